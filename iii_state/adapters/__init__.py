@@ -1,0 +1,1 @@
+"""Where values and queues live: kv, redis, bridge. No adapter knows another."""

@@ -1,0 +1,131 @@
+"""The contract of an adapter: values at a scope and a key, and one durable queue per subscription.
+
+The two halves are atomic with each other: a mutation appends its event to the queue of every subscription that wants it in the
+same step as the write. An event exists if and only if its write does.
+
+*Lanes.* The events of one (subscription, scope, key) are a lane. At most one delivery of a lane is out at a time; the next one
+becomes ready when it has been acknowledged or buried. Lanes are independent of each other.
+
+Every method answers at once where it can (`host.Answer`). What the backend refuses or cannot answer is a `StoreError` in words,
+and then nothing has changed; where that cannot be known the message says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+from iii_state.events import DeadLetter, Delivery, Failure, QueueStats, Subscription
+from iii_state.host import Answer
+from iii_state.ops import OpError, Plan
+
+
+class Updated(NamedTuple):
+    """What an update did: stored texts before (None for a missing key) and after, and the ops that were skipped."""
+
+    old: bytes | None
+    new: bytes
+    errors: list[OpError]
+
+
+class TooLarge(Exception):
+    """The result of an update would be larger than `limit`; nothing has changed. `size` is that of the compact text."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(size, limit)
+        self.size = size
+        self.limit = limit
+
+
+class Adapter(Protocol):
+    """A store of values and queues. Values are stored texts (`iii_state.values`), in and out."""
+
+    async def start(self, bell: Callable[[str], None]) -> None:
+        """Open the backend. `bell(subscription_id)` is rung whenever a hosted queue may have something to take.
+
+        Raises `StoreError` in words: not reachable, locked by another process, not a database, too old, not permitted.
+        """
+        ...
+
+    async def stop(self) -> None:
+        """Make durable what was acknowledged, give back what is pending, and close."""
+        ...
+
+    async def health(self) -> str | None:
+        """None when the backend answers, else why not, in words; bounded to two seconds."""
+        ...
+
+    def get(self, scope: str, key: str) -> Answer[bytes | None]:
+        """The stored text, None for a missing key."""
+        ...
+
+    def set(self, scope: str, key: str, value: bytes) -> Answer[bytes | None]:
+        """Store `value`; answers what was there before, None for a new key."""
+        ...
+
+    def delete(self, scope: str, key: str) -> Answer[bytes | None]:
+        """Remove; answers what was there, None for a missing key (which is an event all the same)."""
+        ...
+
+    def update(self, scope: str, key: str, plan: Plan, limit: int) -> Answer[Updated]:
+        """Apply a plan atomically. Raises `TooLarge` when the result has more than `limit` bytes (compact)."""
+        ...
+
+    def entries(self, scope: str) -> Answer[list[tuple[str, bytes]]]:
+        """Keys and stored texts of a scope, in the adapter's own order."""
+        ...
+
+    def groups(self) -> Answer[list[str]]:
+        """Scopes with at least one key, in any order, each once."""
+        ...
+
+    def subscribe(self, subscription: Subscription) -> Answer[None]:
+        """Host a subscription here: make its queue, or take over the one that waits, with the settings given.
+
+        Once this has answered, no later mutation of any engine misses it.
+        """
+        ...
+
+    def unsubscribe(self, subscription_id: str) -> Answer[None]:
+        """Stop hosting, for good: unless another engine hosts it, the queue goes at once with all it holds."""
+        ...
+
+    def abandon(self, subscription_id: str) -> Answer[None]:
+        """Stop hosting for now: the queue waits for `retention_ms`, collecting events, and goes if nobody hosts it by then."""
+        ...
+
+    def take(self, subscription_id: str, count: int) -> Answer[list[Delivery]]:
+        """Up to `count` deliveries that are ready; they are pending here from now on. Never waits."""
+        ...
+
+    def ack(self, deliveries: Sequence[Delivery], want: int = 0) -> Answer[list[Delivery]]:
+        """These deliveries of one subscription are done; their lanes go on. Answers up to `want` further ones."""
+        ...
+
+    def retry(self, delivery: Delivery, delay_ms: int, failure: Failure) -> Answer[None]:
+        """Deliver again, as the next attempt, when `delay_ms` have passed; its lane waits, and no other."""
+        ...
+
+    def bury(self, delivery: Delivery, failure: Failure) -> Answer[None]:
+        """Move to the dead letters; its lane goes on."""
+        ...
+
+    def release(self, deliveries: Sequence[Delivery]) -> Answer[None]:
+        """Give back unfinished, as if never taken: no attempt is counted, order is kept."""
+        ...
+
+    def queues(self) -> Answer[list[QueueStats]]:
+        """Every queue there is, hosted or waiting."""
+        ...
+
+    def dead_letters(self, function_id: str | None = None) -> Answer[list[DeadLetter]]:
+        """Dead letters, oldest first."""
+        ...
+
+    def revive(self, dead_letter_id: str) -> Answer[bool]:
+        """Deliver a dead letter again, as a first attempt behind what waits in its lane; False if it is not there."""
+        ...
+
+    def discard(self, dead_letter_id: str) -> Answer[bool]:
+        """Drop a dead letter; False if it is not there."""
+        ...

@@ -1,0 +1,188 @@
+"""Applies a compiled plan to a stored text, by cutting and joining text: what the Lua script does, in Python, for kv."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from iii_state import values
+from iii_state.ops import INTEGER_MAX, INTEGER_MIN, Failure, Op, OpError, Plan
+from iii_state.values import Json
+
+EMPTY = b"{}"
+MANY_MEMBERS = 8
+"""From this many members on, a merge takes the object apart once instead of editing it member by member."""
+
+_BRACE, _COMMA, _QUOTE, _BRACKET = b'{,"['
+
+
+class _Failed(Exception):
+    def __init__(self, failure: Failure, target: bytes) -> None:
+        super().__init__(failure)
+        self.failure: Failure = failure
+        self.found = values.type_name(target)
+
+
+def apply(plan: Plan, old: bytes | None) -> tuple[bytes, list[OpError]]:
+    """The stored text that `plan` makes of `old` (None for a missing key), and the errors of the ops that were skipped."""
+    root = EMPTY if old is None else old
+    absent = old is None
+    failed: list[OpError] = []
+    for op in plan.ops:
+        try:
+            root = _at_path(op, root) if op.names else _at_root(op, None if absent else root)
+            absent = False
+        except _Failed as failure:
+            failed.append(plan.error(op, failure.failure, failure.found))
+    return root, plan.all_errors(failed)
+
+
+def _at_root(op: Op, root: bytes | None) -> bytes:
+    if op.type == "merge":
+        if root is None:
+            root = EMPTY
+        elif root[0] != _BRACE:
+            raise _Failed("target_not_object", root)
+        if len(op.members) >= MANY_MEMBERS:
+            return values.frame_members(_merged(op, root))
+        for name, text in op.members:
+            root = _set_member(root, values.encode_string(name), text)
+        return root
+    return _EDITS[op.type](op, root) or b"null"
+
+
+def _at_path(op: Op, root: bytes) -> bytes:
+    if root[0] != _BRACE:
+        if op.type != "merge":
+            raise _Failed("target_not_object", root)
+        root = EMPTY
+    token = op.tokens[0]
+    span = _find_member(root, token)
+    new = _below(op, root[span[0] : span[1]] if span else None, 1)
+    if span is None:
+        return root if new is None else _add_member(root, token, new)
+    start, end = span
+    if new is not None:
+        return b"%b%b%b" % (root[:start], new, root[end:])
+    line = start - len(token) - 1
+    if root[end] == _COMMA:
+        return root[:line] + root[end + 2 :]
+    if line == len(values.FRAME_START):
+        return EMPTY
+    return root[: line - 2] + root[end:]
+
+
+def _find_member(root: bytes, token: bytes) -> tuple[int, int] | None:
+    """Where in a framed object the value of a member begins and ends."""
+    line = root.find(b"\n%b:" % token)
+    if line < 0:
+        return None
+    start = line + len(token) + 2
+    end = root.index(b"\n", start)
+    return start, end - 1 if root[end - 1] == _COMMA else end
+
+
+def _set_member(root: bytes, token: bytes, value: bytes) -> bytes:
+    span = _find_member(root, token)
+    if span is None:
+        return _add_member(root, token, value)
+    return b"%b%b%b" % (root[: span[0]], value, root[span[1] :])
+
+
+def _add_member(root: bytes, token: bytes, value: bytes) -> bytes:
+    if root == EMPTY:
+        return b"{\t\n%b:%b\n}" % (token, value)
+    return b"%b,\n%b:%b\n}" % (root[:-2], token, value)
+
+
+def _below(op: Op, text: bytes | None, depth: int) -> bytes | None:
+    """The new compact text of the value `depth` names down the path; None: nothing is to be there.
+
+    Every object on the way is edited, so of its members of one name the last value stays, in the first position; a
+    `remove` of what is not there edits nothing.
+    """
+    if depth == len(op.names):
+        return _EDITS[op.type](op, text)
+    if text is not None and text[0] == _BRACE:
+        level: dict[str, Json] = dict(values.members(text))
+    elif op.type == "remove":
+        return text
+    else:
+        level = {}
+    name = op.names[depth]
+    found = level.get(name)
+    target = None if found is None else bytes(found)
+    new = _below(op, target, depth + 1) if target is not None or op.type != "remove" else None
+    if new == target and op.type == "remove":
+        return text
+    if new is None:
+        del level[name]
+    else:
+        level[name] = new
+    return values.compact_members(level)
+
+
+def _set(op: Op, target: bytes | None) -> bytes:
+    return op.value
+
+
+def _remove(op: Op, target: bytes | None) -> None:
+    return None
+
+
+def _merge(op: Op, target: bytes | None) -> bytes:
+    return values.compact_members(_merged(op, target if target is not None and target[0] == _BRACE else EMPTY))
+
+
+def _merged(op: Op, target: bytes) -> dict[str, Json]:
+    return {**values.members(target), **dict(op.members)}
+
+
+def _increment(op: Op, target: bytes | None) -> bytes:
+    if target is None:
+        return _sum(b"0", op.value) if _is_integer(op.value) else op.value
+    if values.type_name(target) != "number":
+        raise _Failed("not_number", target)
+    return _sum(target, op.value)
+
+
+def _is_integer(number: bytes) -> bool:
+    return b"." not in number and b"e" not in number and b"E" not in number
+
+
+def _sum(number: bytes, by: bytes) -> bytes:
+    left: int | float = int(number) if _is_integer(number) else float(number)
+    right: int | float = int(by) if _is_integer(by) else float(by)
+    for operand in (left, right):
+        if isinstance(operand, int) and not INTEGER_MIN <= operand <= INTEGER_MAX:
+            raise _Failed("out_of_range", number)
+    total = left + right
+    if isinstance(total, int):
+        if INTEGER_MIN <= total <= INTEGER_MAX:
+            return b"%d" % total
+    elif math.isfinite(total):
+        return values.encode_float(total)
+    raise _Failed("out_of_range", number)
+
+
+def _append(op: Op, target: bytes | None) -> bytes:
+    value = op.value
+    if target is None:
+        return value if value[0] == _QUOTE and len(op.names) < 2 else b"[%b]" % value
+    first = target[0]
+    if first == _BRACKET:
+        return b"[%b]" % value if target == b"[]" else b"%b,%b]" % (target[:-1], value)
+    if target == b"null":
+        return value if value[0] == _QUOTE else b"[%b]" % value
+    if first != _QUOTE or value[0] != _QUOTE:
+        raise _Failed("type_mismatch", target)
+    return target[:-1] + value[1:]
+
+
+_EDITS: dict[str, Callable[[Op, bytes | None], bytes | None]] = {
+    "set": _set,
+    "remove": _remove,
+    "merge": _merge,
+    "increment": _increment,
+    "append": _append,
+}

@@ -1,0 +1,32 @@
+"""The errors that callers of this package see."""
+
+from __future__ import annotations
+
+
+class FunctionError(Exception):
+    """A call of a function failed, with the code and the message that travel over the wire.
+
+    `code` is a stable word (`deserialization_error`, `VALUE_TOO_LARGE`, `invocation_failed`, `function_not_found`, …),
+    `message` is for people. `stacktrace` is the text a worker sent along, if it did.
+    """
+
+    def __init__(self, code: str, message: str, stacktrace: str | None = None) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+        self.stacktrace = stacktrace
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be used; the message names the key and what was expected."""
+
+
+class StoreError(Exception):
+    """What an adapter's backend refused or could not answer, in words.
+
+    The module wraps it in the code of the function that was called, e.g. `SET_ERROR`, `Failed to set value: …`.
+    """
+
+
+class InvalidValue(ValueError):
+    """A JSON text that cannot be stored; the message is a cause in words."""

@@ -1,0 +1,130 @@
+"""What happens between a write and a handler: events, subscriptions, deliveries, dead letters."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+
+from iii_state import values
+
+EventType = Literal["state:created", "state:updated", "state:deleted"]
+FOREVER = "forever"
+
+
+class Event(msgspec.Struct):
+    """One committed mutation. `old` and `new` are stored texts, None where there is no value."""
+
+    write_id: str
+    scope: str
+    key: str
+    event_type: EventType
+    old: bytes | None
+    new: bytes | None
+
+    def payload(self) -> bytes:
+        """The JSON object that handlers are called with."""
+        return b'{"type":"state","event_type":"%b","scope":%b,"key":%b,"old_value":%b,"new_value":%b}' % (
+            self.event_type.encode(),
+            values.encode_string(self.scope),
+            values.encode_string(self.key),
+            b"null" if self.old is None else self.old,
+            b"null" if self.new is None else self.new,
+        )
+
+    @property
+    def size(self) -> int:
+        """Bytes that count against `max_queue_bytes`."""
+        return len(self.scope) + len(self.key) + len(self.old or b"") + len(self.new or b"")
+
+
+class RetryPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How often and when a failing handler is called again. Times are in milliseconds."""
+
+    max_attempts: int = 5
+    backoff_ms: int = 1000
+    max_backoff_ms: int = 60_000
+    timeout_ms: int = 30_000
+
+
+class Subscription(msgspec.Struct, frozen=True):
+    """Who wants which events, and how they are delivered: the durable side of one or more equal triggers.
+
+    The same (namespace, function, scope, key, condition, delivery) is one subscription, whoever registers it and wherever;
+    of everything else the last registration counts. None for scope, key or condition means not given.
+    """
+
+    function_id: str
+    namespace: str = "default"
+    scope: str | None = None
+    key: str | None = None
+    condition_function_id: str | None = None
+    delivery: Literal["once", "broadcast"] = "once"
+    retry: RetryPolicy = RetryPolicy()
+    concurrency: int | None = None
+    retention_ms: int | Literal["forever"] = 300_000
+    metadata: bytes | None = None
+
+    @property
+    def id(self) -> str:
+        """32 hex digits, the same on every engine."""
+        identity = (self.namespace, self.function_id, self.scope, self.key, self.condition_function_id, self.delivery)
+        return hashlib.sha256(values.encode(identity)).hexdigest()[:32]
+
+
+@dataclass(slots=True, eq=False)
+class Delivery:
+    """One event on its way to one subscription's handler, pending until it is acknowledged, retried, buried or released.
+
+    `attempt` counts from 1; `fence` grows whenever another engine takes over; `token` is the adapter's own handle.
+    """
+
+    subscription_id: str
+    event: Event
+    attempt: int = 1
+    fence: int = 0
+    token: object = None
+
+    @property
+    def event_id(self) -> str:
+        """The same for every attempt: the write's id and the subscription's."""
+        return f"{self.event.write_id}:{self.subscription_id}"
+
+
+@dataclass(slots=True, frozen=True)
+class DeadLetter:
+    """An event whose handler kept failing, or that could not be sent to its worker."""
+
+    id: str
+    subscription_id: str
+    function_id: str
+    event: Event
+    attempts: int
+    error: str
+    buried_at_ms: int
+
+
+@dataclass(slots=True, frozen=True)
+class Failure:
+    """Why an attempt failed, as recorded with the delivery."""
+
+    code: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
+
+
+@dataclass(slots=True)
+class QueueStats:
+    """A look at one subscription's queue."""
+
+    subscription: Subscription
+    waiting: int
+    pending: int
+    oldest_ms: int | None
+    dead: int
+    dropped: int
+    hosts: list[str] = field(default_factory=list)

@@ -1,0 +1,147 @@
+"""What a module and an engine know of each other: the narrow protocol between them.
+
+A module is anything that registers functions and trigger types with an engine: the state module is one, an engine's users can
+bring their own. Data passes as JSON text. A call answers at once where it can: an `Answer` is either the value itself or an
+`asyncio.Future` of it, so that what needs no waiting costs no task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol, TypeAlias, TypeVar
+
+import msgspec
+
+from iii_state.values import Json
+
+T = TypeVar("T")
+S = TypeVar("S")
+
+Answer: TypeAlias = T | asyncio.Future[T]
+"""A value, or a Future of it. Errors are raised at once, or set in the Future."""
+
+DEFAULT_NAMESPACE = "default"
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """Who calls a function: a worker's id, empty for the engine's own process."""
+
+    worker_id: str = ""
+    namespace: str = DEFAULT_NAMESPACE
+
+
+LOCAL = Caller()
+
+Handler = Callable[[Json, Caller], Answer[bytes | None]]
+"""A function of a module: JSON text of the request and the caller in; JSON text of the result out, None for no result.
+
+It raises (or sets in the Future) `FunctionError` for an error with a code; anything else reaches the caller as
+`invocation_failed`."""
+
+
+class Trigger(msgspec.Struct, frozen=True):
+    """One registered trigger: call `function_id` when the trigger type's provider has something for `config`.
+
+    `config` and `metadata` are JSON texts, None where absent. `id` is unique in the engine.
+    """
+
+    id: str
+    trigger_type: str
+    function_id: str
+    config: bytes | None = None
+    metadata: bytes | None = None
+    namespace: str = DEFAULT_NAMESPACE
+
+
+class TriggerProvider(Protocol):
+    """The module's side of a trigger type."""
+
+    def register(self, trigger: Trigger) -> Answer[None]:
+        """Take a trigger on. Once this has answered, nothing that happens later is missed.
+
+        Raises `FunctionError` (code `trigger_registration_failed`) for a config that cannot be used.
+        """
+        ...
+
+    def unregister(self, trigger: Trigger, *, disconnected: bool) -> Answer[None]:
+        """Let a trigger go: asked for, or because its worker's connection went away (`disconnected`)."""
+        ...
+
+
+class Host(Protocol):
+    """The engine's side: what a module may do with it."""
+
+    def register_function(
+        self,
+        function_id: str,
+        handler: Handler,
+        *,
+        description: str | None = None,
+        metadata: bytes | None = None,
+    ) -> None:
+        """Register a built-in function in the namespace `default`; workers cannot take its id."""
+        ...
+
+    def register_trigger_type(self, trigger_type: str, provider: TriggerProvider, *, description: str) -> None:
+        """Provide a trigger type; triggers that were waiting for it are handed over at once."""
+        ...
+
+    def invoke(
+        self, function_id: str, data: bytes, *, namespace: str = DEFAULT_NAMESPACE, metadata: bytes | None = None
+    ) -> Answer[bytes | None]:
+        """Call any function of the engine, a worker's too. Cancelling the Future gives the call up.
+
+        Raises `FunctionError`: `function_not_found`; `invocation_stopped` when its worker goes away in mid-call;
+        `payload_too_large` when its worker cannot receive it; whatever the function raised; a `TIMEOUT` of the engine's own.
+        """
+        ...
+
+    def has_function(self, function_id: str, namespace: str = DEFAULT_NAMESPACE) -> bool:
+        """Whether somebody serves this function now."""
+        ...
+
+    def watch_functions(self, changed: Callable[[str, str], None]) -> None:
+        """Call `changed(namespace, function_id)` whenever a function comes or goes, after it has."""
+        ...
+
+
+class Module(Protocol):
+    """What an engine hosts."""
+
+    name: str
+
+    async def start(self, host: Host) -> None:
+        """Register functions and trigger types. Raises `ConfigError` or `StoreError` in words when it cannot."""
+        ...
+
+    async def stop(self) -> None:
+        """Finish what runs (bounded) and let go of everything; called once, while the engine can still call functions."""
+        ...
+
+    async def health(self) -> str | None:
+        """None when all is well, else the reason in words; answers within a second or two."""
+        ...
+
+
+def then(answer: Answer[T], step: Callable[[T], S]) -> Answer[S]:
+    """Apply `step` to an answer: at once where it is there, in a callback where it is not."""
+    if not isinstance(answer, asyncio.Future):
+        return step(answer)
+    following: asyncio.Future[S] = answer.get_loop().create_future()
+
+    def settle(settled: asyncio.Future[T]) -> None:
+        if following.cancelled():
+            settled.cancelled() or settled.exception()
+        elif settled.cancelled():
+            following.cancel()
+        elif (error := settled.exception()) is not None:
+            following.set_exception(error)
+        else:
+            try:
+                following.set_result(step(settled.result()))
+            except Exception as failure:
+                following.set_exception(failure)
+
+    answer.add_done_callback(settle)
+    return following

@@ -1,0 +1,207 @@
+"""Update ops: parsed, validated and compiled once, into the one form that every adapter applies.
+
+What can be decided without the stored value is decided here: paths, limits, forbidden names, merge values. Ops that fail
+already here become errors of the plan and are not applied; what depends on the stored value (types, ranges) is left to
+whoever applies the plan: `iii_state.apply` for kv, a Lua script for Redis. Both get the same `Plan`, and both name a failed op by
+its index and a code of `FAILURES`, of which `Plan.error` makes the error that a caller sees.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from iii_state import values
+from iii_state.errors import InvalidValue
+from iii_state.values import Json
+
+MAX_SEGMENTS = 32
+MAX_SEGMENT_BYTES = 256
+MAX_MERGE_MEMBERS = 1024
+MAX_MERGE_DEPTH = 16
+FORBIDDEN_NAMES = frozenset({"__proto__", "constructor", "prototype"})
+
+INTEGER_MIN = -(2**63)
+INTEGER_MAX = 2**64 - 1
+
+OpType = Literal["set", "merge", "increment", "decrement", "append", "remove"]
+Failure = Literal["target_not_object", "not_number", "out_of_range", "type_mismatch"]
+
+
+class OpError(msgspec.Struct, frozen=True):
+    """Why one op was skipped; `op_index` counts from 0."""
+
+    op_index: int
+    code: str
+    message: str
+
+
+class OpRequest(msgspec.Struct):
+    """One op as a caller writes it; `iii_state.module` decodes requests into these."""
+
+    type: OpType
+    path: str | list[str] | None = None
+    value: Raw | UnsetType = UNSET
+    by: int | float | UnsetType = UNSET
+
+
+class Op(NamedTuple):
+    """One compiled op.
+
+    `names` are the member names down to the target, none for the root; `tokens` the same as JSON strings in normal form.
+    `value` is compact JSON in normal form: what is set or appended (stored form for a `set` of the root), the signed
+    operand of `increment` (`decrement` is compiled into it, with the sign changed), empty otherwise.
+    `members` are those of a `merge`: pairs of name and compact text, each name once.
+    """
+
+    index: int
+    type: Literal["set", "merge", "increment", "append", "remove"]
+    names: tuple[str, ...]
+    tokens: tuple[bytes, ...]
+    value: bytes
+    members: tuple[tuple[str, bytes], ...]
+    requested: OpRequest
+
+
+class Plan(NamedTuple):
+    """A compiled op list: the ops to apply, in order, and the errors of those that could not be compiled, by op index."""
+
+    ops: tuple[Op, ...]
+    errors: tuple[OpError, ...]
+
+    def error(self, op: Op, failure: Failure, found: str) -> OpError:
+        """The error of an op that failed on the stored value; `found` is the JSON type that was in the way."""
+        word = op.requested.type
+        path = op.requested.path
+        shown = _shown_path(path)
+        if failure == "target_not_object":
+            if word == "append" and isinstance(path, str):
+                shown = f"[{path}]"
+            message = f"Cannot {word} at path '{shown}': target is {found}, expected object."
+        elif failure == "not_number":
+            message = f"Expected number at path '{shown}', got {found}."
+        elif failure == "out_of_range":
+            failure = "not_number"
+            message = f"Result at path '{shown}' is out of range."
+        else:
+            last = op.names[-1] if op.names else "root"
+            if found == "string":
+                given = values.type_name(op.value)
+                message = f"Expected string append value at path '{last}', got {given}."
+            else:
+                message = f"Cannot append at path '{last}': target is {found}, expected array, string, null, or missing field."
+        return OpError(op.index, f"{word}.{failure}", message)
+
+    def all_errors(self, failed: list[OpError]) -> list[OpError]:
+        """The errors of a call: those found when compiling and those found when applying, in the order of the ops."""
+        if not self.errors:
+            return failed
+        return sorted([*self.errors, *failed], key=lambda error: error.op_index)
+
+
+def _shown_path(path: str | list[str] | None) -> str:
+    if not path:
+        return "root"
+    return path if isinstance(path, str) else f"[{', '.join(path)}]"
+
+
+def compile_ops(requests: list[OpRequest]) -> Plan:
+    """Compile an op list. Raises `InvalidOp` for an op that makes the whole call invalid (a missing or unusable field)."""
+    ops: list[Op] = []
+    errors: list[OpError] = []
+    for index, request in enumerate(requests):
+        op = _compile(index, request)
+        if isinstance(op, Op):
+            ops.append(op)
+        else:
+            errors.append(op)
+    return Plan(tuple(ops), tuple(errors))
+
+
+class InvalidOp(ValueError):
+    """An op that makes its whole call invalid; the message names the op and the field."""
+
+
+def _compile(index: int, request: OpRequest) -> Op | OpError:
+    word = request.type
+    path = request.path
+    names: tuple[str, ...] = () if not path else (path,) if isinstance(path, str) else tuple(path)
+    value = b""
+    try:
+        if word in ("set", "append", "merge"):
+            given = request.value
+            if given is UNSET:
+                if word != "set":
+                    raise InvalidOp(f"ops[{index}]: missing field `value`")
+                value = b"null"
+            else:
+                value = values.normalize(given)
+                levels = len(names) + (1 if word == "append" else 0)
+                if levels and values.nesting_exceeds(value, values.MAX_DEPTH - levels):
+                    raise InvalidOp(f"ops[{index}].value: at this path it would nest deeper than {values.MAX_DEPTH} levels")
+        elif word != "remove":
+            value = _operand(index, request)
+    except InvalidValue as error:
+        raise InvalidOp(f"ops[{index}].value: {error}") from None
+
+    problem = _path_problem(names)
+    if problem is not None:
+        return OpError(index, f"{word}.path.{problem[0]}", problem[1])
+    members: tuple[tuple[str, bytes], ...] = ()
+    if word == "merge":
+        if not value.startswith(b"{"):
+            return OpError(index, "merge.value.not_an_object", "Merge value must be a JSON object")
+        given_members = values.members(value)
+        problem = _merge_problem(given_members, value)
+        if problem is not None:
+            return OpError(index, f"merge.value.{problem[0]}", problem[1])
+        members = tuple((name, bytes(text)) for name, text in given_members.items())
+        value = b""
+    elif word == "set" and not names:
+        value = values.frame(value)
+    kind: Any = "increment" if word == "decrement" else word
+    return Op(index, kind, names, tuple(map(values.encode_string, names)), value, members, request)
+
+
+def _operand(index: int, request: OpRequest) -> bytes:
+    by = request.by
+    if by is UNSET:
+        raise InvalidOp(f"ops[{index}]: missing field `by`")
+    if request.type == "decrement":
+        by = -by
+    if isinstance(by, float):
+        return values.encode_float(by)
+    # Every operand outside the range fails alike; a bounded text keeps the scripts' arithmetic simple.
+    return b"%d" % max(min(by, 10**20), -(10**20))
+
+
+def _path_problem(names: tuple[str, ...]) -> tuple[str, str] | None:
+    if len(names) > MAX_SEGMENTS:
+        return "too_deep", f"Path depth {len(names)} exceeds maximum of {MAX_SEGMENTS}"
+    for name in names:
+        if not name:
+            return "empty_segment", "Path contains an empty segment"
+        if len(name) * 4 > MAX_SEGMENT_BYTES:
+            size = len(name.encode())
+            if size > MAX_SEGMENT_BYTES:
+                return "segment_too_long", f"Path segment of {size} bytes exceeds maximum of {MAX_SEGMENT_BYTES}"
+        if name in FORBIDDEN_NAMES:
+            return "proto_polluted", f"Path segment '{name}' is not allowed (prototype pollution)."
+    return None
+
+
+def _merge_problem(members: dict[str, Raw], value: Json) -> tuple[str, str] | None:
+    if len(members) > MAX_MERGE_MEMBERS:
+        return (
+            "too_many_keys",
+            f"Merge value has {len(members)} top-level keys, exceeds maximum of {MAX_MERGE_MEMBERS}",
+        )
+    for name in members:
+        if name in FORBIDDEN_NAMES:
+            return "proto_polluted", f'Merge value top-level key "{name}" is a prototype-pollution sink'
+    if values.nesting_exceeds(bytes(value), MAX_MERGE_DEPTH):
+        depth = values.nesting_depth(bytes(value))
+        return "too_deep", f"Merge value JSON nesting depth {depth} exceeds maximum of {MAX_MERGE_DEPTH}"
+    return None

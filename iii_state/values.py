@@ -1,0 +1,199 @@
+"""JSON text: its normal form, the framed form in which objects are stored, and encoding for Python callers.
+
+A value is JSON text from the socket to the store and back (design: "Values are JSON text, end to end"). Two forms matter:
+
+- *compact normal form*: no white space between tokens, strings with a backslash spelled anew, numbers as written;
+- *stored form*: the same, but an object has each top-level member on a line of its own, `{` TAB LF `"a":1` `,` LF … LF `}`,
+  and of members of one name the last value in the first position. Nothing else in it holds a raw newline.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from itertools import accumulate
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from iii_state.errors import InvalidValue
+
+Json = bytes | Raw
+"""JSON text, as bytes or as a slice of a frame that msgspec left undecoded."""
+
+MAX_DEPTH = 512
+"""The deepest nesting that is stored (a scalar is 0, `[]` and `{}` are 1)."""
+
+MAX_VALUE_BYTES = 16 * 1024 * 1024
+"""The largest value that is stored whatever is configured: a reply with old and new has to fit into a frame."""
+
+FRAME_START = b"{\t\n"
+
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_members = msgspec.json.Decoder(dict[str, Raw])
+_text = msgspec.json.Decoder(str)
+_any = msgspec.json.Decoder()
+_encoder = msgspec.json.Encoder()
+_strict = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+# A number can leave the range of a double only with an exponent of three digits, or with very many digits: this maps
+# every text to one in which either shows as a fixed string, so that two memory searches decide.
+_NUMBER_SHAPE = bytes(0x30 if byte in b"0123456789+" else 0x65 if byte in b"eE" else 0x20 for byte in range(256))
+_LONG_EXPONENT = b"0e000"
+_MANY_DIGITS = b"0" * 200
+_NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_ROUND = bytes.maketrans(b"{}", b"[]")
+
+
+def encode(value: Any) -> bytes:
+    """JSON text of a Python object: dict, list, tuple, str, int of any size, finite float, bool, None (and what msgspec encodes).
+
+    Raises `InvalidValue` for NaN, infinities, lone surrogates, objects that are no JSON, and nesting that cannot be walked.
+    """
+    try:
+        text = _encoder.encode(value)
+        if b"null" in text:  # where msgspec writes NaN as null; the strict encoder raises
+            _refuse_non_finite(value)
+    except RecursionError:
+        raise InvalidValue(f"nesting deeper than {MAX_DEPTH} levels") from None
+    except UnicodeEncodeError:
+        raise InvalidValue("a string holds a lone surrogate, which is no Unicode text") from None
+    except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as error:
+        raise InvalidValue(str(error)) from None
+    return text
+
+
+def _refuse_non_finite(value: Any) -> None:
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{value} is no JSON value")
+    elif isinstance(value, dict):
+        for member in value.values():
+            _refuse_non_finite(member)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for item in value:
+            _refuse_non_finite(item)
+
+
+def decode(text: Json) -> Any:
+    """The Python object of a JSON text: integers of any size stay integers, `1.0` stays a float."""
+    return _any.decode(text)
+
+
+def encode_string(text: str) -> bytes:
+    """A string as JSON text in normal form."""
+    return _encoder.encode(text)
+
+
+def encode_float(number: float) -> bytes:
+    """A finite float that an op computed: the fewest digits that read back, spelled as msgspec does (`1e16`, `0.00001`)."""
+    return _encoder.encode(number)
+
+
+def members(text: Json) -> dict[str, Raw]:
+    """The members of a JSON object with their texts; of one name the last value, in the first position."""
+    return _members.decode(text)
+
+
+def normalize(text: Json) -> bytes:
+    """The compact normal form of a JSON text whose syntax and UTF-8 have been checked.
+
+    Raises `InvalidValue` for what is never stored: nesting beyond `MAX_DEPTH`, numbers beyond a double.
+    """
+    if not isinstance(text, bytes):
+        text = bytes(text)
+    if b" " in text or b"\n" in text or b"\r" in text or b"\t" in text:
+        text = msgspec.json.format(text, indent=-1)
+    if b"\\" in text:
+        text = _STRING.sub(_respell, text)
+    if len(text) >= 200 or b"e" in text or b"E" in text:
+        shape = text.translate(_NUMBER_SHAPE)
+        if _LONG_EXPONENT in shape or _MANY_DIGITS in shape:
+            _refuse_infinite_numbers(text)
+    if nesting_exceeds(text, MAX_DEPTH):
+        raise InvalidValue(f"nesting deeper than {MAX_DEPTH} levels")
+    return text
+
+
+def _respell(match: re.Match[bytes]) -> bytes:
+    string = match.group()
+    return _encoder.encode(_text.decode(string)) if b"\\" in string else string
+
+
+def _refuse_infinite_numbers(text: bytes) -> None:
+    def check(number: str) -> None:
+        if math.isinf(float(number)):
+            shown = number if len(number) <= 40 else f"{number[:37]}…"
+            raise InvalidValue(f"number out of range: {shown}")
+
+    json.loads(text, parse_float=check, parse_int=check)
+
+
+def nesting_exceeds(text: bytes, limit: int) -> bool:
+    """Whether a compact JSON text nests deeper than `limit`; almost always two byte counts."""
+    return len(text) > 2 * limit and text.count(b"[") + text.count(b"{") > limit and nesting_depth(text) > limit
+
+
+def nesting_depth(text: bytes) -> int:
+    """How deep a JSON text nests: a scalar 0, `{}` and `[]` 1."""
+    brackets = _STRING.sub(b"", text).translate(_ROUND, _NOT_BRACKETS)
+    for depth in range(64):
+        if not brackets:
+            return depth
+        brackets = brackets.replace(b"[]", b"")
+    return 64 + max(accumulate(92 - bracket for bracket in brackets))
+
+
+def frame(text: bytes) -> bytes:
+    """The stored form of a compact text: objects framed, everything else as it is."""
+    if not text.startswith(b"{"):
+        return text
+    return frame_members(members(text))
+
+
+def frame_members(object_members: dict[str, Raw] | dict[str, bytes] | dict[str, Json]) -> bytes:
+    """The stored form of an object, of its members and their compact texts."""
+    if not object_members:
+        return b"{}"
+    lines = [b"%b:%b" % (_encoder.encode(name), text) for name, text in object_members.items()]
+    return b"{\t\n" + b",\n".join(lines) + b"\n}"
+
+
+def compact_members(object_members: dict[str, Json]) -> bytes:
+    """The compact text of an object, of its members and their compact texts."""
+    return b"{" + b",".join([b"%b:%b" % (_encoder.encode(name), text) for name, text in object_members.items()]) + b"}"
+
+
+def to_stored(text: Json) -> bytes:
+    """The stored form of any JSON text whose syntax and UTF-8 have been checked; raises `InvalidValue` as `normalize` does."""
+    return frame(normalize(text))
+
+
+def unframe(stored: bytes) -> bytes:
+    """The compact text of a stored one: exact, since a raw TAB or newline occurs only in the frame."""
+    return stored.translate(None, b"\t\n") if stored.startswith(FRAME_START) else stored
+
+
+def compact_size(stored: bytes) -> int:
+    """Bytes of the compact text of a stored value, framing not counted."""
+    if not stored.startswith(FRAME_START):
+        return len(stored)
+    return len(stored) - 1 - stored.count(b"\n")
+
+
+def type_name(text: bytes) -> str:
+    """The JSON type of a text: null, boolean, number, string, array or object."""
+    return _TYPES[text[0]]
+
+
+_TYPES = {
+    ord("n"): "null",
+    ord("t"): "boolean",
+    ord("f"): "boolean",
+    ord('"'): "string",
+    ord("["): "array",
+    ord("{"): "object",
+}
+_TYPES.update(dict.fromkeys(b"-0123456789", "number"))
