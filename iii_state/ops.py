@@ -47,7 +47,7 @@ class OpRequest(msgspec.Struct):
     by: int | float | UnsetType = UNSET
 
 
-class Op(NamedTuple):
+class Op(msgspec.Struct, frozen=True):
     """One compiled op.
 
     `names` are the member names down to the target, none for the root; `tokens` the same as JSON strings in normal form.
