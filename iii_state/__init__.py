@@ -1,1 +1,6 @@
 """State for iii engines: JSON values at a scope and a key, atomic updates, durable triggers."""
+
+from iii_state.errors import ConfigError, FunctionError, StoreError
+from iii_state.module import StateModule
+
+__all__ = ["ConfigError", "FunctionError", "StateModule", "StoreError"]
