@@ -202,3 +202,73 @@ def free_port() -> int:
                 continue
             return port
     raise RuntimeError("no free port between 20000 and 32000")
+
+
+class Relay:
+    """Passes TCP connections on to a port, and can leave one half dead: gone for the client, still open for the server.
+
+    That is what a network leaves behind that drops a connection without a word to one of its ends.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self._open: list[tuple[socket.socket, socket.socket]] = []
+        self._half_dead: list[socket.socket] = []
+        self._lock = threading.Lock()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}"
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(("127.0.0.1", self._target))
+                with self._lock:
+                    self._open.append((client, server))
+                threading.Thread(target=self._pass_on, args=(client, server, True), daemon=True).start()
+                threading.Thread(target=self._pass_on, args=(server, client, False), daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, sink: socket.socket, to_server: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+        # The end of one side is the end of the other, but not when it was this relay that cut the client off.
+        server = sink if to_server else source
+        with self._lock:
+            if server in self._half_dead:
+                return
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def cut_clients_off(self) -> None:
+        """Closes every client's connection, and keeps those to the server open, with nobody behind them."""
+        with self._lock:
+            pairs, self._open = self._open, []
+            self._half_dead += [server for _, server in pairs]
+        for client, _ in pairs:
+            with contextlib.suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
+            client.close()
+
+    def close(self) -> None:
+        self._listener.close()
+        with self._lock:
+            ends = [end for pair in self._open for end in pair] + self._half_dead
+        for end in ends:
+            end.close()
+
+
+@contextlib.contextmanager
+def running_relay(port: int) -> Iterator[Relay]:
+    """A relay for the length of a `with` block."""
+    relay = Relay(port)
+    try:
+        yield relay
+    finally:
+        relay.close()

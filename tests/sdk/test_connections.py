@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.processes import EngineProcess, free_port, running_engine
+from tests.processes import EngineProcess, free_port, running_engine, running_relay
 from tests.sdk.conftest import WorkerOf
 from tests.sdk.workers import (
     PYTHON_NEW,
@@ -145,6 +145,29 @@ def test_workers_come_back_when_the_engine_does(sdk: Sdk, how: signal.Signals, u
                 assert [value for value in values if value != "q"] == [1, 2, 3]
                 names = [entry["name"] for entry in caller.call("engine::workers::list", {})["workers"]]
                 assert sorted(names) == sorted([unique, f"{unique}-caller"])
+
+
+def test_a_worker_that_comes_back_leaves_no_dead_half_behind(
+    sdk: Sdk, engine: EngineProcess, caller: Worker, unique: str
+) -> None:
+    if not sdk.reattaches:
+        pytest.skip("this SDK does not name its old connection; the engine's pings find it in half a minute")
+    function, handler = f"{unique}::here", f"{unique}::on_change"
+    with running_relay(engine.port) as relay, running_worker(sdk, relay.url, unique) as worker:
+        connection = worker.info()["worker_id"]
+        worker.register_function(function, "return", value="here")
+        worker.register_function(handler)
+        worker.register_trigger(handler, {"scope": unique})
+        relay.cut_clients_off()
+        wait_until(lambda: worker.info()["worker_id"] != connection, SOON, f"{worker} did not come back")
+        worker.settle()
+        # For the engine the old connection is open still; what it sent there would never be answered.
+        assert [caller.call(function, {}, timeout_ms=2000) for _ in range(4)] == ["here"] * 4
+        for number in range(4):
+            caller.call("state::set", {"scope": unique, "key": f"k{number}", "value": number})
+        worker.wait_for_calls(handler, 4)
+        names = [entry["name"] for entry in caller.call("engine::workers::list", {})["workers"]]
+        assert names.count(unique) == 1
 
 
 def test_the_engine_stops_while_calls_and_events_are_under_way(sdk: Sdk, unique: str) -> None:

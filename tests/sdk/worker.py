@@ -51,6 +51,10 @@ class TestWorker:
         async def handle(data: Any, metadata: Any = None) -> Any:
             nonlocal calls
             calls += 1
+            released: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            if behaviour["kind"] == "hold":
+                # Before the report, since the test may answer that with `release` at once.
+                self.held.setdefault(function_id, []).append(released)
             report({"called": function_id, "payload": data, "metadata": metadata})
             match behaviour["kind"]:
                 case "echo":
@@ -66,9 +70,7 @@ class TestWorker:
                         raise RuntimeError(behaviour["message"])
                     return None
                 case "hold":
-                    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-                    self.held.setdefault(function_id, []).append(future)
-                    await future
+                    await released
                     return "released"
                 case "call":
                     return await self.client.trigger_async(behaviour["request"])
