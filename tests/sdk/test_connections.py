@@ -147,9 +147,7 @@ def test_workers_come_back_when_the_engine_does(sdk: Sdk, how: signal.Signals, u
                 assert sorted(names) == sorted([unique, f"{unique}-caller"])
 
 
-def test_a_worker_that_comes_back_leaves_no_dead_half_behind(
-    sdk: Sdk, engine: EngineProcess, caller: Worker, unique: str
-) -> None:
+def test_a_worker_that_comes_back_leaves_no_dead_half_behind(sdk: Sdk, engine: EngineProcess, caller: Worker, unique: str) -> None:
     if not sdk.reattaches:
         pytest.skip("this SDK does not name its old connection; the engine's pings find it in half a minute")
     function, handler = f"{unique}::here", f"{unique}::on_change"

@@ -250,9 +250,7 @@ def test_many_calls_at_once_are_all_answered_and_none_is_lost(worker: Worker, un
     assert sorted(counts) == list(range(1, 201))
 
 
-def test_a_value_over_one_megabyte_reaches_the_sdks_that_can_receive_it(
-    worker: Worker, worker_of: WorkerOf, unique: str
-) -> None:
+def test_a_value_over_one_megabyte_reaches_the_sdks_that_can_receive_it(worker: Worker, worker_of: WorkerOf, unique: str) -> None:
     at = {"scope": unique, "key": "k"}
     value = "x" * (3 * 2**19)
     worker_of(PYTHON_NEW).call("state::set", {**at, "value": value})

@@ -101,9 +101,7 @@ def test_a_condition_skips_the_handler_with_false_alone(worker: Worker, unique: 
 
 
 @pytest.mark.parametrize("writer", SDKS, ids=lambda sdk: sdk.name)
-def test_a_write_by_any_sdk_reaches_a_handler_in_any_other(
-    worker: Worker, worker_of: WorkerOf, unique: str, writer: Sdk
-) -> None:
+def test_a_write_by_any_sdk_reaches_a_handler_in_any_other(worker: Worker, worker_of: WorkerOf, unique: str, writer: Sdk) -> None:
     handler = f"{unique}::on_change"
     worker.register_function(handler)
     worker.register_trigger(handler, {"scope": unique})
@@ -157,9 +155,7 @@ def test_an_unregistered_trigger_fires_no_more(worker: Worker, unique: str) -> N
 def test_a_handler_that_raises_is_called_again(worker: Worker, unique: str) -> None:
     handler = f"{unique}::flaky"
     worker.register_function(handler, "raise", message="not yet", times=2)
-    worker.register_trigger(
-        handler, {"scope": unique, "retry": {"max_attempts": 5, "backoff_ms": 10, "max_backoff_ms": 20}}
-    )
+    worker.register_trigger(handler, {"scope": unique, "retry": {"max_attempts": 5, "backoff_ms": 10, "max_backoff_ms": 20}})
     worker.call("state::set", {"scope": unique, "key": "k", "value": 1})
     worker.call("state::set", {"scope": unique, "key": "k", "value": 2})
     calls = worker.wait_for_calls(handler, 4)
@@ -212,9 +208,7 @@ def test_a_slow_handler_holds_up_its_key_and_no_other(worker: Worker, unique: st
 def test_a_handler_may_write_state_itself(worker: Worker, unique: str) -> None:
     handler = f"{unique}::copy"
     at = {"scope": f"{unique}-copies", "key": "k"}
-    worker.register_function(
-        handler, "call", request={"function_id": "state::set", "payload": {**at, "value": "copied"}}
-    )
+    worker.register_function(handler, "call", request={"function_id": "state::set", "payload": {**at, "value": "copied"}})
     worker.register_function(f"{unique}::copied")
     worker.register_trigger(f"{unique}::copied", {"scope": at["scope"]})
     worker.register_trigger(handler, {"scope": unique})
@@ -223,9 +217,7 @@ def test_a_handler_may_write_state_itself(worker: Worker, unique: str) -> None:
     assert worker.call("state::get", at) == "copied"
 
 
-def test_an_event_that_is_too_large_for_its_worker_does_not_cut_its_connection(
-    worker_of: WorkerOf, unique: str
-) -> None:
+def test_an_event_that_is_too_large_for_its_worker_does_not_cut_its_connection(worker_of: WorkerOf, unique: str) -> None:
     worker = worker_of(PYTHON_OLD)
     handler = f"{unique}::on_change"
     worker.register_function(handler)

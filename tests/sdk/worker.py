@@ -36,9 +36,7 @@ class TestWorker:
     """The commands, over one SDK client."""
 
     def __init__(self, url: str, name: str) -> None:
-        options = iii.InitOptions(
-            worker_name=name, reconnection_config=ReconnectionConfig(initial_delay_ms=100, max_delay_ms=400)
-        )
+        options = iii.InitOptions(worker_name=name, reconnection_config=ReconnectionConfig(initial_delay_ms=100, max_delay_ms=400))
         self.client: Any = iii.register_worker(url, options)
         self.functions: dict[str, Any] = {}
         self.triggers: dict[str, Any] = {}
@@ -118,9 +116,7 @@ class TestWorker:
         writer = threading.Thread(target=lambda: asyncio.run(write()))
         writer.start()
         try:
-            return self.client.trigger(
-                {"function_id": function_id, "payload": {"reader": channel.reader_ref.model_dump()}}
-            )
+            return self.client.trigger({"function_id": function_id, "payload": {"reader": channel.reader_ref.model_dump()}})
         finally:
             writer.join()
 

@@ -126,9 +126,7 @@ class Answer:
             CallFailedError: the SDK raised.
             TimeoutError: no answer within so many seconds, or the worker has ended.
         """
-        reply = self.worker.lines.wait(
-            lambda: self.worker.answers.pop(self.number, None), within, f"{self.worker} gave no answer"
-        )
+        reply = self.worker.lines.wait(lambda: self.worker.answers.pop(self.number, None), within, f"{self.worker} gave no answer")
         if "error" in reply:
             raise CallFailedError(**reply["error"])
         return reply.get("result", ABSENT)

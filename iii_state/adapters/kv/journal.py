@@ -207,6 +207,9 @@ class Journal:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"cannot make the directory {str(directory)!r}: {error.strerror}") from None
+        for place in (directory, self.path):
+            if place.exists() and not os.access(place, os.R_OK | os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+                raise StoreError(f"cannot write {place}: permission denied for this user")
         if not self.path.exists() and any(directory.glob("*.bin")):
             logger.warning(
                 "%s holds a file store of the stock iii engine (*.bin); its values are not read, its files are left alone. "
