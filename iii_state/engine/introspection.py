@@ -1,0 +1,288 @@
+"""The functions `engine::…`: what the engine tells of itself, and what workers tell it with a call instead of a message."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Raw
+
+from iii_state import values
+from iii_state.engine.registry import Function, Functions
+from iii_state.engine.triggers import Binding, TriggerOwner, Triggers
+from iii_state.engine.worker import Description, Worker, Workers
+from iii_state.errors import FunctionError
+from iii_state.host import DEFAULT_NAMESPACE, Answer, Caller, Handler, Host, Trigger, then
+from iii_state.values import Json
+
+T = TypeVar("T")
+
+
+class _ListFunctions(msgspec.Struct):
+    include_internal: bool | None = None
+    prefix: str | None = None
+    search: str | None = None
+    worker: str | None = None
+    workers: list[str] | None = None
+    namespace: str | None = None
+
+
+class _FunctionInfo(msgspec.Struct):
+    function_id: str
+    namespace: str | None = None
+
+
+class _ListTypes(msgspec.Struct):
+    include_internal: bool | None = None
+
+
+class _ListTriggers(msgspec.Struct):
+    trigger_type: str | None = None
+    function_id: str | None = None
+
+
+class _RegisterTrigger(msgspec.Struct):
+    trigger_type: str
+    function_id: str
+    config: Raw = Raw()
+    metadata: Raw = Raw()
+    namespace: str | None = None
+
+
+class _UnregisterTrigger(msgspec.Struct):
+    id: str
+
+
+class Introspection:
+    """Registers and serves the `engine::…` functions over the engine's tables."""
+
+    def __init__(self, functions: Functions, triggers: Triggers, workers: Workers, local: TriggerOwner) -> None:
+        self._functions = functions
+        self._triggers = triggers
+        self._workers = workers
+        self._local = local
+
+    def register(self, host: Host) -> None:
+        """Register the functions."""
+        served: list[tuple[str, Handler, str]] = [
+            ("engine::workers::register", self._describe_worker, "Tell the engine about the calling worker"),
+            ("engine::workers::list", self._list_workers, "List the connected workers"),
+            ("engine::functions::list", self._list_functions, "List functions"),
+            ("engine::functions::info", self._function_info, "Describe one function"),
+            ("engine::triggers::list", self._list_types, "List trigger types"),
+            ("engine::registered-triggers::list", self._list_triggers, "List registered triggers"),
+            ("engine::register_trigger", self._register_trigger, "Register a trigger that outlives the caller's connection"),
+            ("engine::unregister_trigger", self._unregister_trigger, "Unregister a trigger"),
+        ]
+        for function_id, handler, description in served:
+            host.register_function(function_id, handler, description=description)
+
+    # --- workers
+
+    def _describe_worker(self, data: Json, caller: Caller) -> bytes:
+        description = _read("engine::workers::register", data, Description)
+        if description.namespace is not None and not description.namespace.strip():
+            raise FunctionError("INVALID_NAMESPACE", "The namespace is blank.")
+        worker = self._workers.get(caller.worker_id)
+        if worker is not None:
+            worker.describe(description)
+        return b'{"success":true}'
+
+    def _list_workers(self, data: Json, caller: Caller) -> bytes:
+        return values.encode({"workers": [_worker_row(worker) for worker in self._workers if worker.description.pid is not None]})
+
+    # --- functions
+
+    def _list_functions(self, data: Json, caller: Caller) -> bytes:
+        wanted = _read("engine::functions::list", data, _ListFunctions)
+        names = [*(wanted.workers or []), *([wanted.worker] if wanted.worker else [])]
+        rows = [
+            _function_row(function)
+            for function in self._functions
+            if (wanted.include_internal or not function.id.startswith("engine::"))
+            and function.id.startswith(wanted.prefix or "")
+            and (wanted.search or "").lower() in f"{function.id}\n{function.description or ''}".lower()
+            and (wanted.namespace is None or function.namespace == wanted.namespace)
+            and (not names or _is_served_by(function, names))
+        ]
+        rows.sort(key=lambda row: (row["function_id"], row["namespace"]))
+        return values.encode({"functions": rows})
+
+    def _function_info(self, data: Json, caller: Caller) -> bytes:
+        wanted = _read("engine::functions::info", data, _FunctionInfo)
+        namespace = wanted.namespace or DEFAULT_NAMESPACE
+        function = self._functions.get((namespace, wanted.function_id))
+        if function is None:
+            raise FunctionError("NOT_FOUND", f"Function {wanted.function_id} not found in namespace {namespace}.")
+        row = _function_row(function)
+        if function.request_format is not None:
+            row["request_schema"] = Raw(function.request_format)
+        if function.response_format is not None:
+            row["response_schema"] = Raw(function.response_format)
+        row["registered_triggers"] = [
+            {"id": trigger.id, "trigger_type": trigger.trigger_type, "config": _raw(trigger.config)}
+            for trigger in (binding.trigger for binding in self._triggers)
+            if trigger.function_id == function.id and trigger.namespace == function.namespace
+        ]
+        return values.encode(row)
+
+    # --- triggers
+
+    def _list_types(self, data: Json, caller: Caller) -> bytes:
+        wanted = _read("engine::triggers::list", data, _ListTypes)
+        rows = [
+            {"id": served.id, "namespace": served.namespace, "worker_name": served.name, "description": served.description}
+            for served in self._triggers.types
+            if wanted.include_internal or not served.id.startswith("engine::")
+        ]
+        rows.sort(key=lambda row: (row["id"], row["namespace"]))
+        return values.encode({"triggers": rows})
+
+    def _list_triggers(self, data: Json, caller: Caller) -> bytes:
+        wanted = _read("engine::registered-triggers::list", data, _ListTriggers)
+        rows = [
+            _trigger_row(binding)
+            for binding in self._triggers
+            if wanted.trigger_type in (None, binding.trigger.trigger_type)
+            and wanted.function_id in (None, binding.trigger.function_id)
+        ]
+        return values.encode({"registered_triggers": rows})
+
+    def _register_trigger(self, data: Json, caller: Caller) -> Answer[bytes | None]:
+        wanted = _read("engine::register_trigger", data, _RegisterTrigger)
+        trigger = Trigger(
+            str(uuid.uuid4()),
+            wanted.trigger_type,
+            wanted.function_id,
+            _text(wanted.config),
+            _text(wanted.metadata),
+            wanted.namespace or caller.namespace,
+        )
+        answer = self._triggers.register(trigger, self._local, caller.namespace)
+        return then(answer, lambda _: values.encode({"id": trigger.id}))
+
+    def _unregister_trigger(self, data: Json, caller: Caller) -> Answer[bytes | None]:
+        wanted = _read("engine::unregister_trigger", data, _UnregisterTrigger)
+        return then(self._triggers.unregister(wanted.id), lambda removed: values.encode({"removed": removed}))
+
+
+class ChangeTriggers:
+    """The trigger types `engine::functions-available` and `engine::workers-available`: told at most once per turn of the loop."""
+
+    def __init__(self, functions: Functions, workers: Workers, invoke: Callable[[Trigger, bytes], None]) -> None:
+        self._functions = functions
+        self._invoke = invoke
+        self._on_functions: dict[str, Trigger] = {}
+        self._on_workers: dict[str, Trigger] = {}
+        self._planned = False
+        functions.watch(self._function_changed)
+        workers.watch(self._worker_changed)
+
+    def register(self, host: Host) -> None:
+        """Register the two types."""
+        host.register_trigger_type(
+            "engine::functions-available", _Subscribers(self._on_functions), description="Functions have come or gone"
+        )
+        host.register_trigger_type(
+            "engine::workers-available", _Subscribers(self._on_workers), description="A worker has come, gone or described itself"
+        )
+
+    def _function_changed(self, namespace: str, function_id: str) -> None:
+        if self._on_functions and not self._planned:
+            self._planned = True
+            asyncio.get_running_loop().call_soon(self._tell_of_functions)
+
+    def _tell_of_functions(self) -> None:
+        self._planned = False
+        rows = [_function_row(function) for function in self._functions if not function.id.startswith("engine::")]
+        event = values.encode({"event": "functions_changed", "functions": rows})
+        for trigger in list(self._on_functions.values()):
+            self._invoke(trigger, event)
+
+    def _worker_changed(self, event: str, worker_id: str) -> None:
+        for trigger in list(self._on_workers.values()):
+            self._invoke(trigger, values.encode({"event": event, "worker_id": worker_id}))
+
+
+class _Subscribers:
+    """A provider that keeps its triggers in a dict."""
+
+    def __init__(self, triggers: dict[str, Trigger]) -> None:
+        self._triggers = triggers
+
+    def register(self, trigger: Trigger) -> None:
+        self._triggers[trigger.id] = trigger
+
+    def unregister(self, trigger: Trigger, *, disconnected: bool) -> None:
+        self._triggers.pop(trigger.id, None)
+
+
+def _read(function_id: str, data: Json, shape: type[T]) -> T:
+    text = bytes(data)
+    try:
+        return msgspec.json.decode(b"{}" if text == b"null" else text, type=shape)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise FunctionError("deserialization_error", f"Failed to deserialize input for {function_id}: {error}") from None
+
+
+def _function_row(function: Function) -> dict[str, Any]:
+    row: dict[str, Any] = {"function_id": function.id, "namespace": function.namespace, "worker_name": function.server_name}
+    if function.description is not None:
+        row["description"] = function.description
+    if function.metadata is not None:
+        row["metadata"] = Raw(bytes(function.metadata))
+    return row
+
+
+def _is_served_by(function: Function, names: list[str]) -> bool:
+    if function.handler is not None:
+        return function.provider in names
+    return any(executor.name in names or executor.id in names for executor in function.executors)
+
+
+def _worker_row(worker: Worker) -> dict[str, Any]:
+    about = worker.description
+    return {
+        "id": worker.id,
+        "name": about.name,
+        "description": about.description,
+        "version": about.version,
+        "namespace": worker.namespace,
+        "runtime": about.runtime,
+        "os": about.os,
+        "pid": about.pid,
+        "status": "connected",
+        "function_count": len(worker.function_ids),
+        "functions": worker.function_ids,
+        "connected_at_ms": worker.connected_at_ms,
+        "active_invocations": len(worker.pending),
+        "isolation": about.isolation,
+        "ip_address": worker.remote,
+    }
+
+
+def _trigger_row(binding: Binding) -> dict[str, Any]:
+    trigger = binding.trigger
+    config = trigger.config or b"null"
+    return {
+        "id": trigger.id,
+        "trigger_type": trigger.trigger_type,
+        "function_id": trigger.function_id,
+        "namespace": trigger.namespace,
+        "worker_name": binding.owner.name,
+        "config": Raw(config),
+        "config_summary": config.decode()[:120],
+        "served": binding.type is not None,
+    }
+
+
+def _raw(text: bytes | None) -> Raw | None:
+    return None if text is None else Raw(text)
+
+
+def _text(text: Raw) -> bytes | None:
+    found = bytes(text)
+    return None if found in (b"", b"null") else found

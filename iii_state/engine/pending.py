@@ -1,0 +1,64 @@
+"""Calls that wait for somebody else's answer, and the engine's own timeout on them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from iii_state.errors import FunctionError
+
+
+class PendingCalls:
+    """Open calls by an id, in the order in which they were made, which is the order of their deadlines, too.
+
+    `sweep`, called about once a second, ends those that have been open for longer than `timeout` seconds.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
+        self._loop = loop
+        self._timeout = timeout
+        self._open: dict[str, tuple[asyncio.Future[bytes | None], float]] = {}
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __contains__(self, call_id: str) -> bool:
+        return call_id in self._open
+
+    def add(self, call_id: str) -> asyncio.Future[bytes | None]:
+        """Open a call; its Future leaves the table when it is settled, however that comes about."""
+        future: asyncio.Future[bytes | None] = self._loop.create_future()
+        self._open[call_id] = (future, self._loop.time() + self._timeout)
+
+        def forget(done: asyncio.Future[bytes | None]) -> None:
+            entry = self._open.get(call_id)
+            if entry is not None and entry[0] is done:
+                del self._open[call_id]
+
+        future.add_done_callback(forget)
+        return future
+
+    def take(self, call_id: str) -> asyncio.Future[bytes | None] | None:
+        """The Future of an open call, which is to be settled now; None for one that is not known (any more)."""
+        entry = self._open.pop(call_id, None)
+        return None if entry is None or entry[0].done() else entry[0]
+
+    def sweep(self, expired: Callable[[str], None] | None = None) -> None:
+        """Fail with `TIMEOUT` what is overdue; `expired` is told the ids."""
+        now = self._loop.time()
+        while self._open:
+            call_id, (future, deadline) = next(iter(self._open.items()))
+            if deadline > now:
+                return
+            del self._open[call_id]
+            if not future.done():
+                future.set_exception(FunctionError("TIMEOUT", f"no answer within {self._timeout:g} seconds"))
+            if expired is not None:
+                expired(call_id)
+
+    def fail(self, error: FunctionError) -> None:
+        """End every open call with an error."""
+        open_calls, self._open = self._open, {}
+        for future, _ in open_calls.values():
+            if not future.done():
+                future.set_exception(FunctionError(error.code, error.message))

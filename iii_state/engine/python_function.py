@@ -1,0 +1,109 @@
+"""Functions that are Python callables of the engine's own process."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+from itertools import count
+from typing import Any, TypeAlias
+
+from iii_state import values
+from iii_state.engine.pending import PendingCalls
+from iii_state.engine.registry import Call, Function, as_function_error
+from iii_state.errors import FunctionError
+from iii_state.host import Answer
+
+PythonCallable: TypeAlias = Callable[..., Any] | Callable[..., Awaitable[Any]]
+"""`def f(event)` or `def f(event, metadata)`, plain or async, on Python objects."""
+
+
+class PythonTasks:
+    """The calls of async Python functions that run, each a task that ends with its engine or its timeout."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
+        self.loop = loop
+        self.pending = PendingCalls(loop, timeout)
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._ids = count()
+
+    def run(self, work: Awaitable[Any]) -> asyncio.Future[bytes | None]:
+        """Run what an async function returned; the Future is its result as JSON text."""
+        call_id = str(next(self._ids))
+        answer = self.pending.add(call_id)
+
+        async def settle() -> None:
+            try:
+                result = await work
+                text = None if result is None else values.encode(result)
+            except Exception as error:
+                if not answer.done():
+                    answer.set_exception(as_function_error(error))
+            else:
+                if not answer.done():
+                    answer.set_result(text)
+
+        def over(task: asyncio.Task[None]) -> None:
+            self._tasks.pop(call_id, None)
+            if task.cancelled() and not answer.done():
+                answer.set_exception(FunctionError("invocation_stopped", "Invocation stopped"))
+
+        def given_up(done: asyncio.Future[bytes | None]) -> None:
+            if done.cancelled():
+                self._cancel(call_id)
+
+        task = self.loop.create_task(settle())
+        self._tasks[call_id] = task
+        task.add_done_callback(over)
+        answer.add_done_callback(given_up)
+        return answer
+
+    def _cancel(self, call_id: str) -> None:
+        task = self._tasks.get(call_id)
+        if task is not None:
+            task.cancel()
+
+    def sweep(self) -> None:
+        """End what is overdue."""
+        self.pending.sweep(self._cancel)
+
+    async def stop(self) -> None:
+        """Cancel what runs and wait for it."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+
+class PythonFunction:
+    """A Python callable that serves a function: an executor."""
+
+    id = ""
+    name = "in-process"
+    is_exclusive = False
+
+    def __init__(self, function: PythonCallable, tasks: PythonTasks) -> None:
+        self._function = function
+        self._tasks = tasks
+        self._takes_metadata = _takes_metadata(function)
+
+    def execute(self, function: Function, call: Call) -> Answer[bytes | None]:
+        """Call it with the payload (and the call's metadata, if it has a parameter for it) as Python objects."""
+        event = values.decode(call.data)
+        if self._takes_metadata:
+            result = self._function(event, None if call.metadata is None else values.decode(call.metadata))
+        else:
+            result = self._function(event)
+        if inspect.isawaitable(result):
+            return self._tasks.run(result)
+        return None if result is None else values.encode(result)
+
+
+def _takes_metadata(function: PythonCallable) -> bool:
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except ValueError:  # a builtin without a signature
+        return False
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return len(positional) >= 2 and (positional[1].name == "metadata" or positional[1].default is positional[1].empty)

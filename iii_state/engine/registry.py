@@ -1,0 +1,218 @@
+"""Who serves which function: built-in handlers, Python functions and workers, by namespace and id."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import msgspec
+
+from iii_state import values
+from iii_state.errors import FunctionError
+from iii_state.host import DEFAULT_NAMESPACE, LOCAL, Answer, Caller, Handler
+from iii_state.values import Json
+
+log = logging.getLogger(__name__)
+
+
+class Call(msgspec.Struct):
+    """A call on its way to an executor. `trace` is text of `protocol.trace_members`, `invocation_id` the caller's, if any."""
+
+    data: Json
+    caller: Caller = LOCAL
+    metadata: Json | None = None
+    trace: bytes = b""
+    invocation_id: str | None = None
+
+
+class Executor(Protocol):
+    """Who serves a function that is not built in: a worker, or a Python function."""
+
+    @property
+    def id(self) -> str:
+        """A worker's id, empty for the engine's own process."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """What it calls itself."""
+        ...
+
+    @property
+    def is_exclusive(self) -> bool:
+        """Whether it keeps its functions to itself while it lives."""
+        ...
+
+    def execute(self, function: Function, call: Call) -> Answer[bytes | None]:
+        """Run a call. Raises (or sets in the Future) `FunctionError`."""
+        ...
+
+
+class Function:
+    """A function of the engine: a built-in `handler`, or one or more executors in the order in which they came."""
+
+    __slots__ = (
+        "_turn",
+        "description",
+        "executors",
+        "handler",
+        "id",
+        "id_text",
+        "metadata",
+        "namespace",
+        "provider",
+        "request_format",
+        "response_format",
+        "result_reply",
+    )
+
+    def __init__(self, namespace: str, function_id: str) -> None:
+        self.namespace = namespace
+        self.id = function_id
+        self.id_text = values.encode_string(function_id)
+        """The id as JSON text."""
+        literal = self.id_text.replace(b"%", b"%%")
+        self.result_reply = b'{"type":"invocationresult","invocation_id":%%b,"function_id":%b,"result":%%b}' % literal
+        """A successful answer, to be filled with the invocation's id and the result."""
+        self.handler: Handler | None = None
+        self.executors: list[Executor] = []
+        self.provider = ""
+        """The name of the module that it is built in by."""
+        self.description: str | None = None
+        self.metadata: Json | None = None
+        self.request_format: Json | None = None
+        self.response_format: Json | None = None
+        self._turn = 0
+
+    @property
+    def server_name(self) -> str:
+        """Who serves it, for people."""
+        return self.provider if self.handler is not None else self.executors[0].name
+
+    def pick(self, first_wins: bool) -> Executor:
+        """Whose turn it is."""
+        executors = self.executors
+        if len(executors) == 1 or first_wins or any(executor.is_exclusive for executor in executors):
+            return executors[0]
+        self._turn = (self._turn + 1) % len(executors)
+        return executors[self._turn]
+
+
+class Functions:
+    """All functions, by (namespace, id).
+
+    With `first_wins`, the first executor of a function that lives serves it alone; otherwise all do in turn, except where the
+    first is exclusive.
+    """
+
+    def __init__(self, *, first_wins: bool = False) -> None:
+        self._functions: dict[tuple[str, str], Function] = {}
+        self._watchers: list[Callable[[str, str], None]] = []
+        self.first_wins = first_wins
+        self.get = self._functions.get
+        """Look a function up by its (namespace, id)."""
+
+    def __iter__(self) -> Iterator[Function]:
+        return iter(self._functions.values())
+
+    def find(self, namespace: str, function_id: str) -> Function:
+        """The function. Raises `FunctionError` `function_not_found`."""
+        function = self._functions.get((namespace, function_id))
+        if function is None:
+            raise self.not_found(namespace, function_id)
+        return function
+
+    def not_found(self, namespace: str, function_id: str) -> FunctionError:
+        """The error that says that nobody serves a function, and where else somebody does."""
+        message = f"Function {function_id} not found in namespace {namespace}."
+        elsewhere = sorted(function.namespace for function in self._functions.values() if function.id == function_id)
+        if elsewhere:
+            message += f" It is registered in namespace(s): {', '.join(elsewhere)}."
+        return FunctionError("function_not_found", message)
+
+    def call(self, function: Function, call: Call) -> Answer[bytes | None]:
+        """Call a function, whoever serves it. Raises (or sets in the Future) `FunctionError` or what the function raised."""
+        if function.handler is not None:
+            return function.handler(call.data, call.caller)
+        return function.pick(self.first_wins).execute(function, call)
+
+    def add_builtin(
+        self, function_id: str, handler: Handler, description: str | None, metadata: bytes | None, provider: str
+    ) -> Function:
+        """Serve a function in the engine itself. Raises `ValueError` if it is built in already.
+
+        Executors that had registered it stay behind the built-in one.
+        """
+        function = self._functions.get((DEFAULT_NAMESPACE, function_id))
+        known = function is not None
+        if function is None:
+            function = self._functions[DEFAULT_NAMESPACE, function_id] = Function(DEFAULT_NAMESPACE, function_id)
+        elif function.handler is not None:
+            raise ValueError(f"function {function_id} is already built in")
+        function.handler = handler
+        function.provider = provider
+        function.description = description
+        function.metadata = metadata
+        if not known:
+            self._changed(function)
+        return function
+
+    def remove_builtin(self, function: Function) -> None:
+        """Take a built-in handler away."""
+        function.handler = None
+        if not function.executors:
+            self._drop(function)
+
+    def add_executor(self, namespace: str, function_id: str, executor: Executor) -> tuple[Function, str | None]:
+        """Let an executor serve a function.
+
+        Returns the function and, where somebody else keeps it to himself, that one's id (empty for the engine): a built-in
+        function is not taken, and an executor behind an exclusive one waits until that one leaves.
+        """
+        function = self._functions.get((namespace, function_id))
+        if function is None:
+            function = self._functions[namespace, function_id] = Function(namespace, function_id)
+            function.executors.append(executor)
+            self._changed(function)
+            return function, None
+        if function.handler is not None:
+            return function, ""
+        if executor not in function.executors:
+            function.executors.append(executor)
+        first = function.executors[0]
+        if first is not executor and (self.first_wins or first.is_exclusive or executor.is_exclusive):
+            return function, first.id
+        return function, None
+
+    def remove_executor(self, namespace: str, function_id: str, executor: Executor) -> None:
+        """Take an executor away, if it is one of the function's."""
+        function = self._functions.get((namespace, function_id))
+        if function is None or executor not in function.executors:
+            return
+        function.executors.remove(executor)
+        if not function.executors and function.handler is None:
+            self._drop(function)
+
+    def _drop(self, function: Function) -> None:
+        del self._functions[function.namespace, function.id]
+        self._changed(function)
+
+    def watch(self, changed: Callable[[str, str], None]) -> None:
+        """Call `changed(namespace, function_id)` whenever a function comes or goes."""
+        self._watchers.append(changed)
+
+    def _changed(self, function: Function) -> None:
+        for changed in self._watchers:
+            try:
+                changed(function.namespace, function.id)
+            except Exception:
+                log.exception("a watcher of functions failed on %s", function.id)
+
+
+def as_function_error(error: BaseException) -> FunctionError:
+    """What reaches a caller of something that a function raised: its own code, else `invocation_failed` with the stack."""
+    if isinstance(error, FunctionError):
+        return error
+    return FunctionError("invocation_failed", str(error) or type(error).__name__, "".join(traceback.format_exception(error)))

@@ -1,0 +1,302 @@
+"""Trigger types and who provides them; triggers, which are bound to a provider or wait for one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from iii_state.errors import FunctionError
+from iii_state.host import DEFAULT_NAMESPACE, Answer, Trigger, TriggerProvider
+
+log = logging.getLogger(__name__)
+
+REGISTRATION_FAILED = "trigger_registration_failed"
+
+
+class TriggerOwner(Protocol):
+    """Who registered a trigger: a worker, whose triggers go when it goes, or the engine's own process."""
+
+    @property
+    def id(self) -> str:
+        """A worker's id, empty for the engine's own process."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """What it calls itself."""
+        ...
+
+    def trigger_failed(self, trigger: Trigger, error: FunctionError) -> None:
+        """Hear that a trigger is not served, after its registration had gone through."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class TriggerType:
+    """A trigger type and its provider. `owner` is the worker that provides it, None for a module."""
+
+    namespace: str
+    id: str
+    provider: TriggerProvider
+    description: str
+    owner: object | None = None
+    name: str = ""
+    """Who provides it, for people."""
+
+
+@dataclass(slots=True, eq=False)
+class Binding:
+    """A trigger, who registered it, and the type that serves it; `type` is None while it waits for a provider."""
+
+    trigger: Trigger
+    owner: TriggerOwner
+    home: str = DEFAULT_NAMESPACE
+    """The namespace in which its provider is looked for first."""
+    type: TriggerType | None = None
+    failed: bool = field(default=False, repr=False)
+
+
+class Triggers:
+    """All trigger types and triggers of an engine.
+
+    What concerns one trigger reaches its provider one step after another, each after the one before has been answered.
+    """
+
+    def __init__(self) -> None:
+        self._types: dict[tuple[str, str], list[TriggerType]] = {}
+        self._bindings: dict[str, Binding] = {}
+        self._steps: dict[str, asyncio.Future[None]] = {}
+
+    def __iter__(self) -> Iterator[Binding]:
+        return iter(self._bindings.values())
+
+    @property
+    def types(self) -> list[TriggerType]:
+        """The types that are served now."""
+        return [offers[0] for offers in self._types.values()]
+
+    # --- types
+
+    def add_type(self, offered: TriggerType) -> TriggerType:
+        """Provide a type; triggers that waited for it are handed over at once.
+
+        While a provider of it lives, another one waits behind it (a worker must not take a type away from another whose functions
+        it cannot take); the same worker again replaces its own. Returns the one that serves the type now.
+        """
+        offers = self._types.setdefault((offered.namespace, offered.id), [])
+        for index, known in enumerate(offers):
+            if known.owner is not None and known.owner is offered.owner:
+                offers[index] = offered
+                self._park(known)
+                break
+        else:
+            if offered.owner is None:
+                offers.insert(0, offered)
+                for known in offers[1:]:
+                    self._park(known)
+            else:
+                offers.append(offered)
+        self._bind_waiting()
+        return offers[0]
+
+    def remove_type(self, namespace: str, type_id: str, owner: object | None) -> None:
+        """Provide a type no more: its triggers wait, or go to the next who offers it."""
+        offers = self._types.get((namespace, type_id), [])
+        for offered in [offer for offer in offers if offer.owner is owner]:
+            offers.remove(offered)
+            self._park(offered)
+        if not offers:
+            self._types.pop((namespace, type_id), None)
+        else:
+            self._bind_waiting()
+
+    def types_of(self, owner: object) -> list[TriggerType]:
+        """The types that a worker provides or waits to provide."""
+        return [offer for offers in self._types.values() for offer in offers if offer.owner is owner]
+
+    def _park(self, served: TriggerType) -> None:
+        for binding in self._bindings.values():
+            if binding.type is served:
+                binding.type = None
+
+    def _bind_waiting(self) -> None:
+        for binding in list(self._bindings.values()):
+            if binding.type is None and self._find_type(binding) is not None:
+                answer = self._bind(binding)
+                if isinstance(answer, asyncio.Future):
+                    answer.add_done_callback(_see_to)
+
+    def _find_type(self, binding: Binding) -> TriggerType | None:
+        for namespace in (binding.home, DEFAULT_NAMESPACE):
+            offers = self._types.get((namespace, binding.trigger.trigger_type))
+            if offers:
+                return offers[0]
+        return None
+
+    # --- triggers
+
+    def register(self, trigger: Trigger, owner: TriggerOwner, home: str = DEFAULT_NAMESPACE) -> Answer[None]:
+        """Bind a trigger to its type's provider, or let it wait for one. One with the same id is replaced.
+
+        Raises (or sets in the Future) the provider's `FunctionError`; the trigger is gone then.
+        """
+        known = self._bindings.get(trigger.id)
+        if known is not None:
+            self._unbind(known, disconnected=known.owner is not owner or known.trigger == trigger)
+        binding = Binding(trigger, owner, home)
+        self._bindings[trigger.id] = binding
+        if self._find_type(binding) is None:
+            return None
+        return self._bind(binding, raising=True)
+
+    def unregister(self, trigger_id: str, owner: TriggerOwner | None = None) -> Answer[bool]:
+        """Let a trigger go, only one of `owner` if given. Whether there was one."""
+        binding = self._bindings.get(trigger_id)
+        if binding is None or (owner is not None and binding.owner is not owner):
+            return False
+        answer = self._unbind(binding, disconnected=False)
+        if not isinstance(answer, asyncio.Future):
+            return True
+        gone: asyncio.Future[bool] = answer.get_loop().create_future()
+
+        def tell(_: asyncio.Future[None]) -> None:
+            if not gone.done():
+                gone.set_result(True)
+
+        answer.add_done_callback(tell)
+        return gone
+
+    def drop_owner(self, owner: TriggerOwner) -> None:
+        """Let all triggers of a worker go that went away."""
+        for binding in [binding for binding in self._bindings.values() if binding.owner is owner]:
+            self._unbind(binding, disconnected=True)
+
+    def refused(self, trigger_id: str, provider_owner: object, error: FunctionError) -> None:
+        """A worker that provides a type has refused a trigger: it waits for the next provider, and its owner is told."""
+        binding = self._bindings.get(trigger_id)
+        if binding is not None and binding.type is not None and binding.type.owner is provider_owner:
+            binding.type = None
+            binding.owner.trigger_failed(binding.trigger, error)
+
+    def is_waiting(self, trigger_id: str) -> bool:
+        """Whether a trigger is known and nobody provides its type."""
+        binding = self._bindings.get(trigger_id)
+        return binding is not None and binding.type is None
+
+    def _bind(self, binding: Binding, *, raising: bool = False) -> Answer[None]:
+        served = self._find_type(binding)
+        assert served is not None
+        binding.type = served
+        trigger = binding.trigger
+
+        def failed(error: BaseException) -> None:
+            binding.failed = True
+            if self._bindings.get(trigger.id) is binding:
+                del self._bindings[trigger.id]
+            if not raising:
+                binding.owner.trigger_failed(trigger, registration_error(error))
+
+        try:
+            answer = self._after(trigger.id, lambda: served.provider.register(trigger))
+        except Exception as error:
+            failed(error)
+            if raising:
+                raise registration_error(error) from error
+            return None
+        if isinstance(answer, asyncio.Future):
+
+            def look(done: asyncio.Future[None]) -> None:
+                fault = _fault(done)
+                if fault is not None:
+                    failed(fault)
+
+            answer.add_done_callback(look)
+        return answer
+
+    def _unbind(self, binding: Binding, *, disconnected: bool) -> Answer[None]:
+        trigger = binding.trigger
+        if self._bindings.get(trigger.id) is binding:
+            del self._bindings[trigger.id]
+        served = binding.type
+        if served is None:
+            return None
+
+        def let_go() -> Answer[None]:
+            return None if binding.failed else served.provider.unregister(trigger, disconnected=disconnected)
+
+        try:
+            answer = self._after(trigger.id, let_go)
+        except Exception:
+            log.exception("the provider of trigger type %s failed to let trigger %s go", served.id, trigger.id)
+            return None
+        if isinstance(answer, asyncio.Future):
+            answer.add_done_callback(_see_to)
+        return answer
+
+    def _after(self, trigger_id: str, step: Callable[[], Answer[None]]) -> Answer[None]:
+        """Take a step now, or, where an earlier one for this trigger is not over, after it."""
+        earlier = self._steps.get(trigger_id)
+        if earlier is None:
+            answer = step()
+            if not isinstance(answer, asyncio.Future):
+                return None
+            following = answer
+        else:
+            following = earlier.get_loop().create_future()
+            _chain(earlier, step, following)
+        self._steps[trigger_id] = following
+
+        def over(done: asyncio.Future[None]) -> None:
+            if self._steps.get(trigger_id) is done:
+                del self._steps[trigger_id]
+
+        following.add_done_callback(over)
+        return following
+
+    async def settled(self) -> None:
+        """Wait until every step that has begun is over."""
+        while self._steps:
+            await asyncio.wait(list(self._steps.values()))
+
+
+def registration_error(error: BaseException) -> FunctionError:
+    """What the one who registered a trigger hears."""
+    return error if isinstance(error, FunctionError) else FunctionError(REGISTRATION_FAILED, str(error) or type(error).__name__)
+
+
+def _chain(earlier: asyncio.Future[None], step: Callable[[], Answer[None]], following: asyncio.Future[None]) -> None:
+    def settle(done: asyncio.Future[None]) -> None:
+        if following.done():
+            return
+        if done.cancelled():
+            following.cancel()
+        elif (error := done.exception()) is not None:
+            following.set_exception(error)
+        else:
+            following.set_result(None)
+
+    def begin(_: asyncio.Future[None]) -> None:
+        try:
+            answer = step()
+        except Exception as error:
+            following.set_exception(error)
+            return
+        if isinstance(answer, asyncio.Future):
+            answer.add_done_callback(settle)
+        else:
+            following.set_result(None)
+
+    earlier.add_done_callback(begin)
+
+
+def _fault(done: asyncio.Future[None]) -> BaseException | None:
+    return asyncio.CancelledError() if done.cancelled() else done.exception()
+
+
+def _see_to(done: asyncio.Future[None]) -> None:
+    error = _fault(done)
+    if error is not None and not isinstance(error, FunctionError):
+        log.error("a provider of triggers failed: %s", error, exc_info=error)

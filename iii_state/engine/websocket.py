@@ -1,0 +1,404 @@
+"""The server's side of one WebSocket: frames in, frames out, without a task and without a copy too many.
+
+aiohttp serves the HTTP part; after the handshake every chunk that arrives is parsed here and its messages are handed over at once,
+in the callback that brought them, and what is sent meanwhile leaves in one write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+
+try:  # the compiled one; not among aiohttp's public names
+    from aiohttp._websocket.helpers import websocket_mask as _mask_in_place
+except ImportError:  # pragma: no cover
+    _mask_in_place = None  # type: ignore[assignment]
+
+log = logging.getLogger(__name__)
+
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+MAX_UNSENT_BYTES = 64 * 1024 * 1024
+"""A peer for which more than this is waiting to be sent does not read: it is dropped."""
+
+PING_AFTER_SECONDS = 10
+DROP_AFTER_SECONDS = 20
+
+NORMAL, PROTOCOL_ERROR, TOO_BIG, SERVICE_RESTART, ABNORMAL = 1000, 1002, 1009, 1012, 1006
+
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+_CONTINUATION, _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0, 1, 2, 8, 9, 10
+_FINAL = 0x80
+_WRITE_BYTES = 256 * 1024
+_UNREAD_BYTES = 1024 * 1024
+_XOR = [bytes(byte ^ mask for byte in range(256)) for mask in range(256)]
+_SHORT_HEADERS = [bytes((_FINAL | _TEXT, size)) for size in range(126)]
+
+
+class Receiver(Protocol):
+    """Who a WebSocket's messages are for."""
+
+    def receive(self, message: bytes, binary: bool) -> None:
+        """Take a message. A text message is not checked for UTF-8 yet."""
+        ...
+
+    def disconnected(self) -> None:
+        """The connection is gone; called once."""
+        ...
+
+
+class HandshakeError(web.HTTPBadRequest):
+    """A request that asks for no WebSocket that is spoken here."""
+
+
+class WebSocket:
+    """An accepted connection, from the handshake on. `accept` makes one, `run` lives as long as it does."""
+
+    def __init__(self, request: web.BaseRequest, writer: AbstractStreamWriter, response: web.StreamResponse) -> None:
+        transport = request.transport
+        assert transport is not None
+        self.response = response
+        self.remote = request.remote
+        self.close_code = ABNORMAL
+        """The code of the peer's Close frame."""
+        self.is_open = True
+        self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when the connection is gone."""
+        self._protocol = request.protocol
+        self._transport: asyncio.Transport = transport
+        self._writer = writer
+        self._loop = asyncio.get_running_loop()
+        self._receiver: Receiver | None = None
+        self._woken = self._loop.create_future()
+        self._closing = False
+        self._silent_seconds = 0
+        # incoming: chunks not parsed yet, their size, and the size from which on parsing can go on
+        self._chunks: list[bytes] = []
+        self._unparsed = 0
+        self._needed = 2
+        self._fragments: list[bytes] = []
+        self._fragments_size = 0
+        self._fragments_binary = False
+        self._holds = 0
+        self._parsing = False
+        # outgoing: what leaves in the next write
+        self._out: list[bytes] = []
+        self._out_size = 0
+        self._flush_planned = False
+        self._unsent_before = 0
+
+    # --- life
+
+    def start(self, receiver: Receiver) -> None:
+        """Hand messages to `receiver` from now on."""
+        self._receiver = receiver
+        self._protocol.set_parser(self)  # type: ignore[arg-type]
+
+    async def run(self) -> web.StreamResponse:
+        """Wait until the connection is gone. To be awaited by the request's handler."""
+        while self.is_open:
+            await self._woken
+            self._woken = self._loop.create_future()
+            if self.is_open and self._protocol.writing_paused:
+                try:
+                    await self._writer.drain()
+                except ConnectionError:
+                    break
+            if self.is_open:
+                self.release()
+        return self.response
+
+    def _wake(self) -> None:
+        if not self._woken.done():
+            self._woken.set_result(None)
+
+    def tick(self, seconds: int = 1) -> None:
+        """Called about once a second: ping a peer that is silent, drop one that stays so."""
+        if not self.is_open:
+            return
+        unsent = self._transport.get_write_buffer_size()
+        if unsent < self._unsent_before:  # it reads: that is a sign of life, too
+            self._silent_seconds = 0
+        self._unsent_before = unsent
+        if self._holds and not self._protocol.writing_paused:  # it is not read at the moment: that is not its silence
+            self._silent_seconds = 0
+        self._silent_seconds += seconds
+        if self._silent_seconds >= DROP_AFTER_SECONDS:
+            log.info("dropping the connection from %s: silent for %d s", self.remote, self._silent_seconds)
+            self.abort()
+        elif self._silent_seconds % PING_AFTER_SECONDS < seconds:
+            self._send(b"", _PING)
+
+    def probe(self) -> None:
+        """Ping the peer now, and drop it unless something arrives within a few seconds."""
+        self._silent_seconds = max(self._silent_seconds, DROP_AFTER_SECONDS - 5)
+        self._send(b"", _PING)
+
+    def close(self, code: int, reason: bytes = b"") -> None:
+        """Send what is left and a Close frame; the connection goes when the peer has answered, or by `abort`."""
+        if self._closing or not self.is_open:
+            return
+        self._send(code.to_bytes(2, "big") + reason[:100], _CLOSE)
+        self._closing = True
+        self.flush()
+
+    def abort(self) -> None:
+        """Drop the connection at once."""
+        self._transport.abort()
+        self._gone()
+
+    def _gone(self) -> None:
+        if not self.is_open:
+            return
+        self.is_open = False
+        self._out.clear()
+        self._chunks.clear()
+        self._wake()
+        self.gone.set_result(None)
+        if self._receiver is not None:
+            self._receiver.disconnected()
+
+    # --- outgoing
+
+    def send(self, message: bytes) -> None:
+        """Send a text message; it leaves together with everything else of this turn of the event loop."""
+        size = len(message)
+        if not self.is_open or self._closing:
+            return
+        if size < 126:
+            header = _SHORT_HEADERS[size]
+        elif size < 65536:
+            header = b"\x81\x7e" + size.to_bytes(2, "big")
+        else:
+            header = b"\x81\x7f" + size.to_bytes(8, "big")
+        self._out.append(header)
+        self._out.append(message)
+        self._out_size += size
+        if not self._parsing and not self._flush_planned:
+            self._flush_planned = True
+            self._loop.call_soon(self._flush_planned_write)
+        if self._out_size > _WRITE_BYTES:
+            self.flush()
+
+    def send_binary(self, message: bytes) -> None:
+        """Send a binary message."""
+        self._send(message, _BINARY)
+
+    def _send(self, message: bytes, opcode: int) -> None:
+        if not self.is_open or self._closing:
+            return
+        size = len(message)
+        if size < 126:
+            header = bytes((_FINAL | opcode, size))
+        elif size < 65536:
+            header = bytes((_FINAL | opcode, 126)) + size.to_bytes(2, "big")
+        else:
+            header = bytes((_FINAL | opcode, 127)) + size.to_bytes(8, "big")
+        self._out += (header, message)
+        self.flush()
+
+    def _flush_planned_write(self) -> None:
+        self._flush_planned = False
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what has been sent so far."""
+        out = self._out
+        if not out or not self.is_open:
+            return
+        data = b"".join(out)
+        out.clear()
+        self._out_size = 0
+        transport = self._transport
+        if transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
+            log.warning("dropping the connection from %s: it does not read what it is sent", self.remote)
+            self.abort()
+            return
+        transport.write(data)
+
+    # --- incoming
+
+    def hold(self) -> None:
+        """Hand over no further message until `release`, which has to be called as often."""
+        self._holds += 1
+
+    def release(self) -> None:
+        """Go on handing over messages."""
+        if self._holds:
+            self._holds -= 1
+        if not self._holds and not self._parsing and self.is_open:
+            self._parse()
+            if not self._holds and self._unparsed <= _UNREAD_BYTES:
+                self._transport.resume_reading()
+
+    def feed_eof(self) -> None:
+        """aiohttp's word for: the connection is gone."""
+        self._gone()
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        """A chunk of bytes has arrived."""
+        self._silent_seconds = 0
+        self._chunks.append(data)
+        self._unparsed += len(data)
+        if self._holds:
+            if self._unparsed > _UNREAD_BYTES:
+                self._transport.pause_reading()
+        elif self._unparsed >= self._needed:
+            self._parse()
+        return False, b""
+
+    def _parse(self) -> None:
+        self._parsing = True
+        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks.clear()
+        position = 0
+        try:
+            position = self._parse_frames(data)
+        finally:
+            self._parsing = False
+            self._unparsed = len(data) - position
+            if self._unparsed and self.is_open:
+                self._chunks.append(data[position:] if position else data)
+        self.flush()
+        self._hold_while_unread()
+
+    def _hold_while_unread(self) -> None:
+        """Answer no more of a peer that sends faster than it reads before it has read."""
+        if self._protocol.writing_paused and not self._holds and self.is_open:
+            self._holds += 1
+            self._transport.pause_reading()
+            self._wake()
+
+    def _parse_frames(self, data: bytes) -> int:
+        """Hand over the messages that are complete; returns how many bytes are done with."""
+        assert self._receiver is not None
+        receive = self._receiver.receive
+        mask = _mask_in_place
+        size = len(data)
+        position = 0
+        while not self._holds and self.is_open:
+            if size - position < 2:
+                self._needed = 2
+                break
+            first = data[position]
+            length = data[position + 1] - 0x80
+            if length < 126:
+                start = position + 6
+            elif length == 126:
+                start = position + 8
+                length = data[position + 2] << 8 | data[position + 3] if size >= start else 0
+            else:
+                start = position + 14
+                length = int.from_bytes(data[position + 2 : position + 10], "big") if size >= start else 0
+            if first & 0x70 or length < 0:
+                self._fail(PROTOCOL_ERROR, b"a frame has to be masked, and extensions were not agreed on")
+                break
+            if length > MAX_MESSAGE_BYTES:
+                self._fail(TOO_BIG, b"messages of at most 64 MiB are taken")
+                break
+            end = start + length
+            if end > size:
+                self._needed = end - position
+                break
+            payload = bytearray(data[start:end])
+            mask(data[start - 4 : start], payload)
+            position = end
+            if first == 0x81:
+                receive(bytes(payload), False)
+            else:
+                self._take_frame(first, bytes(payload))
+            if not self._out_size:  # something has just been written
+                self._hold_while_unread()
+        return position
+
+    def _take_frame(self, first: int, payload: bytes) -> None:
+        """A frame that is not a whole text message."""
+        opcode = first & 0x0F
+        final = first & _FINAL
+        if opcode >= _CLOSE:
+            self._take_control(opcode, payload, bool(final))
+            return
+        if opcode in (_TEXT, _BINARY):
+            if self._fragments:
+                self._fail(PROTOCOL_ERROR, b"a new message before the end of the last")
+                return
+            self._fragments_binary = opcode == _BINARY
+        elif opcode != _CONTINUATION or not self._fragments:
+            self._fail(PROTOCOL_ERROR, b"unexpected opcode")
+            return
+        self._fragments.append(payload)
+        self._fragments_size += len(payload)
+        if self._fragments_size > MAX_MESSAGE_BYTES or len(self._fragments) > 1_000_000:
+            self._fail(TOO_BIG, b"messages of at most 64 MiB are taken")
+        elif final:
+            message = b"".join(self._fragments)
+            self._fragments.clear()
+            self._fragments_size = 0
+            assert self._receiver is not None
+            self._receiver.receive(message, self._fragments_binary)
+
+    def _take_control(self, opcode: int, payload: bytes, final: bool) -> None:
+        if not final or len(payload) > 125 or opcode > _PONG:
+            self._fail(PROTOCOL_ERROR, b"broken control frame")
+        elif opcode == _PING:
+            self._send(payload, _PONG)
+        elif opcode == _CLOSE:
+            code = int.from_bytes(payload[:2], "big") if len(payload) >= 2 else NORMAL
+            self.close_code = code
+            self.close(code if code != ABNORMAL else NORMAL)
+            self._transport.close()
+            self._gone()
+
+    def _fail(self, code: int, reason: bytes) -> None:
+        log.info("closing the connection from %s: %s", self.remote, reason.decode())
+        self.close(code, reason)
+        self._transport.close()
+        self._gone()
+
+
+def unmask(mask: bytes, payload: bytearray) -> None:
+    """Exclusive-or a frame's payload with its four mask bytes, in place; for where aiohttp's compiled function is not found."""
+    for offset in range(4):
+        payload[offset::4] = payload[offset::4].translate(_XOR[mask[offset]])
+
+
+if _mask_in_place is None:  # pragma: no cover
+    _mask_in_place = unmask
+
+
+async def accept(request: web.BaseRequest, connect: Callable[[WebSocket], Receiver]) -> web.StreamResponse:
+    """Answer a WebSocket handshake and serve the connection until it is gone. Raises `HandshakeError` for any other request.
+
+    Compression is not agreed on, and neither are sub-protocols.
+    """
+    headers = request.headers
+    key = headers.get("Sec-WebSocket-Key", "")
+    if (
+        request.method != "GET"
+        or "websocket" not in headers.get("Upgrade", "").lower()
+        or "upgrade" not in headers.get("Connection", "").lower()
+        or headers.get("Sec-WebSocket-Version", "") != "13"
+        or len(key) != 24
+    ):
+        raise HandshakeError(text="A WebSocket (version 13) is served here.\n")
+    response = web.StreamResponse(status=101)
+    response.headers["Upgrade"] = "websocket"
+    response.headers["Connection"] = "upgrade"
+    response.headers["Sec-WebSocket-Accept"] = base64.b64encode(hashlib.sha1(key.encode() + _GUID).digest()).decode()
+    response.force_close()
+    writer = await response.prepare(request)
+    if writer is None or request.transport is None:
+        raise ConnectionResetError("connection lost in the handshake")
+    socket = WebSocket(request, writer, response)
+    socket.start(connect(socket))
+    try:
+        return await socket.run()
+    finally:
+        if socket.is_open:
+            socket.abort()

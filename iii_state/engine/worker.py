@@ -1,0 +1,580 @@
+"""A connected worker: what its frames ask for, the functions it serves, the triggers and trigger types it registers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import count
+from typing import Any, Protocol
+
+import msgspec
+from msgspec import Raw
+
+from iii_state import values
+from iii_state.engine import protocol, unusable
+from iii_state.engine.pending import PendingCalls
+from iii_state.engine.protocol import given
+from iii_state.engine.quiet_log import QuietLog
+from iii_state.engine.registry import Call, Function, Functions, as_function_error
+from iii_state.engine.triggers import Triggers, TriggerType, registration_error
+from iii_state.errors import FunctionError
+from iii_state.host import DEFAULT_NAMESPACE, Answer, Caller, Trigger
+from iii_state.values import Json
+
+log = logging.getLogger(__name__)
+quiet = QuietLog(log)
+
+MAX_OPEN_CALLS = 10_000
+"""A worker with so many calls open is not read until half of them are answered."""
+
+CONFLICT = "FUNCTION_NAMESPACE_CONFLICT"
+
+_UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
+_NO_ID = Raw(b"null")
+
+NOT_SERVED = frozenset(
+    ("http", "cron", "subscribe", "durable:subscriber", "queue", "stream", "stream:join", "stream:leave", "log", "trace")
+)
+"""Trigger types of the stock engine that this one does not bring along; another worker may provide them."""
+
+
+class Link(Protocol):
+    """The connection under a worker, as it sees it."""
+
+    @property
+    def is_open(self) -> bool: ...
+
+    def send(self, message: bytes) -> None: ...
+
+    def hold(self) -> None: ...
+
+    def release(self) -> None: ...
+
+    def probe(self) -> None: ...
+
+    def close(self, code: int, reason: bytes = b"") -> None: ...
+
+    def abort(self) -> None: ...
+
+
+class Workers:
+    """The workers that are connected now, and what they share: functions, triggers, the engine's timeout."""
+
+    def __init__(self, functions: Functions, triggers: Triggers, call_timeout: float) -> None:
+        self.functions = functions
+        self.triggers = triggers
+        self.call_timeout = call_timeout
+        self.engine_id = str(uuid.uuid4())
+        self._workers: dict[str, Worker] = {}
+        self._watchers: list[Callable[[str, str], None]] = []
+
+    def __iter__(self) -> Iterator[Worker]:
+        return iter(list(self._workers.values()))
+
+    def __len__(self) -> int:
+        return len(self._workers)
+
+    def get(self, worker_id: str) -> Worker | None:
+        """A worker by its id."""
+        return self._workers.get(worker_id)
+
+    def connect(self, link: Link, remote: str | None = None) -> Worker:
+        """A worker has connected: it is told its id first."""
+        worker = Worker(self, link, remote)
+        self._workers[worker.id] = worker
+        link.send(protocol.encode(protocol.WorkerRegistered(worker.id, worker.reattach_token)))
+        self.changed("worker_connected", worker.id)
+        return worker
+
+    def remove(self, worker: Worker) -> None:
+        """A worker is gone."""
+        if self._workers.pop(worker.id, None) is not None:
+            self.changed("worker_disconnected", worker.id)
+
+    def watch(self, changed: Callable[[str, str], None]) -> None:
+        """Call `changed(event, worker_id)` when a worker comes, goes or describes itself."""
+        self._watchers.append(changed)
+
+    def changed(self, event: str, worker_id: str) -> None:
+        """Tell the watchers."""
+        for changed in self._watchers:
+            changed(event, worker_id)
+
+    def sweep(self) -> None:
+        """End calls that are overdue."""
+        for worker in self:
+            worker.pending.sweep()
+
+
+class Description(msgspec.Struct):
+    """What a worker tells of itself with `engine::workers::register`."""
+
+    name: str | None = None
+    runtime: str | None = None
+    version: str | None = None
+    os: str | None = None
+    pid: int | None = None
+    isolation: str | None = None
+    description: str | None = None
+    namespace: str | None = None
+
+
+class Worker:
+    """One worker, for as long as its connection lasts. It is an executor of functions and an owner of triggers."""
+
+    def __init__(self, workers: Workers, link: Link, remote: str | None = None) -> None:
+        self.id = str(uuid.uuid4())
+        self.reattach_token = str(uuid.uuid4())
+        self.namespace = DEFAULT_NAMESPACE
+        self.caller = Caller(self.id, DEFAULT_NAMESPACE)
+        self.link = link
+        self.remote = remote
+        self.connected_at_ms = int(time.time() * 1000)
+        self.description = Description()
+        self.max_frame_bytes = protocol.MAX_FRAME_BYTES
+        self.pending = PendingCalls(asyncio.get_running_loop(), workers.call_timeout)
+        """Calls that it executes."""
+        self.open_calls = 0
+        """Calls that it made and that are not answered yet."""
+        self._workers = workers
+        self._functions = workers.functions
+        self._find = workers.functions.get
+        self._triggers = workers.triggers
+        self._send = link.send
+        self._served: dict[str, Function] = {}
+        self._types: set[tuple[str, str]] = set()
+        self._registrations = 0
+        self._behind_registrations: protocol.InvokeFunction | None = None
+        self._throttled = False
+        self._fresh = (str(uuid.uuid4())[:24], count(1))
+        self._take: dict[type[Any], Callable[[Any], None]] = {
+            protocol.InvocationResult: self._take_result,
+            protocol.RegisterFunction: self._register_function,
+            protocol.UnregisterFunction: self._unregister_function,
+            protocol.RegisterTriggerType: self._register_trigger_type,
+            protocol.UnregisterTriggerType: self._unregister_trigger_type,
+            protocol.RegisterTrigger: self._register_trigger,
+            protocol.UnregisterTrigger: self._unregister_trigger,
+            protocol.TriggerRegistrationResult: self._take_registration_result,
+            protocol.Reattach: self._reattach,
+            protocol.Ping: lambda _: self._send(protocol.encode(protocol.Pong())),
+        }
+
+    @property
+    def name(self) -> str:
+        """What it calls itself."""
+        return self.description.name or ""
+
+    @property
+    def is_exclusive(self) -> bool:
+        """A provider of trigger types keeps its functions: what they do and its triggers belong together."""
+        return bool(self._types)
+
+    @property
+    def function_ids(self) -> list[str]:
+        """The functions that it serves, or would if another worker did not keep them."""
+        return sorted(self._served)
+
+    # --- frames
+
+    def receive(self, message: bytes, binary: bool = False) -> None:
+        """Take a frame. Nothing that a frame holds raises."""
+        if binary and message[:4] in protocol.TELEMETRY:
+            return
+        try:
+            decoded = protocol.decode(message)
+        except (ValueError, RecursionError) as error:
+            self._refuse(message, error)
+            return
+        try:
+            if type(decoded) is protocol.InvokeFunction:
+                if self._registrations:
+                    self._behind_registrations = decoded
+                    self.link.hold()
+                else:
+                    self._invoke(decoded)
+            else:
+                take = self._take.get(type(decoded))
+                if take is not None:
+                    take(decoded)
+        except Exception as error:
+            log.exception("a frame of worker %s (%s) could not be handled", self.id, self.name)
+            self._refuse(message, error)
+
+    def _refuse(self, message: bytes, error: Exception) -> None:
+        """Answer a frame that cannot be used, if it is one that is to be answered."""
+        if not message.strip():
+            return
+        refused = unusable.read(message)
+        reason = FunctionError("deserialization_error", f"Failed to read the frame: {unusable.reason(error)}")
+        if refused.is_result:
+            future = None if refused.invocation_id is None else self.pending.take(refused.invocation_id)
+            if future is not None:
+                about = f"the worker's answer could not be read: {unusable.reason(error)}"
+                future.set_exception(FunctionError("invocation_error", about))
+        elif refused.invocation_text is not None and not refused.is_void:
+            self._answer_error(refused.invocation_text, refused.function_text, reason)
+        quiet.warning("worker %s (%s) sent a frame that cannot be used: %s", self.id, self.name, unusable.reason(error))
+
+    # --- calls that it makes
+
+    def _invoke(self, message: protocol.InvokeFunction) -> None:
+        function = self._find((message.namespace or DEFAULT_NAMESPACE, message.function_id))
+        if function is None or function.handler is None or message.action:
+            self._invoke_elsewhere(message, function)
+            return
+        invocation_id = message.invocation_id
+        try:
+            answer = function.handler(message.data, self.caller)
+        except Exception as error:
+            self._failed(invocation_id, function.id_text, error)
+            return
+        if isinstance(answer, asyncio.Future):
+            self._await(invocation_id, function, answer)
+        elif invocation_id:
+            self._answer(invocation_id, function, answer)
+
+    def _invoke_elsewhere(self, message: protocol.InvokeFunction, function: Function | None) -> None:
+        """A call of what is not built in, or one with an action."""
+        invocation_id = message.invocation_id if protocol.is_given(message.invocation_id) else protocol.ABSENT
+        function_text = values.encode_string(message.function_id)
+        if protocol.is_given(message.action):
+            kind = _action_type(message.action)
+            if kind == "void":
+                invocation_id = protocol.ABSENT
+            elif kind == "enqueue":
+                refused = FunctionError("enqueue_error", "this engine has no queues: call the function without enqueue")
+                self._failed(invocation_id, function_text, refused)
+                return
+            else:
+                self._failed(invocation_id, function_text, FunctionError("deserialization_error", f"Unknown action {kind!r}"))
+                return
+        namespace = message.namespace
+        if namespace is not None and not namespace.strip():
+            self._failed(invocation_id, function_text, FunctionError("INVALID_NAMESPACE", "The namespace is blank."))
+            return
+        if function is None:
+            error = self._functions.not_found(namespace or DEFAULT_NAMESPACE, message.function_id)
+            self._failed(invocation_id, function_text, error)
+            return
+        call = Call(
+            message.data,
+            self.caller,
+            given(message.metadata),
+            protocol.trace_members(message),
+            _read_id(invocation_id),
+        )
+        try:
+            answer = self._functions.call(function, call)
+        except Exception as error:
+            self._failed(invocation_id, function_text, error)
+            return
+        if isinstance(answer, asyncio.Future):
+            self._await(invocation_id, function, answer)
+        elif invocation_id:
+            self._answer(invocation_id, function, answer)
+
+    def _await(self, invocation_id: Raw, function: Function, answer: asyncio.Future[bytes | None]) -> None:
+        self.open_calls += 1
+        if self.open_calls >= MAX_OPEN_CALLS and not self._throttled:
+            self._throttled = True
+            self.link.hold()
+        answer.add_done_callback(partial(self._answered, invocation_id, function))
+
+    def _answered(self, invocation_id: Raw, function: Function, answer: asyncio.Future[bytes | None]) -> None:
+        self.open_calls -= 1
+        if answer.cancelled():
+            self._failed(invocation_id, function.id_text, FunctionError("invocation_stopped", "Invocation stopped"))
+        elif (error := answer.exception()) is not None:
+            self._failed(invocation_id, function.id_text, error)
+        elif invocation_id:
+            self._answer(invocation_id, function, answer.result())
+        if self._throttled and self.open_calls <= MAX_OPEN_CALLS // 2:
+            self._throttled = False
+            self.link.release()
+
+    def _answer(self, invocation_id: Raw, function: Function, result: bytes | None) -> None:
+        frame = (
+            protocol.result_frame(invocation_id, function.id_text, None)
+            if result is None
+            else function.result_reply % (invocation_id, result)
+        )
+        if len(frame) > self.max_frame_bytes:
+            self._answer_error(invocation_id, function.id_text, self._too_large(f"The result of {function.id}", len(frame)))
+        elif bytes(invocation_id) != b"null":
+            self._send(frame)
+
+    def _failed(self, invocation_id: Raw, function_text: bytes, error: BaseException) -> None:
+        """Answer a call with an error; one that nobody waits for is logged."""
+        fault = as_function_error(error)
+        if invocation_id and bytes(invocation_id) != b"null":
+            self._answer_error(invocation_id, function_text, fault)
+        else:
+            quiet.warning("a call of %s that nobody waits for failed: %s", function_text.decode(), fault)
+
+    def _answer_error(self, invocation_id: Json, function_text: bytes, error: FunctionError) -> None:
+        frame = protocol.error_frame(invocation_id, function_text, error)
+        if len(frame) > self.max_frame_bytes:
+            shortened = FunctionError(error.code[:100], error.message[:10_000] + " …")
+            frame = protocol.error_frame(invocation_id, function_text, shortened)
+        if len(frame) <= self.max_frame_bytes:
+            self._send(frame)
+
+    def _too_large(self, what: str, size: int) -> FunctionError:
+        about = self.description
+        return FunctionError(
+            "payload_too_large",
+            f"{what} is a frame of {size} bytes; worker {self.name or self.id} ({about.runtime or 'unknown'} SDK "
+            f"{about.version or 'of unknown version'}) can receive {self.max_frame_bytes} bytes",
+        )
+
+    # --- calls that it executes
+
+    def execute(self, function: Function, call: Call) -> Answer[bytes | None]:
+        """Send a call to the worker. The Future fails with `invocation_stopped` when it goes away, with the engine's `TIMEOUT`."""
+        if not self.link.is_open:
+            raise FunctionError("invocation_stopped", "Invocation stopped")
+        invocation_id = call.invocation_id
+        if invocation_id is None or invocation_id in self.pending or _UUID.fullmatch(invocation_id) is None:
+            prefix, numbers = self._fresh
+            invocation_id = f"{prefix}{next(numbers):012x}"
+        data = protocol.with_caller(call.data, call.caller.worker_id) if call.caller.worker_id else call.data
+        frame = protocol.invoke_frame(invocation_id, function.id_text, data, metadata=call.metadata, trace=call.trace)
+        if len(frame) > self.max_frame_bytes:
+            raise self._too_large(f"The call of {function.id}", len(frame))
+        future = self.pending.add(invocation_id)
+        self._send(frame)
+        return future
+
+    def _take_result(self, message: protocol.InvocationResult) -> None:
+        future = self.pending.take(message.invocation_id)
+        if future is None:
+            return
+        error = protocol.read_error(message.error)
+        if error is not None:
+            future.set_exception(error)
+        else:
+            result = given(message.result)
+            future.set_result(None if result is None else bytes(result))
+
+    # --- functions
+
+    def _register_function(self, message: protocol.RegisterFunction) -> None:
+        function, owner = self._functions.add_executor(self.namespace, message.id, self)
+        if function.handler is None:
+            self._served[message.id] = function
+        if owner is not None:
+            self._reject(message.id, owner)
+            return
+        function.description = message.description
+        function.metadata = _kept(message.metadata)
+        function.request_format = _kept(message.request_format)
+        function.response_format = _kept(message.response_format)
+        for executor in function.executors:
+            if isinstance(executor, Worker) and executor is not self:
+                executor.link.probe()  # it may be the dead half of a worker that has come back
+
+    def _reject(self, function_id: str, owner_id: str) -> None:
+        owner = self._workers.get(owner_id)
+        if owner is not None:
+            owner.link.probe()
+        rejected = protocol.RegistrationRejected(
+            CONFLICT, self.namespace, function_id=function_id, owner_worker_id=owner_id or self._workers.engine_id
+        )
+        self._send(protocol.encode(rejected))
+
+    def _unregister_function(self, message: protocol.UnregisterFunction) -> None:
+        if self._served.pop(message.id, None) is not None:
+            self._functions.remove_executor(self.namespace, message.id, self)
+
+    # --- trigger types
+
+    def _register_trigger_type(self, message: protocol.RegisterTriggerType) -> None:
+        namespace = message.namespace or self.namespace
+        self._types.add((namespace, message.id))
+        offered = TriggerType(namespace, message.id, _WorkerProvider(self), message.description or "", owner=self, name=self.name)
+        serving = self._triggers.add_type(offered)
+        if serving is not offered:
+            self._reject(message.id, serving.owner.id if isinstance(serving.owner, Worker) else "")
+
+    def _unregister_trigger_type(self, message: protocol.UnregisterTriggerType) -> None:
+        key = (message.namespace or self.namespace, message.id)
+        self._types.discard(key)
+        self._triggers.remove_type(*key, self)
+
+    def _take_registration_result(self, message: protocol.TriggerRegistrationResult) -> None:
+        error = protocol.read_error(message.error)
+        if error is not None:
+            self._triggers.refused(message.id, self, error)
+
+    # --- triggers
+
+    def _register_trigger(self, message: protocol.RegisterTrigger) -> None:
+        trigger = Trigger(
+            message.id,
+            message.trigger_type,
+            message.function_id,
+            _kept(message.config),
+            _kept(message.metadata),
+            message.namespace or self.namespace,
+        )
+        self._start_registration(trigger, message.trigger_namespace or self.namespace)
+        if trigger.trigger_type in NOT_SERVED and self._triggers.is_waiting(trigger.id):
+            self.trigger_failed(
+                trigger,
+                FunctionError(
+                    "trigger_registration_failed",
+                    f"This engine serves no triggers of type {trigger.trigger_type}; it waits for a worker that provides them.",
+                ),
+            )
+
+    def _start_registration(self, trigger: Trigger, home: str) -> None:
+        try:
+            answer = self._triggers.register(trigger, self, home)
+        except FunctionError as error:
+            self.trigger_failed(trigger, error)
+            return
+        if isinstance(answer, asyncio.Future):
+            self._registrations += 1
+            answer.add_done_callback(partial(self._registered, trigger))
+
+    def _registered(self, trigger: Trigger, answer: asyncio.Future[None]) -> None:
+        if answer.cancelled():
+            self.trigger_failed(trigger, FunctionError("trigger_registration_failed", "the registration was given up"))
+        elif (error := answer.exception()) is not None:
+            self.trigger_failed(trigger, registration_error(error))
+        self._registration_over()
+
+    def _registration_over(self) -> None:
+        self._registrations -= 1
+        if self._registrations or self._behind_registrations is None:
+            return
+        waiting, self._behind_registrations = self._behind_registrations, None
+        if self.link.is_open:
+            self._invoke(waiting)
+            self.link.release()
+
+    def _unregister_trigger(self, message: protocol.UnregisterTrigger) -> None:
+        answer = self._triggers.unregister(message.id, self)
+        if isinstance(answer, asyncio.Future):
+            self._registrations += 1
+            answer.add_done_callback(lambda _: self._registration_over())
+
+    def trigger_failed(self, trigger: Trigger, error: FunctionError) -> None:
+        """Tell the worker that a trigger of its is not served."""
+        refused = protocol.TriggerRegistrationResult(
+            trigger.id, trigger.trigger_type, trigger.function_id, Raw(protocol.error_text(error))
+        )
+        frame = protocol.encode(refused)
+        if len(frame) <= self.max_frame_bytes:
+            self._send(frame)
+
+    def provide(self, trigger: Trigger) -> None:
+        """Hand a trigger to the worker, which provides its type. Raises `FunctionError` where it cannot receive it."""
+        frame = protocol.encode(
+            protocol.RegisterTrigger(
+                trigger.id,
+                trigger.trigger_type,
+                trigger.function_id,
+                protocol.NULL if trigger.config is None else Raw(trigger.config),
+                protocol.ABSENT if trigger.metadata is None else Raw(trigger.metadata),
+                None if trigger.namespace == DEFAULT_NAMESPACE else trigger.namespace,
+            )
+        )
+        if len(frame) > self.max_frame_bytes:
+            raise self._too_large(f"The trigger {trigger.id}", len(frame))
+        self._send(frame)
+
+    # --- life
+
+    def describe(self, description: Description) -> None:
+        """Take what the worker tells of itself; its registrations move to the namespace that it names."""
+        self.description = description
+        self.max_frame_bytes = protocol.max_frame_bytes(description.runtime or "", description.version or "")
+        namespace = description.namespace or DEFAULT_NAMESPACE
+        if namespace != self.namespace:
+            self._move(namespace)
+        self._workers.changed("worker_metadata_updated", self.id)
+
+    def _move(self, namespace: str) -> None:
+        """File under `namespace` what was registered before the worker had said where it belongs."""
+        before, self.namespace = self.namespace, namespace
+        self.caller = Caller(self.id, namespace)
+        for function_id, served in list(self._served.items()):
+            known = (served.description, served.metadata, served.request_format, served.response_format)
+            self._functions.remove_executor(before, function_id, self)
+            function, owner = self._functions.add_executor(namespace, function_id, self)
+            self._served[function_id] = function
+            if owner is not None:
+                self._reject(function_id, owner)
+            else:
+                function.description, function.metadata, function.request_format, function.response_format = known
+        for offered in self._triggers.types_of(self):
+            if offered.namespace == before:
+                self._triggers.remove_type(before, offered.id, self)
+                self._types.discard((before, offered.id))
+                self._types.add((namespace, offered.id))
+                self._triggers.add_type(TriggerType(namespace, offered.id, offered.provider, offered.description, self, self.name))
+        for binding in [binding for binding in self._triggers if binding.owner is self]:
+            trigger = binding.trigger
+            if trigger.namespace == before or binding.home == before:
+                moved = namespace if trigger.namespace == before else trigger.namespace
+                self._triggers.unregister(trigger.id, self)
+                self._start_registration(
+                    Trigger(trigger.id, trigger.trigger_type, trigger.function_id, trigger.config, trigger.metadata, moved),
+                    namespace if binding.home == before else binding.home,
+                )
+
+    def _reattach(self, message: protocol.Reattach) -> None:
+        previous = self._workers.get(message.previous_worker_id)
+        if previous is not None and previous is not self and previous.reattach_token == message.reattach_token:
+            previous.link.abort()
+
+    def disconnected(self) -> None:
+        """The connection is gone: so are its functions, types and triggers; calls that it was executing fail."""
+        self._workers.remove(self)
+        for function_id in self._served:
+            self._functions.remove_executor(self.namespace, function_id, self)
+        self._served.clear()
+        for namespace, type_id in list(self._types):
+            self._triggers.remove_type(namespace, type_id, self)
+        self._types.clear()
+        self.pending.fail(FunctionError("invocation_stopped", "Invocation stopped"))
+        self._triggers.drop_owner(self)
+        self._behind_registrations = None
+
+
+class _WorkerProvider:
+    """A worker's side of a trigger type. A binding counts as live when it has been sent; an error comes later, if it does."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def register(self, trigger: Trigger) -> None:
+        self._worker.provide(trigger)
+
+    def unregister(self, trigger: Trigger, *, disconnected: bool) -> None:
+        self._worker.link.send(protocol.encode(protocol.UnregisterTrigger(trigger.id, trigger.trigger_type)))
+
+
+def _kept(text: Raw) -> bytes | None:
+    """A member to keep beyond its frame: a copy, None where it is absent or null."""
+    found = given(text)
+    return None if found is None else bytes(found)
+
+
+def _action_type(action: Raw) -> object:
+    value = values.decode(action)
+    return value.get("type") if isinstance(value, dict) else value
+
+
+def _read_id(invocation_id: Raw) -> str | None:
+    if not invocation_id:
+        return None
+    value = values.decode(invocation_id)
+    return value if isinstance(value, str) else None
