@@ -16,7 +16,7 @@ from iii_state.engine.registry import Call, Function, Functions, as_function_err
 from iii_state.engine.server import Server
 from iii_state.engine.triggers import Triggers, TriggerType
 from iii_state.engine.worker import Workers
-from iii_state.errors import FunctionError
+from iii_state.errors import FunctionError, InvalidValue
 from iii_state.host import DEFAULT_NAMESPACE, LOCAL, Answer, Handler, Module, Trigger, TriggerProvider
 
 log = logging.getLogger(__name__)
@@ -155,12 +155,15 @@ class Engine:
         `"action": {"type": "void"}`.
 
         Returns the result as a Python object; None for no result, and at once for a void call, whose errors are logged.
-        Raises `FunctionError`: `function_not_found`, `TIMEOUT`, or what the function failed with; `InvalidValue` for a payload
-        that is no JSON.
+        Raises `FunctionError`: `function_not_found`, `TIMEOUT`, `deserialization_error` for a payload that is no JSON, or
+        what the function failed with.
         """
         function_id = request["function_id"]
         function = self._find((request.get("namespace") or DEFAULT_NAMESPACE, function_id))
-        data = values.encode(request.get("payload"))
+        try:
+            data = values.encode(request.get("payload"))
+        except InvalidValue as error:
+            raise FunctionError("deserialization_error", f"Failed to deserialize input for {function_id}: {error}") from None
         if function is None or (handler := function.handler) is None or len(request) > 2:
             return await self._trigger_with_options(request, data)
         try:
