@@ -25,6 +25,8 @@ _LISTENING = re.compile(r"listening on (ws://\S+?:(\d+))")
 
 T = TypeVar("T")
 
+SERVE = (sys.executable, "-m", "iii_state", "serve")
+
 
 class Lines:
     """What a process writes to one of its pipes, collected by a thread, with waiting for what is to come."""
@@ -105,6 +107,7 @@ class EngineProcess:
         config: the configuration as an iii `config.yaml` holds it below `workers: - name: iii-state, config:`, written
             to a file that is passed with `--config`.
         environment: is added to the environment of the tests.
+        serve: another way to start it.
 
     Raises:
         TimeoutError: if it does not listen within 30 seconds; the message ends with what it has written.
@@ -117,14 +120,15 @@ class EngineProcess:
         port: int = 0,
         config: Mapping[str, Any] | None = None,
         environment: Mapping[str, str] | None = None,
+        serve: Sequence[str] = SERVE,
     ) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="iii-state-engine-")
-        command = [sys.executable, "-m", "iii_state", "serve", "--port", str(port), *arguments]
+        command = [*serve, "--port", str(port), *arguments]
         if config is not None:
             path = Path(self._directory.name, "config.yaml")
             path.write_text(json.dumps({"workers": [{"name": "iii-state", "config": config}]}))
             command += ["--config", str(path)]
-        # No rewriting for colour, and a home of its own: nothing that lies about on this machine changes a test.
+        # In a folder of its own: no configuration or data that lies about changes a test.
         self.process = subprocess.Popen(
             command,
             cwd=self._directory.name,
