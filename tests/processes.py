@@ -150,19 +150,32 @@ class EngineProcess:
         self.url = match[1].replace("0.0.0.0", "127.0.0.1")
 
     def stop(self) -> int:
-        """Sends SIGTERM, waits for the end, and returns the exit code.
+        """Sends SIGTERM, waits for the end, and returns the exit code (raises as `wait`)."""
+        self.ask_to_stop()
+        return self.wait()
+
+    def ask_to_stop(self) -> None:
+        """Sends SIGTERM."""
+        self.process.send_signal(signal.SIGTERM)
+
+    def wait(self) -> int:
+        """Waits until it has ended by itself, and returns the exit code.
 
         Raises:
-            TimeoutError: if it has not ended within 15 seconds; it is killed then.
+            TimeoutError: if that takes more than 15 seconds; it is killed then.
         """
-        self.process.send_signal(signal.SIGTERM)
         try:
             code = self.process.wait(SHUTDOWN_SECONDS)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise TimeoutError(f"SIGTERM did not end the engine\n{self.stderr.text()[-4000:]}") from None
+            raise TimeoutError(f"the engine did not end\n{self.stderr.text()[-4000:]}") from None
         self._clean_up()
         return code
+
+    def accepts_connections(self) -> bool:
+        """Whether anybody listens on its port."""
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def kill(self) -> None:
         """Ends it with SIGKILL, and returns when it is gone. Does nothing to one that has ended."""
