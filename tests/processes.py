@@ -25,6 +25,8 @@ _LISTENING = re.compile(r"listening on (ws://\S+?:(\d+))")
 
 T = TypeVar("T")
 
+SERVE = (sys.executable, "-m", "iii_state", "serve")
+
 
 class Lines:
     """What a process writes to one of its pipes, collected by a thread, with waiting for what is to come."""
@@ -105,6 +107,7 @@ class EngineProcess:
         config: the configuration as an iii `config.yaml` holds it below `workers: - name: iii-state, config:`, written
             to a file that is passed with `--config`.
         environment: is added to the environment of the tests.
+        serve: another way to start it.
 
     Raises:
         TimeoutError: if it does not listen within 30 seconds; the message ends with what it has written.
@@ -117,14 +120,15 @@ class EngineProcess:
         port: int = 0,
         config: Mapping[str, Any] | None = None,
         environment: Mapping[str, str] | None = None,
+        serve: Sequence[str] = SERVE,
     ) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="iii-state-engine-")
-        command = [sys.executable, "-m", "iii_state", "serve", "--port", str(port), *arguments]
+        command = [*serve, "--port", str(port), *arguments]
         if config is not None:
             path = Path(self._directory.name, "config.yaml")
             path.write_text(json.dumps({"workers": [{"name": "iii-state", "config": config}]}))
             command += ["--config", str(path)]
-        # No rewriting for colour, and a home of its own: nothing that lies about on this machine changes a test.
+        # In a folder of its own: no configuration or data that lies about changes a test.
         self.process = subprocess.Popen(
             command,
             cwd=self._directory.name,
@@ -146,19 +150,32 @@ class EngineProcess:
         self.url = match[1].replace("0.0.0.0", "127.0.0.1")
 
     def stop(self) -> int:
-        """Sends SIGTERM, waits for the end, and returns the exit code.
+        """Sends SIGTERM, waits for the end, and returns the exit code (raises as `wait`)."""
+        self.ask_to_stop()
+        return self.wait()
+
+    def ask_to_stop(self) -> None:
+        """Sends SIGTERM."""
+        self.process.send_signal(signal.SIGTERM)
+
+    def wait(self) -> int:
+        """Waits until it has ended by itself, and returns the exit code.
 
         Raises:
-            TimeoutError: if it has not ended within 15 seconds; it is killed then.
+            TimeoutError: if that takes more than 15 seconds; it is killed then.
         """
-        self.process.send_signal(signal.SIGTERM)
         try:
             code = self.process.wait(SHUTDOWN_SECONDS)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise TimeoutError(f"SIGTERM did not end the engine\n{self.stderr.text()[-4000:]}") from None
+            raise TimeoutError(f"the engine did not end\n{self.stderr.text()[-4000:]}") from None
         self._clean_up()
         return code
+
+    def accepts_connections(self) -> bool:
+        """Whether anybody listens on its port."""
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def kill(self) -> None:
         """Ends it with SIGKILL, and returns when it is gone. Does nothing to one that has ended."""
