@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal, NoReturn
 
 import msgspec
@@ -165,11 +167,9 @@ class StateModule:
             answer = self._adapter.set(request.scope, request.key, new)
         except StoreError as error:
             raise _failure("SET_ERROR", "set value", error) from None
-        return then(
-            answer,
-            lambda old: b'{"old_value":%b,"new_value":%b}' % (b"null" if old is None else old, new),
-            lambda error: _failure("SET_ERROR", "set value", error),
-        )
+        if not isinstance(answer, asyncio.Future):
+            return _replaced(new, answer)
+        return then(answer, partial(_replaced, new), lambda error: _failure("SET_ERROR", "set value", error))
 
     def _get(self, data: Json, caller: Caller) -> Answer[bytes | None]:
         try:
@@ -205,6 +205,8 @@ class StateModule:
             answer = self._adapter.update(request.scope, request.key, plan, self._limit)
         except (StoreError, TooLarge) as error:
             raise self._update_failure(error) from None
+        if not isinstance(answer, asyncio.Future):
+            return _updated(answer)
         return then(answer, _updated, self._update_failure)
 
     def _update_failure(self, error: BaseException) -> BaseException:
@@ -301,10 +303,14 @@ def _as_it_is(text: bytes | None) -> bytes | None:
     return text
 
 
+def _replaced(new: bytes, old: bytes | None) -> bytes:
+    return b'{"old_value":%b,"new_value":%b}' % (b"null" if old is None else old, new)
+
+
 def _updated(updated: Updated) -> bytes:
     old, new, errors = updated
     if not errors:
-        return b'{"old_value":%b,"new_value":%b}' % (b"null" if old is None else old, new)
+        return _replaced(new, old)
     return b'{"old_value":%b,"new_value":%b,"errors":%b}' % (b"null" if old is None else old, new, values.encode(errors))
 
 

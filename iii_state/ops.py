@@ -52,7 +52,8 @@ class Op(msgspec.Struct, frozen=True):
 
     `names` are the member names down to the target, none for the root; `tokens` the same as JSON strings in normal form.
     `value` is compact JSON in normal form: what is set or appended (stored form for a `set` of the root), the signed
-    operand of `increment` (`decrement` is compiled into it, with the sign changed), empty otherwise.
+    operand of `increment` (`decrement` is compiled into it, with the sign changed), empty otherwise; `operand` is the same as a
+    number.
     `members` are those of a `merge`: pairs of name and compact text, each name once.
     """
 
@@ -62,6 +63,7 @@ class Op(msgspec.Struct, frozen=True):
     tokens: tuple[bytes, ...]
     value: bytes
     members: tuple[tuple[str, bytes], ...]
+    operand: int | float
     requested: OpRequest
 
 
@@ -129,22 +131,12 @@ def _compile(index: int, request: OpRequest) -> Op | OpError:
     path = request.path
     names: tuple[str, ...] = () if not path else (path,) if isinstance(path, str) else tuple(path)
     value = b""
-    try:
-        if word in ("set", "append", "merge"):
-            given = request.value
-            if given is UNSET:
-                if word != "set":
-                    raise InvalidOp(f"ops[{index}]: missing field `value`")
-                value = b"null"
-            else:
-                value = values.normalize(given)
-                levels = len(names) + (1 if word == "append" else 0)
-                if levels and values.nesting_exceeds(value, values.MAX_DEPTH - levels):
-                    raise InvalidOp(f"ops[{index}].value: at this path it would nest deeper than {values.MAX_DEPTH} levels")
-        elif word != "remove":
-            value = _operand(index, request)
-    except InvalidValue as error:
-        raise InvalidOp(f"ops[{index}].value: {error}") from None
+    operand: int | float = 0
+    if word == "increment" or word == "decrement":
+        operand = _operand(index, request)
+        value = values.encode_float(operand) if isinstance(operand, float) else b"%d" % operand
+    elif word != "remove":
+        value = _value(index, request, len(names))
 
     problem = _path_problem(names)
     if problem is not None:
@@ -162,19 +154,34 @@ def _compile(index: int, request: OpRequest) -> Op | OpError:
     elif word == "set" and not names:
         value = values.frame(value)
     kind: Any = "increment" if word == "decrement" else word
-    return Op(index, kind, names, tuple(map(values.encode_string, names)), value, members, request)
+    return Op(index, kind, names, tuple([values.encode_string(name) for name in names]), value, members, operand, request)
 
 
-def _operand(index: int, request: OpRequest) -> bytes:
+def _value(index: int, request: OpRequest, levels: int) -> bytes:
+    given = request.value
+    if isinstance(given, UnsetType):
+        if request.type != "set":
+            raise InvalidOp(f"ops[{index}]: missing field `value`")
+        return b"null"
+    try:
+        value = values.normalize(given)
+    except InvalidValue as error:
+        raise InvalidOp(f"ops[{index}].value: {error}") from None
+    if request.type == "append":
+        levels += 1
+    if levels and values.nesting_exceeds(value, values.MAX_DEPTH - levels):
+        raise InvalidOp(f"ops[{index}].value: at this path it would nest deeper than {values.MAX_DEPTH} levels")
+    return value
+
+
+def _operand(index: int, request: OpRequest) -> int | float:
     by = request.by
-    if by is UNSET:
+    if isinstance(by, UnsetType):
         raise InvalidOp(f"ops[{index}]: missing field `by`")
     if request.type == "decrement":
         by = -by
-    if isinstance(by, float):
-        return values.encode_float(by)
-    # Every operand outside the range fails alike; a bounded text keeps the scripts' arithmetic simple.
-    return b"%d" % max(min(by, 10**20), -(10**20))
+    # Every integer outside the range fails alike; a bounded text keeps the scripts' arithmetic simple.
+    return by if isinstance(by, float) else max(min(by, 10**20), -(10**20))
 
 
 def _path_problem(names: tuple[str, ...]) -> tuple[str, str] | None:
