@@ -146,8 +146,8 @@ class _Writer:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
 
-    def receive(self, message: bytes, binary: bool) -> None:
-        self._channel.write(message, binary)
+    def receive(self, message: bytes | bytearray, binary: bool) -> None:
+        self._channel.write(bytes(message), binary)
 
     def disconnected(self) -> None:
         self._channel.end_writing()
@@ -157,7 +157,7 @@ class _Reader:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
 
-    def receive(self, message: bytes, binary: bool) -> None:
+    def receive(self, message: bytes | bytearray, binary: bool) -> None:
         """A reader sends nothing that means anything."""
 
     def disconnected(self) -> None:
@@ -165,7 +165,7 @@ class _Reader:
 
 
 class _Ignored:
-    def receive(self, message: bytes, binary: bool) -> None:
+    def receive(self, message: bytes | bytearray, binary: bool) -> None:
         pass
 
     def disconnected(self) -> None:

@@ -50,7 +50,7 @@ class Engine:
         self._modules: list[tuple[Module, ModuleHost]] = []
         self._own: dict[tuple[str, str], PythonFunction] = {}
         self._background: set[asyncio.Task[Any]] = set()
-        self._find = self.functions.get
+        self._find = self.functions.get_default
         self._server: Server | None = None
 
     # --- life
@@ -133,7 +133,7 @@ class Engine:
         What it returns is the result (None: no result). What it raises reaches the caller as code `invocation_failed`, a
         `FunctionError` with its own code. Registering the same id again replaces. Raises `ValueError` for a built-in id.
         """
-        known = self._find((namespace, function_id))
+        known = self.functions.get(namespace, function_id)
         if known is not None and known.handler is not None:
             raise ValueError(f"function {function_id} is built in")
         executor = PythonFunction(function, self._tasks)
@@ -159,7 +159,7 @@ class Engine:
         what the function failed with.
         """
         function_id = request["function_id"]
-        function = self._find((request.get("namespace") or DEFAULT_NAMESPACE, function_id))
+        function = self._find(function_id)
         try:
             data = values.encode(request.get("payload"))
         except InvalidValue as error:
@@ -206,7 +206,7 @@ class Engine:
 
     def _notify(self, trigger: Trigger, event: bytes) -> None:
         """Run a trigger of the engine's own types; a function that is not there is not waited for."""
-        function = self._find((trigger.namespace, trigger.function_id))
+        function = self.functions.get(trigger.namespace, trigger.function_id)
         if function is None:
             return
         try:
@@ -299,7 +299,7 @@ class ModuleHost:
         return functions.call(functions.find(namespace, function_id), Call(data, metadata=metadata))
 
     def has_function(self, function_id: str, namespace: str = DEFAULT_NAMESPACE) -> bool:
-        return self._engine.functions.get((namespace, function_id)) is not None
+        return self._engine.functions.get(namespace, function_id) is not None
 
     def watch_functions(self, changed: Callable[[str, str], None]) -> None:
         self._engine.functions.watch(changed)

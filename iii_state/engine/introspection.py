@@ -114,7 +114,7 @@ class Introspection:
     def _function_info(self, data: Json, caller: Caller) -> bytes:
         wanted = _read("engine::functions::info", data, _FunctionInfo)
         namespace = wanted.namespace or DEFAULT_NAMESPACE
-        function = self._functions.get((namespace, wanted.function_id))
+        function = self._functions.get(namespace, wanted.function_id)
         if function is None:
             raise FunctionError("NOT_FOUND", f"Function {wanted.function_id} not found in namespace {namespace}.")
         row = _function_row(function)

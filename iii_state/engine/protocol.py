@@ -28,6 +28,10 @@ TELEMETRY = (b"OTLP", b"MTRC", b"LOGS")
 """First bytes of binary frames that carry telemetry, which this engine does not keep."""
 
 
+RESULT_START = b'{"type":"invocationresult","invocation_id":'
+"""How the frame of an outcome begins; the invocation's id follows."""
+
+
 class InvokeFunction(msgspec.Struct, tag_field="type", tag="invokefunction", omit_defaults=True):
     """Call a function. Without an `invocation_id`, or with the action `void`, nobody waits for an answer."""
 
@@ -169,7 +173,7 @@ _encoder = msgspec.json.Encoder()
 _members = msgspec.json.Decoder(dict[str, Raw])
 
 
-def decode(frame: bytes) -> Message:
+def decode(frame: bytes | bytearray) -> Message:
     """The message of a frame.
 
     Raises `ValueError` (UnicodeDecodeError and msgspec's errors are such) or `RecursionError` for what is no message.
@@ -186,7 +190,7 @@ def encode(message: Message) -> bytes:
 
 def is_given(text: Raw) -> bool:
     """Whether a member is there and not null."""
-    return bool(text) and bytes(text).strip() != b"null"
+    return text is not ABSENT and bytes(text) not in (b"null", b"")
 
 
 def given(text: Raw) -> Raw | None:
@@ -254,17 +258,13 @@ def trace_members(message: InvokeFunction) -> bytes:
 def result_frame(invocation_id: Json, function_id: bytes, result: Json | None) -> bytes:
     """A successful outcome; the ids are JSON texts; no result where there is None."""
     if result is None:
-        return b'{"type":"invocationresult","invocation_id":%b,"function_id":%b}' % (invocation_id, function_id)
-    return b'{"type":"invocationresult","invocation_id":%b,"function_id":%b,"result":%b}' % (invocation_id, function_id, result)
+        return b'%b%b,"function_id":%b}' % (RESULT_START, invocation_id, function_id)
+    return b'%b%b,"function_id":%b,"result":%b}' % (RESULT_START, invocation_id, function_id, result)
 
 
 def error_frame(invocation_id: Json, function_id: bytes, error: FunctionError) -> bytes:
     """A failed outcome; the ids are JSON texts."""
-    return b'{"type":"invocationresult","invocation_id":%b,"function_id":%b,"error":%b}' % (
-        invocation_id,
-        function_id,
-        error_text(error),
-    )
+    return b'%b%b,"function_id":%b,"error":%b}' % (RESULT_START, invocation_id, function_id, error_text(error))
 
 
 def with_caller(data: Json, worker_id: str) -> Json:

@@ -10,6 +10,7 @@ from typing import Protocol
 import msgspec
 
 from iii_state import values
+from iii_state.engine import protocol
 from iii_state.errors import FunctionError
 from iii_state.host import DEFAULT_NAMESPACE, LOCAL, Answer, Caller, Handler
 from iii_state.values import Json
@@ -74,7 +75,7 @@ class Function:
         self.id_text = values.encode_string(function_id)
         """The id as JSON text."""
         literal = self.id_text.replace(b"%", b"%%")
-        self.result_reply = b'{"type":"invocationresult","invocation_id":%%b,"function_id":%b,"result":%%b}' % literal
+        self.result_reply = protocol.RESULT_START + b'%%b,"function_id":%b,"result":%%b}' % literal
         """A successful answer, to be filled with the invocation's id and the result."""
         self.handler: Handler | None = None
         self.executors: list[Executor] = []
@@ -108,18 +109,23 @@ class Functions:
     """
 
     def __init__(self, *, first_wins: bool = False) -> None:
-        self._functions: dict[tuple[str, str], Function] = {}
+        self._namespaces: dict[str, dict[str, Function]] = {DEFAULT_NAMESPACE: {}}
         self._watchers: list[Callable[[str, str], None]] = []
         self.first_wins = first_wins
-        self.get = self._functions.get
-        """Look a function up by its (namespace, id)."""
+        self.get_default = self._namespaces[DEFAULT_NAMESPACE].get
+        """Look a function of the namespace `default` up by its id: the short way of `get`, for the path of every call."""
 
     def __iter__(self) -> Iterator[Function]:
-        return iter(self._functions.values())
+        return (function for functions in self._namespaces.values() for function in functions.values())
+
+    def get(self, namespace: str, function_id: str) -> Function | None:
+        """Look a function up."""
+        functions = self._namespaces.get(namespace)
+        return None if functions is None else functions.get(function_id)
 
     def find(self, namespace: str, function_id: str) -> Function:
         """The function. Raises `FunctionError` `function_not_found`."""
-        function = self._functions.get((namespace, function_id))
+        function = self.get(namespace, function_id)
         if function is None:
             raise self.not_found(namespace, function_id)
         return function
@@ -127,7 +133,7 @@ class Functions:
     def not_found(self, namespace: str, function_id: str) -> FunctionError:
         """The error that says that nobody serves a function, and where else somebody does."""
         message = f"Function {function_id} not found in namespace {namespace}."
-        elsewhere = sorted(function.namespace for function in self._functions.values() if function.id == function_id)
+        elsewhere = sorted(function.namespace for function in self if function.id == function_id)
         if elsewhere:
             message += f" It is registered in namespace(s): {', '.join(elsewhere)}."
         return FunctionError("function_not_found", message)
@@ -145,10 +151,10 @@ class Functions:
 
         Executors that had registered it stay behind the built-in one.
         """
-        function = self._functions.get((DEFAULT_NAMESPACE, function_id))
+        function = self.get(DEFAULT_NAMESPACE, function_id)
         known = function is not None
         if function is None:
-            function = self._functions[DEFAULT_NAMESPACE, function_id] = Function(DEFAULT_NAMESPACE, function_id)
+            function = self._add(DEFAULT_NAMESPACE, function_id)
         elif function.handler is not None:
             raise ValueError(f"function {function_id} is already built in")
         function.handler = handler
@@ -171,9 +177,9 @@ class Functions:
         Returns the function and, where somebody else keeps it to himself, that one's id (empty for the engine): a built-in
         function is not taken, and an executor behind an exclusive one waits until that one leaves.
         """
-        function = self._functions.get((namespace, function_id))
+        function = self.get(namespace, function_id)
         if function is None:
-            function = self._functions[namespace, function_id] = Function(namespace, function_id)
+            function = self._add(namespace, function_id)
             function.executors.append(executor)
             self._changed(function)
             return function, None
@@ -188,15 +194,23 @@ class Functions:
 
     def remove_executor(self, namespace: str, function_id: str, executor: Executor) -> None:
         """Take an executor away, if it is one of the function's."""
-        function = self._functions.get((namespace, function_id))
+        function = self.get(namespace, function_id)
         if function is None or executor not in function.executors:
             return
         function.executors.remove(executor)
         if not function.executors and function.handler is None:
             self._drop(function)
 
+    def _add(self, namespace: str, function_id: str) -> Function:
+        function = Function(namespace, function_id)
+        self._namespaces.setdefault(namespace, {})[function_id] = function
+        return function
+
     def _drop(self, function: Function) -> None:
-        del self._functions[function.namespace, function.id]
+        functions = self._namespaces[function.namespace]
+        del functions[function.id]
+        if not functions and function.namespace != DEFAULT_NAMESPACE:
+            del self._namespaces[function.namespace]
         self._changed(function)
 
     def watch(self, changed: Callable[[str, str], None]) -> None:

@@ -122,7 +122,7 @@ class Server:
 class _Discard:
     """Takes telemetry and does nothing with it."""
 
-    def receive(self, message: bytes, binary: bool) -> None:
+    def receive(self, message: bytes | bytearray, binary: bool) -> None:
         pass
 
     def disconnected(self) -> None:

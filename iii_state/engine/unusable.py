@@ -27,7 +27,7 @@ class Unusable:
     is_result: bool = False
 
 
-def read(frame: bytes) -> Unusable:
+def read(frame: bytes | bytearray) -> Unusable:
     """Read what can be read; what cannot is as if it were absent."""
     text = frame.decode(errors="replace").encode()
     found = Unusable()

@@ -10,6 +10,7 @@ import asyncio
 import base64
 import hashlib
 import logging
+import struct
 from collections.abc import Callable
 from typing import Protocol
 
@@ -38,14 +39,15 @@ _FINAL = 0x80
 _WRITE_BYTES = 256 * 1024
 _UNREAD_BYTES = 1024 * 1024
 _XOR = [bytes(byte ^ mask for byte in range(256)) for mask in range(256)]
+_pack_header = struct.Struct(">HH").pack
 _SHORT_HEADERS = [bytes((_FINAL | _TEXT, size)) for size in range(126)]
 
 
 class Receiver(Protocol):
     """Who a WebSocket's messages are for."""
 
-    def receive(self, message: bytes, binary: bool) -> None:
-        """Take a message. A text message is not checked for UTF-8 yet."""
+    def receive(self, message: bytes | bytearray, binary: bool) -> None:
+        """Take a message, which is the receiver's to keep. A text message is not checked for UTF-8 yet."""
         ...
 
     def disconnected(self) -> None:
@@ -77,6 +79,7 @@ class WebSocket:
         self._receiver: Receiver | None = None
         self._woken = self._loop.create_future()
         self._closing = False
+        """Nothing more is sent."""
         self._silent_seconds = 0
         # incoming: chunks not parsed yet, their size, and the size from which on parsing can go on
         self._chunks: list[bytes] = []
@@ -142,7 +145,7 @@ class WebSocket:
 
     def close(self, code: int, reason: bytes = b"") -> None:
         """Send what is left and a Close frame; the connection goes when the peer has answered, or by `abort`."""
-        if self._closing or not self.is_open:
+        if self._closing:
             return
         self._send(code.to_bytes(2, "big") + reason[:100], _CLOSE)
         self._closing = True
@@ -157,6 +160,7 @@ class WebSocket:
         if not self.is_open:
             return
         self.is_open = False
+        self._closing = True
         self._out.clear()
         self._chunks.clear()
         self._wake()
@@ -168,13 +172,13 @@ class WebSocket:
 
     def send(self, message: bytes) -> None:
         """Send a text message; it leaves together with everything else of this turn of the event loop."""
-        size = len(message)
-        if not self.is_open or self._closing:
+        if self._closing:
             return
+        size = len(message)
         if size < 126:
             header = _SHORT_HEADERS[size]
         elif size < 65536:
-            header = b"\x81\x7e" + size.to_bytes(2, "big")
+            header = _pack_header(0x817E, size)
         else:
             header = b"\x81\x7f" + size.to_bytes(8, "big")
         self._out.append(header)
@@ -191,7 +195,7 @@ class WebSocket:
         self._send(message, _BINARY)
 
     def _send(self, message: bytes, opcode: int) -> None:
-        if not self.is_open or self._closing:
+        if self._closing:
             return
         size = len(message)
         if size < 126:
@@ -310,7 +314,7 @@ class WebSocket:
             mask(data[start - 4 : start], payload)
             position = end
             if first == 0x81:
-                receive(bytes(payload), False)
+                receive(payload, False)
             else:
                 self._take_frame(first, bytes(payload))
             if not self._out_size:  # something has just been written

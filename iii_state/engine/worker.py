@@ -18,7 +18,7 @@ from msgspec import Raw
 from iii_state import values
 from iii_state.engine import protocol, unusable
 from iii_state.engine.pending import PendingCalls
-from iii_state.engine.protocol import given
+from iii_state.engine.protocol import ABSENT, InvokeFunction, given
 from iii_state.engine.quiet_log import QuietLog
 from iii_state.engine.registry import Call, Function, Functions, as_function_error
 from iii_state.engine.triggers import Triggers, TriggerType, registration_error
@@ -35,7 +35,9 @@ MAX_OPEN_CALLS = 10_000
 CONFLICT = "FUNCTION_NAMESPACE_CONFLICT"
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
-_NO_ID = Raw(b"null")
+_decode = protocol.decode
+_ID_AT = len(protocol.RESULT_START)
+_NULL = ord("n")
 
 NOT_SERVED = frozenset(
     ("http", "cron", "subscribe", "durable:subscriber", "queue", "stream", "stream:join", "stream:leave", "log", "trace")
@@ -143,13 +145,13 @@ class Worker:
         """Calls that it made and that are not answered yet."""
         self._workers = workers
         self._functions = workers.functions
-        self._find = workers.functions.get
+        self._find = workers.functions.get_default
         self._triggers = workers.triggers
         self._send = link.send
         self._served: dict[str, Function] = {}
         self._types: set[tuple[str, str]] = set()
         self._registrations = 0
-        self._behind_registrations: protocol.InvokeFunction | None = None
+        self._behind_registrations: InvokeFunction | None = None
         self._throttled = False
         self._fresh = (str(uuid.uuid4())[:24], count(1))
         self._take: dict[type[Any], Callable[[Any], None]] = {
@@ -182,31 +184,60 @@ class Worker:
 
     # --- frames
 
-    def receive(self, message: bytes, binary: bool = False) -> None:
-        """Take a frame. Nothing that a frame holds raises."""
+    def receive(self, message: bytes | bytearray, binary: bool = False) -> None:
+        """Take a frame. Nothing that a frame holds raises.
+
+        A call of what is built in, and answers at once, goes straight through: nothing here is done for it that it does not need.
+        """
         if binary and message[:4] in protocol.TELEMETRY:
             return
         try:
-            decoded = protocol.decode(message)
+            decoded = _decode(message)
         except (ValueError, RecursionError) as error:
             self._refuse(message, error)
             return
+        if type(decoded) is not InvokeFunction:
+            self._take_message(message, decoded)
+            return
+        function = self._find(decoded.function_id)
+        if (
+            function is None
+            or (handler := function.handler) is None
+            or decoded.action is not ABSENT
+            or (decoded.namespace is not None and decoded.namespace != DEFAULT_NAMESPACE)
+            or self._registrations
+        ):
+            self._take_message(message, decoded)
+            return
+        invocation_id = decoded.invocation_id
         try:
-            if type(decoded) is protocol.InvokeFunction:
-                if self._registrations:
-                    self._behind_registrations = decoded
-                    self.link.hold()
-                else:
-                    self._invoke(decoded)
-            else:
-                take = self._take.get(type(decoded))
+            answer = handler(decoded.data, self.caller)
+        except Exception as error:
+            self._failed(invocation_id, function.id_text, error)
+            return
+        if type(answer) is bytes and invocation_id is not ABSENT:
+            frame = function.result_reply % (invocation_id, answer)
+            if len(frame) <= self.max_frame_bytes and frame[_ID_AT] != _NULL:
+                self._send(frame)
+                return
+        self._settle(invocation_id, function, answer)
+
+    def _take_message(self, frame: bytes | bytearray, message: protocol.Message) -> None:
+        try:
+            if type(message) is not InvokeFunction:
+                take = self._take.get(type(message))
                 if take is not None:
-                    take(decoded)
+                    take(message)
+            elif self._registrations:
+                self._behind_registrations = message
+                self.link.hold()
+            else:
+                self._invoke(message)
         except Exception as error:
             log.exception("a frame of worker %s (%s) could not be handled", self.id, self.name)
-            self._refuse(message, error)
+            self._refuse(frame, error)
 
-    def _refuse(self, message: bytes, error: Exception) -> None:
+    def _refuse(self, message: bytes | bytearray, error: Exception) -> None:
         """Answer a frame that cannot be used, if it is one that is to be answered."""
         if not message.strip():
             return
@@ -223,30 +254,13 @@ class Worker:
 
     # --- calls that it makes
 
-    def _invoke(self, message: protocol.InvokeFunction) -> None:
-        function = self._find((message.namespace or DEFAULT_NAMESPACE, message.function_id))
-        if function is None or function.handler is None or message.action:
-            self._invoke_elsewhere(message, function)
-            return
-        invocation_id = message.invocation_id
-        try:
-            answer = function.handler(message.data, self.caller)
-        except Exception as error:
-            self._failed(invocation_id, function.id_text, error)
-            return
-        if isinstance(answer, asyncio.Future):
-            self._await(invocation_id, function, answer)
-        elif invocation_id:
-            self._answer(invocation_id, function, answer)
-
-    def _invoke_elsewhere(self, message: protocol.InvokeFunction, function: Function | None) -> None:
-        """A call of what is not built in, or one with an action."""
-        invocation_id = message.invocation_id if protocol.is_given(message.invocation_id) else protocol.ABSENT
+    def _invoke(self, message: InvokeFunction) -> None:
+        invocation_id = message.invocation_id if protocol.is_given(message.invocation_id) else ABSENT
         function_text = values.encode_string(message.function_id)
         if protocol.is_given(message.action):
             kind = _action_type(message.action)
             if kind == "void":
-                invocation_id = protocol.ABSENT
+                invocation_id = ABSENT
             elif kind == "enqueue":
                 refused = FunctionError("enqueue_error", "this engine has no queues: call the function without enqueue")
                 self._failed(invocation_id, function_text, refused)
@@ -258,6 +272,7 @@ class Worker:
         if namespace is not None and not namespace.strip():
             self._failed(invocation_id, function_text, FunctionError("INVALID_NAMESPACE", "The namespace is blank."))
             return
+        function = self._functions.get(namespace or DEFAULT_NAMESPACE, message.function_id)
         if function is None:
             error = self._functions.not_found(namespace or DEFAULT_NAMESPACE, message.function_id)
             self._failed(invocation_id, function_text, error)
@@ -274,9 +289,13 @@ class Worker:
         except Exception as error:
             self._failed(invocation_id, function_text, error)
             return
+        self._settle(invocation_id, function, answer)
+
+    def _settle(self, invocation_id: Raw, function: Function, answer: Answer[bytes | None]) -> None:
+        """Answer a call, now or when its Future is done."""
         if isinstance(answer, asyncio.Future):
             self._await(invocation_id, function, answer)
-        elif invocation_id:
+        elif protocol.is_given(invocation_id):
             self._answer(invocation_id, function, answer)
 
     def _await(self, invocation_id: Raw, function: Function, answer: asyncio.Future[bytes | None]) -> None:
@@ -292,7 +311,7 @@ class Worker:
             self._failed(invocation_id, function.id_text, FunctionError("invocation_stopped", "Invocation stopped"))
         elif (error := answer.exception()) is not None:
             self._failed(invocation_id, function.id_text, error)
-        elif invocation_id:
+        elif protocol.is_given(invocation_id):
             self._answer(invocation_id, function, answer.result())
         if self._throttled and self.open_calls <= MAX_OPEN_CALLS // 2:
             self._throttled = False
@@ -306,13 +325,13 @@ class Worker:
         )
         if len(frame) > self.max_frame_bytes:
             self._answer_error(invocation_id, function.id_text, self._too_large(f"The result of {function.id}", len(frame)))
-        elif bytes(invocation_id) != b"null":
+        else:
             self._send(frame)
 
     def _failed(self, invocation_id: Raw, function_text: bytes, error: BaseException) -> None:
         """Answer a call with an error; one that nobody waits for is logged."""
         fault = as_function_error(error)
-        if invocation_id and bytes(invocation_id) != b"null":
+        if protocol.is_given(invocation_id):
             self._answer_error(invocation_id, function_text, fault)
         else:
             quiet.warning("a call of %s that nobody waits for failed: %s", function_text.decode(), fault)
@@ -482,7 +501,7 @@ class Worker:
                 trigger.trigger_type,
                 trigger.function_id,
                 protocol.NULL if trigger.config is None else Raw(trigger.config),
-                protocol.ABSENT if trigger.metadata is None else Raw(trigger.metadata),
+                ABSENT if trigger.metadata is None else Raw(trigger.metadata),
                 None if trigger.namespace == DEFAULT_NAMESPACE else trigger.namespace,
             )
         )
