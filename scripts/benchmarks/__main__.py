@@ -48,14 +48,10 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]  # generic since clic
 @click.option("--sizes", type=_Numbers(), help="Bytes of a value.  [default: 100,1000,10000,100000]")
 @click.option("--callers", type=_Numbers(), help="Calls in flight.  [default: 1,64,256]")
 @click.option("--ops", help=f"Functions, with commas between them.  [default: {','.join(OPS)}]")
-@click.option(
-    "--connections", type=click.IntRange(1), default=4, show_default=True, help="That callers are spread over."
-)
+@click.option("--connections", type=click.IntRange(1), default=4, show_default=True, help="That callers are spread over.")
 @click.option("--many", type=click.IntRange(1), help="Idle connections and triggers.  [default: 10000]")
 @click.option("--sketch-only", is_flag=True, help="Leave ours out.")
-@click.option(
-    "--json", "json_path", metavar="FILE|-", help="Write all figures as JSON; - is stdout, instead of tables."
-)
+@click.option("--json", "json_path", metavar="FILE|-", help="Write all figures as JSON; - is stdout, instead of tables.")
 def main(
     sections: tuple[str, ...],
     quick: bool,
@@ -108,9 +104,7 @@ def main(
             Path(json_path).write_text(text + "\n", encoding="utf-8")
     if json_path != "-":
         met = sum(target.is_met for target in targets)
-        console.print(
-            f"\n{met} of {len(targets)} targets met. {machine}; {time.monotonic() - begun:.0f} s.", highlight=False
-        )
+        console.print(f"\n{met} of {len(targets)} targets met. {machine}; {time.monotonic() - begun:.0f} s.", highlight=False)
     if any(report.errors for report in reports):
         raise click.ClickException("some answers were errors or never came")
 

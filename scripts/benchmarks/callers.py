@@ -43,9 +43,7 @@ class Caller(Socket):
         self._tail = b""
         self._all_done = asyncio.Event()
 
-    def start(
-        self, ring: frames.Ring, in_flight: int, limit: float = math.inf, *, paced: bool = False, timed: bool = True
-    ) -> None:
+    def start(self, ring: frames.Ring, in_flight: int, limit: float = math.inf, *, paced: bool = False, timed: bool = True) -> None:
         """Send the first calls of a ring; each answer sends the next, until `limit` have been sent.
 
         With `paced`, `more` sends the next ones instead. Without `timed`, no times are taken.

@@ -40,9 +40,7 @@ def client_frame(payload: bytes) -> bytes:
 
 def call(function_id: str, data: str, invocation_id: str) -> bytes:
     """The text of an `invokefunction` message; `data` is JSON."""
-    return (
-        f'{{"type":"invokefunction","function_id":"{function_id}","data":{data},"invocation_id":"{invocation_id}"}}'
-    ).encode()
+    return (f'{{"type":"invokefunction","function_id":"{function_id}","data":{data},"invocation_id":"{invocation_id}"}}').encode()
 
 
 def state_call(op: str, key: str, size: int, invocation_id: str, scope: str = SCOPE) -> bytes:

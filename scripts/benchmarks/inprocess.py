@@ -203,14 +203,9 @@ async def events(engine: Any, size: int, in_flight: int, seconds: float) -> Meas
         await handler(event)
 
     engine.register_function(f"bench::handled-{in_flight}", handled)
-    await engine.register_trigger(
-        {"type": "state", "function_id": f"bench::handled-{in_flight}", "config": {"scope": scope}}
-    )
+    await engine.register_trigger({"type": "state", "function_id": f"bench::handled-{in_flight}", "config": {"scope": scope}})
     value = json.loads(frames.document(size))
-    requests = [
-        {"function_id": "state::set", "payload": {"scope": scope, "key": f"user:{n}", "value": value}}
-        for n in range(256)
-    ]
+    requests = [{"function_id": "state::set", "payload": {"scope": scope, "key": f"user:{n}", "value": value}} for n in range(256)]
     times: list[float] = []
     written = 0
 

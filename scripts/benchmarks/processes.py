@@ -100,7 +100,7 @@ def _address(process: subprocess.Popen[str], stderr: IO[str]) -> str:
 @contextmanager
 def sketch(kind: str = "aiohttp") -> Iterator[Host]:
     """The least that a Python host can do."""
-    with started("sketch" if kind == "aiohttp" else f"sketch {kind}", ["benchmarks.sketch", kind]) as host:
+    with started("sketch" if kind == "aiohttp" else kind, ["benchmarks.sketch", kind]) as host:
         yield host
 
 

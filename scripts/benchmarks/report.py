@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table as RichTable
 
@@ -104,7 +105,7 @@ def number(value: Cell) -> str:
     return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3g}"
 
 
-def bar(value: float, largest: float, width: int = 30) -> str:
+def bar(value: float, largest: float, width: int = 12) -> str:
     """A bar of text, in eighths of a character, as long as `value` is of `largest`."""
     eighths = round(max(0.0, min(1.0, value / largest if largest else 0.0)) * width * 8)
     return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
@@ -132,9 +133,7 @@ def targets_table(targets: list[Target]) -> Table:
     """Targets as rows."""
     table = Table("Targets", ["target", "wanted", "got", "unit", "figures", "verdict"])
     for t in targets:
-        table.add(
-            t.name, f"{'≤' if t.at_most else '≥'} {number(t.wanted)}", number(t.got), t.unit, t.figures, t.verdict
-        )
+        table.add(t.name, f"{'≤' if t.at_most else '≥'} {number(t.wanted)}", number(t.got), t.unit, t.figures, t.verdict)
     return table
 
 
@@ -145,10 +144,10 @@ def _show_table(console: Console, table: Table) -> None:
         for row in table.rows:
             _line(console, "\t".join(number(cell) for cell in row))
         return
-    drawn = RichTable(title=table.title, title_justify="left", title_style="bold")
+    drawn = RichTable(title=table.title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=0, show_edge=False)
     for position, heading in enumerate(table.columns):
         textual = all(isinstance(row[position], str) for row in table.rows)
-        drawn.add_column(heading, justify="left" if textual else "right")
+        drawn.add_column(heading, justify="left" if textual else "right", no_wrap=True)
     for row in table.rows:
         drawn.add_row(*(_coloured(number(cell)) for cell in row))
     console.print(drawn)

@@ -18,9 +18,7 @@ _SMALL = 100
 _EVENTS_IN_FLIGHT = 64
 
 
-def _start(
-    report: Report, stack: ExitStack, plan: Plan, hosts: Sequence[Callable[[], AbstractContextManager[Host]]]
-) -> list[Host]:
+def _start(report: Report, stack: ExitStack, plan: Plan, hosts: Sequence[Callable[[], AbstractContextManager[Host]]]) -> list[Host]:
     """Start ours in several forms; none, and a reason in the report, where that is not wanted or not possible."""
     if not plan.ours:
         report.skipped = "only the sketch was asked for"
@@ -44,7 +42,7 @@ def sketches(plan: Plan) -> Report:
             for _ in range(plan.runs):
                 for host in hosts:
                     found[op, host.name].add(load.measure(plan.calls(host, op, _SMALL, plan.busy)))
-    table = Table("Sketches", ["host", "op", "calls/s", "CPU µs/call", "client µs", "p50 ms", "p99 ms", ""])
+    table = Table("Sketches", ["host", "op", "calls/s", "CPU µs", "client µs", "p50 ms", "p99 ms", ""])
     largest = max(runs.of(rate) or 0.0 for runs in found.values())
     for (op, name), runs in found.items():
         calls = runs.of(rate) or 0.0
@@ -89,7 +87,7 @@ def socket(plan: Plan) -> Report:
                 "host",
                 "calls/s",
                 "of sketch",
-                "CPU µs/call",
+                "CPU µs",
                 "client µs",
                 "p50 ms",
                 "p99 ms",
@@ -160,7 +158,7 @@ def in_process(plan: Plan) -> Report:
                     found[line.op, line.size, line.callers, store].add(line.measured)
             if report.skipped:
                 return report
-    columns = ["op", "bytes", "callers", "store", "calls/s", "CPU µs/call", "p50 ms", "p99 ms"]
+    columns = ["op", "bytes", "callers", "store", "calls/s", "CPU µs", "p50 ms", "p99 ms"]
     table = Table("In process, values as Python objects", columns)
     for op in plan.ops:
         for (name, size, callers, store), runs in found.items():
@@ -204,7 +202,7 @@ def events(plan: Plan) -> Report:
                 found[name, "alone" if line.callers == 1 else "in flight"].add(line.measured)
     table = Table(
         f"Events of 1 KB handled and acknowledged, {_EVENTS_IN_FLIGHT} outstanding, and one at a time",
-        ["host", "events/s", "CPU µs/event", "client µs", "alone, p50 ms", "alone, p99 ms"],
+        ["host", "events/s", "CPU µs", "client µs", "alone, p50 ms", "alone, p99 ms"],
     )
     for name in dict.fromkeys(name for name, _ in found):
         many, one = found[name, "in flight"], found[name, "alone"]
@@ -214,9 +212,7 @@ def events(plan: Plan) -> Report:
     memory, inside = hosts[0].name, "in process, memory"
     report.targets += [
         Target("events through the socket", 20_000, found[memory, "in flight"].of(rate), "events/s"),
-        Target(
-            "write to handler, through the socket", 0.25, found[memory, "alone"].of(p50_ms), "ms at p50", at_most=True
-        ),
+        Target("write to handler, through the socket", 0.25, found[memory, "alone"].of(p50_ms), "ms at p50", at_most=True),
         Target("write to handler, in process", 0.1, found[inside, "alone"].of(p50_ms), "ms at p50", at_most=True),
     ]
     return report
@@ -248,16 +244,14 @@ def idle(plan: Plan) -> Report:
                 for kind, host in zip(kinds, hosts, strict=True):
                     found[kind, op].add(load.measure(plan.calls(host, op, _SMALL, plan.busy)))
         load.do(jobs.Close())
-    columns = ["beside the calls", "op", "calls/s", "CPU µs/call", "of nothing's CPU", "p99 ms", "KB each"]
+    columns = ["beside the calls", "op", "calls/s", "CPU µs", "of nothing's CPU", "p99 ms", "KB each"]
     table = Table(f"{plan.busy} callers, {_SMALL} bytes", columns)
     for (kind, op), runs in found.items():
         cpu = runs.share(found["nothing", op], server_us)
         table.add(kind, op, runs.of(rate), runs.of(server_us), cpu, runs.of(p99_ms), memory.get(kind))
         report.errors += runs.errors
         if kind in memory:
-            report.targets.append(
-                Target(f"{op} beside {plan.many:,} {kind}", 1.05, cpu, "of the CPU without", at_most=True)
-            )
+            report.targets.append(Target(f"{op} beside {plan.many:,} {kind}", 1.05, cpu, "of the CPU without", at_most=True))
     report.tables.append(table)
     report.notes.append("'nothing, again' is a second host like the first: how far two equal ones differ in this run.")
     return report
