@@ -72,10 +72,11 @@ def main(
     wanted = many or (1000 if quick else 10_000)
     room, note = _open_files(wanted)
     reports: list[Report] = []
+    seconds_of: dict[str, float] = {}
     with progress.status("starting", spinner="dots") as status:
         plan = Plan(
             runs=runs or (1 if quick else 3),
-            seconds=seconds or (0.15 if quick else 0.25),
+            seconds=seconds or (0.08 if quick else 0.25),
             sizes=sizes or ([100] if quick else [100, 1000, 10_000, 100_000]),
             callers=callers or ([1, 64] if quick else [1, 64, 256]),
             connections=connections,
@@ -85,6 +86,7 @@ def main(
             progress=lambda what: status.update(f"{what}  ({time.monotonic() - begun:.0f} s)"),
         )
         for name in sections or SECTIONS:
+            section_begun = time.monotonic()
             try:
                 report = SECTIONS[name](plan)
             except RuntimeError as reason:
@@ -94,10 +96,13 @@ def main(
             reports.append(report)
             if json_path != "-":
                 show(console, report)
+            seconds_of[report.name] = round(time.monotonic() - section_begun, 1)
     targets: list[Target] = [target for report in reports for target in report.targets]
     machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}"
     if json_path:
-        text = json.dumps({"machine": machine, "sections": [report.as_json() for report in reports]}, indent=1)
+        text = json.dumps(
+            {"machine": machine, "sections": [report.as_json() for report in reports], "seconds": seconds_of}, indent=1
+        )
         if json_path == "-":
             sys.stdout.write(text + "\n")
         else:

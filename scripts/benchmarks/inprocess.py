@@ -180,58 +180,48 @@ def _measured(spent: tuple[float, float, int], times: list[float], lost: int = 0
     )
 
 
-class _Handler:
-    """A handler that notes when it was called."""
-
-    def __init__(self) -> None:
-        self.handled = 0
-        self.at = 0.0
-        self.called = asyncio.Event()
-
-    async def __call__(self, event: Any) -> None:
-        self.at = time.perf_counter()
-        self.handled += 1
-        self.called.set()
-
-
 async def events(engine: Any, size: int, in_flight: int, seconds: float) -> Measured:
     """Writes, and their events handled; with one in flight, the time from a write's call to the handler."""
-    scope = f"bench-events-{in_flight}"
-    handler = _Handler()
+    scope = function_id = f"bench-events-{in_flight}"
+    room = asyncio.Semaphore(in_flight)
+    handled = 0
+    handled_at = 0.0
 
-    async def handled(event: Any) -> None:
-        await handler(event)
+    async def handle(event: Any) -> None:
+        nonlocal handled, handled_at
+        handled_at = time.perf_counter()
+        handled += 1
+        room.release()
 
-    engine.register_function(f"bench::handled-{in_flight}", handled)
-    await engine.register_trigger({"type": "state", "function_id": f"bench::handled-{in_flight}", "config": {"scope": scope}})
+    engine.register_function(function_id, handle)
+    await engine.register_trigger({"type": "state", "function_id": function_id, "config": {"scope": scope}})
     value = json.loads(frames.document(size))
     requests = [{"function_id": "state::set", "payload": {"scope": scope, "key": f"user:{n}", "value": value}} for n in range(256)]
     times: list[float] = []
     written = 0
+    began = 0.0
 
-    async def caught_up(behind: int) -> None:
-        while written - handler.handled > behind:
-            handler.called.clear()
-            async with asyncio.timeout(10):
-                await handler.called.wait()
+    async def write(seconds: float) -> None:
+        nonlocal written, began
+        until = time.perf_counter() + seconds
+        async with asyncio.timeout(seconds + 10):
+            while time.perf_counter() < until:
+                await room.acquire()
+                if written and in_flight == 1:
+                    times.append(handled_at - began)
+                began = time.perf_counter()
+                await engine.trigger(requests[written % len(requests)])
+                written += 1
 
-    async def write(until: float) -> None:
-        nonlocal written
-        while time.perf_counter() < until:
-            began = time.perf_counter()
-            written += 1
-            await engine.trigger(requests[written % len(requests)])
-            await caught_up(in_flight - 1)
-            if in_flight == 1:
-                times.append(handler.at - began)
-
-    await write(time.perf_counter() + seconds / 5)
+    await write(seconds / 5)
     times.clear()
-    before, wall, cpu = handler.handled, time.perf_counter(), time.process_time()
-    await write(wall + seconds)
-    spent = time.perf_counter() - wall, time.process_time() - cpu, handler.handled - before
-    await caught_up(0)
-    return _measured(spent, times, written - handler.handled)
+    before, wall, cpu = handled, time.perf_counter(), time.process_time()
+    await write(seconds)
+    spent = time.perf_counter() - wall, time.process_time() - cpu, handled - before
+    async with asyncio.timeout(10):
+        for _ in range(in_flight):
+            await room.acquire()
+    return _measured(spent, times, written - handled)
 
 
 async def main(settings: Settings) -> list[Line]:

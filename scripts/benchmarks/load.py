@@ -22,6 +22,10 @@ from benchmarks.sockets import Socket, connect
 _EVENT_SCOPE = "bench-events"
 _RING_BYTES = 24_000_000
 """How large the values of one measurement may be, all together."""
+_FRAMES = 1024
+"""Different calls of one measurement, each with a key of its own."""
+_DELETES = 2000
+"""Values that are deleted in one go."""
 
 
 class Clock:
@@ -67,8 +71,8 @@ class Calls:
         n = len(callers)
         self._in_flight = [job.callers // n + (i < job.callers % n) for i in range(n)]
         self._scope = f"{frames.SCOPE}-list" if job.op == "list" else frames.SCOPE
-        most = 4000 if job.op == "delete" else 1024
-        length = max(*self._in_flight, 8, min(most, _RING_BYTES // job.size // n))
+        most = _DELETES if job.op == "delete" else _FRAMES
+        length = max(*self._in_flight, min(most, _RING_BYTES // job.size) // n)
         self._stores = [frames.ring("set", job.size, length, i, self._scope) for i in range(n)]
         self._rings = self._stores
         if job.op != "set":

@@ -135,8 +135,12 @@ def _compare(report: Report, name: str, wanted: float, unit: str, ours: Runs | N
     got, figures = None, ""
     if ours and other:
         got = ours.share(other, rate)
-        figures = f"{number(ours.of(rate))}/s of {number(other.of(rate))}/s"
+        figures = f"{number(ours.of(rate))}/s of {number(other.of(rate))}/s; CPU {_us(ours)} against {_us(other)}"
     report.targets.append(Target(name, wanted, got, unit, figures=figures))
+
+
+def _us(runs: Runs) -> str:
+    return f"{number(runs.of(server_us))} µs"
 
 
 def in_process(plan: Plan) -> Report:
@@ -168,7 +172,12 @@ def in_process(plan: Plan) -> Report:
     report.tables.append(table)
     for op, wanted in (("get", 250_000), ("update", 120_000)):
         measured = found.get((op, _SMALL, plan.busy, "in_memory"))
-        report.targets.append(Target(f"{op} in process", wanted, measured.of(rate) if measured else None, "calls/s"))
+        got, figures = None, ""
+        if measured:
+            cpu = measured.of(server_us) or float("nan")
+            got = measured.of(rate)
+            figures = f"CPU {number(cpu)} µs: {number(1e6 / cpu)}/s if it had a core to itself"
+        report.targets.append(Target(f"{op} in process", wanted, got, "calls/s", figures=figures))
     return report
 
 
@@ -240,7 +249,7 @@ def idle(plan: Plan) -> Report:
             memory[kind] = (resident_bytes(host.pid) - before) / plan.many / 1024
         for op in ("get", "set"):
             plan.progress(f"idle: {op}")
-            for _ in range(max(plan.runs, 3)):
+            for _ in range(2 * plan.runs):
                 for kind, host in zip(kinds, hosts, strict=True):
                     found[kind, op].add(load.measure(plan.calls(host, op, _SMALL, plan.busy)))
         load.do(jobs.Close())
