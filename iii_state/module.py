@@ -92,7 +92,7 @@ class StateModule:
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         self._settings = configuration.parse(config)
-        self._adapter = open_adapter(self._settings)
+        self.adapter = open_adapter(self._settings)
         self._dispatcher: Dispatcher | None = None
         self._triggers: dict[str, dict[str, None]] = {}
         """Subscription id → ids of the triggers that are registered here for it."""
@@ -101,8 +101,8 @@ class StateModule:
 
     async def start(self, host: Host) -> None:
         """Open the store, and register the functions and the trigger type."""
-        dispatcher = Dispatcher(host, self._adapter, self._settings.dispatch)
-        await self._adapter.start(dispatcher.ring)
+        dispatcher = Dispatcher(host, self.adapter, self._settings.dispatch)
+        await self.adapter.start(dispatcher.ring)
         self._dispatcher = dispatcher
         self._apply_live_settings()
         for function_id, handler, description in (
@@ -121,11 +121,11 @@ class StateModule:
         if self._dispatcher is not None:
             dispatcher, self._dispatcher = self._dispatcher, None
             await dispatcher.stop(STOP_SECONDS)
-            await self._adapter.stop()
+            await self.adapter.stop()
 
     async def health(self) -> str | None:
         """None when the store answers, else why not."""
-        return await self._adapter.health()
+        return await self.adapter.health()
 
     def reconfigure(self, config: Mapping[str, Any] | None) -> None:
         """Apply `triggers_enabled` and `max_value_bytes` of a new configuration at once; the rest needs a restart.
@@ -142,7 +142,7 @@ class StateModule:
     def _apply_live_settings(self) -> None:
         limit = self._settings.max_value_bytes
         self._limit = values.MAX_VALUE_BYTES if limit is None else min(limit, values.MAX_VALUE_BYTES)
-        self._adapter.enable_events(self._settings.triggers_enabled)
+        self.adapter.enable_events(self._settings.triggers_enabled)
         if self._dispatcher is not None:
             self._dispatcher.pause(not self._settings.triggers_enabled)
 
@@ -164,7 +164,7 @@ class StateModule:
         if len(new) > self._limit:
             self._check_size(values.compact_size(new))
         try:
-            answer = self._adapter.set(request.scope, request.key, new)
+            answer = self.adapter.set(request.scope, request.key, new)
         except StoreError as error:
             raise _failure("SET_ERROR", "set value", error) from None
         if not isinstance(answer, asyncio.Future):
@@ -177,7 +177,7 @@ class StateModule:
         except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
             _refuse("state::get", data, KeyRequest, error)
         try:
-            answer = self._adapter.get(request.scope, request.key)
+            answer = self.adapter.get(request.scope, request.key)
         except StoreError as error:
             raise _failure("GET_ERROR", "get value", error) from None
         if answer is None or isinstance(answer, bytes):
@@ -190,7 +190,7 @@ class StateModule:
         except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
             _refuse("state::delete", data, KeyRequest, error)
         try:
-            answer = self._adapter.delete(request.scope, request.key)
+            answer = self.adapter.delete(request.scope, request.key)
         except StoreError as error:
             raise _failure("DELETE_ERROR", "delete value", error) from None
         return then(answer, _as_it_is, lambda error: _failure("DELETE_ERROR", "delete value", error))
@@ -202,7 +202,7 @@ class StateModule:
         except (msgspec.MsgspecError, InvalidOp, RecursionError, UnicodeError) as error:
             _refuse("state::update", data, UpdateRequest, error)
         try:
-            answer = self._adapter.update(request.scope, request.key, plan, self._limit)
+            answer = self.adapter.update(request.scope, request.key, plan, self._limit)
         except (StoreError, TooLarge) as error:
             raise self._update_failure(error) from None
         if not isinstance(answer, asyncio.Future):
@@ -220,14 +220,14 @@ class StateModule:
         except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
             _refuse("state::list", data, ScopeRequest, error)
         try:
-            answer = self._adapter.entries(request.scope)
+            answer = self.adapter.entries(request.scope)
         except StoreError as error:
             raise _failure("LIST_ERROR", "list values", error) from None
         return then(answer, _listed, lambda error: _failure("LIST_ERROR", "list values", error))
 
     def _list_groups(self, data: Json, caller: Caller) -> Answer[bytes | None]:
         try:
-            answer = self._adapter.groups()
+            answer = self.adapter.groups()
         except StoreError as error:
             raise _failure("LIST_GROUPS_ERROR", "list groups", error) from None
         return then(
@@ -252,7 +252,7 @@ class StateModule:
             dispatcher.add(subscription)
 
         try:
-            answer = self._adapter.subscribe(subscription)
+            answer = self.adapter.subscribe(subscription)
         except StoreError as error:
             raise _registration_failure(str(error)) from None
         return then(answer, subscribed, lambda error: _registration_failure(str(error)))
@@ -267,7 +267,7 @@ class StateModule:
             return None
         del self._triggers[subscription_id]
         self._dispatcher.remove(subscription_id)
-        return self._adapter.abandon(subscription_id) if disconnected else self._adapter.unsubscribe(subscription_id)
+        return self.adapter.abandon(subscription_id) if disconnected else self.adapter.unsubscribe(subscription_id)
 
     def _subscription(self, trigger: Trigger) -> Subscription:
         try:
