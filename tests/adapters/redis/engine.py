@@ -51,7 +51,7 @@ class Engine:
 
     def reopen(self) -> None:
         """What an engine does on a new connection."""
-        keys, arguments = [self.keys.session(self.session)], [b"%d" % self.epoch]
+        keys, arguments = [self.keys.session(self.session)], [b"%d" % self.epoch, b"%d" % (self.epoch + 1), b"600000"]
         self.epoch = opened(self.client.eval(script("open").source, 1, *keys, *arguments))
 
     def ticket(self, slot: int = 0) -> Ticket:
