@@ -3,6 +3,7 @@ Tries every command that the scripts use, and leaves nothing behind. Redis does 
 everything has to be known before.
 
 KEYS  1 values of a scope that is not there (hash)   2 a key that is not there
+ARGV  nothing
 
 Reply: the names of the commands that the user may not call, and of the keys that it may not touch
 ]]

@@ -7,6 +7,7 @@ import re
 import socket
 import ssl
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import hiredis
 
@@ -107,8 +108,7 @@ class Wire(asyncio.Protocol):
         self.heard = self._loop.time()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are of another class
 
     def data_received(self, data: bytes) -> None:
         self.heard = self._loop.time()
