@@ -15,7 +15,7 @@ import random
 import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import hiredis
 
@@ -99,6 +99,8 @@ class Connection:
         self._bytes_in_flight = 0
         self._again: deque[Call] = deque()
         """To be sent before anything that waits; while there are any, nothing new is sent."""
+        self._reload = False
+        """Whether the scripts have to be loaded before that."""
         self._new_session()
         self._sequences = itertools.count(1)
         self._wire: Wire | None = None
@@ -161,7 +163,6 @@ class Connection:
             async with asyncio.timeout(self._timeout):
                 wire = await open_wire(self.address, f"iii-state:{self.session.decode()}")
                 try:
-                    await self._load_scripts(wire)
                     await self._open_session(wire)
                 except BaseException:
                     wire.abort()
@@ -170,25 +171,17 @@ class Connection:
         except TimeoutError:
             raise StoreError(f"Redis at {self.address} has not answered within {self._timeout * 1000:.0f} ms") from None
 
-    async def _load_scripts(self, wire: Wire) -> None:
-        scripts = [script(name) for name in names()]
-        (there,) = await wire.ask([b"SCRIPT", b"EXISTS", *(each.sha1 for each in scripts)])
-        if not isinstance(there, list):
-            raise StoreError(explain(self.address, str(there)))
-        missing = [each for each, exists in zip(scripts, there, strict=True) if not exists]
-        if missing:
-            for loaded in await wire.ask(*((b"SCRIPT", b"LOAD", each.source) for each in missing)):
-                if isinstance(loaded, hiredis.ReplyError):
-                    raise StoreError(explain(self.address, str(loaded)))
-
     async def _open_session(self, wire: Wire) -> None:
         # The epoch counts attempts, not successes: one that was given up and gets through late cannot fence a later one.
         while True:
             self._epoch += 1
             key, epoch = self._session_key(self.session), b"%d" % self._epoch
-            (reply,) = await wire.ask((b"EVALSHA", script("open").sha1, b"1", key, b"%d" % self._held, epoch, _SESSION_MS))
-            if not isinstance(reply, list):
-                raise StoreError(explain(self.address, str(reply)))
+            opening = (b"EVALSHA", script("open").sha1, b"1", key, b"%d" % self._held, epoch, _SESSION_MS)
+            replies = await wire.ask(*_load_commands(), opening)
+            for refusal in replies:
+                if isinstance(refusal, hiredis.ReplyError):
+                    raise StoreError(explain(self.address, str(refusal)))
+            reply = cast("list[object]", replies[-1])
             try:
                 self._held = opened(reply)
                 return
@@ -304,9 +297,8 @@ class Connection:
         if self._closed:
             raise StoreError(f"the connection to Redis at {self.address} is not open")
         if len(self._waiting) >= self._max_waiting or self._waiting_bytes > MAX_WAITING_BYTES:
-            raise StoreError(
-                f"{len(self._waiting)} calls wait for Redis at {self.address} already: {self._trouble or 'it is too slow'}"
-            )
+            why = self._trouble or "it does not keep up"
+            raise StoreError(f"{len(self._waiting)} calls wait for Redis at {self.address} already: {why}; nothing was changed")
         loop = self._loop
         deadline = loop.time() + self._timeout
         future: asyncio.Future[T] = loop.create_future()
@@ -337,10 +329,19 @@ class Connection:
 
     def _send_again(self) -> None:
         again, self._again = self._again, deque()
+        if self._reload:
+            self._reload = False
+            again.extendleft(reversed([self._loading(command) for command in _load_commands()]))
         packets = [packet for call in again if not self._dropped(call) and (packet := self._packed(call))]
         if packets:
             assert self._wire is not None
             self._wire.write(b"".join(packets))
+
+    def _loading(self, command: tuple[bytes, ...]) -> Call:
+        """The loading of a script; if it fails, so do the calls behind it."""
+        future: asyncio.Future[object] = self._loop.create_future()
+        future.add_done_callback(lambda loaded: loaded.cancelled() or loaded.exception())
+        return Call(lambda ticket: command, lambda reply: reply, future, self._loop.time() + self._timeout, 0, False, None)
 
     def _dropped(self, call: Call) -> bool:
         """Nobody waits for it any more, so it is not sent again."""
@@ -414,9 +415,6 @@ class Connection:
         except Again:
             self._try_again(call, None)
             return
-        except _Leave as leave:
-            self._try_again(call, str(leave))
-            return
         except Fenced:
             self._try_again(call, f"another connection has taken over the session at {self.address}")
             return
@@ -450,14 +448,16 @@ class Connection:
             self._leave = leave
         call.tries += 1
         if call.tries > MAX_TRIES:
-            self._fail(call, f"Redis at {self.address} has put this call off {MAX_TRIES} times: {leave or 'the routes change'}")
+            why = leave or "its scripts were lost, or its routes changed, each time"
+            self._fail(call, f"Redis at {self.address} has put this call off {MAX_TRIES} times: {why}; nothing was changed")
         elif not self._dropped(call):
             self._again.append(call)
 
     def _refused(self, call: Call, text: str) -> None:
         """Raises what an error reply means."""
         if text.startswith("NOSCRIPT"):
-            raise _Leave(f"Redis at {self.address} has lost its scripts")
+            self._reload = True
+            raise Again
         trouble = trouble_of(text)
         if trouble == "WRONGTYPE" and call.scope is not None:
             raise StoreError(
@@ -507,5 +507,6 @@ class Connection:
         return f"{message}; whether the change was made is not known" if sent else f"{message}; nothing was changed"
 
 
-class _Leave(Exception):
-    """A call changed nothing, for a reason that a new connection puts right."""
+def _load_commands() -> list[tuple[bytes, ...]]:
+    """What loads every script. They are small; a server that has them already compiles nothing."""
+    return [(b"SCRIPT", b"LOAD", script(name).source) for name in names()]
