@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
+
+from hiredis import ReplyError
 
 from iii_state.adapters.base import Updated
 from iii_state.adapters.redis.address import Address
@@ -24,6 +26,7 @@ from iii_state.adapters.redis.mutations import (
 )
 from iii_state.adapters.redis.scopes import Scopes
 from iii_state.adapters.redis.scripts import Script, script
+from iii_state.adapters.redis.wire import Wire, explain
 from iii_state.config import RedisSettings
 from iii_state.errors import ConfigError, InvalidValue, StoreError
 from iii_state.events import DeadLetter, Delivery, Failure, QueueLimits, QueueStats, Subscription
@@ -53,6 +56,7 @@ class RedisAdapter:
             raise ConfigError("adapter.config.foreign_writes is not part of this version yet")
         if settings.wait_replicas:
             raise ConfigError("adapter.config.wait_replicas is not part of this version yet")
+        self._prefix = settings.prefix
         self._keys = Keys(settings.prefix.encode())
         self._limits = limits or QueueLimits()
         self._connection = Connection(
@@ -68,24 +72,29 @@ class RedisAdapter:
     # -- opening and closing
 
     async def start(self, bell: Callable[[str], None]) -> None:
-        await self._connection.start()
+        await self._connection.start(self._check_permissions)
         try:
-            await self._check_permissions()
             await self._check_format()
         except BaseException:
             await self._connection.stop()
             raise
         self._scopes.start()
 
-    async def _check_permissions(self) -> None:
+    async def _check_permissions(self, wire: Wire) -> None:
         trial = self._connection.session
+        permissions = script("permissions")
         names = (self._keys.values(b"iii-state trial " + trial), self._keys.session(b"trial:" + trial))
-        refused = await self._send(b"EVALSHA", script("permissions").sha1, b"2", *names)
+        replies = await wire.ask(
+            (b"SCRIPT", b"LOAD", permissions.source), (b"EVALSHA", permissions.sha1, b"2", *names), (b"SCAN", b"0", b"COUNT", b"1")
+        )
+        for reply in replies:
+            if isinstance(reply, ReplyError):
+                hint = f" (it needs the keys {self._keys.values(b'*').decode()} and {self._prefix}:*)"
+                raise StoreError(explain(wire.address, str(reply)) + (hint if "keys" in str(reply) else ""))
+        refused = cast("list[bytes]", replies[1])
         if refused:
             listed = ", ".join(sorted({word.decode("utf-8", "replace") for word in refused}))
-            raise StoreError(
-                f"the user of redis_url may not use all that iii-state needs on Redis at {self._connection.address}: {listed}"
-            )
+            raise StoreError(f"the user of redis_url may not use all that iii-state needs on Redis at {wire.address}: {listed}")
 
     async def _check_format(self) -> None:
         await self._send(b"SET", self._keys.format, b"%d" % FORMAT, b"NX")

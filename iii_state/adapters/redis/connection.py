@@ -14,7 +14,7 @@ import logging
 import random
 import secrets
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import hiredis
@@ -124,10 +124,13 @@ class Connection:
 
     # -- opening and closing
 
-    async def start(self) -> None:
-        """Connect and open the session. Raises `StoreError` in words."""
+    async def start(self, check: Callable[[Wire], Awaitable[None]] | None = None) -> None:
+        """Connect, let `check` look at the server before anything is written, and open the session.
+
+        Raises `StoreError` in words.
+        """
         self._loop = asyncio.get_running_loop()
-        wire = await self._open()
+        wire = await self._open(check)
         self._closed = False
         self._adopt(wire)
         self._keeper = asyncio.create_task(self._keep(), name="iii-state redis connection")
@@ -157,19 +160,22 @@ class Connection:
                 self._fail(call, f"the connection to Redis at {self.address} has been closed")
             calls.clear()
 
-    async def _open(self) -> Wire:
+    async def _open(self, first: Callable[[Wire], Awaitable[None]] | None = None) -> Wire:
         """A connection whose session is open and whose scripts are loaded."""
         try:
             async with asyncio.timeout(self._timeout):
                 wire = await open_wire(self.address, f"iii-state:{self.session.decode()}")
                 try:
+                    if first is not None:
+                        await first(wire)
                     await self._open_session(wire)
                 except BaseException:
                     wire.abort()
                     raise
                 return wire
         except TimeoutError:
-            raise StoreError(f"Redis at {self.address} has not answered within {self._timeout * 1000:.0f} ms") from None
+            hint = "; does it speak TLS on this port?" if self.address.tls is not None else ""
+            raise StoreError(f"Redis at {self.address} has not answered within {self._timeout * 1000:.0f} ms{hint}") from None
 
     async def _open_session(self, wire: Wire) -> None:
         # The epoch counts attempts, not successes: one that was given up and gets through late cannot fence a later one.
