@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
@@ -47,6 +47,21 @@ class RetryPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     backoff_ms: int = 1000
     max_backoff_ms: int = 60_000
     timeout_ms: int = 30_000
+
+
+class QueueLimits(msgspec.Struct, frozen=True):
+    """How much one queue may hold, and what happens to a write whose event does not fit."""
+
+    max_queue_length: int = 100_000
+    max_queue_bytes: int = 256 * 1024 * 1024
+    on_full: Literal["reject", "drop_oldest"] = "reject"
+
+
+class DispatchLimits(msgspec.Struct, frozen=True):
+    """Per function: how many handlers run at once, and how many deliveries are taken ahead of them."""
+
+    concurrency: int = 64
+    prefetch: int = 64
 
 
 class Subscription(msgspec.Struct, frozen=True):
@@ -124,7 +139,6 @@ class QueueStats:
     subscription: Subscription
     waiting: int
     pending: int
-    oldest_ms: int | None
     dead: int
     dropped: int
-    hosts: list[str] = field(default_factory=list)
+    hosted: bool

@@ -124,8 +124,10 @@ class Module(Protocol):
         ...
 
 
-def then(answer: Answer[T], step: Callable[[T], S]) -> Answer[S]:
-    """Apply `step` to an answer: at once where it is there, in a callback where it is not."""
+def then(
+    answer: Answer[T], step: Callable[[T], S], failed: Callable[[BaseException], BaseException] = lambda error: error
+) -> Answer[S]:
+    """Apply `step` to an answer: at once where it is there, in a callback where it is not. `failed` translates a Future's error."""
     if not isinstance(answer, asyncio.Future):
         return step(answer)
     following: asyncio.Future[S] = answer.get_loop().create_future()
@@ -136,7 +138,7 @@ def then(answer: Answer[T], step: Callable[[T], S]) -> Answer[S]:
         elif settled.cancelled():
             following.cancel()
         elif (error := settled.exception()) is not None:
-            following.set_exception(error)
+            following.set_exception(failed(error))
         else:
             try:
                 following.set_result(step(settled.result()))

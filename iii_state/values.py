@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from itertools import accumulate
 from typing import Any
 
@@ -153,7 +154,7 @@ def frame(text: bytes) -> bytes:
     return frame_members(members(text))
 
 
-def frame_members(object_members: dict[str, Raw] | dict[str, bytes] | dict[str, Json]) -> bytes:
+def frame_members(object_members: Mapping[str, Json]) -> bytes:
     """The stored form of an object, of its members and their compact texts."""
     if not object_members:
         return b"{}"
@@ -161,7 +162,7 @@ def frame_members(object_members: dict[str, Raw] | dict[str, bytes] | dict[str, 
     return b"{\t\n" + b",\n".join(lines) + b"\n}"
 
 
-def compact_members(object_members: dict[str, Json]) -> bytes:
+def compact_members(object_members: Mapping[str, Json]) -> bytes:
     """The compact text of an object, of its members and their compact texts."""
     return b"{" + b",".join([b"%b:%b" % (_encoder.encode(name), text) for name, text in object_members.items()]) + b"}"
 

@@ -1,1 +1,16 @@
 """Where values and queues live: kv, redis, bridge. No adapter knows another."""
+
+from __future__ import annotations
+
+from iii_state.adapters.base import Adapter
+from iii_state.adapters.kv import KvAdapter
+from iii_state.config import KvSettings, Settings
+from iii_state.errors import ConfigError
+
+
+def open_adapter(settings: Settings) -> Adapter:
+    """The adapter that the settings name, not started yet."""
+    chosen = settings.adapter
+    if isinstance(chosen, KvSettings):
+        return KvAdapter(chosen.directory, save_interval_ms=chosen.save_interval_ms, limits=settings.queue)
+    raise ConfigError(f"the adapter {type(chosen).__name__.removesuffix('Settings').lower()} is not part of this version yet")

@@ -79,6 +79,10 @@ class Adapter(Protocol):
         """Scopes with at least one key, in any order, each once."""
         ...
 
+    def enable_events(self, enabled: bool) -> None:
+        """Whether the mutations that are made through this adapter from now on have events (they do at first)."""
+        ...
+
     def subscribe(self, subscription: Subscription) -> Answer[None]:
         """Host a subscription here: make its queue, or take over the one that waits, with the settings given.
 

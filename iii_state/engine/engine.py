@@ -16,7 +16,7 @@ from iii_state.engine.registry import Call, Function, Functions, as_function_err
 from iii_state.engine.server import Server
 from iii_state.engine.triggers import Triggers, TriggerType
 from iii_state.engine.worker import Workers
-from iii_state.errors import FunctionError
+from iii_state.errors import FunctionError, InvalidValue
 from iii_state.host import DEFAULT_NAMESPACE, LOCAL, Answer, Handler, Module, Trigger, TriggerProvider
 
 log = logging.getLogger(__name__)
@@ -155,13 +155,16 @@ class Engine:
         `"action": {"type": "void"}`.
 
         Returns the result as a Python object; None for no result, and at once for a void call, whose errors are logged.
-        Raises `FunctionError`: `function_not_found`, `TIMEOUT`, or what the function failed with; `InvalidValue` for a payload
-        that is no JSON.
+        Raises `FunctionError`: `function_not_found`, `TIMEOUT`, `deserialization_error` for a payload that is no JSON, or
+        what the function failed with.
         """
         function_id = request["function_id"]
         function = self._find(function_id)
-        data = values.encode(request.get("payload"))
-        if function is None or (handler := function.handler) is None or len(request) > 2:
+        try:
+            data = values.encode(request.get("payload"))
+        except InvalidValue as error:
+            raise FunctionError("deserialization_error", f"Failed to deserialize input for {function_id}: {error}") from None
+        if function is None or (handler := function.handler) is None or len(request) > 1 + ("payload" in request):
             return await self._trigger_with_options(request, data)
         try:
             answer = handler(data, LOCAL)
@@ -190,9 +193,9 @@ class Engine:
                 result = await asyncio.wait_for(answer, None if timeout_ms is None else timeout_ms / 1000)
             else:
                 result = answer
-        except TimeoutError:
-            raise FunctionError("TIMEOUT", f"no answer within {timeout_ms} ms") from None
         except Exception as error:
+            if isinstance(error, TimeoutError) and timeout_ms is not None:
+                raise FunctionError("TIMEOUT", f"no answer within {timeout_ms:g} ms") from None
             if action == "void":
                 log.warning("a void call of %s failed: %s", request["function_id"], error)
                 return None

@@ -1,0 +1,569 @@
+"""The kv adapter: a dict of dicts for reads, queues in the process, and a journal behind both where they are to last."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from iii_state import values
+from iii_state.adapters.base import TooLarge, Updated
+from iii_state.adapters.kv.journal import Group, Journal, Row
+from iii_state.adapters.kv.queues import Queue, Routes
+from iii_state.apply import apply
+from iii_state.errors import StoreError
+from iii_state.events import FOREVER, DeadLetter, Delivery, Event, EventType, Failure, QueueLimits, QueueStats, Subscription
+from iii_state.host import Answer
+from iii_state.ops import Plan
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+UPKEEP_RETRY_SECONDS = 0.2
+STOP_SECONDS = 10
+_subscription = msgspec.json.Decoder(Subscription)
+
+
+@dataclass(slots=True)
+class _Write:
+    """One mutation of a group: what it waits with, and the event that becomes deliverable with it."""
+
+    waiter: asyncio.Future[Any]
+    answer: Any
+    event: Event | None
+    deliveries: list[tuple[Queue, Delivery]]
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A group being filled or written: mutations, which fail with it, and upkeep, which does not (it is tried again)."""
+
+    overlay: dict[tuple[str, str], bytes | None] = field(default_factory=dict)
+    writes: list[_Write] = field(default_factory=list)
+    subscriptions: dict[str, Row | None] = field(default_factory=dict)
+    attempts: dict[int, tuple[int, int]] = field(default_factory=dict)
+    dead_letters: list[Row] = field(default_factory=list)
+    revived: list[Row] = field(default_factory=list)
+    finished: list[int] = field(default_factory=list)
+    discarded: list[str] = field(default_factory=list)
+    settled: list[Callable[[], None]] = field(default_factory=list)
+    """Called when the upkeep of this group has been committed."""
+
+    def take_upkeep(self, other: _Pending) -> None:
+        """Put the upkeep of `other`, which was to come first, in front of one's own."""
+        self.subscriptions = {**other.subscriptions, **self.subscriptions}
+        self.attempts = {**other.attempts, **self.attempts}
+        for name in ("dead_letters", "revived", "finished", "discarded", "settled"):
+            setattr(self, name, getattr(other, name) + getattr(self, name))
+
+    def group(self) -> Group:
+        """What the journal writes."""
+        return Group(
+            values={(scope.encode(), key.encode()): value for (scope, key), value in self.overlay.items()},
+            subscriptions=self.subscriptions,
+            deliveries=[_delivery_row(delivery) for write in self.writes for _, delivery in write.deliveries] + self.revived,
+            attempts=self.attempts,
+            dead_letters=self.dead_letters,
+            finished=self.finished,
+            discarded=self.discarded,
+        )
+
+
+class KvAdapter:
+    """Values and queues of one engine. Without `directory` they live in memory, with it in an SQLite file there."""
+
+    def __init__(
+        self,
+        directory: Path | None = None,
+        *,
+        save_interval_ms: int = 5000,
+        limits: QueueLimits | None = None,
+    ) -> None:
+        self._limits = limits or QueueLimits()
+        self._journal = None if directory is None else Journal(directory, save_interval_ms)
+        self._data: dict[str, dict[str, bytes]] = {}
+        self._queues: dict[str, Queue] = {}
+        self._routes = Routes()
+        self._dead: dict[str, DeadLetter] = {}
+        self._removals: dict[str, asyncio.TimerHandle] = {}
+        self._bell: Callable[[str], None] = lambda subscription_id: None
+        self._epoch = secrets.token_hex(6)
+        self._first_number = 0
+        self._writes = 0
+        self._numbers = 0
+        self._events_enabled = True
+        self._filling = _Pending()
+        self._writing: _Pending | None = None
+        self._scheduled = False
+        self._idle: asyncio.Event = asyncio.Event()
+        self._idle.set()
+
+    # -- opening and closing
+
+    async def start(self, bell: Callable[[str], None]) -> None:
+        self._bell = bell
+        if self._journal is None:
+            return
+        contents = await self._journal.open()
+        self._epoch = str(contents.epoch)
+        self._first_number = contents.epoch << 32
+        for scope, key, value in contents.values:
+            self._data.setdefault(scope.decode(), {})[key.decode()] = value
+        for _, definition, _orphaned, dropped in contents.subscriptions:
+            queue = self._add_queue(_subscription.decode(definition))
+            queue.dropped = dropped
+            self._orphan(queue)
+        now = _now_ms()
+        for number, subscription_id, write_id, event_type, scope, key, old, new, attempt, due in contents.deliveries:
+            event = Event(write_id, scope.decode(), key.decode(), event_type, old, new)
+            delivery = Delivery(subscription_id, event, attempt, token=number)
+            waiting = self._queues.get(subscription_id)
+            if waiting is None:  # its retention had ended
+                self._filling.finished.append(number)
+            else:
+                waiting.push(delivery, due - now)
+        for row in contents.dead_letters:
+            letter_id, subscription_id, function_id, write_id, event_type, scope, key, old, new, attempts, error, at = row
+            event = Event(write_id, scope.decode(), key.decode(), event_type, old, new)
+            self._dead[letter_id] = DeadLetter(letter_id, subscription_id, function_id, event, attempts, error, at)
+
+    async def stop(self) -> None:
+        for timer in self._removals.values():
+            timer.cancel()
+        self._removals.clear()
+        for queue in self._queues.values():
+            queue.hosted = False
+            queue.close()
+        if self._journal is not None:
+            self._flush()
+            try:
+                async with asyncio.timeout(STOP_SECONDS):
+                    await self._idle.wait()
+            except TimeoutError:
+                logger.error("not everything could be written to %s before closing", self._journal.path)
+            await self._journal.close()
+
+    async def health(self) -> str | None:
+        if self._journal is None:
+            return None
+        try:
+            async with asyncio.timeout(2):
+                await self._journal.check()
+        except TimeoutError:
+            return f"{self._journal.path} has not answered for 2 s"
+        except StoreError as error:
+            return str(error)
+        return None
+
+    # -- values
+
+    def get(self, scope: str, key: str) -> bytes | None:
+        group = self._data.get(scope)
+        return None if group is None else group.get(key)
+
+    def set(self, scope: str, key: str, value: bytes) -> Answer[bytes | None]:
+        old = self._current(scope, key)
+        return self._write(scope, key, old, value, old)
+
+    def delete(self, scope: str, key: str) -> Answer[bytes | None]:
+        old = self._current(scope, key)
+        return self._write(scope, key, old, None, old)
+
+    def update(self, scope: str, key: str, plan: Plan, limit: int) -> Answer[Updated]:
+        old = self._current(scope, key)
+        new, errors = apply(plan, old)
+        if len(new) > limit and (size := values.compact_size(new)) > limit:
+            raise TooLarge(size, limit)
+        return self._write(scope, key, old, new, Updated(old, new, errors))
+
+    def entries(self, scope: str) -> list[tuple[str, bytes]]:
+        return list(self._data.get(scope, {}).items())
+
+    def groups(self) -> list[str]:
+        return list(self._data)
+
+    def enable_events(self, enabled: bool) -> None:
+        self._events_enabled = enabled
+
+    def _current(self, scope: str, key: str) -> bytes | None:
+        if self._journal is not None:
+            place = (scope, key)
+            if place in self._filling.overlay:
+                return self._filling.overlay[place]
+            if self._writing is not None and place in self._writing.overlay:
+                return self._writing.overlay[place]
+        group = self._data.get(scope)
+        return None if group is None else group.get(key)
+
+    def _store(self, scope: str, key: str, value: bytes | None) -> None:
+        group = self._data.get(scope)
+        if value is not None:
+            if group is None:
+                group = self._data[scope] = {}
+            group[key] = value
+        elif group is not None and group.pop(key, None) is not None and not group:
+            del self._data[scope]
+
+    def _write(self, scope: str, key: str, old: bytes | None, new: bytes | None, answer: T) -> Answer[T]:
+        queues = self._routes.matching(scope, key) if self._events_enabled else ()
+        event: Event | None = None
+        if queues:
+            kind: EventType = "state:deleted" if new is None else "state:created" if old is None else "state:updated"
+            self._writes += 1
+            event = Event(f"{self._epoch}-{self._writes}", scope, key, kind, old, new)
+            for queue in queues:
+                _refuse_overflow(queue, event)
+        if self._journal is None:
+            self._store(scope, key, new)
+            if event is not None:
+                for queue in queues:
+                    self._make_room(queue, event)
+                    queue.push(Delivery(queue.id, event, token=self._next_number()))
+            return answer
+        deliveries: list[tuple[Queue, Delivery]] = []
+        if event is not None:
+            for queue in queues:
+                queue.reserve(event)
+                deliveries.append((queue, Delivery(queue.id, event, token=self._next_number())))
+        waiter: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._filling.overlay[scope, key] = new
+        self._filling.writes.append(_Write(waiter, answer, event, deliveries))
+        self._schedule()
+        return waiter
+
+    def _next_number(self) -> int:
+        self._numbers += 1
+        return self._first_number + self._numbers
+
+    def _make_room(self, queue: Queue, event: Event) -> None:
+        """Drop what has to go for `event`; only a queue that drops its oldest ever has to."""
+        dropped: list[int] = []
+        while queue.overflow(event) is not None and (victim := queue.drop_oldest()) is not None:
+            dropped.append(_row_number(victim))
+        if dropped:
+            if queue.dropped == len(dropped) or queue.dropped % 1000 < len(dropped):
+                function = queue.subscription.function_id
+                logger.warning("the queue of %s is full; %d of its oldest events dropped so far", function, queue.dropped)
+            self._keep(lambda pending: pending.finished.extend(dropped))
+
+    # -- groups of a journal
+
+    def _keep(self, record: Callable[[_Pending], object], settled: Callable[[], None] | None = None) -> None:
+        """Write upkeep with the next group, and call `settled` when it has been committed; at once without a journal."""
+        if self._journal is None:
+            if settled is not None:
+                settled()
+            return
+        record(self._filling)
+        if settled is not None:
+            self._filling.settled.append(settled)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        self._idle.clear()
+        if self._writing is None and not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        if self._journal is None or self._writing is not None or self._idle.is_set():
+            return
+        self._writing, self._filling = self._filling, _Pending()
+        self._journal.write(self._writing.group(), self._committed)
+
+    def _committed(self, error: StoreError | None) -> None:
+        written = self._writing
+        assert written is not None
+        self._writing = None
+        if error is not None:
+            self._fail(written, error)
+            return
+        for (scope, key), value in written.overlay.items():
+            self._store(scope, key, value)
+        for write in written.writes:
+            if write.event is not None:
+                for queue, delivery in write.deliveries:
+                    queue.unreserve(write.event)
+                    if self._queues.get(queue.id) is queue:
+                        self._make_room(queue, write.event)
+                        queue.push(delivery)
+            if not write.waiter.done():
+                write.waiter.set_result(write.answer)
+        for settle in written.settled:
+            settle()
+        if self._has_work(self._filling):
+            self._flush()
+        else:
+            self._idle.set()
+
+    def _fail(self, written: _Pending, error: StoreError) -> None:
+        """Nothing of this group lasts, so nothing that was built on it may: all their mutations fail; upkeep is tried again."""
+        logger.error("%s", error)
+        for pending in (written, self._filling):
+            for write in pending.writes:
+                if write.event is not None:
+                    for queue, _ in write.deliveries:
+                        queue.unreserve(write.event)
+                if not write.waiter.done():
+                    write.waiter.set_exception(StoreError(str(error)))
+            pending.overlay.clear()
+            pending.writes.clear()
+        self._filling.take_upkeep(written)
+        if self._has_work(self._filling):
+            self._scheduled = True
+            asyncio.get_running_loop().call_later(UPKEEP_RETRY_SECONDS, self._flush)
+        else:
+            self._idle.set()
+
+    @staticmethod
+    def _has_work(pending: _Pending) -> bool:
+        return bool(
+            pending.writes
+            or pending.subscriptions
+            or pending.attempts
+            or pending.dead_letters
+            or pending.revived
+            or pending.finished
+            or pending.discarded
+            or pending.settled
+        )
+
+    # -- subscriptions
+
+    # What is recorded of a subscription is in the group of the next write or an earlier one, so nobody needs to wait for it.
+
+    def subscribe(self, subscription: Subscription) -> None:
+        queue = self._queues.get(subscription.id)
+        if queue is None:
+            queue = self._add_queue(subscription)
+        timer = self._removals.pop(queue.id, None)
+        if timer is not None:
+            timer.cancel()
+        queue.subscription = subscription
+        queue.orphaned_at_ms = None
+        queue.hosted = True
+        queue.ring()
+        self._record_queue(queue)
+
+    def unsubscribe(self, subscription_id: str) -> None:
+        queue = self._queues.get(subscription_id)
+        if queue is not None:
+            self._remove_queue(queue)
+
+    def abandon(self, subscription_id: str) -> None:
+        queue = self._queues.get(subscription_id)
+        if queue is not None:
+            queue.hosted = False
+            self._record_queue(queue)
+            self._orphan(queue)
+
+    def _add_queue(self, subscription: Subscription) -> Queue:
+        queue = Queue(subscription, self._limits, self._ring)
+        self._queues[queue.id] = queue
+        self._routes.add(queue)
+        return queue
+
+    def _ring(self, subscription_id: str) -> None:
+        self._bell(subscription_id)
+
+    def _orphan(self, queue: Queue) -> None:
+        queue.orphaned_at_ms = _now_ms()
+        retention = queue.subscription.retention_ms
+        if retention == FOREVER:
+            return
+
+        def end() -> None:
+            self._removals.pop(queue.id, None)
+            function = queue.subscription.function_id
+            log = logger.warning if len(queue) else logger.info
+            log(
+                "nobody has asked for the events of %s for %s ms: its queue is removed, with %d events",
+                function,
+                retention,
+                len(queue),
+            )
+            self._remove_queue(queue)
+
+        assert isinstance(retention, int)
+        if retention <= 0:
+            end()
+        else:
+            self._removals[queue.id] = asyncio.get_running_loop().call_later(retention / 1000, end)
+
+    def _remove_queue(self, queue: Queue) -> None:
+        timer = self._removals.pop(queue.id, None)
+        if timer is not None:
+            timer.cancel()
+        self._routes.remove(queue)
+        del self._queues[queue.id]
+        queue.hosted = False
+        queue.close()
+        if self._journal is None:
+            return
+        held = [_row_number(delivery) for delivery in queue]
+        for group in (self._writing, self._filling):
+            for write in group.writes if group is not None else ():
+                held.extend(_row_number(delivery) for target, delivery in write.deliveries if target is queue)
+        self._keep(lambda pending: pending.subscriptions.update({queue.id: None}))
+        self._keep(lambda pending: pending.finished.extend(held))
+
+    def _record_queue(self, queue: Queue) -> None:
+        if self._journal is not None:
+            row = (queue.id, values.encode(queue.subscription), queue.orphaned_at_ms, queue.dropped)
+            self._keep(lambda pending: pending.subscriptions.update({queue.id: row}))
+
+    # -- deliveries
+
+    def take(self, subscription_id: str, count: int) -> list[Delivery]:
+        queue = self._queues.get(subscription_id)
+        return [] if queue is None or not queue.hosted else queue.take(count)
+
+    def ack(self, deliveries: Sequence[Delivery], want: int = 0) -> Answer[list[Delivery]]:
+        queue = self._queues.get(deliveries[0].subscription_id) if deliveries else None
+        if queue is None:
+            return []
+        done = [delivery for delivery in deliveries if queue.is_pending(delivery)]
+        if self._journal is None:
+            for delivery in done:
+                queue.finish(delivery)
+            return queue.take(want) if want and queue.hosted else []
+        waiter: asyncio.Future[list[Delivery]] = asyncio.get_running_loop().create_future()
+
+        def settled() -> None:
+            for delivery in done:
+                if queue.is_pending(delivery):
+                    queue.finish(delivery)
+            if not waiter.done():
+                waiter.set_result(queue.take(want) if want and queue.hosted else [])
+
+        self._keep(lambda pending: pending.finished.extend(map(_row_number, done)), settled)
+        return waiter
+
+    def retry(self, delivery: Delivery, delay_ms: int, failure: Failure) -> None:
+        queue = self._queues.get(delivery.subscription_id)
+        if queue is None or not queue.is_pending(delivery):
+            return
+        queue.retry(delivery, delay_ms)
+        planned = (delivery.attempt, _now_ms() + delay_ms)
+        self._keep(lambda pending: pending.attempts.update({_row_number(delivery): planned}))
+
+    def bury(self, delivery: Delivery, failure: Failure) -> None:
+        queue = self._queues.get(delivery.subscription_id)
+        if queue is None or not queue.is_pending(delivery):
+            return
+        letter = DeadLetter(
+            id=delivery.event_id,
+            subscription_id=queue.id,
+            function_id=queue.subscription.function_id,
+            event=delivery.event,
+            attempts=delivery.attempt,
+            error=str(failure),
+            buried_at_ms=_now_ms(),
+        )
+        self._dead[letter.id] = letter
+
+        def settled() -> None:
+            if queue.is_pending(delivery):
+                queue.finish(delivery)
+
+        def record(pending: _Pending) -> None:
+            pending.dead_letters.append(_dead_letter_row(letter))
+            pending.finished.append(_row_number(delivery))
+
+        self._keep(record, settled)
+
+    def release(self, deliveries: Sequence[Delivery]) -> None:
+        for delivery in reversed(deliveries):
+            queue = self._queues.get(delivery.subscription_id)
+            if queue is not None and queue.is_pending(delivery):
+                queue.release(delivery)
+
+    # -- looking at it
+
+    def queues(self) -> list[QueueStats]:
+        dead: dict[str, int] = {}
+        for letter in self._dead.values():
+            dead[letter.subscription_id] = dead.get(letter.subscription_id, 0) + 1
+        return [
+            QueueStats(
+                subscription=queue.subscription,
+                waiting=len(queue) - queue.pending,
+                pending=queue.pending,
+                dead=dead.get(queue.id, 0),
+                dropped=queue.dropped,
+                hosted=queue.hosted,
+            )
+            for queue in self._queues.values()
+        ]
+
+    def dead_letters(self, function_id: str | None = None) -> list[DeadLetter]:
+        return [letter for letter in self._dead.values() if function_id is None or letter.function_id == function_id]
+
+    def revive(self, dead_letter_id: str) -> bool:
+        letter = self._dead.get(dead_letter_id)
+        if letter is None:
+            return False
+        queue = self._queues.get(letter.subscription_id)
+        if queue is None:
+            raise StoreError(f"nobody is subscribed any more: {letter.function_id} has no queue for this event")
+        _refuse_overflow(queue, letter.event)
+        del self._dead[dead_letter_id]
+        delivery = Delivery(queue.id, letter.event, token=self._next_number())
+
+        def settled() -> None:
+            if self._queues.get(queue.id) is queue:
+                self._make_room(queue, delivery.event)
+                queue.push(delivery)
+
+        def record(pending: _Pending) -> None:
+            pending.revived.append(_delivery_row(delivery))
+            pending.discarded.append(dead_letter_id)
+
+        self._keep(record, settled)
+        return True
+
+    def discard(self, dead_letter_id: str) -> bool:
+        if self._dead.pop(dead_letter_id, None) is None:
+            return False
+        self._keep(lambda pending: pending.discarded.append(dead_letter_id))
+        return True
+
+
+def _refuse_overflow(queue: Queue, event: Event) -> None:
+    bound = queue.overflow(event)
+    if bound is not None and queue.limits.on_full == "reject":
+        function = queue.subscription.function_id
+        raise StoreError(f"the queue of {function} is full ({bound}); its handler does not keep up, or nobody serves it")
+
+
+def _delivery_row(delivery: Delivery) -> Row:
+    event = delivery.event
+    place = (event.scope.encode(), event.key.encode())
+    number = _row_number(delivery)
+    return (number, delivery.subscription_id, event.write_id, event.event_type, *place, event.old, event.new, delivery.attempt, 0)
+
+
+def _dead_letter_row(letter: DeadLetter) -> Row:
+    event = letter.event
+    place = (event.scope.encode(), event.key.encode())
+    head = (letter.id, letter.subscription_id, letter.function_id, event.write_id, event.event_type)
+    return (*head, *place, event.old, event.new, letter.attempts, letter.error, letter.buried_at_ms)
+
+
+def _row_number(delivery: Delivery) -> int:
+    number = delivery.token
+    assert isinstance(number, int)
+    return number
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

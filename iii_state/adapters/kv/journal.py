@@ -1,0 +1,311 @@
+"""The SQLite file behind a kv store: one connection on one thread, and changes written in groups.
+
+A group is everything that was asked for while the group before it was being written. It is one transaction: once it has been
+committed (WAL, `synchronous=NORMAL`) it outlives the process; every `save_interval_ms` the log is forced to disk, so that it
+outlives the machine, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+from iii_state.errors import StoreError
+
+logger = logging.getLogger(__name__)
+
+FILE_NAME = "state.sqlite3"
+APPLICATION_ID = 0x6969_6973  # "iiis"
+FORMAT = 1
+"""`user_version` of the file: the layout below. A newer one is refused."""
+
+_SCHEMA = """
+CREATE TABLE state (scope BLOB NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, PRIMARY KEY (scope, key)) WITHOUT ROWID;
+CREATE TABLE subscription (
+    id TEXT PRIMARY KEY, definition BLOB NOT NULL, orphaned_at_ms INTEGER, dropped INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE delivery (
+    number INTEGER PRIMARY KEY, subscription TEXT NOT NULL, write_id TEXT NOT NULL, event_type TEXT NOT NULL,
+    scope BLOB NOT NULL, key BLOB NOT NULL, old BLOB, new BLOB, attempt INTEGER NOT NULL, due_at_ms INTEGER NOT NULL
+);
+CREATE TABLE dead_letter (
+    id TEXT PRIMARY KEY, subscription TEXT NOT NULL, function_id TEXT NOT NULL, write_id TEXT NOT NULL, event_type TEXT NOT NULL,
+    scope BLOB NOT NULL, key BLOB NOT NULL, old BLOB, new BLOB,
+    attempts INTEGER NOT NULL, error TEXT NOT NULL, buried_at_ms INTEGER NOT NULL
+);
+CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+INSERT INTO meta VALUES ('epoch', 0);
+"""
+
+ROWS_PER_STATEMENT = 256
+
+Row = tuple[Any, ...]
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Group:
+    """What one transaction writes. Of a key, a subscription or a planned attempt only the last state counts."""
+
+    values: dict[tuple[bytes, bytes], bytes | None] = field(default_factory=dict)
+    subscriptions: dict[str, Row | None] = field(default_factory=dict)
+    deliveries: list[Row] = field(default_factory=list)
+    attempts: dict[int, tuple[int, int]] = field(default_factory=dict)
+    dead_letters: list[Row] = field(default_factory=list)
+    finished: list[int] = field(default_factory=list)
+    discarded: list[str] = field(default_factory=list)
+
+    def statements(self) -> list[tuple[str, str, str, Sequence[Row]]]:
+        """Head, row template, tail and rows of every multi-row statement, in an order that may be followed blindly."""
+        upserts = [(scope, key, value) for (scope, key), value in self.values.items() if value is not None]
+        removals = [(scope, key) for (scope, key), value in self.values.items() if value is None]
+        kept = [row for row in self.subscriptions.values() if row is not None]
+        ended = [(name,) for name, row in self.subscriptions.items() if row is None]
+        return [
+            ("INSERT OR REPLACE INTO state VALUES", "(?,?,?)", "", upserts),
+            ("DELETE FROM state WHERE (scope, key) IN (VALUES", "(?,?)", ")", removals),
+            ("INSERT OR REPLACE INTO subscription VALUES", "(?,?,?,?)", "", kept),
+            ("INSERT INTO delivery VALUES", "(?,?,?,?,?,?,?,?,?,?)", "", self.deliveries),
+            ("INSERT INTO dead_letter VALUES", "(?,?,?,?,?,?,?,?,?,?,?,?)", "", self.dead_letters),
+            ("DELETE FROM delivery WHERE number IN (VALUES", "(?)", ")", [(number,) for number in self.finished]),
+            ("DELETE FROM dead_letter WHERE id IN (VALUES", "(?)", ")", [(name,) for name in self.discarded]),
+            ("DELETE FROM subscription WHERE id IN (VALUES", "(?)", ")", ended),
+        ]
+
+
+@dataclass(slots=True)
+class Contents:
+    """What a file held when it was opened. `epoch` has never been given before for this file."""
+
+    epoch: int
+    values: list[tuple[bytes, bytes, bytes]]
+    subscriptions: list[Row]
+    deliveries: list[Row]
+    dead_letters: list[Row]
+
+
+class Journal:
+    """Writes groups to the file of a directory, one after the other, off the event loop."""
+
+    def __init__(self, directory: Path, save_interval_ms: int) -> None:
+        self.path = directory / FILE_NAME
+        self._interval = save_interval_ms / 1000
+        self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._connection: sqlite3.Connection | None = None
+        self._saver: asyncio.Task[None] | None = None
+        self._unsaved = False
+
+    async def open(self) -> Contents:
+        """Open or make the file and read it. Raises `StoreError` in words when that cannot be."""
+        self._thread = threading.Thread(target=self._run, name="iii-state-sqlite", daemon=True)
+        self._thread.start()
+        try:
+            contents = await self._call(self._open)
+        except BaseException:
+            await self._join()
+            raise
+        self._saver = asyncio.create_task(self._save_regularly())
+        return contents
+
+    def write(self, group: Group, done: Callable[[StoreError | None], None]) -> None:
+        """Commit a group; `done` is called on the event loop with None, or with why nothing of it was written."""
+        loop = asyncio.get_running_loop()
+
+        def work() -> None:
+            error: StoreError | None = None
+            try:
+                self._commit(group)
+            except sqlite3.Error as failure:
+                error = _in_words(failure, self.path)
+            loop.call_soon_threadsafe(done, error)
+
+        self._unsaved = True
+        self._work.put(work)
+
+    async def check(self) -> None:
+        """Raise `StoreError` unless the file answers."""
+        await self._call(lambda: self._opened().execute("SELECT value FROM meta WHERE name='epoch'").fetchone())
+
+    async def close(self) -> None:
+        """Write the log into the database file, force it to disk, and close."""
+        if self._saver is not None:
+            self._saver.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._saver
+        try:
+            await self._call(self._close)
+        finally:
+            await self._join()
+
+    async def _join(self) -> None:
+        if self._thread is not None:
+            self._work.put(None)
+            await asyncio.to_thread(self._thread.join)
+            self._thread = None
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            work()
+
+    async def _call(self, function: Callable[[], T]) -> T:
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+
+        def settle(result: Any, error: Exception | None) -> None:
+            if not answer.done():
+                if error is None:
+                    answer.set_result(result)
+                else:
+                    answer.set_exception(error)
+
+        def work() -> None:
+            result: Any = None
+            error: Exception | None = None
+            try:
+                result = function()
+            except sqlite3.Error as failure:
+                error = _in_words(failure, self.path)
+            except Exception as failure:
+                error = failure
+            loop.call_soon_threadsafe(settle, result, error)
+
+        self._work.put(work)
+        return await answer
+
+    async def _save_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(self._interval)
+            if self._unsaved:
+                self._unsaved = False
+                try:
+                    await self._call(self._force_to_disk)
+                except (StoreError, OSError) as error:
+                    self._unsaved = True
+                    logger.error("cannot force %s to disk: %s", self.path, error)
+
+    # Everything below runs on the thread.
+
+    def _opened(self) -> sqlite3.Connection:
+        assert self._connection is not None
+        return self._connection
+
+    def _open(self) -> Contents:
+        directory = self.path.parent
+        if directory.exists() and not directory.is_dir():
+            raise StoreError(f"file_path {str(directory)!r} is a file; it has to be a directory, in which {FILE_NAME} is kept")
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot make the directory {str(directory)!r}: {error.strerror}") from None
+        for place in (directory, self.path):
+            if place.exists() and not os.access(place, os.R_OK | os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+                raise StoreError(f"cannot write {place}: permission denied for this user")
+        if not self.path.exists() and any(directory.glob("*.bin")):
+            logger.warning(
+                "%s holds a file store of the stock iii engine (*.bin); its values are not read, its files are left alone. "
+                "Starting with an empty store in %s",
+                directory,
+                self.path,
+            )
+        connection = sqlite3.connect(self.path, isolation_level=None, timeout=1.0, cached_statements=256, check_same_thread=False)
+        try:
+            connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+            connection.execute("BEGIN IMMEDIATE")
+            self._check_format(connection)
+            connection.execute("UPDATE meta SET value = value + 1 WHERE name='epoch'")
+            connection.execute("COMMIT")
+            contents = Contents(
+                epoch=connection.execute("SELECT value FROM meta WHERE name='epoch'").fetchone()[0],
+                values=connection.execute("SELECT scope, key, value FROM state").fetchall(),
+                subscriptions=connection.execute("SELECT * FROM subscription").fetchall(),
+                deliveries=connection.execute("SELECT * FROM delivery ORDER BY number").fetchall(),
+                dead_letters=connection.execute("SELECT * FROM dead_letter ORDER BY buried_at_ms").fetchall(),
+            )
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+        return contents
+
+    def _check_format(self, connection: sqlite3.Connection) -> None:
+        application = connection.execute("PRAGMA application_id").fetchone()[0]
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+        if application == 0 and version == 0 and empty:
+            for statement in _SCHEMA.split(";"):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version={FORMAT}")
+        elif application != APPLICATION_ID:
+            raise StoreError(f"{self.path} is an SQLite database of another program; nothing was changed")
+        elif version > FORMAT:
+            raise StoreError(f"{self.path} has format {version}; this version of iii-state knows up to {FORMAT}. Use a newer one")
+
+    def _commit(self, group: Group) -> None:
+        connection = self._opened()
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for head, template, tail, rows in group.statements():
+                _execute_rows(connection, head, template, tail, rows)
+            if group.attempts:
+                planned = [(attempt, due, number) for number, (attempt, due) in group.attempts.items()]
+                connection.executemany("UPDATE delivery SET attempt=?, due_at_ms=? WHERE number=?", planned)
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+    def _force_to_disk(self) -> None:
+        log = os.open(f"{self.path}-wal", os.O_RDONLY)
+        try:
+            os.fsync(log)
+        finally:
+            os.close(log)
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            try:
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            finally:
+                connection.close()
+
+
+def _execute_rows(connection: sqlite3.Connection, head: str, template: str, tail: str, rows: Sequence[Row]) -> None:
+    """One statement for many rows, since each gives up the interpreter lock once. Sizes are powers of two, to be cached."""
+    position = 0
+    while position < len(rows):
+        left = len(rows) - position
+        size = ROWS_PER_STATEMENT if left >= ROWS_PER_STATEMENT else 1 << (left.bit_length() - 1)
+        chunk = rows[position : position + size]
+        position += size
+        parameters = chunk[0] if size == 1 else [item for row in chunk for item in row]
+        connection.execute(f"{head} {','.join([template] * size)}{tail}", parameters)
+
+
+def _in_words(error: sqlite3.Error, path: Path) -> StoreError:
+    text = str(error)
+    if "locked" in text or "busy" in text:
+        return StoreError(
+            f"{path} is in use by another process; one store has one engine (stop the other, or use another file_path)"
+        )
+    if "not a database" in text or "malformed" in text:
+        return StoreError(f"{path} is no database, or is damaged ({text}); nothing was changed")
+    if "full" in text:
+        return StoreError(f"the disk is full, or over a quota: {path} cannot grow ({text})")
+    if "readonly" in text or "unable to open" in text or "read-only" in text:
+        return StoreError(f"cannot write {path}: {text}; check the permissions of the directory")
+    return StoreError(f"{path}: {text}")

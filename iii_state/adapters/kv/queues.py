@@ -1,0 +1,207 @@
+"""One subscription's queue in this process: lanes, what is ready, what is out, what waits for its next attempt."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from iii_state.events import Delivery, Event, QueueLimits, Subscription
+
+Lane = tuple[str, str]
+
+
+class Queue:
+    """Deliveries of one subscription, at most one per (scope, key) out at a time, in the order of their writes.
+
+    A delivery's `token` is its number: unique, and growing in the order of the writes.
+    """
+
+    def __init__(self, subscription: Subscription, limits: QueueLimits, bell: Callable[[str], None]) -> None:
+        self.subscription = subscription
+        self.id = subscription.id
+        self.limits = limits
+        self.hosted = False
+        self.orphaned_at_ms: int | None = None
+        self.dropped = 0
+        self._reserved = 0
+        self._reserved_bytes = 0
+        self._bell = bell
+        self._bytes = 0
+        self._entries: dict[int, Delivery] = {}
+        self._lanes: dict[Lane, deque[Delivery]] = {}
+        self._ready: deque[Delivery] = deque()
+        self._pending: dict[int, Delivery] = {}
+        self._timers: dict[int, asyncio.TimerHandle] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Delivery]:
+        return iter(self._entries.values())
+
+    @property
+    def pending(self) -> int:
+        """How many deliveries are out."""
+        return len(self._pending)
+
+    def overflow(self, event: Event) -> str | None:
+        """Why one more event does not fit, None if it does."""
+        if len(self._entries) + self._reserved >= self.limits.max_queue_length:
+            return f"max_queue_length {self.limits.max_queue_length}"
+        if self._bytes + self._reserved_bytes + event.size > self.limits.max_queue_bytes:
+            return f"max_queue_bytes {self.limits.max_queue_bytes}"
+        return None
+
+    def reserve(self, event: Event) -> None:
+        """Keep room for the event of a write that is not committed yet."""
+        self._reserved += 1
+        self._reserved_bytes += event.size
+
+    def unreserve(self, event: Event) -> None:
+        """The write has been committed, or has failed."""
+        self._reserved -= 1
+        self._reserved_bytes -= event.size
+
+    def push(self, delivery: Delivery, due_in_ms: int = 0) -> None:
+        """Add a delivery behind all others of its lane."""
+        number = _number(delivery)
+        event = delivery.event
+        self._entries[number] = delivery
+        self._bytes += event.size
+        lane = (event.scope, event.key)
+        waiting = self._lanes.get(lane)
+        if waiting is not None:
+            waiting.append(delivery)
+            return
+        self._lanes[lane] = deque((delivery,))
+        if due_in_ms > 0:
+            self._wait(number, delivery, due_in_ms)
+        else:
+            self._make_ready(delivery)
+
+    def take(self, count: int) -> list[Delivery]:
+        """Up to `count` ready deliveries, which are pending from now on."""
+        taken: list[Delivery] = []
+        while self._ready and len(taken) < count:
+            delivery = self._ready.popleft()
+            number = _number(delivery)
+            if number in self._entries:
+                self._pending[number] = delivery
+                taken.append(delivery)
+        return taken
+
+    def is_pending(self, delivery: Delivery) -> bool:
+        """Whether the delivery is out; false once it was acknowledged, dropped, or its queue started afresh."""
+        return self._pending.get(_number(delivery)) is delivery
+
+    def finish(self, delivery: Delivery) -> None:
+        """The delivery is done with; its lane goes on."""
+        number = _number(delivery)
+        del self._pending[number]
+        self._forget(number)
+
+    def retry(self, delivery: Delivery, delay_ms: int) -> None:
+        """The next attempt of a pending delivery, when `delay_ms` have passed; its lane waits."""
+        number = _number(delivery)
+        del self._pending[number]
+        delivery.attempt += 1
+        self._wait(number, delivery, delay_ms)
+
+    def release(self, delivery: Delivery) -> None:
+        """Give a pending delivery back to the front of what is ready."""
+        del self._pending[_number(delivery)]
+        self._ready.appendleft(delivery)
+        if self.hosted:
+            self._bell(self.id)
+
+    def release_all(self) -> None:
+        """Give back everything that is out."""
+        for delivery in reversed(self._pending.copy().values()):
+            self.release(delivery)
+
+    def drop_oldest(self) -> Delivery | None:
+        """Drop the oldest delivery that is not out, if there is one."""
+        number = next((number for number in self._entries if number not in self._pending), None)
+        if number is None:
+            return None
+        delivery = self._entries[number]
+        self._forget(number)
+        self.dropped += 1
+        return delivery
+
+    def close(self) -> None:
+        """Stop the timers of planned attempts."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+
+    def ring(self) -> None:
+        """Tell the dispatcher if anything is ready."""
+        if self._ready and self.hosted:
+            self._bell(self.id)
+
+    def _forget(self, number: int) -> None:
+        delivery = self._entries.pop(number)
+        self._bytes -= delivery.event.size
+        timer = self._timers.pop(number, None)
+        if timer is not None:
+            timer.cancel()
+        lane = (delivery.event.scope, delivery.event.key)
+        waiting = self._lanes[lane]
+        if waiting[0] is not delivery:
+            waiting.remove(delivery)
+            return
+        waiting.popleft()
+        if waiting:
+            self._make_ready(waiting[0])
+        else:
+            del self._lanes[lane]
+
+    def _wait(self, number: int, delivery: Delivery, delay_ms: int) -> None:
+        def due() -> None:
+            del self._timers[number]
+            self._make_ready(delivery)
+
+        self._timers[number] = asyncio.get_running_loop().call_later(delay_ms / 1000, due)
+
+    def _make_ready(self, delivery: Delivery) -> None:
+        self._ready.append(delivery)
+        if self.hosted:
+            self._bell(self.id)
+
+
+def _number(delivery: Delivery) -> int:
+    number = delivery.token
+    assert isinstance(number, int)
+    return number
+
+
+class Routes:
+    """Which queues want the events of a scope and key: four look-ups, whatever the number of subscriptions."""
+
+    def __init__(self) -> None:
+        self._queues: dict[tuple[str | None, str | None], dict[str, Queue]] = {}
+
+    def add(self, queue: Queue) -> None:
+        """Route to a queue from now on."""
+        wanted = (queue.subscription.scope, queue.subscription.key)
+        self._queues.setdefault(wanted, {})[queue.id] = queue
+
+    def remove(self, queue: Queue) -> None:
+        """Route to a queue no more."""
+        wanted = (queue.subscription.scope, queue.subscription.key)
+        queues = self._queues.get(wanted)
+        if queues is not None and queues.pop(queue.id, None) is not None and not queues:
+            del self._queues[wanted]
+
+    def matching(self, scope: str, key: str) -> list[Queue]:
+        """The queues that want the events of this scope and key."""
+        if not self._queues:
+            return []
+        found: list[Queue] = []
+        for wanted in ((scope, key), (scope, None), (None, key), (None, None)):
+            queues = self._queues.get(wanted)
+            if queues is not None:
+                found.extend(queues.values())
+        return found

@@ -1,0 +1,265 @@
+"""Reading, changing and watching the state of a running engine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+import uuid
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+from iii_state import values
+from iii_state.engine.client import Client, ConnectionLost
+from iii_state.errors import FunctionError
+from iii_state.values import Json
+
+C = TypeVar("C", bound=Callable[..., Any])
+
+DEFAULT_URL = "ws://127.0.0.1:49134"
+
+
+def engine_options(command: C) -> C:
+    """`--url` and `--json`, of every command that talks to an engine."""
+    url = click.option(
+        "--url", envvar="III_STATE_URL", default=DEFAULT_URL, show_default=True, show_envvar=True, help="The engine."
+    )
+    as_json = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON, as the engine gave it.")
+    return url(as_json(command))
+
+
+def json_text(name: str, text: str) -> bytes:
+    """An argument that is JSON text, or `-` for standard input; checked here, so that a slip of the pen gets a good message."""
+    given = sys.stdin.buffer.read() if text == "-" else text.encode("utf-8", "surrogateescape")
+    try:
+        given.decode("utf-8")
+        msgspec.json.decode(given)
+    except RecursionError:
+        raise click.BadParameter(f"nests deeper than {values.MAX_DEPTH} levels", param_hint=name) from None
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        shown = given if len(given) <= 60 else given[:57] + b"..."
+        hint = f""" A string needs quotes of its own: '"{text}"'.""" if text.replace("_", "").replace("-", "").isalnum() else ""
+        raise click.BadParameter(f"{shown.decode(errors='replace')!r} is no JSON: {error}.{hint}", param_hint=name) from None
+    return given
+
+
+def run(action: Awaitable[None]) -> None:
+    """Run a command; what goes wrong is one line on standard error, and exit code 1."""
+
+    async def main() -> None:
+        await action
+
+    try:
+        asyncio.run(main())
+    except FunctionError as error:
+        raise click.ClickException(f"{error.code}: {error.message}") from None
+    except ConnectionLost as error:
+        raise click.ClickException(str(error)) from None
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read the output has gone; nothing is left to say
+
+
+def is_terminal() -> bool:
+    """Whether a person reads the output."""
+    return sys.stdout.isatty()
+
+
+def show(text: Json | None, as_json: bool) -> None:
+    """Print a value: a line of compact JSON in a pipe, indented and coloured on a terminal."""
+    text = b"null" if text is None else bytes(text)
+    if as_json or not is_terminal():
+        click.echo(msgspec.json.format(text, indent=-1))
+        return
+    from rich.console import Console
+    from rich.syntax import Syntax
+
+    Console().print(Syntax(msgspec.json.format(text, indent=2).decode(), "json", background_color="default", word_wrap=True))
+
+
+def request(**fields: Any) -> bytes:
+    """The JSON text of a request; `bytes` fields are JSON text already."""
+    return values.compact_members(
+        {name: field if isinstance(field, bytes) else _encoded(name, field) for name, field in fields.items()}
+    )
+
+
+def _encoded(name: str, field: Any) -> bytes:
+    try:
+        return values.encode(field)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint=name.upper()) from None
+
+
+@click.command()
+@click.argument("scope")
+@click.argument("key")
+@engine_options
+def get(scope: str, key: str, url: str, as_json: bool) -> None:
+    """Print the value at SCOPE and KEY; null if there is none."""
+
+    async def action() -> None:
+        async with Client(url) as client:
+            value = await client.call("state::get", request(scope=scope, key=key))
+        show(value, as_json)
+        if value is None and is_terminal():
+            click.secho(f"(nothing is stored at {scope} {key})", dim=True, err=True)
+
+    run(action())
+
+
+@click.command("set")
+@click.argument("scope")
+@click.argument("key")
+@click.argument("value")
+@engine_options
+def set_value(scope: str, key: str, value: str, url: str, as_json: bool) -> None:
+    """Store VALUE (JSON, or - for standard input) at SCOPE and KEY; print old and new value.
+
+    \b
+    iii-state set users ada '{"name": "Ada", "visits": 0}'
+    """
+    text = json_text("VALUE", value)
+
+    async def action() -> None:
+        async with Client(url) as client:
+            show(await client.call("state::set", request(scope=scope, key=key, value=text)), as_json)
+
+    run(action())
+
+
+@click.command()
+@click.argument("scope")
+@click.argument("key")
+@click.argument("ops")
+@engine_options
+def update(scope: str, key: str, ops: str, url: str, as_json: bool) -> None:
+    """Apply OPS (a JSON list of operations, or - for standard input) to the value at SCOPE and KEY, atomically.
+
+    An operation that fails is skipped and reported, and the exit code is 1; the others count.
+
+    \b
+    iii-state update users ada '[{"type": "increment", "path": "visits", "by": 1}]'
+    """
+    text = json_text("OPS", ops)
+
+    async def action() -> None:
+        async with Client(url) as client:
+            answer = await client.call("state::update", request(scope=scope, key=key, ops=text))
+        show(answer, as_json)
+        errors = values.decode(answer or b"{}").get("errors", [])
+        for error in errors:
+            click.secho(f"op {error['op_index']}: {error['code']}: {error['message']}", fg="red", err=True)
+        if errors:
+            raise SystemExit(1)
+
+    run(action())
+
+
+@click.command()
+@click.argument("scope")
+@click.argument("key")
+@engine_options
+def delete(scope: str, key: str, url: str, as_json: bool) -> None:
+    """Remove the value at SCOPE and KEY; print what was there."""
+
+    async def action() -> None:
+        async with Client(url) as client:
+            show(await client.call("state::delete", request(scope=scope, key=key)), as_json)
+
+    run(action())
+
+
+@click.command("list")
+@click.argument("scope")
+@engine_options
+def list_values(scope: str, url: str, as_json: bool) -> None:
+    """Print the values of SCOPE: one a line in a pipe, one list with --json."""
+
+    async def action() -> None:
+        async with Client(url) as client:
+            answer = await client.call("state::list", request(scope=scope))
+        if as_json:
+            show(answer, as_json)
+            return
+        for value in msgspec.json.decode(answer or b"[]", type=list[msgspec.Raw]):
+            show(value, as_json)
+
+    run(action())
+
+
+@click.command()
+@engine_options
+def groups(url: str, as_json: bool) -> None:
+    """Print the scopes that have values, one a line."""
+
+    async def action() -> None:
+        async with Client(url) as client:
+            answer = await client.call("state::list_groups", b"{}")
+        if as_json:
+            show(answer, as_json)
+            return
+        for scope in values.decode(answer or b"{}").get("groups", []):
+            click.echo(scope if scope.isprintable() and scope else json.dumps(scope))
+
+    run(action())
+
+
+@click.command()
+@click.argument("scope", required=False)
+@click.argument("key", required=False)
+@engine_options
+def watch(scope: str | None, key: str | None, url: str, as_json: bool) -> None:
+    """Print changes as they happen, until Ctrl-C: all of them, or those of SCOPE, or of SCOPE and KEY."""
+
+    async def show_event(event: Json) -> None:
+        if as_json or not is_terminal():
+            click.echo(msgspec.json.format(_without_caller(event), indent=-1))
+        else:
+            click.echo(_event_line(values.decode(event)))
+
+    async def action() -> None:
+        stop = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
+        function_id = f"iii-state::watch::{uuid.uuid4()}"
+        async with Client(url, name="iii-state-watch") as client:
+            await client.serve(function_id, show_event)
+            await client.register_trigger("state", function_id, {"scope": scope, "key": key, "retention_ms": 0, "concurrency": 1})
+            if is_terminal():
+                click.secho(f"watching {scope or 'everything'}{f' {key}' if key else ''} at {url}; Ctrl-C ends", dim=True, err=True)
+            stopped = asyncio.create_task(stop.wait())
+            lost = asyncio.create_task(client.closed())
+            try:
+                await asyncio.wait({stopped, lost}, return_when=asyncio.FIRST_COMPLETED)
+                if not stopped.done():
+                    await lost
+            finally:
+                stopped.cancel()
+                lost.cancel()
+                await asyncio.gather(stopped, lost, return_exceptions=True)
+
+    run(action())
+
+
+def _without_caller(event: Json) -> bytes:
+    members = {name: text for name, text in values.members(event).items() if name != "_caller_worker_id"}
+    return values.compact_members(members)
+
+
+def _event_line(event: dict[str, Any]) -> str:
+    kind = event["event_type"].removeprefix("state:")
+    colour = {"created": "green", "updated": "yellow", "deleted": "red"}.get(kind)
+    old, new = (_short(event[name]) for name in ("old_value", "new_value"))
+    change = {"created": new, "deleted": old}.get(kind, f"{old} → {new}")
+    time = click.style(f"{datetime.now():%H:%M:%S}", dim=True)
+    place = click.style(f"{event['scope']} {event['key']}", bold=True)
+    return f"{time} {click.style(f'{kind:<8}', fg=colour)} {place}  {change}"
+
+
+def _short(value: Any) -> str:
+    text = values.encode(value).decode()
+    return text if len(text) <= 100 else f"{text[:97]}…"

@@ -1,0 +1,334 @@
+"""The state module: six functions and a trigger type, over any adapter."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Literal, NoReturn
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from iii_state import config as configuration
+from iii_state import values
+from iii_state.adapters import open_adapter
+from iii_state.adapters.base import TooLarge, Updated
+from iii_state.dispatcher import Dispatcher
+from iii_state.errors import ConfigError, FunctionError, InvalidValue, StoreError
+from iii_state.events import Subscription
+from iii_state.host import Answer, Caller, Host, Trigger, then
+from iii_state.ops import InvalidOp, OpRequest, compile_ops
+from iii_state.requests import describe
+from iii_state.values import Json
+
+logger = logging.getLogger(__name__)
+
+
+LIST_BYTES = 60 * 1024 * 1024
+"""The largest answer of `state::list`; more does not fit into a frame."""
+
+STOP_SECONDS = 10.0
+
+
+class SetRequest(msgspec.Struct):
+    """`state::set`; `data` is an alias of `value`."""
+
+    scope: str
+    key: str
+    value: Raw | UnsetType = UNSET
+    data: Raw | UnsetType = UNSET
+
+
+class KeyRequest(msgspec.Struct):
+    """`state::get` and `state::delete`."""
+
+    scope: str
+    key: str
+
+
+class UpdateRequest(msgspec.Struct):
+    """`state::update`."""
+
+    scope: str
+    key: str
+    ops: list[OpRequest]
+
+
+class ScopeRequest(msgspec.Struct):
+    """`state::list`."""
+
+    scope: str
+
+
+class TriggerConfig(msgspec.Struct):
+    """The config of a `state` trigger; unknown members are ignored."""
+
+    scope: str | None = None
+    key: str | None = None
+    condition_function_id: str | None = None
+    delivery: Literal["once", "broadcast"] | None = None
+    retry: dict[str, Any] | None = None
+    retention_ms: int | Literal["forever"] | None = None
+    concurrency: int | None = None
+
+
+_set = msgspec.json.Decoder(SetRequest)
+_key = msgspec.json.Decoder(KeyRequest)
+_update = msgspec.json.Decoder(UpdateRequest)
+_scope = msgspec.json.Decoder(ScopeRequest)
+_trigger = msgspec.json.Decoder(TriggerConfig)
+
+
+class StateModule:
+    """`state::*` and the trigger type `state`, for an engine.
+
+    `config` is the `config` of the `iii-state` entry of an iii `config.yaml`, e.g. `{"adapter": {"name": "kv"}}`. Raises
+    `ConfigError` for a key or value that is not known; `start` raises `StoreError` when the store cannot be opened.
+    """
+
+    name = "iii-state"
+
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        self._settings = configuration.parse(config)
+        self._adapter = open_adapter(self._settings)
+        self._dispatcher: Dispatcher | None = None
+        self._triggers: dict[str, dict[str, None]] = {}
+        """Subscription id → ids of the triggers that are registered here for it."""
+        self._limit = 0
+        self._apply_live_settings()
+
+    async def start(self, host: Host) -> None:
+        """Open the store, and register the functions and the trigger type."""
+        dispatcher = Dispatcher(host, self._adapter, self._settings.dispatch)
+        await self._adapter.start(dispatcher.ring)
+        self._dispatcher = dispatcher
+        self._apply_live_settings()
+        for function_id, handler, description in (
+            ("state::set", self._set, "Set a value at a scope and a key"),
+            ("state::get", self._get, "Get the value at a scope and a key"),
+            ("state::delete", self._delete, "Delete the value at a scope and a key"),
+            ("state::update", self._update, "Apply a list of operations to a value, atomically"),
+            ("state::list", self._list, "List the values of a scope"),
+            ("state::list_groups", self._list_groups, "List the scopes that have values"),
+        ):
+            host.register_function(function_id, handler, description=description)
+        host.register_trigger_type("state", self, description="State trigger: a function runs after every change")
+
+    async def stop(self) -> None:
+        """Let running handlers finish (bounded), give the rest back, and close the store."""
+        if self._dispatcher is not None:
+            dispatcher, self._dispatcher = self._dispatcher, None
+            await dispatcher.stop(STOP_SECONDS)
+            await self._adapter.stop()
+
+    async def health(self) -> str | None:
+        """None when the store answers, else why not."""
+        return await self._adapter.health()
+
+    def reconfigure(self, config: Mapping[str, Any] | None) -> None:
+        """Apply `triggers_enabled` and `max_value_bytes` of a new configuration at once; the rest needs a restart.
+
+        Raises `ConfigError` if the configuration is not valid; then nothing has changed.
+        """
+        settings = configuration.parse(config)
+        live = {"triggers_enabled": settings.triggers_enabled, "max_value_bytes": settings.max_value_bytes}
+        if msgspec.structs.replace(self._settings, **live) != settings:
+            logger.warning("only triggers_enabled and max_value_bytes are applied live; other changes need a restart")
+        self._settings = msgspec.structs.replace(self._settings, **live)
+        self._apply_live_settings()
+
+    def _apply_live_settings(self) -> None:
+        limit = self._settings.max_value_bytes
+        self._limit = values.MAX_VALUE_BYTES if limit is None else min(limit, values.MAX_VALUE_BYTES)
+        self._adapter.enable_events(self._settings.triggers_enabled)
+        if self._dispatcher is not None:
+            self._dispatcher.pause(not self._settings.triggers_enabled)
+
+    # -- functions
+
+    def _set(self, data: Json, caller: Caller) -> Answer[bytes | None]:
+        try:
+            request = _set.decode(data)
+            given = request.value
+            if given is UNSET:
+                given = request.data
+            elif request.data is not UNSET:
+                raise InvalidValue("`value` and `data` are the same field; give one")
+            if given is UNSET:
+                raise InvalidValue("missing field `value`")
+            new = values.to_stored(given)
+        except (msgspec.MsgspecError, InvalidValue, RecursionError, UnicodeError) as error:
+            _refuse("state::set", data, SetRequest, error)
+        if len(new) > self._limit:
+            self._check_size(values.compact_size(new))
+        try:
+            answer = self._adapter.set(request.scope, request.key, new)
+        except StoreError as error:
+            raise _failure("SET_ERROR", "set value", error) from None
+        return then(
+            answer,
+            lambda old: b'{"old_value":%b,"new_value":%b}' % (b"null" if old is None else old, new),
+            lambda error: _failure("SET_ERROR", "set value", error),
+        )
+
+    def _get(self, data: Json, caller: Caller) -> Answer[bytes | None]:
+        try:
+            request = _key.decode(data)
+        except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
+            _refuse("state::get", data, KeyRequest, error)
+        try:
+            answer = self._adapter.get(request.scope, request.key)
+        except StoreError as error:
+            raise _failure("GET_ERROR", "get value", error) from None
+        if answer is None or isinstance(answer, bytes):
+            return answer
+        return then(answer, _as_it_is, lambda error: _failure("GET_ERROR", "get value", error))
+
+    def _delete(self, data: Json, caller: Caller) -> Answer[bytes | None]:
+        try:
+            request = _key.decode(data)
+        except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
+            _refuse("state::delete", data, KeyRequest, error)
+        try:
+            answer = self._adapter.delete(request.scope, request.key)
+        except StoreError as error:
+            raise _failure("DELETE_ERROR", "delete value", error) from None
+        return then(answer, _as_it_is, lambda error: _failure("DELETE_ERROR", "delete value", error))
+
+    def _update(self, data: Json, caller: Caller) -> Answer[bytes | None]:
+        try:
+            request = _update.decode(data)
+            plan = compile_ops(request.ops)
+        except (msgspec.MsgspecError, InvalidOp, RecursionError, UnicodeError) as error:
+            _refuse("state::update", data, UpdateRequest, error)
+        try:
+            answer = self._adapter.update(request.scope, request.key, plan, self._limit)
+        except (StoreError, TooLarge) as error:
+            raise self._update_failure(error) from None
+        return then(answer, _updated, self._update_failure)
+
+    def _update_failure(self, error: BaseException) -> BaseException:
+        if isinstance(error, TooLarge):
+            return _too_large(error.size, error.limit)
+        return _failure("UPDATE_ERROR", "update value", error)
+
+    def _list(self, data: Json, caller: Caller) -> Answer[bytes | None]:
+        try:
+            request = _scope.decode(data)
+        except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
+            _refuse("state::list", data, ScopeRequest, error)
+        try:
+            answer = self._adapter.entries(request.scope)
+        except StoreError as error:
+            raise _failure("LIST_ERROR", "list values", error) from None
+        return then(answer, _listed, lambda error: _failure("LIST_ERROR", "list values", error))
+
+    def _list_groups(self, data: Json, caller: Caller) -> Answer[bytes | None]:
+        try:
+            answer = self._adapter.groups()
+        except StoreError as error:
+            raise _failure("LIST_GROUPS_ERROR", "list groups", error) from None
+        return then(
+            answer,
+            lambda groups: b'{"groups":%b}' % values.encode(sorted(groups)),
+            lambda error: _failure("LIST_GROUPS_ERROR", "list groups", error),
+        )
+
+    def _check_size(self, size: int) -> None:
+        if size > self._limit:
+            raise _too_large(size, self._limit)
+
+    # -- the trigger type
+
+    def register(self, trigger: Trigger) -> Answer[None]:
+        """Subscribe a trigger's function to the events that match its config."""
+        subscription = self._subscription(trigger)
+        dispatcher = self._running()
+
+        def subscribed(_: None) -> None:
+            self._triggers.setdefault(subscription.id, {})[trigger.id] = None
+            dispatcher.add(subscription)
+
+        try:
+            answer = self._adapter.subscribe(subscription)
+        except StoreError as error:
+            raise _registration_failure(str(error)) from None
+        return then(answer, subscribed, lambda error: _registration_failure(str(error)))
+
+    def unregister(self, trigger: Trigger, *, disconnected: bool) -> Answer[None]:
+        """Let a trigger go. The last one of a subscription ends it, or, if its worker is only away, leaves its queue waiting."""
+        if self._dispatcher is None:
+            return None
+        subscription_id = self._subscription(trigger).id
+        registered = self._triggers.get(subscription_id)
+        if registered is None or registered.pop(trigger.id, False) is False or registered:
+            return None
+        del self._triggers[subscription_id]
+        self._dispatcher.remove(subscription_id)
+        return self._adapter.abandon(subscription_id) if disconnected else self._adapter.unsubscribe(subscription_id)
+
+    def _subscription(self, trigger: Trigger) -> Subscription:
+        try:
+            given = _trigger.decode(trigger.config) if trigger.config is not None and trigger.config != b"null" else TriggerConfig()
+            retry = configuration.section("retry.", given.retry or {}, configuration.RETRY_CHECKS)
+            if given.retention_ms is not None:
+                configuration.retention("retention_ms", given.retention_ms)
+            if given.concurrency is not None:
+                configuration.integer(1, 100_000)("concurrency", given.concurrency)
+        except (msgspec.MsgspecError, ConfigError, RecursionError, UnicodeError) as error:
+            cause = describe(trigger.config or b"null", TriggerConfig, error)
+            raise _registration_failure(f"Failed to parse trigger config: {cause}") from None
+        return Subscription(
+            function_id=trigger.function_id,
+            namespace=trigger.namespace,
+            scope=given.scope,
+            key=given.key,
+            condition_function_id=given.condition_function_id,
+            delivery=given.delivery or "once",
+            retry=msgspec.structs.replace(self._settings.retry, **retry),
+            concurrency=given.concurrency,
+            retention_ms=self._settings.retention_ms if given.retention_ms is None else given.retention_ms,
+            metadata=trigger.metadata,
+        )
+
+    def _running(self) -> Dispatcher:
+        if self._dispatcher is None:
+            raise _registration_failure("the state module is not running")
+        return self._dispatcher
+
+
+def _as_it_is(text: bytes | None) -> bytes | None:
+    return text
+
+
+def _updated(updated: Updated) -> bytes:
+    old, new, errors = updated
+    if not errors:
+        return b'{"old_value":%b,"new_value":%b}' % (b"null" if old is None else old, new)
+    return b'{"old_value":%b,"new_value":%b,"errors":%b}' % (b"null" if old is None else old, new, values.encode(errors))
+
+
+def _listed(entries: list[tuple[str, bytes]]) -> bytes:
+    if sum(len(text) for _, text in entries) + len(entries) > LIST_BYTES:
+        raise FunctionError(
+            "LIST_ERROR",
+            f"Failed to list values: the scope holds more than {LIST_BYTES} bytes; read it in pages with state::list_entries",
+        )
+    return b"[%b]" % b",".join([text for _, text in entries])
+
+
+def _too_large(size: int, limit: int) -> FunctionError:
+    return FunctionError("VALUE_TOO_LARGE", f"value of {size} bytes exceeds the configured max_value_bytes limit of {limit}")
+
+
+def _failure(code: str, what: str, error: BaseException) -> BaseException:
+    return FunctionError(code, f"Failed to {what}: {error}") if isinstance(error, StoreError) else error
+
+
+def _registration_failure(message: str) -> FunctionError:
+    return FunctionError("trigger_registration_failed", message)
+
+
+def _refuse(function_id: str, data: Json, expected: type[msgspec.Struct], error: Exception) -> NoReturn:
+    cause = describe(bytes(data), expected, error)
+    raise FunctionError("deserialization_error", f"Failed to deserialize input for {function_id}: {cause}") from None

@@ -1,0 +1,1 @@
+"""The adapter contract: the same cases over every adapter."""

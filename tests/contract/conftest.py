@@ -1,0 +1,71 @@
+"""Every adapter, opened on an empty store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from iii_state.adapters.base import Adapter
+from iii_state.adapters.kv import KvAdapter
+from iii_state.events import QueueLimits
+
+Opener = Callable[[QueueLimits], Adapter]
+
+ADAPTERS = ["kv-memory", "kv-file"]
+
+
+class Store:
+    """An adapter under test: `await` works on every answer, and rung bells are counted."""
+
+    def __init__(self, open_adapter: Opener) -> None:
+        self._open = open_adapter
+        self.bells: list[str] = []
+        self.adapter: Adapter
+
+    async def start(self, limits: QueueLimits | None = None) -> None:
+        self.adapter = self._open(limits or QueueLimits())
+        await self.adapter.start(self.bells.append)
+
+    async def rang(self, subscription_id: str) -> bool:
+        return subscription_id in self.bells
+
+    async def has_no_queue(self) -> bool:
+        return not await self.queues()
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        method = getattr(self.adapter, name)
+
+        async def call(*arguments: Any, **named: Any) -> Any:
+            answer = method(*arguments, **named)
+            return await asyncio.wait_for(answer, 10) if asyncio.isfuture(answer) else answer
+
+        return call
+
+
+@asynccontextmanager
+async def opened(kind: str, directory: Path, limits: QueueLimits | None = None) -> AsyncIterator[Store]:
+    """A started store of a kind; `directory` is empty, or holds what an earlier one left."""
+    target = directory if kind == "kv-file" else None
+    store = Store(lambda chosen: KvAdapter(target, limits=chosen))
+    await store.start(limits)
+    try:
+        yield store
+    finally:
+        await store.adapter.stop()
+
+
+@pytest.fixture(params=ADAPTERS)
+def kind(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+async def store(kind: str, tmp_path: Path) -> AsyncIterator[Store]:
+    async with opened(kind, tmp_path) as opened_store:
+        yield opened_store

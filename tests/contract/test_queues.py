@@ -1,0 +1,231 @@
+"""Queues: every event of every write, in lanes, until it has been acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from iii_state.errors import StoreError
+from iii_state.events import Delivery, Failure, QueueLimits, Subscription
+from tests.contract.conftest import Store, opened
+
+FAILED = Failure("invocation_failed", "boom")
+ALL = Subscription("all")
+USERS = Subscription("users", scope="users")
+ADA = Subscription("ada", scope="users", key="ada")
+ANY_ADA = Subscription("any-ada", key="ada")
+
+
+def seen(deliveries: list[Delivery]) -> list[tuple[str, str, str, bytes | None, bytes | None]]:
+    return [(d.event.event_type.removeprefix("state:"), d.event.scope, d.event.key, d.event.old, d.event.new) for d in deliveries]
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Wait for a condition, bounded."""
+    async with asyncio.timeout(10):
+        while not await condition():
+            await asyncio.sleep(0.005)
+
+
+async def drain(store: Store, subscription: Subscription) -> list[Delivery]:
+    """Take and acknowledge until nothing is left."""
+    everything: list[Delivery] = []
+    while taken := await store.take(subscription.id, 100):
+        everything.extend(taken)
+        await store.ack(taken)
+    return everything
+
+
+async def test_each_subscription_gets_the_events_it_matches(store: Store) -> None:
+    for subscription in (ALL, USERS, ADA, ANY_ADA):
+        await store.subscribe(subscription)
+    await store.set("users", "ada", b"1")
+    await store.set("users", "bob", b"1")
+    await store.set("other", "ada", b"1")
+    await store.set("other", "bob", b"1")
+    counts = {s.function_id: len(await drain(store, s)) for s in (ALL, USERS, ADA, ANY_ADA)}
+    assert counts == {"all": 4, "users": 2, "ada": 1, "any-ada": 2}
+
+
+async def test_events_say_what_happened(store: Store) -> None:
+    await store.subscribe(ALL)
+    await store.set("s", "k", b"1")
+    await store.set("s", "k", b"null")
+    await store.set("s", "k", b"2")
+    await store.delete("s", "k")
+    await store.delete("s", "k")
+    assert seen(await drain(store, ALL)) == [
+        ("created", "s", "k", None, b"1"),
+        ("updated", "s", "k", b"1", b"null"),
+        ("updated", "s", "k", b"null", b"2"),
+        ("deleted", "s", "k", b"2", None),
+        ("deleted", "s", "k", None, None),
+    ]
+
+
+async def test_one_delivery_of_a_lane_is_out_at_a_time_and_lanes_are_independent(store: Store) -> None:
+    await store.subscribe(ALL)
+    for number in range(3):
+        await store.set("s", "a", b"%d" % number)
+        await store.set("s", "b", b"%d" % number)
+    first = await store.take(ALL.id, 100)
+    assert [(d.event.key, d.event.new) for d in first] == [("a", b"0"), ("b", b"0")]
+    assert await store.take(ALL.id, 100) == []
+    following = await store.ack([first[1]], 100)
+    assert [(d.event.key, d.event.new) for d in following] == [("b", b"1")]
+    assert await store.take(ALL.id, 100) == []
+    await store.ack([first[0], following[0]])
+    assert sorted((d.event.key, d.event.new) for d in await drain(store, ALL)) == [("a", b"1"), ("a", b"2"), ("b", b"2")]
+
+
+async def test_a_retry_comes_later_as_the_next_attempt_and_holds_back_its_lane_only(store: Store) -> None:
+    await store.subscribe(ALL)
+    await store.set("s", "a", b"0")
+    await store.set("s", "a", b"1")
+    await store.set("s", "b", b"0")
+    first, other = await store.take(ALL.id, 100)
+    await store.retry(first, 50, FAILED)
+    await store.ack([other])
+    assert await store.take(ALL.id, 100) == []
+    store.bells.clear()
+    await until(lambda: store.rang(ALL.id))
+    (again,) = await store.take(ALL.id, 100)
+    assert (again.event.new, again.attempt, again.event_id) == (b"0", 2, first.event_id)
+    await store.ack([again])
+    assert [d.event.new for d in await drain(store, ALL)] == [b"1"]
+
+
+async def test_a_buried_delivery_is_a_dead_letter_and_its_lane_goes_on(store: Store) -> None:
+    await store.subscribe(ALL)
+    await store.set("s", "a", b"0")
+    await store.set("s", "a", b"1")
+    (first,) = await store.take(ALL.id, 1)
+    await store.bury(first, FAILED)
+    store.bells.clear()
+    await store.set("s", "other", b"0")
+    assert [d.event.new for d in await drain(store, ALL) if d.event.key == "a"] == [b"1"]
+    (letter,) = await store.dead_letters("all")
+    assert (letter.function_id, letter.attempts, letter.error) == ("all", 1, "invocation_failed: boom")
+    assert (letter.event.key, letter.event.new) == ("a", b"0")
+    assert await store.dead_letters("another") == []
+    assert await store.revive(letter.id)
+    assert await store.dead_letters() == []
+    await store.set("s", "other", b"1")
+    revived = [d for d in await drain(store, ALL) if d.event.key == "a"]
+    assert [(d.event.new, d.attempt) for d in revived] == [(b"0", 1)]
+    assert not await store.revive(letter.id)
+    assert not await store.discard(letter.id)
+
+
+async def test_released_deliveries_come_again_in_order_with_no_attempt_counted(store: Store) -> None:
+    await store.subscribe(ALL)
+    for key in "abc":
+        await store.set("s", key, b"0")
+    taken = await store.take(ALL.id, 3)
+    await store.release(taken)
+    again = await store.take(ALL.id, 3)
+    assert [(d.event.key, d.attempt) for d in again] == [("a", 1), ("b", 1), ("c", 1)]
+
+
+async def test_an_abandoned_queue_goes_on_collecting_and_is_handed_to_who_comes_back(store: Store) -> None:
+    await store.subscribe(ALL)
+    await store.set("s", "a", b"0")
+    (out,) = await store.take(ALL.id, 1)
+    await store.release([out])
+    await store.abandon(ALL.id)
+    await store.set("s", "a", b"1")
+    assert await store.take(ALL.id, 100) == []
+    store.bells.clear()
+    await store.subscribe(ALL)
+    assert store.bells, "there is something to take"
+    assert [d.event.new for d in await drain(store, ALL)] == [b"0", b"1"]
+
+
+async def test_an_abandoned_queue_ends_with_its_retention(store: Store) -> None:
+    brief = Subscription("brief", retention_ms=30)
+    await store.subscribe(brief)
+    await store.set("s", "a", b"0")
+    await store.abandon(brief.id)
+    await until(store.has_no_queue)
+    await store.set("s", "a", b"1")
+    await store.subscribe(brief)
+    assert await store.take(brief.id, 100) == []
+
+
+async def test_an_ended_subscription_takes_its_queue_with_it(store: Store) -> None:
+    await store.subscribe(ALL)
+    await store.set("s", "a", b"0")
+    (out,) = await store.take(ALL.id, 1)
+    await store.unsubscribe(ALL.id)
+    await store.ack([out])
+    await store.set("s", "a", b"1")
+    assert await store.queues() == []
+    await store.subscribe(ALL)
+    assert await store.take(ALL.id, 100) == []
+
+
+async def test_a_full_queue_rejects_the_write_and_nothing_changes(kind: str, tmp_path: Path) -> None:
+    async with opened(kind, tmp_path, QueueLimits(max_queue_length=2)) as store:
+        await store.subscribe(USERS)
+        await store.subscribe(ALL)
+        await store.set("users", "a", b"0")
+        await store.set("users", "b", b"0")
+        with pytest.raises(StoreError, match=r"queue of \w+ is full \(max_queue_length 2\)"):
+            await store.set("users", "c", b"0")
+        assert await store.get("users", "c") is None
+        assert {stats.waiting for stats in await store.queues()} == {2}
+        assert len(await drain(store, ALL)) == 2
+        with pytest.raises(StoreError, match="queue of users is full"):
+            await store.set("users", "c", b"0")
+        await store.set("other", "c", b"0")
+        assert [d.event.key for d in await drain(store, ALL)] == ["c"]
+
+
+async def test_a_burst_does_not_overfill_a_queue(kind: str, tmp_path: Path) -> None:
+    async with opened(kind, tmp_path, QueueLimits(max_queue_length=10)) as store:
+        await store.subscribe(ALL)
+        outcomes = await asyncio.gather(*(store.set("s", str(n), b"0") for n in range(30)), return_exceptions=True)
+        assert sum(outcome is None for outcome in outcomes) == 10
+        assert sum(isinstance(outcome, StoreError) for outcome in outcomes) == 20
+        assert len(await drain(store, ALL)) == 10
+
+
+async def test_a_queue_that_drops_keeps_the_newest_and_what_is_out(kind: str, tmp_path: Path) -> None:
+    async with opened(kind, tmp_path, QueueLimits(max_queue_length=3, on_full="drop_oldest")) as store:
+        await store.subscribe(ALL)
+        await store.set("s", "a", b"0")
+        (out,) = await store.take(ALL.id, 1)
+        for number in range(1, 4):
+            await store.set("s", "a", b"%d" % number)
+            await store.set("s", "b", b"%d" % number)
+        (stats,) = await store.queues()
+        assert (stats.waiting, stats.pending, stats.dropped) == (2, 1, 4)
+        await store.ack([out])
+        assert sorted((d.event.key, d.event.new) for d in await drain(store, ALL)) == [("a", b"3"), ("b", b"3")]
+
+
+async def test_the_bytes_of_a_queue_are_bounded(kind: str, tmp_path: Path) -> None:
+    async with opened(kind, tmp_path, QueueLimits(max_queue_bytes=1000)) as store:
+        await store.subscribe(ALL)
+        await store.set("s", "a", b'"%b"' % (b"x" * 600))
+        with pytest.raises(StoreError, match="max_queue_bytes 1000"):
+            await store.set("s", "b", b'"%b"' % (b"x" * 600))
+
+
+async def test_without_events_nothing_is_queued(store: Store) -> None:
+    await store.subscribe(ALL)
+    store.adapter.enable_events(False)
+    await store.set("s", "a", b"0")
+    store.adapter.enable_events(True)
+    await store.set("s", "a", b"1")
+    assert [d.event.new for d in await drain(store, ALL)] == [b"1"]
+
+
+async def test_registering_again_takes_on_the_new_settings(store: Store) -> None:
+    await store.subscribe(Subscription("f", retention_ms=1000))
+    await store.subscribe(Subscription("f", retention_ms=2000, metadata=b'{"a":1}'))
+    (stats,) = await store.queues()
+    assert (stats.subscription.retention_ms, stats.subscription.metadata) == (2000, b'{"a":1}')

@@ -1,0 +1,62 @@
+"""Fixtures: one engine per module, and on it one long-lived worker of each SDK that a module asks for."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tests.processes import EngineProcess, running_engine
+from tests.sdk.workers import SDKS, Sdk, Worker, running_worker
+
+WorkerOf = Callable[[Sdk], Worker]
+
+
+def installed(sdk: Sdk) -> Sdk:
+    """The SDK, if it can be used here; skips the test otherwise."""
+    if reason := sdk.missing():
+        pytest.skip(reason)
+    return sdk
+
+
+@pytest.fixture(scope="module", params=SDKS, ids=lambda sdk: sdk.name)
+def sdk(request: pytest.FixtureRequest) -> Sdk:
+    """Every SDK in turn."""
+    sdk: Sdk = request.param
+    return installed(sdk)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[EngineProcess]:
+    """An engine that all tests of a module share: scopes and function ids have to be the test's own (see `unique`)."""
+    with running_engine() as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def worker_of(engine: EngineProcess) -> Iterator[WorkerOf]:
+    """Gives the module's worker of an SDK, which is started when it is first asked for."""
+    workers: dict[Sdk, Worker] = {}
+    with ExitStack() as stack:
+
+        def worker_of(sdk: Sdk) -> Worker:
+            if sdk not in workers:
+                name = f"shared-{sdk.name}"
+                workers[sdk] = stack.enter_context(running_worker(installed(sdk), engine.url, name))
+            return workers[sdk]
+
+        yield worker_of
+
+
+@pytest.fixture
+def worker(sdk: Sdk, worker_of: WorkerOf) -> Worker:
+    """The module's worker of the SDK whose turn it is."""
+    return worker_of(sdk)
+
+
+@pytest.fixture
+def unique() -> str:
+    """A name that no other test uses: for scopes, and as the beginning of function ids."""
+    return uuid.uuid4().hex[:12]
