@@ -22,7 +22,7 @@ from iii_state.host import DEFAULT_NAMESPACE, LOCAL, Answer, Handler, Module, Tr
 log = logging.getLogger(__name__)
 
 _SWEEP_SECONDS = 1
-_STOP_SECONDS = 10
+_HEALTH_SECONDS = 5
 
 
 class Engine:
@@ -119,9 +119,12 @@ class Engine:
 
     async def health(self) -> dict[str, str]:
         """What is wrong, by the names of modules; empty when all is well."""
-        reasons = await asyncio.gather(*(module.health() for module, _ in self._modules), return_exceptions=True)
+        looks = (asyncio.wait_for(module.health(), _HEALTH_SECONDS) for module, _ in self._modules)
+        reasons = await asyncio.gather(*looks, return_exceptions=True)
         names = [module.name for module, _ in self._modules]
-        return {name: str(reason) for name, reason in zip(names, reasons, strict=True) if reason is not None}
+        return {
+            name: str(reason) or type(reason).__name__ for name, reason in zip(names, reasons, strict=True) if reason is not None
+        }
 
     # --- functions
 
