@@ -22,7 +22,7 @@ from iii_state.host import DEFAULT_NAMESPACE, LOCAL, Answer, Handler, Module, Tr
 log = logging.getLogger(__name__)
 
 _SWEEP_SECONDS = 1
-_STOP_SECONDS = 10
+_HEALTH_SECONDS = 5
 
 
 class Engine:
@@ -119,9 +119,12 @@ class Engine:
 
     async def health(self) -> dict[str, str]:
         """What is wrong, by the names of modules; empty when all is well."""
-        reasons = await asyncio.gather(*(module.health() for module, _ in self._modules), return_exceptions=True)
+        looks = (asyncio.wait_for(module.health(), _HEALTH_SECONDS) for module, _ in self._modules)
+        reasons = await asyncio.gather(*looks, return_exceptions=True)
         names = [module.name for module, _ in self._modules]
-        return {name: str(reason) for name, reason in zip(names, reasons, strict=True) if reason is not None}
+        return {
+            name: str(reason) or type(reason).__name__ for name, reason in zip(names, reasons, strict=True) if reason is not None
+        }
 
     # --- functions
 
@@ -164,7 +167,7 @@ class Engine:
             data = values.encode(request.get("payload"))
         except InvalidValue as error:
             raise FunctionError("deserialization_error", f"Failed to deserialize input for {function_id}: {error}") from None
-        if function is None or (handler := function.handler) is None or len(request) > 2:
+        if function is None or (handler := function.handler) is None or len(request) > 1 + ("payload" in request):
             return await self._trigger_with_options(request, data)
         try:
             answer = handler(data, LOCAL)
@@ -193,9 +196,9 @@ class Engine:
                 result = await asyncio.wait_for(answer, None if timeout_ms is None else timeout_ms / 1000)
             else:
                 result = answer
-        except TimeoutError:
-            raise FunctionError("TIMEOUT", f"no answer within {timeout_ms} ms") from None
         except Exception as error:
+            if isinstance(error, TimeoutError) and timeout_ms is not None:
+                raise FunctionError("TIMEOUT", f"no answer within {timeout_ms:g} ms") from None
             if action == "void":
                 log.warning("a void call of %s failed: %s", request["function_id"], error)
                 return None
