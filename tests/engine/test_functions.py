@@ -317,7 +317,9 @@ async def test_watchers_hear_when_a_function_comes_and_when_its_last_server_goes
     worker: RawWorker, other: RawWorker, module: DictModule, engine: Engine
 ) -> None:
     changes: list[tuple[str, str, bool]] = []
-    module.host.watch_functions(lambda namespace, name: changes.append((namespace, name, module.host.has_function(name, namespace))))
+    module.host.watch_functions(
+        lambda namespace, name: changes.append((namespace, name, module.host.has_function(name, namespace)))
+    )
     for server in (worker, other):
         await server.send("registerfunction", id="f")
         await server.settled()

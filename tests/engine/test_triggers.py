@@ -274,7 +274,7 @@ async def test_changes_of_functions_and_workers_are_told_to_those_who_ask(worker
     assert event["event"] == "functions_changed"
     assert {"f", "g"} <= {row["function_id"] for row in event["functions"]}
     await newcomer.socket.close()
-    assert (await worker.expect("invokefunction", data={"event": "worker_disconnected", "worker_id": newcomer.id}))
+    assert await worker.expect("invokefunction", data={"event": "worker_disconnected", "worker_id": newcomer.id})
 
 
 async def test_steps_that_concern_one_trigger_follow_each_other(engine: Engine, module: DictModule) -> None:
