@@ -13,7 +13,7 @@ EMPTY = b"{}"
 MANY_MEMBERS = 8
 """From this many members on, a merge takes the object apart once instead of editing it member by member."""
 
-_BRACE, _COMMA, _QUOTE, _BRACKET = b'{,"['
+_BRACE, _COMMA, _QUOTE, _BRACKET, _NEWLINE = b'{,"[\n'
 
 
 class _Failed(Exception):
@@ -56,37 +56,35 @@ def _at_path(op: Op, root: bytes) -> bytes:
         if op.type != "merge":
             raise _Failed("target_not_object", root)
         root = EMPTY
-    token = op.tokens[0]
-    span = _find_member(root, token)
-    new = _below(op, root[span[0] : span[1]] if span else None, 1)
-    if span is None:
-        return root if new is None else _add_member(root, token, new)
-    start, end = span
-    if new is not None:
-        return b"%b%b%b" % (root[:start], new, root[end:])
-    line = start - len(token) - 1
-    if root[end] == _COMMA:
-        return root[:line] + root[end + 2 :]
-    if line == len(values.FRAME_START):
-        return EMPTY
-    return root[: line - 2] + root[end:]
-
-
-def _find_member(root: bytes, token: bytes) -> tuple[int, int] | None:
-    """Where in a framed object the value of a member begins and ends."""
-    line = root.find(b"\n%b:" % token)
+    line = root.find(op.line)
     if line < 0:
-        return None
-    start = line + len(token) + 2
-    end = root.index(b"\n", start)
-    return start, end - 1 if root[end - 1] == _COMMA else end
+        new = _below(op, None, 1)
+        return root if new is None else _add_member(root, op.tokens[0], new)
+    start = line + len(op.line)
+    end = _value_end(root, start)
+    new = _below(op, root[start:end], 1)
+    if new is not None:
+        return b"".join((root[:start], new, root[end:]))
+    if root[end] == _COMMA:
+        return root[: line + 1] + root[end + 2 :]
+    if line == len(values.FRAME_START) - 1:
+        return EMPTY
+    return root[: line - 1] + root[end:]
+
+
+def _value_end(root: bytes, start: int) -> int:
+    """Where the value of a member of a framed object ends."""
+    end = root.index(_NEWLINE, start)
+    return end - 1 if root[end - 1] == _COMMA else end
 
 
 def _set_member(root: bytes, token: bytes, value: bytes) -> bytes:
-    span = _find_member(root, token)
-    if span is None:
+    head = b"\n%b:" % token
+    line = root.find(head)
+    if line < 0:
         return _add_member(root, token, value)
-    return b"%b%b%b" % (root[: span[0]], value, root[span[1] :])
+    start = line + len(head)
+    return b"".join((root[:start], value, root[_value_end(root, start) :]))
 
 
 def _add_member(root: bytes, token: bytes, value: bytes) -> bytes:
@@ -140,29 +138,26 @@ def _merged(op: Op, target: bytes) -> dict[str, Json]:
 
 def _increment(op: Op, target: bytes | None) -> bytes:
     if target is None:
-        return _sum(b"0", op.value) if _is_integer(op.value) else op.value
-    if values.type_name(target) != "number":
-        raise _Failed("not_number", target)
-    return _sum(target, op.value)
+        return _sum(0, op.operand, b"0") if isinstance(op.operand, int) else op.value
+    try:
+        number: int | float = int(target)
+    except ValueError:
+        if values.type_name(target) != "number":
+            raise _Failed("not_number", target) from None
+        number = float(target)
+    return _sum(number, op.operand, target)
 
 
-def _is_integer(number: bytes) -> bool:
-    return b"." not in number and b"e" not in number and b"E" not in number
-
-
-def _sum(number: bytes, by: bytes) -> bytes:
-    left: int | float = int(number) if _is_integer(number) else float(number)
-    right: int | float = int(by) if _is_integer(by) else float(by)
-    for operand in (left, right):
-        if isinstance(operand, int) and not INTEGER_MIN <= operand <= INTEGER_MAX:
-            raise _Failed("out_of_range", number)
-    total = left + right
+def _sum(number: int | float, by: int | float, target: bytes) -> bytes:
+    total = number + by
     if isinstance(total, int):
-        if INTEGER_MIN <= total <= INTEGER_MAX:
+        if INTEGER_MIN <= total <= INTEGER_MAX and INTEGER_MIN <= number <= INTEGER_MAX and INTEGER_MIN <= by <= INTEGER_MAX:
             return b"%d" % total
     elif math.isfinite(total):
-        return values.encode_float(total)
-    raise _Failed("out_of_range", number)
+        whole = by if isinstance(number, float) else number
+        if isinstance(whole, float) or INTEGER_MIN <= whole <= INTEGER_MAX:
+            return values.encode_float(total)
+    raise _Failed("out_of_range", target)
 
 
 def _append(op: Op, target: bytes | None) -> bytes:

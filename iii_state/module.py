@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal, NoReturn
 
 import msgspec
@@ -90,7 +92,7 @@ class StateModule:
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         self._settings = configuration.parse(config)
-        self._adapter = open_adapter(self._settings)
+        self.adapter = open_adapter(self._settings)
         self._dispatcher: Dispatcher | None = None
         self._triggers: dict[str, dict[str, None]] = {}
         """Subscription id → ids of the triggers that are registered here for it."""
@@ -99,8 +101,8 @@ class StateModule:
 
     async def start(self, host: Host) -> None:
         """Open the store, and register the functions and the trigger type."""
-        dispatcher = Dispatcher(host, self._adapter, self._settings.dispatch)
-        await self._adapter.start(dispatcher.ring)
+        dispatcher = Dispatcher(host, self.adapter, self._settings.dispatch)
+        await self.adapter.start(dispatcher.ring)
         self._dispatcher = dispatcher
         self._apply_live_settings()
         for function_id, handler, description in (
@@ -119,11 +121,11 @@ class StateModule:
         if self._dispatcher is not None:
             dispatcher, self._dispatcher = self._dispatcher, None
             await dispatcher.stop(STOP_SECONDS)
-            await self._adapter.stop()
+            await self.adapter.stop()
 
     async def health(self) -> str | None:
         """None when the store answers, else why not."""
-        return await self._adapter.health()
+        return await self.adapter.health()
 
     def reconfigure(self, config: Mapping[str, Any] | None) -> None:
         """Apply `triggers_enabled` and `max_value_bytes` of a new configuration at once; the rest needs a restart.
@@ -140,7 +142,7 @@ class StateModule:
     def _apply_live_settings(self) -> None:
         limit = self._settings.max_value_bytes
         self._limit = values.MAX_VALUE_BYTES if limit is None else min(limit, values.MAX_VALUE_BYTES)
-        self._adapter.enable_events(self._settings.triggers_enabled)
+        self.adapter.enable_events(self._settings.triggers_enabled)
         if self._dispatcher is not None:
             self._dispatcher.pause(not self._settings.triggers_enabled)
 
@@ -162,14 +164,12 @@ class StateModule:
         if len(new) > self._limit:
             self._check_size(values.compact_size(new))
         try:
-            answer = self._adapter.set(request.scope, request.key, new)
+            answer = self.adapter.set(request.scope, request.key, new)
         except StoreError as error:
             raise _failure("SET_ERROR", "set value", error) from None
-        return then(
-            answer,
-            lambda old: b'{"old_value":%b,"new_value":%b}' % (b"null" if old is None else old, new),
-            lambda error: _failure("SET_ERROR", "set value", error),
-        )
+        if not isinstance(answer, asyncio.Future):
+            return _replaced(new, answer)
+        return then(answer, partial(_replaced, new), lambda error: _failure("SET_ERROR", "set value", error))
 
     def _get(self, data: Json, caller: Caller) -> Answer[bytes | None]:
         try:
@@ -177,7 +177,7 @@ class StateModule:
         except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
             _refuse("state::get", data, KeyRequest, error)
         try:
-            answer = self._adapter.get(request.scope, request.key)
+            answer = self.adapter.get(request.scope, request.key)
         except StoreError as error:
             raise _failure("GET_ERROR", "get value", error) from None
         if answer is None or isinstance(answer, bytes):
@@ -190,7 +190,7 @@ class StateModule:
         except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
             _refuse("state::delete", data, KeyRequest, error)
         try:
-            answer = self._adapter.delete(request.scope, request.key)
+            answer = self.adapter.delete(request.scope, request.key)
         except StoreError as error:
             raise _failure("DELETE_ERROR", "delete value", error) from None
         return then(answer, _as_it_is, lambda error: _failure("DELETE_ERROR", "delete value", error))
@@ -202,9 +202,11 @@ class StateModule:
         except (msgspec.MsgspecError, InvalidOp, RecursionError, UnicodeError) as error:
             _refuse("state::update", data, UpdateRequest, error)
         try:
-            answer = self._adapter.update(request.scope, request.key, plan, self._limit)
+            answer = self.adapter.update(request.scope, request.key, plan, self._limit)
         except (StoreError, TooLarge) as error:
             raise self._update_failure(error) from None
+        if not isinstance(answer, asyncio.Future):
+            return _updated(answer)
         return then(answer, _updated, self._update_failure)
 
     def _update_failure(self, error: BaseException) -> BaseException:
@@ -218,14 +220,14 @@ class StateModule:
         except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
             _refuse("state::list", data, ScopeRequest, error)
         try:
-            answer = self._adapter.entries(request.scope)
+            answer = self.adapter.entries(request.scope)
         except StoreError as error:
             raise _failure("LIST_ERROR", "list values", error) from None
         return then(answer, _listed, lambda error: _failure("LIST_ERROR", "list values", error))
 
     def _list_groups(self, data: Json, caller: Caller) -> Answer[bytes | None]:
         try:
-            answer = self._adapter.groups()
+            answer = self.adapter.groups()
         except StoreError as error:
             raise _failure("LIST_GROUPS_ERROR", "list groups", error) from None
         return then(
@@ -250,7 +252,7 @@ class StateModule:
             dispatcher.add(subscription)
 
         try:
-            answer = self._adapter.subscribe(subscription)
+            answer = self.adapter.subscribe(subscription)
         except StoreError as error:
             raise _registration_failure(str(error)) from None
         return then(answer, subscribed, lambda error: _registration_failure(str(error)))
@@ -265,7 +267,7 @@ class StateModule:
             return None
         del self._triggers[subscription_id]
         self._dispatcher.remove(subscription_id)
-        return self._adapter.abandon(subscription_id) if disconnected else self._adapter.unsubscribe(subscription_id)
+        return self.adapter.abandon(subscription_id) if disconnected else self.adapter.unsubscribe(subscription_id)
 
     def _subscription(self, trigger: Trigger) -> Subscription:
         try:
@@ -301,10 +303,14 @@ def _as_it_is(text: bytes | None) -> bytes | None:
     return text
 
 
+def _replaced(new: bytes, old: bytes | None) -> bytes:
+    return b'{"old_value":%b,"new_value":%b}' % (b"null" if old is None else old, new)
+
+
 def _updated(updated: Updated) -> bytes:
     old, new, errors = updated
     if not errors:
-        return b'{"old_value":%b,"new_value":%b}' % (b"null" if old is None else old, new)
+        return _replaced(new, old)
     return b'{"old_value":%b,"new_value":%b,"errors":%b}' % (b"null" if old is None else old, new, values.encode(errors))
 
 

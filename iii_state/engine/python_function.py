@@ -45,6 +45,7 @@ class PythonTasks:
 
         def over(task: asyncio.Task[None]) -> None:
             self._tasks.pop(call_id, None)
+            self.pending.take(call_id)
             if task.cancelled() and not answer.done():
                 answer.set_exception(FunctionError("invocation_stopped", "Invocation stopped"))
 

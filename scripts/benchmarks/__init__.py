@@ -1,0 +1,1 @@
+"""The benchmark: how fast the engine answers, beside the least that a Python host can do."""

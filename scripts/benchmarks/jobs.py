@@ -1,0 +1,113 @@
+"""What the benchmark asks of the load client's process, and what that answers: one JSON line each way."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Calls(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Call one function of the state as fast as the host answers.
+
+    Args:
+        url: `ws://HOST:PORT/` of the host.
+        pid: the host's process, whose CPU time is read.
+        op: get, set, update, delete or list.
+        size: bytes of the value.
+        callers: calls in flight.
+        connections: over how many connections they are spread.
+        seconds: how long is measured, after `warmup` seconds that are not.
+    """
+
+    url: str
+    pid: int
+    op: str
+    size: int
+    callers: int
+    connections: int
+    seconds: float
+    warmup: float
+
+
+class Events(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Write, and handle the event of each write as a worker that answers at once.
+
+    With `in_flight` of 1, one write waits for the event of the one before it, and the times are from write to handler.
+    """
+
+    url: str
+    pid: int
+    size: int
+    in_flight: int
+    seconds: float
+    warmup: float
+
+
+class OpenIdle(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Open connections that say nothing, and keep them open until `Close`."""
+
+    url: str
+    connections: int
+
+
+class RegisterTriggers(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Register state triggers that match none of the benchmark's calls, and keep them until `Close`."""
+
+    url: str
+    triggers: int
+
+
+class Close(msgspec.Struct, frozen=True, tag=True):
+    """Close what `OpenIdle` and `RegisterTriggers` keep."""
+
+
+class Measured(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """What was counted in one run.
+
+    Args:
+        done: calls answered, or events handled.
+        seconds: wall time in which they were.
+        server_cpu, client_cpu: CPU seconds of the host and of the load client.
+        p50, p99: seconds from a call to its answer, or from a write to its handler; none for events in flight.
+        errors: answers that were errors.
+        lost: calls not answered, or events not delivered, some seconds after the last was sent.
+    """
+
+    done: int
+    seconds: float
+    server_cpu: float
+    client_cpu: float
+    p50: float | None
+    p99: float | None
+    errors: int
+    lost: int
+
+    @property
+    def rate(self) -> float:
+        """Calls or events per second."""
+        return self.done / self.seconds
+
+    @property
+    def server_us(self) -> float:
+        """Microseconds of the host's CPU per call or event."""
+        return self.server_cpu / max(self.done, 1) * 1e6
+
+    @property
+    def client_us(self) -> float:
+        """Microseconds of the load client's CPU per call or event."""
+        return self.client_cpu / max(self.done, 1) * 1e6
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """A job that measures nothing is done."""
+
+    note: str = ""
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """A job could not be done, and why."""
+
+    reason: str
+
+
+Job = Calls | Events | OpenIdle | RegisterTriggers | Close
+Answer = Measured | Ready | Failed

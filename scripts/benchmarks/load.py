@@ -1,0 +1,283 @@
+"""The load client's process: takes jobs on stdin and answers each on stdout, a JSON line each way (`jobs.py`).
+
+It runs beside the host, on another core if there is one, and reports its own CPU time, so that a reader sees which of
+the two was busy. Before it counts, it reads an answer of the same kind in full; afterwards, the mean length of the
+answers that it counted must be the length of that one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+
+import msgspec
+import uvloop
+
+from benchmarks import frames, jobs
+from benchmarks.callers import Caller, Worker
+from benchmarks.cpu import process_seconds
+from benchmarks.sockets import Socket, connect
+
+_EVENT_SCOPE = "bench-events"
+_RING_BYTES = 24_000_000
+"""How large the values of one measurement may be, all together."""
+_FRAMES = 1024
+"""Different calls of one measurement, each with a key of its own."""
+_DELETES = 2000
+"""Values that are deleted in one go."""
+
+
+class Clock:
+    """Wall time, CPU time of the host and of this process, from `start` to `stop`, summed over several such spans."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._began = (0.0, 0.0, 0.0)
+        self.seconds = self.server_cpu = self.client_cpu = 0.0
+
+    def start(self) -> None:
+        """Begin a span."""
+        self._began = (time.perf_counter(), process_seconds(self._pid), time.process_time())
+
+    def stop(self) -> None:
+        """End a span."""
+        wall, server, client = self._began
+        self.seconds += time.perf_counter() - wall
+        self.server_cpu += process_seconds(self._pid) - server
+        self.client_cpu += time.process_time() - client
+
+    def measured(self, done: int, times: list[float], errors: int, lost: int) -> jobs.Measured:
+        """What came of it."""
+        ordered = sorted(times)
+        return jobs.Measured(
+            done=done,
+            seconds=self.seconds,
+            server_cpu=self.server_cpu,
+            client_cpu=self.client_cpu,
+            p50=ordered[len(ordered) // 2] if ordered else None,
+            p99=ordered[int(len(ordered) * 0.99)] if ordered else None,
+            errors=errors,
+            lost=lost,
+        )
+
+
+class Calls:
+    """One measurement of calls, over several connections."""
+
+    def __init__(self, job: jobs.Calls, callers: list[Caller]) -> None:
+        self._job = job
+        self._callers = callers
+        n = len(callers)
+        self._in_flight = [job.callers // n + (i < job.callers % n) for i in range(n)]
+        self._scope = f"{frames.SCOPE}-list" if job.op == "list" else frames.SCOPE
+        most = _DELETES if job.op == "delete" else _FRAMES
+        length = max(*self._in_flight, min(most, _RING_BYTES // job.size) // n)
+        self._stores = [frames.ring("set", job.size, length, i, self._scope) for i in range(n)]
+        self._rings = self._stores
+        if job.op != "set":
+            self._rings = [frames.ring(job.op, job.size, length, i, self._scope) for i in range(n)]
+        self._lost = 0
+
+    async def measure(self) -> jobs.Measured:
+        """Make one call and read its answer, store what has to be there, then count."""
+        expected = len(await self._one_call()) + 4
+        for caller in self._callers[1:]:
+            await caller.ask("state::get", f'{{"scope":"{self._scope}","key":"first:0"}}')
+        if self._job.op != "list":
+            await self._once(self._stores, timed=False)
+        clock = Clock(self._job.pid)
+        done = await (self._deletes(clock) if self._job.op == "delete" else self._steadily(clock))
+        mean = sum(caller.received_bytes for caller in self._callers) / max(sum(c.done for c in self._callers), 1)
+        errors = sum(caller.errors for caller in self._callers)
+        if not errors and not 0.9 < mean / expected < 1.1:
+            raise ValueError(f"{self._job.op}: answers of {mean:.0f} bytes on average, where one has {expected}")
+        times = [t for caller in self._callers for t in caller.times]
+        return clock.measured(done, times, errors, self._lost)
+
+    async def _one_call(self) -> bytes:
+        caller, job = self._callers[0], self._job
+        answer, where = b"", ""
+        for number in range(frames.LIST_LENGTH if job.op == "list" else 2):
+            where = f'"scope":"{self._scope}","key":"first:{number if job.op == "list" else 0}"'
+            answer = await caller.ask("state::set", f'{{{where},"value":{frames.document(job.size)}}}')
+        if job.op != "set":
+            ops = ',"ops":[{"type":"increment","path":"visits","by":1}]' if job.op == "update" else ""
+            answer = await caller.ask(f"state::{job.op}", f"{{{where}{ops}}}")
+        return answer
+
+    async def _steadily(self, clock: Clock) -> int:
+        for caller, ring, n in zip(self._callers, self._rings, self._in_flight, strict=True):
+            caller.start(ring, n)
+        await asyncio.sleep(self._job.warmup)
+        self._forget_times()
+        before = sum(caller.done for caller in self._callers)
+        clock.start()
+        await asyncio.sleep(self._job.seconds)
+        clock.stop()
+        done = sum(caller.done for caller in self._callers) - before
+        for caller in self._callers:
+            self._lost += await caller.finished()
+        return done
+
+    async def _deletes(self, clock: Clock) -> int:
+        """Delete what an untimed pass has set, again and again."""
+        done = 0
+        await self._once(self._rings)
+        self._forget_times()
+        until = time.perf_counter() + self._job.seconds
+        while not done or time.perf_counter() < until:
+            await self._once(self._stores, timed=False)
+            clock.start()
+            await self._once(self._rings)
+            clock.stop()
+            done += sum(caller.done for caller in self._callers)
+        return done
+
+    async def _once(self, rings: list[frames.Ring], timed: bool = True) -> None:
+        for caller, ring, n in zip(self._callers, rings, self._in_flight, strict=True):
+            caller.start(ring, n, len(ring), timed=timed)
+        for caller in self._callers:
+            self._lost += await caller.finished()
+
+    def _forget_times(self) -> None:
+        for caller in self._callers:
+            caller.times.clear()
+
+
+class Events:
+    """One measurement of events: writes on one connection, handled by a worker on another."""
+
+    def __init__(self, job: jobs.Events, worker: Worker, writer: Caller) -> None:
+        self._job = job
+        self._worker = worker
+        self._writer = writer
+        self._ring = frames.ring("set", job.size, max(256, job.in_flight), 0, _EVENT_SCOPE)
+
+    async def measure(self) -> jobs.Measured:
+        """Register, then write."""
+        await self._worker.register(_EVENT_SCOPE)
+        await self._writer.ask("state::get", '{"scope":"none","key":"none"}')
+        return await (self._alone() if self._job.in_flight == 1 else self._steadily())
+
+    async def _steadily(self) -> jobs.Measured:
+        """As many events outstanding as the job says: each that is handled sends the next write."""
+        worker, writer = self._worker, self._writer
+        clock = Clock(self._job.pid)
+        worker.writer = writer
+        writer.start(self._ring, self._job.in_flight, paced=True)
+        await asyncio.sleep(self._job.warmup)
+        before = worker.handled
+        clock.start()
+        await asyncio.sleep(self._job.seconds)
+        clock.stop()
+        done = worker.handled - before
+        worker.writer = None
+        lost = await writer.finished() + await worker.missing(writer.sent)
+        return clock.measured(done, [], writer.errors, lost)
+
+    async def _alone(self) -> jobs.Measured:
+        """One write at a time: from just before it is sent to when the worker has read its event."""
+        worker, writer = self._worker, self._writer
+        warm = time.perf_counter() + self._job.warmup
+        while time.perf_counter() < warm:
+            await self._one()
+        times: list[float] = []
+        clock = Clock(self._job.pid)
+        clock.start()
+        until = time.perf_counter() + self._job.seconds
+        while not times or time.perf_counter() < until:
+            times.append(await self._one())
+        clock.stop()
+        return clock.measured(len(times), times, writer.errors, max(0, await worker.missing(0)))
+
+    async def _one(self) -> float:
+        waiting: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        self._worker.waiting = waiting
+        sent = time.perf_counter()
+        self._writer.start(self._ring, 1, 1, timed=False)
+        async with asyncio.timeout(10):
+            read = await waiting
+            await self._writer.finished()
+        return read - sent
+
+
+class Load:
+    """Does the jobs, one after another, and keeps what they leave open."""
+
+    def __init__(self) -> None:
+        self._kept: list[Socket] = []
+
+    async def do(self, job: jobs.Job) -> jobs.Answer:
+        """Do one job."""
+        match job:
+            case jobs.Calls():
+                return await self._calls(job)
+            case jobs.Events():
+                return await self._events(job)
+            case jobs.OpenIdle():
+                return await self._open_idle(job)
+            case jobs.RegisterTriggers():
+                return await self._register_triggers(job)
+            case jobs.Close():
+                for socket in self._kept:
+                    socket.transport.close()
+                self._kept.clear()
+                return jobs.Ready()
+
+    async def _calls(self, job: jobs.Calls) -> jobs.Measured:
+        callers: list[Caller] = []
+        try:
+            for _ in range(min(job.connections, job.callers)):
+                callers.append(await connect(job.url, Caller))
+            return await Calls(job, callers).measure()
+        finally:
+            for caller in callers:
+                caller.transport.close()
+
+    async def _events(self, job: jobs.Events) -> jobs.Measured:
+        worker = await connect(job.url, Worker)
+        writer = await connect(job.url, Caller)
+        try:
+            return await Events(job, worker, writer).measure()
+        finally:
+            worker.transport.close()
+            writer.transport.close()
+
+    async def _open_idle(self, job: jobs.OpenIdle) -> jobs.Ready:
+        while (wanted := job.connections - len(self._kept)) > 0:
+            self._kept += await asyncio.gather(*(connect(job.url, Socket) for _ in range(min(wanted, 100))))
+        return jobs.Ready()
+
+    async def _register_triggers(self, job: jobs.RegisterTriggers) -> jobs.Ready:
+        """A third in other scopes, a third for other keys of the scope in use, a third for a key of any scope."""
+        worker = await connect(job.url, Worker)
+        self._kept.append(worker)
+        await worker.register("nobody-writes-here")
+        for number in range(1, job.triggers):
+            key = f'"key":"nobody-writes-this:{number}"'
+            scope = (f'"scope":"other:{number}"', f'"scope":"{frames.SCOPE}",{key}', key)[number % 3]
+            worker.trigger(number, f"{{{scope}}}")
+        await worker.settle()
+        return jobs.Ready()
+
+
+async def serve() -> None:
+    """Read jobs until stdin ends."""
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    load = Load()
+    decode = msgspec.json.Decoder(jobs.Job).decode
+    while line := await reader.readline():
+        answer: jobs.Answer
+        try:
+            answer = await load.do(decode(line))
+        except (OSError, TimeoutError, ValueError) as reason:
+            answer = jobs.Failed(reason=f"{type(reason).__name__}: {reason}")
+        sys.stdout.buffer.write(msgspec.json.encode(answer) + b"\n")
+        sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    uvloop.run(serve())

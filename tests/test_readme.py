@@ -1,0 +1,63 @@
+"""The README's examples, run as written."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.processes import running_engine
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SDK_PYTHON = ROOT / ".cache" / "sdks" / "python-0.25.0" / "bin" / "python"
+
+
+def block(kind: str, name: str) -> str:
+    found = re.search(rf"<!-- {kind}: {re.escape(name)} -->\n```\w+\n(.*?)```", README, re.DOTALL)
+    assert found is not None, f"README has no {kind} {name}"
+    return found.group(1)
+
+
+def run(python: str | Path, path: Path, source: str) -> list[str]:
+    path.write_text(source, encoding="utf-8")
+    done = subprocess.run([python, path], capture_output=True, text=True, timeout=60, check=False, cwd=path.parent)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_the_first_example_prints_what_the_readme_says(tmp_path: Path) -> None:
+    if not SDK_PYTHON.exists():
+        pytest.skip("the official SDK is not installed; scripts/test installs it")
+    with running_engine() as engine:
+        source = block("example", "orders.py").replace("ws://127.0.0.1:49134", engine.url)
+        printed = run(SDK_PYTHON, tmp_path / "orders.py", source)
+    assert printed == block("output", "orders.py").splitlines()
+
+
+def test_the_embedded_example_prints_what_the_readme_says(tmp_path: Path) -> None:
+    printed = run(sys.executable, tmp_path / "embedded.py", block("example", "embedded.py"))
+    assert printed == block("output", "embedded.py").splitlines()
+
+
+def test_the_command_line_examples_print_what_the_readme_says() -> None:
+    found = re.search(r"```console\n(.*?)```", README, re.DOTALL)
+    assert found is not None
+    script: list[tuple[str, str]] = []
+    for line in found.group(1).splitlines():
+        if line.startswith("$ "):
+            script.append((line[2:], ""))
+        else:
+            command, output = script[-1]
+            script[-1] = command, output + line + "\n"
+    with running_engine() as engine:
+        for command, output in script:
+            if "watch" in command:
+                continue
+            shell = command.replace("iii-state ", f"{sys.executable} -m iii_state ", 1)
+            environment = {"III_STATE_URL": engine.url, "PATH": "/usr/bin:/bin"}
+            done = subprocess.run(shell, shell=True, capture_output=True, text=True, env=environment, timeout=60, check=False)
+            assert (done.stdout, done.stderr) == (output, ""), command
