@@ -63,7 +63,7 @@ class Engine:
         Introspection(self.functions, self.triggers, self.workers, self).register(host)
         ChangeTriggers(self.functions, self.workers, self._notify).register(host)
         self._server.channels.register(host)
-        self._sweeper = self._loop.create_task(self._sweep())
+        self._sweeper = self._loop.create_task(self._look_after())
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -71,8 +71,7 @@ class Engine:
 
     async def stop(self) -> None:
         """Take no more connections, stop the modules in reverse order, then let the workers go (1012) and end what runs."""
-        assert self._server is not None
-        await self._server.stop_listening()
+        await self.server.stop_listening()
         while self._modules:
             module, host = self._modules.pop()
             try:
@@ -80,21 +79,24 @@ class Engine:
             except Exception:
                 log.exception("module %s failed to stop", module.name)
             host.withdraw()
-        await self._server.stop()
+        await self.server.stop()
         await self._tasks.stop()
         self._sweeper.cancel()
         await asyncio.wait([self._sweeper])
 
-    async def _sweep(self) -> None:
+    async def _look_after(self) -> None:
         while True:
             await asyncio.sleep(_SWEEP_SECONDS)
             try:
-                self.workers.sweep()
-                self._tasks.sweep()
-                assert self._server is not None
-                self._server.tick(_SWEEP_SECONDS)
+                self.sweep()
+                self.server.tick(_SWEEP_SECONDS)
             except Exception:
                 log.exception("the engine's sweep failed; it goes on")
+
+    def sweep(self) -> None:
+        """End calls that take longer than the engine's timeout; the engine does it about once a second."""
+        self.workers.sweep()
+        self._tasks.sweep()
 
     async def add_module(self, module: Module) -> None:
         """Start a module in this engine. It is stopped with the engine, in reverse order.
@@ -114,8 +116,13 @@ class Engine:
 
         Raises `OSError` for an address that cannot be had.
         """
-        assert self._server is not None, "serve() belongs inside `async with Engine()`"
-        return await self._server.listen(host, port)
+        return await self.server.listen(host, port)
+
+    @property
+    def server(self) -> Server:
+        """The ports; there from `async with` on."""
+        assert self._server is not None, "an engine has ports inside `async with Engine()`"
+        return self._server
 
     async def health(self) -> dict[str, str]:
         """What is wrong, by the names of modules; empty when all is well."""

@@ -320,7 +320,7 @@ class WebSocket:
             payload = bytearray(data[start:end])
             mask(data[start - 4 : start], payload)
             position = end
-            if first == 0x81:
+            if first == 0x81 and not self._fragments:
                 receive(payload, False)
             else:
                 self._take_frame(first, bytes(payload))

@@ -268,7 +268,13 @@ class Worker:
                 self._failed(invocation_id, function_text, refused)
                 return
             else:
-                self._failed(invocation_id, function_text, FunctionError("deserialization_error", f"Unknown action {kind!r}"))
+                self._failed(
+                    invocation_id,
+                    function_text,
+                    FunctionError(
+                        "deserialization_error", f"Unknown action {bytes(message.action)[:100].decode(errors='replace')}"
+                    ),
+                )
                 return
         namespace = message.namespace
         if namespace is not None and not namespace.strip():
@@ -615,7 +621,7 @@ def _kept(text: Raw) -> bytes | None:
 
 def _action_type(action: Raw) -> object:
     value = values.decode(action)
-    return value.get("type") if isinstance(value, dict) else value
+    return value.get("type") if isinstance(value, dict) else None
 
 
 def _read_id(invocation_id: Raw) -> str | None:
