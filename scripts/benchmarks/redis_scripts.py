@@ -93,7 +93,7 @@ def document(size: int) -> tuple[dict[str, Any], list[str]]:
     filler: dict[str, Any] = {}
     while length < size:
         name = f"member{count:05}"
-        value: Any = {"name": "Ada Lovelace", "tags": ["a", "b"], "score": count} if count % 4 else f"text {count} " + "x" * 30
+        value = count if count % 4 else "ada@example.org"
         length += len(json.dumps({name: value}, separators=(",", ":"))) - 1
         filler[name] = value
         count += 1
