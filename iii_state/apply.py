@@ -13,7 +13,7 @@ EMPTY = b"{}"
 MANY_MEMBERS = 8
 """From this many members on, a merge takes the object apart once instead of editing it member by member."""
 
-_BRACE, _COMMA, _QUOTE, _BRACKET = b'{,"['
+_BRACE, _COMMA, _QUOTE, _BRACKET, _NEWLINE = b'{,"[\n'
 
 
 class _Failed(Exception):
@@ -56,38 +56,35 @@ def _at_path(op: Op, root: bytes) -> bytes:
         if op.type != "merge":
             raise _Failed("target_not_object", root)
         root = EMPTY
-    token = op.tokens[0]
-    span = _find_member(root, token)
-    if span is None:
+    line = root.find(op.line)
+    if line < 0:
         new = _below(op, None, 1)
-        return root if new is None else _add_member(root, token, new)
-    start, end = span
+        return root if new is None else _add_member(root, op.tokens[0], new)
+    start = line + len(op.line)
+    end = _value_end(root, start)
     new = _below(op, root[start:end], 1)
     if new is not None:
-        return b"%b%b%b" % (root[:start], new, root[end:])
-    line = start - len(token) - 1
+        return b"".join((root[:start], new, root[end:]))
     if root[end] == _COMMA:
-        return root[:line] + root[end + 2 :]
-    if line == len(values.FRAME_START):
+        return root[: line + 1] + root[end + 2 :]
+    if line == len(values.FRAME_START) - 1:
         return EMPTY
-    return root[: line - 2] + root[end:]
+    return root[: line - 1] + root[end:]
 
 
-def _find_member(root: bytes, token: bytes) -> tuple[int, int] | None:
-    """Where in a framed object the value of a member begins and ends."""
-    line = root.find(b"\n%b:" % token)
-    if line < 0:
-        return None
-    start = line + len(token) + 2
-    end = root.index(b"\n", start)
-    return start, end - 1 if root[end - 1] == _COMMA else end
+def _value_end(root: bytes, start: int) -> int:
+    """Where the value of a member of a framed object ends."""
+    end = root.index(_NEWLINE, start)
+    return end - 1 if root[end - 1] == _COMMA else end
 
 
 def _set_member(root: bytes, token: bytes, value: bytes) -> bytes:
-    span = _find_member(root, token)
-    if span is None:
+    head = b"\n%b:" % token
+    line = root.find(head)
+    if line < 0:
         return _add_member(root, token, value)
-    return b"%b%b%b" % (root[: span[0]], value, root[span[1] :])
+    start = line + len(head)
+    return b"".join((root[:start], value, root[_value_end(root, start) :]))
 
 
 def _add_member(root: bytes, token: bytes, value: bytes) -> bytes:

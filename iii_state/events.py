@@ -23,6 +23,11 @@ class Event(msgspec.Struct):
     event_type: EventType
     old: bytes | None
     new: bytes | None
+    size: int = 0
+    """Bytes that count against `max_queue_bytes`."""
+
+    def __post_init__(self) -> None:
+        self.size = len(self.scope) + len(self.key) + len(self.old or b"") + len(self.new or b"")
 
     def payload(self) -> bytes:
         """The JSON object that handlers are called with."""
@@ -33,11 +38,6 @@ class Event(msgspec.Struct):
             b"null" if self.old is None else self.old,
             b"null" if self.new is None else self.new,
         )
-
-    @property
-    def size(self) -> int:
-        """Bytes that count against `max_queue_bytes`."""
-        return len(self.scope) + len(self.key) + len(self.old or b"") + len(self.new or b"")
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

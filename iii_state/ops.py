@@ -51,6 +51,7 @@ class Op(msgspec.Struct, frozen=True):
     """One compiled op.
 
     `names` are the member names down to the target, none for the root; `tokens` the same as JSON strings in normal form.
+    `line` is how the line of the first of them begins in a framed object: LF, its token, a colon.
     `value` is compact JSON in normal form: what is set or appended (stored form for a `set` of the root), the signed
     operand of `increment` (`decrement` is compiled into it, with the sign changed), empty otherwise; `operand` is the same as a
     number.
@@ -61,6 +62,7 @@ class Op(msgspec.Struct, frozen=True):
     type: Literal["set", "merge", "increment", "append", "remove"]
     names: tuple[str, ...]
     tokens: tuple[bytes, ...]
+    line: bytes
     value: bytes
     members: tuple[tuple[str, bytes], ...]
     operand: int | float
@@ -128,8 +130,7 @@ class InvalidOp(ValueError):
 
 def _compile(index: int, request: OpRequest) -> Op | OpError:
     word = request.type
-    path = request.path
-    names: tuple[str, ...] = () if not path else (path,) if isinstance(path, str) else tuple(path)
+    names, tokens, line, fault = _path(request.path)
     value = b""
     operand: int | float = 0
     if word == "increment" or word == "decrement":
@@ -137,24 +138,22 @@ def _compile(index: int, request: OpRequest) -> Op | OpError:
         value = values.encode_float(operand) if isinstance(operand, float) else b"%d" % operand
     elif word != "remove":
         value = _value(index, request, len(names))
-
-    problem = _path_problem(names)
-    if problem is not None:
-        return OpError(index, f"{word}.path.{problem[0]}", problem[1])
+    if fault is not None:
+        return OpError(index, f"{word}.path.{fault[0]}", fault[1])
     members: tuple[tuple[str, bytes], ...] = ()
     if word == "merge":
         if not value.startswith(b"{"):
             return OpError(index, "merge.value.not_an_object", "Merge value must be a JSON object")
         given_members = values.members(value)
-        problem = _merge_problem(given_members, value)
-        if problem is not None:
-            return OpError(index, f"merge.value.{problem[0]}", problem[1])
+        fault = _merge_fault(given_members, value)
+        if fault is not None:
+            return OpError(index, f"merge.value.{fault[0]}", fault[1])
         members = tuple((name, bytes(text)) for name, text in given_members.items())
         value = b""
     elif word == "set" and not names:
         value = values.frame(value)
     kind: Any = "increment" if word == "decrement" else word
-    return Op(index, kind, names, tuple([values.encode_string(name) for name in names]), value, members, operand, request)
+    return Op(index, kind, names, tokens, line, value, members, operand, request)
 
 
 def _value(index: int, request: OpRequest, levels: int) -> bytes:
@@ -180,26 +179,60 @@ def _operand(index: int, request: OpRequest) -> int | float:
         raise InvalidOp(f"ops[{index}]: missing field `by`")
     if request.type == "decrement":
         by = -by
-    # Every integer outside the range fails alike; a bounded text keeps the scripts' arithmetic simple.
-    return by if isinstance(by, float) else max(min(by, 10**20), -(10**20))
+    if isinstance(by, float) or INTEGER_MIN <= by <= INTEGER_MAX:
+        return by
+    return 10**20 if by > 0 else -(10**20)  # these fail all alike; a bounded text keeps the scripts' arithmetic simple
 
 
-def _path_problem(names: tuple[str, ...]) -> tuple[str, str] | None:
-    if len(names) > MAX_SEGMENTS:
-        return "too_deep", f"Path depth {len(names)} exceeds maximum of {MAX_SEGMENTS}"
-    for name in names:
-        if not name:
-            return "empty_segment", "Path contains an empty segment"
-        if len(name) * 4 > MAX_SEGMENT_BYTES:
-            size = len(name.encode())
-            if size > MAX_SEGMENT_BYTES:
-                return "segment_too_long", f"Path segment of {size} bytes exceeds maximum of {MAX_SEGMENT_BYTES}"
-        if name in FORBIDDEN_NAMES:
-            return "proto_polluted", f"Path segment '{name}' is not allowed (prototype pollution)."
+Fault = tuple[str, str]
+"""The end of an error's code, and its message."""
+
+
+Path = tuple[tuple[str, ...], tuple[bytes, ...], bytes, Fault | None]
+"""Names, tokens, the beginning of the first one's line, and what is wrong with the path."""
+
+
+class _NamePaths(dict[str, Path]):
+    """A path of one name, compiled. Callers use few names, so the last ones are kept."""
+
+    def __missing__(self, name: str) -> Path:
+        if len(self) >= 4096:
+            self.clear()
+        token = values.encode_string(name)
+        path = (name,), (token,), b"\n%b:" % token, _segment_fault(name)
+        if len(name) <= MAX_SEGMENT_BYTES:
+            self[name] = path
+        return path
+
+
+_name_paths = _NamePaths()
+
+
+def _path(given: str | list[str] | None) -> Path:
+    if not given:
+        return (), (), b"", None
+    if isinstance(given, str):
+        return _name_paths[given]
+    paths = [_name_paths[name] for name in given]
+    if len(paths) > MAX_SEGMENTS:
+        fault: Fault | None = ("too_deep", f"Path depth {len(paths)} exceeds maximum of {MAX_SEGMENTS}")
+    else:
+        fault = next((path[3] for path in paths if path[3] is not None), None)
+    return tuple(given), tuple([path[1][0] for path in paths]), paths[0][2], fault
+
+
+def _segment_fault(name: str) -> Fault | None:
+    if not name:
+        return "empty_segment", "Path contains an empty segment"
+    size = len(name.encode())
+    if size > MAX_SEGMENT_BYTES:
+        return "segment_too_long", f"Path segment of {size} bytes exceeds maximum of {MAX_SEGMENT_BYTES}"
+    if name in FORBIDDEN_NAMES:
+        return "proto_polluted", f"Path segment '{name}' is not allowed (prototype pollution)."
     return None
 
 
-def _merge_problem(members: dict[str, Raw], value: Json) -> tuple[str, str] | None:
+def _merge_fault(members: dict[str, Raw], value: Json) -> Fault | None:
     if len(members) > MAX_MERGE_MEMBERS:
         return (
             "too_many_keys",

@@ -5,7 +5,8 @@ KEYS  1 values of the scope (hash)   2 scopes (set)   3 session (hash)   4 route
       then of each queue that wants the event: stream, busy (hash), wait (list of the lane)
 ARGV  1 epoch   2 slot   3 sequence number   4 routes version   5 scope   6 key
       then, where there are queues: lane, write id, and of each queue: most entries, most bytes
-      then: most bytes of the result (compact)   foreign text   its stored form ('' when it is the same)
+      then most bytes of the result (compact), and, where a foreign text was checked: `f`   the text   its stored form ('' when it
+      is the same)
       then of each op: kind   number of names   the names
             set `s`, append `a`: value     increment `i`: signed operand     remove `r`: nothing
             merge `m`: number of members, then name and value of each

@@ -6,6 +6,7 @@ import logging
 import secrets
 import uuid
 from collections import deque
+from collections.abc import Iterator
 
 import msgspec
 
@@ -32,6 +33,9 @@ class Channels:
 
     def __init__(self) -> None:
         self._channels: dict[str, Channel] = {}
+
+    def __iter__(self) -> Iterator[Channel]:
+        return iter(list(self._channels.values()))
 
     def register(self, host: Host) -> None:
         """Register `engine::channels::create`."""
@@ -78,6 +82,11 @@ class Channel:
         self._reader: WebSocket | None = None
         self._written = False
         self._held = False
+
+    @property
+    def buffered(self) -> int:
+        """Frames that wait for a reader."""
+        return len(self._buffer)
 
     @property
     def is_unjoined(self) -> bool:

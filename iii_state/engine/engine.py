@@ -22,7 +22,7 @@ from iii_state.host import DEFAULT_NAMESPACE, LOCAL, Answer, Handler, Module, Tr
 log = logging.getLogger(__name__)
 
 _SWEEP_SECONDS = 1
-_STOP_SECONDS = 10
+_HEALTH_SECONDS = 5
 
 
 class Engine:
@@ -63,7 +63,7 @@ class Engine:
         Introspection(self.functions, self.triggers, self.workers, self).register(host)
         ChangeTriggers(self.functions, self.workers, self._notify).register(host)
         self._server.channels.register(host)
-        self._sweeper = self._loop.create_task(self._sweep())
+        self._sweeper = self._loop.create_task(self._look_after())
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -71,8 +71,7 @@ class Engine:
 
     async def stop(self) -> None:
         """Take no more connections, stop the modules in reverse order, then let the workers go (1012) and end what runs."""
-        assert self._server is not None
-        await self._server.stop_listening()
+        await self.server.stop_listening()
         while self._modules:
             module, host = self._modules.pop()
             try:
@@ -80,21 +79,24 @@ class Engine:
             except Exception:
                 log.exception("module %s failed to stop", module.name)
             host.withdraw()
-        await self._server.stop()
+        await self.server.stop()
         await self._tasks.stop()
         self._sweeper.cancel()
         await asyncio.wait([self._sweeper])
 
-    async def _sweep(self) -> None:
+    async def _look_after(self) -> None:
         while True:
             await asyncio.sleep(_SWEEP_SECONDS)
             try:
-                self.workers.sweep()
-                self._tasks.sweep()
-                assert self._server is not None
-                self._server.tick(_SWEEP_SECONDS)
+                self.sweep()
+                self.server.tick(_SWEEP_SECONDS)
             except Exception:
                 log.exception("the engine's sweep failed; it goes on")
+
+    def sweep(self) -> None:
+        """End calls that take longer than the engine's timeout; the engine does it about once a second."""
+        self.workers.sweep()
+        self._tasks.sweep()
 
     async def add_module(self, module: Module) -> None:
         """Start a module in this engine. It is stopped with the engine, in reverse order.
@@ -114,14 +116,22 @@ class Engine:
 
         Raises `OSError` for an address that cannot be had.
         """
-        assert self._server is not None, "serve() belongs inside `async with Engine()`"
-        return await self._server.listen(host, port)
+        return await self.server.listen(host, port)
+
+    @property
+    def server(self) -> Server:
+        """The ports; there from `async with` on."""
+        assert self._server is not None, "an engine has ports inside `async with Engine()`"
+        return self._server
 
     async def health(self) -> dict[str, str]:
         """What is wrong, by the names of modules; empty when all is well."""
-        reasons = await asyncio.gather(*(module.health() for module, _ in self._modules), return_exceptions=True)
+        looks = (asyncio.wait_for(module.health(), _HEALTH_SECONDS) for module, _ in self._modules)
+        reasons = await asyncio.gather(*looks, return_exceptions=True)
         names = [module.name for module, _ in self._modules]
-        return {name: str(reason) for name, reason in zip(names, reasons, strict=True) if reason is not None}
+        return {
+            name: str(reason) or type(reason).__name__ for name, reason in zip(names, reasons, strict=True) if reason is not None
+        }
 
     # --- functions
 
@@ -164,7 +174,7 @@ class Engine:
             data = values.encode(request.get("payload"))
         except InvalidValue as error:
             raise FunctionError("deserialization_error", f"Failed to deserialize input for {function_id}: {error}") from None
-        if function is None or (handler := function.handler) is None or len(request) > 2:
+        if function is None or (handler := function.handler) is None or len(request) > 1 + ("payload" in request):
             return await self._trigger_with_options(request, data)
         try:
             answer = handler(data, LOCAL)
@@ -193,9 +203,9 @@ class Engine:
                 result = await asyncio.wait_for(answer, None if timeout_ms is None else timeout_ms / 1000)
             else:
                 result = answer
-        except TimeoutError:
-            raise FunctionError("TIMEOUT", f"no answer within {timeout_ms} ms") from None
         except Exception as error:
+            if isinstance(error, TimeoutError) and timeout_ms is not None:
+                raise FunctionError("TIMEOUT", f"no answer within {timeout_ms:g} ms") from None
             if action == "void":
                 log.warning("a void call of %s failed: %s", request["function_id"], error)
                 return None

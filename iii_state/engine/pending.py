@@ -26,16 +26,9 @@ class PendingCalls:
         return call_id in self._open
 
     def add(self, call_id: str) -> asyncio.Future[bytes | None]:
-        """Open a call; its Future leaves the table when it is settled, however that comes about."""
+        """Open a call. One whose Future is cancelled leaves the table with the next sweep."""
         future: asyncio.Future[bytes | None] = self._loop.create_future()
         self._open[call_id] = (future, self._loop.time() + self._timeout)
-
-        def forget(done: asyncio.Future[bytes | None]) -> None:
-            entry = self._open.get(call_id)
-            if entry is not None and entry[0] is done:
-                del self._open[call_id]
-
-        future.add_done_callback(forget)
         return future
 
     def take(self, call_id: str) -> asyncio.Future[bytes | None] | None:
@@ -46,10 +39,9 @@ class PendingCalls:
     def sweep(self, expired: Callable[[str], None] | None = None) -> None:
         """Fail with `TIMEOUT` what is overdue; `expired` is told the ids."""
         now = self._loop.time()
-        while self._open:
-            call_id, (future, deadline) = next(iter(self._open.items()))
-            if deadline > now:
-                return
+        for call_id, (future, deadline) in list(self._open.items()):
+            if deadline > now and not future.done():
+                continue
             del self._open[call_id]
             if not future.done():
                 future.set_exception(FunctionError("TIMEOUT", f"no answer within {self._timeout:g} seconds"))

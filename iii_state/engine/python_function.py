@@ -45,6 +45,7 @@ class PythonTasks:
 
         def over(task: asyncio.Task[None]) -> None:
             self._tasks.pop(call_id, None)
+            self.pending.take(call_id)
             if task.cancelled() and not answer.done():
                 answer.set_exception(FunctionError("invocation_stopped", "Invocation stopped"))
 
@@ -91,13 +92,16 @@ class PythonFunction:
     def execute(self, function: Function, call: Call) -> Answer[bytes | None]:
         """Call it with the payload (and the call's metadata, if it has a parameter for it) as Python objects."""
         event = values.decode(call.data)
-        if self._takes_metadata:
-            result = self._function(event, None if call.metadata is None else values.decode(call.metadata))
-        else:
-            result = self._function(event)
-        if inspect.isawaitable(result):
-            return self._tasks.run(result)
-        return None if result is None else values.encode(result)
+        try:
+            if self._takes_metadata:
+                result = self._function(event, None if call.metadata is None else values.decode(call.metadata))
+            else:
+                result = self._function(event)
+            if inspect.isawaitable(result):
+                return self._tasks.run(result)
+            return None if result is None else values.encode(result)
+        except Exception as error:
+            raise as_function_error(error) from error
 
 
 def _takes_metadata(function: PythonCallable) -> bool:

@@ -97,8 +97,8 @@ class Function:
         executors = self.executors
         if len(executors) == 1 or first_wins or any(executor.is_exclusive for executor in executors):
             return executors[0]
-        self._turn = (self._turn + 1) % len(executors)
-        return executors[self._turn]
+        self._turn += 1
+        return executors[(self._turn - 1) % len(executors)]
 
 
 class Functions:

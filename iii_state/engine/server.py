@@ -39,6 +39,10 @@ class Server:
         self.app.router.add_get("/ws/channels/{channel_id}", self._serve_channel)
         self.app.router.add_get("/healthz", self._serve_health)
 
+    def __len__(self) -> int:
+        """Connections that are open."""
+        return len(self._sockets)
+
     async def listen(self, host: str, port: int) -> tuple[str, int]:
         """Listen on one more address; returns it."""
         if self._runner is None:

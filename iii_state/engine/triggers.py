@@ -42,9 +42,13 @@ class TriggerType:
     id: str
     provider: TriggerProvider
     description: str
-    owner: object | None = None
-    name: str = ""
-    """Who provides it, for people."""
+    owner: TriggerOwner | None = None
+    module_name: str = ""
+
+    @property
+    def name(self) -> str:
+        """Who provides it, for people."""
+        return self.module_name if self.owner is None else self.owner.name
 
 
 @dataclass(slots=True, eq=False)

@@ -90,6 +90,7 @@ class WebSocket:
         self._fragments_binary = False
         self._holds = 0
         self._parsing = False
+        self._reading_paused = False
         # outgoing: what leaves in the next write
         self._out: list[bytes] = []
         self._out_size = 0
@@ -238,8 +239,14 @@ class WebSocket:
             self._holds -= 1
         if not self._holds and not self._parsing and self.is_open:
             self._parse()
-            if not self._holds and self._unparsed <= _UNREAD_BYTES:
+            if not self._holds and self._reading_paused and not self._transport.is_closing():
+                self._reading_paused = False
                 self._transport.resume_reading()
+
+    def _pause_reading(self) -> None:
+        if not self._reading_paused and not self._transport.is_closing():
+            self._reading_paused = True
+            self._transport.pause_reading()
 
     def feed_eof(self) -> None:
         """aiohttp's word for: the connection is gone."""
@@ -252,7 +259,7 @@ class WebSocket:
         self._unparsed += len(data)
         if self._holds:
             if self._unparsed > _UNREAD_BYTES:
-                self._transport.pause_reading()
+                self._pause_reading()
         elif self._unparsed >= self._needed:
             self._parse()
         return False, b""
@@ -276,7 +283,7 @@ class WebSocket:
         """Answer no more of a peer that sends faster than it reads before it has read."""
         if self._protocol.writing_paused and not self._holds and self.is_open:
             self._holds += 1
-            self._transport.pause_reading()
+            self._pause_reading()
             self._wake()
 
     def _parse_frames(self, data: bytes) -> int:
@@ -313,7 +320,7 @@ class WebSocket:
             payload = bytearray(data[start:end])
             mask(data[start - 4 : start], payload)
             position = end
-            if first == 0x81:
+            if first == 0x81 and not self._fragments:
                 receive(payload, False)
             else:
                 self._take_frame(first, bytes(payload))
@@ -355,7 +362,7 @@ class WebSocket:
         elif opcode == _CLOSE:
             code = int.from_bytes(payload[:2], "big") if len(payload) >= 2 else NORMAL
             self.close_code = code
-            self.close(code if code != ABNORMAL else NORMAL)
+            self.close(code if 1000 <= code < 5000 and code not in (1005, ABNORMAL, 1015) else PROTOCOL_ERROR)
             self._transport.close()
             self._gone()
 

@@ -110,7 +110,7 @@ class Workers:
     def sweep(self) -> None:
         """End calls that are overdue."""
         for worker in self:
-            worker.pending.sweep()
+            worker.sweep()
 
 
 class Description(msgspec.Struct):
@@ -149,8 +149,10 @@ class Worker:
         self._triggers = workers.triggers
         self._send = link.send
         self._served: dict[str, Function] = {}
+        self._uninvokable: set[str] = set()
         self._types: set[tuple[str, str]] = set()
         self._registrations = 0
+        self._registering_since = 0.0
         self._behind_registrations: InvokeFunction | None = None
         self._throttled = False
         self._fresh = (str(uuid.uuid4())[:24], count(1))
@@ -266,7 +268,13 @@ class Worker:
                 self._failed(invocation_id, function_text, refused)
                 return
             else:
-                self._failed(invocation_id, function_text, FunctionError("deserialization_error", f"Unknown action {kind!r}"))
+                self._failed(
+                    invocation_id,
+                    function_text,
+                    FunctionError(
+                        "deserialization_error", f"Unknown action {bytes(message.action)[:100].decode(errors='replace')}"
+                    ),
+                )
                 return
         namespace = message.namespace
         if namespace is not None and not namespace.strip():
@@ -358,6 +366,8 @@ class Worker:
         """Send a call to the worker. The Future fails with `invocation_stopped` when it goes away, with the engine's `TIMEOUT`."""
         if not self.link.is_open:
             raise FunctionError("invocation_stopped", "Invocation stopped")
+        if function.id in self._uninvokable:
+            raise FunctionError("function_not_invokable", "this engine does not call functions over HTTP")
         invocation_id = call.invocation_id
         if invocation_id is None or invocation_id in self.pending or _UUID.fullmatch(invocation_id) is None:
             prefix, numbers = self._fresh
@@ -390,6 +400,11 @@ class Worker:
         if owner is not None:
             self._reject(message.id, owner)
             return
+        if protocol.is_given(message.invocation):
+            self._uninvokable.add(message.id)
+            log.warning("worker %s (%s) registers %s, to be called over HTTP: not served", self.id, self.name, message.id)
+        else:
+            self._uninvokable.discard(message.id)
         function.description = message.description
         function.metadata = _kept(message.metadata)
         function.request_format = _kept(message.request_format)
@@ -416,7 +431,7 @@ class Worker:
     def _register_trigger_type(self, message: protocol.RegisterTriggerType) -> None:
         namespace = message.namespace or self.namespace
         self._types.add((namespace, message.id))
-        offered = TriggerType(namespace, message.id, _WorkerProvider(self), message.description or "", owner=self, name=self.name)
+        offered = TriggerType(namespace, message.id, _WorkerProvider(self), message.description or "", owner=self)
         serving = self._triggers.add_type(offered)
         if serving is not offered:
             self._reject(message.id, serving.owner.id if isinstance(serving.owner, Worker) else "")
@@ -459,7 +474,7 @@ class Worker:
             self.trigger_failed(trigger, error)
             return
         if isinstance(answer, asyncio.Future):
-            self._registrations += 1
+            self._registration_begins()
             answer.add_done_callback(partial(self._registered, trigger))
 
     def _registered(self, trigger: Trigger, answer: asyncio.Future[None]) -> None:
@@ -469,9 +484,18 @@ class Worker:
             self.trigger_failed(trigger, registration_error(error))
         self._registration_over()
 
+    def _registration_begins(self) -> None:
+        if not self._registrations:
+            self._registering_since = time.monotonic()
+        self._registrations += 1
+
     def _registration_over(self) -> None:
-        self._registrations -= 1
-        if self._registrations or self._behind_registrations is None:
+        self._registrations = max(0, self._registrations - 1)
+        if not self._registrations:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        if self._behind_registrations is None:
             return
         waiting, self._behind_registrations = self._behind_registrations, None
         if self.link.is_open:
@@ -481,7 +505,7 @@ class Worker:
     def _unregister_trigger(self, message: protocol.UnregisterTrigger) -> None:
         answer = self._triggers.unregister(message.id, self)
         if isinstance(answer, asyncio.Future):
-            self._registrations += 1
+            self._registration_begins()
             answer.add_done_callback(lambda _: self._registration_over())
 
     def trigger_failed(self, trigger: Trigger, error: FunctionError) -> None:
@@ -538,7 +562,7 @@ class Worker:
                 self._triggers.remove_type(before, offered.id, self)
                 self._types.discard((before, offered.id))
                 self._types.add((namespace, offered.id))
-                self._triggers.add_type(TriggerType(namespace, offered.id, offered.provider, offered.description, self, self.name))
+                self._triggers.add_type(TriggerType(namespace, offered.id, offered.provider, offered.description, self))
         for binding in [binding for binding in self._triggers if binding.owner is self]:
             trigger = binding.trigger
             if trigger.namespace == before or binding.home == before:
@@ -548,6 +572,14 @@ class Worker:
                     Trigger(trigger.id, trigger.trigger_type, trigger.function_id, trigger.config, trigger.metadata, moved),
                     namespace if binding.home == before else binding.home,
                 )
+
+    def sweep(self) -> None:
+        """Called about once a second: end what takes longer than the engine's timeout."""
+        self.pending.sweep()
+        if self._registrations and time.monotonic() - self._registering_since > self._workers.call_timeout:
+            log.error("registering triggers of worker %s (%s) takes too long: its calls go on without", self.id, self.name)
+            self._registrations = 0
+            self._go_on()
 
     def _reattach(self, message: protocol.Reattach) -> None:
         previous = self._workers.get(message.previous_worker_id)
@@ -589,7 +621,7 @@ def _kept(text: Raw) -> bytes | None:
 
 def _action_type(action: Raw) -> object:
     value = values.decode(action)
-    return value.get("type") if isinstance(value, dict) else value
+    return value.get("type") if isinstance(value, dict) else None
 
 
 def _read_id(invocation_id: Raw) -> str | None:

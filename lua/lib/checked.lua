@@ -1,7 +1,11 @@
 -- Step: answers FOREIGN for a text that is not known to be in stored form, unless its stored form came along. Takes and gives
--- `old`. Known to be are a framed object, which only this module writes, and texts so simple that one look decides; anything
--- else has to be checked by who can: the caller.
+-- `old`; gives `ops_at`, where in ARGV the ops begin.
+--
+-- Known to be in stored form are a framed object, which only this module writes, and texts so simple that one look decides.
+-- Anything else has to be checked by who can: the caller.
 
+local brought = ARGV[own + 1] == 'f'
+local ops_at = brought and own + 4 or own + 1
 if old then
   local first, second, third, fourth = string.byte(old, 1, 4)
   local known
@@ -19,9 +23,9 @@ if old then
       and math.abs(tonumber(old)) < math.huge
   end
   if not known then
-    if old ~= ARGV[own + 1] or old == '' then
+    if not brought or old ~= ARGV[own + 2] then
       return {'FOREIGN', old}
     end
-    old = ARGV[own + 2] ~= '' and ARGV[own + 2] or old
+    old = ARGV[own + 3] ~= '' and ARGV[own + 3] or old
   end
 end

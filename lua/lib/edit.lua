@@ -1,5 +1,3 @@
---- @include "sum"
-
 -- What an increment, append or set makes of its target, a stretch of `text`, or nothing where `start` is nil; `levels` names
 -- lead to it. Answers the first and last byte to be replaced (no first for a missing target) and the text in their place;
 -- without a text, the second is why the op fails.
@@ -9,13 +7,19 @@ local function edit(kind, value, text, start, stop, levels)
   end
   local first = start and string.byte(text, start)
   if kind == 'i' then
-    if not first then
-      local sum = number_sum('0', value)
-      return nil, 'out_of_range', sum and (string.find(value, '[.eE]') and value or sum)
-    elseif first ~= 45 and (first < 48 or first > 57) then
+    if first and first ~= 45 and (first < 48 or first > 57) then
       return nil, 'not_number', nil
     end
-    local sum = number_sum(string.sub(text, start, stop), value)
+    local number = first and string.sub(text, start, stop) or '0'
+    local sum
+    if #number < 16 and #value < 16 and not string.find(number, '[.eE]') and not string.find(value, '[.eE]') then
+      sum = string.format('%d', tonumber(number) + tonumber(value))
+    elseif not first and string.find(value, '[.eE]') then
+      sum = value
+    else
+      --- @include "sum"
+      sum = number_sum(number, value)
+    end
     return start, sum and stop or 'out_of_range', sum
   end
   local is_string = string.byte(value) == 34

@@ -1,5 +1,5 @@
--- Step: applies update ops, as iii_state/apply.py does, to the last byte. Takes `old` (a stored form, or false) and `own`; gives
--- `document`, the new stored form, and `failures`, words.
+-- Step: applies update ops, as iii_state/apply.py does, to the last byte. Takes `old` (a stored form, or false) and
+-- `ops_at`, where in ARGV they begin; gives `document`, the new stored form, and `failures`, words.
 --
 -- A framed object has each top-level member on a line of its own, and a raw newline nowhere else, so a member is found with
 -- one memory search and edited by cutting and joining text. Every cut or join of a large text costs a pass over all its bytes.
@@ -74,27 +74,9 @@ local function put(head, first, last, text, only)
   end
 end
 
--- Takes a top-level member out.
-local function take_out(head)
-  settle()
-  local start, stop = find_member(head)
-  if not start then
-    return
-  end
-  local line = start - #head
-  if string.byte(document, stop + 1) == 44 then
-    document = string.sub(document, 1, line - 1) .. string.sub(document, stop + 2)
-  elseif line == 3 then
-    document = '{}'
-  else
-    document = string.sub(document, 1, line - 2) .. string.sub(document, stop + 1)
-  end
-end
-
 --- @include "edit"
---- @include "nested"
 
-local failures, position, at = '', 0, own + 3
+local failures, position, at = '', 0, ops_at
 while ARGV[at] do
   local kind, levels = ARGV[at], tonumber(ARGV[at + 1])
   local head, payload = ARGV[at + 2], at + 2 + levels
@@ -127,7 +109,16 @@ while ARGV[at] do
       document = text
     end
   elseif levels == 1 and kind == 'r' then
-    take_out(head)
+    settle()
+    local start, stop = find_member(head)
+    local line = start and start - #head
+    if start and string.byte(document, stop + 1) == 44 then
+      document = string.sub(document, 1, line - 1) .. string.sub(document, stop + 2)
+    elseif line == 3 then
+      document = '{}'
+    elseif start then
+      document = string.sub(document, 1, line - 2) .. string.sub(document, stop + 1)
+    end
   else
     local start, stop = find_member(head)
     local first, last, text = start, stop, nil
@@ -137,6 +128,7 @@ while ARGV[at] do
         failure, found = last, start and string.byte(document, start)
       end
     else
+      --- @include "nested"
       text, failure, found = nested(at, 1, start and string.sub(document, start, stop))
     end
     if text then

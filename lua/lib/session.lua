@@ -1,3 +1,5 @@
+-- Steps are joined into a script where they stand, and are no functions: a script's functions are made anew at every call.
+--
 -- Step: answers a call that has been applied, or that nobody waits for, and goes on with any other.
 --
 -- The session KEYS[3] is a hash of the engine that calls: `epoch`, a field per slot, and `<slot>:old` with the value that the

@@ -1,10 +1,6 @@
 -- The text of the sum of two number texts; nil where an integer operand or the result leaves its range. Integers are exact
 -- over -2^63 .. 2^64-1, floats are the shortest text that reads back.
 local function number_sum(left, right)
-  if #left < 16 and #right < 16 and not string.find(left, '[.eE]') and not string.find(right, '[.eE]') then
-    return string.format('%d', tonumber(left) + tonumber(right))
-  end
-
   local byte, char, find, format = string.byte, string.char, string.find, string.format
   local match, rep, sub = string.match, string.rep, string.sub
 

@@ -17,6 +17,7 @@ from iii_state.adapters.redis.keys import FORMAT, Keys
 from iii_state.adapters.redis.mutations import (
     Foreign,
     Reply,
+    Stale,
     Ticket,
     mutation,
     plan_arguments,
@@ -142,7 +143,8 @@ class RedisAdapter:
 
     def update(self, scope: str, key: str, plan: Plan, limit: int) -> Answer[Updated]:
         ops = plan_arguments(plan)
-        foreign = stored = b""
+        foreign: bytes | None = None
+        stored = b""
 
         def result(reply: Reply) -> Updated:
             nonlocal foreign, stored
@@ -173,10 +175,18 @@ class RedisAdapter:
     ) -> asyncio.Future[T]:
         keys, digest, scope_bytes, key_bytes = self._keys, command.sha1, scope.encode(), key.encode()
 
+        def answered(reply: Reply) -> T:
+            try:
+                return result(reply)
+            except Stale:
+                raise StoreError(
+                    "another engine has registered triggers on this Redis, which this version cannot serve yet"
+                ) from None
+
         def words(ticket: Ticket) -> list[bytes]:
             return [b"EVALSHA", digest, *mutation(keys, ticket, 0, scope_bytes, key_bytes, (), arguments())]
 
-        return self._connection.call(words, result, size=size, ticketed=True, scope=scope)
+        return self._connection.call(words, answered, size=size, ticketed=True, scope=scope)
 
     def _old(self, scope: str, key: str, reply: Reply) -> bytes | None:
         """What a set or delete replaced; nothing where that is no JSON, so that a broken value can be repaired."""

@@ -136,9 +136,11 @@ def plan_arguments(plan: Plan) -> list[bytes]:
     return arguments
 
 
-def update_arguments(ops: Sequence[bytes], limit: int, foreign: bytes = b"", stored: bytes = b"") -> list[bytes]:
-    """The own arguments of update.lua: `ops` as of `plan_arguments`, and the foreign text that was checked, if there was one."""
-    return [b"%d" % limit, foreign, b"" if stored == foreign else stored, *ops]
+def update_arguments(ops: Sequence[bytes], limit: int, foreign: bytes | None = None, stored: bytes = b"") -> list[bytes]:
+    """The own arguments of update.lua: `ops` as of `plan_arguments`; the foreign text, if one was checked, and its stored form."""
+    if foreign is None:
+        return [b"%d" % limit, *ops]
+    return [b"%d" % limit, b"f", foreign, b"" if stored == foreign else stored, *ops]
 
 
 def previous(reply: Reply) -> bytes | None:
