@@ -19,7 +19,7 @@ from iii_state.dispatcher import Dispatcher
 from iii_state.errors import ConfigError, FunctionError, InvalidValue, StoreError
 from iii_state.events import Subscription
 from iii_state.host import Answer, Caller, Host, Trigger, then
-from iii_state.ops import InvalidOp, OpRequest, compile_ops
+from iii_state.ops import InvalidOp, OpRequest, compile_text
 from iii_state.requests import describe
 from iii_state.values import Json
 
@@ -50,11 +50,18 @@ class KeyRequest(msgspec.Struct):
 
 
 class UpdateRequest(msgspec.Struct):
-    """`state::update`."""
+    """`state::update`, in words for who gets it wrong: calls are decoded into `_Update`."""
 
     scope: str
     key: str
     ops: list[OpRequest]
+    ttl_ms: Raw | UnsetType = UNSET
+
+
+class _Update(msgspec.Struct):
+    scope: str
+    key: str
+    ops: Raw
     ttl_ms: Raw | UnsetType = UNSET
 
 
@@ -78,7 +85,7 @@ class TriggerConfig(msgspec.Struct):
 
 _set = msgspec.json.Decoder(SetRequest)
 _key = msgspec.json.Decoder(KeyRequest)
-_update = msgspec.json.Decoder(UpdateRequest)
+_update = msgspec.json.Decoder(_Update)
 _scope = msgspec.json.Decoder(ScopeRequest)
 _trigger = msgspec.json.Decoder(TriggerConfig)
 
@@ -202,7 +209,7 @@ class StateModule:
         try:
             request = _update.decode(data)
             _refuse_deadline(request.ttl_ms)
-            plan = compile_ops(request.ops)
+            plan = compile_text(request.ops)
         except (msgspec.MsgspecError, InvalidOp, InvalidValue, RecursionError, UnicodeError) as error:
             _refuse("state::update", data, UpdateRequest, error)
         try:

@@ -77,7 +77,8 @@ class Calls:
         if job.op == "delete":  # what is deleted has to be there
             keys = length
         self._stores = [frames.ring("set", job.size, keys, i, self._scope) for i in range(n)]
-        self._rings = [frames.ring(job.op, job.size, length, i, self._scope, keys) for i in range(n)]
+        rounds = 2 if job.op == "set" else 1
+        self._rings = [frames.ring(job.op, job.size, length, i, self._scope, keys, rounds) for i in range(n)]
         self._lost = 0
 
     async def measure(self) -> jobs.Measured:
