@@ -130,7 +130,7 @@ _plans = _Plans()
 
 
 def compile_text(text: Json) -> Plan:
-    """The plan of an op list as JSON text. Raises `InvalidOp` as `compile_ops` does, and msgspec's errors for what is no op list."""
+    """The plan of an op list as JSON text. Raises `InvalidOp` as `compile_ops` does, and msgspec's errors for no op list."""
     return _plans[bytes(text)]
 
 
