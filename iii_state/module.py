@@ -39,6 +39,7 @@ class SetRequest(msgspec.Struct):
     key: str
     value: Raw | UnsetType = UNSET
     data: Raw | UnsetType = UNSET
+    ttl_ms: Raw | UnsetType = UNSET
 
 
 class KeyRequest(msgspec.Struct):
@@ -54,6 +55,7 @@ class UpdateRequest(msgspec.Struct):
     scope: str
     key: str
     ops: list[OpRequest]
+    ttl_ms: Raw | UnsetType = UNSET
 
 
 class ScopeRequest(msgspec.Struct):
@@ -158,6 +160,7 @@ class StateModule:
                 raise InvalidValue("`value` and `data` are the same field; give one")
             if given is UNSET:
                 raise InvalidValue("missing field `value`")
+            _refuse_deadline(request.ttl_ms)
             new = values.to_stored(given)
         except (msgspec.MsgspecError, InvalidValue, RecursionError, UnicodeError) as error:
             _refuse("state::set", data, SetRequest, error)
@@ -198,8 +201,9 @@ class StateModule:
     def _update(self, data: Json, caller: Caller) -> Answer[bytes | None]:
         try:
             request = _update.decode(data)
+            _refuse_deadline(request.ttl_ms)
             plan = compile_ops(request.ops)
-        except (msgspec.MsgspecError, InvalidOp, RecursionError, UnicodeError) as error:
+        except (msgspec.MsgspecError, InvalidOp, InvalidValue, RecursionError, UnicodeError) as error:
             _refuse("state::update", data, UpdateRequest, error)
         try:
             answer = self.adapter.update(request.scope, request.key, plan, self._limit)
@@ -297,6 +301,12 @@ class StateModule:
         if self._dispatcher is None:
             raise _registration_failure("the state module is not running")
         return self._dispatcher
+
+
+def _refuse_deadline(ttl_ms: Raw | UnsetType) -> None:
+    """A deadline that would be ignored is worse than one that is refused."""
+    if ttl_ms is not UNSET:
+        raise InvalidValue("ttl_ms: deadlines are not part of this version yet")
 
 
 def _as_it_is(text: bytes | None) -> bytes | None:

@@ -81,8 +81,8 @@ class Ring:
         return len(self.ids)
 
 
-def ring(op: str, size: int, length: int, connection: int, scope: str = SCOPE) -> Ring:
-    """`length` calls of one op, each with a key of its own, none shared with another connection.
+def ring(op: str, size: int, length: int, connection: int, scope: str = SCOPE, keys: int | None = None) -> Ring:
+    """`length` calls of one op over `keys` keys (one each, if not given), none shared with another connection.
 
     A `list` reads one scope that all connections share.
     """
@@ -93,7 +93,7 @@ def ring(op: str, size: int, length: int, connection: int, scope: str = SCOPE) -
     used: list[str] = []
     for number in range(length):
         invocation_id = next(ids)
-        text = head + (f"user:{connection}:{number:06d}" + after_key if after_key else "")
+        text = head + (f"user:{connection}:{number % (keys or length):06d}" + after_key if after_key else "")
         texts.append(text.replace('"invocation_id":"ID"', f'"invocation_id":"{invocation_id}"').encode())
         used.append(invocation_id)
     return Ring(texts, used)

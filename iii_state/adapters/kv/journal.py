@@ -47,6 +47,8 @@ INSERT INTO meta VALUES ('epoch', 0);
 """
 
 ROWS_PER_STATEMENT = 256
+LOG_PAGES = 8192
+"""Pages of 4 KiB after which the log is copied into the file, which costs two forced writes."""
 
 Row = tuple[Any, ...]
 T = TypeVar("T")
@@ -71,7 +73,7 @@ class Group:
         kept = [row for row in self.subscriptions.values() if row is not None]
         ended = [(name,) for name, row in self.subscriptions.items() if row is None]
         return [
-            ("INSERT OR REPLACE INTO state VALUES", "(?,?,?)", "", upserts),
+            ("INSERT INTO state VALUES", "(?,?,?)", " ON CONFLICT DO UPDATE SET value=excluded.value", upserts),
             ("DELETE FROM state WHERE (scope, key) IN (VALUES", "(?,?)", ")", removals),
             ("INSERT OR REPLACE INTO subscription VALUES", "(?,?,?,?)", "", kept),
             ("INSERT INTO delivery VALUES", "(?,?,?,?,?,?,?,?,?,?)", "", self.deliveries),
@@ -222,6 +224,7 @@ class Journal:
             connection.execute("PRAGMA locking_mode=EXCLUSIVE")
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")
+            connection.execute(f"PRAGMA wal_autocheckpoint={LOG_PAGES}")
             connection.execute("BEGIN IMMEDIATE")
             self._check_format(connection)
             connection.execute("UPDATE meta SET value = value + 1 WHERE name='epoch'")
