@@ -19,7 +19,7 @@ from iii_state.dispatcher import Dispatcher
 from iii_state.errors import ConfigError, FunctionError, InvalidValue, StoreError
 from iii_state.events import Subscription
 from iii_state.host import Answer, Caller, Host, Trigger, then
-from iii_state.ops import InvalidOp, OpRequest, compile_ops
+from iii_state.ops import InvalidOp, OpRequest, compile_text
 from iii_state.requests import describe
 from iii_state.values import Json
 
@@ -39,6 +39,7 @@ class SetRequest(msgspec.Struct):
     key: str
     value: Raw | UnsetType = UNSET
     data: Raw | UnsetType = UNSET
+    ttl_ms: Raw | UnsetType = UNSET
 
 
 class KeyRequest(msgspec.Struct):
@@ -49,11 +50,19 @@ class KeyRequest(msgspec.Struct):
 
 
 class UpdateRequest(msgspec.Struct):
-    """`state::update`."""
+    """`state::update`, in words for who gets it wrong: calls are decoded into `_Update`."""
 
     scope: str
     key: str
     ops: list[OpRequest]
+    ttl_ms: Raw | UnsetType = UNSET
+
+
+class _Update(msgspec.Struct):
+    scope: str
+    key: str
+    ops: Raw
+    ttl_ms: Raw | UnsetType = UNSET
 
 
 class ScopeRequest(msgspec.Struct):
@@ -76,7 +85,7 @@ class TriggerConfig(msgspec.Struct):
 
 _set = msgspec.json.Decoder(SetRequest)
 _key = msgspec.json.Decoder(KeyRequest)
-_update = msgspec.json.Decoder(UpdateRequest)
+_update = msgspec.json.Decoder(_Update)
 _scope = msgspec.json.Decoder(ScopeRequest)
 _trigger = msgspec.json.Decoder(TriggerConfig)
 
@@ -158,6 +167,7 @@ class StateModule:
                 raise InvalidValue("`value` and `data` are the same field; give one")
             if given is UNSET:
                 raise InvalidValue("missing field `value`")
+            _refuse_deadline(request.ttl_ms)
             new = values.to_stored(given)
         except (msgspec.MsgspecError, InvalidValue, RecursionError, UnicodeError) as error:
             _refuse("state::set", data, SetRequest, error)
@@ -198,8 +208,9 @@ class StateModule:
     def _update(self, data: Json, caller: Caller) -> Answer[bytes | None]:
         try:
             request = _update.decode(data)
-            plan = compile_ops(request.ops)
-        except (msgspec.MsgspecError, InvalidOp, RecursionError, UnicodeError) as error:
+            _refuse_deadline(request.ttl_ms)
+            plan = compile_text(request.ops)
+        except (msgspec.MsgspecError, InvalidOp, InvalidValue, RecursionError, UnicodeError) as error:
             _refuse("state::update", data, UpdateRequest, error)
         try:
             answer = self.adapter.update(request.scope, request.key, plan, self._limit)
@@ -297,6 +308,12 @@ class StateModule:
         if self._dispatcher is None:
             raise _registration_failure("the state module is not running")
         return self._dispatcher
+
+
+def _refuse_deadline(ttl_ms: Raw | UnsetType) -> None:
+    """A deadline that would be ignored is worse than one that is refused."""
+    if ttl_ms is not UNSET:
+        raise InvalidValue("ttl_ms: deadlines are not part of this version yet")
 
 
 def _as_it_is(text: bytes | None) -> bytes | None:

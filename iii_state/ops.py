@@ -111,6 +111,29 @@ def _shown_path(path: str | list[str] | None) -> str:
     return path if isinstance(path, str) else f"[{', '.join(path)}]"
 
 
+_requests = msgspec.json.Decoder(list[OpRequest])
+
+
+class _Plans(dict[bytes, Plan]):
+    """The text of an op list → its plan. Callers send the same few op lists again and again, so the last short ones are kept."""
+
+    def __missing__(self, text: bytes) -> Plan:
+        if len(self) >= 1024:
+            self.clear()
+        plan = compile_ops(_requests.decode(text))
+        if len(text) <= 512:
+            self[text] = plan
+        return plan
+
+
+_plans = _Plans()
+
+
+def compile_text(text: Json) -> Plan:
+    """The plan of an op list as JSON text. Raises `InvalidOp` as `compile_ops` does, and msgspec's errors for no op list."""
+    return _plans[bytes(text)]
+
+
 def compile_ops(requests: list[OpRequest]) -> Plan:
     """Compile an op list. Raises `InvalidOp` for an op that makes the whole call invalid (a missing or unusable field)."""
     ops: list[Op] = []

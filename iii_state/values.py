@@ -44,7 +44,8 @@ _strict = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",",
 _NUMBER_SHAPE = bytes(0x30 if byte in b"0123456789+" else 0x65 if byte in b"eE" else 0x20 for byte in range(256))
 _LONG_EXPONENT = b"0e000"
 _MANY_DIGITS = b"0" * 200
-_NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_NO_BRACKET_NOR_QUOTE = bytes(byte for byte in range(256) if byte not in b'[]{}"')
+_QUOTED = re.compile(rb'"[^"]*"')
 _ROUND = bytes.maketrans(b"{}", b"[]")
 
 
@@ -155,7 +156,11 @@ def nesting_exceeds(text: bytes, limit: int) -> bool:
 
 def nesting_depth(text: bytes) -> int:
     """How deep a JSON text nests: a scalar 0, `{}` and `[]` 1."""
-    brackets = _STRING.sub(b"", text).translate(_ROUND, _NOT_BRACKETS)
+    if 0x5C in text:
+        text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
+    brackets = text.translate(_ROUND, _NO_BRACKET_NOR_QUOTE).replace(b'""', b"")
+    if 0x22 in brackets:  # strings that hold brackets
+        brackets = _QUOTED.sub(b"", brackets)
     for depth in range(64):
         if not brackets:
             return depth

@@ -97,6 +97,7 @@ async def test_a_request_that_cannot_be_used(engine: Engine, function: str, payl
         ("set", {"scope": "s", "key": "k", "value": 1, "data": 1}, "`value` and `data` are the same field; give one"),
         ("set", {"scope": "s", "key": "k", "value": [[float("nan")]]}, "nan is no JSON value"),
         ("set", {"scope": "s", "key": "\ud800", "value": 1}, "a string holds a lone surrogate, which is no Unicode text"),
+        ("set", {"scope": "s", "key": "k", "value": 1, "ttl_ms": 5}, "ttl_ms: deadlines are not part of this version yet"),
         ("update", {"scope": "s", "key": "k"}, "missing field `ops`"),
         ("update", {"scope": "s", "key": "k", "ops": [{"path": "a"}]}, "ops[0]: missing field `type`"),
         (

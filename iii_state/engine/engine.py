@@ -15,7 +15,7 @@ from iii_state.engine.python_function import PythonCallable, PythonFunction, Pyt
 from iii_state.engine.registry import Call, Function, Functions, as_function_error
 from iii_state.engine.server import Server
 from iii_state.engine.triggers import Triggers, TriggerType
-from iii_state.engine.worker import Workers
+from iii_state.engine.workers import Workers
 from iii_state.errors import FunctionError, InvalidValue
 from iii_state.host import DEFAULT_NAMESPACE, LOCAL, Answer, Handler, Module, Trigger, TriggerProvider
 

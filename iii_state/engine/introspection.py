@@ -13,7 +13,8 @@ from msgspec import Raw
 from iii_state import values
 from iii_state.engine.registry import Function, Functions
 from iii_state.engine.triggers import Binding, TriggerOwner, Triggers
-from iii_state.engine.worker import Description, Worker, Workers
+from iii_state.engine.worker import Worker
+from iii_state.engine.workers import Description, Workers
 from iii_state.errors import FunctionError
 from iii_state.host import DEFAULT_NAMESPACE, Answer, Caller, Handler, Host, Trigger, then
 from iii_state.values import Json

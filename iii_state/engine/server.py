@@ -8,10 +8,11 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from iii_state.engine import websocket
+from iii_state.engine import websocket, worker
 from iii_state.engine.channels import Channels
 from iii_state.engine.websocket import WebSocket
-from iii_state.engine.worker import Worker, Workers
+from iii_state.engine.worker import Worker
+from iii_state.engine.workers import Workers
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ class Server:
             return web.Response(text=_WELCOME)
 
         def connect(socket: WebSocket) -> Worker:
-            return self._workers.connect(socket, request.remote)
+            return worker.connect(self._workers, socket, request.remote)
 
         return await self._serve_socket(request, connect)
 

@@ -7,12 +7,11 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from itertools import count
-from typing import Any, Protocol
+from typing import Any
 
-import msgspec
 from msgspec import Raw
 
 from iii_state import values
@@ -20,8 +19,9 @@ from iii_state.engine import protocol, unusable
 from iii_state.engine.pending import PendingCalls
 from iii_state.engine.protocol import ABSENT, InvokeFunction, given
 from iii_state.engine.quiet_log import QuietLog
-from iii_state.engine.registry import Call, Function, Functions, as_function_error
-from iii_state.engine.triggers import Triggers, TriggerType, registration_error
+from iii_state.engine.registrations import Registrations
+from iii_state.engine.registry import Call, Function, as_function_error
+from iii_state.engine.workers import Description, Link, Workers
 from iii_state.errors import FunctionError
 from iii_state.host import DEFAULT_NAMESPACE, Answer, Caller, Trigger
 from iii_state.values import Json
@@ -32,98 +32,10 @@ quiet = QuietLog(log)
 MAX_OPEN_CALLS = 10_000
 """A worker with so many calls open is not read until half of them are answered."""
 
-CONFLICT = "FUNCTION_NAMESPACE_CONFLICT"
-
 _UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 _decode = protocol.decode
 _ID_AT = len(protocol.RESULT_START)
 _NULL = ord("n")
-
-NOT_SERVED = frozenset(
-    ("http", "cron", "subscribe", "durable:subscriber", "queue", "stream", "stream:join", "stream:leave", "log", "trace")
-)
-"""Trigger types of the stock engine that this one does not bring along; another worker may provide them."""
-
-
-class Link(Protocol):
-    """The connection under a worker, as it sees it."""
-
-    @property
-    def is_open(self) -> bool: ...
-
-    def send(self, message: bytes) -> None: ...
-
-    def hold(self) -> None: ...
-
-    def release(self) -> None: ...
-
-    def probe(self) -> None: ...
-
-    def close(self, code: int, reason: bytes = b"") -> None: ...
-
-    def abort(self) -> None: ...
-
-
-class Workers:
-    """The workers that are connected now, and what they share: functions, triggers, the engine's timeout."""
-
-    def __init__(self, functions: Functions, triggers: Triggers, call_timeout: float) -> None:
-        self.functions = functions
-        self.triggers = triggers
-        self.call_timeout = call_timeout
-        self.engine_id = str(uuid.uuid4())
-        self._workers: dict[str, Worker] = {}
-        self._watchers: list[Callable[[str, str], None]] = []
-
-    def __iter__(self) -> Iterator[Worker]:
-        return iter(list(self._workers.values()))
-
-    def __len__(self) -> int:
-        return len(self._workers)
-
-    def get(self, worker_id: str) -> Worker | None:
-        """A worker by its id."""
-        return self._workers.get(worker_id)
-
-    def connect(self, link: Link, remote: str | None = None) -> Worker:
-        """A worker has connected: it is told its id first."""
-        worker = Worker(self, link, remote)
-        self._workers[worker.id] = worker
-        link.send(protocol.encode(protocol.WorkerRegistered(worker.id, worker.reattach_token)))
-        self.changed("worker_connected", worker.id)
-        return worker
-
-    def remove(self, worker: Worker) -> None:
-        """A worker is gone."""
-        if self._workers.pop(worker.id, None) is not None:
-            self.changed("worker_disconnected", worker.id)
-
-    def watch(self, changed: Callable[[str, str], None]) -> None:
-        """Call `changed(event, worker_id)` when a worker comes, goes or describes itself."""
-        self._watchers.append(changed)
-
-    def changed(self, event: str, worker_id: str) -> None:
-        """Tell the watchers."""
-        for changed in self._watchers:
-            changed(event, worker_id)
-
-    def sweep(self) -> None:
-        """End calls that are overdue."""
-        for worker in self:
-            worker.sweep()
-
-
-class Description(msgspec.Struct):
-    """What a worker tells of itself with `engine::workers::register`."""
-
-    name: str | None = None
-    runtime: str | None = None
-    version: str | None = None
-    os: str | None = None
-    pid: int | None = None
-    isolation: str | None = None
-    description: str | None = None
-    namespace: str | None = None
 
 
 class Worker:
@@ -146,25 +58,20 @@ class Worker:
         self._workers = workers
         self._functions = workers.functions
         self._find = workers.functions.get_default
-        self._triggers = workers.triggers
         self._send = link.send
-        self._served: dict[str, Function] = {}
-        self._uninvokable: set[str] = set()
-        self._types: set[tuple[str, str]] = set()
-        self._registrations = 0
-        self._registering_since = 0.0
+        self._registrations = Registrations(self, workers, self._go_on)
         self._behind_registrations: InvokeFunction | None = None
         self._throttled = False
         self._fresh = (str(uuid.uuid4())[:24], count(1))
         self._take: dict[type[Any], Callable[[Any], None]] = {
             protocol.InvocationResult: self._take_result,
-            protocol.RegisterFunction: self._register_function,
-            protocol.UnregisterFunction: self._unregister_function,
-            protocol.RegisterTriggerType: self._register_trigger_type,
-            protocol.UnregisterTriggerType: self._unregister_trigger_type,
-            protocol.RegisterTrigger: self._register_trigger,
-            protocol.UnregisterTrigger: self._unregister_trigger,
-            protocol.TriggerRegistrationResult: self._take_registration_result,
+            protocol.RegisterFunction: self._registrations.register_function,
+            protocol.UnregisterFunction: self._registrations.unregister_function,
+            protocol.RegisterTriggerType: self._registrations.register_trigger_type,
+            protocol.UnregisterTriggerType: self._registrations.unregister_trigger_type,
+            protocol.RegisterTrigger: self._registrations.register_trigger,
+            protocol.UnregisterTrigger: self._registrations.unregister_trigger,
+            protocol.TriggerRegistrationResult: self._registrations.take_registration_result,
             protocol.Reattach: self._reattach,
             protocol.Ping: lambda _: self._send(protocol.encode(protocol.Pong())),
         }
@@ -177,12 +84,12 @@ class Worker:
     @property
     def is_exclusive(self) -> bool:
         """A provider of trigger types keeps its functions: what they do and its triggers belong together."""
-        return bool(self._types)
+        return self._registrations.has_types
 
     @property
     def function_ids(self) -> list[str]:
         """The functions that it serves, or would if another worker did not keep them."""
-        return sorted(self._served)
+        return self._registrations.function_ids
 
     # --- frames
 
@@ -207,7 +114,7 @@ class Worker:
             or (handler := function.handler) is None
             or decoded.action is not ABSENT
             or (decoded.namespace is not None and decoded.namespace != DEFAULT_NAMESPACE)
-            or self._registrations
+            or self._registrations.open
         ):
             self._take_message(message, decoded)
             return
@@ -230,7 +137,7 @@ class Worker:
                 take = self._take.get(type(message))
                 if take is not None:
                     take(message)
-            elif self._registrations:
+            elif self._registrations.open:
                 self._behind_registrations = message
                 self.link.hold()
             else:
@@ -366,8 +273,7 @@ class Worker:
         """Send a call to the worker. The Future fails with `invocation_stopped` when it goes away, with the engine's `TIMEOUT`."""
         if not self.link.is_open:
             raise FunctionError("invocation_stopped", "Invocation stopped")
-        if function.id in self._uninvokable:
-            raise FunctionError("function_not_invokable", "this engine does not call functions over HTTP")
+        self._registrations.check_invokable(function.id)
         invocation_id = call.invocation_id
         if invocation_id is None or invocation_id in self.pending or _UUID.fullmatch(invocation_id) is None:
             prefix, numbers = self._fresh
@@ -391,122 +297,7 @@ class Worker:
             result = given(message.result)
             future.set_result(None if result is None else bytes(result))
 
-    # --- functions
-
-    def _register_function(self, message: protocol.RegisterFunction) -> None:
-        function, owner = self._functions.add_executor(self.namespace, message.id, self)
-        if function.handler is None:
-            self._served[message.id] = function
-        if owner is not None:
-            self._reject(message.id, owner)
-            return
-        if protocol.is_given(message.invocation):
-            self._uninvokable.add(message.id)
-            log.warning("worker %s (%s) registers %s, to be called over HTTP: not served", self.id, self.name, message.id)
-        else:
-            self._uninvokable.discard(message.id)
-        function.description = message.description
-        function.metadata = _kept(message.metadata)
-        function.request_format = _kept(message.request_format)
-        function.response_format = _kept(message.response_format)
-        for executor in function.executors:
-            if isinstance(executor, Worker) and executor is not self:
-                executor.link.probe()  # it may be the dead half of a worker that has come back
-
-    def _reject(self, function_id: str, owner_id: str) -> None:
-        owner = self._workers.get(owner_id)
-        if owner is not None:
-            owner.link.probe()
-        rejected = protocol.RegistrationRejected(
-            CONFLICT, self.namespace, function_id=function_id, owner_worker_id=owner_id or self._workers.engine_id
-        )
-        self._send(protocol.encode(rejected))
-
-    def _unregister_function(self, message: protocol.UnregisterFunction) -> None:
-        if self._served.pop(message.id, None) is not None:
-            self._functions.remove_executor(self.namespace, message.id, self)
-
-    # --- trigger types
-
-    def _register_trigger_type(self, message: protocol.RegisterTriggerType) -> None:
-        namespace = message.namespace or self.namespace
-        self._types.add((namespace, message.id))
-        offered = TriggerType(namespace, message.id, _WorkerProvider(self), message.description or "", owner=self)
-        serving = self._triggers.add_type(offered)
-        if serving is not offered:
-            self._reject(message.id, serving.owner.id if isinstance(serving.owner, Worker) else "")
-
-    def _unregister_trigger_type(self, message: protocol.UnregisterTriggerType) -> None:
-        key = (message.namespace or self.namespace, message.id)
-        self._types.discard(key)
-        self._triggers.remove_type(*key, self)
-
-    def _take_registration_result(self, message: protocol.TriggerRegistrationResult) -> None:
-        error = protocol.read_error(message.error)
-        if error is not None:
-            self._triggers.refused(message.id, self, error)
-
     # --- triggers
-
-    def _register_trigger(self, message: protocol.RegisterTrigger) -> None:
-        trigger = Trigger(
-            message.id,
-            message.trigger_type,
-            message.function_id,
-            _kept(message.config),
-            _kept(message.metadata),
-            message.namespace or self.namespace,
-        )
-        self._start_registration(trigger, message.trigger_namespace or self.namespace)
-        if trigger.trigger_type in NOT_SERVED and self._triggers.is_waiting(trigger.id):
-            self.trigger_failed(
-                trigger,
-                FunctionError(
-                    "trigger_registration_failed",
-                    f"This engine serves no triggers of type {trigger.trigger_type}; it waits for a worker that provides them.",
-                ),
-            )
-
-    def _start_registration(self, trigger: Trigger, home: str) -> None:
-        try:
-            answer = self._triggers.register(trigger, self, home)
-        except FunctionError as error:
-            self.trigger_failed(trigger, error)
-            return
-        if isinstance(answer, asyncio.Future):
-            self._registration_begins()
-            answer.add_done_callback(partial(self._registered, trigger))
-
-    def _registered(self, trigger: Trigger, answer: asyncio.Future[None]) -> None:
-        if answer.cancelled():
-            self.trigger_failed(trigger, FunctionError("trigger_registration_failed", "the registration was given up"))
-        elif (error := answer.exception()) is not None:
-            self.trigger_failed(trigger, registration_error(error))
-        self._registration_over()
-
-    def _registration_begins(self) -> None:
-        if not self._registrations:
-            self._registering_since = time.monotonic()
-        self._registrations += 1
-
-    def _registration_over(self) -> None:
-        self._registrations = max(0, self._registrations - 1)
-        if not self._registrations:
-            self._go_on()
-
-    def _go_on(self) -> None:
-        if self._behind_registrations is None:
-            return
-        waiting, self._behind_registrations = self._behind_registrations, None
-        if self.link.is_open:
-            self._invoke(waiting)
-            self.link.release()
-
-    def _unregister_trigger(self, message: protocol.UnregisterTrigger) -> None:
-        answer = self._triggers.unregister(message.id, self)
-        if isinstance(answer, asyncio.Future):
-            self._registration_begins()
-            answer.add_done_callback(lambda _: self._registration_over())
 
     def trigger_failed(self, trigger: Trigger, error: FunctionError) -> None:
         """Tell the worker that a trigger of its is not served."""
@@ -541,45 +332,23 @@ class Worker:
         self.max_frame_bytes = protocol.max_frame_bytes(description.runtime or "", description.version or "")
         namespace = description.namespace or DEFAULT_NAMESPACE
         if namespace != self.namespace:
-            self._move(namespace)
+            before, self.namespace = self.namespace, namespace
+            self.caller = Caller(self.id, namespace)
+            self._registrations.move(before, namespace)
         self._workers.changed("worker_metadata_updated", self.id)
-
-    def _move(self, namespace: str) -> None:
-        """File under `namespace` what was registered before the worker had said where it belongs."""
-        before, self.namespace = self.namespace, namespace
-        self.caller = Caller(self.id, namespace)
-        for function_id, served in list(self._served.items()):
-            known = (served.description, served.metadata, served.request_format, served.response_format)
-            self._functions.remove_executor(before, function_id, self)
-            function, owner = self._functions.add_executor(namespace, function_id, self)
-            self._served[function_id] = function
-            if owner is not None:
-                self._reject(function_id, owner)
-            else:
-                function.description, function.metadata, function.request_format, function.response_format = known
-        for offered in self._triggers.types_of(self):
-            if offered.namespace == before:
-                self._triggers.remove_type(before, offered.id, self)
-                self._types.discard((before, offered.id))
-                self._types.add((namespace, offered.id))
-                self._triggers.add_type(TriggerType(namespace, offered.id, offered.provider, offered.description, self))
-        for binding in [binding for binding in self._triggers if binding.owner is self]:
-            trigger = binding.trigger
-            if trigger.namespace == before or binding.home == before:
-                moved = namespace if trigger.namespace == before else trigger.namespace
-                self._triggers.unregister(trigger.id, self)
-                self._start_registration(
-                    Trigger(trigger.id, trigger.trigger_type, trigger.function_id, trigger.config, trigger.metadata, moved),
-                    namespace if binding.home == before else binding.home,
-                )
 
     def sweep(self) -> None:
         """Called about once a second: end what takes longer than the engine's timeout."""
         self.pending.sweep()
-        if self._registrations and time.monotonic() - self._registering_since > self._workers.call_timeout:
-            log.error("registering triggers of worker %s (%s) takes too long: its calls go on without", self.id, self.name)
-            self._registrations = 0
-            self._go_on()
+        self._registrations.give_up_waiting(self._workers.call_timeout)
+
+    def _go_on(self) -> None:
+        if self._behind_registrations is None:
+            return
+        waiting, self._behind_registrations = self._behind_registrations, None
+        if self.link.is_open:
+            self._invoke(waiting)
+            self.link.release()
 
     def _reattach(self, message: protocol.Reattach) -> None:
         previous = self._workers.get(message.previous_worker_id)
@@ -589,34 +358,18 @@ class Worker:
     def disconnected(self) -> None:
         """The connection is gone: so are its functions, types and triggers; calls that it was executing fail."""
         self._workers.remove(self)
-        for function_id in self._served:
-            self._functions.remove_executor(self.namespace, function_id, self)
-        self._served.clear()
-        for namespace, type_id in list(self._types):
-            self._triggers.remove_type(namespace, type_id, self)
-        self._types.clear()
+        self._registrations.drop_served()
         self.pending.fail(FunctionError("invocation_stopped", "Invocation stopped"))
-        self._triggers.drop_owner(self)
+        self._registrations.drop_triggers()
         self._behind_registrations = None
 
 
-class _WorkerProvider:
-    """A worker's side of a trigger type. A binding counts as live when it has been sent; an error comes later, if it does."""
-
-    def __init__(self, worker: Worker) -> None:
-        self._worker = worker
-
-    def register(self, trigger: Trigger) -> None:
-        self._worker.provide(trigger)
-
-    def unregister(self, trigger: Trigger, *, disconnected: bool) -> None:
-        self._worker.link.send(protocol.encode(protocol.UnregisterTrigger(trigger.id, trigger.trigger_type)))
-
-
-def _kept(text: Raw) -> bytes | None:
-    """A member to keep beyond its frame: a copy, None where it is absent or null."""
-    found = given(text)
-    return None if found is None else bytes(found)
+def connect(workers: Workers, link: Link, remote: str | None = None) -> Worker:
+    """A worker has connected: it is told its id first."""
+    worker = Worker(workers, link, remote)
+    link.send(protocol.encode(protocol.WorkerRegistered(worker.id, worker.reattach_token)))
+    workers.add(worker)
+    return worker
 
 
 def _action_type(action: Raw) -> object:

@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import resource
+import signal
 import sys
 import time
 from pathlib import Path
@@ -66,6 +67,7 @@ def main(
     json_path: str | None,
 ) -> None:
     """Run the sections and show them."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the hosts end, too
     console = Console(stderr=json_path == "-", width=None if sys.stdout.isatty() else 200)
     progress = Console(stderr=True)
     begun = time.monotonic()
@@ -76,7 +78,7 @@ def main(
     with progress.status("starting", spinner="dots") as status:
         plan = Plan(
             runs=runs or (1 if quick else 3),
-            seconds=seconds or (0.08 if quick else 0.25),
+            seconds=seconds or (0.08 if quick else 0.2),
             sizes=sizes or ([100] if quick else [100, 1000, 10_000, 100_000]),
             callers=callers or ([1, 64] if quick else [1, 64, 256]),
             connections=connections,

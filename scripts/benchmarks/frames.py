@@ -81,8 +81,11 @@ class Ring:
         return len(self.ids)
 
 
-def ring(op: str, size: int, length: int, connection: int, scope: str = SCOPE) -> Ring:
-    """`length` calls of one op, each with a key of its own, none shared with another connection.
+def ring(op: str, size: int, length: int, connection: int, scope: str = SCOPE, keys: int | None = None, rounds: int = 1) -> Ring:
+    """`length` calls of one op over `keys` keys (one each, if not given), none shared with another connection.
+
+    With `rounds`, all of that so many times, with another value for a key each time: a store that skips a write of what it
+    holds is not measured by that.
 
     A `list` reads one scope that all connections share.
     """
@@ -91,9 +94,10 @@ def ring(op: str, size: int, length: int, connection: int, scope: str = SCOPE) -
     ids = invocation_ids(connection + 1)
     texts: list[bytes] = []
     used: list[str] = []
-    for number in range(length):
+    for number in range(length * rounds):
         invocation_id = next(ids)
-        text = head + (f"user:{connection}:{number:06d}" + after_key if after_key else "")
+        text = head + (f"user:{connection}:{number % (keys or length):06d}" + after_key if after_key else "")
+        text = text.replace('"visits":1}', f'"visits":{1 + number // length}}}')
         texts.append(text.replace('"invocation_id":"ID"', f'"invocation_id":"{invocation_id}"').encode())
         used.append(invocation_id)
     return Ring(texts, used)

@@ -23,7 +23,7 @@ from benchmarks.jobs import Measured
 
 _KEYS = 512
 _STEP = 32
-"""Calls between two looks at the clock."""
+"""Calls of small values between two looks at the clock."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,7 +72,7 @@ def _requests(op: str, size: int, caller: int) -> list[dict[str, Any]]:
     value = json.loads(frames.document(size))
     scope = f"{frames.SCOPE}-list-{size}" if op == "list" else frames.SCOPE
     requests: list[dict[str, Any]] = []
-    for number in range(frames.LIST_LENGTH if op == "list" else max(_STEP, min(_KEYS, 4_000_000 // size))):
+    for number in range(frames.LIST_LENGTH if op == "list" else max(8, min(_KEYS, 4_000_000 // size))):
         payload: dict[str, Any] = {"scope": scope, "key": f"user:{caller}:{number:06d}"}
         if op == "set":
             payload["value"] = value
@@ -102,35 +102,29 @@ async def calls(engine: Any, op: str, size: int, callers: int, seconds: float) -
     for request in stores:
         await engine.trigger(request)
     trigger = engine.trigger
-    done = 0
-    measuring = False
-    running = True
+    step = max(1, min(_STEP, _STEP * 100 // size))
     times: list[float] = []
 
-    async def caller(at: int) -> None:
-        nonlocal done
-        while running:
-            for step in range(_STEP):
-                request = shared[(at + step) % len(shared)]
-                if step:
+    async def caller(at: int, until: float) -> int:
+        done = 0
+        while time.perf_counter() < until:
+            for number in range(at + done, at + done + step):
+                request = shared[number % len(shared)]
+                if number % step:
                     await trigger(request)
-                    continue
-                began = time.perf_counter()
-                await trigger(request)
-                if measuring:
+                else:
+                    began = time.perf_counter()
+                    await trigger(request)
                     times.append(time.perf_counter() - began)
-            done += _STEP
-            at += _STEP
+            done += step
             await asyncio.sleep(0)
+        return done
 
-    async def clock() -> tuple[float, float, int]:
-        nonlocal measuring, running
-        await asyncio.sleep(seconds / 5)
-        measuring, before, wall, cpu = True, done, time.perf_counter(), time.process_time()
-        await asyncio.sleep(seconds)
-        spent = time.perf_counter() - wall, time.process_time() - cpu, done - before
-        running = False
-        return spent
+    async def steadily(seconds: float) -> tuple[float, float, int]:
+        times.clear()
+        wall, cpu = time.perf_counter(), time.process_time()
+        counts = await asyncio.gather(*(caller(number * 7, wall + seconds) for number in range(callers)))
+        return time.perf_counter() - wall, time.process_time() - cpu, sum(counts)
 
     async def deletes() -> tuple[float, float, int]:
         """Each round sets again what it deletes; only the deleting is measured. All callers share the round."""
@@ -156,14 +150,9 @@ async def calls(engine: Any, op: str, size: int, callers: int, seconds: float) -
         return wall, cpu, count
 
     if op == "delete":
-        spent = await deletes()
-    else:
-        async with asyncio.TaskGroup() as group:
-            counted = group.create_task(clock())
-            for number in range(callers):
-                group.create_task(caller(number * 7))
-        spent = counted.result()
-    return _measured(spent, times)
+        return _measured(await deletes(), times)
+    await steadily(seconds / 5)
+    return _measured(await steadily(seconds), times)
 
 
 def _measured(spent: tuple[float, float, int], times: list[float], lost: int = 0) -> Measured:

@@ -20,10 +20,10 @@ from benchmarks.cpu import process_seconds
 from benchmarks.sockets import Socket, connect
 
 _EVENT_SCOPE = "bench-events"
-_RING_BYTES = 24_000_000
-"""How large the values of one measurement may be, all together."""
+_RING_BYTES = 4_000_000
+"""How large the values that are stored for one measurement may be, all together."""
 _FRAMES = 1024
-"""Different calls of one measurement, each with a key of its own."""
+"""Different calls of one measurement, over as many keys where values are small."""
 _DELETES = 2000
 """Values that are deleted in one go."""
 
@@ -71,12 +71,14 @@ class Calls:
         n = len(callers)
         self._in_flight = [job.callers // n + (i < job.callers % n) for i in range(n)]
         self._scope = f"{frames.SCOPE}-list" if job.op == "list" else frames.SCOPE
-        most = _DELETES if job.op == "delete" else _FRAMES
-        length = max(*self._in_flight, min(most, _RING_BYTES // job.size) // n)
-        self._stores = [frames.ring("set", job.size, length, i, self._scope) for i in range(n)]
-        self._rings = self._stores
-        if job.op != "set":
-            self._rings = [frames.ring(job.op, job.size, length, i, self._scope) for i in range(n)]
+        most = min(_DELETES, 128 * job.callers) if job.op == "delete" else _FRAMES
+        keys = max(2, min(most, _RING_BYTES // job.size) // n)
+        length = max(*self._in_flight, keys)
+        if job.op == "delete":  # what is deleted has to be there
+            keys = length
+        self._stores = [frames.ring("set", job.size, keys, i, self._scope) for i in range(n)]
+        rounds = 2 if job.op == "set" else 1
+        self._rings = [frames.ring(job.op, job.size, length, i, self._scope, keys, rounds) for i in range(n)]
         self._lost = 0
 
     async def measure(self) -> jobs.Measured:
@@ -85,7 +87,7 @@ class Calls:
         for caller in self._callers[1:]:
             await caller.ask("state::get", f'{{"scope":"{self._scope}","key":"first:0"}}')
         if self._job.op != "list":
-            await self._once(self._stores, timed=False)
+            await self._store()
         clock = Clock(self._job.pid)
         done = await (self._deletes(clock) if self._job.op == "delete" else self._steadily(clock))
         mean = sum(caller.received_bytes for caller in self._callers) / max(sum(c.done for c in self._callers), 1)
@@ -127,16 +129,25 @@ class Calls:
         self._forget_times()
         until = time.perf_counter() + self._job.seconds
         while not done or time.perf_counter() < until:
-            await self._once(self._stores, timed=False)
+            await self._store()
             clock.start()
             await self._once(self._rings)
             clock.stop()
             done += sum(caller.done for caller in self._callers)
         return done
 
-    async def _once(self, rings: list[frames.Ring], timed: bool = True) -> None:
+    async def _store(self) -> None:
+        """Set every value, more of them at once than is measured: this is not timed."""
+        for caller, ring, n in zip(self._callers, self._stores, self._in_flight, strict=True):
+            caller.start(ring, max(n, 16), len(ring), timed=False)
+        await self._all_answered()
+
+    async def _once(self, rings: list[frames.Ring]) -> None:
         for caller, ring, n in zip(self._callers, rings, self._in_flight, strict=True):
-            caller.start(ring, n, len(ring), timed=timed)
+            caller.start(ring, n, len(ring))
+        await self._all_answered()
+
+    async def _all_answered(self) -> None:
         for caller in self._callers:
             self._lost += await caller.finished()
 

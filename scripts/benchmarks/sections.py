@@ -156,7 +156,7 @@ def in_process(plan: Plan) -> Report:
                 plan.progress(f"in process: {store}, {size} bytes")
                 lines = _in_process(
                     report,
-                    Settings(store=store, ops=list(plan.ops), sizes=[size], callers=plan.callers, seconds=plan.seconds),
+                    Settings(store=store, ops=list(plan.ops), sizes=[size], callers=plan.callers, seconds=plan.seconds / 2),
                 )
                 for line in lines:
                     found[line.op, line.size, line.callers, store].add(line.measured)

@@ -21,12 +21,20 @@ from aiohttp import WSMsgType, web
 from aiohttp._websocket.reader import WebSocketDataQueue, WebSocketReader
 
 
+class Op(msgspec.Struct):
+    """The `increment` of an update."""
+
+    path: str
+    by: int = 0
+
+
 class Data(msgspec.Struct):
     """The payload of a call."""
 
     scope: str
     key: str
     value: msgspec.Raw = msgspec.Raw(b"null")
+    ops: list[Op] = []
 
 
 class Call(msgspec.Struct):
@@ -42,7 +50,7 @@ _store: dict[tuple[str, str], bytes] = {}
 
 
 def answer(text: bytes) -> bytes:
-    """The frame that answers a call: `get`, `set`, and an `update` that changes nothing."""
+    """The frame that answers a call: `get`, `set`, and an `update` that takes the document apart and puts it together again."""
     call = _decode(text)
     at = (call.data.scope, call.data.key)
     result = old = _store.get(at, b"null")
@@ -50,6 +58,10 @@ def answer(text: bytes) -> bytes:
         new = old
         if call.function_id == "state::set":
             _store[at] = new = bytes(call.data.value)
+        elif call.data.ops and (document := msgspec.json.decode(old)) is not None:
+            for op in call.data.ops:
+                document[op.path] = document.get(op.path, 0) + op.by
+            _store[at] = new = msgspec.json.encode(document)
         result = b'{"old_value":%b,"new_value":%b}' % (old, new)
     text = b'{"type":"invocationresult","invocation_id":"%b","function_id":"%b","result":%b}' % (
         call.invocation_id.encode(),

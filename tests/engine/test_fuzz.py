@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from iii_state.engine.registry import Functions
 from iii_state.engine.triggers import Triggers, TriggerType
-from iii_state.engine.worker import Worker, Workers
+from iii_state.engine.worker import Worker, connect
+from iii_state.engine.workers import Workers
 from tests.engine.dict_module import DictModule
 from tests.engine.raw_worker import RawWorker
 
@@ -121,7 +122,7 @@ def connected() -> tuple[Worker, Link]:
         functions.add_builtin(name, handler, None, None, "dict")
     triggers.add_type(TriggerType("default", "state", module, ""))
     link = Link()
-    return Workers(functions, triggers, 300.0).connect(link), link
+    return connect(Workers(functions, triggers, 300.0), link), link
 
 
 async def check(frames: list[bytes]) -> None:

@@ -28,7 +28,7 @@ def test_a_call_brings_payload_and_result_across(worker: Worker, other: Worker, 
     result = worker.call(function, PAYLOAD)
     # The engine tells the function who calls.
     assert result == {**PAYLOAD, "_caller_worker_id": worker.info()["worker_id"]}
-    assert other.payloads(function) == [result]
+    assert [call.payload for call in other.wait_for_calls(function)] == [result]
 
 
 @other_sdks

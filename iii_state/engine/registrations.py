@@ -1,0 +1,253 @@
+"""What a worker has registered: the functions it serves, the trigger types it provides, its triggers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from msgspec import Raw
+
+from iii_state.engine import protocol
+from iii_state.engine.protocol import given
+from iii_state.engine.registry import Function
+from iii_state.engine.triggers import REGISTRATION_FAILED, TriggerOwner, TriggerType, registration_error
+from iii_state.engine.workers import Workers
+from iii_state.errors import FunctionError
+from iii_state.host import Trigger
+
+if TYPE_CHECKING:
+    from iii_state.engine.worker import Worker
+
+log = logging.getLogger(__name__)
+
+CONFLICT = "FUNCTION_NAMESPACE_CONFLICT"
+
+NOT_SERVED = frozenset(
+    ("http", "cron", "subscribe", "durable:subscriber", "queue", "stream", "stream:join", "stream:leave", "log", "trace")
+)
+"""Trigger types of the stock engine that this one does not bring along; another worker may provide them."""
+
+
+class Registrations:
+    """The registrations of one worker, which go when it goes.
+
+    Registering a trigger may take a while. `open` counts those that are not over; `settled` is called when the last of them is.
+    """
+
+    def __init__(self, worker: Worker, workers: Workers, settled: Callable[[], None]) -> None:
+        self.open = 0
+        self._worker = worker
+        self._workers = workers
+        self._functions = workers.functions
+        self._triggers = workers.triggers
+        self._settled = settled
+        self._since = 0.0
+        self._served: dict[str, Function] = {}
+        self._uninvokable: set[str] = set()
+        self._types: set[tuple[str, str]] = set()
+
+    @property
+    def has_types(self) -> bool:
+        """Whether the worker provides trigger types."""
+        return bool(self._types)
+
+    @property
+    def function_ids(self) -> list[str]:
+        """The functions that it serves, or would if another worker did not keep them."""
+        return sorted(self._served)
+
+    def check_invokable(self, function_id: str) -> None:
+        """Raise `FunctionError` for a function that was registered to be called over HTTP."""
+        if function_id in self._uninvokable:
+            raise FunctionError("function_not_invokable", "this engine does not call functions over HTTP")
+
+    # --- functions
+
+    def register_function(self, message: protocol.RegisterFunction) -> None:
+        """It serves a function from now on."""
+        function, owner = self._functions.add_executor(self._worker.namespace, message.id, self._worker)
+        if function.handler is None:
+            self._served[message.id] = function
+        if owner is not None:
+            self._reject(message.id, owner)
+            return
+        if protocol.is_given(message.invocation):
+            self._uninvokable.add(message.id)
+            log.warning(
+                "worker %s (%s) registers %s, to be called over HTTP: not served", self._worker.id, self._worker.name, message.id
+            )
+        else:
+            self._uninvokable.discard(message.id)
+        function.description = message.description
+        function.metadata = _kept(message.metadata)
+        function.request_format = _kept(message.request_format)
+        function.response_format = _kept(message.response_format)
+        for executor in function.executors:
+            if executor is not self._worker and (server := self._workers.get(executor.id)) is not None:
+                server.link.probe()  # it may be the dead half of a worker that has come back
+
+    def _reject(self, function_id: str, owner_id: str) -> None:
+        owner = self._workers.get(owner_id)
+        if owner is not None:
+            owner.link.probe()
+        rejected = protocol.RegistrationRejected(
+            CONFLICT, self._worker.namespace, function_id=function_id, owner_worker_id=owner_id or self._workers.engine_id
+        )
+        self._worker.link.send(protocol.encode(rejected))
+
+    def unregister_function(self, message: protocol.UnregisterFunction) -> None:
+        """It does not serve a function any more."""
+        if self._served.pop(message.id, None) is not None:
+            self._functions.remove_executor(self._worker.namespace, message.id, self._worker)
+
+    # --- trigger types
+
+    def register_trigger_type(self, message: protocol.RegisterTriggerType) -> None:
+        """It provides a trigger type from now on."""
+        namespace = message.namespace or self._worker.namespace
+        self._types.add((namespace, message.id))
+        offered = TriggerType(namespace, message.id, _WorkerProvider(self._worker), message.description or "", owner=self._worker)
+        serving = self._triggers.add_type(offered)
+        if serving is not offered:
+            self._reject(message.id, "" if serving.owner is None else serving.owner.id)
+
+    def unregister_trigger_type(self, message: protocol.UnregisterTriggerType) -> None:
+        """It does not provide a trigger type any more."""
+        key = (message.namespace or self._worker.namespace, message.id)
+        self._types.discard(key)
+        self._triggers.remove_type(*key, self._worker)
+
+    def take_registration_result(self, message: protocol.TriggerRegistrationResult) -> None:
+        """What it, as a provider, says to a trigger that it was handed."""
+        error = protocol.read_error(message.error)
+        if error is not None:
+            self._triggers.refused(message.id, self._worker, error)
+
+    # --- triggers
+
+    def register_trigger(self, message: protocol.RegisterTrigger) -> None:
+        """It wants a trigger; it hears of failures only."""
+        trigger = Trigger(
+            message.id,
+            message.trigger_type,
+            message.function_id,
+            _kept(message.config),
+            _kept(message.metadata),
+            message.namespace or self._worker.namespace,
+        )
+        self._start_registration(trigger, message.trigger_namespace or self._worker.namespace)
+        if trigger.trigger_type in NOT_SERVED and self._triggers.is_waiting(trigger.id):
+            self._worker.trigger_failed(
+                trigger,
+                FunctionError(
+                    REGISTRATION_FAILED,
+                    f"This engine serves no triggers of type {trigger.trigger_type}; it waits for a worker that provides them.",
+                ),
+            )
+
+    def _start_registration(self, trigger: Trigger, home: str) -> None:
+        try:
+            answer = self._triggers.register(trigger, self._worker, home)
+        except FunctionError as error:
+            self._worker.trigger_failed(trigger, error)
+            return
+        if isinstance(answer, asyncio.Future):
+            self._begins()
+            answer.add_done_callback(partial(self._registered, trigger))
+
+    def _registered(self, trigger: Trigger, answer: asyncio.Future[None]) -> None:
+        if answer.cancelled():
+            self._worker.trigger_failed(trigger, FunctionError(REGISTRATION_FAILED, "the registration was given up"))
+        elif (error := answer.exception()) is not None:
+            self._worker.trigger_failed(trigger, registration_error(error))
+        self._is_over()
+
+    def _begins(self) -> None:
+        if not self.open:
+            self._since = time.monotonic()
+        self.open += 1
+
+    def _is_over(self) -> None:
+        self.open = max(0, self.open - 1)
+        if not self.open:
+            self._settled()
+
+    def unregister_trigger(self, message: protocol.UnregisterTrigger) -> None:
+        """It does not want a trigger any more."""
+        answer = self._triggers.unregister(message.id, self._worker)
+        if isinstance(answer, asyncio.Future):
+            self._begins()
+            answer.add_done_callback(lambda _: self._is_over())
+
+    # --- all of them
+
+    def move(self, before: str, namespace: str) -> None:
+        """File under `namespace` what was registered before the worker had said where it belongs."""
+        worker: TriggerOwner = self._worker
+        for function_id, served in list(self._served.items()):
+            known = (served.description, served.metadata, served.request_format, served.response_format)
+            self._functions.remove_executor(before, function_id, self._worker)
+            function, owner = self._functions.add_executor(namespace, function_id, self._worker)
+            self._served[function_id] = function
+            if owner is not None:
+                self._reject(function_id, owner)
+            else:
+                function.description, function.metadata, function.request_format, function.response_format = known
+        for offered in self._triggers.types_of(self._worker):
+            if offered.namespace == before:
+                self._triggers.remove_type(before, offered.id, self._worker)
+                self._types.discard((before, offered.id))
+                self._types.add((namespace, offered.id))
+                self._triggers.add_type(TriggerType(namespace, offered.id, offered.provider, offered.description, self._worker))
+        for binding in [binding for binding in self._triggers if binding.owner is worker]:
+            trigger = binding.trigger
+            if trigger.namespace == before or binding.home == before:
+                moved = namespace if trigger.namespace == before else trigger.namespace
+                self._triggers.unregister(trigger.id, worker)
+                self._start_registration(
+                    Trigger(trigger.id, trigger.trigger_type, trigger.function_id, trigger.config, trigger.metadata, moved),
+                    namespace if binding.home == before else binding.home,
+                )
+
+    def give_up_waiting(self, seconds: float) -> None:
+        """Count what has been open for so long as over: its worker's calls do not wait for it any more."""
+        if self.open and time.monotonic() - self._since > seconds:
+            log.error("triggers of worker %s (%s) take too long to register", self._worker.id, self._worker.name)
+            self.open = 0
+            self._settled()
+
+    def drop_served(self) -> None:
+        """The worker is gone, and with it its functions and trigger types."""
+        for function_id in self._served:
+            self._functions.remove_executor(self._worker.namespace, function_id, self._worker)
+        self._served.clear()
+        for namespace, type_id in list(self._types):
+            self._triggers.remove_type(namespace, type_id, self._worker)
+        self._types.clear()
+
+    def drop_triggers(self) -> None:
+        """The worker is gone, and with it its triggers."""
+        self._triggers.drop_owner(self._worker)
+
+
+class _WorkerProvider:
+    """A worker's side of a trigger type. A binding counts as live when it has been sent; an error comes later, if it does."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def register(self, trigger: Trigger) -> None:
+        self._worker.provide(trigger)
+
+    def unregister(self, trigger: Trigger, *, disconnected: bool) -> None:
+        self._worker.link.send(protocol.encode(protocol.UnregisterTrigger(trigger.id, trigger.trigger_type)))
+
+
+def _kept(text: Raw) -> bytes | None:
+    """A member to keep beyond its frame: a copy, None where it is absent or null."""
+    found = given(text)
+    return None if found is None else bytes(found)
