@@ -30,9 +30,15 @@ for _, words in ipairs({
   {'HSET', 'x', '1'}, {'HGET', 'x'}, {'HMGET', 'x'}, {'HLEN'}, {'HSCAN', '0'}, {'HDEL', 'x'}, {'DEL'},
   {'SADD', 'x'}, {'SISMEMBER', 'x'}, {'SCARD'}, {'SSCAN', '0'}, {'SREM', 'x'}, {'DEL'},
   {'RPUSH', 'x'}, {'LLEN'}, {'LPOP'}, {'DEL'},
-  {'XADD', '*', 'x', '1'}, {'XLEN'}, {'XRANGE', '-', '+'}, {'DEL'},
-  {'GET'}, {'PEXPIRE', '1'}, {'PUBLISH', 'x'},
+  {'XADD', '*', 'x', '1'}, {'XLEN'}, {'XRANGE', '-', '+'}, {'XDEL', '1-1'}, {'XACK', 'x', '1-1'}, {'DEL'},
+  {'ZADD', '1', 'x'}, {'ZCARD'}, {'ZSCORE', 'x'}, {'ZRANGEBYSCORE', '1', '1'}, {'ZREM', 'x'}, {'DEL'},
+  {'HINCRBY', 'x', '1'}, {'HKEYS'}, {'HEXISTS', 'x'}, {'DEL'},
+  {'SET', '1'}, {'GET'}, {'INCR'}, {'PEXPIRE', '1'}, {'PUBLISH', 'x'}, {'DEL'},
 }) do
   try(words[1], KEYS[2], unpack(words, 2))
+end
+local time = redis.pcall('TIME')
+if time.err then
+  refused[#refused + 1] = 'TIME'
 end
 return refused

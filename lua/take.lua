@@ -1,12 +1,13 @@
 --[[
 Takes deliveries that are ready; they are pending at this engine from now on.
 
-KEYS  1 stream of the queue   2 engines (hash)
+KEYS  1 stream of the queue   2 engines (hash)   3 busy (hash)
 ARGV  1 engine   2 most deliveries
 
 Reply, an array that begins with a word:
-  OK entries     each is {id, fields}; fields are `w` write id, `s` scope, `k` key, `t` event type, `o` old, `n` new ('' for none)
-  FENCED         the engine is not among the engines: nothing was taken
+  OK entries fence     each entry is {id, fields}; fields are `w` write id, `s` scope, `k` key, `t` event type, `o` old, `n` new
+                       ('' for none), and, from the second attempt on, `a` its number; the fence has grown with every takeover
+  FENCED               the engine is not among the engines: nothing was taken
 An error NOGROUP says that there is no such queue.
 ]]
 
@@ -15,4 +16,4 @@ if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 0 then
 end
 local want = tonumber(ARGV[2])
 --- @include "take"
-return {'OK', taken}
+return {'OK', taken, taken[1] and tonumber(redis.call('HGET', KEYS[3], 'fence') or 0) or 0}

@@ -25,7 +25,7 @@ Reply, an array that begins with a word:
   FENCED                      another epoch, or a slot used since: nothing changed, nobody waits for this call
   LOST                        the session is gone: whether this call has been applied is unknown; nothing changed now
   STALE version changes       the routes have changed: nothing changed; changes are entries of the routes log, 1000 at most
-  FULL queue                  the queue of this number (from 0) has no room: nothing changed
+  FULL queue bound size       the queue of this number (from 0) has no room for an event of this size: nothing changed
 ]]
 
 --- @include "session"

@@ -14,8 +14,10 @@ if queue_count > 0 then
     local keys = 3 + 3 * queue
     local held = redis.call('HMGET', KEYS[keys + 1], ARGV[7], 'entries', 'bytes')
     local lane, entries, bytes = tonumber(held[1] or 0), tonumber(held[2] or 0), tonumber(held[3] or 0)
-    if entries >= tonumber(ARGV[7 + 2 * queue]) or bytes + size > tonumber(ARGV[8 + 2 * queue]) then
-      return {'FULL', queue - 1}
+    if entries >= tonumber(ARGV[7 + 2 * queue]) then
+      return {'FULL', queue - 1, 'max_queue_length', size}
+    elseif bytes + size > tonumber(ARGV[8 + 2 * queue]) then
+      return {'FULL', queue - 1, 'max_queue_bytes', size}
     end
     if all_checked or queue > 1 then
       redis.call(lane == 0 and 'XLEN' or 'LLEN', KEYS[lane == 0 and keys or keys + 2])

@@ -11,15 +11,16 @@ from hiredis import ReplyError
 
 from iii_state.adapters.base import Updated
 from iii_state.adapters.redis.address import Address
+from iii_state.adapters.redis.bells import Bells
 from iii_state.adapters.redis.connection import Again, Connection
+from iii_state.adapters.redis.deliveries import Deliveries
+from iii_state.adapters.redis.fanout import Fanout, Write
+from iii_state.adapters.redis.fleet import Fleet, Identity
 from iii_state.adapters.redis.foreign import OURS, stored_form
 from iii_state.adapters.redis.keys import FORMAT, Keys
 from iii_state.adapters.redis.mutations import (
     Foreign,
     Reply,
-    Stale,
-    Ticket,
-    mutation,
     plan_arguments,
     previous,
     update_arguments,
@@ -27,6 +28,8 @@ from iii_state.adapters.redis.mutations import (
 )
 from iii_state.adapters.redis.scopes import Scopes
 from iii_state.adapters.redis.scripts import Script, script
+from iii_state.adapters.redis.subscriptions import Subscriptions
+from iii_state.adapters.redis.upkeep import Upkeep
 from iii_state.adapters.redis.wire import Wire, explain
 from iii_state.config import RedisSettings
 from iii_state.errors import ConfigError, InvalidValue, StoreError
@@ -69,6 +72,26 @@ class RedisAdapter:
         self._scopes = Scopes(self._keys, self._send)
         self._set_script, self._delete_script, self._update_script = script("set"), script("delete"), script("update")
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._call_timeout = settings.call_timeout_ms / 1000
+        self._fanout = Fanout(self._keys, self._limits)
+        self._bell: Callable[[str], None] = _unheard
+        self._engine = Identity()
+        self._upkeep = Upkeep(
+            (self._start_due_attempts, self._end_orphans), lambda: list(self._subscriptions.hosted), lambda name: self._bell(name)
+        )
+        self._bells = Bells(
+            Address.parse(settings.redis_url), lambda channel: self._subscriptions.rang(channel), silence_seconds=self._call_timeout
+        )
+        self._subscriptions = Subscriptions(
+            self._keys, self._run, self._engine, self._bells, lambda name: self._bell(name), self._upkeep.plan
+        )
+        self._deliveries = Deliveries(
+            *(self._keys, self._run, self._send, self._engine, self._subscriptions, self._fanout.routes, self._limits),
+            self._upkeep.plan,
+        )
+        self._fleet = Fleet(
+            self._keys, self._engine, self._run, self._send, settings.heartbeat_ttl_ms, self._begin_afresh, self._ring_all
+        )
 
     # -- opening and closing
 
@@ -76,9 +99,17 @@ class RedisAdapter:
         await self._connection.start(self._check_permissions)
         try:
             await self._check_format()
+            await self._fleet.join()
+            version = await self._send(b"GET", self._keys.routes_version)
+            self._fanout.routes.load(int(version or 0), await self._send(b"HGETALL", self._keys.routes))
         except BaseException:
             await self._connection.stop()
             raise
+        self._bell = bell
+        self._connection.restored = self._reconnected
+        self._bells.start()
+        self._fleet.start()
+        self._upkeep.start()
         self._scopes.start()
 
     async def _check_permissions(self, wire: Wire) -> None:
@@ -108,6 +139,15 @@ class RedisAdapter:
 
     async def stop(self) -> None:
         await self._scopes.stop()
+        await self._upkeep.stop()
+        await self._fleet.stop()
+        try:
+            async with asyncio.timeout(self._call_timeout):
+                await self._subscriptions.stop()
+                await self._fleet.leave()
+        except (StoreError, TimeoutError) as error:
+            logger.info("what is pending here could not be given back, and will be taken over: %s", error or "no answer")
+        await self._bells.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -173,20 +213,8 @@ class RedisAdapter:
         result: Callable[[Reply], T],
         size: int,
     ) -> asyncio.Future[T]:
-        keys, digest, scope_bytes, key_bytes = self._keys, command.sha1, scope.encode(), key.encode()
-
-        def answered(reply: Reply) -> T:
-            try:
-                return result(reply)
-            except Stale:
-                raise StoreError(
-                    "another engine has registered triggers on this Redis, which this version cannot serve yet"
-                ) from None
-
-        def words(ticket: Ticket) -> list[bytes]:
-            return [b"EVALSHA", digest, *mutation(keys, ticket, 0, scope_bytes, key_bytes, (), arguments())]
-
-        return self._connection.call(words, answered, size=size, ticketed=True, scope=scope)
+        write = Write(self._fanout, command, scope, key, arguments, result)
+        return self._connection.call(write.command, write.answered, size=size, ticketed=True, scope=scope)
 
     def _old(self, scope: str, key: str, reply: Reply) -> bytes | None:
         """What a set or delete replaced; nothing where that is no JSON, so that a broken value can be repaired."""
@@ -240,10 +268,14 @@ class RedisAdapter:
         return self._own(self._scopes.all())
 
     def enable_events(self, enabled: bool) -> None:
-        """There are no subscriptions yet that could have events."""
+        self._fanout.enabled = enabled
 
     def _send(self, *words: bytes, scope: str | None = None) -> asyncio.Future[Any]:
         return self._connection.call(lambda ticket: words, _as_it_is, scope=scope)
+
+    def _run(self, name: str, call: Sequence[bytes], result: Callable[[Any], T]) -> asyncio.Future[T]:
+        words = (b"EVALSHA", script(name).sha1, *call)
+        return self._connection.call(lambda ticket: words, result, size=sum(map(len, words)))
 
     def _own(self, work: Any) -> asyncio.Future[Any]:
         task = asyncio.get_running_loop().create_task(work)
@@ -251,43 +283,73 @@ class RedisAdapter:
         task.add_done_callback(self._tasks.discard)
         return task
 
+    # -- the fleet
+
+    async def _start_due_attempts(self) -> int:
+        return await self._deliveries.start_due_attempts()
+
+    async def _end_orphans(self) -> int:
+        return await self._subscriptions.end_orphans(lambda queue: self._send(b"HGET", self._keys.subscription(queue), b"settings"))
+
+    def _reconnected(self) -> None:
+        self._fleet.spare_everybody()
+        self._own(self._recover())
+
+    async def _recover(self) -> None:
+        try:
+            await self._deliveries.recover()
+        except StoreError as error:
+            logger.warning("what was taken while the connection broke comes again only after a restart of this engine: %s", error)
+
+    def _begin_afresh(self) -> None:
+        self._deliveries.forget_all()
+        self._subscriptions.host_again()
+
+    def _ring_all(self) -> None:
+        for subscription_id in list(self._subscriptions.hosted):
+            self._bell(subscription_id)
+
     # -- queues
 
     def subscribe(self, subscription: Subscription) -> Answer[None]:
-        raise StoreError("triggers over the redis adapter are not part of this version yet")
+        return self._subscriptions.subscribe(subscription)
 
     def unsubscribe(self, subscription_id: str) -> Answer[None]:
-        return None
+        return self._subscriptions.unsubscribe(subscription_id)
 
     def abandon(self, subscription_id: str) -> Answer[None]:
-        return None
+        return self._subscriptions.abandon(subscription_id)
 
     def take(self, subscription_id: str, count: int) -> Answer[list[Delivery]]:
-        return []
+        return self._deliveries.take(subscription_id, count)
 
     def ack(self, deliveries: Sequence[Delivery], want: int = 0) -> Answer[list[Delivery]]:
-        return []
+        return self._deliveries.ack(deliveries, want)
 
     def retry(self, delivery: Delivery, delay_ms: int, failure: Failure) -> Answer[None]:
-        return None
+        return self._deliveries.retry(delivery, delay_ms, failure)
 
     def bury(self, delivery: Delivery, failure: Failure) -> Answer[None]:
-        return None
+        return self._deliveries.bury(delivery, failure)
 
     def release(self, deliveries: Sequence[Delivery]) -> Answer[None]:
-        return None
+        return self._deliveries.release(deliveries)
 
     def queues(self) -> Answer[list[QueueStats]]:
-        return []
+        return self._own(self._deliveries.queues())
 
     def dead_letters(self, function_id: str | None = None) -> Answer[list[DeadLetter]]:
-        return []
+        return self._own(self._deliveries.dead_letters(function_id))
 
     def revive(self, dead_letter_id: str) -> Answer[bool]:
-        return False
+        return self._own(self._deliveries.revive(dead_letter_id))
 
     def discard(self, dead_letter_id: str) -> Answer[bool]:
-        return False
+        return self._own(self._deliveries.discard(dead_letter_id))
+
+
+def _unheard(subscription_id: str) -> None:
+    """Nobody listens before the adapter has been started."""
 
 
 def _as_it_is(reply: Any) -> Any:

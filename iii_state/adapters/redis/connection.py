@@ -43,8 +43,18 @@ SESSION_SECONDS = 600
 _SESSION_MS = b"%d" % (SESSION_SECONDS * 1000)
 
 
+Ahead = tuple[tuple[bytes, ...], Callable[[Any], object]]
+
+
 class Again(Exception):
-    """Raised by a call's `result`: nothing has changed; build the command anew and send it again, before anything newer."""
+    """Raised by a call's `result`: nothing has changed; build the command anew and send it again, before anything newer.
+
+    `first` are commands that are sent ahead of it, each with what reads its reply.
+    """
+
+    def __init__(self, *first: Ahead) -> None:
+        super().__init__()
+        self.first = first
 
 
 class Call:
@@ -101,6 +111,8 @@ class Connection:
         """To be sent before anything that waits; while there are any, nothing new is sent."""
         self._reload = False
         """Whether the scripts have to be loaded before that."""
+        self._ahead: list[Ahead] = []
+        """What is to be sent before that, too."""
         self._new_session()
         self._sequences = itertools.count(1)
         self._wire: Wire | None = None
@@ -335,19 +347,22 @@ class Connection:
 
     def _send_again(self) -> None:
         again, self._again = self._again, deque()
+        if self._ahead:
+            again.extendleft(reversed([self._leading(*command) for command in self._ahead]))
+            self._ahead.clear()
         if self._reload:
             self._reload = False
-            again.extendleft(reversed([self._loading(command) for command in _load_commands()]))
+            again.extendleft(reversed([self._leading(command, _as_it_is) for command in _load_commands()]))
         packets = [packet for call in again if not self._dropped(call) and (packet := self._packed(call))]
         if packets:
             assert self._wire is not None
             self._wire.write(b"".join(packets))
 
-    def _loading(self, command: tuple[bytes, ...]) -> Call:
-        """The loading of a script; if it fails, so do the calls behind it."""
+    def _leading(self, command: tuple[bytes, ...], result: Callable[[Any], object]) -> Call:
+        """A command that goes ahead of calls sent again; if it fails, they will say so."""
         future: asyncio.Future[object] = self._loop.create_future()
-        future.add_done_callback(lambda loaded: loaded.cancelled() or loaded.exception())
-        return Call(lambda ticket: command, lambda reply: reply, future, self._loop.time() + self._timeout, 0, False, None)
+        future.add_done_callback(lambda answered: answered.cancelled() or answered.exception())
+        return Call(lambda ticket: command, result, future, self._loop.time() + self._timeout, 0, False, None)
 
     def _dropped(self, call: Call) -> bool:
         """Nobody waits for it any more, so it is not sent again."""
@@ -418,7 +433,8 @@ class Connection:
             if type(reply) is hiredis.ReplyError:
                 self._refused(call, str(reply))
             value = call.result(reply)
-        except Again:
+        except Again as again:
+            self._ahead.extend(again.first)
             self._try_again(call, None)
             return
         except Fenced:
@@ -511,6 +527,10 @@ class Connection:
         if not call.ticketed:
             return message
         return f"{message}; whether the change was made is not known" if sent else f"{message}; nothing was changed"
+
+
+def _as_it_is(reply: Reply) -> Reply:
+    return reply
 
 
 def _load_commands() -> list[tuple[bytes, ...]]:

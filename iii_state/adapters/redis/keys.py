@@ -50,7 +50,7 @@ class Keys:
 
     @cached_property
     def routes(self) -> bytes:
-        """Hash: match -> the queues that want it."""
+        """Hash: queue -> its route, which events it wants."""
         return self._own + b"routes"
 
     @cached_property
@@ -62,6 +62,31 @@ class Keys:
     def routes_log(self) -> bytes:
         """Stream: the changes of the routes; the entry of version n has the id `n-0`."""
         return self._own + b"routes:log"
+
+    @cached_property
+    def hold(self) -> bytes:
+        """String with a time to live: while it is there, the routes do not change."""
+        return self._own + b"routes:hold"
+
+    @cached_property
+    def orphans(self) -> bytes:
+        """Sorted set: queues that nobody hosts, by when their retention ends, in milliseconds."""
+        return self._own + b"orphans"
+
+    @cached_property
+    def later(self) -> bytes:
+        """Sorted set: planned attempts, `<queue>:<entry id>`, by when they are due, in milliseconds."""
+        return self._own + b"later"
+
+    @cached_property
+    def dead_queues(self) -> bytes:
+        """Set: queues that have dead letters."""
+        return self._own + b"dead"
+
+    @cached_property
+    def fenced(self) -> bytes:
+        """Set: engines that have been declared dead, and whose queues have not all been taken over yet."""
+        return self._own + b"fenced"
 
     @cached_property
     def engines(self) -> bytes:
@@ -77,6 +102,10 @@ class Keys:
         """String with a time to live: an engine's heartbeat."""
         return b"%bengine:%b" % (self._own, engine)
 
+    def hosts(self, engine: bytes) -> bytes:
+        """Set: queues in which something may be pending at an engine."""
+        return b"%bhosts:%b" % (self._own, engine)
+
     def session(self, engine: bytes) -> bytes:
         """Hash: epoch, and the outcomes of an engine's calls in flight."""
         return b"%bsession:%b" % (self._own, engine)
@@ -90,7 +119,7 @@ class Keys:
         return b"%bq:%b" % (self._own, queue)
 
     def busy(self, queue: bytes) -> bytes:
-        """Hash: lane -> how many of its events are outstanding; `entries` and `bytes` of the whole queue."""
+        """Hash: lane -> how many of its events are outstanding; `entries`, `bytes` and `fence` of the whole queue."""
         return b"%bbusy:%b" % (self._own, queue)
 
     def wait(self, queue: bytes, lane: bytes) -> bytes:

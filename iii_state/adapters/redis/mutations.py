@@ -66,11 +66,16 @@ class Forgotten(Exception):
 
 
 class QueueFull(Exception):
-    """A queue has no room for the event; nothing has changed. `queue` is its position among the routes of the call."""
+    """A queue has no room for the event; nothing has changed.
 
-    def __init__(self, queue: int) -> None:
-        super().__init__(queue)
+    `queue` is its position among the routes of the call, `bound` the name of the limit, `size` the bytes of the event.
+    """
+
+    def __init__(self, queue: int, bound: str, size: int) -> None:
+        super().__init__(queue, bound, size)
         self.queue = queue
+        self.bound = bound
+        self.size = size
 
 
 class Foreign(Exception):
@@ -175,8 +180,8 @@ def _refusal(reply: Reply, limit: int) -> Exception:
     match reply:
         case [b"STALE", bytes(version), list(entries)]:
             return Stale(int(version), [(int(entry_id.split(b"-")[0]), fields) for entry_id, fields in entries])
-        case [b"FULL", int(queue)]:
-            return QueueFull(queue)
+        case [b"FULL", int(queue), bytes(bound), int(size)]:
+            return QueueFull(queue, bound.decode(), size)
         case [b"FOREIGN", bytes(text)]:
             return Foreign(text)
         case [b"TOO_LARGE", int(size)]:

@@ -7,7 +7,7 @@ from typing import NamedTuple, cast
 
 from iii_state.adapters.redis.keys import Keys, lane
 from iii_state.adapters.redis.mutations import Fenced, Reply
-from iii_state.events import Delivery, Event, EventType
+from iii_state.events import Delivery, Event, EventType, QueueLimits
 
 SUBSCRIPTIONS_AT_ONCE = 1000
 """At most this many subscriptions in one call of subscribe.lua: a Lua call takes a few thousand arguments, and no more."""
@@ -17,24 +17,31 @@ DELIVERIES_AT_ONCE = 1000
 
 
 class Entry(NamedTuple):
-    """A delivery's place in its queue: the token of `Delivery`. `size` is what the event counts against the queue's bounds."""
+    """A delivery's place in its queue: the token of `Delivery`.
+
+    `size` is what the event counts against the queue's bounds, `engine` where the entry of `queue` is pending.
+    """
 
     id: bytes
     lane: bytes
     size: int
+    queue: bytes = b""
+    engine: bytes = b""
 
 
 class Registration(NamedTuple):
-    """What subscribe.lua is told of a subscription: its queue, its route and its settings, two texts that only engines read."""
+    """What subscribe.lua is told of a subscription: its queue; its route and its settings, two texts that only engines read; how
+    long it is kept when nobody hosts it, in milliseconds, empty for ever."""
 
     queue: bytes
     route: bytes
     settings: bytes
+    retention: bytes = b""
 
 
 def take(keys: Keys, queue: bytes, engine: bytes, count: int) -> list[bytes]:
     """What follows the digest of take.lua in EVALSHA."""
-    return [b"2", keys.stream(queue), keys.engines, engine, b"%d" % count]
+    return [b"3", keys.stream(queue), keys.engines, keys.busy(queue), engine, b"%d" % count]
 
 
 def ack(keys: Keys, queue: bytes, engine: bytes, entries: Sequence[Entry], want: int) -> list[bytes]:
@@ -47,9 +54,58 @@ def ack(keys: Keys, queue: bytes, engine: bytes, entries: Sequence[Entry], want:
     return call
 
 
+def retry(keys: Keys, queue: bytes, engine: bytes, entry: Entry, delay_ms: int) -> list[bytes]:
+    """What follows the digest of retry.lua in EVALSHA."""
+    return [b"3", keys.stream(queue), keys.engines, keys.later, engine, queue, entry.id, b"%d" % delay_ms]
+
+
+def due(deadlines: bytes, count: int) -> list[bytes]:
+    """What follows the digest of due.lua in EVALSHA."""
+    return [b"1", deadlines, b"%d" % count]
+
+
+def again(keys: Keys, queue: bytes, entry_ids: Sequence[bytes]) -> list[bytes]:
+    """What follows the digest of again.lua in EVALSHA."""
+    return [b"2", keys.later, keys.stream(queue), queue, *entry_ids]
+
+
+def release(keys: Keys, queue: bytes, engine: bytes, entry_ids: Sequence[bytes]) -> list[bytes]:
+    """What follows the digest of release.lua in EVALSHA."""
+    return [b"2", keys.stream(queue), keys.engines, engine, *entry_ids]
+
+
+def bury(keys: Keys, queue: bytes, engine: bytes, entry: Entry, attempts: int, error: str, function_id: str) -> list[bytes]:
+    """What follows the digest of bury.lua in EVALSHA."""
+    names = (keys.stream(queue), keys.engines, keys.busy(queue), keys.wait(queue, entry.lane), keys.dead(queue), keys.dead_queues)
+    words = (engine, queue, entry.id, entry.lane, b"%d" % entry.size, b"%d" % attempts, error.encode(), function_id.encode())
+    return [b"6", *names, *words]
+
+
+def revive(keys: Keys, queue: bytes, letter: bytes, lane_name: bytes, limits: QueueLimits) -> list[bytes]:
+    """What follows the digest of revive.lua in EVALSHA."""
+    names = (keys.stream(queue), keys.subscription(queue), keys.busy(queue), keys.wait(queue, lane_name))
+    bounds = (b"%d" % limits.max_queue_length, b"%d" % limits.max_queue_bytes)
+    return [b"6", *names, keys.dead(queue), keys.dead_queues, queue, letter, lane_name, *bounds]
+
+
+def discard(keys: Keys, queue: bytes, letter: bytes) -> list[bytes]:
+    """What follows the digest of discard.lua in EVALSHA."""
+    return [b"2", keys.dead(queue), keys.dead_queues, queue, letter]
+
+
+def drop_oldest(
+    keys: Keys, queue: bytes, scope: bytes, key: bytes, lane_name: bytes, limits: QueueLimits, size: int
+) -> list[bytes]:
+    """What follows the digest of drop_oldest.lua in EVALSHA."""
+    names = (keys.stream(queue), keys.subscription(queue), keys.busy(queue), keys.wait(queue, lane_name))
+    bounds = (b"%d" % limits.max_queue_length, b"%d" % limits.max_queue_bytes, b"%d" % size)
+    return [b"4", *names, scope, key, lane_name, *bounds]
+
+
 def subscribe(keys: Keys, engine: bytes, registrations: Sequence[Registration]) -> list[bytes]:
     """What follows the digest of subscribe.lua in EVALSHA."""
-    call = [b"%d" % (4 + 2 * len(registrations)), keys.routes, keys.routes_version, keys.routes_log, keys.engines]
+    call = [b"%d" % (7 + 2 * len(registrations)), keys.routes, keys.routes_version, keys.routes_log, keys.engines]
+    call += (keys.hold, keys.hosts(engine), keys.orphans)
     for registration in registrations:
         call += (keys.subscription(registration.queue), keys.stream(registration.queue))
     call.append(engine)
@@ -58,16 +114,51 @@ def subscribe(keys: Keys, engine: bytes, registrations: Sequence[Registration]) 
     return call
 
 
-def taken(reply: Reply, subscription_id: str) -> list[Delivery]:
+def abandon(keys: Keys, queue: bytes, engine: bytes) -> list[bytes]:
+    """What follows the digest of abandon.lua in EVALSHA."""
+    return [b"2", keys.subscription(queue), keys.orphans, engine, queue]
+
+
+def end_subscription(keys: Keys, queue: bytes, engine: bytes = b"") -> list[bytes]:
+    """What follows the digest of end_subscription.lua in EVALSHA; without an engine, for a retention that may be over."""
+    names = (keys.routes, keys.routes_version, keys.routes_log, keys.hold, keys.orphans, keys.subscription(queue))
+    return [b"6", *names, engine, queue]
+
+
+def clear(keys: Keys, queue: bytes, lanes: Sequence[bytes]) -> list[bytes]:
+    """What follows the digest of clear.lua in EVALSHA."""
+    call = [b"%d" % (4 + len(lanes)), keys.subscription(queue), keys.stream(queue), keys.busy(queue), keys.orphans]
+    return [*call, *(keys.wait(queue, lane_name) for lane_name in lanes), queue, *lanes]
+
+
+def heartbeat(keys: Keys, engine: bytes, ttl_ms: int) -> list[bytes]:
+    """What follows the digest of heartbeat.lua in EVALSHA."""
+    return [b"2", keys.engines, keys.engine(engine), engine, b"%d" % ttl_ms]
+
+
+def fence(keys: Keys, engine: bytes) -> list[bytes]:
+    """What follows the digest of fence.lua in EVALSHA."""
+    return [b"3", keys.engines, keys.engine(engine), keys.fenced, engine]
+
+
+def takeover(keys: Keys, queue: bytes, engine: bytes, count: int) -> list[bytes]:
+    """What follows the digest of takeover.lua in EVALSHA."""
+    names = (keys.stream(queue), keys.engines, keys.busy(queue), keys.subscription(queue), keys.orphans, keys.hosts(engine))
+    return [b"6", *names, engine, queue, b"%d" % count]
+
+
+def taken(reply: Reply, subscription_id: str, queue: bytes = b"", engine: bytes = b"") -> list[Delivery]:
     """The deliveries that take.lua or ack.lua answered, old and new as found: foreign text is not checked. Raises `Fenced`."""
     if reply[0] == b"FENCED":
         raise Fenced
-    return [_delivery(subscription_id, entry_id, fields) for entry_id, fields in cast("list[tuple[bytes, list[bytes]]]", reply[-1])]
+    entries, fence_number = cast("list[tuple[bytes, list[bytes]]]", reply[-2]), cast(int, reply[-1])
+    return [_delivery(subscription_id, queue, engine, entry_id, fields, fence_number) for entry_id, fields in entries]
 
 
-def _delivery(subscription_id: str, entry_id: bytes, fields: list[bytes]) -> Delivery:
+def event_of(fields: Sequence[bytes]) -> Event:
+    """The event in the fields of a stream's entry."""
     _, write, _, scope, _, key, _, event_type, _, old, _, new = fields[:12]
-    event = Event(
+    return Event(
         write_id=write.decode(),
         scope=scope.decode(),
         key=key.decode(),
@@ -75,8 +166,16 @@ def _delivery(subscription_id: str, entry_id: bytes, fields: list[bytes]) -> Del
         old=old or None,
         new=new or None,
     )
+
+
+def _delivery(
+    subscription_id: str, queue: bytes, engine: bytes, entry_id: bytes, fields: list[bytes], fence_number: int
+) -> Delivery:
+    scope, key, old, new = fields[3], fields[5], fields[9], fields[11]
     size = len(scope) + len(key) + len(old) + len(new)
-    return Delivery(subscription_id, event, token=Entry(entry_id, lane(scope, key), size))
+    attempt = int(fields[13]) if len(fields) > 12 else 1
+    entry = Entry(entry_id, lane(scope, key), size, queue, engine)
+    return Delivery(subscription_id, event_of(fields), attempt, fence_number, entry)
 
 
 def routes_version(reply: Reply) -> int:

@@ -1,0 +1,180 @@
+"""The engines that share a Redis: this one's heartbeat, and what becomes of those whose heart has stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from iii_state.adapters.redis import queues
+from iii_state.adapters.redis.keys import FORMAT, Keys
+from iii_state.errors import StoreError
+
+logger = logging.getLogger(__name__)
+
+ENTRIES_AT_ONCE = 500
+
+
+class Identity:
+    """Who this engine is. It gets a new id whenever it has been declared dead; `instance` stays for as long as the process."""
+
+    def __init__(self) -> None:
+        self.instance = secrets.token_hex(6).encode()
+        self.id = secrets.token_hex(6).encode()
+        self.is_member = asyncio.Event()
+        """Set while the id is among the engines, as far as is known."""
+        self.was_lost = asyncio.Event()
+        self.lease_until = 0.0
+        """Up to here, by the loop's clock, nobody can have declared this engine dead."""
+
+    def lost(self, engine: bytes) -> None:
+        """The engine of this id has been declared dead."""
+        if engine == self.id and self.is_member.is_set():
+            self.is_member.clear()
+            self.was_lost.set()
+
+    def renew(self) -> None:
+        """Take another id."""
+        self.id = secrets.token_hex(6).encode()
+        self.was_lost.clear()
+
+
+class Fleet:
+    """Keeps this engine among the engines, and takes over the queues of those that are gone.
+
+    `afresh` is called when the engine has been declared dead and has come back under a new id, `sure` when a lease that was
+    over has been found to be in force.
+    """
+
+    def __init__(
+        self,
+        keys: Keys,
+        engine: Identity,
+        run: Callable[[str, Sequence[bytes], Callable[[Any], Any]], asyncio.Future[Any]],
+        send: Callable[..., Awaitable[Any]],
+        ttl_ms: int,
+        afresh: Callable[[], None],
+        sure: Callable[[], None],
+    ) -> None:
+        self._keys = keys
+        self._engine = engine
+        self._run = run
+        self._send = send
+        self._ttl_ms = ttl_ms
+        self._afresh = afresh
+        self._sure = sure
+        self._tasks: list[asyncio.Task[None]] = []
+        self._nobody_dies_before = 0.0
+
+    async def join(self) -> None:
+        """Become one of the engines."""
+        engine = self._engine
+        began = asyncio.get_running_loop().time()
+        await self._send(b"SET", self._keys.format, b"%d" % FORMAT, b"NX")
+        await self._send(b"SET", self._keys.engine(engine.id), b"1", b"PX", b"%d" % self._ttl_ms)
+        await self._send(b"HSET", self._keys.engines, engine.id, b"%d" % (time.time_ns() // 1_000_000))
+        engine.lease_until = began + self._ttl_ms / 1000
+        engine.is_member.set()
+
+    def start(self) -> None:
+        """Let the heart beat, and watch the others'."""
+        self.spare_everybody()
+        self._tasks = [
+            asyncio.create_task(self._beat_for_ever(), name="iii-state heartbeat"),
+            asyncio.create_task(self._sweep_for_ever(), name="iii-state takeover"),
+        ]
+
+    def spare_everybody(self) -> None:
+        """Redis may have been away, and nobody's heartbeat could reach it: declare nobody dead for one time to live."""
+        self._nobody_dies_before = asyncio.get_running_loop().time() + self._ttl_ms / 1000
+
+    async def stop(self) -> None:
+        """Let the heart stop, without a word."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def leave(self) -> None:
+        """Be no engine any more: what is pending here is given back, and what only this engine hosts waits for its retention."""
+        engine = self._engine.id
+        self._engine.is_member.clear()
+        await self._send(b"DEL", self._keys.engine(engine))
+        await self._run("fence", queues.fence(self._keys, engine), _as_it_is)
+        await self._take_over(engine)
+
+    # -- the own heart
+
+    async def _beat_for_ever(self) -> None:
+        engine, loop = self._engine, asyncio.get_running_loop()
+        while True:
+            try:
+                async with asyncio.timeout(self._ttl_ms / 3000):
+                    await engine.was_lost.wait()
+            except TimeoutError:
+                pass
+            try:
+                if not engine.was_lost.is_set():
+                    began, known = loop.time(), engine.id
+                    word = await self._run("heartbeat", queues.heartbeat(self._keys, known, self._ttl_ms), _as_it_is)
+                    if word == b"OK":
+                        was_over = began > engine.lease_until
+                        engine.lease_until = began + self._ttl_ms / 1000
+                        if was_over:
+                            self._sure()
+                        continue
+                    engine.lost(known)
+                logger.warning("this engine has been taken for dead (was it stopped?); it begins afresh")
+                engine.renew()
+                await self.join()
+                self._afresh()
+            except StoreError as error:
+                if not engine.is_member.is_set():
+                    engine.was_lost.set()
+                logger.warning("no heartbeat: %s", error)
+                await asyncio.sleep(self._ttl_ms / 10_000)
+
+    # -- the hearts of others
+
+    async def _sweep_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(self._ttl_ms / 4000)
+            try:
+                await self.sweep()
+            except StoreError as error:
+                logger.info("the other engines could not be looked at: %s", error)
+            except Exception:
+                logger.exception("the other engines could not be looked at")
+
+    async def sweep(self) -> None:
+        """Declare dead who is, and take over."""
+        for engine in await self._send(b"HKEYS", self._keys.engines):
+            if engine == self._engine.id or await self._send(b"EXISTS", self._keys.engine(engine)):
+                continue
+            if asyncio.get_running_loop().time() < self._nobody_dies_before:
+                continue
+            if await self._run("fence", queues.fence(self._keys, engine), _as_it_is):
+                logger.warning("the engine %s is gone; its work is taken over", engine.decode())
+        for engine in await self._send(b"SMEMBERS", self._keys.fenced):
+            await self._take_over(engine)
+
+    async def _take_over(self, engine: bytes) -> None:
+        for queue in await self._send(b"SMEMBERS", self._keys.hosts(engine)):
+            entries = 0
+            while True:
+                call = queues.takeover(self._keys, queue, engine, ENTRIES_AT_ONCE)
+                reply = await self._run("takeover", call, _as_it_is)
+                if reply[0] != b"OK":
+                    return
+                entries += reply[1]
+                if reply[2]:
+                    break
+            if entries:
+                logger.info("%d deliveries of %s are given to others", entries, queue.decode())
+        await self._send(b"SREM", self._keys.fenced, engine)
+
+
+def _as_it_is(reply: Any) -> Any:
+    return reply

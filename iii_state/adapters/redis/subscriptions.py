@@ -1,0 +1,230 @@
+"""What this engine hosts: registering subscriptions, letting them go, and removing the queues of those that have ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+
+from iii_state import values
+from iii_state.adapters.redis import queues
+from iii_state.adapters.redis.bells import Bells
+from iii_state.adapters.redis.fleet import Identity
+from iii_state.adapters.redis.keys import Keys
+from iii_state.adapters.redis.routes import route_text
+from iii_state.errors import StoreError
+from iii_state.events import FOREVER, Subscription
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_subscription = msgspec.json.Decoder(Subscription)
+
+HOLD_SECONDS = 0.02
+"""How long a registration waits when a writer has asked the routes to hold still."""
+
+
+class Run(Protocol):
+    """Calls a script by its name, with its keys and arguments; `result` reads the reply."""
+
+    def __call__(self, name: str, call: Sequence[bytes], result: Callable[[Any], T]) -> asyncio.Future[T]: ...
+
+
+@dataclass(slots=True, frozen=True)
+class _Request:
+    """To subscribe, or to let go: `retained` tells whether the queue waits."""
+
+    subscription_id: str
+    answer: asyncio.Future[None]
+    subscription: Subscription | None = None
+    queue: bytes = b""
+    retained: bool = False
+
+
+class Subscriptions:
+    """Requests are carried out one after the other; those to subscribe that lie together are one call."""
+
+    def __init__(
+        self, keys: Keys, run: Run, engine: Identity, bells: Bells, bell: Callable[[str], None], plan: Callable[[float], None]
+    ) -> None:
+        self.hosted: dict[str, tuple[Subscription, bytes]] = {}
+        """Subscription id → subscription and queue."""
+        self._keys = keys
+        self._run = run
+        self._engine = engine
+        self._bells = bells
+        self._bell = bell
+        self._plan = plan
+        self._requests: deque[_Request] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._ids: dict[bytes, str] = {}
+        """Stream → subscription id."""
+
+    async def stop(self) -> None:
+        """Carry out nothing more, and end what only this engine could have served."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        for request in self._requests:
+            if not request.answer.done():
+                request.answer.set_exception(StoreError("the redis adapter has been stopped"))
+        for subscription, queue in list(self.hosted.values()):
+            if subscription.delivery == "broadcast":
+                await self.end(queue, self._engine.id)
+        self.hosted.clear()
+
+    def subscribe(self, subscription: Subscription) -> asyncio.Future[None]:
+        """Host it."""
+        return self._request(subscription.id, subscription=subscription, queue=self._queue_of(subscription))
+
+    def unsubscribe(self, subscription_id: str) -> asyncio.Future[None]:
+        """Let it go for good."""
+        return self._request(subscription_id, queue=self._forget(subscription_id))
+
+    def abandon(self, subscription_id: str) -> asyncio.Future[None]:
+        """Let it go for now."""
+        return self._request(subscription_id, queue=self._forget(subscription_id), retained=True)
+
+    def host_again(self) -> None:
+        """The engine has a new id: register everything under it."""
+        for subscription, _ in list(self.hosted.values()):
+            answer = self.subscribe(subscription)
+            answer.add_done_callback(_log_failure)
+
+    def rang(self, channel: bytes) -> None:
+        """The bell of a queue."""
+        subscription_id = self._ids.get(channel)
+        if subscription_id is not None:
+            self._bell(subscription_id)
+
+    def _queue_of(self, subscription: Subscription) -> bytes:
+        name = subscription.id.encode()
+        return b"%b-%b" % (name, self._engine.instance) if subscription.delivery == "broadcast" else name
+
+    def _forget(self, subscription_id: str) -> bytes:
+        known = self.hosted.pop(subscription_id, None)
+        if known is None:
+            return subscription_id.encode()
+        stream = self._keys.stream(known[1])
+        self._ids.pop(stream, None)
+        self._bells.ignore(stream)
+        return known[1]
+
+    def _request(
+        self, subscription_id: str, *, subscription: Subscription | None = None, queue: bytes, retained: bool = False
+    ) -> asyncio.Future[None]:
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[None] = loop.create_future()
+        self._requests.append(_Request(subscription_id, answer, subscription, queue, retained))
+        if self._task is None or self._task.done():
+            self._task = loop.create_task(self._work(), name="iii-state redis subscriptions")
+        return answer
+
+    async def _work(self) -> None:
+        while self._requests:
+            batch = [self._requests.popleft()]
+            if batch[0].subscription is not None:
+                while self._requests and self._requests[0].subscription and len(batch) < queues.SUBSCRIPTIONS_AT_ONCE:
+                    batch.append(self._requests.popleft())
+            try:
+                await self._carry_out(batch)
+            except Exception as error:
+                for request in batch:
+                    if not request.answer.done():
+                        request.answer.set_exception(error)
+            except asyncio.CancelledError:
+                self._requests.extendleft(reversed(batch))
+                raise
+            else:
+                for request in batch:
+                    if not request.answer.done():
+                        request.answer.set_result(None)
+
+    async def _carry_out(self, batch: list[_Request]) -> None:
+        first = batch[0]
+        if first.subscription is not None:
+            await self._host(batch)
+        elif first.retained:
+            engine = self._engine.id
+            await self._run("abandon", queues.abandon(self._keys, first.queue, engine), _as_it_is)
+            self._plan(0)
+        else:
+            await self.end(first.queue, self._engine.id)
+
+    async def _host(self, batch: list[_Request]) -> None:
+        registrations = []
+        for request in batch:
+            subscription = request.subscription
+            assert subscription is not None
+            retention = b"" if subscription.retention_ms == FOREVER else b"%d" % int(subscription.retention_ms)
+            settings = values.encode(subscription)
+            registrations.append(queues.Registration(request.queue, route_text(subscription), settings, retention))
+        while True:
+            await self._engine.is_member.wait()
+            engine = self._engine.id
+            reply = await self._run("subscribe", queues.subscribe(self._keys, engine, registrations), _as_it_is)
+            if reply[0] == b"OK":
+                break
+            if reply[0] == b"FENCED":
+                self._engine.lost(engine)
+            elif reply[0] == b"ENDING":
+                await self._clear(reply[1])
+            else:
+                await asyncio.sleep(HOLD_SECONDS)
+        for request in batch:
+            assert request.subscription is not None
+            self.hosted[request.subscription_id] = (request.subscription, request.queue)
+            self._ids[self._keys.stream(request.queue)] = request.subscription_id
+            self._bell(request.subscription_id)
+        self._bells.listen([self._keys.stream(request.queue) for request in batch])
+
+    async def end(self, queue: bytes, engine: bytes = b"") -> int | None:
+        """End a subscription and remove its queue; without `engine`, if its retention is over. How many events it held, None if
+        it goes on."""
+        while True:
+            word = await self._run("end_subscription", queues.end_subscription(self._keys, queue, engine), _as_it_is)
+            if word == b"ENDED":
+                return await self._clear(queue)
+            if word != b"HOLD":
+                return None
+            await asyncio.sleep(HOLD_SECONDS)
+
+    async def _clear(self, queue: bytes) -> int | None:
+        lanes: list[bytes] = []
+        while True:
+            reply = await self._run("clear", queues.clear(self._keys, queue, lanes), _as_it_is)
+            if reply[0] == b"KEPT":
+                return None
+            if reply[0] == b"DONE":
+                return int(reply[1])
+            lanes = reply[1]
+
+    async def end_orphans(self, settings_of: Callable[[bytes], Awaitable[bytes | None]]) -> int:
+        """Remove the queues whose retention is over. Milliseconds until the next one's is, -1 if there is none."""
+        due, following = await self._run("due", queues.due(self._keys.orphans, 100), _as_it_is)
+        for queue in due:
+            text = await settings_of(queue)
+            events = await self.end(queue)
+            if events is not None and text is not None:
+                subscription = _subscription.decode(text)
+                log = logger.warning if events else logger.info
+                log(
+                    "nobody has asked for the events of %s for %s ms: its queue is removed, with %d events",
+                    *(subscription.function_id, subscription.retention_ms, events),
+                )
+        return 0 if len(due) >= 100 else int(following)
+
+
+def _log_failure(answer: asyncio.Future[None]) -> None:
+    if not answer.cancelled() and (error := answer.exception()) is not None:
+        logger.error("a trigger could not be registered again: %s", error)
+
+
+def _as_it_is(reply: Any) -> Any:
+    return reply

@@ -1,0 +1,16 @@
+--[[
+Says that an engine lives.
+
+KEYS  1 engines (hash)   2 heartbeat (string)
+ARGV  1 engine   2 milliseconds to live
+
+Reply: a word
+  OK         it counts as alive for so long
+  FENCED     it has been declared dead: it has to begin afresh, under another id
+]]
+
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then
+  return 'FENCED'
+end
+redis.call('SET', KEYS[2], '1', 'PX', ARGV[2])
+return 'OK'

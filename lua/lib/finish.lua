@@ -1,0 +1,8 @@
+-- Step: ends the pending delivery `id` of a `lane`; the next event of the lane becomes ready. Takes `wait` (key of the lane's
+-- list), `outstanding` (of the lane, this one included) and `size`; counts in `ended`, `ready`, `entries`, `bytes`.
+
+if redis.call('XACK', KEYS[1], 'engines', id) == 1 then
+  redis.call('XDEL', KEYS[1], id)
+  ended, entries, bytes = ended + 1, entries - 1, bytes - size
+  --- @include "promote"
+end

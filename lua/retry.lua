@@ -1,0 +1,22 @@
+--[[
+Plans the next attempt of a delivery. Its entry stays in the stream, pending nowhere, until again.lua makes it ready; its lane
+waits.
+
+KEYS  1 stream of the queue   2 engines (hash)   3 later (sorted set of planned attempts of all queues)
+ARGV  1 engine   2 queue   3 entry id   4 delay in milliseconds
+
+Reply, an array that begins with a word:
+  OK planned     1, or 0 where the delivery was not pending any more
+  FENCED         the engine is not among the engines: nothing changed
+]]
+
+if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 0 then
+  return {'FENCED'}
+end
+--- @include "now"
+redis.call('ZSCORE', KEYS[3], '')
+local planned = redis.call('XACK', KEYS[1], 'engines', ARGV[3])
+if planned == 1 then
+  redis.call('ZADD', KEYS[3], now + ARGV[4], ARGV[2] .. ':' .. ARGV[3])
+end
+return {'OK', planned}
