@@ -232,6 +232,10 @@ class Dispatcher:
                 consumer.more = bool(taken)
                 consumer.buffer.extend(taken)
                 continue
+            if not self._adapter.holds(consumer.buffer[0]):
+                consumer.more = True
+                self._give_back(consumer)
+                return
             self._start(consumer, consumer.buffer.popleft())
 
     def _taken(self, consumer: _Consumer, answer: asyncio.Future[list[Delivery]]) -> None:

@@ -102,6 +102,13 @@ class Adapter(Protocol):
         """Up to `count` deliveries that are ready; they are pending here from now on. Never waits."""
         ...
 
+    def holds(self, delivery: Delivery) -> bool:
+        """Whether a delivery that was taken is still pending here for certain.
+
+        If not, another engine may have it by now (this one slept too long): it must not be started, but given back.
+        """
+        ...
+
     def ack(self, deliveries: Sequence[Delivery], want: int = 0) -> Answer[list[Delivery]]:
         """These deliveries of one subscription are done; their lanes go on. Answers up to `want` further ones."""
         ...

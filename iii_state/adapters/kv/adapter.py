@@ -427,6 +427,9 @@ class KvAdapter:
         queue = self._queues.get(subscription_id)
         return [] if queue is None or not queue.hosted else queue.take(count)
 
+    def holds(self, delivery: Delivery) -> bool:
+        return True
+
     def ack(self, deliveries: Sequence[Delivery], want: int = 0) -> Answer[list[Delivery]]:
         queue = self._queues.get(deliveries[0].subscription_id) if deliveries else None
         if queue is None:

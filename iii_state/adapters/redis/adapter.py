@@ -323,6 +323,9 @@ class RedisAdapter:
     def take(self, subscription_id: str, count: int) -> Answer[list[Delivery]]:
         return self._deliveries.take(subscription_id, count)
 
+    def holds(self, delivery: Delivery) -> bool:
+        return self._deliveries.holds(delivery)
+
     def ack(self, deliveries: Sequence[Delivery], want: int = 0) -> Answer[list[Delivery]]:
         return self._deliveries.ack(deliveries, want)
 

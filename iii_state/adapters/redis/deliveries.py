@@ -64,11 +64,14 @@ class Deliveries:
 
     def take(self, subscription_id: str, count: int) -> Answer[list[Delivery]]:
         hosted = self._subscriptions.hosted.get(subscription_id)
-        if hosted is None or count <= 0 or not self._engine.is_member.is_set():
+        if hosted is None or count <= 0 or not self._engine.is_alive():
             return []
         queue, engine = hosted[1], self._engine.id
         call = queues.take(self._keys, queue, engine, count)
         return self._taking("take", call, subscription_id, queue, engine, ())
+
+    def holds(self, delivery: Delivery) -> bool:
+        return _entry(delivery).engine == self._engine.id and self._engine.is_alive()
 
     def ack(self, deliveries: Sequence[Delivery], want: int = 0) -> Answer[list[Delivery]]:
         engine = self._engine.id

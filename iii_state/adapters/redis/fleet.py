@@ -16,6 +16,8 @@ from iii_state.errors import StoreError
 logger = logging.getLogger(__name__)
 
 ENTRIES_AT_ONCE = 500
+SWEEPS_PER_LIFE = 10
+"""How often the heartbeats are looked at within one time to live."""
 
 
 class Identity:
@@ -29,6 +31,10 @@ class Identity:
         self.was_lost = asyncio.Event()
         self.lease_until = 0.0
         """Up to here, by the loop's clock, nobody can have declared this engine dead."""
+
+    def is_alive(self) -> bool:
+        """Whether this engine is among the engines for certain."""
+        return self.is_member.is_set() and asyncio.get_running_loop().time() < self.lease_until
 
     def lost(self, engine: bytes) -> None:
         """The engine of this id has been declared dead."""
@@ -120,7 +126,7 @@ class Fleet:
                     began, known = loop.time(), engine.id
                     word = await self._run("heartbeat", queues.heartbeat(self._keys, known, self._ttl_ms), _as_it_is)
                     if word == b"OK":
-                        was_over = began > engine.lease_until
+                        was_over = loop.time() >= engine.lease_until
                         engine.lease_until = began + self._ttl_ms / 1000
                         if was_over:
                             self._sure()
@@ -140,7 +146,7 @@ class Fleet:
 
     async def _sweep_for_ever(self) -> None:
         while True:
-            await asyncio.sleep(self._ttl_ms / 4000)
+            await asyncio.sleep(self._ttl_ms / SWEEPS_PER_LIFE / 1000)
             try:
                 await self.sweep()
             except StoreError as error:
