@@ -18,13 +18,12 @@ from iii_state.adapters.redis.mutations import (
     Foreign,
     Reply,
     Stale,
-    Ticket,
-    mutation,
     plan_arguments,
     previous,
     update_arguments,
     updated,
 )
+from iii_state.adapters.redis.packing import Packing, packed
 from iii_state.adapters.redis.scopes import Scopes
 from iii_state.adapters.redis.scripts import Script, script
 from iii_state.adapters.redis.wire import Wire, explain
@@ -66,6 +65,7 @@ class RedisAdapter:
             call_timeout_ms=settings.call_timeout_ms,
             max_in_flight=settings.max_in_flight,
         )
+        self._packing = Packing(self._keys)
         self._scopes = Scopes(self._keys, self._send)
         self._set_script, self._delete_script, self._update_script = script("set"), script("delete"), script("update")
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -133,13 +133,13 @@ class RedisAdapter:
                 return reply
             return self._checked(scope, key, reply)
 
-        return self._connection.call(lambda ticket: words, result, scope=scope)
+        return self._connection.call(lambda *ticket: words, result, scope=scope)
 
     def set(self, scope: str, key: str, value: bytes) -> Answer[bytes | None]:
-        return self._mutate(self._set_script, scope, key, lambda: (value,), lambda reply: self._old(scope, key, reply), len(value))
+        return self._mutate(self._set_script, scope, key, lambda: (value,), lambda reply: self._old(scope, key, reply))
 
     def delete(self, scope: str, key: str) -> Answer[bytes | None]:
-        return self._mutate(self._delete_script, scope, key, tuple, lambda reply: self._old(scope, key, reply), 0)
+        return self._mutate(self._delete_script, scope, key, tuple, lambda reply: self._old(scope, key, reply))
 
     def update(self, scope: str, key: str, plan: Plan, limit: int) -> Answer[Updated]:
         ops = plan_arguments(plan)
@@ -155,38 +155,34 @@ class RedisAdapter:
                 stored = self._checked(scope, key, foreign)
                 raise Again from None
 
-        return self._mutate(
-            self._update_script,
-            scope,
-            key,
-            lambda: update_arguments(ops, limit, foreign, stored),
-            result,
-            sum(map(len, ops)),
-        )
+        return self._mutate(self._update_script, scope, key, lambda: update_arguments(ops, limit, foreign, stored), result)
 
     def _mutate(
-        self,
-        command: Script,
-        scope: str,
-        key: str,
-        arguments: Callable[[], Sequence[bytes]],
-        result: Callable[[Reply], T],
-        size: int,
+        self, command: Script, scope: str, key: str, arguments: Callable[[], Sequence[bytes]], result: Callable[[Reply], T]
     ) -> asyncio.Future[T]:
-        keys, digest, scope_bytes, key_bytes = self._keys, command.sha1, scope.encode(), key.encode()
+        packing, scope_bytes, key_bytes = self._packing, scope.encode(), key.encode()
+        values_key = self._keys.values(scope_bytes)
+        place = b"$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(scope_bytes), scope_bytes, len(key_bytes), key_bytes)
+        own = arguments()
+        count, own_packed = len(own), packed(own)
+
+        def words(session: bytes, epoch: int, slot: int, sequence: int) -> bytes:
+            return packing.mutation(command, values_key, session, epoch, slot, sequence, b"0", place, own_packed, count)
 
         def answered(reply: Reply) -> T:
+            nonlocal count, own_packed
             try:
                 return result(reply)
+            except Again:
+                changed = arguments()
+                count, own_packed = len(changed), packed(changed)
+                raise
             except Stale:
                 raise StoreError(
                     "another engine has registered triggers on this Redis, which this version cannot serve yet"
                 ) from None
 
-        def words(ticket: Ticket) -> list[bytes]:
-            return [b"EVALSHA", digest, *mutation(keys, ticket, 0, scope_bytes, key_bytes, (), arguments())]
-
-        return self._connection.call(words, answered, size=size, ticketed=True, scope=scope)
+        return self._connection.call(words, answered, size=len(own_packed), ticketed=True, scope=scope)
 
     def _old(self, scope: str, key: str, reply: Reply) -> bytes | None:
         """What a set or delete replaced; nothing where that is no JSON, so that a broken value can be repaired."""
@@ -243,7 +239,7 @@ class RedisAdapter:
         """There are no subscriptions yet that could have events."""
 
     def _send(self, *words: bytes, scope: str | None = None) -> asyncio.Future[Any]:
-        return self._connection.call(lambda ticket: words, _as_it_is, scope=scope)
+        return self._connection.call(lambda *ticket: words, _as_it_is, scope=scope)
 
     def _own(self, work: Any) -> asyncio.Future[Any]:
         task = asyncio.get_running_loop().create_task(work)

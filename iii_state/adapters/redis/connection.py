@@ -20,7 +20,7 @@ from typing import Any, TypeVar, cast
 import hiredis
 
 from iii_state.adapters.redis.address import Address
-from iii_state.adapters.redis.mutations import Fenced, Forgotten, SessionLost, SessionTaken, Ticket, opened
+from iii_state.adapters.redis.mutations import Fenced, Forgotten, SessionLost, SessionTaken, opened
 from iii_state.adapters.redis.scripts import names, script
 from iii_state.adapters.redis.wire import Reply, Wire, explain, open_wire, pack, trouble_of
 from iii_state.errors import StoreError
@@ -43,6 +43,10 @@ SESSION_SECONDS = 600
 _SESSION_MS = b"%d" % (SESSION_SECONDS * 1000)
 
 
+Command = Callable[[bytes, int, int, int], Sequence[bytes] | bytes]
+"""Builds a call each time it is sent, as words or as packed bytes, of its ticket: session, epoch, slot, sequence number."""
+
+
 class Again(Exception):
     """Raised by a call's `result`: nothing has changed; build the command anew and send it again, before anything newer."""
 
@@ -54,7 +58,7 @@ class Call:
 
     def __init__(
         self,
-        command: Callable[[Ticket], Sequence[bytes]],
+        command: Command,
         result: Callable[[Any], Any],
         future: asyncio.Future[Any],
         deadline: float,
@@ -141,7 +145,7 @@ class Connection:
             return
         if self._wire is not None:
             try:
-                await self.call(lambda ticket: (b"UNLINK", self._session_key(ticket.session)), lambda reply: reply)
+                await self.call(lambda *ticket: (b"UNLINK", self._session_key(ticket[0])), lambda reply: reply)
             except StoreError as error:
                 logger.info("the session could not be dropped, and will expire: %s", error)
         self._closed = True
@@ -248,7 +252,7 @@ class Connection:
             if done:
                 return
             try:
-                await self.call(lambda ticket: (b"PEXPIRE", self._session_key(ticket.session), _SESSION_MS), lambda reply: reply)
+                await self.call(lambda *ticket: (b"PEXPIRE", self._session_key(ticket[0]), _SESSION_MS), lambda reply: reply)
             except StoreError as error:
                 logger.warning("the session could not be kept: %s", error)
 
@@ -286,7 +290,7 @@ class Connection:
 
     def call(
         self,
-        command: Callable[[Ticket], Sequence[bytes]],
+        command: Command,
         result: Callable[[Any], T],
         *,
         size: int = 0,
@@ -295,7 +299,7 @@ class Connection:
     ) -> asyncio.Future[T]:
         """Make a call.
 
-        `command(ticket)` gives its words each time it is sent; `result(reply)` reads the reply that is no error, and raises
+        `command` gives it each time it is sent; `result(reply)` reads the reply that is no error, and raises
         `Again` where it is to be sent once more. With `ticketed`, it changes something, and is recognised by its ticket.
         `size` is about its bytes; `scope` is named in errors. The Future fails with `StoreError` in words, or with what
         `result` raises. Cancelling it does not take back what has been sent.
@@ -347,7 +351,7 @@ class Connection:
         """The loading of a script; if it fails, so do the calls behind it."""
         future: asyncio.Future[object] = self._loop.create_future()
         future.add_done_callback(lambda loaded: loaded.cancelled() or loaded.exception())
-        return Call(lambda ticket: command, lambda reply: reply, future, self._loop.time() + self._timeout, 0, False, None)
+        return Call(lambda *ticket: command, lambda reply: reply, future, self._loop.time() + self._timeout, 0, False, None)
 
     def _dropped(self, call: Call) -> bool:
         """Nobody waits for it any more, so it is not sent again."""
@@ -366,8 +370,9 @@ class Connection:
                 self._slots += 1
             call.sequence = next(self._sequences)
         try:
-            command = call.command(Ticket(self.session, self._epoch, call.slot, call.sequence))
-            packet = pack(tuple(command))
+            packet = call.command(self.session, self._epoch, call.slot, call.sequence)
+            if type(packet) is not bytes:
+                packet = pack(tuple(cast("Sequence[bytes]", packet)))
         except Exception as error:
             self._release(call)
             call.future.set_exception(error)
