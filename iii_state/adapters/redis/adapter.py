@@ -173,13 +173,13 @@ class RedisAdapter:
                 return reply
             return self._checked(scope, key, reply)
 
-        return self._connection.call(lambda ticket: words, result, scope=scope)
+        return self._connection.call(lambda *ticket: words, result, scope=scope)
 
     def set(self, scope: str, key: str, value: bytes) -> Answer[bytes | None]:
-        return self._mutate(self._set_script, scope, key, lambda: (value,), lambda reply: self._old(scope, key, reply), len(value))
+        return self._mutate(self._set_script, scope, key, lambda: (value,), lambda reply: self._old(scope, key, reply))
 
     def delete(self, scope: str, key: str) -> Answer[bytes | None]:
-        return self._mutate(self._delete_script, scope, key, tuple, lambda reply: self._old(scope, key, reply), 0)
+        return self._mutate(self._delete_script, scope, key, tuple, lambda reply: self._old(scope, key, reply))
 
     def update(self, scope: str, key: str, plan: Plan, limit: int) -> Answer[Updated]:
         ops = plan_arguments(plan)
@@ -195,26 +195,13 @@ class RedisAdapter:
                 stored = self._checked(scope, key, foreign)
                 raise Again from None
 
-        return self._mutate(
-            self._update_script,
-            scope,
-            key,
-            lambda: update_arguments(ops, limit, foreign, stored),
-            result,
-            sum(map(len, ops)),
-        )
+        return self._mutate(self._update_script, scope, key, lambda: update_arguments(ops, limit, foreign, stored), result)
 
     def _mutate(
-        self,
-        command: Script,
-        scope: str,
-        key: str,
-        arguments: Callable[[], Sequence[bytes]],
-        result: Callable[[Reply], T],
-        size: int,
+        self, command: Script, scope: str, key: str, arguments: Callable[[], Sequence[bytes]], result: Callable[[Reply], T]
     ) -> asyncio.Future[T]:
         write = Write(self._fanout, command, scope, key, arguments, result)
-        return self._connection.call(write.command, write.answered, size=size, ticketed=True, scope=scope)
+        return self._connection.call(write.command, write.answered, size=write.size, ticketed=True, scope=scope)
 
     def _old(self, scope: str, key: str, reply: Reply) -> bytes | None:
         """What a set or delete replaced; nothing where that is no JSON, so that a broken value can be repaired."""
@@ -271,11 +258,11 @@ class RedisAdapter:
         self._fanout.enabled = enabled
 
     def _send(self, *words: bytes, scope: str | None = None) -> asyncio.Future[Any]:
-        return self._connection.call(lambda ticket: words, _as_it_is, scope=scope)
+        return self._connection.call(lambda *ticket: words, _as_it_is, scope=scope)
 
     def _run(self, name: str, call: Sequence[bytes], result: Callable[[Any], T]) -> asyncio.Future[T]:
         words = (b"EVALSHA", script(name).sha1, *call)
-        return self._connection.call(lambda ticket: words, result, size=sum(map(len, words)))
+        return self._connection.call(lambda *ticket: words, result, size=sum(map(len, words)))
 
     def _own(self, work: Any) -> asyncio.Future[Any]:
         task = asyncio.get_running_loop().create_task(work)

@@ -20,7 +20,7 @@ from typing import Any, TypeVar, cast
 import hiredis
 
 from iii_state.adapters.redis.address import Address
-from iii_state.adapters.redis.mutations import Fenced, Forgotten, SessionLost, SessionTaken, Ticket, opened
+from iii_state.adapters.redis.mutations import Fenced, Forgotten, SessionLost, SessionTaken, opened
 from iii_state.adapters.redis.scripts import names, script
 from iii_state.adapters.redis.wire import Reply, Wire, explain, open_wire, pack, trouble_of
 from iii_state.errors import StoreError
@@ -28,6 +28,9 @@ from iii_state.errors import StoreError
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+CALLS_PER_WRITE = 64
+"""So many are written at once; Redis begins with them while the next are put together."""
 
 MAX_BYTES_IN_FLIGHT = 32 * 1024 * 1024
 MAX_WAITING_BYTES = 256 * 1024 * 1024
@@ -44,6 +47,10 @@ _SESSION_MS = b"%d" % (SESSION_SECONDS * 1000)
 
 
 Ahead = tuple[tuple[bytes, ...], Callable[[Any], object]]
+"""A command that goes ahead of another, and what reads its reply."""
+
+Command = Callable[[bytes, int, int, int], Sequence[bytes] | bytes]
+"""Builds a call each time it is sent, as words or as packed bytes, of its ticket: session, epoch, slot, sequence number."""
 
 
 class Again(Exception):
@@ -64,7 +71,7 @@ class Call:
 
     def __init__(
         self,
-        command: Callable[[Ticket], Sequence[bytes]],
+        command: Command,
         result: Callable[[Any], Any],
         future: asyncio.Future[Any],
         deadline: float,
@@ -153,7 +160,7 @@ class Connection:
             return
         if self._wire is not None:
             try:
-                await self.call(lambda ticket: (b"UNLINK", self._session_key(ticket.session)), lambda reply: reply)
+                await self.call(lambda *ticket: (b"UNLINK", self._session_key(ticket[0])), lambda reply: reply)
             except StoreError as error:
                 logger.info("the session could not be dropped, and will expire: %s", error)
         self._closed = True
@@ -260,7 +267,7 @@ class Connection:
             if done:
                 return
             try:
-                await self.call(lambda ticket: (b"PEXPIRE", self._session_key(ticket.session), _SESSION_MS), lambda reply: reply)
+                await self.call(lambda *ticket: (b"PEXPIRE", self._session_key(ticket[0]), _SESSION_MS), lambda reply: reply)
             except StoreError as error:
                 logger.warning("the session could not be kept: %s", error)
 
@@ -298,7 +305,7 @@ class Connection:
 
     def call(
         self,
-        command: Callable[[Ticket], Sequence[bytes]],
+        command: Command,
         result: Callable[[Any], T],
         *,
         size: int = 0,
@@ -307,7 +314,7 @@ class Connection:
     ) -> asyncio.Future[T]:
         """Make a call.
 
-        `command(ticket)` gives its words each time it is sent; `result(reply)` reads the reply that is no error, and raises
+        `command` gives it each time it is sent; `result(reply)` reads the reply that is no error, and raises
         `Again` where it is to be sent once more. With `ticketed`, it changes something, and is recognised by its ticket.
         `size` is about its bytes; `scope` is named in errors. The Future fails with `StoreError` in words, or with what
         `result` raises. Cancelling it does not take back what has been sent.
@@ -342,6 +349,9 @@ class Connection:
             self._waiting_bytes -= call.size
             if not call.future.done() and (packet := self._packed(call)):
                 packets.append(packet)
+                if len(packets) == CALLS_PER_WRITE:
+                    wire.write(b"".join(packets))
+                    packets.clear()
         if packets:
             wire.write(b"".join(packets) if len(packets) > 1 else packets[0])
 
@@ -362,7 +372,7 @@ class Connection:
         """A command that goes ahead of calls sent again; if it fails, they will say so."""
         future: asyncio.Future[object] = self._loop.create_future()
         future.add_done_callback(lambda answered: answered.cancelled() or answered.exception())
-        return Call(lambda ticket: command, result, future, self._loop.time() + self._timeout, 0, False, None)
+        return Call(lambda *ticket: command, result, future, self._loop.time() + self._timeout, 0, False, None)
 
     def _dropped(self, call: Call) -> bool:
         """Nobody waits for it any more, so it is not sent again."""
@@ -381,8 +391,9 @@ class Connection:
                 self._slots += 1
             call.sequence = next(self._sequences)
         try:
-            command = call.command(Ticket(self.session, self._epoch, call.slot, call.sequence))
-            packet = pack(tuple(command))
+            packet = call.command(self.session, self._epoch, call.slot, call.sequence)
+            if type(packet) is not bytes:
+                packet = pack(tuple(cast("Sequence[bytes]", packet)))
         except Exception as error:
             self._release(call)
             call.future.set_exception(error)

@@ -10,6 +10,7 @@ from iii_state.adapters.redis import queues
 from iii_state.adapters.redis.connection import Again, Ahead
 from iii_state.adapters.redis.keys import Keys, lane
 from iii_state.adapters.redis.mutations import QueueFull, Reply, Route, Stale, Ticket, mutation
+from iii_state.adapters.redis.packing import Packing, packed
 from iii_state.adapters.redis.routes import Routes
 from iii_state.adapters.redis.scripts import Script, script
 from iii_state.errors import StoreError
@@ -33,6 +34,7 @@ class Fanout:
         self.keys = keys
         self.limits = limits
         self.routes = Routes()
+        self.packing = Packing(keys)
         self.enabled = True
         self._dropped: dict[bytes, int] = {}
 
@@ -60,10 +62,13 @@ class Write(Generic[T]):
         result: Callable[[Reply], T],
     ) -> None:
         self._fanout = fanout
-        self._digest = command.sha1
+        self._command = command
         self._place = (scope, key)
         self._scope, self._key = scope.encode(), key.encode()
+        self._packed_place = packed((self._scope, self._key))
         self._arguments = arguments
+        self._own = arguments()
+        self._packed_own = packed(self._own)
         self._result = result
         self._wanted: list[tuple[bytes, str]] = []
         self._stale = 0
@@ -72,28 +77,41 @@ class Write(Generic[T]):
         self._unbounded: set[bytes] = set()
         """Queues in which nothing is left to drop."""
 
-    def command(self, ticket: Ticket) -> list[bytes]:
+    @property
+    def size(self) -> int:
+        """Bytes of the command's own arguments."""
+        return len(self._packed_own)
+
+    def command(self, session: bytes, epoch: int, slot: int, sequence: int) -> list[bytes] | bytes:
         """What is sent."""
         fanout = self._fanout
+        version = fanout.routes.version
+        wanted = self._wanted = fanout.routes.matching(*self._place) if fanout.enabled else []
+        if not wanted:
+            values_key, number = fanout.keys.values(self._scope), b"%d" % version
+            return fanout.packing.mutation(
+                *(self._command, values_key, session, epoch, slot, sequence, number),
+                *(self._packed_place, self._packed_own, len(self._own)),
+            )
         limits = fanout.limits
-        self._wanted = fanout.routes.matching(*self._place) if fanout.enabled else []
         routes = [
             Route(queue, UNBOUNDED, UNBOUNDED)
             if queue in self._unbounded
             else Route(queue, limits.max_queue_length, limits.max_queue_bytes)
-            for queue, _ in self._wanted
+            for queue, _ in wanted
         ]
-        version = fanout.routes.version
-        return [
-            b"EVALSHA",
-            self._digest,
-            *mutation(fanout.keys, ticket, version, self._scope, self._key, routes, self._arguments()),
-        ]
+        ticket = Ticket(session, epoch, slot, sequence)
+        call = mutation(fanout.keys, ticket, version, self._scope, self._key, routes, self._own)
+        return [b"EVALSHA", self._command.sha1, *call]
 
     def answered(self, reply: Reply) -> T:
         """Reads the reply. Raises `Again` where the routes have changed or room is being made, `StoreError` for a full queue."""
         try:
             return self._result(reply)
+        except Again:
+            self._own = self._arguments()
+            self._packed_own = packed(self._own)
+            raise
         except Stale as stale:
             raise self._catch_up(stale) from None
         except QueueFull as full:
