@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from iii_state.adapters.base import Adapter
 from iii_state.adapters.kv import KvAdapter
-from iii_state.config import KvSettings, Settings
+from iii_state.adapters.redis import RedisAdapter
+from iii_state.config import KvSettings, RedisSettings, Settings
 from iii_state.errors import ConfigError
 
 
@@ -13,4 +14,6 @@ def open_adapter(settings: Settings) -> Adapter:
     chosen = settings.adapter
     if isinstance(chosen, KvSettings):
         return KvAdapter(chosen.directory, save_interval_ms=chosen.save_interval_ms, limits=settings.queue)
+    if isinstance(chosen, RedisSettings):
+        return RedisAdapter(chosen, limits=settings.queue)
     raise ConfigError(f"the adapter {type(chosen).__name__.removesuffix('Settings').lower()} is not part of this version yet")

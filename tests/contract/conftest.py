@@ -12,11 +12,14 @@ import pytest
 
 from iii_state.adapters.base import Adapter
 from iii_state.adapters.kv import KvAdapter
+from iii_state.adapters.redis import RedisAdapter
+from iii_state.config import RedisSettings
 from iii_state.events import QueueLimits
+from tests.redis_server import fake_server, shared_server
 
 Opener = Callable[[QueueLimits], Adapter]
 
-ADAPTERS = ["kv-memory", "kv-file"]
+ADAPTERS = ["kv-memory", "kv-file", "fakeredis", "redis"]
 
 
 class Store:
@@ -47,11 +50,19 @@ class Store:
         return call
 
 
+async def _opener(kind: str, directory: Path) -> Opener:
+    if kind.startswith("kv"):
+        target = directory if kind == "kv-file" else None
+        return lambda limits: KvAdapter(target, limits=limits)
+    server = await asyncio.to_thread(fake_server if kind == "fakeredis" else shared_server)
+    await asyncio.to_thread(server.empty, str(directory))
+    return lambda limits: RedisAdapter(RedisSettings(redis_url=server.url), limits=limits)
+
+
 @asynccontextmanager
 async def opened(kind: str, directory: Path, limits: QueueLimits | None = None) -> AsyncIterator[Store]:
     """A started store of a kind; `directory` is empty, or holds what an earlier one left."""
-    target = directory if kind == "kv-file" else None
-    store = Store(lambda chosen: KvAdapter(target, limits=chosen))
+    store = Store(await _opener(kind, directory))
     await store.start(limits)
     try:
         yield store

@@ -12,6 +12,14 @@ from iii_state.errors import StoreError
 from iii_state.events import Delivery, Failure, QueueLimits, Subscription
 from tests.contract.conftest import Store, opened
 
+
+@pytest.fixture(params=["kv-memory", "kv-file"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """The adapters that have queues."""
+    name: str = request.param
+    return name
+
+
 FAILED = Failure("invocation_failed", "boom")
 ALL = Subscription("all")
 USERS = Subscription("users", scope="users")

@@ -1,0 +1,290 @@
+"""The Redis adapter: values in hashes that a stock iii engine reads and writes too, every mutation one script."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
+
+from hiredis import ReplyError
+
+from iii_state.adapters.base import Updated
+from iii_state.adapters.redis.address import Address
+from iii_state.adapters.redis.connection import Again, Connection
+from iii_state.adapters.redis.foreign import OURS, stored_form
+from iii_state.adapters.redis.keys import FORMAT, Keys
+from iii_state.adapters.redis.mutations import (
+    Foreign,
+    Reply,
+    Stale,
+    plan_arguments,
+    previous,
+    update_arguments,
+    updated,
+)
+from iii_state.adapters.redis.packing import Packing, packed
+from iii_state.adapters.redis.scopes import Scopes
+from iii_state.adapters.redis.scripts import Script, script
+from iii_state.adapters.redis.wire import Wire, explain
+from iii_state.config import RedisSettings
+from iii_state.errors import ConfigError, InvalidValue, StoreError
+from iii_state.events import DeadLetter, Delivery, Failure, QueueLimits, QueueStats, Subscription
+from iii_state.host import Answer
+from iii_state.ops import Plan
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+INSTANT_VALUES = 2000
+INSTANT_BYTES = 1_000_000
+"""Up to here the values of a scope are read at one instant."""
+
+PAGE_VALUES = 200
+PAGE_BYTES = 500_000
+"""Beyond it they are read in pages of about this size, each well within a millisecond of Redis's time per 100 KB."""
+
+HEALTH_SECONDS = 2
+
+
+class RedisAdapter:
+    """Values and queues on a Redis that any number of engines share."""
+
+    def __init__(self, settings: RedisSettings, *, limits: QueueLimits | None = None) -> None:
+        if settings.foreign_writes:
+            raise ConfigError("adapter.config.foreign_writes is not part of this version yet")
+        if settings.wait_replicas:
+            raise ConfigError("adapter.config.wait_replicas is not part of this version yet")
+        self._prefix = settings.prefix
+        self._keys = Keys(settings.prefix.encode())
+        self._limits = limits or QueueLimits()
+        self._connection = Connection(
+            Address.parse(settings.redis_url),
+            self._keys.session,
+            call_timeout_ms=settings.call_timeout_ms,
+            max_in_flight=settings.max_in_flight,
+        )
+        self._packing = Packing(self._keys)
+        self._scopes = Scopes(self._keys, self._send)
+        self._set_script, self._delete_script, self._update_script = script("set"), script("delete"), script("update")
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    # -- opening and closing
+
+    async def start(self, bell: Callable[[str], None]) -> None:
+        await self._connection.start(self._check_permissions)
+        try:
+            await self._check_format()
+        except BaseException:
+            await self._connection.stop()
+            raise
+        self._scopes.start()
+
+    async def _check_permissions(self, wire: Wire) -> None:
+        trial = self._connection.session
+        permissions = script("permissions")
+        names = (self._keys.values(b"iii-state trial " + trial), self._keys.session(b"trial:" + trial))
+        replies = await wire.ask(
+            (b"SCRIPT", b"LOAD", permissions.source), (b"EVALSHA", permissions.sha1, b"2", *names), (b"SCAN", b"0", b"COUNT", b"1")
+        )
+        for reply in replies:
+            if isinstance(reply, ReplyError):
+                hint = f" (it needs the keys {self._keys.values(b'*').decode()} and {self._prefix}:*)"
+                raise StoreError(explain(wire.address, str(reply)) + (hint if "keys" in str(reply) else ""))
+        refused = cast("list[bytes]", replies[1])
+        if refused:
+            listed = ", ".join(sorted({word.decode("utf-8", "replace") for word in refused}))
+            raise StoreError(f"the user of redis_url may not use all that iii-state needs on Redis at {wire.address}: {listed}")
+
+    async def _check_format(self) -> None:
+        await self._send(b"SET", self._keys.format, b"%d" % FORMAT, b"NX")
+        held = await self._send(b"GET", self._keys.format)
+        if not held.isdigit() or int(held) > FORMAT:
+            raise StoreError(
+                f"the data in Redis at {self._connection.address} has format {held.decode('utf-8', 'replace')}, which a newer "
+                f"version of iii-state has written; this one reads up to {FORMAT}"
+            )
+
+    async def stop(self) -> None:
+        await self._scopes.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._connection.stop()
+
+    async def health(self) -> str | None:
+        try:
+            async with asyncio.timeout(HEALTH_SECONDS):
+                await self._send(b"PING")
+        except TimeoutError:
+            return f"Redis at {self._connection.address} has not answered for {HEALTH_SECONDS} s"
+        except StoreError as error:
+            return str(error)
+        return None
+
+    # -- values
+
+    def get(self, scope: str, key: str) -> Answer[bytes | None]:
+        words = (b"HGET", self._keys.values(scope.encode()), key.encode())
+
+        def result(reply: bytes | None) -> bytes | None:
+            if reply is None or reply.startswith(OURS):
+                return reply
+            return self._checked(scope, key, reply)
+
+        return self._connection.call(lambda *ticket: words, result, scope=scope)
+
+    def set(self, scope: str, key: str, value: bytes) -> Answer[bytes | None]:
+        return self._mutate(self._set_script, scope, key, lambda: (value,), lambda reply: self._old(scope, key, reply))
+
+    def delete(self, scope: str, key: str) -> Answer[bytes | None]:
+        return self._mutate(self._delete_script, scope, key, tuple, lambda reply: self._old(scope, key, reply))
+
+    def update(self, scope: str, key: str, plan: Plan, limit: int) -> Answer[Updated]:
+        ops = plan_arguments(plan)
+        foreign: bytes | None = None
+        stored = b""
+
+        def result(reply: Reply) -> Updated:
+            nonlocal foreign, stored
+            try:
+                return updated(reply, plan, limit)
+            except Foreign as found:
+                foreign = found.text
+                stored = self._checked(scope, key, foreign)
+                raise Again from None
+
+        return self._mutate(self._update_script, scope, key, lambda: update_arguments(ops, limit, foreign, stored), result)
+
+    def _mutate(
+        self, command: Script, scope: str, key: str, arguments: Callable[[], Sequence[bytes]], result: Callable[[Reply], T]
+    ) -> asyncio.Future[T]:
+        packing, scope_bytes, key_bytes = self._packing, scope.encode(), key.encode()
+        values_key = self._keys.values(scope_bytes)
+        place = b"$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(scope_bytes), scope_bytes, len(key_bytes), key_bytes)
+        own = arguments()
+        count, own_packed = len(own), packed(own)
+
+        def words(session: bytes, epoch: int, slot: int, sequence: int) -> bytes:
+            return packing.mutation(command, values_key, session, epoch, slot, sequence, b"0", place, own_packed, count)
+
+        def answered(reply: Reply) -> T:
+            nonlocal count, own_packed
+            try:
+                return result(reply)
+            except Again:
+                changed = arguments()
+                count, own_packed = len(changed), packed(changed)
+                raise
+            except Stale:
+                raise StoreError(
+                    "another engine has registered triggers on this Redis, which this version cannot serve yet"
+                ) from None
+
+        return self._connection.call(words, answered, size=len(own_packed), ticketed=True, scope=scope)
+
+    def _old(self, scope: str, key: str, reply: Reply) -> bytes | None:
+        """What a set or delete replaced; nothing where that is no JSON, so that a broken value can be repaired."""
+        old = previous(reply)
+        if old is None or old.startswith(OURS):
+            return old
+        try:
+            return self._checked(scope, key, old)
+        except StoreError as error:
+            logger.warning("%s; it has been replaced, and counts as null", error)
+            return None
+
+    def _checked(self, scope: str, key: str, text: bytes) -> bytes:
+        try:
+            return stored_form(text)
+        except InvalidValue as error:
+            raise StoreError(f"the value at scope {scope!r}, key {key!r} is not ours, and no JSON: {error}") from None
+
+    def entries(self, scope: str) -> Answer[list[tuple[str, bytes]]]:
+        return self._own(self._entries(scope))
+
+    async def _entries(self, scope: str) -> list[tuple[str, bytes]]:
+        name = self._keys.values(scope.encode())
+        digest = script("entries").sha1
+        page: list[bytes] | None = await self._send(
+            b"EVALSHA", digest, b"1", name, b"%d" % INSTANT_VALUES, b"%d" % INSTANT_BYTES, scope=scope
+        )
+        if page is not None:
+            found = dict(zip(page[::2], page[1::2], strict=True))
+        else:
+            found = {}
+            cursor, count = b"0", PAGE_VALUES
+            while True:
+                cursor, page = await self._send(b"HSCAN", name, cursor, b"COUNT", b"%d" % count, scope=scope)
+                assert page is not None
+                found.update(zip(page[::2], page[1::2], strict=True))
+                if cursor == b"0":
+                    break
+                each = sum(map(len, page)) // (len(page) // 2 or 1) + 1
+                count = max(10, min(5 * PAGE_VALUES, PAGE_BYTES // each))
+        entries = []
+        for key, text in found.items():
+            try:
+                decoded = key.decode()
+            except UnicodeDecodeError:
+                raise StoreError(f"scope {scope!r} has a key that is not ours, and no UTF-8: {key[:200]!r}") from None
+            entries.append((decoded, text if text.startswith(OURS) else self._checked(scope, decoded, text)))
+        return entries
+
+    def groups(self) -> Answer[list[str]]:
+        return self._own(self._scopes.all())
+
+    def enable_events(self, enabled: bool) -> None:
+        """There are no subscriptions yet that could have events."""
+
+    def _send(self, *words: bytes, scope: str | None = None) -> asyncio.Future[Any]:
+        return self._connection.call(lambda *ticket: words, _as_it_is, scope=scope)
+
+    def _own(self, work: Any) -> asyncio.Future[Any]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    # -- queues
+
+    def subscribe(self, subscription: Subscription) -> Answer[None]:
+        raise StoreError("triggers over the redis adapter are not part of this version yet")
+
+    def unsubscribe(self, subscription_id: str) -> Answer[None]:
+        return None
+
+    def abandon(self, subscription_id: str) -> Answer[None]:
+        return None
+
+    def take(self, subscription_id: str, count: int) -> Answer[list[Delivery]]:
+        return []
+
+    def ack(self, deliveries: Sequence[Delivery], want: int = 0) -> Answer[list[Delivery]]:
+        return []
+
+    def retry(self, delivery: Delivery, delay_ms: int, failure: Failure) -> Answer[None]:
+        return None
+
+    def bury(self, delivery: Delivery, failure: Failure) -> Answer[None]:
+        return None
+
+    def release(self, deliveries: Sequence[Delivery]) -> Answer[None]:
+        return None
+
+    def queues(self) -> Answer[list[QueueStats]]:
+        return []
+
+    def dead_letters(self, function_id: str | None = None) -> Answer[list[DeadLetter]]:
+        return []
+
+    def revive(self, dead_letter_id: str) -> Answer[bool]:
+        return False
+
+    def discard(self, dead_letter_id: str) -> Answer[bool]:
+        return False
+
+
+def _as_it_is(reply: Any) -> Any:
+    return reply

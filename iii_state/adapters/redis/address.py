@@ -1,0 +1,84 @@
+"""Where a Redis is and how to get in: a URL, read the way redis-py reads it, and shown without its password."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+from dataclasses import dataclass
+from typing import Any
+
+from redis.asyncio.connection import SSLConnection, parse_url
+from redis.exceptions import RedisError
+
+from iii_state.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+_KNOWN = frozenset({"host", "port", "path", "username", "password", "db", "connection_class"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Address:
+    """One Redis server. `path` is that of a Unix socket; without it host and port count. `tls` is None for plain TCP."""
+
+    host: str = "localhost"
+    port: int = 6379
+    path: str | None = None
+    username: str | None = None
+    password: str | None = None
+    db: int = 0
+    tls: ssl.SSLContext | None = None
+
+    def __str__(self) -> str:
+        if self.path is not None:
+            return self.path
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def __repr__(self) -> str:
+        return f"<Redis at {self}>"
+
+    @classmethod
+    def parse(cls, url: str) -> Address:
+        """Read redis://, rediss:// (with redis-py's `ssl_…` options) and unix:// URLs.
+
+        Raises `ConfigError`, which never quotes the URL: it may hold a password.
+        """
+        try:
+            given: dict[str, Any] = dict(parse_url(url))
+        except ValueError as error:
+            raise ConfigError(f"redis_url cannot be read: {_without_quote(error)}") from None
+        options = {name: given.pop(name) for name in list(given) if name.startswith("ssl_")}
+        tls = None
+        if given.get("connection_class") is SSLConnection:
+            try:
+                tls = SSLConnection(**options).ssl_context.get()
+            except (RedisError, OSError, ValueError, TypeError) as error:
+                raise ConfigError(f"the TLS options of redis_url cannot be used: {error}") from None
+        ignored = sorted(set(given) - _KNOWN)
+        if ignored:
+            logger.warning("redis_url: %s is not used here", ", ".join(ignored))
+        return cls(tls=tls, **{name: given[name] for name in _KNOWN & set(given) - {"connection_class"}})
+
+    async def connect(self, protocol: asyncio.Protocol) -> None:
+        """Open a transport for `protocol`. Raises what the system raises."""
+        loop = asyncio.get_running_loop()
+        if self.path is not None:
+            await loop.create_unix_connection(lambda: protocol, self.path)
+            return
+        transport, _ = await loop.create_connection(lambda: protocol, self.host, self.port, ssl=self.tls)
+        connected = transport.get_extra_info("socket")
+        if connected is not None:
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+def _without_quote(error: ValueError) -> str:
+    """The cause without anything of the URL in it: urllib quotes a port that is no number, which may be half a password."""
+    text = str(error)
+    if "scheme" in text:
+        return "it has to begin with redis://, rediss:// or unix://"
+    if text.startswith("Port"):
+        return "its port is no number from 0 to 65535 (a password with special characters has to be percent-encoded)"
+    return text if text.startswith("Invalid value for") else "it is no URL (special characters have to be percent-encoded)"

@@ -1,0 +1,32 @@
+"""Texts that may be another writer's: checked before they go anywhere."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Raw
+
+from iii_state import values
+from iii_state.errors import InvalidValue
+
+OURS = values.FRAME_START + b'"'
+"""How a stored object begins that this module has written; no serialiser writes it."""
+
+_raw = msgspec.json.Decoder(Raw)
+
+
+def stored_form(text: bytes) -> bytes:
+    """The stored form of a text that lies in Redis; what begins as ours is trusted.
+
+    Raises `InvalidValue` for what is no JSON, no UTF-8, or more than is ever stored.
+    """
+    if text.startswith(OURS):
+        return text
+    try:
+        text.decode()
+        return values.to_stored(_raw.decode(text))
+    except UnicodeDecodeError as error:
+        raise InvalidValue(f"byte {error.start} is no UTF-8") from None
+    except RecursionError:
+        raise InvalidValue(f"nesting deeper than {values.MAX_DEPTH} levels") from None
+    except msgspec.MsgspecError as error:
+        raise InvalidValue(str(error)) from None

@@ -1,0 +1,140 @@
+"""The names of everything that lies in Redis.
+
+Scopes and keys are any strings, so a name that holds both begins with the scope's length, and in a key's name the free part
+stands last. A `Keys` names what lies in one slot of a Redis Cluster; a `Partition` tells which `Keys` a scope belongs to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from binascii import crc_hqx
+from functools import cached_property
+from typing import Protocol
+
+FORMAT = 1
+"""The version of this layout, held in the key that `Keys.format` names. An engine refuses a newer one."""
+
+MAX_LANE_BYTES = 64
+"""A longer lane is named by a hash of it."""
+
+
+def lane(scope: bytes, key: bytes) -> bytes:
+    """The lane of a scope and key, the same in every queue; begins with a digit or `~`, and is never longer than 64 bytes."""
+    name = b"%d:%b%b" % (len(scope), scope, key)
+    return name if len(name) <= MAX_LANE_BYTES else b"~" + hashlib.sha256(name).hexdigest()[:40].encode()
+
+
+class Keys:
+    """The keys under one prefix and one hash tag. Ids of queues, sessions and engines are ours: short, and without surprises.
+
+    `tag` is empty, or the part in braces that puts all these keys into one slot of a Cluster. The values' keys take no
+    prefix: `state:<scope>` is the layout of the stock engine.
+    """
+
+    def __init__(self, prefix: bytes = b"iii-state", tag: bytes = b"") -> None:
+        self._values = b"%bstate:" % tag
+        self._own = b"%b%b:" % (tag, prefix)
+
+    def values(self, scope: bytes) -> bytes:
+        """Hash: key -> stored text."""
+        return self._values + scope
+
+    def scope_of(self, values_key: bytes) -> bytes | None:
+        """The scope whose values a key holds, None for a key of something else."""
+        return values_key[len(self._values) :] if values_key.startswith(self._values) else None
+
+    @cached_property
+    def scopes(self) -> bytes:
+        """Set: scopes with data."""
+        return self._own + b"scopes"
+
+    @cached_property
+    def routes(self) -> bytes:
+        """Hash: match -> the queues that want it."""
+        return self._own + b"routes"
+
+    @cached_property
+    def routes_version(self) -> bytes:
+        """Integer, raised by every change of the routes."""
+        return self._own + b"routes:version"
+
+    @cached_property
+    def routes_log(self) -> bytes:
+        """Stream: the changes of the routes; the entry of version n has the id `n-0`."""
+        return self._own + b"routes:log"
+
+    @cached_property
+    def engines(self) -> bytes:
+        """Hash: engine -> since when."""
+        return self._own + b"engines"
+
+    @cached_property
+    def format(self) -> bytes:
+        """The version of the layout."""
+        return self._own + b"format"
+
+    def engine(self, engine: bytes) -> bytes:
+        """String with a time to live: an engine's heartbeat."""
+        return b"%bengine:%b" % (self._own, engine)
+
+    def session(self, engine: bytes) -> bytes:
+        """Hash: epoch, and the outcomes of an engine's calls in flight."""
+        return b"%bsession:%b" % (self._own, engine)
+
+    def subscription(self, queue: bytes) -> bytes:
+        """Hash: a subscription, and the engines that host it."""
+        return b"%bsub:%b" % (self._own, queue)
+
+    def stream(self, queue: bytes) -> bytes:
+        """Stream: events ready to be handled. Also the channel of the queue's doorbell."""
+        return b"%bq:%b" % (self._own, queue)
+
+    def busy(self, queue: bytes) -> bytes:
+        """Hash: lane -> how many of its events are outstanding; `entries` and `bytes` of the whole queue."""
+        return b"%bbusy:%b" % (self._own, queue)
+
+    def wait(self, queue: bytes, lane: bytes) -> bytes:
+        """List: events behind an outstanding one of the same lane."""
+        return b"%bwait:%b:%b" % (self._own, queue, lane)
+
+    def dead(self, queue: bytes) -> bytes:
+        """Stream: events whose handler kept failing."""
+        return b"%bdead:%b" % (self._own, queue)
+
+
+class Partition(Protocol):
+    """Which keys a scope's are."""
+
+    def of(self, scope: bytes) -> Keys:
+        """The keys of a scope."""
+        ...
+
+    def all(self) -> list[Keys]:
+        """Every part, for what spans scopes: subscriptions, sessions, the list of scopes."""
+        ...
+
+
+class Whole:
+    """One part for everything: a single Redis, or a primary with replicas."""
+
+    def __init__(self, prefix: bytes = b"iii-state") -> None:
+        self._keys = Keys(prefix)
+
+    def of(self, scope: bytes) -> Keys:
+        return self._keys
+
+    def all(self) -> list[Keys]:
+        return [self._keys]
+
+
+class Slots:
+    """A fixed number of parts, each in one slot of a Redis Cluster: `{iii-7}:state:users`. The number can never change."""
+
+    def __init__(self, prefix: bytes = b"iii-state", parts: int = 64) -> None:
+        self._parts = [Keys(prefix, b"{iii-%d}:" % part) for part in range(parts)]
+
+    def of(self, scope: bytes) -> Keys:
+        return self._parts[crc_hqx(scope, 0) % len(self._parts)]
+
+    def all(self) -> list[Keys]:
+        return list(self._parts)

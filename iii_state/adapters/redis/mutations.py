@@ -1,0 +1,190 @@
+"""Calls of the mutation scripts: their keys and arguments, and what their replies mean.
+
+The files in `lua/` describe both; this is their other side, so that nothing else has to know the order of anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, cast
+
+from iii_state import values
+from iii_state.adapters.base import TooLarge, Updated
+from iii_state.adapters.redis.keys import Keys, lane
+from iii_state.apply import apply
+from iii_state.ops import Failure, OpError, Plan
+
+Reply = list[object]
+
+_KINDS = {"set": b"s", "merge": b"m", "increment": b"i", "append": b"a", "remove": b"r"}
+
+
+class Ticket(NamedTuple):
+    """By which a call is recognised when it is made again: the engine's session, its epoch, a slot, a sequence number."""
+
+    session: bytes
+    epoch: int
+    slot: int
+    sequence: int
+
+
+class Route(NamedTuple):
+    """A queue that wants an event, and its bounds."""
+
+    queue: bytes
+    max_entries: int
+    max_bytes: int
+
+
+class Stale(Exception):
+    """The routes have changed since `known`; `changes` are pairs of version and fields, oldest first, not always all.
+
+    Nothing has changed: apply the changes and call again. Where they do not begin with the version after `known`, the log has
+    been cut (or the database replaced): read the whole table.
+    """
+
+    def __init__(self, version: int, changes: list[tuple[int, list[bytes]]]) -> None:
+        super().__init__(version)
+        self.version = version
+        self.changes = changes
+
+
+class Fenced(Exception):
+    """The call is a straggler of a connection that was given up; nothing has changed."""
+
+
+class SessionLost(Exception):
+    """The session is gone from Redis: whether an earlier attempt of the call was applied is unknown; this one was not."""
+
+
+class SessionTaken(Exception):
+    """Somebody else uses this session's id."""
+
+
+class Forgotten(Exception):
+    """An earlier attempt of the call has been applied, but the value it replaced was too large to be recorded."""
+
+
+class QueueFull(Exception):
+    """A queue has no room for the event; nothing has changed. `queue` is its position among the routes of the call."""
+
+    def __init__(self, queue: int) -> None:
+        super().__init__(queue)
+        self.queue = queue
+
+
+class Foreign(Exception):
+    """The stored text may be another writer's; nothing has changed.
+
+    Check it (`values.to_stored` after a check of its syntax and UTF-8) and call again with the text and its stored form.
+    """
+
+    def __init__(self, text: bytes) -> None:
+        super().__init__(text)
+        self.text = text
+
+
+def mutation(
+    keys: Keys, ticket: Ticket, routes_version: int, scope: bytes, key: bytes, routes: Sequence[Route], arguments: Sequence[bytes]
+) -> list[bytes]:
+    """What follows the digest in EVALSHA: number of keys, keys, arguments. `arguments` are the command's own."""
+    call = [
+        b"%d" % (5 + 3 * len(routes)),
+        keys.values(scope),
+        keys.scopes,
+        keys.session(ticket.session),
+        keys.routes_version,
+        keys.routes_log,
+    ]
+    lane_name = lane(scope, key) if routes else b""
+    for route in routes:
+        call += (keys.stream(route.queue), keys.busy(route.queue), keys.wait(route.queue, lane_name))
+    call += (b"%d" % ticket.epoch, b"%d" % ticket.slot, b"%d" % ticket.sequence, b"%d" % routes_version, scope, key)
+    if routes:
+        call += (lane_name, b"%b-%d" % (ticket.session, ticket.sequence))
+        for route in routes:
+            call += (b"%d" % route.max_entries, b"%d" % route.max_bytes)
+    call += arguments
+    return call
+
+
+def opened(reply: Reply) -> int:
+    """The epoch that open.lua has raised. Raises `SessionLost` or `SessionTaken`."""
+    match reply:
+        case [b"OK", int(epoch)]:
+            return epoch
+        case [b"LOST"]:
+            raise SessionLost
+        case _:
+            raise SessionTaken
+
+
+def plan_arguments(plan: Plan) -> list[bytes]:
+    """The ops of a plan, flat, as update.lua reads them."""
+    arguments: list[bytes] = []
+    for op in plan.ops:
+        arguments += (_KINDS[op.type], b"%d" % len(op.tokens))
+        if op.tokens:
+            arguments += (b"\n%b:" % op.tokens[0], *op.tokens[1:])
+        if op.type == "merge":
+            spelled = b"%b" if op.tokens else b"\n%b:"
+            arguments.append(b"%d" % len(op.members))
+            for name, text in op.members:
+                arguments += (spelled % values.encode_string(name), text)
+        elif op.type != "remove":
+            arguments.append(op.value)
+    return arguments
+
+
+def update_arguments(ops: Sequence[bytes], limit: int, foreign: bytes | None = None, stored: bytes = b"") -> list[bytes]:
+    """The own arguments of update.lua: `ops` as of `plan_arguments`; the foreign text, if one was checked, and its stored form."""
+    if foreign is None:
+        return [b"%d" % limit, *ops]
+    return [b"%d" % limit, b"f", foreign, b"" if stored == foreign else stored, *ops]
+
+
+def previous(reply: Reply) -> bytes | None:
+    """What a set or a delete replaced, as found: foreign text is not checked. Raises what the reply says instead."""
+    if reply[0] == b"OK" or reply[0] == b"AGAIN":
+        return cast("bytes | None", reply[1])
+    raise _refusal(reply, 0)
+
+
+def updated(reply: Reply, plan: Plan, limit: int) -> Updated:
+    """What an update did. Raises what the reply says instead."""
+    word = reply[0]
+    if word == b"OK":
+        _, old, new, failures = cast("tuple[bytes, bytes | None, bytes, bytes]", reply)
+        errors = plan.all_errors(_errors(plan, failures)) if failures or plan.errors else []
+        return Updated(old, new, errors)
+    if word == b"AGAIN":
+        old = cast("bytes | None", reply[1])
+        return Updated(old, *apply(plan, old))
+    raise _refusal(reply, limit)
+
+
+def _errors(plan: Plan, failures: bytes) -> list[OpError]:
+    words = failures.decode().split()
+    return [
+        plan.error(plan.ops[int(position)], cast(Failure, failure), found)
+        for position, failure, found in zip(words[::3], words[1::3], words[2::3], strict=True)
+    ]
+
+
+def _refusal(reply: Reply, limit: int) -> Exception:
+    match reply:
+        case [b"STALE", bytes(version), list(entries)]:
+            return Stale(int(version), [(int(entry_id.split(b"-")[0]), fields) for entry_id, fields in entries])
+        case [b"FULL", int(queue)]:
+            return QueueFull(queue)
+        case [b"FOREIGN", bytes(text)]:
+            return Foreign(text)
+        case [b"TOO_LARGE", int(size)]:
+            return TooLarge(size, limit)
+        case [b"FENCED"]:
+            return Fenced()
+        case [b"LOST"]:
+            return SessionLost()
+        case [b"FORGOTTEN"]:
+            return Forgotten()
+    return AssertionError(f"no such reply of a mutation: {reply!r:.200}")

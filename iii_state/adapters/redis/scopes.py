@@ -1,0 +1,123 @@
+"""Which scopes there are: a set that the scripts keep, and a slow scan for what other programs have written."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from iii_state.adapters.redis.keys import Keys
+from iii_state.adapters.redis.scripts import script
+from iii_state.errors import StoreError
+
+logger = logging.getLogger(__name__)
+
+Send = Callable[..., Awaitable[Any]]
+"""Sends one command and gives its reply; raises `StoreError`."""
+
+KEYS_PER_STEP = 1000
+STEP_SECONDS = 0.05
+"""So that a background scan looks at 20,000 keys of the database per second at most, about 6 ms of server time."""
+
+PAUSE_SECONDS = 30
+"""Between the end of one background scan, whichever engine made it, and the begin of the next."""
+
+
+class Scopes:
+    """The scopes of one part of the key space."""
+
+    def __init__(self, keys: Keys, send: Send) -> None:
+        self._keys = keys
+        self._send = send
+        self._scanned = keys.scopes + b":scanned"
+        """Set when this database has been scanned for the first time."""
+        self._scanning = keys.scopes + b":scanning"
+        """Held, with a time to live, by the engine that scans, and through the pause that follows."""
+        self._first: asyncio.Task[None] | None = None
+        self._background: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to scan in the background."""
+        self._background = asyncio.create_task(self._scan_for_ever(), name="iii-state scan for scopes")
+
+    async def stop(self) -> None:
+        """Stop scanning."""
+        tasks = [task for task in (self._background, self._first) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def all(self) -> list[str]:
+        """Scopes with at least one key. Waits for the first scan of a database that has never been scanned."""
+        if not await self._send(b"EXISTS", self._scanned):
+            if self._first is None or self._first.done():
+                self._first = asyncio.create_task(self._scan(0))
+            await asyncio.shield(self._first)
+        found: dict[bytes, None] = {}
+        cursor = b"0"
+        while True:
+            cursor, page = await self._send(b"SSCAN", self._keys.scopes, cursor, b"COUNT", b"%d" % KEYS_PER_STEP)
+            for scope in await self._with_values([scope for scope in page if scope not in found]):
+                found[scope] = None
+            if cursor == b"0":
+                break
+        scopes = []
+        for scope in found:
+            try:
+                scopes.append(scope.decode())
+            except UnicodeDecodeError:
+                logger.warning("another program has written a scope whose name is no UTF-8: %r; it is left out", scope[:200])
+        return scopes
+
+    async def _with_values(self, scopes: Sequence[bytes]) -> list[bytes]:
+        """Those that are not empty; the others are taken out of the set."""
+        kept: list[bytes] = []
+        for start in range(0, len(scopes), KEYS_PER_STEP):
+            part = scopes[start : start + KEYS_PER_STEP]
+            names = [self._keys.values(scope) for scope in part]
+            if await self._send(b"EXISTS", *names) == len(part):
+                kept.extend(part)
+            else:
+                digest = script("forget_scopes").sha1
+                gone = set(await self._send(b"EVALSHA", digest, b"%d" % (len(part) + 1), self._keys.scopes, *names, *part))
+                kept.extend(scope for scope in part if scope not in gone)
+        return kept
+
+    # -- scanning
+
+    async def _scan_for_ever(self) -> None:
+        while True:
+            try:
+                if await self._send(b"SET", self._scanning, b"1", b"NX", b"PX", b"%d" % (PAUSE_SECONDS * 1000)):
+                    await self._scan(STEP_SECONDS)
+            except StoreError as error:
+                logger.debug("the scan for scopes of other programs was interrupted: %s", error)
+            await asyncio.sleep(PAUSE_SECONDS / 2)
+
+    async def _scan(self, pause: float) -> None:
+        """Look at every key of the database, and add the scopes that are missing."""
+        pattern = _escaped(self._keys.values(b"")) + b"*"
+        cursor = b"0"
+        steps = 0
+        while True:
+            cursor, page = await self._send(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"%d" % KEYS_PER_STEP, b"TYPE", b"hash")
+            scopes = [scope for name in page if (scope := self._keys.scope_of(name)) is not None]
+            if scopes:
+                await self._send(b"SADD", self._keys.scopes, *scopes)
+            if cursor == b"0":
+                break
+            steps += 1
+            if pause:
+                if steps % 100 == 0:
+                    await self._send(b"PEXPIRE", self._scanning, b"%d" % (PAUSE_SECONDS * 1000))
+                await asyncio.sleep(pause)
+        await self._send(b"SET", self._scanned, b"1")
+        if pause:
+            await self._send(b"SET", self._scanning, b"1", b"PX", b"%d" % (PAUSE_SECONDS * 1000))
+
+
+def _escaped(text: bytes) -> bytes:
+    for special in b"\\*?[]":
+        text = text.replace(bytes((special,)), b"\\%c" % special)
+    return text

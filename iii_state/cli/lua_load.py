@@ -1,0 +1,109 @@
+"""`iii-state lua-load`: puts the scripts on Redis servers ahead of the first call, or tells which are missing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import click
+
+from iii_state.adapters.redis.address import Address
+from iii_state.adapters.redis.scripts import Script, ScriptError, names, script
+from iii_state.adapters.redis.wire import Wire, explain, open_wire
+from iii_state.config import RedisSettings
+from iii_state.errors import ConfigError, StoreError
+
+TIMEOUT_SECONDS = 10
+
+
+@click.command("lua-load")
+@click.option(
+    "--redis-url",
+    "urls",
+    multiple=True,
+    envvar="III_STATE_REDIS_URL",
+    default=[RedisSettings().redis_url],
+    show_default=True,
+    show_envvar=True,
+    help="A Redis; may be given several times.",
+)
+@click.option("--check", is_flag=True, help="Change nothing; exit with 1 if a script is missing somewhere.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON list instead of tables.")
+def lua_load(urls: tuple[str, ...], check: bool, as_json: bool) -> None:
+    """Load the Lua scripts into Redis, so that the first calls find them there.
+
+    Engines load by themselves what they miss; this is for whoever prefers it done before a rollout.
+
+    \b
+    iii-state lua-load --redis-url redis://node-1:6379 --redis-url redis://node-2:6379
+    """
+    try:
+        scripts = [script(name) for name in names()]
+    except ScriptError as error:
+        raise click.ClickException(str(error)) from None
+    missing, broken = False, []
+    report = []
+    for url in urls:
+        try:
+            address = Address.parse(url)
+            there = asyncio.run(_load(address, scripts, check))
+        except (ConfigError, StoreError) as error:
+            broken.append(str(error))
+            continue
+        missing = missing or not all(there)
+        if as_json:
+            rows = [_row(each, before, check) for each, before in zip(scripts, there, strict=True)]
+            report.append({"redis": str(address), "scripts": rows})
+        else:
+            _show(str(address), scripts, there, check)
+    if as_json:
+        click.echo(json.dumps(report))
+    for message in broken:
+        click.secho(f"Error: {message}", fg="red", err=True)
+    if broken or (check and missing):
+        raise SystemExit(1)
+
+
+async def _load(address: Address, scripts: list[Script], check: bool) -> list[bool]:
+    """Whether each script was there before. Raises `StoreError` in words."""
+    try:
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            wire = await open_wire(address, "iii-state:lua-load")
+            try:
+                return await _load_over(wire, scripts, check)
+            finally:
+                wire.abort()
+                await wire.closed
+    except TimeoutError:
+        raise StoreError(f"Redis at {address} has not answered within {TIMEOUT_SECONDS} s") from None
+
+
+async def _load_over(wire: Wire, scripts: list[Script], check: bool) -> list[bool]:
+    (there,) = await wire.ask([b"SCRIPT", b"EXISTS", *(each.sha1 for each in scripts)])
+    if not isinstance(there, list):
+        raise StoreError(explain(wire.address, str(there)))
+    missing = [each for each, exists in zip(scripts, there, strict=True) if not exists]
+    if missing and not check:
+        replies = await wire.ask(*((b"SCRIPT", b"LOAD", each.source) for each in missing))
+        for each, reply in zip(missing, replies, strict=True):
+            if reply != each.sha1:
+                raise StoreError(f"{each.name}.lua: {explain(wire.address, str(reply))}")
+    return [bool(exists) for exists in there]
+
+
+def _row(each: Script, before: bool, check: bool) -> dict[str, object]:
+    return {"name": each.name, "sha1": each.sha1.decode(), "bytes": len(each.source), "was": _was(before, check)}
+
+
+def _was(before: bool, check: bool) -> str:
+    return "there" if before else "missing" if check else "loaded"
+
+
+def _show(where: str, scripts: list[Script], there: list[bool], check: bool) -> None:
+    click.secho(where, bold=True)
+    width = max(len(each.name) for each in scripts)
+    click.secho(f"  {'script':<{width}}  {'SHA-1':<40}  {'bytes':>6}", dim=True)
+    for each, before in zip(scripts, there, strict=True):
+        was = _was(before, check)
+        colour = {"there": None, "loaded": "green", "missing": "red"}[was]
+        click.echo(f"  {each.name:<{width}}  {each.sha1.decode()}  {len(each.source):>6}  {click.style(was, fg=colour)}")

@@ -1,0 +1,14 @@
+-- Step: emits the event, stores `new`, keeps the index of scopes, records the outcome. Takes `old`, `new`, `failures`.
+--
+-- What can fail comes first, and nothing is written before it has been looked at: the scopes here, the queues in room.lua.
+
+local all_checked = false
+--- @include "room"
+local new_scope = not old and redis.call('SISMEMBER', KEYS[2], ARGV[5]) == 0
+
+--- @include "enqueue"
+redis.call('HSET', KEYS[1], ARGV[6], new)
+if new_scope then
+  redis.call('SADD', KEYS[2], ARGV[5])
+end
+--- @include "record"

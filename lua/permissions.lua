@@ -1,0 +1,38 @@
+--[[
+Tries every command that the scripts use, and leaves nothing behind. Redis does not roll a script back, so that a user may do
+everything has to be known before.
+
+KEYS  1 values of a scope that is not there (hash)   2 a key that is not there
+ARGV  nothing
+
+Reply: the names of the commands that the user may not call, and of the keys that it may not touch
+]]
+
+local refused = {}
+local function try(command, key, ...)
+  local reply = redis.pcall(command, key, ...)
+  local err = type(reply) == 'table' and reply.err
+  if err and (string.find(err, 'NOPERM', 1, true) or string.find(err, "can't run", 1, true)
+    or string.find(err, "can't access", 1, true)) then
+    refused[#refused + 1] = string.find(err, 'key', 1, true) and key or command
+    return false
+  end
+  return true
+end
+
+try('HGET', KEYS[1], 'x')
+try('HDEL', KEYS[1], 'x')
+try('EXISTS', KEYS[1])
+if not try('DEL', KEYS[2]) then
+  return refused
+end
+for _, words in ipairs({
+  {'HSET', 'x', '1'}, {'HGET', 'x'}, {'HMGET', 'x'}, {'HLEN'}, {'HSCAN', '0'}, {'HDEL', 'x'}, {'DEL'},
+  {'SADD', 'x'}, {'SISMEMBER', 'x'}, {'SCARD'}, {'SSCAN', '0'}, {'SREM', 'x'}, {'DEL'},
+  {'RPUSH', 'x'}, {'LLEN'}, {'LPOP'}, {'DEL'},
+  {'XADD', '*', 'x', '1'}, {'XLEN'}, {'XRANGE', '-', '+'}, {'DEL'},
+  {'GET'}, {'PEXPIRE', '1'}, {'PUBLISH', 'x'},
+}) do
+  try(words[1], KEYS[2], unpack(words, 2))
+end
+return refused

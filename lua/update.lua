@@ -1,0 +1,47 @@
+--[[
+Applies a list of update ops to a value, atomically with the events of the write. An op that fails is skipped and reported.
+
+KEYS  1 values of the scope (hash)   2 scopes (set)   3 session (hash)   4 routes version (string)   5 routes log (stream)
+      then of each queue that wants the event: stream, busy (hash), wait (list of the lane)
+ARGV  1 epoch   2 slot   3 sequence number   4 routes version   5 scope   6 key
+      then, where there are queues: lane, write id, and of each queue: most entries, most bytes
+      then most bytes of the result (compact), and, where a foreign text was checked: `f`   the text   its stored form ('' when it
+      is the same)
+      then of each op: kind   number of names   the names
+            set `s`, append `a`: value     increment `i`: signed operand     remove `r`: nothing
+            merge `m`: number of members, then name and value of each
+      Values are compact JSON in normal form, that of a `set` of the root in stored form. Names are JSON strings in normal form;
+      that of a member of the root is given as the start of its line: LF, the name, a colon.
+
+Reply, an array that begins with a word:
+  OK old new failures         stored; old is nil for a new key; failures are words, three of each op that was skipped:
+                              its position in the arguments (from 0), the failure, the JSON type that was in the way
+  FOREIGN text                the stored text is not known to be in stored form: nothing changed. Check it, and call again
+                              with the text and its stored form, which takes its place if the text is still the same
+  TOO_LARGE size              the result would have this many bytes: nothing changed
+  AGAIN old failures          had been applied by an earlier call of this slot and number; nothing changed now
+                              (new follows from old and the ops)
+  FORGOTTEN                   the same, but old was too large to be recorded
+  FENCED                      another epoch, or a slot used since: nothing changed, nobody waits for this call
+  LOST                        the session is gone: whether this call has been applied is unknown; nothing changed now
+  STALE version changes       the routes have changed: nothing changed; changes are entries of the routes log, 1000 at most
+  FULL queue                  the queue of this number (from 0) has no room: nothing changed
+]]
+
+--- @include "session"
+--- @include "routes"
+--- @include "arguments"
+
+local old = redis.call('HGET', KEYS[1], ARGV[6])
+--- @include "checked"
+--- @include "ops"
+
+local new, limit = document, tonumber(ARGV[own])
+if #new > limit then
+  --- @include "compact_size"
+  if compact_size > limit then
+    return {'TOO_LARGE', compact_size}
+  end
+end
+--- @include "store"
+return {'OK', old, new, failures}

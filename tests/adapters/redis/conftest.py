@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import fakeredis
+import pytest
+import redis
+
+from tests.adapters.redis.servers import binary, running
+
+
+@pytest.fixture(scope="session")
+def sockets() -> Iterator[dict[str, str]]:
+    """Sockets of the real servers there are, by version; started once."""
+    with ExitStack() as stack:
+        found = {version: server for version in ("7", "6.2") if (server := binary(version))}
+        yield {version: stack.enter_context(running(server)) for version, server in found.items()}
+
+
+def connect(sockets: dict[str, str], version: str) -> redis.Redis:
+    if version == "fake":
+        return fakeredis.FakeRedis(server=fakeredis.FakeServer(), version=(7,))
+    if version not in sockets:
+        pytest.skip(f"no Redis {version} here")
+    client = redis.Redis(unix_socket_path=sockets[version])
+    client.flushall()
+    return client
+
+
+@pytest.fixture(params=["fake", "7", "6.2"])
+def client(sockets: dict[str, str], request: pytest.FixtureRequest) -> Iterator[redis.Redis]:
+    """An empty Redis, of each kind there is."""
+    with connect(sockets, request.param) as client:
+        yield client
+
+
+@pytest.fixture(params=["7", "6.2"])
+def real(sockets: dict[str, str], request: pytest.FixtureRequest) -> Iterator[redis.Redis]:
+    """An empty real Redis, of each version there is."""
+    with connect(sockets, request.param) as client:
+        yield client

@@ -1,0 +1,93 @@
+"""The least of an engine that can call the mutation scripts: a session, sequence numbers, and what an adapter does with replies."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+import redis
+
+from iii_state import values
+from iii_state.adapters.base import Updated
+from iii_state.adapters.redis.keys import Keys
+from iii_state.adapters.redis.mutations import (
+    Foreign,
+    Reply,
+    Route,
+    Ticket,
+    mutation,
+    opened,
+    plan_arguments,
+    previous,
+    update_arguments,
+    updated,
+)
+from iii_state.adapters.redis.scripts import script
+from iii_state.ops import OpRequest, Plan, compile_ops
+
+LIMIT = values.MAX_VALUE_BYTES
+_requests = msgspec.json.Decoder(list[OpRequest])
+
+
+def plan_of(ops: list[dict[str, Any]]) -> Plan:
+    return compile_ops(_requests.decode(json.dumps(ops, ensure_ascii=False).encode()))
+
+
+class Engine:
+    """Calls one at a time, on slot 0 unless told otherwise."""
+
+    def __init__(self, client: redis.Redis, *, session: bytes | None = None, keys: Keys | None = None) -> None:
+        self.client = client
+        self.keys = keys or Keys()
+        self.session = session or uuid4().hex.encode()
+        self.epoch = 0
+        self.reopen()
+        self.routes_version = int(client.get(self.keys.routes_version) or 0)
+        self.routes: list[Route] = []
+        self.sequence = itertools.count(1)
+
+    def reopen(self) -> None:
+        """What an engine does on a new connection."""
+        keys, arguments = [self.keys.session(self.session)], [b"%d" % self.epoch, b"%d" % (self.epoch + 1), b"600000"]
+        self.epoch = opened(self.client.eval(script("open").source, 1, *keys, *arguments))
+
+    def ticket(self, slot: int = 0) -> Ticket:
+        return Ticket(self.session, self.epoch, slot, next(self.sequence))
+
+    def run(self, name: str, scope: bytes, key: bytes, arguments: list[bytes], ticket: Ticket | None = None) -> Reply:
+        call = mutation(self.keys, ticket or self.ticket(), self.routes_version, scope, key, self.routes, arguments)
+        found = script(name)
+        try:
+            return self.client.execute_command("EVALSHA", found.sha1, *call)
+        except redis.exceptions.NoScriptError:
+            return self.client.execute_command("EVAL", found.source, *call)
+
+    def set(self, scope: bytes, key: bytes, value: bytes, ticket: Ticket | None = None) -> bytes | None:
+        return previous(self.run("set", scope, key, [value], ticket))
+
+    def delete(self, scope: bytes, key: bytes, ticket: Ticket | None = None) -> bytes | None:
+        return previous(self.run("delete", scope, key, [], ticket))
+
+    def update(
+        self, scope: bytes, key: bytes, ops: list[dict[str, Any]], *, limit: int = LIMIT, ticket: Ticket | None = None
+    ) -> Updated:
+        plan = plan_of(ops)
+        compiled = plan_arguments(plan)
+        ticket = ticket or self.ticket()
+        try:
+            return updated(self.run("update", scope, key, update_arguments(compiled, limit), ticket), plan, limit)
+        except Foreign as foreign:
+            msgspec.json.decode(foreign.text)
+            stored = values.to_stored(foreign.text)
+            arguments = update_arguments(compiled, limit, foreign.text, stored)
+            return updated(self.run("update", scope, key, arguments, ticket), plan, limit)
+
+    def stored(self, scope: bytes, key: bytes) -> bytes | None:
+        return self.client.hget(self.keys.values(scope).decode("utf-8", "surrogateescape"), key)
+
+    def put(self, scope: bytes, key: bytes, text: bytes) -> None:
+        """What another writer does."""
+        self.client.hset(self.keys.values(scope), key, text)

@@ -1,0 +1,134 @@
+"""A proxy in front of a Redis that breaks connections on purpose."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+
+class Pair:
+    """One connection through the proxy. `held` is what has been read from the client and not been passed on."""
+
+    def __init__(
+        self, client: asyncio.StreamWriter, redis_reader: asyncio.StreamReader, redis: asyncio.StreamWriter, reply_bytes: int | None
+    ) -> None:
+        self.client = client
+        self.redis_reader = redis_reader
+        self.redis = redis
+        self.held = bytearray()
+        self.reply_bytes = reply_bytes
+        """How many bytes of replies still get through before the connection is cut; None for all."""
+        self.is_cut = False
+
+
+class Proxy:
+    """Passes connections on to a port of this machine.
+
+    `hold` keeps back what clients send. `mute` keeps back replies as well: whoever connects gets no answer.
+    `reply_bytes()` tells of each new connection after how many bytes of replies it is cut, None for never.
+    """
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+        self.port = 0
+        self.hold = False
+        self.mute = False
+        self.reply_bytes: Callable[[], int | None] = lambda: None
+        self.pairs: list[Pair] = []
+        self.cuts = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
+    @property
+    def held_bytes(self) -> int:
+        return sum(len(pair.held) for pair in self.pairs)
+
+    def calls_held(self) -> int:
+        """How many mutations are kept back; whole ones or parts."""
+        return sum(pair.held.count(b"EVALSHA") for pair in self.pairs)
+
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            redis_reader, redis = await asyncio.open_connection("127.0.0.1", self.target)
+        except OSError:
+            writer.transport.abort()
+            return
+        pair = Pair(writer, redis_reader, redis, self.reply_bytes())
+        self.pairs.append(pair)
+        for work in (self._requests(reader, pair), self._replies(pair)):
+            task = asyncio.create_task(work)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _requests(self, reader: asyncio.StreamReader, pair: Pair) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                if self.hold:
+                    pair.held += data
+                elif not self.mute:
+                    pair.redis.write(data)
+        if not pair.held:
+            self.cut(pair)
+
+    async def _replies(self, pair: Pair) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await pair.redis_reader.read(65536):
+                if pair.reply_bytes is not None and len(data) > pair.reply_bytes:
+                    pair.client.write(data[: pair.reply_bytes])
+                    await pair.client.drain()
+                    self.cut(pair)
+                    return
+                if pair.reply_bytes is not None:
+                    pair.reply_bytes -= len(data)
+                if not self.mute and not pair.is_cut:
+                    pair.client.write(data)
+        self.cut(pair)
+
+    def cut(self, pair: Pair) -> None:
+        """Close both ends; the client's at once."""
+        if not pair.is_cut:
+            self.cuts += 1
+            pair.is_cut = True
+            pair.client.close()
+            if not pair.held:
+                pair.redis.close()
+
+    def cut_all(self) -> None:
+        """Close the clients' ends of everything, and the other ends of what holds nothing back."""
+        for pair in self.pairs:
+            self.cut(pair)
+
+    async def release(self) -> None:
+        """Pass on what connections that are cut have held back; returns when Redis has executed it."""
+        for pair in self.pairs:
+            if pair.is_cut and pair.held:
+                pair.redis.write(bytes(pair.held))
+                pair.held.clear()
+                pair.redis.write_eof()
+        async with asyncio.timeout(20):
+            while any(not pair.redis_reader.at_eof() for pair in self.pairs if pair.is_cut and not pair.redis.is_closing()):
+                await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def proxy_to(port: int) -> AsyncIterator[Proxy]:
+    """A proxy for the length of a block."""
+    proxy = Proxy(port)
+    server = await asyncio.start_server(proxy.accept, "127.0.0.1", 0)
+    proxy.port = server.sockets[0].getsockname()[1]
+    try:
+        yield proxy
+    finally:
+        server.close()
+        tasks = list(proxy._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for pair in proxy.pairs:
+            pair.client.transport.abort()
+            pair.redis.transport.abort()

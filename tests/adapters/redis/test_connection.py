@@ -1,0 +1,293 @@
+"""The shared connection: no call is applied twice or lost, whatever happens to connections and servers."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import pytest
+
+from iii_state import values
+from iii_state.adapters.base import Updated
+from iii_state.adapters.redis import RedisAdapter
+from iii_state.adapters.redis.scripts import names
+from iii_state.config import RedisSettings
+from iii_state.errors import StoreError
+from iii_state.ops import OpRequest, compile_ops
+from tests.adapters.redis.proxy import Proxy, proxy_to
+from tests.redis_server import RedisServer
+
+INCREMENT = compile_ops(msgspec.json.decode(b'[{"type":"increment","path":"n","by":1}]', type=list[OpRequest]))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    with RedisServer("--appendonly", "yes", "--appendfsync", "always") as running:
+        yield running
+
+
+@pytest.fixture
+async def proxy(server: RedisServer) -> AsyncIterator[Proxy]:
+    await asyncio.to_thread(server.client.flushall)
+    async with proxy_to(server.port) as running:
+        yield running
+
+
+@asynccontextmanager
+async def adapter_on(url: str, **settings: Any) -> AsyncIterator[RedisAdapter]:
+    adapter = RedisAdapter(RedisSettings(redis_url=url, **settings))
+    async with asyncio.timeout(30):
+        await adapter.start(lambda subscription_id: None)
+    try:
+        yield adapter
+    finally:
+        async with asyncio.timeout(30):
+            await adapter.stop()
+
+
+@pytest.fixture
+async def adapter(proxy: Proxy) -> AsyncIterator[RedisAdapter]:
+    async with adapter_on(proxy.url) as started:
+        yield started
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for a condition, bounded."""
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+async def answer_of(answer: Any) -> Any:
+    return await asyncio.wait_for(answer, 30) if asyncio.isfuture(answer) else answer
+
+
+async def increments(adapter: RedisAdapter, callers: int, each: int) -> list[Updated]:
+    """Increments from many callers, all of which have to succeed."""
+
+    async def caller() -> list[Updated]:
+        return [await answer_of(adapter.update("s", "k", INCREMENT, values.MAX_VALUE_BYTES)) for _ in range(each)]
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(caller()) for _ in range(callers)]
+    return [updated for task in tasks for updated in task.result()]
+
+
+def assert_once_each(server: RedisServer, made: list[Updated]) -> None:
+    """Every increment has been applied exactly once, and every answer was that of its own application."""
+    expected = [values.to_stored(b'{"n":%d}' % number) for number in range(1, len(made) + 1)]
+    assert server.client.hget("state:s", "k") == expected[-1]
+    assert sorted(made, key=lambda updated: expected.index(updated.new)) == [
+        Updated(old, new, []) for old, new in zip([None, *expected], expected, strict=False)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_cut_before_inside_and_after_replies_every_increment_counts_once(
+    server: RedisServer, proxy: Proxy, seed: int
+) -> None:
+    chance = random.Random(seed)
+    async with adapter_on(proxy.url, call_timeout_ms=30_000) as adapter:
+        proxy.reply_bytes = lambda: chance.choice((0, 700, 1500, chance.randrange(20_000)))
+        proxy.cut_all()
+        made = await increments(adapter, 64, 20)
+        assert proxy.cuts > 3
+        proxy.reply_bytes = lambda: None
+        assert_once_each(server, made)
+
+
+async def test_stragglers_that_redis_executes_after_their_retry_change_nothing(
+    server: RedisServer, proxy: Proxy, adapter: RedisAdapter
+) -> None:
+    await answer_of(adapter.get("s", "k"))
+    proxy.hold = True
+    calls = [asyncio.ensure_future(answer_of(adapter.update("s", "k", INCREMENT, 1000))) for _ in range(400)]
+    await until(lambda: proxy.calls_held() == 400)
+    proxy.hold = False
+    proxy.cut_all()
+    made = await asyncio.gather(*calls)
+    assert_once_each(server, made)
+    await proxy.release()
+    assert_once_each(server, made)
+    assert server.client.info("commandstats")["cmdstat_evalsha"]["calls"] >= 800
+
+
+async def test_stragglers_that_race_with_their_retries_change_nothing(
+    server: RedisServer, proxy: Proxy, adapter: RedisAdapter
+) -> None:
+    made: list[Updated] = []
+    for _ in range(10):
+        await answer_of(adapter.get("s", "k"))
+        proxy.hold = True
+        calls = [asyncio.ensure_future(answer_of(adapter.update("s", "k", INCREMENT, 1000))) for _ in range(50)]
+        await until(lambda: proxy.calls_held() == 50)
+        proxy.hold = False
+        proxy.cut_all()
+        await proxy.release()
+        made += await asyncio.gather(*calls)
+    assert_once_each(server, made)
+
+
+async def test_calls_apply_in_the_order_in_which_they_were_made_across_reconnects(proxy: Proxy) -> None:
+    async with adapter_on(proxy.url, call_timeout_ms=30_000) as adapter:
+        chance = random.Random(4)
+        proxy.reply_bytes = lambda: 1000 + chance.randrange(10_000)
+        proxy.cut_all()
+        calls = [adapter.set("s", "k", b"%d" % number) for number in range(2000)]
+        answers = [await answer_of(call) for call in calls]
+        assert answers == [None, *(b"%d" % number for number in range(1999))]
+        proxy.reply_bytes = lambda: None
+
+
+async def test_a_flush_of_the_scripts_in_mid_traffic_costs_no_call(
+    server: RedisServer, proxy: Proxy, adapter: RedisAdapter
+) -> None:
+    done = asyncio.Event()
+
+    async def flush() -> int:
+        flushes = 0
+        while not done.is_set():
+            await asyncio.to_thread(server.client.script_flush)
+            flushes += 1
+            loaded = server.client.info("commandstats").get("cmdstat_script|load", {"calls": 0})["calls"]
+            await until(
+                lambda seen=loaded: (
+                    done.is_set() or server.client.info("commandstats").get("cmdstat_script|load", {"calls": 0})["calls"] > seen
+                )
+            )
+        return flushes
+
+    flushing = asyncio.create_task(flush())
+    made = await increments(adapter, 64, 50)
+    done.set()
+    assert await flushing > 0
+    assert_once_each(server, made)
+
+
+async def test_scripts_are_loaded_once_however_many_calls_miss_them(
+    server: RedisServer, proxy: Proxy, adapter: RedisAdapter
+) -> None:
+    server.client.config_resetstat()
+    server.client.script_flush()
+    await increments(adapter, 500, 1)
+    assert server.client.info("commandstats")["cmdstat_script|load"]["calls"] == len(names())
+
+
+async def test_a_restart_of_redis_in_mid_traffic_costs_no_call(server: RedisServer, proxy: Proxy) -> None:
+    async with adapter_on(proxy.url, call_timeout_ms=20_000) as adapter:
+        working = asyncio.create_task(increments(adapter, 64, 30))
+        for at in (300, 900):
+            await until(lambda at=at: msgspec.json.decode(server.client.hget("state:s", "k") or b'{"n":0}')["n"] > at)
+            await asyncio.to_thread(server.kill)
+            await asyncio.to_thread(server.start)
+        assert_once_each(server, await working)
+
+
+async def test_a_flushed_session_is_an_error_for_what_was_in_flight_and_only_for_that(
+    server: RedisServer, proxy: Proxy, adapter: RedisAdapter
+) -> None:
+    assert await answer_of(adapter.set("s", "before", b"1")) is None
+    proxy.reply_bytes = lambda: 100_000
+    proxy.mute = True
+    pairs = [pair for pair in proxy.pairs if not pair.is_cut]
+    for pair in pairs:
+        pair.reply_bytes = 0
+    proxy.mute = False
+    flight = [asyncio.ensure_future(answer_of(adapter.set("s", "lost", b"1"))) for _ in range(5)]
+    await until(lambda: all(pair.is_cut for pair in pairs))
+    server.client.flushall()
+    outcomes = await asyncio.gather(*flight, return_exceptions=True)
+    assert all(outcome is None or "is not known" in str(outcome) or outcome == b"1" for outcome in outcomes)
+    assert await answer_of(adapter.set("s", "after", b"1")) is None
+    assert await answer_of(adapter.set("s", "after", b"2")) == b"1"
+
+
+async def test_a_session_that_expired_unnoticed_costs_no_call(server: RedisServer, adapter: RedisAdapter) -> None:
+    for name in server.client.keys("iii-state:session:*"):
+        server.client.delete(name)
+    made = await increments(adapter, 10, 10)
+    assert_once_each(server, made)
+
+
+async def test_a_session_goes_with_its_engine(server: RedisServer, proxy: Proxy) -> None:
+    async with adapter_on(proxy.url) as adapter:
+        await increments(adapter, 3, 3)
+        assert len(server.client.keys("iii-state:session:*")) == 1
+        assert server.client.pttl(server.client.keys("iii-state:session:*")[0]) > 0
+    assert server.client.keys("iii-state:session:*") == []
+
+
+async def test_a_redis_that_does_not_answer_is_an_error_in_words_and_calls_work_when_it_does(proxy: Proxy) -> None:
+    async with adapter_on(proxy.url, call_timeout_ms=300) as adapter:
+        await answer_of(adapter.set("s", "k", b"1"))
+        proxy.mute = True
+        with pytest.raises(
+            StoreError, match=r"Redis at 127\.0\.0\.1:\d+ .* given up after 300 ms; whether the change was made is not"
+        ):
+            await answer_of(adapter.set("s", "k", b"2"))
+        with pytest.raises(StoreError, match="given up after 300 ms"):
+            await answer_of(adapter.get("s", "k"))
+        assert "Redis at" in (await adapter.health() or "")
+        proxy.mute = False
+        proxy.cut_all()
+        await until_answers(adapter)
+
+
+async def until_answers(adapter: RedisAdapter) -> None:
+    async with asyncio.timeout(20):
+        while await adapter.health() is not None:
+            await asyncio.sleep(0.01)
+
+
+def fill(adapter: RedisAdapter, calls: list[Any]) -> None:
+    """Make calls until one is refused."""
+    for _ in range(1000):
+        calls.append(adapter.set("s", "k", b"1"))
+
+
+async def test_waiting_calls_are_bounded_and_refused_at_once_beyond(proxy: Proxy) -> None:
+    async with adapter_on(proxy.url, call_timeout_ms=2000, max_in_flight=16) as adapter:
+        await answer_of(adapter.get("s", "k"))
+        proxy.hold = True
+        calls = [adapter.set("s", "k", b"1") for _ in range(16 * 63)]
+        with pytest.raises(StoreError, match=r"1024 calls wait for Redis .* already: .* nothing was changed"):
+            fill(adapter, calls)
+        await until(lambda: proxy.calls_held() >= 14)
+        sent = proxy.calls_held()  # the scan for scopes may have a call in flight, too
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert all(isinstance(outcome, StoreError) for outcome in outcomes)
+        assert sum("nothing was changed" in str(outcome) for outcome in outcomes) == len(calls) - sent
+        assert sum("is not known" in str(outcome) for outcome in outcomes) == sent
+        proxy.hold = False
+        proxy.cut_all()
+        await until_answers(adapter)
+
+
+async def test_what_is_in_flight_is_bounded_in_bytes(proxy: Proxy, adapter: RedisAdapter) -> None:
+    await answer_of(adapter.get("s", "k"))
+    proxy.hold = True
+    big = b'"%b"' % (b"x" * 5_000_000)
+    calls = [adapter.set("s", str(number), big) for number in range(20)]
+    await until(lambda: 32 * 1024 * 1024 < proxy.held_bytes < 36_000_000)
+    proxy.hold = False
+    proxy.cut_all()
+    assert await asyncio.gather(*map(answer_of, calls)) == [None] * 20
+
+
+async def test_a_cancelled_call_leaves_the_others_alone(proxy: Proxy, adapter: RedisAdapter) -> None:
+    calls = [adapter.set("s", "k", b"%d" % number) for number in range(100)]
+    for call in calls[::3]:
+        assert asyncio.isfuture(call)
+        call.cancel()
+    await asyncio.sleep(0)
+    for call in calls[1::3]:
+        assert asyncio.isfuture(call)
+        call.cancel()
+    proxy.cut_all()
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert not any(isinstance(outcome, StoreError) for outcome in outcomes)
+    assert (await answer_of(adapter.get("s", "k"))) == b"98"

@@ -1,0 +1,37 @@
+"""Calls put together from ready parts are the same bytes as those packed word by word."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iii_state.adapters.redis.keys import Keys
+from iii_state.adapters.redis.mutations import Ticket, mutation
+from iii_state.adapters.redis.packing import Packing, packed
+from iii_state.adapters.redis.scripts import script
+from iii_state.adapters.redis.wire import pack
+
+KEYS = Keys()
+PACKING = Packing(KEYS)
+number = st.integers(0, 2**53)
+
+
+@given(
+    name=st.sampled_from(["set", "delete", "update"]),
+    session=st.sampled_from([b"a", b"b"]),
+    epoch=st.integers(1, 3),
+    slot=st.integers(0, 2000),
+    sequence=number,
+    version=number,
+    scope=st.binary(max_size=20),
+    key=st.binary(max_size=20),
+    own=st.lists(st.binary(max_size=20), max_size=12),
+)
+def test_both_ways_give_the_same_bytes(
+    name: str, session: bytes, epoch: int, slot: int, sequence: int, version: int, scope: bytes, key: bytes, own: list[bytes]
+) -> None:
+    words = mutation(KEYS, Ticket(session, epoch, slot, sequence), version, scope, key, (), own)
+    place = packed((scope, key))
+    assert PACKING.mutation(
+        script(name), KEYS.values(scope), session, epoch, slot, sequence, b"%d" % version, place, packed(own), len(own)
+    ) == pack((b"EVALSHA", script(name).sha1, *words))

@@ -1,0 +1,210 @@
+"""subscribe.lua, take.lua, ack.lua: from a registration to the last event of a lane."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import redis
+
+from iii_state.adapters.redis.keys import Keys, lane
+from iii_state.adapters.redis.mutations import Fenced, Route, Stale
+from iii_state.adapters.redis.queues import Entry, Registration, ack, routes_version, subscribe, take, taken
+from iii_state.adapters.redis.scripts import script
+from iii_state.events import Delivery
+from tests.adapters.redis.engine import Engine
+
+KEYS = Keys()
+
+
+class Worker:
+    """The queue side of an engine."""
+
+    def __init__(self, client: redis.Redis, engine: bytes = b"e1") -> None:
+        self.client = client
+        self.engine = engine
+        client.hset(KEYS.engines, engine, "now")
+
+    def run(self, name: str, call: list[bytes]) -> Any:
+        return self.client.execute_command("EVAL", script(name).source, *call)
+
+    def subscribe(self, *queues: bytes, route: bytes = b"{}") -> int:
+        registrations = [Registration(queue, route, b"settings") for queue in queues]
+        return routes_version(self.run("subscribe", subscribe(KEYS, self.engine, registrations)))
+
+    def take(self, queue: bytes, count: int = 100) -> list[Delivery]:
+        return taken(self.run("take", take(KEYS, queue, self.engine, count)), "id")
+
+    def ack(self, queue: bytes, deliveries: list[Delivery], want: int = 0) -> list[Delivery]:
+        entries = [delivery.token for delivery in deliveries]
+        return taken(self.run("ack", ack(KEYS, queue, self.engine, entries, want)), "id")  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def worker(client: redis.Redis) -> Worker:
+    return Worker(client)
+
+
+@pytest.fixture
+def engine(worker: Worker) -> Engine:
+    worker.subscribe(b"q")
+    engine = Engine(worker.client)
+    engine.routes = [Route(b"q", 1000, 10**6)]
+    return engine
+
+
+def keys_and_news(deliveries: list[Delivery]) -> list[tuple[str, bytes | None]]:
+    return [(delivery.event.key, delivery.event.new) for delivery in deliveries]
+
+
+def test_what_is_registered_together_is_one_change(worker: Worker, client: redis.Redis) -> None:
+    assert worker.subscribe(b"a", b"b") == 1
+    assert worker.subscribe(b"b") == 1
+    assert worker.subscribe(b"b", b"c", route=b"other") == 2
+    assert client.hgetall(KEYS.routes) == {b"a": b"{}", b"b": b"other", b"c": b"other"}
+    assert client.xrange(KEYS.routes_log) == [(b"1-0", {b"a": b"{}", b"b": b"{}"}), (b"2-0", {b"b": b"other", b"c": b"other"})]
+    assert client.hgetall(KEYS.subscription(b"a")) == {b"settings": b"settings", b"at:e1": b"1"}
+
+
+def test_a_mutation_that_does_not_know_a_registration_is_stale(worker: Worker, client: redis.Redis) -> None:
+    engine = Engine(client)
+    worker.subscribe(b"a", route=b"r")
+    with pytest.raises(Stale) as stale:
+        engine.set(b"s", b"k", b"1")
+    assert stale.value.changes == [(1, [b"a", b"r"])]
+
+
+def test_a_thousand_subscriptions_at_once(worker: Worker, client: redis.Redis) -> None:
+    assert worker.subscribe(*(b"%d" % number for number in range(1000))) == 1
+    assert client.hlen(KEYS.routes) == 1000
+
+
+def test_a_lane_goes_on_when_its_event_has_been_acknowledged(worker: Worker, engine: Engine, client: redis.Redis) -> None:
+    for number in range(3):
+        engine.set(b"s", b"k", b"%d" % number)
+    engine.set(b"s", b"other", b"9")
+    first = worker.take(b"q")
+    assert keys_and_news(first) == [("k", b"0"), ("other", b"9")]
+    assert worker.take(b"q") == []
+    second = worker.ack(b"q", first, want=10)
+    assert keys_and_news(second) == [("k", b"1")]
+    assert (second[0].event.event_type, second[0].event.old) == ("state:updated", b"0")
+    third = worker.ack(b"q", second, want=10)
+    assert keys_and_news(third) == [("k", b"2")]
+    assert worker.ack(b"q", third, want=10) == []
+    assert client.exists(KEYS.busy(b"q"), KEYS.wait(b"q", lane(b"s", b"k"))) == 0
+    assert client.xlen(KEYS.stream(b"q")) == 0
+
+
+def test_an_acknowledgement_made_twice_counts_once(worker: Worker, engine: Engine, client: redis.Redis) -> None:
+    for number in range(3):
+        engine.set(b"s", b"k", b"%d" % number)
+    first = worker.take(b"q")
+    assert keys_and_news(worker.ack(b"q", first * 2, want=10)) == [("k", b"1")]
+    assert worker.ack(b"q", first, want=10) == []
+    assert client.hgetall(KEYS.busy(b"q")) == {lane(b"s", b"k"): b"2", b"entries": b"2", b"bytes": b"8"}
+
+
+def test_a_fenced_engine_takes_and_ends_nothing(worker: Worker, engine: Engine, client: redis.Redis) -> None:
+    engine.set(b"s", b"k", b"1")
+    deliveries = worker.take(b"q")
+    client.hdel(KEYS.engines.decode(), "e1")
+    with pytest.raises(Fenced):
+        worker.ack(b"q", deliveries)
+    with pytest.raises(Fenced):
+        worker.take(b"q")
+    with pytest.raises(Fenced):
+        worker.subscribe(b"another")
+    assert client.xlen(KEYS.stream(b"q")) == 1
+    assert not client.exists(KEYS.stream(b"another"))
+
+
+def test_a_queue_that_is_gone_is_an_error(real: redis.Redis) -> None:
+    with pytest.raises(redis.ResponseError, match="NOGROUP"):
+        Worker(real).take(b"gone")
+
+
+def test_a_waiting_list_of_the_wrong_type_ends_nothing(worker: Worker, engine: Engine, client: redis.Redis) -> None:
+    engine.set(b"s", b"k", b"1")
+    engine.set(b"s", b"k", b"2")
+    deliveries = worker.take(b"q")
+    client.set(KEYS.wait(b"q", lane(b"s", b"k")), "x")
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        worker.ack(b"q", deliveries)
+    assert client.xpending(KEYS.stream(b"q"), "engines")["pending"] == 1
+
+
+def test_the_bell_rings_for_what_the_engine_that_acknowledges_leaves(real: redis.Redis) -> None:
+    worker = Worker(real)
+    worker.subscribe(b"q")
+    engine = Engine(real)
+    engine.routes = [Route(b"q", 1000, 10**6)]
+    for number in range(3):
+        engine.set(b"s", b"k", b"%d" % number)
+    first = worker.take(b"q")
+    with real.pubsub(ignore_subscribe_messages=True) as heard:
+        heard.subscribe(KEYS.stream(b"q"))
+        assert heard.get_message(timeout=5) is None
+        second = worker.ack(b"q", first, want=10)
+        assert heard.get_message(timeout=0.05) is None
+        worker.ack(b"q", second, want=0)
+        assert heard.get_message(timeout=5) is not None
+
+
+def test_every_event_is_delivered_once_and_in_the_order_of_its_lane(real: redis.Redis) -> None:
+    dice = random.Random(11)
+    workers = [Worker(real, b"e%d" % number) for number in range(3)]
+    workers[0].subscribe(b"q")
+    engine = Engine(real)
+    engine.routes = [Route(b"q", 10**6, 10**9)]
+    written: dict[str, list[bytes]] = {}
+    handled: dict[str, list[bytes | None]] = {}
+    out: list[tuple[Worker, Delivery]] = []
+    for number in range(1500):
+        key = f"k{dice.randrange(8)}"
+        engine.set(b"s", key.encode(), b"%d" % number)
+        written.setdefault(key, []).append(b"%d" % number)
+        worker = dice.choice(workers)
+        out += [(worker, delivery) for delivery in worker.take(b"q", dice.randrange(1, 4))]
+        dice.shuffle(out)
+        while len(out) > 4:
+            holder, delivery = out.pop()
+            handled.setdefault(delivery.event.key, []).append(delivery.event.new)
+            out += [(holder, more) for more in holder.ack(b"q", [delivery], want=dice.randrange(2))]
+    out += [(workers[0], delivery) for delivery in workers[0].take(b"q")]
+    while out:
+        holder, delivery = out.pop()
+        handled.setdefault(delivery.event.key, []).append(delivery.event.new)
+        out += [(holder, more) for more in holder.ack(b"q", [delivery], want=10)]
+    assert handled == written
+    assert not real.exists(KEYS.busy(b"q"))
+
+
+def test_when_memory_is_full_acknowledging_works(real: redis.Redis) -> None:
+    worker = Worker(real)
+    worker.subscribe(b"q")
+    engine = Engine(real)
+    engine.routes = [Route(b"q", 1000, 10**6)]
+    engine.set(b"s", b"k", b"1")
+    engine.set(b"s", b"k", b"2")
+    first = worker.take(b"q")
+    real.config_set("maxmemory", 1)
+    try:
+        assert keys_and_news(worker.ack(b"q", first, want=1)) == [("k", b"2")]
+    finally:
+        real.config_set("maxmemory", 0)
+
+
+def test_an_acknowledgement_gives_back_what_was_counted(worker: Worker, engine: Engine, client: redis.Redis) -> None:
+    for name in ("é😀".encode(), b"x" * 100, b""):
+        engine.set(name, name, b'"old"')
+        engine.delete(name, name)
+    counted = int(client.hget(KEYS.busy(b"q").decode(), "bytes"))
+    entries: list[Entry] = []
+    deliveries = worker.take(b"q")
+    while deliveries:
+        entries += [delivery.token for delivery in deliveries]  # type: ignore[misc]
+        deliveries = worker.ack(b"q", deliveries, want=10)
+    assert len(entries) == 6
+    assert sum(entry.size for entry in entries) == counted

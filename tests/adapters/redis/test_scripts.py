@@ -1,0 +1,84 @@
+"""The loader, and what holds for every script."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import redis
+
+from iii_state.adapters.redis.scripts import ScriptError, names, read, script
+
+ROOT = Path(__file__).parents[3]
+
+
+def write(folder: Path, **files: str) -> Path:
+    (folder / "lib").mkdir()
+    for name, text in files.items():
+        target = folder / f"{name}.lua" if name == "command" else folder / "lib" / f"{name}.lua"
+        target.write_text(text)
+    return folder
+
+
+def test_parts_are_joined_once_where_they_are_first_asked_for(tmp_path: Path) -> None:
+    folder = write(
+        tmp_path,
+        command='--- @include "b"\n--- @include "a"\nreturn a\n',
+        a="local a\n",
+        b='--- @include "a"\nlocal b\n',
+    )
+    joined = read("command", folder)
+    assert joined.source == b"local a\nlocal b\nreturn a\n"
+    assert joined.sha1 == hashlib.sha1(joined.source).hexdigest().encode()
+    assert joined.name == "command"
+
+
+def test_a_missing_part_is_named_with_who_asked_for_it(tmp_path: Path) -> None:
+    folder = write(tmp_path, command='--- @include "a"\n', a='--- @include "b"\n')
+    with pytest.raises(ScriptError, match=r'b\.lua, included by "a"'):
+        read("command", folder)
+    with pytest.raises(ScriptError, match=r"other\.lua"):
+        read("other", folder)
+
+
+def test_a_circular_include_is_named(tmp_path: Path) -> None:
+    folder = write(tmp_path, command='--- @include "a"\n', a='--- @include "b"\n', b='--- @include "a"\n')
+    with pytest.raises(ScriptError, match="circular include a -> b -> a"):
+        read("command", folder)
+
+
+def test_every_script_says_what_it_takes_and_answers() -> None:
+    assert {"set", "delete", "update"} <= set(names())
+    for name in names():
+        head = script(name).source.split(b"]]")[0]
+        assert head.startswith(b"--[["), name
+        for word in (b"KEYS", b"ARGV", b"eply"):
+            assert word in head, name
+        assert b"@include" not in script(name).source
+
+
+def test_every_script_compiles_and_none_uses_what_some_servers_lack(client: redis.Redis) -> None:
+    for name in names():
+        source = script(name).source
+        assert client.script_load(source) in (script(name).sha1, script(name).sha1.decode())
+        code = re.sub(rb"--\[\[.*?\]\]|--[^\n]*", b"", source, flags=re.DOTALL)
+        assert not re.search(rb"\b(cjson|cmsgpack|struct|bit|sha1hex)\b", code), name
+
+
+def test_the_wheel_brings_the_scripts(tmp_path: Path) -> None:
+    pytest.importorskip("hatchling")
+    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)], cwd=ROOT, check=True)
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        wheel.extractall(tmp_path / "installed")
+    code = "from iii_state.adapters.redis import scripts; print(scripts.directory(), scripts.script('update').sha1.decode())"
+    shown = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path / "installed", env={"PYTHONPATH": ""}, check=True, capture_output=True, text=True
+    )
+    where, digest = shown.stdout.split()
+    assert where == str(tmp_path / "installed" / "iii_state" / "lua")
+    assert digest.encode() == script("update").sha1

@@ -1,0 +1,104 @@
+"""Redis servers of the tests' own: real ones on a free port, and fakeredis in a process of its own."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from functools import cache
+
+import redis
+
+from tests.processes import free_port
+
+START_SECONDS = 20
+
+_FAKE = """
+import sys
+from fakeredis import TcpFakeServer
+with TcpFakeServer(("127.0.0.1", int(sys.argv[1])), server_type="redis", server_version=(7, 0)) as server:
+    server.serve_forever()
+"""
+
+
+class RedisServer:
+    """A server on a port of its own, with its data in a folder of its own. `options` are those of redis-server.
+
+    Raises:
+        TimeoutError: when it does not answer in time.
+    """
+
+    def __init__(self, *options: str, fake: bool = False) -> None:
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}"
+        self._folder = tempfile.mkdtemp(prefix="iii-redis-")
+        self._emptied_for = ""
+        if fake:
+            self._command = [sys.executable, "-c", _FAKE, str(self.port)]
+        else:
+            self._command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self._folder, "--save", ""]
+        self._command += options
+        self.client = redis.Redis(port=self.port, protocol=2, socket_timeout=10)
+        self.process: subprocess.Popen[bytes]
+        self.start()
+
+    def start(self) -> None:
+        """Start it again, on the data it had; returns when it answers."""
+        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        give_up = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                self.client.ping()
+            except (redis.AuthenticationError, redis.NoPermissionError):
+                return
+            except (redis.ConnectionError, redis.BusyLoadingError):
+                if self.process.poll() is not None or time.monotonic() > give_up:
+                    raise TimeoutError(f"no Redis on port {self.port}: {' '.join(self._command)}") from None
+                time.sleep(0.01)
+            else:
+                return
+
+    def kill(self) -> None:
+        """End it with SIGKILL."""
+        self.process.kill()
+        self.process.wait()
+        self.client.connection_pool.disconnect()
+
+    def empty(self, reason: str = "") -> None:
+        """Delete everything; not twice for the same reason."""
+        if not reason or reason != self._emptied_for:
+            self._emptied_for = reason
+            self.client.flushall()
+
+    def close(self) -> None:
+        """End it, and remove its data."""
+        self.kill()
+        self.client.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def __enter__(self) -> RedisServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self.close()
+
+
+@cache
+def shared_server() -> RedisServer:
+    """The real server of this test session, started when it is first asked for."""
+    server = RedisServer()
+    atexit.register(server.close)
+    return server
+
+
+@cache
+def fake_server() -> RedisServer:
+    """The fakeredis of this test session."""
+    server = RedisServer(fake=True)
+    atexit.register(server.close)
+    return server
