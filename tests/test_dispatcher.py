@@ -360,3 +360,15 @@ async def test_a_handler_that_does_not_end_is_given_back_when_stopping(tmp_path:
         await setup.trigger(scope="s")
         await setup.on.calls(1)
         assert setup.on.metadata[0]["iii_state"]["attempt"] == 1
+
+
+async def test_an_error_that_is_no_unicode_text_is_recorded_and_the_store_goes_on(tmp_path: Path) -> None:
+    kv = {"config": {"store_method": "file_based", "file_path": str(tmp_path)}}
+    async with Setup({"adapter": kv, "dispatch": {"max_attempts": 1}}) as setup:
+        await setup.trigger()
+        setup.on.fail = lambda event: ValueError("\ud800")
+        await setup.set("k", 1)
+        (letter,) = await setup.dead(1)
+        assert letter.error == "invocation_failed: ?"
+        async with asyncio.timeout(10):
+            await setup.set("k", 2)
