@@ -115,7 +115,6 @@ class Dispatcher:
         if consumer is None:
             return
         consumer.hosted = False
-        self._dirty.pop(consumer, None)
         for name in (consumer.function, consumer.condition):
             if name is not None and (consumers := self._by_function.get(name)) is not None:
                 consumers.pop(subscription_id, None)

@@ -372,3 +372,20 @@ async def test_an_error_that_is_no_unicode_text_is_recorded_and_the_store_goes_o
         assert letter.error == "invocation_failed: ?"
         async with asyncio.timeout(10):
             await setup.set("k", 2)
+
+
+async def test_what_a_handler_has_done_is_acknowledged_when_its_worker_leaves_in_the_same_moment() -> None:
+    async with Setup() as setup:
+        await setup.trigger()
+        (binding,) = setup.engine.triggers
+        setup.on.gate.clear()
+        await setup.set("k", 1)
+        await setup.on.until(lambda: setup.on.running == 1)
+        (answer,) = (entry[0] for entry in setup.engine._tasks.pending._open.values())
+        answer.add_done_callback(lambda _: setup.module.unregister(binding.trigger, disconnected=True))
+        setup.on.gate.set()
+        await setup.on.calls(1)
+        setup.module.register(binding.trigger)
+        await setup.set("k", 2)
+        await setup.on.calls(2)
+        assert setup.on.values("k") == [1, 2]
