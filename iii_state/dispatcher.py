@@ -201,6 +201,8 @@ class Dispatcher:
             if consumer.done:
                 self._acknowledge(consumer)
             self._pump(consumer)
+            if consumer.gate.blocked and consumer.gate.running < self._limits.concurrency:
+                self._unblock(consumer.gate)  # it was woken for a place that it did not need
         if self._stopping:
             self._quiet.set()
 
@@ -330,12 +332,15 @@ class Dispatcher:
         gate.running -= 1
         if not gate.running and consumer.function not in self._by_function:
             self._gates.pop(consumer.function, None)
+        self._unblock(gate)
+        self._schedule(consumer)
+
+    def _unblock(self, gate: _Gate) -> None:
         while gate.blocked:
             blocked = gate.blocked.popleft()
             if blocked.hosted:
                 self._schedule(blocked)
                 break
-        self._schedule(consumer)
 
     def _done(self, consumer: _Consumer, attempt: _Attempt) -> None:
         self._end(consumer, attempt)

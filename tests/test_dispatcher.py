@@ -383,9 +383,27 @@ async def test_what_a_handler_has_done_is_acknowledged_when_its_worker_leaves_in
         await setup.on.until(lambda: setup.on.running == 1)
         (answer,) = (entry[0] for entry in setup.engine._tasks.pending._open.values())
         answer.add_done_callback(lambda _: setup.module.unregister(binding.trigger, disconnected=True))
+        gone = asyncio.Event()
+        answer.add_done_callback(lambda _: gone.set())
         setup.on.gate.set()
-        await setup.on.calls(1)
+        async with asyncio.timeout(10):
+            await gone.wait()
         setup.module.register(binding.trigger)
         await setup.set("k", 2)
         await setup.on.calls(2)
         assert setup.on.values("k") == [1, 2]
+
+
+async def test_a_free_place_is_passed_on_by_a_subscription_that_has_nothing_to_do() -> None:
+    async with Setup({"dispatch": {"concurrency": 1}}) as setup:
+        await setup.trigger(scope="a")
+        setup.on.gate.clear()
+        await setup.set("first", 1, scope="a")
+        await setup.on.until(lambda: setup.on.running == 1)
+        await setup.trigger(scope="idle")
+        await setup.trigger(scope="b")
+        await setup.set("second", 1, scope="b")
+        await asyncio.sleep(0)
+        setup.on.gate.set()
+        await setup.on.calls(2)
+        assert [event["key"] for event in setup.on.events] == ["first", "second"]
