@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from iii_state import values
 from iii_state.adapters.base import Adapter
-from iii_state.errors import FunctionError, StoreError
+from iii_state.errors import FunctionError, NotCarriedOut, StoreError
 from iii_state.events import Delivery, DispatchLimits, Failure, Subscription
 from iii_state.host import Answer, Host
 
@@ -366,9 +366,11 @@ class Dispatcher:
         else:
             failure = Failure("invocation_failed", str(error) or type(error).__name__)
         policy = consumer.subscription.retry
-        if failure.code == "invocation_stopped" or (failure.code == "function_not_found" and not self._is_served(consumer)):
+        refused = failure.code if isinstance(error, NotCarriedOut) else ""
+        gone = refused == "invocation_stopped" or (failure.code == "function_not_found" and not self._is_served(consumer))
+        if gone:
             self._settle(partial(self._adapter.release, [delivery]))  # its worker left: nothing was the event's fault
-        elif failure.code == "payload_too_large" or delivery.attempt >= policy.max_attempts:
+        elif refused == "payload_too_large" or delivery.attempt >= policy.max_attempts:
             event = delivery.event
             logger.error(
                 "%s: the event %s of %r %r is a dead letter after %d attempts: %s",

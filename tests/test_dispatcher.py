@@ -407,3 +407,17 @@ async def test_a_free_place_is_passed_on_by_a_subscription_that_has_nothing_to_d
         setup.on.gate.set()
         await setup.on.calls(2)
         assert [event["key"] for event in setup.on.events] == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [FunctionError("invocation_stopped", "mine"), FunctionError("payload_too_large", "mine"), asyncio.CancelledError()],
+    ids=["stopped", "too large", "cancelled"],
+)
+async def test_a_handler_that_fails_in_the_engines_words_has_failed_all_the_same(error: BaseException) -> None:
+    async with Setup({"dispatch": {"max_attempts": 2, **QUICK}}) as setup:
+        await setup.trigger()
+        setup.on.fail = lambda event: error if len(setup.on.events) < 10 else None
+        await setup.set("k", 1)
+        (letter,) = await setup.dead(1)
+        assert letter.attempts == len(setup.on.events) == 2

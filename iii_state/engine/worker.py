@@ -22,7 +22,7 @@ from iii_state.engine.protocol import ABSENT, InvokeFunction, given
 from iii_state.engine.quiet_log import QuietLog
 from iii_state.engine.registry import Call, Function, Functions, as_function_error
 from iii_state.engine.triggers import Triggers, TriggerType, registration_error
-from iii_state.errors import FunctionError
+from iii_state.errors import FunctionError, NotCarriedOut
 from iii_state.host import DEFAULT_NAMESPACE, Answer, Caller, Trigger
 from iii_state.values import Json
 
@@ -348,7 +348,7 @@ class Worker:
 
     def _too_large(self, what: str, size: int) -> FunctionError:
         about = self.description
-        return FunctionError(
+        return NotCarriedOut(
             "payload_too_large",
             f"{what} is a frame of {size} bytes; worker {self.name or self.id} ({about.runtime or 'unknown'} SDK "
             f"{about.version or 'of unknown version'}) can receive {self.max_frame_bytes} bytes",
@@ -359,7 +359,7 @@ class Worker:
     def execute(self, function: Function, call: Call) -> Answer[bytes | None]:
         """Send a call to the worker. The Future fails with `invocation_stopped` when it goes away, with the engine's `TIMEOUT`."""
         if not self.link.is_open:
-            raise FunctionError("invocation_stopped", "Invocation stopped")
+            raise NotCarriedOut("invocation_stopped", "Invocation stopped")
         if function.id in self._uninvokable:
             raise FunctionError("function_not_invokable", "this engine does not call functions over HTTP")
         invocation_id = call.invocation_id
@@ -589,7 +589,7 @@ class Worker:
         for namespace, type_id in list(self._types):
             self._triggers.remove_type(namespace, type_id, self)
         self._types.clear()
-        self.pending.fail(FunctionError("invocation_stopped", "Invocation stopped"))
+        self.pending.fail(NotCarriedOut("invocation_stopped", "Invocation stopped"))
         self._triggers.drop_owner(self)
         self._behind_registrations = None
 
