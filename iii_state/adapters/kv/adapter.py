@@ -521,9 +521,11 @@ class KvAdapter:
             raise StoreError(f"nobody is subscribed any more: {letter.function_id} has no queue for this event")
         _refuse_overflow(queue, letter.event)
         del self._dead[dead_letter_id]
+        queue.reserve(letter.event)
         delivery = Delivery(queue.id, letter.event, token=self._next_number())
 
         def settled() -> None:
+            queue.unreserve(letter.event)
             if self._queues.get(queue.id) is queue:
                 self._make_room(queue, delivery.event)
                 queue.push(delivery)
