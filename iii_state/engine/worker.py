@@ -32,6 +32,9 @@ quiet = QuietLog(log)
 MAX_OPEN_CALLS = 10_000
 """A worker with so many calls open is not read until half of them are answered."""
 
+DESCRIBES_ITSELF_WITHIN_SECONDS = 5
+"""For so long a worker that has not said what it is gets no call that an old one could not receive."""
+
 CONFLICT = "FUNCTION_NAMESPACE_CONFLICT"
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
@@ -155,6 +158,8 @@ class Worker:
         self._registering_since = 0.0
         self._behind_registrations: InvokeFunction | None = None
         self._throttled = False
+        self._large_calls: dict[str, tuple[Function, bytes]] | None = {}
+        """Calls that wait until it is known whether the worker can receive them, by their id; None once that is known."""
         self._fresh = (str(uuid.uuid4())[:24], count(1))
         self._take: dict[type[Any], Callable[[Any], None]] = {
             protocol.InvocationResult: self._take_result,
@@ -371,8 +376,19 @@ class Worker:
         if len(frame) > self.max_frame_bytes:
             raise self._too_large(f"The call of {function.id}", len(frame))
         future = self.pending.add(invocation_id)
-        self._send(frame)
+        if len(frame) > protocol.OLD_PYTHON_FRAME_BYTES and self._large_calls is not None:
+            self._large_calls[invocation_id] = (function, frame)
+        else:
+            self._send(frame)
         return future
+
+    def _send_large_calls(self) -> None:
+        waiting, self._large_calls = self._large_calls or {}, None
+        for invocation_id, (function, frame) in waiting.items():
+            if len(frame) <= self.max_frame_bytes:
+                self._send(frame)
+            elif (future := self.pending.take(invocation_id)) is not None:
+                future.set_exception(self._too_large(f"The call of {function.id}", len(frame)))
 
     def _take_result(self, message: protocol.InvocationResult) -> None:
         future = self.pending.take(message.invocation_id)
@@ -533,6 +549,7 @@ class Worker:
         """Take what the worker tells of itself; its registrations move to the namespace that it names."""
         self.description = description
         self.max_frame_bytes = protocol.max_frame_bytes(description.runtime or "", description.version or "")
+        self._send_large_calls()
         namespace = description.namespace or DEFAULT_NAMESPACE
         if namespace != self.namespace:
             self._move(namespace)
@@ -570,6 +587,8 @@ class Worker:
     def sweep(self) -> None:
         """Called about once a second: end what takes longer than the engine's timeout."""
         self.pending.sweep()
+        if self._large_calls is not None and time.time() * 1000 - self.connected_at_ms > DESCRIBES_ITSELF_WITHIN_SECONDS * 1000:
+            self._send_large_calls()
         if self._registrations and time.monotonic() - self._registering_since > self._workers.call_timeout:
             log.error("registering triggers of worker %s (%s) takes too long: its calls go on without", self.id, self.name)
             self._registrations = 0
@@ -592,6 +611,7 @@ class Worker:
         self.pending.fail(NotCarriedOut("invocation_stopped", "Invocation stopped"))
         self._triggers.drop_owner(self)
         self._behind_registrations = None
+        self._large_calls = None
 
 
 class _WorkerProvider:
