@@ -18,7 +18,7 @@ class FunctionError(Exception):
 
 
 class NotCarriedOut(FunctionError):
-    """The engine could not have a call carried out: its worker went away, or cannot receive it. No failure of the function's own."""
+    """The engine could not have a call carried out: its worker went away, or cannot receive it. The function has not failed."""
 
 
 class ConfigError(Exception):

@@ -20,6 +20,12 @@ async def open_ends(port: Port, worker: RawWorker) -> tuple[aiohttp.ClientWebSoc
     return reader, await port.session.ws_connect(f"{url}&dir=write")
 
 
+def transport_of(socket: aiohttp.ClientWebSocketResponse) -> asyncio.Transport:
+    transport = None if socket._conn is None else socket._conn.transport
+    assert isinstance(transport, asyncio.Transport)
+    return transport
+
+
 async def write(writer: aiohttp.ClientWebSocketResponse) -> None:
     for _ in range(FRAMES):
         await writer.send_bytes(FRAME)
@@ -28,11 +34,11 @@ async def write(writer: aiohttp.ClientWebSocketResponse) -> None:
 
 async def test_a_writer_waits_for_a_slow_reader_and_nothing_is_lost(port: Port, worker: RawWorker) -> None:
     reader, writer = await open_ends(port, worker)
-    assert reader._conn is not None and reader._conn.protocol is not None
-    reader._conn.protocol.pause_reading()
+    transport = transport_of(reader)
+    transport.pause_reading()
     writing = asyncio.create_task(write(writer))
     assert await asyncio.wait([writing], timeout=1) == (set(), {writing})
-    reader._conn.protocol.resume_reading()
+    transport.resume_reading()
     received = 0
     async with asyncio.timeout(20):
         async for message in reader:
@@ -44,11 +50,11 @@ async def test_a_writer_waits_for_a_slow_reader_and_nothing_is_lost(port: Port, 
 
 async def test_a_writer_that_waits_is_told_when_its_reader_goes(port: Port, worker: RawWorker) -> None:
     reader, writer = await open_ends(port, worker)
-    assert reader._conn is not None and reader._conn.protocol is not None and reader._conn.transport is not None
-    reader._conn.protocol.pause_reading()
+    transport = transport_of(reader)
+    transport.pause_reading()
     writing = asyncio.create_task(write(writer))
     assert await asyncio.wait([writing], timeout=1) == (set(), {writing})
-    reader._conn.transport.abort()
+    transport.abort()
     async with asyncio.timeout(10):
         message = await writer.receive()
         await asyncio.wait([writing])
