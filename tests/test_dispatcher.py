@@ -360,3 +360,64 @@ async def test_a_handler_that_does_not_end_is_given_back_when_stopping(tmp_path:
         await setup.trigger(scope="s")
         await setup.on.calls(1)
         assert setup.on.metadata[0]["iii_state"]["attempt"] == 1
+
+
+async def test_an_error_that_is_no_unicode_text_is_recorded_and_the_store_goes_on(tmp_path: Path) -> None:
+    kv = {"config": {"store_method": "file_based", "file_path": str(tmp_path)}}
+    async with Setup({"adapter": kv, "dispatch": {"max_attempts": 1}}) as setup:
+        await setup.trigger()
+        setup.on.fail = lambda event: ValueError("\ud800")
+        await setup.set("k", 1)
+        (letter,) = await setup.dead(1)
+        assert letter.error == "invocation_failed: ?"
+        async with asyncio.timeout(10):
+            await setup.set("k", 2)
+
+
+async def test_what_a_handler_has_done_is_acknowledged_when_its_worker_leaves_in_the_same_moment() -> None:
+    async with Setup() as setup:
+        await setup.trigger()
+        (binding,) = setup.engine.triggers
+        setup.on.gate.clear()
+        await setup.set("k", 1)
+        await setup.on.until(lambda: setup.on.running == 1)
+        (answer,) = (entry[0] for entry in setup.engine._tasks.pending._open.values())
+        answer.add_done_callback(lambda _: setup.module.unregister(binding.trigger, disconnected=True))
+        gone = asyncio.Event()
+        answer.add_done_callback(lambda _: gone.set())
+        setup.on.gate.set()
+        async with asyncio.timeout(10):
+            await gone.wait()
+        setup.module.register(binding.trigger)
+        await setup.set("k", 2)
+        await setup.on.calls(2)
+        assert setup.on.values("k") == [1, 2]
+
+
+async def test_a_free_place_is_passed_on_by_a_subscription_that_has_nothing_to_do() -> None:
+    async with Setup({"dispatch": {"concurrency": 1}}) as setup:
+        await setup.trigger(scope="a")
+        setup.on.gate.clear()
+        await setup.set("first", 1, scope="a")
+        await setup.on.until(lambda: setup.on.running == 1)
+        await setup.trigger(scope="idle")
+        await setup.trigger(scope="b")
+        await setup.set("second", 1, scope="b")
+        await asyncio.sleep(0)
+        setup.on.gate.set()
+        await setup.on.calls(2)
+        assert [event["key"] for event in setup.on.events] == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [FunctionError("invocation_stopped", "mine"), FunctionError("payload_too_large", "mine"), asyncio.CancelledError()],
+    ids=["stopped", "too large", "cancelled"],
+)
+async def test_a_handler_that_fails_in_the_engines_words_has_failed_all_the_same(error: BaseException) -> None:
+    async with Setup({"dispatch": {"max_attempts": 2, **QUICK}}) as setup:
+        await setup.trigger()
+        setup.on.fail = lambda event: error if len(setup.on.events) < 10 else None
+        await setup.set("k", 1)
+        (letter,) = await setup.dead(1)
+        assert letter.attempts == len(setup.on.events) == 2

@@ -103,6 +103,7 @@ class KvAdapter:
         self._filling = _Pending()
         self._writing: _Pending | None = None
         self._scheduled = False
+        self._closing = False
         self._idle: asyncio.Event = asyncio.Event()
         self._idle.set()
 
@@ -143,6 +144,7 @@ class KvAdapter:
             queue.hosted = False
             queue.close()
         if self._journal is not None:
+            self._closing = True
             self._flush()
             try:
                 async with asyncio.timeout(STOP_SECONDS):
@@ -213,6 +215,8 @@ class KvAdapter:
             del self._data[scope]
 
     def _write(self, scope: str, key: str, old: bytes | None, new: bytes | None, answer: T) -> Answer[T]:
+        if self._closing:  # nobody would write it any more, and so its call would never be answered
+            raise StoreError("the store is being closed; nothing was changed")
         queues = self._routes.matching(scope, key) if self._events_enabled else ()
         event: Event | None = None
         if queues:
@@ -517,9 +521,11 @@ class KvAdapter:
             raise StoreError(f"nobody is subscribed any more: {letter.function_id} has no queue for this event")
         _refuse_overflow(queue, letter.event)
         del self._dead[dead_letter_id]
+        queue.reserve(letter.event)
         delivery = Delivery(queue.id, letter.event, token=self._next_number())
 
         def settled() -> None:
+            queue.unreserve(letter.event)
             if self._queues.get(queue.id) is queue:
                 self._make_room(queue, delivery.event)
                 queue.push(delivery)

@@ -129,6 +129,9 @@ class Journal:
                 self._commit(group)
             except sqlite3.Error as failure:
                 error = _in_words(failure, self.path)
+            except Exception as failure:  # the thread must live on: without it no call would ever be answered again
+                logger.exception("a group could not be written to %s", self.path)
+                error = StoreError(f"{self.path}: {failure}")
             loop.call_soon_threadsafe(done, error)
 
         self._unsaved = True
