@@ -223,6 +223,58 @@ async def test_retries_are_bounded_and_end_among_the_dead_letters() -> None:
         assert (letter.attempts, letter.error, letter.event.new) == (3, "my_code: boom", b"1")
 
 
+async def test_operators_see_and_retry_and_drop_dead_letters() -> None:
+    async with Setup() as setup:
+
+        async def ask(name: str, **payload: Any) -> Any:
+            return await setup.engine.trigger({"function_id": f"iii-state::{name}", "payload": payload})
+
+        setup.on.fail = lambda event: RuntimeError("boom")
+        await setup.trigger(scope="s", retry={**QUICK, "max_attempts": 1})
+        await setup.set("a", 1)
+        await setup.set("b", 2)
+        await setup.dead(2)
+        (row,) = (await ask("triggers"))["triggers"]
+        assert (row["function_id"], row["scope"], row["hosted"], row["waiting"], row["dead"]) == ("on", "s", True, 0, 2)
+        first, second = (await ask("dead_list", function_id="on"))["dead"]
+        assert (first["key"], first["attempts"], first["error"]) == ("a", 1, "invocation_failed: boom")
+        assert (await ask("dead_list", function_id="another"))["dead"] == []
+        (shown,) = (await ask("dead_show", id=second["id"]))["dead"]
+        assert shown["event"]["new_value"] == 2
+        setup.on.fail = lambda event: None
+        assert await ask("dead_retry", id=first["id"]) == {"retried": 1}
+        await setup.on.calls(3)
+        assert setup.on.values("a") == [1, 1]
+        assert await ask("dead_drop", function_id="on") == {"dropped": 1}
+        assert await ask("dead_list") == {"dead": []}
+        with pytest.raises(FunctionError) as raised:
+            await ask("dead_retry", id="unknown")
+        assert raised.value.code == "NOT_FOUND"
+        with pytest.raises(FunctionError, match="function_id: invalid type: integer, expected a string"):
+            await ask("dead_list", function_id=5)
+
+
+async def test_a_trigger_that_is_registered_again_with_other_settings_keeps_its_queue() -> None:
+    async with Setup() as setup:
+        setup.on.gate.clear()
+        request = {"type": "state", "function_id": "on", "id": "mine"}
+        worker = setup.engine
+        await worker.register_trigger({**request, "config": {"scope": "s"}, "metadata": {"version": 1}})
+        await setup.set("k", 1)
+        await setup.set("k", 2)
+        await setup.on.until(lambda: len(setup.on.events) == 1)
+        await worker.register_trigger({**request, "config": {"scope": "s"}, "metadata": {"version": 2}})
+        setup.on.gate.set()
+        await setup.on.calls(2)
+        assert setup.on.values("k") == [1, 2]
+        assert [metadata["version"] for metadata in setup.on.metadata] == [1, 2]
+        await worker.register_trigger({**request, "config": {"scope": "elsewhere"}})
+        await setup.set("k", 3)
+        await setup.set("k", 4, scope="elsewhere")
+        await setup.on.calls(3)
+        assert setup.on.values("k") == [1, 2, 4]
+
+
 async def test_a_handler_that_takes_too_long_is_stopped_and_retried() -> None:
     async with Setup() as setup:
         setup.on.gate.clear()

@@ -107,7 +107,8 @@ class KvAdapter:
             return f"{self._journal.path} has not answered for 2 s"
         except StoreError as error:
             return str(error)
-        return None
+        failing = None if self._groups is None else self._groups.failing
+        return None if failing is None else f"the last write failed: {failing}"
 
     # -- values
 
@@ -346,6 +347,10 @@ class KvAdapter:
             buried_at_ms=_now_ms(),
         )
         self._dead[letter.id] = letter
+        if len(self._dead) > self._limits.max_queue_length:
+            oldest = next(iter(self._dead.values()))
+            logger.warning("there are too many dead letters: that of event %s of %s is dropped", oldest.id, oldest.function_id)
+            self.discard(oldest.id)
 
         def settled() -> None:
             if queue.is_pending(delivery):

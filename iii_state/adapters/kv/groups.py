@@ -83,6 +83,8 @@ class Groups:
         self._filling = Changes()
         self._writing: Changes | None = None
         self._scheduled = False
+        self.failing: StoreError | None = None
+        """Why the last group could not be written; None once one could."""
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -140,6 +142,9 @@ class Groups:
     def _written(self, error: StoreError | None) -> None:
         written, self._writing = self._writing, None
         assert written is not None
+        if error is not None and self.failing is None:
+            logger.error("%s", error)
+        self.failing = error
         if error is not None:
             self._failed(written, error)
             return
@@ -156,7 +161,6 @@ class Groups:
 
     def _failed(self, written: Changes, error: StoreError) -> None:
         """Nothing of this group lasts, so nothing that was built on it may: all their mutations fail; upkeep is tried again."""
-        logger.error("%s", error)
         for changes in (written, self._filling):
             for write in changes.writes:
                 for queue, delivery in write.deliveries:

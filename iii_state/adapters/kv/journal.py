@@ -314,4 +314,6 @@ def _in_words(error: sqlite3.Error, path: Path) -> StoreError:
         return StoreError(f"the disk is full, or over a quota: {path} cannot grow ({text})")
     if "readonly" in text or "unable to open" in text or "read-only" in text:
         return StoreError(f"cannot write {path}: {text}; check the permissions of the directory")
+    if "disk I/O" in text:
+        return StoreError(f"the disk does not take what is written to {path}: it is full, over a limit, or failing ({text})")
     return StoreError(f"{path}: {text}")
