@@ -22,6 +22,8 @@ from benchmarks.sockets import Socket, connect
 _EVENT_SCOPE = "bench-events"
 _RING_BYTES = 4_000_000
 """How large the values that are stored for one measurement may be, all together."""
+_SLOW_SECONDS = 3.0
+"""How long it may take until every caller has had one answer; a measurement of a slow host is that much longer."""
 _FRAMES = 1024
 """Different calls of one measurement, over as many keys where values are small."""
 _DELETES = 2000
@@ -116,6 +118,10 @@ class Calls:
         before = sum(caller.done for caller in self._callers)
         clock.start()
         await asyncio.sleep(self._job.seconds)
+        for _ in range(30):
+            if sum(caller.done for caller in self._callers) - before >= self._job.callers:
+                break
+            await asyncio.sleep(_SLOW_SECONDS / 30)
         clock.stop()
         done = sum(caller.done for caller in self._callers) - before
         for caller in self._callers:
