@@ -146,8 +146,14 @@ class Deliveries:
             return None
         hosted = self._subscriptions.hosted.get(delivery.subscription_id)
         function_id = hosted[0].function_id if hosted is not None else self._routes.function_of(entry.queue)
-        call = queues.bury(self._keys, entry.queue, entry.engine, entry, delivery.attempt, str(failure), function_id)
-        return self._run("bury", call, lambda reply: self._end(entry, reply))
+        told = (delivery.attempt, str(failure), function_id, self._limits.max_queue_length)
+
+        def buried(reply: Reply) -> None:
+            self._end(entry, reply)
+            if reply[0] == b"OK" and reply[2]:
+                logger.warning("there are too many dead letters of %s: the oldest is dropped", function_id)
+
+        return self._run("bury", queues.bury(self._keys, entry.queue, entry.engine, entry, *told), buried)
 
     def release(self, deliveries: Sequence[Delivery]) -> Answer[None]:
         by_queue: dict[bytes, list[Entry]] = {}

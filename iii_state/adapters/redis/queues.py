@@ -74,11 +74,13 @@ def release(keys: Keys, queue: bytes, engine: bytes, entry_ids: Sequence[bytes])
     return [b"2", keys.stream(queue), keys.engines, engine, *entry_ids]
 
 
-def bury(keys: Keys, queue: bytes, engine: bytes, entry: Entry, attempts: int, error: str, function_id: str) -> list[bytes]:
+def bury(
+    keys: Keys, queue: bytes, engine: bytes, entry: Entry, attempts: int, error: str, function_id: str, max_letters: int
+) -> list[bytes]:
     """What follows the digest of bury.lua in EVALSHA."""
     names = (keys.stream(queue), keys.engines, keys.busy(queue), keys.wait(queue, entry.lane), keys.dead(queue), keys.dead_queues)
     words = (engine, queue, entry.id, entry.lane, b"%d" % entry.size, b"%d" % attempts, error.encode(), function_id.encode())
-    return [b"6", *names, *words]
+    return [b"6", *names, *words, b"%d" % max_letters]
 
 
 def revive(keys: Keys, queue: bytes, letter: bytes, lane_name: bytes, limits: QueueLimits) -> list[bytes]:
