@@ -29,6 +29,9 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+CALLS_PER_WRITE = 64
+"""So many are written at once; Redis begins with them while the next are put together."""
+
 MAX_BYTES_IN_FLIGHT = 32 * 1024 * 1024
 MAX_WAITING_BYTES = 256 * 1024 * 1024
 MAX_WAITING_PER_CALL_IN_FLIGHT = 64
@@ -334,6 +337,9 @@ class Connection:
             self._waiting_bytes -= call.size
             if not call.future.done() and (packet := self._packed(call)):
                 packets.append(packet)
+                if len(packets) == CALLS_PER_WRITE:
+                    wire.write(b"".join(packets))
+                    packets.clear()
         if packets:
             wire.write(b"".join(packets) if len(packets) > 1 else packets[0])
 
