@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from iii_state import values
 from iii_state.adapters.base import Adapter
-from iii_state.errors import FunctionError, StoreError
+from iii_state.errors import FunctionError, NotCarriedOut, StoreError
 from iii_state.events import Delivery, DispatchLimits, Failure, Subscription
 from iii_state.host import Answer, Host
 
@@ -115,7 +115,6 @@ class Dispatcher:
         if consumer is None:
             return
         consumer.hosted = False
-        self._dirty.pop(consumer, None)
         for name in (consumer.function, consumer.condition):
             if name is not None and (consumers := self._by_function.get(name)) is not None:
                 consumers.pop(subscription_id, None)
@@ -202,6 +201,8 @@ class Dispatcher:
             if consumer.done:
                 self._acknowledge(consumer)
             self._pump(consumer)
+            if consumer.gate.blocked and consumer.gate.running < self._limits.concurrency:
+                self._unblock(consumer.gate)  # it was woken for a place that it did not need
         if self._stopping:
             self._quiet.set()
 
@@ -331,12 +332,15 @@ class Dispatcher:
         gate.running -= 1
         if not gate.running and consumer.function not in self._by_function:
             self._gates.pop(consumer.function, None)
+        self._unblock(gate)
+        self._schedule(consumer)
+
+    def _unblock(self, gate: _Gate) -> None:
         while gate.blocked:
             blocked = gate.blocked.popleft()
             if blocked.hosted:
                 self._schedule(blocked)
                 break
-        self._schedule(consumer)
 
     def _done(self, consumer: _Consumer, attempt: _Attempt) -> None:
         self._end(consumer, attempt)
@@ -362,9 +366,11 @@ class Dispatcher:
         else:
             failure = Failure("invocation_failed", str(error) or type(error).__name__)
         policy = consumer.subscription.retry
-        if failure.code == "invocation_stopped" or (failure.code == "function_not_found" and not self._is_served(consumer)):
+        refused = failure.code if isinstance(error, NotCarriedOut) else ""
+        gone = refused == "invocation_stopped" or (failure.code == "function_not_found" and not self._is_served(consumer))
+        if gone:
             self._settle(partial(self._adapter.release, [delivery]))  # its worker left: nothing was the event's fault
-        elif failure.code == "payload_too_large" or delivery.attempt >= policy.max_attempts:
+        elif refused == "payload_too_large" or delivery.attempt >= policy.max_attempts:
             event = delivery.event
             logger.error(
                 "%s: the event %s of %r %r is a dead letter after %d attempts: %s",

@@ -17,6 +17,10 @@ class FunctionError(Exception):
         self.stacktrace = stacktrace
 
 
+class NotCarriedOut(FunctionError):
+    """The engine could not have a call carried out: its worker went away, or cannot receive it. The function has not failed."""
+
+
 class ConfigError(Exception):
     """A configuration that cannot be used; the message names the key and what was expected."""
 

@@ -129,7 +129,8 @@ class Failure:
     message: str
 
     def __str__(self) -> str:
-        return f"{self.code}: {self.message}"
+        """Text that can be encoded: an exception's own may hold lone surrogates."""
+        return f"{self.code}: {self.message}".encode(errors="replace").decode()
 
 
 @dataclass(slots=True)

@@ -57,8 +57,10 @@ class Trigger(msgspec.Struct, frozen=True):
 class TriggerProvider(Protocol):
     """The module's side of a trigger type."""
 
-    def register(self, trigger: Trigger) -> Answer[None]:
-        """Take a trigger on. Once this has answered, nothing that happens later is missed.
+    def register(self, trigger: Trigger, replaces: Trigger | None = None) -> Answer[None]:
+        """Take a trigger on, in place of an earlier one of the same id if there is one, which is let go even if this fails.
+
+        Once this has answered, nothing that happens later is missed.
 
         Raises `FunctionError` (code `trigger_registration_failed`) for a config that cannot be used.
         """

@@ -19,6 +19,7 @@ from iii_state.dispatcher import Dispatcher
 from iii_state.errors import ConfigError, FunctionError, InvalidValue, StoreError
 from iii_state.events import Subscription
 from iii_state.host import Answer, Caller, Host, Trigger, then
+from iii_state.operations import Operations
 from iii_state.ops import InvalidOp, OpRequest, compile_text
 from iii_state.requests import describe
 from iii_state.values import Json
@@ -123,6 +124,7 @@ class StateModule:
             ("state::list_groups", self._list_groups, "List the scopes that have values"),
         ):
             host.register_function(function_id, handler, description=description)
+        Operations(self.adapter).register(host)
         host.register_trigger_type("state", self, description="State trigger: a function runs after every change")
 
     async def stop(self) -> None:
@@ -253,10 +255,17 @@ class StateModule:
 
     # -- the trigger type
 
-    def register(self, trigger: Trigger) -> Answer[None]:
-        """Subscribe a trigger's function to the events that match its config."""
-        subscription = self._subscription(trigger)
+    def register(self, trigger: Trigger, replaces: Trigger | None = None) -> Answer[None]:
+        """Subscribe a trigger's function to the events that match its config. One that stays the same keeps its queue."""
         dispatcher = self._running()
+        try:
+            subscription = self._subscription(trigger)
+        except FunctionError:
+            if replaces is not None:
+                self.unregister(replaces, disconnected=False)
+            raise
+        if replaces is not None and self._subscription(replaces).id != subscription.id:
+            self.unregister(replaces, disconnected=False)
 
         def subscribed(_: None) -> None:
             self._triggers.setdefault(subscription.id, {})[trigger.id] = None

@@ -193,3 +193,28 @@ def test_help_and_completion() -> None:
         check=False,
     )
     assert "complete" in completion.stdout
+
+
+def test_a_negative_number_is_a_value(engine: EngineProcess) -> None:
+    done = iii_state("set", "negative", "k", "-5", url=engine.url)
+    assert (done.returncode, done.stdout) == (0, '{"old_value":null,"new_value":-5}\n'), done
+    assert "-5" not in iii_state("set", "negative", "k", "1", "-5", url=engine.url).stdout
+
+
+def test_watch_ends_when_nobody_reads_it_any_more(engine: EngineProcess) -> None:
+    command = [sys.executable, "-m", "iii_state", "watch", "unread", "--url", engine.url]
+    watch = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert watch.stdout is not None
+    assert watch.stderr is not None
+    watch.stdout.close()
+    try:
+        for number in range(100):
+            iii_state("set", "unread", "k", str(number), url=engine.url)
+            if watch.poll() is not None:
+                break
+        assert watch.wait(10) is not None
+        assert "Traceback" not in watch.stderr.read()
+    finally:
+        watch.kill()
+        watch.wait()
+        watch.stderr.close()

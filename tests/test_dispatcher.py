@@ -223,6 +223,58 @@ async def test_retries_are_bounded_and_end_among_the_dead_letters() -> None:
         assert (letter.attempts, letter.error, letter.event.new) == (3, "my_code: boom", b"1")
 
 
+async def test_operators_see_and_retry_and_drop_dead_letters() -> None:
+    async with Setup() as setup:
+
+        async def ask(name: str, **payload: Any) -> Any:
+            return await setup.engine.trigger({"function_id": f"iii-state::{name}", "payload": payload})
+
+        setup.on.fail = lambda event: RuntimeError("boom")
+        await setup.trigger(scope="s", retry={**QUICK, "max_attempts": 1})
+        await setup.set("a", 1)
+        await setup.set("b", 2)
+        await setup.dead(2)
+        (row,) = (await ask("triggers"))["triggers"]
+        assert (row["function_id"], row["scope"], row["hosted"], row["waiting"], row["dead"]) == ("on", "s", True, 0, 2)
+        first, second = (await ask("dead_list", function_id="on"))["dead"]
+        assert (first["key"], first["attempts"], first["error"]) == ("a", 1, "invocation_failed: boom")
+        assert (await ask("dead_list", function_id="another"))["dead"] == []
+        (shown,) = (await ask("dead_show", id=second["id"]))["dead"]
+        assert shown["event"]["new_value"] == 2
+        setup.on.fail = lambda event: None
+        assert await ask("dead_retry", id=first["id"]) == {"retried": 1}
+        await setup.on.calls(3)
+        assert setup.on.values("a") == [1, 1]
+        assert await ask("dead_drop", function_id="on") == {"dropped": 1}
+        assert await ask("dead_list") == {"dead": []}
+        with pytest.raises(FunctionError) as raised:
+            await ask("dead_retry", id="unknown")
+        assert raised.value.code == "NOT_FOUND"
+        with pytest.raises(FunctionError, match="function_id: invalid type: integer, expected a string"):
+            await ask("dead_list", function_id=5)
+
+
+async def test_a_trigger_that_is_registered_again_with_other_settings_keeps_its_queue() -> None:
+    async with Setup() as setup:
+        setup.on.gate.clear()
+        request = {"type": "state", "function_id": "on", "id": "mine"}
+        worker = setup.engine
+        await worker.register_trigger({**request, "config": {"scope": "s"}, "metadata": {"version": 1}})
+        await setup.set("k", 1)
+        await setup.set("k", 2)
+        await setup.on.until(lambda: len(setup.on.events) == 1)
+        await worker.register_trigger({**request, "config": {"scope": "s"}, "metadata": {"version": 2}})
+        setup.on.gate.set()
+        await setup.on.calls(2)
+        assert setup.on.values("k") == [1, 2]
+        assert [metadata["version"] for metadata in setup.on.metadata] == [1, 2]
+        await worker.register_trigger({**request, "config": {"scope": "elsewhere"}})
+        await setup.set("k", 3)
+        await setup.set("k", 4, scope="elsewhere")
+        await setup.on.calls(3)
+        assert setup.on.values("k") == [1, 2, 4]
+
+
 async def test_a_handler_that_takes_too_long_is_stopped_and_retried() -> None:
     async with Setup() as setup:
         setup.on.gate.clear()
@@ -360,3 +412,64 @@ async def test_a_handler_that_does_not_end_is_given_back_when_stopping(tmp_path:
         await setup.trigger(scope="s")
         await setup.on.calls(1)
         assert setup.on.metadata[0]["iii_state"]["attempt"] == 1
+
+
+async def test_an_error_that_is_no_unicode_text_is_recorded_and_the_store_goes_on(tmp_path: Path) -> None:
+    kv = {"config": {"store_method": "file_based", "file_path": str(tmp_path)}}
+    async with Setup({"adapter": kv, "dispatch": {"max_attempts": 1}}) as setup:
+        await setup.trigger()
+        setup.on.fail = lambda event: ValueError("\ud800")
+        await setup.set("k", 1)
+        (letter,) = await setup.dead(1)
+        assert letter.error == "invocation_failed: ?"
+        async with asyncio.timeout(10):
+            await setup.set("k", 2)
+
+
+async def test_what_a_handler_has_done_is_acknowledged_when_its_worker_leaves_in_the_same_moment() -> None:
+    async with Setup() as setup:
+        await setup.trigger()
+        (binding,) = setup.engine.triggers
+        setup.on.gate.clear()
+        await setup.set("k", 1)
+        await setup.on.until(lambda: setup.on.running == 1)
+        (answer,) = (entry[0] for entry in setup.engine._tasks.pending._open.values())
+        answer.add_done_callback(lambda _: setup.module.unregister(binding.trigger, disconnected=True))
+        gone = asyncio.Event()
+        answer.add_done_callback(lambda _: gone.set())
+        setup.on.gate.set()
+        async with asyncio.timeout(10):
+            await gone.wait()
+        setup.module.register(binding.trigger)
+        await setup.set("k", 2)
+        await setup.on.calls(2)
+        assert setup.on.values("k") == [1, 2]
+
+
+async def test_a_free_place_is_passed_on_by_a_subscription_that_has_nothing_to_do() -> None:
+    async with Setup({"dispatch": {"concurrency": 1}}) as setup:
+        await setup.trigger(scope="a")
+        setup.on.gate.clear()
+        await setup.set("first", 1, scope="a")
+        await setup.on.until(lambda: setup.on.running == 1)
+        await setup.trigger(scope="idle")
+        await setup.trigger(scope="b")
+        await setup.set("second", 1, scope="b")
+        await asyncio.sleep(0)
+        setup.on.gate.set()
+        await setup.on.calls(2)
+        assert [event["key"] for event in setup.on.events] == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [FunctionError("invocation_stopped", "mine"), FunctionError("payload_too_large", "mine"), asyncio.CancelledError()],
+    ids=["stopped", "too large", "cancelled"],
+)
+async def test_a_handler_that_fails_in_the_engines_words_has_failed_all_the_same(error: BaseException) -> None:
+    async with Setup({"dispatch": {"max_attempts": 2, **QUICK}}) as setup:
+        await setup.trigger()
+        setup.on.fail = lambda event: error if len(setup.on.events) < 10 else None
+        await setup.set("k", 1)
+        (letter,) = await setup.dead(1)
+        assert letter.attempts == len(setup.on.events) == 2

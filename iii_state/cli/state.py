@@ -112,7 +112,7 @@ def get(scope: str, key: str, url: str, as_json: bool) -> None:
     run(action())
 
 
-@click.command("set")
+@click.command("set", context_settings={"ignore_unknown_options": True})  # a VALUE may be -5
 @click.argument("scope")
 @click.argument("key")
 @click.argument("value")
@@ -216,14 +216,18 @@ def groups(url: str, as_json: bool) -> None:
 def watch(scope: str | None, key: str | None, url: str, as_json: bool) -> None:
     """Print changes as they happen, until Ctrl-C: all of them, or those of SCOPE, or of SCOPE and KEY."""
 
+    stop = asyncio.Event()
+
     async def show_event(event: Json) -> None:
-        if as_json or not is_terminal():
-            click.echo(msgspec.json.format(_without_caller(event), indent=-1))
-        else:
-            click.echo(_event_line(values.decode(event)))
+        try:
+            if as_json or not is_terminal():
+                click.echo(msgspec.json.format(_without_caller(event), indent=-1))
+            else:
+                click.echo(_event_line(values.decode(event)))
+        except BrokenPipeError:  # whoever read the output has gone
+            stop.set()
 
     async def action() -> None:
-        stop = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
         function_id = f"iii-state::watch::{uuid.uuid4()}"
         async with Client(url, name="iii-state-watch") as client:

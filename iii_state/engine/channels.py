@@ -107,23 +107,36 @@ class Channel:
         self._reader = socket
         while self._buffer:
             self._pass_on(*self._buffer.popleft())
-        if self._held:
-            self._held = False
-            if self._writer is not None:
-                self._writer.release()
+        self._go_on()
         if self._written:
             self._finish()
         return _Reader(self)
 
     def write(self, message: bytes, binary: bool) -> None:
         """A frame of the writer."""
+        if self.is_over:
+            return
         if self._reader is not None:
             self._pass_on(message, binary)
+            if self._reader.is_behind and self._hold_writer():
+                self._reader.when_read(self._go_on)
             return
         self._buffer.append((message, binary))
-        if len(self._buffer) >= self._buffer_frames and not self._held and self._writer is not None:
-            self._held = True
-            self._writer.hold()
+        if len(self._buffer) >= self._buffer_frames:
+            self._hold_writer()
+
+    def _hold_writer(self) -> bool:
+        if self._held or self._writer is None:
+            return False
+        self._held = True
+        self._writer.hold()
+        return True
+
+    def _go_on(self) -> None:
+        if self._held:
+            self._held = False
+            if self._writer is not None:
+                self._writer.release()
 
     def _pass_on(self, message: bytes, binary: bool) -> None:
         assert self._reader is not None
@@ -147,6 +160,7 @@ class Channel:
         """The reader is gone: nothing more can arrive."""
         self.is_over = True
         self._buffer.clear()
+        self._go_on()
         if self._writer is not None:
             self._writer.close(websocket.NORMAL, b"the reader is gone")
 

@@ -214,7 +214,7 @@ class _Subscribers:
     def __init__(self, triggers: dict[str, Trigger]) -> None:
         self._triggers = triggers
 
-    def register(self, trigger: Trigger) -> None:
+    def register(self, trigger: Trigger, replaces: Trigger | None = None) -> None:
         self._triggers[trigger.id] = trigger
 
     def unregister(self, trigger: Trigger, *, disconnected: bool) -> None:

@@ -53,4 +53,4 @@ class PendingCalls:
         open_calls, self._open = self._open, {}
         for future, _ in open_calls.values():
             if not future.done():
-                future.set_exception(FunctionError(error.code, error.message))
+                future.set_exception(type(error)(error.code, error.message))

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from iii_state import values
 from iii_state.engine.pending import PendingCalls
 from iii_state.engine.registry import Call, Function, as_function_error
-from iii_state.errors import FunctionError
+from iii_state.errors import FunctionError, NotCarriedOut
 from iii_state.host import Answer
 
 PythonCallable: TypeAlias = Callable[..., Any] | Callable[..., Awaitable[Any]]
@@ -38,7 +38,7 @@ class PythonTasks:
                 text = None if result is None else values.encode(result)
             except Exception as error:
                 if not answer.done():
-                    answer.set_exception(as_function_error(error))
+                    answer.set_exception(_own_error(error))
             else:
                 if not answer.done():
                     answer.set_result(text)
@@ -101,7 +101,13 @@ class PythonFunction:
                 return self._tasks.run(result)
             return None if result is None else values.encode(result)
         except Exception as error:
-            raise as_function_error(error) from error
+            raise _own_error(error) from error
+
+
+def _own_error(error: Exception) -> FunctionError:
+    """The function's own failure, also where that is one of a call that it made itself."""
+    failure = as_function_error(error)
+    return FunctionError(failure.code, failure.message, failure.stacktrace) if isinstance(failure, NotCarriedOut) else failure
 
 
 def _takes_metadata(function: PythonCallable) -> bool:

@@ -240,7 +240,9 @@ class _WorkerProvider:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
 
-    def register(self, trigger: Trigger) -> None:
+    def register(self, trigger: Trigger, replaces: Trigger | None = None) -> None:
+        if replaces is not None:
+            self.unregister(replaces, disconnected=False)
         self._worker.provide(trigger)
 
     def unregister(self, trigger: Trigger, *, disconnected: bool) -> None:

@@ -148,13 +148,17 @@ class Triggers:
         Raises (or sets in the Future) the provider's `FunctionError`; the trigger is gone then.
         """
         known = self._bindings.get(trigger.id)
-        if known is not None:
-            self._unbind(known, disconnected=known.owner is not owner or known.trigger == trigger)
         binding = Binding(trigger, owner, home)
+        served = self._find_type(binding)
+        replaces: Trigger | None = None
+        if known is not None and known.owner is owner and known.type is served and not known.failed:
+            replaces = known.trigger
+        elif known is not None:
+            self._unbind(known, disconnected=known.owner is not owner)
         self._bindings[trigger.id] = binding
-        if self._find_type(binding) is None:
+        if served is None:
             return None
-        return self._bind(binding, raising=True)
+        return self._bind(binding, raising=True, replaces=replaces)
 
     def unregister(self, trigger_id: str, owner: TriggerOwner | None = None) -> Answer[bool]:
         """Let a trigger go, only one of `owner` if given. Whether there was one."""
@@ -190,7 +194,7 @@ class Triggers:
         binding = self._bindings.get(trigger_id)
         return binding is not None and binding.type is None
 
-    def _bind(self, binding: Binding, *, raising: bool = False) -> Answer[None]:
+    def _bind(self, binding: Binding, *, raising: bool = False, replaces: Trigger | None = None) -> Answer[None]:
         served = self._find_type(binding)
         assert served is not None
         binding.type = served
@@ -204,7 +208,7 @@ class Triggers:
                 binding.owner.trigger_failed(trigger, registration_error(error))
 
         try:
-            answer = self._after(trigger.id, lambda: served.provider.register(trigger))
+            answer = self._after(trigger.id, lambda: served.provider.register(trigger, replaces))
         except Exception as error:
             failed(error)
             if raising:

@@ -96,6 +96,7 @@ class WebSocket:
         self._out_size = 0
         self._flush_planned = False
         self._unsent_before = 0
+        self._when_read: Callable[[], None] | None = None
 
     # --- life
 
@@ -114,6 +115,9 @@ class WebSocket:
                     await self._writer.drain()
                 except ConnectionError:
                     break
+            if self._when_read is not None:
+                go_on, self._when_read = self._when_read, None
+                go_on()
             if self.is_open:
                 self.release()
         return self.response
@@ -190,6 +194,16 @@ class WebSocket:
             self._loop.call_soon(self._flush_planned_write)
         if self._out_size > _WRITE_BYTES:
             self.flush()
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the peer has still to read much of what it was sent."""
+        return self._protocol.writing_paused
+
+    def when_read(self, go_on: Callable[[], None]) -> None:
+        """Call `go_on` once, when the peer is not behind any more; never if it goes before."""
+        self._when_read = go_on
+        self._wake()
 
     def send_binary(self, message: bytes) -> None:
         """Send a binary message."""

@@ -22,7 +22,7 @@ from iii_state.engine.quiet_log import QuietLog
 from iii_state.engine.registrations import Registrations
 from iii_state.engine.registry import Call, Function, as_function_error
 from iii_state.engine.workers import Description, Link, Workers
-from iii_state.errors import FunctionError
+from iii_state.errors import FunctionError, NotCarriedOut
 from iii_state.host import DEFAULT_NAMESPACE, Answer, Caller, Trigger
 from iii_state.values import Json
 
@@ -32,6 +32,9 @@ quiet = QuietLog(log)
 MAX_OPEN_CALLS = 10_000
 """A worker with so many calls open is not read until half of them are answered."""
 
+
+DESCRIBES_ITSELF_WITHIN_SECONDS = 5
+"""For so long a worker that has not said what it is gets no call that an old one could not receive."""
 _UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 _decode = protocol.decode
 _ID_AT = len(protocol.RESULT_START)
@@ -62,6 +65,8 @@ class Worker:
         self._registrations = Registrations(self, workers, self._go_on)
         self._behind_registrations: InvokeFunction | None = None
         self._throttled = False
+        self._large_calls: dict[str, tuple[Function, bytes]] | None = {}
+        """Calls that wait until it is known whether the worker can receive them, by their id; None once that is known."""
         self._fresh = (str(uuid.uuid4())[:24], count(1))
         self._take: dict[type[Any], Callable[[Any], None]] = {
             protocol.InvocationResult: self._take_result,
@@ -261,7 +266,7 @@ class Worker:
 
     def _too_large(self, what: str, size: int) -> FunctionError:
         about = self.description
-        return FunctionError(
+        return NotCarriedOut(
             "payload_too_large",
             f"{what} is a frame of {size} bytes; worker {self.name or self.id} ({about.runtime or 'unknown'} SDK "
             f"{about.version or 'of unknown version'}) can receive {self.max_frame_bytes} bytes",
@@ -272,7 +277,7 @@ class Worker:
     def execute(self, function: Function, call: Call) -> Answer[bytes | None]:
         """Send a call to the worker. The Future fails with `invocation_stopped` when it goes away, with the engine's `TIMEOUT`."""
         if not self.link.is_open:
-            raise FunctionError("invocation_stopped", "Invocation stopped")
+            raise NotCarriedOut("invocation_stopped", "Invocation stopped")
         self._registrations.check_invokable(function.id)
         invocation_id = call.invocation_id
         if invocation_id is None or invocation_id in self.pending or _UUID.fullmatch(invocation_id) is None:
@@ -283,8 +288,19 @@ class Worker:
         if len(frame) > self.max_frame_bytes:
             raise self._too_large(f"The call of {function.id}", len(frame))
         future = self.pending.add(invocation_id)
-        self._send(frame)
+        if len(frame) > protocol.OLD_PYTHON_FRAME_BYTES and self._large_calls is not None:
+            self._large_calls[invocation_id] = (function, frame)
+        else:
+            self._send(frame)
         return future
+
+    def _send_large_calls(self) -> None:
+        waiting, self._large_calls = self._large_calls or {}, None
+        for invocation_id, (function, frame) in waiting.items():
+            if len(frame) <= self.max_frame_bytes:
+                self._send(frame)
+            elif (future := self.pending.take(invocation_id)) is not None:
+                future.set_exception(self._too_large(f"The call of {function.id}", len(frame)))
 
     def _take_result(self, message: protocol.InvocationResult) -> None:
         future = self.pending.take(message.invocation_id)
@@ -330,6 +346,7 @@ class Worker:
         """Take what the worker tells of itself; its registrations move to the namespace that it names."""
         self.description = description
         self.max_frame_bytes = protocol.max_frame_bytes(description.runtime or "", description.version or "")
+        self._send_large_calls()
         namespace = description.namespace or DEFAULT_NAMESPACE
         if namespace != self.namespace:
             before, self.namespace = self.namespace, namespace
@@ -340,6 +357,8 @@ class Worker:
     def sweep(self) -> None:
         """Called about once a second: end what takes longer than the engine's timeout."""
         self.pending.sweep()
+        if self._large_calls is not None and time.time() * 1000 - self.connected_at_ms > DESCRIBES_ITSELF_WITHIN_SECONDS * 1000:
+            self._send_large_calls()
         self._registrations.give_up_waiting(self._workers.call_timeout)
 
     def _go_on(self) -> None:
@@ -359,9 +378,10 @@ class Worker:
         """The connection is gone: so are its functions, types and triggers; calls that it was executing fail."""
         self._workers.remove(self)
         self._registrations.drop_served()
-        self.pending.fail(FunctionError("invocation_stopped", "Invocation stopped"))
+        self.pending.fail(NotCarriedOut("invocation_stopped", "Invocation stopped"))
         self._registrations.drop_triggers()
         self._behind_registrations = None
+        self._large_calls = None
 
 
 def connect(workers: Workers, link: Link, remote: str | None = None) -> Worker:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sqlite3
@@ -195,8 +196,8 @@ async def test_killed_in_a_burst_it_loses_no_acknowledged_write_and_no_event(tmp
     handled: dict[str, int] = {}
     limit = 1500 + 700 * round_number
     for count, line in enumerate(process.stdout):
-        if not line.endswith("\n"):
-            break  # killed in the middle of a line
+        if not line.endswith("\n"):  # torn by the kill
+            break
         word, writer, number = line.split()
         (acknowledged if word == "set" else handled)[writer] = int(number)
         if count == limit:
@@ -289,3 +290,20 @@ def test_a_read_only_directory_is_an_error_in_words(tmp_path: Path) -> None:
     assert len(lines) == 2, errors
     assert "cannot write" in lines[0]
     assert "cannot make the directory" in lines[1]
+
+
+async def test_a_write_while_the_store_closes_is_answered(tmp_path: Path) -> None:
+    async with opened("kv-file", tmp_path) as store:
+        before = store.adapter.set("s", "before", b"1")
+        stopping = asyncio.create_task(store.adapter.stop())
+        async with asyncio.timeout(10):
+            while not stopping.done():
+                with contextlib.suppress(StoreError):
+                    await store.set("s", "k", b"1")
+                await asyncio.sleep(0)
+            with pytest.raises(StoreError, match="being closed"):
+                await store.set("s", "after", b"1")
+        assert asyncio.isfuture(before)
+        assert await before is None
+        await store.start()
+        assert store.adapter.get("s", "before") == b"1"

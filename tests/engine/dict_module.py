@@ -81,7 +81,10 @@ class DictModule:
     def echo(self, data: Json, caller: Caller) -> bytes | None:
         return values.encode({"data": json.loads(bytes(data)), "worker_id": caller.worker_id, "namespace": caller.namespace})
 
-    def register(self, trigger: Trigger) -> Answer[None]:
+    def register(self, trigger: Trigger, replaces: Trigger | None = None) -> Answer[None]:
+        if replaces is not None:
+            self.log.append(("replace", replaces.id))
+            self.triggers.pop(replaces.id, None)
         if trigger.config == b'"bad"':
             raise FunctionError("trigger_registration_failed", "Failed to parse trigger config: expected an object")
         self.log.append(("register", trigger.id))

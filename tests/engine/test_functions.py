@@ -373,3 +373,21 @@ async def test_the_engine_gives_a_worker_up_that_does_not_answer(port: Port, ses
         await silent.answer(invocation, result=1)
         await silent.settled()
         assert await caller.settled() == []
+
+
+@pytest.mark.parametrize(("version", "code"), [("0.12.0", "payload_too_large"), ("0.25.0", None)])
+async def test_a_large_call_waits_until_its_worker_has_said_what_it_can_receive(
+    worker: RawWorker, other: RawWorker, version: str, code: str | None
+) -> None:
+    await worker.send("registerfunction", id="f")
+    await worker.settled()
+    call_id = str(uuid.uuid4())
+    await other.send("invokefunction", function_id="f", data="x" * 2**20, invocation_id=call_id)
+    assert await other.settled() == []
+    assert await worker.settled() == []
+    await worker.send("invokefunction", function_id="engine::workers::register", data={"runtime": "python", "version": version})
+    if code is None:
+        await worker.answer(await worker.expect("invokefunction"))
+    assert (await other.expect("invocationresult", invocation_id=call_id)).get("error", {}).get("code") == code
+    if code is not None:
+        assert await worker.settled() == []

@@ -55,7 +55,7 @@ async def test_registering_the_same_id_again_replaces(worker: RawWorker, module:
     await register(worker, config={"scope": "b"})
     await worker.settled()
     assert module.triggers["t"].config == b'{"scope": "b"}'
-    assert module.log == [("register", "t"), ("disconnected", "t"), ("register", "t"), ("unregister", "t"), ("register", "t")]
+    assert module.log == [("register", "t"), ("replace", "t"), ("register", "t"), ("replace", "t"), ("register", "t")]
 
 
 async def test_a_trigger_goes_when_it_is_unregistered_by_its_worker_and_when_that_leaves(
@@ -287,7 +287,7 @@ async def test_steps_that_concern_one_trigger_follow_each_other(engine: Engine, 
     assert module.log == [("register", "t")]
     pending[0].set_result(None)
     await until(lambda: len(pending) == 2)
-    assert module.log == [("register", "t"), ("unregister", "t"), ("register", "t")]
+    assert module.log == [("register", "t"), ("replace", "t"), ("register", "t")]
     pending[1].set_result(None)
     await asyncio.gather(first, second)
     assert module.triggers["t"].function_id == "g"

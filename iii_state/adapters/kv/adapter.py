@@ -7,15 +7,15 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from iii_state import values
 from iii_state.adapters.base import TooLarge, Updated
-from iii_state.adapters.kv.journal import Group, Journal, Row
+from iii_state.adapters.kv.groups import Changes, Groups, delivery_row, row_number
+from iii_state.adapters.kv.journal import Journal, Row
 from iii_state.adapters.kv.queues import Queue, Routes
 from iii_state.apply import apply
 from iii_state.errors import StoreError
@@ -27,54 +27,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-UPKEEP_RETRY_SECONDS = 0.2
-STOP_SECONDS = 10
 _subscription = msgspec.json.Decoder(Subscription)
-
-
-@dataclass(slots=True)
-class _Write:
-    """One mutation of a group: what it waits with, and the event that becomes deliverable with it."""
-
-    waiter: asyncio.Future[Any]
-    answer: Any
-    event: Event | None
-    deliveries: list[tuple[Queue, Delivery]]
-
-
-@dataclass(slots=True)
-class _Pending:
-    """A group being filled or written: mutations, which fail with it, and upkeep, which does not (it is tried again)."""
-
-    overlay: dict[tuple[str, str], bytes | None] = field(default_factory=dict)
-    writes: list[_Write] = field(default_factory=list)
-    subscriptions: dict[str, Row | None] = field(default_factory=dict)
-    attempts: dict[int, tuple[int, int]] = field(default_factory=dict)
-    dead_letters: list[Row] = field(default_factory=list)
-    revived: list[Row] = field(default_factory=list)
-    finished: list[int] = field(default_factory=list)
-    discarded: list[str] = field(default_factory=list)
-    settled: list[Callable[[], None]] = field(default_factory=list)
-    """Called when the upkeep of this group has been committed."""
-
-    def take_upkeep(self, other: _Pending) -> None:
-        """Put the upkeep of `other`, which was to come first, in front of one's own."""
-        self.subscriptions = {**other.subscriptions, **self.subscriptions}
-        self.attempts = {**other.attempts, **self.attempts}
-        for name in ("dead_letters", "revived", "finished", "discarded", "settled"):
-            setattr(self, name, getattr(other, name) + getattr(self, name))
-
-    def group(self) -> Group:
-        """What the journal writes."""
-        return Group(
-            values={(scope.encode(), key.encode()): value for (scope, key), value in self.overlay.items()},
-            subscriptions=self.subscriptions,
-            deliveries=[_delivery_row(delivery) for write in self.writes for _, delivery in write.deliveries] + self.revived,
-            attempts=self.attempts,
-            dead_letters=self.dead_letters,
-            finished=self.finished,
-            discarded=self.discarded,
-        )
 
 
 class KvAdapter:
@@ -89,6 +42,7 @@ class KvAdapter:
     ) -> None:
         self._limits = limits or QueueLimits()
         self._journal = None if directory is None else Journal(directory, save_interval_ms)
+        self._groups = None if self._journal is None else Groups(self._journal, self._committed)
         self._data: dict[str, dict[str, bytes]] = {}
         self._queues: dict[str, Queue] = {}
         self._routes = Routes()
@@ -100,11 +54,7 @@ class KvAdapter:
         self._writes = 0
         self._numbers = 0
         self._events_enabled = True
-        self._filling = _Pending()
-        self._writing: _Pending | None = None
-        self._scheduled = False
-        self._idle: asyncio.Event = asyncio.Event()
-        self._idle.set()
+        self._closing = False
 
     # -- opening and closing
 
@@ -127,7 +77,7 @@ class KvAdapter:
             delivery = Delivery(subscription_id, event, attempt, token=number)
             waiting = self._queues.get(subscription_id)
             if waiting is None:  # its retention had ended
-                self._filling.finished.append(number)
+                self._keep(_finished([number]))
             else:
                 waiting.push(delivery, due - now)
         for row in contents.dead_letters:
@@ -142,13 +92,9 @@ class KvAdapter:
         for queue in self._queues.values():
             queue.hosted = False
             queue.close()
-        if self._journal is not None:
-            self._flush()
-            try:
-                async with asyncio.timeout(STOP_SECONDS):
-                    await self._idle.wait()
-            except TimeoutError:
-                logger.error("not everything could be written to %s before closing", self._journal.path)
+        self._closing = True
+        if self._journal is not None and self._groups is not None:
+            await self._groups.drain()
             await self._journal.close()
 
     async def health(self) -> str | None:
@@ -161,7 +107,8 @@ class KvAdapter:
             return f"{self._journal.path} has not answered for 2 s"
         except StoreError as error:
             return str(error)
-        return None
+        failing = None if self._groups is None else self._groups.failing
+        return None if failing is None else f"the last write failed: {failing}"
 
     # -- values
 
@@ -194,12 +141,10 @@ class KvAdapter:
         self._events_enabled = enabled
 
     def _current(self, scope: str, key: str) -> bytes | None:
-        if self._journal is not None:
-            place = (scope, key)
-            if place in self._filling.overlay:
-                return self._filling.overlay[place]
-            if self._writing is not None and place in self._writing.overlay:
-                return self._writing.overlay[place]
+        if self._groups is not None:
+            overlay = self._groups.overlay_of((scope, key))
+            if overlay is not None:
+                return overlay[scope, key]
         group = self._data.get(scope)
         return None if group is None else group.get(key)
 
@@ -213,6 +158,8 @@ class KvAdapter:
             del self._data[scope]
 
     def _write(self, scope: str, key: str, old: bytes | None, new: bytes | None, answer: T) -> Answer[T]:
+        if self._closing:  # nobody would write it any more, and so its call would never be answered
+            raise StoreError("the store is being closed; nothing was changed")
         queues = self._routes.matching(scope, key) if self._events_enabled else ()
         event: Event | None = None
         if queues:
@@ -221,7 +168,7 @@ class KvAdapter:
             event = Event(f"{self._epoch}-{self._writes}", scope, key, kind, old, new)
             for queue in queues:
                 _refuse_overflow(queue, event)
-        if self._journal is None:
+        if self._groups is None:
             self._store(scope, key, new)
             if event is not None:
                 for queue in queues:
@@ -233,11 +180,7 @@ class KvAdapter:
             for queue in queues:
                 queue.reserve(event)
                 deliveries.append((queue, Delivery(queue.id, event, token=self._next_number())))
-        waiter: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._filling.overlay[scope, key] = new
-        self._filling.writes.append(_Write(waiter, answer, event, deliveries))
-        self._schedule()
-        return waiter
+        return self._groups.write((scope, key), new, answer, deliveries)
 
     def _next_number(self) -> int:
         self._numbers += 1
@@ -247,95 +190,32 @@ class KvAdapter:
         """Drop what has to go for `event`; only a queue that drops its oldest ever has to."""
         dropped: list[int] = []
         while queue.overflow(event) is not None and (victim := queue.drop_oldest()) is not None:
-            dropped.append(_row_number(victim))
+            dropped.append(row_number(victim))
         if dropped:
             if queue.dropped == len(dropped) or queue.dropped % 1000 < len(dropped):
                 function = queue.subscription.function_id
                 logger.warning("the queue of %s is full; %d of its oldest events dropped so far", function, queue.dropped)
-            self._keep(lambda pending: pending.finished.extend(dropped))
+            self._keep(_finished(dropped))
 
-    # -- groups of a journal
+    # -- what is written to the journal
 
-    def _keep(self, record: Callable[[_Pending], object], settled: Callable[[], None] | None = None) -> None:
-        """Write upkeep with the next group, and call `settled` when it has been committed; at once without a journal."""
-        if self._journal is None:
-            if settled is not None:
-                settled()
-            return
-        record(self._filling)
-        if settled is not None:
-            self._filling.settled.append(settled)
-        self._schedule()
+    def _keep(self, record: Callable[[Changes], object], settled: Callable[[], None] | None = None) -> None:
+        """Record upkeep, and call `settled` when it has been committed: at once without a journal."""
+        if self._groups is not None:
+            self._groups.keep(record, settled)
+        elif settled is not None:
+            settled()
 
-    def _schedule(self) -> None:
-        self._idle.clear()
-        if self._writing is None and not self._scheduled:
-            self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._flush)
-
-    def _flush(self) -> None:
-        self._scheduled = False
-        if self._journal is None or self._writing is not None or self._idle.is_set():
-            return
-        self._writing, self._filling = self._filling, _Pending()
-        self._journal.write(self._writing.group(), self._committed)
-
-    def _committed(self, error: StoreError | None) -> None:
-        written = self._writing
-        assert written is not None
-        self._writing = None
-        if error is not None:
-            self._fail(written, error)
-            return
+    def _committed(self, written: Changes) -> None:
+        """What was written is seen from now on, and its events can be delivered."""
         for (scope, key), value in written.overlay.items():
             self._store(scope, key, value)
         for write in written.writes:
-            if write.event is not None:
-                for queue, delivery in write.deliveries:
-                    queue.unreserve(write.event)
-                    if self._queues.get(queue.id) is queue:
-                        self._make_room(queue, write.event)
-                        queue.push(delivery)
-            if not write.waiter.done():
-                write.waiter.set_result(write.answer)
-        for settle in written.settled:
-            settle()
-        if self._has_work(self._filling):
-            self._flush()
-        else:
-            self._idle.set()
-
-    def _fail(self, written: _Pending, error: StoreError) -> None:
-        """Nothing of this group lasts, so nothing that was built on it may: all their mutations fail; upkeep is tried again."""
-        logger.error("%s", error)
-        for pending in (written, self._filling):
-            for write in pending.writes:
-                if write.event is not None:
-                    for queue, _ in write.deliveries:
-                        queue.unreserve(write.event)
-                if not write.waiter.done():
-                    write.waiter.set_exception(StoreError(str(error)))
-            pending.overlay.clear()
-            pending.writes.clear()
-        self._filling.take_upkeep(written)
-        if self._has_work(self._filling):
-            self._scheduled = True
-            asyncio.get_running_loop().call_later(UPKEEP_RETRY_SECONDS, self._flush)
-        else:
-            self._idle.set()
-
-    @staticmethod
-    def _has_work(pending: _Pending) -> bool:
-        return bool(
-            pending.writes
-            or pending.subscriptions
-            or pending.attempts
-            or pending.dead_letters
-            or pending.revived
-            or pending.finished
-            or pending.discarded
-            or pending.settled
-        )
+            for queue, delivery in write.deliveries:
+                queue.unreserve(delivery.event)
+                if self._queues.get(queue.id) is queue:
+                    self._make_room(queue, delivery.event)
+                    queue.push(delivery)
 
     # -- subscriptions
 
@@ -407,19 +287,16 @@ class KvAdapter:
         del self._queues[queue.id]
         queue.hosted = False
         queue.close()
-        if self._journal is None:
+        if self._groups is None:
             return
-        held = [_row_number(delivery) for delivery in queue]
-        for group in (self._writing, self._filling):
-            for write in group.writes if group is not None else ():
-                held.extend(_row_number(delivery) for target, delivery in write.deliveries if target is queue)
-        self._keep(lambda pending: pending.subscriptions.update({queue.id: None}))
-        self._keep(lambda pending: pending.finished.extend(held))
+        held = [row_number(delivery) for delivery in (*queue, *self._groups.deliveries_to(queue))]
+        self._keep(lambda changes: changes.subscriptions.update({queue.id: None}))
+        self._keep(_finished(held))
 
     def _record_queue(self, queue: Queue) -> None:
         if self._journal is not None:
             row = (queue.id, values.encode(queue.subscription), queue.orphaned_at_ms, queue.dropped)
-            self._keep(lambda pending: pending.subscriptions.update({queue.id: row}))
+            self._keep(lambda changes: changes.subscriptions.update({queue.id: row}))
 
     # -- deliveries
 
@@ -445,7 +322,7 @@ class KvAdapter:
             if not waiter.done():
                 waiter.set_result(queue.take(want) if want and queue.hosted else [])
 
-        self._keep(lambda pending: pending.finished.extend(map(_row_number, done)), settled)
+        self._keep(_finished([row_number(delivery) for delivery in done]), settled)
         return waiter
 
     def retry(self, delivery: Delivery, delay_ms: int, failure: Failure) -> None:
@@ -454,7 +331,7 @@ class KvAdapter:
             return
         queue.retry(delivery, delay_ms)
         planned = (delivery.attempt, _now_ms() + delay_ms)
-        self._keep(lambda pending: pending.attempts.update({_row_number(delivery): planned}))
+        self._keep(lambda changes: changes.attempts.update({row_number(delivery): planned}))
 
     def bury(self, delivery: Delivery, failure: Failure) -> None:
         queue = self._queues.get(delivery.subscription_id)
@@ -470,14 +347,18 @@ class KvAdapter:
             buried_at_ms=_now_ms(),
         )
         self._dead[letter.id] = letter
+        if len(self._dead) > self._limits.max_queue_length:
+            oldest = next(iter(self._dead.values()))
+            logger.warning("there are too many dead letters: that of event %s of %s is dropped", oldest.id, oldest.function_id)
+            self.discard(oldest.id)
 
         def settled() -> None:
             if queue.is_pending(delivery):
                 queue.finish(delivery)
 
-        def record(pending: _Pending) -> None:
-            pending.dead_letters.append(_dead_letter_row(letter))
-            pending.finished.append(_row_number(delivery))
+        def record(changes: Changes) -> None:
+            changes.dead_letters.append(_dead_letter_row(letter))
+            changes.finished.append(row_number(delivery))
 
         self._keep(record, settled)
 
@@ -517,16 +398,18 @@ class KvAdapter:
             raise StoreError(f"nobody is subscribed any more: {letter.function_id} has no queue for this event")
         _refuse_overflow(queue, letter.event)
         del self._dead[dead_letter_id]
+        queue.reserve(letter.event)
         delivery = Delivery(queue.id, letter.event, token=self._next_number())
 
         def settled() -> None:
+            queue.unreserve(letter.event)
             if self._queues.get(queue.id) is queue:
                 self._make_room(queue, delivery.event)
                 queue.push(delivery)
 
-        def record(pending: _Pending) -> None:
-            pending.revived.append(_delivery_row(delivery))
-            pending.discarded.append(dead_letter_id)
+        def record(changes: Changes) -> None:
+            changes.revived.append(delivery_row(delivery))
+            changes.discarded.append(dead_letter_id)
 
         self._keep(record, settled)
         return True
@@ -534,7 +417,7 @@ class KvAdapter:
     def discard(self, dead_letter_id: str) -> bool:
         if self._dead.pop(dead_letter_id, None) is None:
             return False
-        self._keep(lambda pending: pending.discarded.append(dead_letter_id))
+        self._keep(lambda changes: changes.discarded.append(dead_letter_id))
         return True
 
 
@@ -545,11 +428,8 @@ def _refuse_overflow(queue: Queue, event: Event) -> None:
         raise StoreError(f"the queue of {function} is full ({bound}); its handler does not keep up, or nobody serves it")
 
 
-def _delivery_row(delivery: Delivery) -> Row:
-    event = delivery.event
-    place = (event.scope.encode(), event.key.encode())
-    number = _row_number(delivery)
-    return (number, delivery.subscription_id, event.write_id, event.event_type, *place, event.old, event.new, delivery.attempt, 0)
+def _finished(numbers: list[int]) -> Callable[[Changes], None]:
+    return lambda changes: changes.finished.extend(numbers)
 
 
 def _dead_letter_row(letter: DeadLetter) -> Row:
@@ -557,12 +437,6 @@ def _dead_letter_row(letter: DeadLetter) -> Row:
     place = (event.scope.encode(), event.key.encode())
     head = (letter.id, letter.subscription_id, letter.function_id, event.write_id, event.event_type)
     return (*head, *place, event.old, event.new, letter.attempts, letter.error, letter.buried_at_ms)
-
-
-def _row_number(delivery: Delivery) -> int:
-    number = delivery.token
-    assert isinstance(number, int)
-    return number
 
 
 def _now_ms() -> int:

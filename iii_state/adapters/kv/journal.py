@@ -129,6 +129,9 @@ class Journal:
                 self._commit(group)
             except sqlite3.Error as failure:
                 error = _in_words(failure, self.path)
+            except Exception as failure:  # the thread must live on: without it no call would ever be answered again
+                logger.exception("a group could not be written to %s", self.path)
+                error = StoreError(f"{self.path}: {failure}")
             loop.call_soon_threadsafe(done, error)
 
         self._unsaved = True
@@ -311,4 +314,6 @@ def _in_words(error: sqlite3.Error, path: Path) -> StoreError:
         return StoreError(f"the disk is full, or over a quota: {path} cannot grow ({text})")
     if "readonly" in text or "unable to open" in text or "read-only" in text:
         return StoreError(f"cannot write {path}: {text}; check the permissions of the directory")
+    if "disk I/O" in text:
+        return StoreError(f"the disk does not take what is written to {path}: it is full, over a limit, or failing ({text})")
     return StoreError(f"{path}: {text}")

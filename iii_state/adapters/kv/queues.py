@@ -128,6 +128,8 @@ class Queue:
         delivery = self._entries[number]
         self._forget(number)
         self.dropped += 1
+        if len(self._ready) > 2 * len(self._entries) + 64:  # those dropped are skipped by `take`, but nobody may be taking
+            self._ready = deque(ready for ready in self._ready if _number(ready) in self._entries)
         return delivery
 
     def close(self) -> None:
