@@ -17,7 +17,7 @@ def with_redis(name: str, title: str, measure: Callable[[Plan, Report, RedisServ
     """A section whose `measure` gets an empty Redis of its own, gone at the end, and fills in the report.
 
     Calls that Redis answered with an error count as errors. The report says why where the section was skipped. The section
-    raises RuntimeError where one of its own calls failed.
+    raises RuntimeError where one of its own calls failed, or redis-benchmark is not there.
     """
 
     def section(plan: Plan) -> Report:
@@ -27,12 +27,12 @@ def with_redis(name: str, title: str, measure: Callable[[Plan, Report, RedisServ
         elif not shutil.which("redis-server"):
             report.skipped = "no redis-server on the PATH (Debian and Ubuntu: apt-get install redis-server)"
         else:
-            with RedisServer() as server:
-                try:
+            try:
+                with RedisServer() as server:
                     measure(plan, report, server)
                     report.errors += failed_calls(server.client)
-                except (redis.RedisError, StoreError) as failure:
-                    raise RuntimeError(f"a call to Redis failed: {failure}") from failure
+            except (redis.RedisError, StoreError, OSError) as failure:
+                raise RuntimeError(f"{type(failure).__name__}: {failure}") from failure
         return report
 
     return section
