@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import resource
 import subprocess
 import time
 from collections import defaultdict
@@ -25,6 +26,7 @@ import msgspec
 import redis.asyncio
 import uvloop
 
+from benchmarks.cpu import process_seconds
 from benchmarks.delay import delayed
 from benchmarks.plan import Plan
 from benchmarks.redis_host import failed_calls
@@ -53,17 +55,29 @@ _REQUESTS = {"update": 60_000, "set": 80_000, "get": 300_000}
 """That redis-benchmark makes for every second that a measurement is to take."""
 
 
+class Load(NamedTuple):
+    """What is called, where, by how many callers, for how long; and the process of the Redis."""
+
+    op: str
+    url: str
+    callers: int
+    seconds: float
+    redis_pid: int
+
+
 class Counted(NamedTuple):
-    """How many calls were made in a second, and how many were made in all."""
+    """Calls per second, microseconds of CPU of the client and of Redis per call; and how many were made in all."""
 
     rate: float
+    client_us: float
+    redis_us: float
     calls: int
 
 
 Call = Callable[[int], Awaitable[object]]
-Client = Callable[[str, str, int, float], Coroutine[None, None, Counted]]
-Rates = dict[tuple[str, int], list[float]]
-"""Of each client and number of callers, one rate for every run."""
+Client = Callable[[Load], Coroutine[None, None, Counted]]
+Found = dict[tuple[str, int], list[Counted]]
+"""Of each client and number of callers, one for every run."""
 
 
 def command(op: str, slot: bytes, sequence: bytes) -> list[bytes]:
@@ -75,9 +89,13 @@ def command(op: str, slot: bytes, sequence: bytes) -> list[bytes]:
     return [b"EVALSHA", script(op).sha1, *call[: at + 1], slot, sequence, *call[at + 3 :]]
 
 
-async def calls_per_second(callers: int, seconds: float, call: Call) -> Counted:
-    """How many calls so many callers make, each waiting for its answer; of the rate, a tenth of the time does not count."""
-    done, warm, end = 0, 0, 0.0
+async def count(load: Load, call: Call) -> Counted:
+    """How many calls the callers make, each waiting for its answer; of the figures, a tenth of the time does not count."""
+    done, end = 0, 0.0
+    before = (0.0, 0.0, 0.0, 0)
+
+    def now() -> tuple[float, float, float, int]:
+        return time.perf_counter(), time.process_time(), process_seconds(load.redis_pid), done
 
     async def caller(number: int) -> None:
         nonlocal done
@@ -85,60 +103,69 @@ async def calls_per_second(callers: int, seconds: float, call: Call) -> Counted:
             await call(number)
             done += 1
 
-    for length in (seconds / 10, seconds):
-        warm = done
-        begun = time.perf_counter()
-        end = begun + length
-        await asyncio.gather(*map(caller, range(callers)))
-    return Counted((done - warm) / (time.perf_counter() - begun), done)
+    for length in (load.seconds / 10, load.seconds):
+        before = now()
+        end = time.perf_counter() + length
+        await asyncio.gather(*map(caller, range(load.callers)))
+    wall, client, redis_cpu, calls = (after - earlier for after, earlier in zip(now(), before, strict=True))
+    return Counted(calls / wall, client / calls * 1e6, redis_cpu / calls * 1e6, done)
 
 
-async def ours(op: str, url: str, callers: int, seconds: float) -> Counted:
+async def ours(load: Load) -> Counted:
     """Through the adapter."""
-    adapter = RedisAdapter(RedisSettings(redis_url=url))
+    adapter = RedisAdapter(RedisSettings(redis_url=load.url))
     await adapter.start(lambda subscription_id: None)
     make: dict[str, Callable[[], Any]] = {
         "update": lambda: adapter.update(SCOPE, KEY, PLAN, LIMIT),
         "set": lambda: adapter.set(SCOPE, KEY, DOCUMENT),
         "get": lambda: adapter.get(SCOPE, KEY),
     }
-    ask = make[op]
+    ask = make[load.op]
 
     async def call(number: int) -> None:
         await ask()
 
     try:
-        return await calls_per_second(callers, seconds, call)
+        return await count(load, call)
     finally:
         await adapter.stop()
 
 
-async def redis_py(op: str, url: str, callers: int, seconds: float) -> Counted:
+async def redis_py(load: Load) -> Counted:
     """Through redis-py's asyncio client, a connection per call in flight from its pool; all are open before the clock starts."""
     sequences = itertools.count(1)
-    async with redis.asyncio.Redis.from_url(url, max_connections=callers, protocol=2) as client:
+    async with redis.asyncio.Redis.from_url(load.url, max_connections=load.callers, protocol=2) as client:
         pool = client.connection_pool
-        for connection in await asyncio.gather(*(pool.get_connection() for _ in range(callers))):  # type: ignore[no-untyped-call]
+        for connection in await asyncio.gather(*(pool.get_connection() for _ in range(load.callers))):  # type: ignore[no-untyped-call]
             await pool.release(connection)
 
         async def call(number: int) -> None:
-            words = command(op, b"%d" % number, b"%d" % next(sequences))
+            words = command(load.op, b"%d" % number, b"%d" % next(sequences))
             await client.execute_command(*words)  # type: ignore[no-untyped-call]
 
-        return await calls_per_second(callers, seconds, call)
+        return await count(load, call)
 
 
-def redis_benchmark(op: str, port: int, seconds: float) -> Counted:
+def redis_benchmark(op: str, server: RedisServer, seconds: float) -> Counted:
     """With the tool that Redis brings. Each call takes a slot by lot, so that hardly one is taken for a retry."""
     requests = int(_REQUESTS[op] * seconds)
     load = ["-P", "16", "-c", "50", "-n", str(requests), "-r", "2000000000", "--csv"]
     words = [word.decode() for word in command(op, b"__rand_int__", b"1")]
-    told = subprocess.run(["redis-benchmark", "-p", str(port), *load, *words], capture_output=True, text=True, check=False)
+    before = _children_seconds(), process_seconds(server.process.pid)
+    told = subprocess.run(["redis-benchmark", "-p", str(server.port), *load, *words], capture_output=True, text=True, check=False)
     lines = told.stdout.splitlines()
     if told.returncode or len(lines) < 2:
         raise RuntimeError(f"redis-benchmark: {(told.stderr or told.stdout)[-500:]}")
     figures = lines[-1].rsplit('","', lines[0].count(","))  # the first column is what was called, which may hold anything
-    return Counted(float(figures[1]), requests)
+    after = _children_seconds(), process_seconds(server.process.pid)
+    client_us, redis_us = ((now - earlier) / requests * 1e6 for now, earlier in zip(after, before, strict=True))
+    return Counted(float(figures[1]), client_us, redis_us, requests)
+
+
+def _children_seconds() -> float:
+    """CPU seconds of the processes that this one has waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 class Measurement:
@@ -149,19 +176,20 @@ class Measurement:
         self._server = server
         self._seconds = seconds
 
-    def most(self, op: str) -> float:
+    def most(self, op: str) -> Counted:
         """What redis-benchmark reaches."""
         self._prepare()
-        counted = redis_benchmark(op, self._server.port, self._seconds)
+        counted = redis_benchmark(op, self._server, self._seconds)
         self._check(op, counted.calls - counted.calls // 1000)
-        return counted.rate
+        return counted
 
-    def client(self, client: Client, op: str, callers: int, port: int | None = None) -> float:
+    def client(self, client: Client, op: str, callers: int, port: int | None = None) -> Counted:
         """What a client reaches, through another port than Redis's own if one is given."""
         self._prepare()
-        counted = uvloop.run(client(op, f"redis://127.0.0.1:{port or self._server.port}", callers, self._seconds))
+        url = f"redis://127.0.0.1:{port or self._server.port}"
+        counted = uvloop.run(client(Load(op, url, callers, self._seconds, self._server.process.pid)))
         self._check(op, counted.calls)
-        return counted.rate
+        return counted
 
     def _prepare(self) -> None:
         """An empty database with the document and the session that `command` speaks of."""
@@ -186,7 +214,7 @@ def calls(plan: Plan, report: Report, server: RedisServer) -> None:
     """Updates, and likewise sets and gets, beside redis-benchmark and redis-py."""
     measurement = Measurement(report, server, plan.seconds * 2.5)
     for op in ("update", "set", "get"):
-        found: Rates = defaultdict(list)
+        found: Found = defaultdict(list)
         for run in range(plan.runs):
             plan.progress(f"redis-calls: {op}, run {run + 1}")
             found[_MOST, 800].append(measurement.most(op))
@@ -197,12 +225,15 @@ def calls(plan: Plan, report: Report, server: RedisServer) -> None:
         busiest = max(CALLERS)
         for other, wanted, by in ((_MOST, 0.9, 800), ("redis-py", 8, busiest)):
             _compare(report, f"{op}, {busiest} callers, beside {other}", wanted, found["ours", busiest], found[other, by])
+    report.notes.append(
+        "µs are of CPU, per call. A client and Redis are as fast as the slower of the two where each has a core to itself."
+    )
 
 
 def far(plan: Plan, report: Report, server: RedisServer) -> None:
     """Updates on a Redis that is a millisecond away in each direction."""
     measurement = Measurement(report, server, plan.seconds * 2.5)
-    found: Rates = defaultdict(list)
+    found: Found = defaultdict(list)
     with delayed(server.port, DELAY_SECONDS) as port:
         for run in range(plan.runs):
             for callers in CALLERS:
@@ -214,20 +245,26 @@ def far(plan: Plan, report: Report, server: RedisServer) -> None:
     _compare(report, f"update, {busiest} callers, beside one call at a time", 100, found["ours", busiest], found["ours", 1])
 
 
-def _tabulate(report: Report, title: str, found: Rates, beside: str, callers: int) -> None:
+def _tabulate(report: Report, title: str, found: Found, beside: str, callers: int) -> None:
     heading = f"of {beside}" if callers > 1 else "of one call at a time"
-    table = Table(title, ["client", "in flight", "calls/s", heading, ""])
-    largest = max(median(rates) for rates in found.values())
-    for (name, count), rates in found.items():
-        table.add(name, count, median(rates), _share(rates, found[beside, callers]), bar(median(rates), largest))
+    table = Table(title, ["client", "in flight", "calls/s", heading, "client µs", "Redis µs", ""])
+    largest = max(map(_rate, found.values()))
+    for (name, in_flight), runs in found.items():
+        client_us, redis_us = median(run.client_us for run in runs), median(run.redis_us for run in runs)
+        share = _share(runs, found[beside, callers])
+        table.add(name, in_flight, _rate(runs), share, client_us, redis_us, bar(_rate(runs), largest))
     report.tables.append(table)
 
 
-def _compare(report: Report, name: str, wanted: float, ours: list[float], other: list[float]) -> None:
-    figures = f"{number(median(ours))}/s of {number(median(other))}/s"
+def _compare(report: Report, name: str, wanted: float, ours: list[Counted], other: list[Counted]) -> None:
+    figures = f"{number(_rate(ours))}/s of {number(_rate(other))}/s"
     report.targets.append(Target(name, wanted, _share(ours, other), "times its rate", figures=figures))
 
 
-def _share(rates: list[float], others: list[float]) -> float:
+def _rate(runs: list[Counted]) -> float:
+    return median(run.rate for run in runs)
+
+
+def _share(runs: list[Counted], others: list[Counted]) -> float:
     """The median of the ratios, run by run."""
-    return median(rate / other for rate, other in zip(rates, others, strict=True))
+    return median(run.rate / other.rate for run, other in zip(runs, others, strict=True))
