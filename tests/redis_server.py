@@ -53,7 +53,7 @@ class RedisServer:
         while True:
             try:
                 self.client.ping()
-            except (redis.AuthenticationError, redis.NoPermissionError):
+            except (redis.AuthenticationError, redis.exceptions.NoPermissionError):
                 return
             except (redis.ConnectionError, redis.BusyLoadingError):
                 if self.process.poll() is not None or time.monotonic() > give_up:

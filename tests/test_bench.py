@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ import iii_state
 
 BENCH = Path(__file__).parents[1] / "scripts" / "bench"
 SMALLEST = ("--quick", "--runs", "1", "--seconds", "0.05", "--callers", "1,8", "--many", "20")
+ON_REDIS = [name for name in SECTIONS if name.startswith("redis-")]
 THE_ENGINE_IS_THERE = hasattr(iii_state, "Engine") and importlib.util.find_spec("iii_state.__main__") is not None
 
 
@@ -44,13 +46,37 @@ def test_the_sketch_alone_is_measured_without_errors() -> None:
 
 @pytest.mark.skipif(not THE_ENGINE_IS_THERE, reason="no engine to measure yet")
 def test_ours_is_measured_in_every_section_without_errors() -> None:
-    told = json.loads(run(*SMALLEST, "--json", "-"))
-    assert [section["name"] for section in told["sections"]] == list(SECTIONS)
+    sections = [name for name in SECTIONS if name not in ON_REDIS]
+    told = json.loads(run(*SMALLEST, *sections, "--json", "-"))
+    assert [section["name"] for section in told["sections"]] == sections
     for section in told["sections"]:
         assert section["skipped"] is None
         assert section["errors"] == 0
         assert section["tables"][0]["rows"]
         assert all(target["got"] is not None for target in section["targets"])
+
+
+@pytest.mark.skipif(not shutil.which("redis-server"), reason="no redis-server")
+def test_ours_on_redis_is_measured_in_every_table_without_errors() -> None:
+    told = json.loads(run(*SMALLEST, *ON_REDIS, "--json", "-"))
+    titles = {section["name"]: [table["title"] for table in section["tables"]] for section in told["sections"]}
+    assert list(titles) == ON_REDIS
+    assert [title.split()[0] for title in titles["redis-calls"]] == ["update", "set", "get"]
+    assert all(len(found) == 1 for name, found in titles.items() if name != "redis-calls")
+    for section in told["sections"]:
+        assert section["skipped"] is None
+        assert section["errors"] == 0
+        assert all(table["rows"] for table in section["tables"])
+        assert any("█" in str(row[-1]) for table in section["tables"] for row in table["rows"])
+        assert all(target["got"] is not None for target in section["targets"])
+
+
+def test_without_a_redis_server_its_sections_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("bash", "dirname"):
+        (tmp_path / name).symlink_to(shutil.which(name) or name)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    told = json.loads(run(*SMALLEST, *ON_REDIS, "--json", "-"))
+    assert all("no redis-server" in section["skipped"] for section in told["sections"])
 
 
 def test_a_pipe_gets_plain_tables_and_verdicts() -> None:

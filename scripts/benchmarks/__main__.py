@@ -2,7 +2,7 @@ r"""Measures the engine and prints what it found, beside the least that a Python
 
 \b
     scripts/bench                     everything, some minutes
-    scripts/bench --quick             everything, once and small, some 20 seconds
+    scripts/bench --quick             everything, once and small, within a minute
     scripts/bench socket events       some sections
     scripts/bench --json -            the figures as JSON
 """

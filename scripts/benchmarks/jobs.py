@@ -9,8 +9,9 @@ class Calls(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """Call one function of the state as fast as the host answers.
 
     Args:
-        url: `ws://HOST:PORT/` of the host.
-        pid: the host's process, whose CPU time is read.
+        urls: `ws://HOST:PORT/` of the host, or of several; connections take turns.
+        pids: their processes, whose CPU time is read.
+        store_pid: the process of the Redis behind them, if there is one, whose CPU time is read as well.
         op: get, set, update, delete or list.
         size: bytes of the value.
         callers: calls in flight.
@@ -18,14 +19,15 @@ class Calls(msgspec.Struct, frozen=True, tag=True, kw_only=True):
         seconds: how long is measured, after `warmup` seconds that are not.
     """
 
-    url: str
-    pid: int
+    urls: list[str]
+    pids: list[int]
     op: str
     size: int
     callers: int
     connections: int
     seconds: float
     warmup: float
+    store_pid: int | None = None
 
 
 class Events(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -67,6 +69,7 @@ class Measured(msgspec.Struct, frozen=True, tag=True, kw_only=True):
         done: calls answered, or events handled.
         seconds: wall time in which they were.
         server_cpu, client_cpu: CPU seconds of the host and of the load client.
+        store_cpu: CPU seconds of the Redis behind the host, if there is one.
         p50, p99: seconds from a call to its answer, or from a write to its handler; none for events in flight.
         errors: answers that were errors.
         lost: calls not answered, or events not delivered, some seconds after the last was sent.
@@ -80,6 +83,7 @@ class Measured(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     p99: float | None
     errors: int
     lost: int
+    store_cpu: float = 0.0
 
     @property
     def rate(self) -> float:
@@ -95,6 +99,16 @@ class Measured(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     def client_us(self) -> float:
         """Microseconds of the load client's CPU per call or event."""
         return self.client_cpu / max(self.done, 1) * 1e6
+
+    @property
+    def store_us(self) -> float:
+        """Microseconds of Redis's CPU per call."""
+        return self.store_cpu / max(self.done, 1) * 1e6
+
+    @property
+    def store_share(self) -> float:
+        """How much of a core Redis used."""
+        return self.store_cpu / self.seconds
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True, kw_only=True):

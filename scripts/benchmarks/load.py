@@ -31,23 +31,29 @@ _DELETES = 2000
 
 
 class Clock:
-    """Wall time, CPU time of the host and of this process, from `start` to `stop`, summed over several such spans."""
+    """Wall time, CPU time of hosts, of this process and of a Redis, from `start` to `stop`, summed over several such spans."""
 
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
-        self._began = (0.0, 0.0, 0.0)
-        self.seconds = self.server_cpu = self.client_cpu = 0.0
+    def __init__(self, pids: list[int], store_pid: int | None = None) -> None:
+        self._pids = pids
+        self._store_pid = store_pid
+        self._began = (0.0, 0.0, 0.0, 0.0)
+        self.seconds = self.server_cpu = self.client_cpu = self.store_cpu = 0.0
+
+    def _now(self) -> tuple[float, float, float, float]:
+        store = process_seconds(self._store_pid) if self._store_pid else 0.0
+        return time.perf_counter(), sum(map(process_seconds, self._pids)), time.process_time(), store
 
     def start(self) -> None:
         """Begin a span."""
-        self._began = (time.perf_counter(), process_seconds(self._pid), time.process_time())
+        self._began = self._now()
 
     def stop(self) -> None:
         """End a span."""
-        wall, server, client = self._began
-        self.seconds += time.perf_counter() - wall
-        self.server_cpu += process_seconds(self._pid) - server
-        self.client_cpu += time.process_time() - client
+        wall, server, client, store = (now - before for now, before in zip(self._now(), self._began, strict=True))
+        self.seconds += wall
+        self.server_cpu += server
+        self.client_cpu += client
+        self.store_cpu += store
 
     def measured(self, done: int, times: list[float], errors: int, lost: int) -> jobs.Measured:
         """What came of it."""
@@ -57,6 +63,7 @@ class Clock:
             seconds=self.seconds,
             server_cpu=self.server_cpu,
             client_cpu=self.client_cpu,
+            store_cpu=self.store_cpu,
             p50=ordered[len(ordered) // 2] if ordered else None,
             p99=ordered[int(len(ordered) * 0.99)] if ordered else None,
             errors=errors,
@@ -90,7 +97,7 @@ class Calls:
             await caller.ask("state::get", f'{{"scope":"{self._scope}","key":"first:0"}}')
         if self._job.op != "list":
             await self._store()
-        clock = Clock(self._job.pid)
+        clock = Clock(self._job.pids, self._job.store_pid)
         done = await (self._deletes(clock) if self._job.op == "delete" else self._steadily(clock))
         mean = sum(caller.received_bytes for caller in self._callers) / max(sum(c.done for c in self._callers), 1)
         errors = sum(caller.errors for caller in self._callers)
@@ -180,7 +187,7 @@ class Events:
     async def _steadily(self) -> jobs.Measured:
         """As many events outstanding as the job says: each that is handled sends the next write."""
         worker, writer = self._worker, self._writer
-        clock = Clock(self._job.pid)
+        clock = Clock([self._job.pid])
         worker.writer = writer
         writer.start(self._ring, self._job.in_flight, paced=True)
         await asyncio.sleep(self._job.warmup)
@@ -200,7 +207,7 @@ class Events:
         while time.perf_counter() < warm:
             await self._one()
         times: list[float] = []
-        clock = Clock(self._job.pid)
+        clock = Clock([self._job.pid])
         clock.start()
         until = time.perf_counter() + self._job.seconds
         while not times or time.perf_counter() < until:
@@ -245,8 +252,8 @@ class Load:
     async def _calls(self, job: jobs.Calls) -> jobs.Measured:
         callers: list[Caller] = []
         try:
-            for _ in range(min(job.connections, job.callers)):
-                callers.append(await connect(job.url, Caller))
+            for number in range(min(job.connections, job.callers)):
+                callers.append(await connect(job.urls[number % len(job.urls)], Caller))
             return await Calls(job, callers).measure()
         finally:
             for caller in callers:

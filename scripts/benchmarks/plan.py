@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -45,11 +45,13 @@ class Plan:
         """The number of callers that targets speak of: 64, or the largest there is."""
         return 64 if 64 in self.callers else max(self.callers)
 
-    def calls(self, host: Host, op: str, size: int, callers: int) -> jobs.Calls:
-        """The job that measures one op on one host."""
+    def calls(self, hosts: Host | Sequence[Host], op: str, size: int, callers: int, store_pid: int | None = None) -> jobs.Calls:
+        """The job that measures one op on one host, or on several at once, and the Redis behind them if there is one."""
+        hosts = [hosts] if isinstance(hosts, Host) else hosts
         return jobs.Calls(
-            url=host.url,
-            pid=host.pid,
+            urls=[host.url for host in hosts],
+            pids=[host.pid for host in hosts],
+            store_pid=store_pid,
             op=op,
             size=size,
             callers=callers,
@@ -109,6 +111,16 @@ def server_us(run: jobs.Measured) -> float:
 def client_us(run: jobs.Measured) -> float:
     """Microseconds of the load client's CPU per call or event."""
     return run.client_us
+
+
+def store_us(run: jobs.Measured) -> float:
+    """Microseconds of Redis's CPU per call."""
+    return run.store_us
+
+
+def store_share(run: jobs.Measured) -> float:
+    """How much of a core Redis used."""
+    return run.store_share
 
 
 def p50_ms(run: jobs.Measured) -> float | None:

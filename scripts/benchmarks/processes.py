@@ -22,7 +22,7 @@ from benchmarks import jobs
 from benchmarks.inprocess import Line, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
-_ENVIRONMENT = {
+ENVIRONMENT = {
     **os.environ,
     "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT / "scripts"), str(ROOT), os.environ.get("PYTHONPATH")])),
     "PYTHONUNBUFFERED": "1",
@@ -57,7 +57,7 @@ def started(name: str, arguments: list[str]) -> Iterator[Host]:
         [sys.executable, "-m", *arguments],
         stderr=subprocess.PIPE,
         text=True,
-        env=_ENVIRONMENT,
+        env=ENVIRONMENT,
         cwd=tempfile.gettempdir(),
     )
     try:
@@ -128,6 +128,13 @@ def engine_on_file() -> Iterator[Host]:
         yield host
 
 
+@contextmanager
+def engine_on_redis(url: str) -> Iterator[Host]:
+    """Ours, with values in this Redis."""
+    with engine("ours, redis", "--adapter", "redis", "--redis-url", url) as host:
+        yield host
+
+
 class LoadClient:
     """The load client's process."""
 
@@ -137,7 +144,7 @@ class LoadClient:
                 [sys.executable, "-m", "benchmarks.load"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env=_ENVIRONMENT,
+                env=ENVIRONMENT,
             )
         )
         stack.callback(self._process.terminate)
@@ -172,7 +179,7 @@ def in_process(settings: Settings) -> list[Line]:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.inprocess", msgspec.json.encode(settings)],
         capture_output=True,
-        env=_ENVIRONMENT,
+        env=ENVIRONMENT,
         cwd=tempfile.gettempdir(),
         check=False,
     )

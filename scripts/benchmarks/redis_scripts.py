@@ -1,10 +1,8 @@
 """Server time of the mutation scripts, against the least that a script of their kind can cost.
 
-    PYTHONPATH=.:scripts python -m benchmarks.redis_scripts [--server redis-server] [--rounds 20]
-
-Starts a Redis of its own. Each figure is microseconds per EVALSHA as `INFO commandstats` counts them, the lowest of the rounds;
-the scripts take turns within a round, so that a slow moment of the machine meets them all. `update` increments one member by 1.
-Calls are made one at a time, and in batches of 50 on one connection, where everything is warm in the processor's caches.
+Each figure is microseconds per EVALSHA as `INFO commandstats` counts them, the lowest of the rounds; the scripts take turns
+within a round, so that a slow moment of the machine meets them all. `update` increments one member by 1. Calls are made one
+at a time, and written together, where everything is warm in the processor's caches.
 
 - `bare`: a script that reads the old text, stores a new one of the same size, and returns both;
 - `cjson`: decode, add, encode, store, with the cjson that Redis brings (which loses empty arrays and digits on the way). What
@@ -14,27 +12,21 @@ Calls are made one at a time, and in batches of 50 on one connection, where ever
 
 from __future__ import annotations
 
-import argparse
 import json
-import shutil
-import subprocess
-import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
 import redis
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.plan import Plan
+from benchmarks.report import Report, Table, Target, bar, number
 from iii_state import values
 from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.mutations import Route, Ticket, mutation, plan_arguments, update_arguments
 from iii_state.adapters.redis.scripts import script
 from iii_state.ops import OpRequest, compile_ops
+from tests.redis_server import RedisServer
 
 BARE = "local old = redis.call('HGET', KEYS[1], ARGV[1]) redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) return {old, ARGV[2]}"
 CJSON = """
@@ -49,42 +41,11 @@ LIMIT = values.MAX_VALUE_BYTES
 SCOPE, KEY, QUEUE = b"bench", b"key", b"0" * 32
 KEYS = Keys()
 UNBOUNDED = Route(QUEUE, 2**53, 2**53)
+SIZES = (100, 1000, 10_000, 100_000, 500_000)
+MOST_CALLS, MOST_BYTES = 50, 500_000
+"""Of one script in one round; of large documents, fewer calls."""
 
-
-class Figure(NamedTuple):
-    """Microseconds of server time per call; `floor` is that of the bare script in the same rounds."""
-
-    name: str
-    document_bytes: int
-    microseconds: float
-    floor: float
-
-    @property
-    def ratio(self) -> float:
-        return self.microseconds / self.floor
-
-
-@contextmanager
-def server(binary: str) -> Iterator[redis.Redis]:
-    """A Redis of our own on a Unix socket, gone at the end."""
-    folder = Path(tempfile.mkdtemp(prefix="iii-bench-"))
-    socket = folder / "redis.sock"
-    options = ["--port", "0", "--unixsocket", str(socket), "--save", "", "--appendonly", "no", "--dir", str(folder)]
-    process = subprocess.Popen([binary, *options], stdout=subprocess.DEVNULL)
-    try:
-        client = redis.Redis(unix_socket_path=str(socket))
-        for _ in range(500):
-            try:
-                client.ping()
-                break
-            except redis.ConnectionError:
-                time.sleep(0.01)
-        yield client
-        client.close()
-    finally:
-        process.terminate()
-        process.wait()
-        shutil.rmtree(folder)
+_POSITIONS = ("update first", "update middle", "update last")
 
 
 def document(size: int) -> tuple[dict[str, Any], list[str]]:
@@ -144,63 +105,97 @@ def candidates(size: int) -> list[Candidate]:
     return result
 
 
-def measure(client: redis.Redis, size: int, rounds: int, *, batch: int) -> list[Figure]:
-    """The figures for documents of a size, with `batch` calls written together."""
+class Times(NamedTuple):
+    """Microseconds of server time per call of each script, made one at a time and written together."""
+
+    stored_bytes: int
+    alone: dict[str, float]
+    together: dict[str, float]
+
+    def ratio(self, names: tuple[str, ...], to: str) -> float:
+        """The dearest of some scripts against another, in whichever way of calling that is more."""
+        return max(way[name] / way[to] for way in (self.alone, self.together) for name in names)
+
+    def figures(self, names: tuple[str, ...], to: str) -> str:
+        """What the ratio is made of."""
+        alone, together = (max(way[name] for name in names) for way in (self.alone, self.together))
+        return (
+            f"{number(alone)} of {number(self.alone[to])} µs alone, {number(together)} of {number(self.together[to])} µs together"
+        )
+
+
+def measure(client: redis.Redis, size: int, rounds: int) -> Times:
+    """The times for documents of a size."""
     stored = values.to_stored(json.dumps(document(size)[0]).encode())
-    lowest: dict[str, float] = {}
-    number = 0
+    alone: dict[str, float] = {}
+    together: dict[str, float] = {}
+    calls = max(1, min(MOST_CALLS, MOST_BYTES // len(stored)))
+    count = 0
     client.flushall()
     client.hset(KEYS.session(b"bench").decode(), "epoch", 1)
     all_candidates = [(candidate, str(client.script_load(candidate.source.decode()))) for candidate in candidates(size)]
     for _ in range(rounds):
-        for candidate, digest in all_candidates:
-            calls = max(1, min(300, 5_000_000 // len(stored)) // batch)
-            spent = 0.0
-            for _ in range(calls):
-                number += batch
-                spent += _run(client, candidate, digest, range(number - batch, number), stored)
-            lowest[candidate.name] = min(lowest.get(candidate.name, float("inf")), spent / (calls * batch))
-    return [Figure(name, len(stored), microseconds, lowest["bare"]) for name, microseconds in lowest.items()]
+        for lowest, batch in ((alone, 1), (together, calls)):
+            for candidate, digest in all_candidates:
+                client.config_resetstat()
+                for _ in range(calls // batch):
+                    _call(client, candidate, digest, range(count, count + batch), stored)
+                    count += batch
+                microseconds = float(client.info("commandstats")["cmdstat_evalsha"]["usec"]) / calls
+                lowest[candidate.name] = min(lowest.get(candidate.name, float("inf")), microseconds)
+    return Times(len(stored), alone, together)
 
 
-def _run(client: redis.Redis, candidate: Candidate, digest: str, numbers: range, stored: bytes) -> float:
-    """Microseconds that the calls of these numbers take, each on a document that is there and a lane that is idle."""
-    client.config_resetstat()
+def _call(client: redis.Redis, candidate: Candidate, digest: str, numbers: range, stored: bytes) -> None:
+    """Make the calls of these numbers, each on a document that is there and a lane that is idle."""
     pipeline = client.pipeline(transaction=False)
-    for number in numbers:
+    for count in numbers:
         pipeline.hset(KEYS.values(SCOPE).decode(), KEY.decode(), stored.decode())
-        call = candidate.arguments(number + 1)
+        call = candidate.arguments(count + 1)
         pipeline.evalsha(digest, int(call[0]), *call[1:])
         if "queue" in candidate.name:
             pipeline.delete(KEYS.stream(QUEUE), KEYS.busy(QUEUE))
-    replies = pipeline.execute()
-    assert candidate.name.startswith(("bare", "cjson")) or replies[1][0] == b"OK", replies[1]
-    return float(client.info("commandstats")["cmdstat_evalsha"]["usec"])
+    step = 3 if "queue" in candidate.name else 2
+    for reply in pipeline.execute()[1::step]:
+        if not candidate.name.startswith(("bare", "cjson")) and reply[0] != b"OK":
+            raise RuntimeError(f"{candidate.name} answered {reply!r:.200}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--server", default="redis-server", help="the binary to start")
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--sizes", default="100,1000,10000,100000,500000", help="bytes of the documents")
-    options = parser.parse_args()
-    console = Console()
-    with server(options.server) as client:
-        version = client.info("server")["redis_version"]
-        table = Table(
-            "document", "script", "alone µs", "of bare", "of 50 µs", "of bare", title=f"server time per call, Redis {version}"
-        )
-        for column in (2, 3, 4, 5):
-            table.columns[column].justify = "right"
-        for size in map(int, options.sizes.split(",")):
-            alone = measure(client, size, options.rounds, batch=1)
-            together = measure(client, size, options.rounds, batch=50)
-            for one, many in zip(alone, together, strict=True):
-                cells = [cell for figure in (one, many) for cell in (f"{figure.microseconds:,.1f}", f"{figure.ratio:.2f}")]
-                table.add_row(f"{one.document_bytes:,} B", one.name, *cells)
-            table.add_section()
-        console.print(table)
-
-
-if __name__ == "__main__":
-    main()
+def scripts(plan: Plan, report: Report, server: RedisServer) -> None:
+    """Server time per call of every mutation, at every size of document."""
+    rounds = max(2, round(plan.runs * plan.seconds * 33))
+    found: dict[int, Times] = {}
+    for size in SIZES:
+        plan.progress(f"redis-scripts: {size:,} bytes")
+        found[size] = measure(server.client, size, rounds)
+    version = server.client.info("server")["redis_version"]
+    columns = ["bytes", "script", "alone µs", "of bare", "together µs", "of bare", "alone, of bare"]
+    table = Table(f"Server time per call, Redis {version}", columns)
+    ours = [(times, name) for times in found.values() for name in times.alone if not name.startswith("cjson")]
+    largest = max(times.alone[name] / times.alone["bare"] for times, name in ours)
+    for times in found.values():
+        for name, alone in times.alone.items():
+            together, floor = times.together[name], times.alone["bare"]
+            table.add(
+                times.stored_bytes,
+                name,
+                alone,
+                alone / floor,
+                together,
+                together / times.together["bare"],
+                bar(alone / floor, largest),
+            )
+    report.tables.append(table)
+    for size, times in found.items():
+        wanted = 2.0 if size <= 1000 else 1.8 if size <= 10_000 else 1.6
+        for op, names in (("update", _POSITIONS), ("set", ("set",)), ("delete", ("delete",))):
+            got, figures = times.ratio(names, "bare"), times.figures(names, "bare")
+            report.targets.append(Target(f"{op}, {size:,} bytes", wanted, got, "of bare", at_most=True, figures=figures))
+        if size >= 10_000:
+            got, figures = times.ratio(_POSITIONS, "cjson last"), times.figures(_POSITIONS, "cjson last")
+            report.targets.append(
+                Target(f"update, {size:,} bytes, beside cjson", 1 / 12, got, "of cjson", at_most=True, figures=figures)
+            )
+    report.notes.append(
+        "The lowest of the rounds. A target takes the dearest member of an update, and alone or together, whichever is the worse."
+    )

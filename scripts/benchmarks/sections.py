@@ -6,11 +6,12 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 
-from benchmarks import jobs, processes, sketch
+from benchmarks import jobs, processes, redis_connection, redis_memory, redis_scripts, redis_sockets, sketch
 from benchmarks.cpu import resident_bytes
 from benchmarks.inprocess import Line, Settings
 from benchmarks.plan import Plan, Runs, client_us, p50_ms, p99_ms, rate, server_us
 from benchmarks.processes import Host, LoadClient
+from benchmarks.redis_host import with_redis
 from benchmarks.report import Report, Table, Target, bar, number
 
 _SKETCH_OPS = ("get", "set", "update")
@@ -272,4 +273,10 @@ SECTIONS: dict[str, Callable[[Plan], Report]] = {
     "in-process": in_process,
     "events": events,
     "idle": idle,
+    "redis-scripts": with_redis("redis-scripts", "Server time of the scripts in Redis", redis_scripts.scripts),
+    "redis-calls": with_redis("redis-calls", "Calls through one connection to Redis", redis_connection.calls),
+    "redis-far": with_redis("redis-far", "The same on a Redis that is far away", redis_connection.far),
+    "redis-memory": with_redis("redis-memory", "Memory of values in Redis", redis_memory.memory),
+    "redis-socket": with_redis("redis-socket", "Calls through the socket, values in Redis", redis_sockets.socket),
+    "redis-engines": with_redis("redis-engines", "Several engines on one Redis", redis_sockets.engines),
 }

@@ -244,18 +244,6 @@ async def test_registering_again_takes_on_the_new_settings(store: Store) -> None
     assert (stats.subscription.retention_ms, stats.subscription.metadata) == (2000, b'{"a":1}')
 
 
-async def test_what_a_full_queue_has_dropped_is_not_kept_while_nobody_takes(kind: str, tmp_path: Path) -> None:
-    async with opened(kind, tmp_path, QueueLimits(max_queue_length=3, on_full="drop_oldest")) as store:
-        await store.subscribe(ALL)
-        writes = 200 if kind.startswith("kv") else 20
-        for number in range(writes):
-            await store.set("s", str(number), b"1")
-        if kind.startswith("kv"):
-            (queue,) = store.adapter._queues.values()  # type: ignore[attr-defined]
-            assert len(queue._ready) < 100
-        assert [d.event.key for d in await drain(store, ALL)] == [str(writes - 3), str(writes - 2), str(writes - 1)]
-
-
 async def test_a_write_finds_no_room_that_a_revived_dead_letter_takes(kind: str, tmp_path: Path) -> None:
     async with opened(kind, tmp_path, QueueLimits(max_queue_length=2)) as store:
         await store.subscribe(ALL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -9,6 +10,7 @@ from contextlib import ExitStack
 import pytest
 
 from tests.processes import EngineProcess, running_engine
+from tests.redis_server import RedisServer
 from tests.sdk.workers import SDKS, Sdk, Worker, running_worker
 
 WorkerOf = Callable[[Sdk], Worker]
@@ -28,11 +30,22 @@ def sdk(request: pytest.FixtureRequest) -> Sdk:
     return installed(sdk)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A module that says `ADAPTERS` runs once over each of them, any other over kv."""
+    if "engine" in metafunc.fixturenames:
+        metafunc.parametrize("engine", getattr(metafunc.module, "ADAPTERS", ["kv"]), indirect=True, scope="module")
+
+
 @pytest.fixture(scope="module")
-def engine() -> Iterator[EngineProcess]:
+def engine(request: pytest.FixtureRequest) -> Iterator[EngineProcess]:
     """An engine that all tests of a module share: scopes and function ids have to be the test's own (see `unique`)."""
-    with running_engine() as engine:
-        yield engine
+    with ExitStack() as stack:
+        arguments: list[str] = []
+        if request.param == "redis":
+            if shutil.which("redis-server") is None:
+                pytest.skip("redis-server is not installed")
+            arguments = ["--redis-url", stack.enter_context(RedisServer()).url]
+        yield stack.enter_context(running_engine(arguments))
 
 
 @pytest.fixture(scope="module")

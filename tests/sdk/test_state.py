@@ -9,6 +9,8 @@ import pytest
 from tests.sdk.conftest import WorkerOf
 from tests.sdk.workers import NODE_NEW, PYTHON_NEW, PYTHON_OLD, CallFailedError, Worker, same_json
 
+ADAPTERS = ["kv", "redis"]
+
 VALUES: list[Any] = [
     None,
     True,

@@ -250,3 +250,33 @@ async def test_an_event_larger_than_a_queue_that_drops_is_kept_alone(opened: Ope
     await of(adapter.set("s", "a", b"1"))
     await of(adapter.set("s", "b", b'"%b"' % (b"x" * 500)))
     assert [delivery.event.key for delivery in await drain(adapter)] == ["b"]
+
+
+async def test_a_redis_that_is_killed_and_comes_back_has_every_event_of_every_acknowledged_write(opened: Open) -> None:
+    with RedisServer("--appendonly", "yes", "--appendfsync", "always") as server:
+        taking = RedisAdapter(RedisSettings(redis_url=server.url, heartbeat_ttl_ms=400))
+        writing = RedisAdapter(RedisSettings(redis_url=server.url, heartbeat_ttl_ms=400))
+        for adapter in (taking, writing):
+            await adapter.start(lambda subscription_id: None)
+        try:
+            await of(taking.subscribe(ALL))
+            for number in range(20):
+                await of(writing.set("s", f"k{number}", b"1"))
+            held = await of(taking.take(ALL.id, 5))
+            on_their_way = [writing.set("s", f"later{number}", b"1") for number in range(20)]
+            server.kill()
+            await asyncio.to_thread(server.start)
+            for answer in on_their_way:
+                await of(answer)
+            handled = list(held)
+            await of(taking.ack(held))
+
+            async def everything_came() -> bool:
+                handled.extend(await drain(taking))
+                return len({delivery.event.key for delivery in handled}) == 40
+
+            await until(everything_came)
+            assert len({delivery.event_id for delivery in handled}) == 40
+        finally:
+            for adapter in (taking, writing):
+                await adapter.stop()
