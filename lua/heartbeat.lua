@@ -12,5 +12,8 @@ Reply: a word
 if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then
   return 'FENCED'
 end
-redis.call('SET', KEYS[2], '1', 'PX', ARGV[2])
+-- When memory is full, hearts have to beat on: PEXPIRE needs none.
+if redis.call('PEXPIRE', KEYS[2], ARGV[2]) == 0 then
+  redis.call('SET', KEYS[2], '1', 'PX', ARGV[2])
+end
 return 'OK'

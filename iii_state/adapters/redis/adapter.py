@@ -76,14 +76,18 @@ class RedisAdapter:
         self._fanout = Fanout(self._keys, self._limits)
         self._bell: Callable[[str], None] = _unheard
         self._engine = Identity()
+        self._recovers = False
+        """Whether a connection has broken since the pending deliveries were compared with Redis's."""
         self._upkeep = Upkeep(
-            (self._start_due_attempts, self._end_orphans), lambda: list(self._subscriptions.hosted), lambda name: self._bell(name)
+            (self._start_due_attempts, self._end_orphans, self._recover),
+            lambda: list(self._subscriptions.hosted),
+            lambda name: self._bell(name),
         )
         self._bells = Bells(
             Address.parse(settings.redis_url), lambda channel: self._subscriptions.rang(channel), silence_seconds=self._call_timeout
         )
         self._subscriptions = Subscriptions(
-            self._keys, self._run, self._engine, self._bells, lambda name: self._bell(name), self._upkeep.plan
+            self._keys, self._run, self._send, self._engine, self._bells, lambda name: self._bell(name), self._upkeep.plan
         )
         self._deliveries = Deliveries(
             *(self._keys, self._run, self._send, self._engine, self._subscriptions, self._fanout.routes, self._limits),
@@ -280,13 +284,18 @@ class RedisAdapter:
 
     def _reconnected(self) -> None:
         self._fleet.spare_everybody()
-        self._own(self._recover())
+        self._recovers = True
+        self._upkeep.plan(0)
 
-    async def _recover(self) -> None:
-        try:
-            await self._deliveries.recover()
-        except StoreError as error:
-            logger.warning("what was taken while the connection broke comes again only after a restart of this engine: %s", error)
+    async def _recover(self) -> int:
+        if self._recovers:
+            self._recovers = False
+            try:
+                await self._deliveries.recover()
+            except BaseException:
+                self._recovers = True
+                raise
+        return -1
 
     def _begin_afresh(self) -> None:
         self._deliveries.forget_all()

@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 _subscription = msgspec.json.Decoder(Subscription)
 
+BROADCAST_RETENTION_MS = 300_000
+
 HOLD_SECONDS = 0.02
 """How long a registration waits when a writer has asked the routes to hold still."""
 
@@ -51,12 +53,20 @@ class Subscriptions:
     """Requests are carried out one after the other; those to subscribe that lie together are one call."""
 
     def __init__(
-        self, keys: Keys, run: Run, engine: Identity, bells: Bells, bell: Callable[[str], None], plan: Callable[[float], None]
+        self,
+        keys: Keys,
+        run: Run,
+        send: Callable[..., Awaitable[Any]],
+        engine: Identity,
+        bells: Bells,
+        bell: Callable[[str], None],
+        plan: Callable[[float], None],
     ) -> None:
         self.hosted: dict[str, tuple[Subscription, bytes]] = {}
         """Subscription id → subscription and queue."""
         self._keys = keys
         self._run = run
+        self._send = send
         self._engine = engine
         self._bells = bells
         self._bell = bell
@@ -162,7 +172,10 @@ class Subscriptions:
         for request in batch:
             subscription = request.subscription
             assert subscription is not None
-            retention = b"" if subscription.retention_ms == FOREVER else b"%d" % int(subscription.retention_ms)
+            if subscription.retention_ms != FOREVER:
+                retention = b"%d" % int(subscription.retention_ms)
+            else:  # an engine that died does not come back for what was broadcast to it
+                retention = b"%d" % BROADCAST_RETENTION_MS if subscription.delivery == "broadcast" else b""
             settings = values.encode(subscription)
             registrations.append(queues.Registration(request.queue, route_text(subscription), settings, retention))
         while True:
@@ -190,7 +203,9 @@ class Subscriptions:
         while True:
             word = await self._run("end_subscription", queues.end_subscription(self._keys, queue, engine), _as_it_is)
             if word == b"ENDED":
-                return await self._clear(queue)
+                events = await self._clear(queue)
+                await self._send(b"SREM", self._keys.hosts(self._engine.id), queue)
+                return events
             if word != b"HOLD":
                 return None
             await asyncio.sleep(HOLD_SECONDS)

@@ -10,7 +10,24 @@ import redis
 
 from iii_state.adapters.redis.keys import Keys, lane
 from iii_state.adapters.redis.mutations import Fenced, Route, Stale
-from iii_state.adapters.redis.queues import Entry, Registration, ack, routes_version, subscribe, take, taken
+from iii_state.adapters.redis.queues import (
+    Entry,
+    Registration,
+    abandon,
+    ack,
+    again,
+    due,
+    end_subscription,
+    fence,
+    heartbeat,
+    release,
+    retry,
+    routes_version,
+    subscribe,
+    take,
+    taken,
+    takeover,
+)
 from iii_state.adapters.redis.scripts import script
 from iii_state.events import Delivery
 from tests.adapters.redis.engine import Engine
@@ -208,3 +225,111 @@ def test_an_acknowledgement_gives_back_what_was_counted(worker: Worker, engine: 
         deliveries = worker.ack(b"q", deliveries, want=10)
     assert len(entries) == 6
     assert sum(entry.size for entry in entries) == counted
+
+
+def test_an_engine_whose_heart_beats_is_not_fenced(worker: Worker, client: redis.Redis) -> None:
+    assert worker.run("heartbeat", heartbeat(KEYS, b"e1", 60_000)) == b"OK"
+    assert worker.run("fence", fence(KEYS, b"e1")) == 0
+    assert worker.run("takeover", takeover(KEYS, b"q", b"e1", 10)) == [b"ALIVE"]
+    client.delete(KEYS.engine(b"e1"))
+    assert worker.run("fence", fence(KEYS, b"e1")) == 1
+    assert worker.run("heartbeat", heartbeat(KEYS, b"e1", 60_000)) == b"FENCED"
+    assert not client.exists(KEYS.engine(b"e1"))
+
+
+def test_what_a_fenced_engine_held_is_ready_again_in_its_lanes(worker: Worker, engine: Engine, client: redis.Redis) -> None:
+    other = Worker(client, b"e2")
+    other.subscribe(b"q")
+    for key in (b"a", b"b", b"c"):
+        engine.set(b"s", key, b"1")
+        engine.set(b"s", key, b"2")
+    held = worker.take(b"q")
+    assert len(held) == 3
+    worker.run("fence", fence(KEYS, b"e1"))
+    assert worker.run("takeover", takeover(KEYS, b"q", b"e1", 2)) == [b"OK", 2, 0]
+    assert worker.run("takeover", takeover(KEYS, b"q", b"e1", 2)) == [b"OK", 1, 1]
+    with pytest.raises(Fenced):
+        worker.ack(b"q", held)
+    taken_over = other.take(b"q")
+    assert keys_and_news(taken_over) == [("a", b"1"), ("b", b"1"), ("c", b"1")]
+    assert all(delivery.fence >= 1 and delivery.attempt == 1 for delivery in taken_over)
+    following = other.ack(b"q", taken_over, want=10)
+    assert keys_and_news(following) == [("a", b"2"), ("b", b"2"), ("c", b"2")]
+    other.ack(b"q", following)
+    assert client.hgetall(KEYS.subscription(b"q")) == {b"settings": b"settings", b"at:e2": b"1"}
+    assert client.xinfo_consumers(KEYS.stream(b"q"), "engines")[0]["name"] == b"e2"
+    assert not client.exists(KEYS.hosts(b"e1"))
+
+
+def test_a_planned_attempt_is_made_ready_once(worker: Worker, engine: Engine, client: redis.Redis) -> None:
+    engine.set(b"s", b"k", b"1")
+    engine.set(b"s", b"k", b"2")
+    (delivery,) = worker.take(b"q")
+    entry = delivery.token
+    assert isinstance(entry, Entry)
+    assert worker.run("retry", retry(KEYS, b"q", b"e1", entry, 0)) == [b"OK", 1]
+    assert worker.run("retry", retry(KEYS, b"q", b"e1", entry, 0)) == [b"OK", 0]
+    assert worker.take(b"q") == []
+    assert worker.run("due", due(KEYS.later, 10)) == [[b"q:" + entry.id], -1]
+    assert worker.run("again", again(KEYS, b"q", [entry.id])) == 1
+    assert worker.run("again", again(KEYS, b"q", [entry.id])) == 0
+    (second,) = worker.take(b"q")
+    assert (second.attempt, second.event_id) == (2, delivery.event_id)
+    assert keys_and_news(worker.ack(b"q", [second], want=1)) == [("k", b"2")]
+
+
+def test_what_is_given_back_keeps_its_attempt(worker: Worker, engine: Engine) -> None:
+    engine.set(b"s", b"k", b"1")
+    (delivery,) = worker.take(b"q")
+    entry = delivery.token
+    assert isinstance(entry, Entry)
+    worker.run("retry", retry(KEYS, b"q", b"e1", entry, 0))
+    worker.run("again", again(KEYS, b"q", [entry.id]))
+    (second,) = worker.take(b"q")
+    assert isinstance(second.token, Entry)
+    assert worker.run("release", release(KEYS, b"q", b"e1", [second.token.id, entry.id])) == [b"OK", 1]
+    (third,) = worker.take(b"q")
+    assert third.attempt == 2
+    assert worker.ack(b"q", [second]) == []
+    assert worker.take(b"q") == []
+
+
+def test_a_subscription_ends_when_its_retention_is_over_and_nobody_has_come(worker: Worker, client: redis.Redis) -> None:
+    registration = Registration(b"q", b"{}", b"settings", b"0")
+    worker.run("subscribe", subscribe(KEYS, b"e1", [registration]))
+    assert worker.run("end_subscription", end_subscription(KEYS, b"q")) == b"KEPT"
+    assert worker.run("abandon", abandon(KEYS, b"q", b"e1")) == 1
+    assert worker.run("abandon", abandon(KEYS, b"q", b"e1")) == 0
+    worker.run("subscribe", subscribe(KEYS, b"e1", [registration]))
+    assert worker.run("due", due(KEYS.orphans, 10)) == [[], -1]
+    worker.run("abandon", abandon(KEYS, b"q", b"e1"))
+    assert worker.run("due", due(KEYS.orphans, 10)) == [[b"q"], -1]
+    client.set(KEYS.hold, "1")
+    assert worker.run("end_subscription", end_subscription(KEYS, b"q")) == b"HOLD"
+    client.delete(KEYS.hold)
+    assert worker.run("end_subscription", end_subscription(KEYS, b"q")) == b"ENDED"
+    assert client.hgetall(KEYS.routes) == {}
+    assert worker.run("subscribe", subscribe(KEYS, b"e1", [registration])) == [b"ENDING", b"q"]
+
+
+def test_when_memory_is_full_hearts_beat_and_work_is_taken_over(real: redis.Redis) -> None:
+    worker, other = Worker(real), Worker(real, b"e2")
+    worker.subscribe(b"q")
+    other.subscribe(b"q")
+    engine = Engine(real)
+    engine.routes = [Route(b"q", 1000, 10**6)]
+    engine.set(b"s", b"k", b"1")
+    (delivery,) = worker.take(b"q")
+    other.run("heartbeat", heartbeat(KEYS, b"e2", 60_000))
+    real.config_set("maxmemory", 1)
+    try:
+        assert other.run("heartbeat", heartbeat(KEYS, b"e2", 60_000)) == b"OK"
+        assert other.run("fence", fence(KEYS, b"e1")) == 1
+        assert other.run("takeover", takeover(KEYS, b"q", b"e1", 10)) == [b"OK", 1, 1]
+        (again_,) = other.take(b"q")
+        assert again_.event_id == delivery.event_id
+        assert isinstance(again_.token, Entry)
+        assert other.run("retry", retry(KEYS, b"q", b"e2", again_.token, 0)) == [b"OK", 1]
+        assert other.run("again", again(KEYS, b"q", [again_.token.id])) == 1
+    finally:
+        real.config_set("maxmemory", 0)
