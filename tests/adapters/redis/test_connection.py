@@ -106,7 +106,7 @@ async def test_stragglers_that_redis_executes_after_their_retry_change_nothing(
     await answer_of(adapter.get("s", "k"))
     proxy.hold = True
     calls = [asyncio.ensure_future(answer_of(adapter.update("s", "k", INCREMENT, 1000))) for _ in range(400)]
-    await until(lambda: proxy.calls_held() == 400)
+    await until(lambda: proxy.calls_held() >= 400)
     proxy.hold = False
     proxy.cut_all()
     made = await asyncio.gather(*calls)
@@ -124,7 +124,7 @@ async def test_stragglers_that_race_with_their_retries_change_nothing(
         await answer_of(adapter.get("s", "k"))
         proxy.hold = True
         calls = [asyncio.ensure_future(answer_of(adapter.update("s", "k", INCREMENT, 1000))) for _ in range(50)]
-        await until(lambda: proxy.calls_held() == 50)
+        await until(lambda: proxy.calls_held() >= 50)
         proxy.hold = False
         proxy.cut_all()
         await proxy.release()
