@@ -7,8 +7,10 @@ import logging
 import random
 from collections.abc import Callable, Iterable
 
+from hiredis import ReplyError
+
 from iii_state.adapters.redis.address import Address
-from iii_state.adapters.redis.wire import Reply, Wire, open_wire, pack
+from iii_state.adapters.redis.wire import Reply, Wire, explain, open_wire, pack
 from iii_state.errors import StoreError
 
 logger = logging.getLogger(__name__)
@@ -67,6 +69,8 @@ class Bells:
             match reply:
                 case [b"message" | b"subscribe", bytes(channel), _] if channel in self._channels:
                     self._rang(channel)
+                case ReplyError() as refusal:
+                    logger.warning("no bells, events are found by the sweep only: %s", explain(self._address, str(refusal)))
                 case _:
                     pass
 

@@ -244,7 +244,7 @@ async def test_a_restart_of_all_engines_loses_nothing(cluster: Cluster, graceful
     engines = [await cluster.engine(), await cluster.engine()]
     handlers = [await cluster.handler(engine, answers=3) for engine in engines]
     await write(await cluster.worker(engines[0]), 5, 6)
-    await until(lambda: all(len(handler.answered) == 3 for handler in handlers))
+    await until(lambda: any(len(handler.answered) == 3 for handler in handlers))  # then it may hold all lanes
     if gracefully:
         for handler in handlers:
             await handler.leave()
