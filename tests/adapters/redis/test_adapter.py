@@ -241,6 +241,7 @@ async def test_a_failover_under_traffic_is_survived(own_server: RedisServer) -> 
         (b'  {"\\u006e":2}', b'{\t\n"n":2\n}'),
         (b'{"n":1,"n":2}', b'{\t\n"n":2\n}'),
         (b" [1, 2]", b"[1,2]"),
+        (b'{\t\n"n":2}', b'{\t\n"n":2\n}'),
     ],
 )
 async def test_what_another_program_wrote_is_read_and_framed_by_the_first_update(
@@ -257,7 +258,8 @@ async def test_what_another_program_wrote_is_read_and_framed_by_the_first_update
 
 
 @pytest.mark.parametrize(
-    "text", [b"nonsense", b'{"a":', b'{"a":"\xff"}', b"1e400", b"", b"\xff\x00", b'{"a":"\\ud800"}', b"[" * 5000]
+    "text",
+    [b"nonsense", b'{"a":', b'{\t\n"n":1,\n"a', b'{"a":"\xff"}', b"1e400", b"", b"\xff\x00", b'{"a":"\\ud800"}', b"[" * 5000],
 )
 async def test_what_is_no_json_goes_nowhere_and_can_be_replaced(
     server: RedisServer, adapter: RedisAdapter, text: bytes, caplog: pytest.LogCaptureFixture
