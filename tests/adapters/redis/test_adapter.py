@@ -68,6 +68,14 @@ async def test_no_such_host() -> None:
     assert told.startswith("Connection to Redis at no-such-host.invalid:6379 failed")
 
 
+@pytest.mark.parametrize("host", ["a..b", "a" * 70, "a%00b", "x\udcff"])
+async def test_what_can_be_no_host_name(host: str) -> None:
+    told = await refusal(f"redis://:secret@{host}")
+    assert told.startswith("Connection to Redis at ")
+    assert "failed" in told
+    assert "secret" not in told
+
+
 async def test_no_such_socket(tmp_path: Any) -> None:
     assert "no such socket" in await refusal(f"unix://{tmp_path}/redis.sock")
 
