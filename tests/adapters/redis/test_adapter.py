@@ -150,6 +150,10 @@ async def test_urls_are_read_as_redis_py_reads_them_and_never_quoted() -> None:
     assert address.tls.verify_mode == ssl.CERT_NONE
     assert "p@ss" not in f"{address} {address!r}"
     assert Address.parse("unix:///run/redis.sock?db=1").path == "/run/redis.sock"
+    for url in ("redis://host/secret", "redis://:12/secret@host", "redis://:12#secret@host", "redis://host/-1", "unix://"):
+        with pytest.raises(ConfigError, match="redis_url cannot be read") as raised:
+            Address.parse(url)
+        assert "secret" not in str(raised.value)
     for url in ("http://secret", "redis://:se:cret@host:port", "redis://host:99999", "rediss://h?ssl_ca_certs=/no/such/file"):
         with pytest.raises(ConfigError) as raised:
             Address.parse(url)
