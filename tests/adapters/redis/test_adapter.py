@@ -292,6 +292,17 @@ async def test_what_is_no_json_goes_nowhere_and_can_be_replaced(
     assert not server.client.exists("state:s")
 
 
+async def test_a_framed_value_that_another_program_broke_is_left_alone_and_its_scope_named(
+    server: RedisServer, adapter: RedisAdapter
+) -> None:
+    text = b'{\t\n"n":-\n}'
+    server.client.hset("state:s", "k", text)
+    with pytest.raises(StoreError, match=r"a script stumbled .* scope 's'.*nothing was changed"):
+        await answer_of(adapter.update("s", "k", INCREMENT, LIMIT))
+    assert server.client.hget("state:s", "k") == text
+    assert await answer_of(adapter.set("s", "k", b"1")) == text
+
+
 # -- lists and groups
 
 
