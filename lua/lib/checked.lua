@@ -10,7 +10,8 @@ if old then
   local first, second, third, fourth = string.byte(old, 1, 4)
   local known
   if first == 123 then
-    known = second == 9 and third == 10 and fourth == 34 or old == '{}'
+    local before_last, last = string.byte(old, -2, -1)
+    known = second == 9 and third == 10 and fourth == 34 and before_last == 10 and last == 125 or old == '{}'
   elseif first == 34 then
     known = string.find(old, '^"[^"\\%c\128-\255]*"$')
   elseif old == 'null' or old == 'true' or old == 'false' or old == '[]' then

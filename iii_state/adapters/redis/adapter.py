@@ -16,7 +16,7 @@ from iii_state.adapters.redis.connection import Again, Connection
 from iii_state.adapters.redis.deliveries import Deliveries
 from iii_state.adapters.redis.fanout import Fanout, Write
 from iii_state.adapters.redis.fleet import Fleet, Identity
-from iii_state.adapters.redis.foreign import OURS, stored_form
+from iii_state.adapters.redis.foreign import is_ours, stored_form
 from iii_state.adapters.redis.keys import FORMAT, Keys
 from iii_state.adapters.redis.mutations import (
     Foreign,
@@ -173,7 +173,7 @@ class RedisAdapter:
         words = (b"HGET", self._keys.values(scope.encode()), key.encode())
 
         def result(reply: bytes | None) -> bytes | None:
-            if reply is None or reply.startswith(OURS):
+            if reply is None or is_ours(reply):
                 return reply
             return self._checked(scope, key, reply)
 
@@ -210,7 +210,7 @@ class RedisAdapter:
     def _old(self, scope: str, key: str, reply: Reply) -> bytes | None:
         """What a set or delete replaced; nothing where that is no JSON, so that a broken value can be repaired."""
         old = previous(reply)
-        if old is None or old.startswith(OURS):
+        if old is None or is_ours(old):
             return old
         try:
             return self._checked(scope, key, old)
@@ -252,7 +252,7 @@ class RedisAdapter:
                 decoded = key.decode()
             except UnicodeDecodeError:
                 raise StoreError(f"scope {scope!r} has a key that is not ours, and no UTF-8: {key[:200]!r}") from None
-            entries.append((decoded, text if text.startswith(OURS) else self._checked(scope, decoded, text)))
+            entries.append((decoded, text if is_ours(text) else self._checked(scope, decoded, text)))
         return entries
 
     def groups(self) -> Answer[list[str]]:

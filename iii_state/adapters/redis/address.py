@@ -8,6 +8,7 @@ import socket
 import ssl
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from redis.asyncio.connection import SSLConnection, parse_url
 from redis.exceptions import RedisError
@@ -49,6 +50,7 @@ class Address:
             given: dict[str, Any] = dict(parse_url(url))
         except ValueError as error:
             raise ConfigError(f"redis_url cannot be read: {_without_quote(error)}") from None
+        _refuse_what_would_be_ignored(url)
         options = {name: given.pop(name) for name in list(given) if name.startswith("ssl_")}
         tls = None
         if given.get("connection_class") is SSLConnection:
@@ -72,6 +74,21 @@ class Address:
         if connected is not None:
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+def _refuse_what_would_be_ignored(url: str) -> None:
+    """redis-py drops a database that is no number, and what follows a `#`, and would connect to somewhere else. Never quotes it."""
+    parts = urlsplit(url)
+    if "#" in url:
+        raise ConfigError("redis_url cannot be read: it holds a # (special characters have to be percent-encoded)")
+    path = unquote(parts.path).strip("/")
+    if parts.scheme == "unix":
+        if not path:
+            raise ConfigError("redis_url cannot be read: it names no socket; unix:// is followed by the path of one")
+    elif path and not (path.isascii() and path.isdigit()):
+        raise ConfigError(
+            "redis_url cannot be read: the database, behind the /, is no number (special characters have to be percent-encoded)"
+        )
 
 
 def _without_quote(error: ValueError) -> str:

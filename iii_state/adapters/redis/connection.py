@@ -481,7 +481,7 @@ class Connection:
             self._leave = leave
         call.tries += 1
         if call.tries > MAX_TRIES:
-            why = leave or "its scripts were lost, or its routes changed, each time"
+            why = leave or "its scripts were lost, its routes changed, or another program wrote the same value, each time"
             self._fail(call, f"Redis at {self.address} has put this call off {MAX_TRIES} times: {why}; nothing was changed")
         elif not self._dropped(call):
             self._again.append(call)
@@ -495,6 +495,12 @@ class Connection:
         if trouble == "WRONGTYPE" and call.scope is not None:
             raise StoreError(
                 f"a key on Redis at {self.address} has the wrong type: state:{call.scope}, or one that iii-state keeps: {text}"
+            )
+        # In Lua's own words: scripts compute first and write last, so nothing is half done.
+        if call.ticketed and "user_script" in text and ": attempt to " in text:
+            raise StoreError(
+                f"a script stumbled on Redis at {self.address}: a value in scope {call.scope!r}, or what iii-state keeps "
+                f"for it, is not as iii-state writes it; nothing was changed ({text[:200]})"
             )
         if trouble in ("READONLY", "MASTERDOWN", "NOAUTH"):  # another server may answer there by now
             self._leave = explain(self.address, text)

@@ -12,7 +12,7 @@ import msgspec
 
 from iii_state.adapters.redis import queues
 from iii_state.adapters.redis.fleet import Identity
-from iii_state.adapters.redis.foreign import OURS, stored_form
+from iii_state.adapters.redis.foreign import is_ours, stored_form
 from iii_state.adapters.redis.keys import Keys, lane
 from iii_state.adapters.redis.mutations import Fenced, Reply
 from iii_state.adapters.redis.queues import Entry
@@ -301,7 +301,7 @@ def _entry(delivery: Delivery) -> Entry:
 
 def _check(event: Event) -> None:
     """The old value may be another writer's: what is no JSON counts as null."""
-    if event.old is not None and not event.old.startswith(OURS):
+    if event.old is not None and not is_ours(event.old):
         try:
             event.old = stored_form(event.old)
         except InvalidValue:

@@ -11,15 +11,23 @@ from iii_state.errors import InvalidValue
 OURS = values.FRAME_START + b'"'
 """How a stored object begins that this module has written; no serialiser writes it."""
 
+OURS_END = b"\n}"
+"""How it ends. What only begins so has been cut off, or is another writer's."""
+
 _raw = msgspec.json.Decoder(Raw)
 
 
+def is_ours(text: bytes) -> bool:
+    """Whether a text is a framed object, as only this module writes them."""
+    return text.startswith(OURS) and text.endswith(OURS_END)
+
+
 def stored_form(text: bytes) -> bytes:
-    """The stored form of a text that lies in Redis; what begins as ours is trusted.
+    """The stored form of a text that lies in Redis; what begins and ends as ours is trusted.
 
     Raises `InvalidValue` for what is no JSON, no UTF-8, or more than is ever stored.
     """
-    if text.startswith(OURS):
+    if is_ours(text):
         return text
     try:
         text.decode()

@@ -187,6 +187,9 @@ async def open_wire(address: Address, name: str) -> Wire:
     except OSError as error:
         wire.abort()
         raise StoreError(explain_failure(address, error)) from None
+    except ValueError:  # UnicodeError included: what can be no host name is refused before anybody is asked for it
+        wire.abort()
+        raise StoreError(f"Connection to Redis at {str(address)!r} failed: this can be no name of a host") from None
     except BaseException:
         wire.abort()
         raise

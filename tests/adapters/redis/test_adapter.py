@@ -68,6 +68,14 @@ async def test_no_such_host() -> None:
     assert told.startswith("Connection to Redis at no-such-host.invalid:6379 failed")
 
 
+@pytest.mark.parametrize("host", ["a..b", "a" * 70, "a%00b", "x\udcff"])
+async def test_what_can_be_no_host_name(host: str) -> None:
+    told = await refusal(f"redis://:secret@{host}")
+    assert told.startswith("Connection to Redis at ")
+    assert "failed" in told
+    assert "secret" not in told
+
+
 async def test_no_such_socket(tmp_path: Any) -> None:
     assert "no such socket" in await refusal(f"unix://{tmp_path}/redis.sock")
 
@@ -142,6 +150,10 @@ async def test_urls_are_read_as_redis_py_reads_them_and_never_quoted() -> None:
     assert address.tls.verify_mode == ssl.CERT_NONE
     assert "p@ss" not in f"{address} {address!r}"
     assert Address.parse("unix:///run/redis.sock?db=1").path == "/run/redis.sock"
+    for url in ("redis://host/secret", "redis://:12/secret@host", "redis://:12#secret@host", "redis://host/-1", "unix://"):
+        with pytest.raises(ConfigError, match="redis_url cannot be read") as raised:
+            Address.parse(url)
+        assert "secret" not in str(raised.value)
     for url in ("http://secret", "redis://:se:cret@host:port", "redis://host:99999", "rediss://h?ssl_ca_certs=/no/such/file"):
         with pytest.raises(ConfigError) as raised:
             Address.parse(url)
@@ -241,6 +253,7 @@ async def test_a_failover_under_traffic_is_survived(own_server: RedisServer) -> 
         (b'  {"\\u006e":2}', b'{\t\n"n":2\n}'),
         (b'{"n":1,"n":2}', b'{\t\n"n":2\n}'),
         (b" [1, 2]", b"[1,2]"),
+        (b'{\t\n"n":2}', b'{\t\n"n":2\n}'),
     ],
 )
 async def test_what_another_program_wrote_is_read_and_framed_by_the_first_update(
@@ -257,7 +270,8 @@ async def test_what_another_program_wrote_is_read_and_framed_by_the_first_update
 
 
 @pytest.mark.parametrize(
-    "text", [b"nonsense", b'{"a":', b'{"a":"\xff"}', b"1e400", b"", b"\xff\x00", b'{"a":"\\ud800"}', b"[" * 5000]
+    "text",
+    [b"nonsense", b'{"a":', b'{\t\n"n":1,\n"a', b'{"a":"\xff"}', b"1e400", b"", b"\xff\x00", b'{"a":"\\ud800"}', b"[" * 5000],
 )
 async def test_what_is_no_json_goes_nowhere_and_can_be_replaced(
     server: RedisServer, adapter: RedisAdapter, text: bytes, caplog: pytest.LogCaptureFixture
@@ -276,6 +290,17 @@ async def test_what_is_no_json_goes_nowhere_and_can_be_replaced(
     server.client.hset("state:s", "k", text)
     assert await answer_of(adapter.delete("s", "k")) is None
     assert not server.client.exists("state:s")
+
+
+async def test_a_framed_value_that_another_program_broke_is_left_alone_and_its_scope_named(
+    server: RedisServer, adapter: RedisAdapter
+) -> None:
+    text = b'{\t\n"n":-\n}'
+    server.client.hset("state:s", "k", text)
+    with pytest.raises(StoreError, match=r"a script stumbled .* scope 's'.*nothing was changed"):
+        await answer_of(adapter.update("s", "k", INCREMENT, LIMIT))
+    assert server.client.hget("state:s", "k") == text
+    assert await answer_of(adapter.set("s", "k", b"1")) == text
 
 
 # -- lists and groups
