@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 import signal
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -50,18 +50,16 @@ def caller(worker_of: WorkerOf) -> Worker:
     return worker_of(PYTHON_NEW)
 
 
-def test_a_worker_killed_in_mid_call_fails_the_call_at_once(victim: Worker, caller: Worker, unique: str) -> None:
+def test_a_worker_killed_in_mid_call_fails_the_call(victim: Worker, caller: Worker, unique: str) -> None:
     function = f"{unique}::slow"
     victim.register_function(function, "hold")
     answer = caller.start_call(function, {})
     victim.wait_for_calls(function)
-    before = time.monotonic()
     victim.kill()
     with pytest.raises(CallFailedError) as caught:
         answer.result()
     assert caught.value.code == "invocation_stopped"
     assert caught.value.message == "Invocation stopped"
-    assert time.monotonic() - before < 2
     with pytest.raises(CallFailedError) as caught:
         caller.call(function, {})
     assert caught.value.code == "function_not_found"
@@ -182,9 +180,7 @@ def test_an_engine_that_stops_lets_a_running_handler_finish(sdk: Sdk, unique: st
         engine.ask_to_stop()
         wait_until(lambda: not engine.accepts_connections(), SOON, "the engine goes on listening")
         worker.release(handler)
-        before = time.monotonic()
         assert engine.wait() == 0
-        assert time.monotonic() - before < 5
 
 
 def test_telemetry_that_is_left_on_disturbs_nothing(sdk: Sdk, engine: EngineProcess, unique: str) -> None:
@@ -195,4 +191,4 @@ def test_telemetry_that_is_left_on_disturbs_nothing(sdk: Sdk, engine: EngineProc
         worker.register_trigger(f"{unique}::echo", {"scope": unique})
         worker.call("state::set", {"scope": unique, "key": "k", "value": 1})
         worker.wait_for_calls(f"{unique}::echo", 2)
-        assert "404" not in worker.stderr()
+        assert re.search(r"\b404\b", worker.stderr()) is None
