@@ -37,7 +37,6 @@ _members = msgspec.json.Decoder(dict[str, Raw])
 _text = msgspec.json.Decoder(str)
 _any = msgspec.json.Decoder()
 _encoder = msgspec.json.Encoder()
-_strict = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 # A number can leave the range of a double only with an exponent of three digits, or with very many digits: this maps
 # every text to one in which either shows as a fixed string, so that two memory searches decide.
@@ -71,7 +70,7 @@ def encode(value: Any) -> bytes:
     """
     try:
         text = _encoder.encode(value)
-        if text.find(b"null") >= 0:  # where msgspec writes NaN as null; the strict encoder raises
+        if text.find(b"null") >= 0:  # also what msgspec makes of NaN
             _refuse_non_finite(value)
     except RecursionError:
         raise InvalidValue(f"nesting deeper than {MAX_DEPTH} levels") from None

@@ -115,11 +115,6 @@ class Queue:
         if self.hosted:
             self._bell(self.id)
 
-    def release_all(self) -> None:
-        """Give back everything that is out."""
-        for delivery in reversed(self._pending.copy().values()):
-            self.release(delivery)
-
     def drop_oldest(self) -> Delivery | None:
         """Drop the oldest delivery that is not out, if there is one."""
         number = next((number for number in self._entries if number not in self._pending), None)
