@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 LIST_BYTES = 60 * 1024 * 1024
 """The largest answer of `state::list`; more does not fit into a frame."""
 
+MAX_TTL_MS = 10**13
+
 STOP_SECONDS = 10.0
 
 
@@ -40,7 +42,7 @@ class SetRequest(msgspec.Struct):
     key: str
     value: Raw | UnsetType = UNSET
     data: Raw | UnsetType = UNSET
-    ttl_ms: Raw | UnsetType = UNSET
+    ttl_ms: int | None = None
 
 
 class KeyRequest(msgspec.Struct):
@@ -56,14 +58,14 @@ class UpdateRequest(msgspec.Struct):
     scope: str
     key: str
     ops: list[OpRequest]
-    ttl_ms: Raw | UnsetType = UNSET
+    ttl_ms: int | None = None
 
 
 class _Update(msgspec.Struct):
     scope: str
     key: str
     ops: Raw
-    ttl_ms: Raw | UnsetType = UNSET
+    ttl_ms: int | None = None
 
 
 class ScopeRequest(msgspec.Struct):
@@ -169,14 +171,14 @@ class StateModule:
                 raise InvalidValue("`value` and `data` are the same field; give one")
             if given is UNSET:
                 raise InvalidValue("missing field `value`")
-            _refuse_deadline(request.ttl_ms)
+            _check_ttl(request.ttl_ms)
             new = values.to_stored(given)
         except (msgspec.MsgspecError, InvalidValue, RecursionError, UnicodeError) as error:
             _refuse("state::set", data, SetRequest, error)
         if len(new) > self._limit:
             self._check_size(values.compact_size(new))
         try:
-            answer = self.adapter.set(request.scope, request.key, new)
+            answer = self.adapter.set(request.scope, request.key, new, ttl_ms=request.ttl_ms)
         except StoreError as error:
             raise _failure("SET_ERROR", "set value", error) from None
         if not isinstance(answer, asyncio.Future):
@@ -210,12 +212,12 @@ class StateModule:
     def _update(self, data: Json, caller: Caller) -> Answer[bytes | None]:
         try:
             request = _update.decode(data)
-            _refuse_deadline(request.ttl_ms)
+            _check_ttl(request.ttl_ms)
             plan = compile_text(request.ops)
         except (msgspec.MsgspecError, InvalidOp, InvalidValue, RecursionError, UnicodeError) as error:
             _refuse("state::update", data, UpdateRequest, error)
         try:
-            answer = self.adapter.update(request.scope, request.key, plan, self._limit)
+            answer = self.adapter.update(request.scope, request.key, plan, self._limit, ttl_ms=request.ttl_ms)
         except (StoreError, TooLarge) as error:
             raise self._update_failure(error) from None
         if not isinstance(answer, asyncio.Future):
@@ -319,10 +321,9 @@ class StateModule:
         return self._dispatcher
 
 
-def _refuse_deadline(ttl_ms: Raw | UnsetType) -> None:
-    """A deadline that would be ignored is worse than one that is refused."""
-    if ttl_ms is not UNSET:
-        raise InvalidValue("ttl_ms: deadlines are not part of this version yet")
+def _check_ttl(ttl_ms: int | None) -> None:
+    if ttl_ms is not None and not 1 <= ttl_ms <= MAX_TTL_MS:
+        raise InvalidValue(f"ttl_ms: invalid value: integer `{ttl_ms}`, expected milliseconds from 1 to {MAX_TTL_MS}")
 
 
 def _as_it_is(text: bytes | None) -> bytes | None:

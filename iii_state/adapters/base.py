@@ -6,6 +6,9 @@ same step as the write. An event exists if and only if its write does.
 *Lanes.* The events of one (subscription, scope, key) are a lane. At most one delivery of a lane is out at a time; the next one
 becomes ready when it has been acknowledged or buried. Lanes are independent of each other.
 
+*Deadlines.* From its deadline on a value is not seen any more by anything, and goes with a `state:deleted` of its own, once. A
+mutation that comes before that has happened makes it happen first, and finds no value.
+
 Every method answers at once where it can (`host.Answer`). What the backend refuses or cannot answer is a `StoreError` in words,
 and then nothing has changed; where that cannot be known the message says so.
 """
@@ -59,16 +62,22 @@ class Adapter(Protocol):
         """The stored text, None for a missing key."""
         ...
 
-    def set(self, scope: str, key: str, value: bytes) -> Answer[bytes | None]:
-        """Store `value`; answers what was there before, None for a new key."""
+    def set(self, scope: str, key: str, value: bytes, *, ttl_ms: int | None = None) -> Answer[bytes | None]:
+        """Store `value`; answers what was there before, None for a new key.
+
+        After `ttl_ms` the value goes, with its event; without, it stays, whatever deadline there was before.
+        """
         ...
 
     def delete(self, scope: str, key: str) -> Answer[bytes | None]:
         """Remove; answers what was there, None for a missing key (which is an event all the same)."""
         ...
 
-    def update(self, scope: str, key: str, plan: Plan, limit: int) -> Answer[Updated]:
-        """Apply a plan atomically. Raises `TooLarge` when the result has more than `limit` bytes (compact)."""
+    def update(self, scope: str, key: str, plan: Plan, limit: int, *, ttl_ms: int | None = None) -> Answer[Updated]:
+        """Apply a plan atomically. Raises `TooLarge` when the result has more than `limit` bytes (compact).
+
+        After `ttl_ms` the value goes, with its event; without, the deadline stays what it was.
+        """
         ...
 
     def entries(self, scope: str) -> Answer[list[tuple[str, bytes]]]:

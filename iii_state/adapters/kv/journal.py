@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 
 FILE_NAME = "state.sqlite3"
 APPLICATION_ID = 0x6969_6973  # "iiis"
-FORMAT = 1
-"""`user_version` of the file: the layout below. A newer one is refused."""
+FORMAT = 2
+"""`user_version` of the file: the layout below. A newer one is refused, an older one brought up to it."""
 
 _SCHEMA = """
 CREATE TABLE state (scope BLOB NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, PRIMARY KEY (scope, key)) WITHOUT ROWID;
@@ -46,6 +46,11 @@ CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 INSERT INTO meta VALUES ('epoch', 0);
 """
 
+_UPGRADES = {
+    1: "CREATE TABLE deadline (scope BLOB, key BLOB, at_ms INTEGER NOT NULL, PRIMARY KEY (scope, key)) WITHOUT ROWID",
+}
+"""What makes of each format the next one; `_SCHEMA` is format 1."""
+
 ROWS_PER_STATEMENT = 256
 LOG_PAGES = 8192
 """Pages of 4 KiB after which the log is copied into the file, which costs two forced writes."""
@@ -59,6 +64,7 @@ class Group:
     """What one transaction writes. Of a key, a subscription or a planned attempt only the last state counts."""
 
     values: dict[tuple[bytes, bytes], bytes | None] = field(default_factory=dict)
+    deadlines: dict[tuple[bytes, bytes], int | None] = field(default_factory=dict)
     subscriptions: dict[str, Row | None] = field(default_factory=dict)
     deliveries: list[Row] = field(default_factory=list)
     attempts: dict[int, tuple[int, int]] = field(default_factory=dict)
@@ -70,11 +76,15 @@ class Group:
         """Head, row template, tail and rows of every multi-row statement, in an order that may be followed blindly."""
         upserts = [(scope, key, value) for (scope, key), value in self.values.items() if value is not None]
         removals = [(scope, key) for (scope, key), value in self.values.items() if value is None]
+        deadlines = [(scope, key, at) for (scope, key), at in self.deadlines.items() if at is not None]
+        no_deadlines = [(scope, key) for (scope, key), at in self.deadlines.items() if at is None]
         kept = [row for row in self.subscriptions.values() if row is not None]
         ended = [(name,) for name, row in self.subscriptions.items() if row is None]
         return [
             ("INSERT INTO state VALUES", "(?,?,?)", " ON CONFLICT DO UPDATE SET value=excluded.value", upserts),
             ("DELETE FROM state WHERE (scope, key) IN (VALUES", "(?,?)", ")", removals),
+            ("INSERT INTO deadline VALUES", "(?,?,?)", " ON CONFLICT DO UPDATE SET at_ms=excluded.at_ms", deadlines),
+            ("DELETE FROM deadline WHERE (scope, key) IN (VALUES", "(?,?)", ")", no_deadlines),
             ("INSERT OR REPLACE INTO subscription VALUES", "(?,?,?,?)", "", kept),
             ("INSERT INTO delivery VALUES", "(?,?,?,?,?,?,?,?,?,?)", "", self.deliveries),
             ("INSERT INTO dead_letter VALUES", "(?,?,?,?,?,?,?,?,?,?,?,?)", "", self.dead_letters),
@@ -90,6 +100,7 @@ class Contents:
 
     epoch: int
     values: list[tuple[bytes, bytes, bytes]]
+    deadlines: list[tuple[bytes, bytes, int]]
     subscriptions: list[Row]
     deliveries: list[Row]
     dead_letters: list[Row]
@@ -235,6 +246,7 @@ class Journal:
             contents = Contents(
                 epoch=connection.execute("SELECT value FROM meta WHERE name='epoch'").fetchone()[0],
                 values=connection.execute("SELECT scope, key, value FROM state").fetchall(),
+                deadlines=connection.execute("SELECT scope, key, at_ms FROM deadline").fetchall(),
                 subscriptions=connection.execute("SELECT * FROM subscription").fetchall(),
                 deliveries=connection.execute("SELECT * FROM delivery ORDER BY number").fetchall(),
                 dead_letters=connection.execute("SELECT * FROM dead_letter ORDER BY buried_at_ms").fetchall(),
@@ -253,11 +265,14 @@ class Journal:
             for statement in _SCHEMA.split(";"):
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version={FORMAT}")
+            version = 1
         elif application != APPLICATION_ID:
             raise StoreError(f"{self.path} is an SQLite database of another program; nothing was changed")
         elif version > FORMAT:
             raise StoreError(f"{self.path} has format {version}; this version of iii-state knows up to {FORMAT}. Use a newer one")
+        for older in range(version, FORMAT):
+            connection.execute(_UPGRADES[older])
+        connection.execute(f"PRAGMA user_version={FORMAT}")
 
     def _commit(self, group: Group) -> None:
         connection = self._opened()

@@ -179,13 +179,17 @@ class RedisAdapter:
 
         return self._connection.call(lambda *ticket: words, result, scope=scope)
 
-    def set(self, scope: str, key: str, value: bytes) -> Answer[bytes | None]:
+    def set(self, scope: str, key: str, value: bytes, *, ttl_ms: int | None = None) -> Answer[bytes | None]:
+        if ttl_ms is not None:
+            raise StoreError("deadlines are not part of this version of the redis adapter yet")
         return self._mutate(self._set_script, scope, key, lambda: (value,), lambda reply: self._old(scope, key, reply))
 
     def delete(self, scope: str, key: str) -> Answer[bytes | None]:
         return self._mutate(self._delete_script, scope, key, tuple, lambda reply: self._old(scope, key, reply))
 
-    def update(self, scope: str, key: str, plan: Plan, limit: int) -> Answer[Updated]:
+    def update(self, scope: str, key: str, plan: Plan, limit: int, *, ttl_ms: int | None = None) -> Answer[Updated]:
+        if ttl_ms is not None:
+            raise StoreError("deadlines are not part of this version of the redis adapter yet")
         ops = plan_arguments(plan)
         foreign: bytes | None = None
         stored = b""
