@@ -11,13 +11,13 @@ from hiredis import ReplyError
 
 from iii_state.adapters.base import Updated
 from iii_state.adapters.redis.address import Address
-from iii_state.adapters.redis.bells import Bells
 from iii_state.adapters.redis.connection import Again, Connection
 from iii_state.adapters.redis.deliveries import Deliveries
 from iii_state.adapters.redis.fanout import Fanout, Write
 from iii_state.adapters.redis.fleet import Fleet, Identity
 from iii_state.adapters.redis.foreign import is_ours, stored_form
 from iii_state.adapters.redis.keys import FORMAT, Keys
+from iii_state.adapters.redis.keyspace import Keyspace
 from iii_state.adapters.redis.mutations import (
     Foreign,
     Reply,
@@ -83,9 +83,8 @@ class RedisAdapter:
             lambda: list(self._subscriptions.hosted),
             lambda name: self._bell(name),
         )
-        self._bells = Bells(
-            Address.parse(settings.redis_url), lambda channel: self._subscriptions.rang(channel), silence_seconds=self._call_timeout
-        )
+        self._keyspace = Keyspace(self._connection.address, self._keys, self._send, silence_seconds=self._call_timeout)
+        self._bells = self._keyspace.bells
         self._subscriptions = Subscriptions(
             self._keys, self._run, self._send, self._engine, self._bells, lambda name: self._bell(name), self._upkeep.plan
         )
@@ -94,7 +93,8 @@ class RedisAdapter:
             self._upkeep.plan,
         )
         self._fleet = Fleet(
-            self._keys, self._engine, self._run, self._send, settings.heartbeat_ttl_ms, self._begin_afresh, self._ring_all
+            *(self._keys, self._engine, self._run, self._send, self._keyspace, settings.heartbeat_ttl_ms),
+            *(self._begin_afresh, self._ring_all),
         )
 
     # -- opening and closing

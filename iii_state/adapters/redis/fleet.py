@@ -11,13 +11,14 @@ from typing import Any
 
 from iii_state.adapters.redis import queues
 from iii_state.adapters.redis.keys import FORMAT, Keys
+from iii_state.adapters.redis.keyspace import Keyspace
 from iii_state.errors import StoreError
 
 logger = logging.getLogger(__name__)
 
 ENTRIES_AT_ONCE = 500
 SWEEPS_PER_LIFE = 10
-"""How often the heartbeats are looked at within one time to live."""
+"""How often the heartbeats are looked at within one time to live; Redis tells of most that stop before."""
 
 
 class Identity:
@@ -61,6 +62,7 @@ class Fleet:
         engine: Identity,
         run: Callable[[str, Sequence[bytes], Callable[[Any], Any]], asyncio.Future[Any]],
         send: Callable[..., Awaitable[Any]],
+        keyspace: Keyspace,
         ttl_ms: int,
         afresh: Callable[[], None],
         sure: Callable[[], None],
@@ -69,11 +71,16 @@ class Fleet:
         self._engine = engine
         self._run = run
         self._send = send
+        self._keyspace = keyspace
         self._ttl_ms = ttl_ms
         self._afresh = afresh
         self._sure = sure
         self._tasks: list[asyncio.Task[None]] = []
         self._nobody_dies_before = 0.0
+        self._look = asyncio.Event()
+        """Set where a heart may have stopped."""
+        self._watched: set[bytes] = set()
+        """The engines whose hearts are listened to."""
 
     async def join(self) -> None:
         """Become one of the engines."""
@@ -146,17 +153,24 @@ class Fleet:
 
     async def _sweep_for_ever(self) -> None:
         while True:
-            await asyncio.sleep(self._ttl_ms / SWEEPS_PER_LIFE / 1000)
+            self._look.clear()
             try:
                 await self.sweep()
             except StoreError as error:
                 logger.info("the other engines could not be looked at: %s", error)
             except Exception:
                 logger.exception("the other engines could not be looked at")
+            try:
+                async with asyncio.timeout(self._ttl_ms / SWEEPS_PER_LIFE / 1000):
+                    await self._look.wait()
+            except TimeoutError:
+                pass
 
     async def sweep(self) -> None:
         """Declare dead who is, and take over."""
-        for engine in await self._send(b"HKEYS", self._keys.engines):
+        engines = await self._send(b"HKEYS", self._keys.engines)
+        self._watch({engine for engine in engines if engine != self._engine.id})
+        for engine in engines:
             if engine == self._engine.id or await self._send(b"EXISTS", self._keys.engine(engine)):
                 continue
             if asyncio.get_running_loop().time() < self._nobody_dies_before:
@@ -165,6 +179,13 @@ class Fleet:
                 logger.warning("the engine %s is gone; its work is taken over", engine.decode())
         for engine in await self._send(b"SMEMBERS", self._keys.fenced):
             await self._take_over(engine)
+
+    def _watch(self, engines: set[bytes]) -> None:
+        for engine in engines - self._watched:
+            self._keyspace.on_expiry(self._keys.engine(engine), self._look.set)
+        for engine in self._watched - engines:
+            self._keyspace.forget(self._keys.engine(engine))
+        self._watched = engines
 
     async def _take_over(self, engine: bytes) -> None:
         for queue in await self._send(b"SMEMBERS", self._keys.hosts(engine)):

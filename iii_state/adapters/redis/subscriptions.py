@@ -107,8 +107,8 @@ class Subscriptions:
             answer = self.subscribe(subscription)
             answer.add_done_callback(_log_failure)
 
-    def rang(self, channel: bytes) -> None:
-        """The bell of a queue."""
+    def _rang(self, channel: bytes, message: bytes | None) -> None:
+        """The bell of a queue; it may be about nothing."""
         subscription_id = self._ids.get(channel)
         if subscription_id is not None:
             self._bell(subscription_id)
@@ -195,7 +195,7 @@ class Subscriptions:
             self.hosted[request.subscription_id] = (request.subscription, request.queue)
             self._ids[self._keys.stream(request.queue)] = request.subscription_id
             self._bell(request.subscription_id)
-        self._bells.listen([self._keys.stream(request.queue) for request in batch])
+        self._bells.listen([self._keys.stream(request.queue) for request in batch], self._rang)
 
     async def end(self, queue: bytes, engine: bytes = b"") -> int | None:
         """End a subscription and remove its queue; without `engine`, if its retention is over. How many events it held, None if

@@ -23,8 +23,8 @@ from tests.redis_server import RedisServer, shared_server
 
 LIMIT = values.MAX_VALUE_BYTES
 SMALLEST_RULES = (
-    "~state:* ~iii-state:* &iii-state:* -@all +@hash +@set +@sortedset +@list +@stream +@string +@connection +@pubsub "
-    "+del +unlink +exists +scan +pexpire +time +evalsha +script|load +script|exists -config"
+    "~state:* ~iii-state:* &iii-state:* &__keyspace@*__:iii-state:* -@all +@hash +@set +@sortedset +@list +@stream +@string "
+    "+@connection +@pubsub +del +unlink +exists +scan +pexpire +time +evalsha +script|load +script|exists -config"
 )
 
 
