@@ -33,6 +33,11 @@ def engine_options(command: C) -> C:
     return url(as_json(command))
 
 
+def ttl_option(command: C) -> C:
+    """`--ttl-ms`, of every command that gives a value a deadline."""
+    return click.option("--ttl-ms", type=int, help="The value goes after so many milliseconds.")(command)
+
+
 def json_text(name: str, text: str) -> bytes:
     """An argument that is JSON text, or `-` for standard input; checked here, so that a slip of the pen gets a good message."""
     given = sys.stdin.buffer.read() if text == "-" else text.encode("utf-8", "surrogateescape")
@@ -82,9 +87,10 @@ def show(text: Json | None, as_json: bool) -> None:
 
 
 def request(**fields: Any) -> bytes:
-    """The JSON text of a request; `bytes` fields are JSON text already."""
+    """The JSON text of a request; `bytes` fields are JSON text already, those that are None are left out."""
+    given = {name: field for name, field in fields.items() if field is not None}
     return values.compact_members(
-        {name: field if isinstance(field, bytes) else _encoded(name, field) for name, field in fields.items()}
+        {name: field if isinstance(field, bytes) else _encoded(name, field) for name, field in given.items()}
     )
 
 
@@ -116,8 +122,9 @@ def get(scope: str, key: str, url: str, as_json: bool) -> None:
 @click.argument("scope")
 @click.argument("key")
 @click.argument("value")
+@ttl_option
 @engine_options
-def set_value(scope: str, key: str, value: str, url: str, as_json: bool) -> None:
+def set_value(scope: str, key: str, value: str, ttl_ms: int | None, url: str, as_json: bool) -> None:
     """Store VALUE (JSON, or - for standard input) at SCOPE and KEY; print old and new value.
 
     \b
@@ -127,7 +134,7 @@ def set_value(scope: str, key: str, value: str, url: str, as_json: bool) -> None
 
     async def action() -> None:
         async with Client(url) as client:
-            show(await client.call("state::set", request(scope=scope, key=key, value=text)), as_json)
+            show(await client.call("state::set", request(scope=scope, key=key, value=text, ttl_ms=ttl_ms)), as_json)
 
     run(action())
 
@@ -136,8 +143,9 @@ def set_value(scope: str, key: str, value: str, url: str, as_json: bool) -> None
 @click.argument("scope")
 @click.argument("key")
 @click.argument("ops")
+@ttl_option
 @engine_options
-def update(scope: str, key: str, ops: str, url: str, as_json: bool) -> None:
+def update(scope: str, key: str, ops: str, ttl_ms: int | None, url: str, as_json: bool) -> None:
     """Apply OPS (a JSON list of operations, or - for standard input) to the value at SCOPE and KEY, atomically.
 
     An operation that fails is skipped and reported, and the exit code is 1; the others count.
@@ -149,7 +157,7 @@ def update(scope: str, key: str, ops: str, url: str, as_json: bool) -> None:
 
     async def action() -> None:
         async with Client(url) as client:
-            answer = await client.call("state::update", request(scope=scope, key=key, ops=text))
+            answer = await client.call("state::update", request(scope=scope, key=key, ops=text, ttl_ms=ttl_ms))
         show(answer, as_json)
         errors = values.decode(answer or b"{}").get("errors", [])
         for error in errors:
