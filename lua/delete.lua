@@ -12,14 +12,16 @@ Everything that could fail for another reason is looked at before.
 --- @include "arguments"
 
 local old, new, failures = redis.call('HGET', KEYS[1], ARGV[6]), false, ''
+--- @include "deadline"
 local all_checked = true
 --- @include "room"
-local scope_ends = old and redis.call('HLEN', KEYS[1]) == 1 and redis.call('SCARD', KEYS[2])
+local scope_ends = (old or expired) and redis.call('HLEN', KEYS[1]) == 1 and redis.call('SCARD', KEYS[2])
 
 redis.call('HDEL', KEYS[1], ARGV[6])
 --- @include "enqueue"
 if scope_ends then
   redis.call('SREM', KEYS[2], ARGV[5])
 end
+--- @include "plan"
 --- @include "record"
 return {'OK', old}

@@ -12,6 +12,7 @@ from hiredis import ReplyError
 from iii_state.adapters.base import Updated
 from iii_state.adapters.redis.address import Address
 from iii_state.adapters.redis.connection import Again, Connection
+from iii_state.adapters.redis.deadlines import Deadlines
 from iii_state.adapters.redis.deliveries import Deliveries
 from iii_state.adapters.redis.fanout import Fanout, Write
 from iii_state.adapters.redis.fleet import Fleet, Identity
@@ -19,7 +20,10 @@ from iii_state.adapters.redis.foreign import is_ours, stored_form
 from iii_state.adapters.redis.keys import FORMAT, Keys
 from iii_state.adapters.redis.keyspace import Keyspace
 from iii_state.adapters.redis.mutations import (
+    KEEP_DEADLINE,
+    NO_DEADLINE,
     Foreign,
+    Held,
     Reply,
     plan_arguments,
     previous,
@@ -28,7 +32,7 @@ from iii_state.adapters.redis.mutations import (
 )
 from iii_state.adapters.redis.scopes import Scopes
 from iii_state.adapters.redis.scripts import Script, script
-from iii_state.adapters.redis.subscriptions import Subscriptions
+from iii_state.adapters.redis.subscriptions import HOLD_SECONDS, Subscriptions
 from iii_state.adapters.redis.upkeep import Upkeep
 from iii_state.adapters.redis.wire import Wire, explain
 from iii_state.config import RedisSettings
@@ -69,22 +73,23 @@ class RedisAdapter:
             call_timeout_ms=settings.call_timeout_ms,
             max_in_flight=settings.max_in_flight,
         )
-        self._scopes = Scopes(self._keys, self._send)
         self._set_script, self._delete_script, self._update_script = script("set"), script("delete"), script("update")
         self._tasks: set[asyncio.Task[Any]] = set()
         self._call_timeout = settings.call_timeout_ms / 1000
         self._fanout = Fanout(self._keys, self._limits)
+        self._scopes = Scopes(self._keys, self._send, self._fanout.routes)
         self._bell: Callable[[str], None] = _unheard
         self._engine = Identity()
         self._recovers = False
         """Whether a connection has broken since the pending deliveries were compared with Redis's."""
         self._upkeep = Upkeep(
-            (self._start_due_attempts, self._end_orphans, self._recover),
+            (self._follow_routes, self._start_due_attempts, self._end_orphans, self._recover, lambda: self._deadlines.sweep()),
             lambda: list(self._subscriptions.hosted),
             lambda name: self._bell(name),
         )
         self._keyspace = Keyspace(self._connection.address, self._keys, self._send, silence_seconds=self._call_timeout)
         self._bells = self._keyspace.bells
+        self._deadlines = Deadlines(self._fanout, self._run, self._write, self._bells, self._upkeep.plan)
         self._subscriptions = Subscriptions(
             self._keys, self._run, self._send, self._engine, self._bells, lambda name: self._bell(name), self._upkeep.plan
         )
@@ -112,6 +117,7 @@ class RedisAdapter:
         self._bell = bell
         self._connection.restored = self._reconnected
         self._bells.start()
+        self._deadlines.start()
         self._fleet.start()
         self._upkeep.start()
         self._scopes.start()
@@ -170,7 +176,18 @@ class RedisAdapter:
     # -- values
 
     def get(self, scope: str, key: str) -> Answer[bytes | None]:
-        words = (b"HGET", self._keys.values(scope.encode()), key.encode())
+        name = self._keys.values(scope.encode())
+        if scope in self._fanout.routes.with_deadlines:
+            words: tuple[bytes, ...] = (
+                b"EVALSHA",
+                script("get").sha1,
+                b"2",
+                name,
+                self._keys.deadlines_of(scope.encode()),
+                key.encode(),
+            )
+        else:
+            words = (b"HGET", name, key.encode())
 
         def result(reply: bytes | None) -> bytes | None:
             if reply is None or is_ours(reply):
@@ -180,16 +197,17 @@ class RedisAdapter:
         return self._connection.call(lambda *ticket: words, result, scope=scope)
 
     def set(self, scope: str, key: str, value: bytes, *, ttl_ms: int | None = None) -> Answer[bytes | None]:
-        if ttl_ms is not None:
-            raise StoreError("deadlines are not part of this version of the redis adapter yet")
-        return self._mutate(self._set_script, scope, key, lambda: (value,), lambda reply: self._old(scope, key, reply))
+        def result(reply: Reply) -> bytes | None:
+            return self._old(scope, key, reply)
+
+        if ttl_ms is None:
+            return self._mutate(self._set_script, scope, key, lambda: (value,), result)
+        return self._mutate_with_deadline(self._set_script, scope, key, lambda: (value,), result, ttl_ms)
 
     def delete(self, scope: str, key: str) -> Answer[bytes | None]:
         return self._mutate(self._delete_script, scope, key, tuple, lambda reply: self._old(scope, key, reply))
 
     def update(self, scope: str, key: str, plan: Plan, limit: int, *, ttl_ms: int | None = None) -> Answer[Updated]:
-        if ttl_ms is not None:
-            raise StoreError("deadlines are not part of this version of the redis adapter yet")
         ops = plan_arguments(plan)
         foreign: bytes | None = None
         stored = b""
@@ -203,12 +221,54 @@ class RedisAdapter:
                 stored = self._checked(scope, key, foreign)
                 raise Again from None
 
-        return self._mutate(self._update_script, scope, key, lambda: update_arguments(ops, limit, foreign, stored), result)
+        def arguments() -> list[bytes]:
+            return update_arguments(ops, limit, foreign, stored)
+
+        if ttl_ms is None:
+            return self._mutate(self._update_script, scope, key, arguments, result, KEEP_DEADLINE)
+        return self._mutate_with_deadline(self._update_script, scope, key, arguments, result, ttl_ms)
 
     def _mutate(
-        self, command: Script, scope: str, key: str, arguments: Callable[[], Sequence[bytes]], result: Callable[[Reply], T]
+        self,
+        command: Script,
+        scope: str,
+        key: str,
+        arguments: Callable[[], Sequence[bytes]],
+        result: Callable[[Reply], T],
+        ttl: bytes = NO_DEADLINE,
     ) -> asyncio.Future[T]:
-        write = Write(self._fanout, command, scope, key, arguments, result)
+        return self._write(Write(self._fanout, command, scope, key, arguments, result, ttl), scope)
+
+    def _mutate_with_deadline(
+        self,
+        command: Script,
+        scope: str,
+        key: str,
+        arguments: Callable[[], Sequence[bytes]],
+        result: Callable[[Reply], T],
+        ttl_ms: int,
+    ) -> asyncio.Future[T]:
+        def done(reply: Reply) -> T:
+            answer = result(reply)
+            self._deadlines.set_here(ttl_ms)
+            return answer
+
+        def mutate() -> asyncio.Future[T]:
+            return self._mutate(command, scope, key, arguments, done, b"%d" % ttl_ms)
+
+        answer = mutate()
+        return answer if scope in self._fanout.routes.with_deadlines else self._own(self._first_deadline(answer, mutate))
+
+    async def _first_deadline(self, answer: asyncio.Future[T], mutate: Callable[[], asyncio.Future[T]]) -> T:
+        """The first deadline of a scope changes the routes, which may have to hold still."""
+        while True:
+            try:
+                return await answer
+            except Held:
+                await asyncio.sleep(HOLD_SECONDS)
+                answer = mutate()
+
+    def _write(self, write: Write[T], scope: str) -> asyncio.Future[T]:
         return self._connection.call(write.command, write.answered, size=write.size, ticketed=True, scope=scope)
 
     def _old(self, scope: str, key: str, reply: Reply) -> bytes | None:
@@ -232,10 +292,14 @@ class RedisAdapter:
         return self._own(self._entries(scope))
 
     async def _entries(self, scope: str) -> list[tuple[str, bytes]]:
-        name = self._keys.values(scope.encode())
-        digest = script("entries").sha1
+        names = [self._keys.values(scope.encode())]
+        read_page: tuple[bytes, ...] = (b"HSCAN", *names)
+        if scope in self._fanout.routes.with_deadlines:
+            names.append(self._keys.deadlines_of(scope.encode()))
+            read_page = (b"EVALSHA", script("page").sha1, b"2", *names)
+        bounds = (b"%d" % INSTANT_VALUES, b"%d" % INSTANT_BYTES)
         page: list[bytes] | None = await self._send(
-            b"EVALSHA", digest, b"1", name, b"%d" % INSTANT_VALUES, b"%d" % INSTANT_BYTES, scope=scope
+            b"EVALSHA", script("entries").sha1, b"%d" % len(names), *names, *bounds, scope=scope
         )
         if page is not None:
             found = dict(zip(page[::2], page[1::2], strict=True))
@@ -243,7 +307,8 @@ class RedisAdapter:
             found = {}
             cursor, count = b"0", PAGE_VALUES
             while True:
-                cursor, page = await self._send(b"HSCAN", name, cursor, b"COUNT", b"%d" % count, scope=scope)
+                limit = (b"%d" % count,) if len(names) > 1 else (b"COUNT", b"%d" % count)
+                cursor, page = await self._send(*read_page, cursor, *limit, scope=scope)
                 assert page is not None
                 found.update(zip(page[::2], page[1::2], strict=True))
                 if cursor == b"0":
@@ -279,6 +344,10 @@ class RedisAdapter:
         return task
 
     # -- the fleet
+
+    async def _follow_routes(self) -> int:
+        await self._fanout.follow(self._send)
+        return -1
 
     async def _start_due_attempts(self) -> int:
         return await self._deliveries.start_due_attempts()

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 from iii_state.adapters.redis import queues
 from iii_state.adapters.redis.connection import Again, Ahead
 from iii_state.adapters.redis.keys import Keys, lane
-from iii_state.adapters.redis.mutations import QueueFull, Reply, Route, Stale, Ticket, mutation
+from iii_state.adapters.redis.mutations import (
+    KEEP_DEADLINE,
+    NO_DEADLINE,
+    QueueFull,
+    Reply,
+    Route,
+    Stale,
+    Ticket,
+    declare,
+    declared,
+    mutation,
+)
 from iii_state.adapters.redis.packing import Packing, packed
-from iii_state.adapters.redis.routes import Routes
+from iii_state.adapters.redis.routes import Routes, deadlines_fact
 from iii_state.adapters.redis.scripts import Script, script
 from iii_state.errors import StoreError
 from iii_state.events import QueueLimits
@@ -42,6 +53,14 @@ class Fanout:
         """The command that reads the whole table of the routes, of this version or later."""
         return ((b"HGETALL", self.keys.routes), lambda table: self.routes.load(version, table))
 
+    async def follow(self, send: Callable[..., Awaitable[Any]]) -> None:
+        """Take on what has changed, without waiting for a mutation to be told: reads depend on some of it."""
+        entries = await send(b"XRANGE", self.keys.routes_log, b"(%d" % self.routes.version, b"+", b"COUNT", b"1000")
+        changes = [(int(entry_id.split(b"-")[0]), fields) for entry_id, fields in entries]
+        if changes and not self.routes.catch_up(Stale(changes[-1][0], changes)):
+            version = await send(b"GET", self.keys.routes_version)
+            self.routes.load(int(version or 0), await send(b"HGETALL", self.keys.routes))
+
     def dropped(self, queue: bytes, function_id: str, count: int) -> None:
         """Events of a queue have been dropped by this engine."""
         total = self._dropped[queue] = self._dropped.get(queue, 0) + count
@@ -60,6 +79,7 @@ class Write(Generic[T]):
         key: str,
         arguments: Callable[[], Sequence[bytes]],
         result: Callable[[Reply], T],
+        ttl: bytes = NO_DEADLINE,
     ) -> None:
         self._fanout = fanout
         self._command = command
@@ -70,6 +90,8 @@ class Write(Generic[T]):
         self._own = arguments()
         self._packed_own = packed(self._own)
         self._result = result
+        self._ttl = ttl
+        self._declaring = False
         self._wanted: list[tuple[bytes, str]] = []
         self._stale = 0
         self._victims: dict[bytes, tuple[bytes, bytes, bytes]] = {}
@@ -86,8 +108,13 @@ class Write(Generic[T]):
         """What is sent."""
         fanout = self._fanout
         version = fanout.routes.version
+        ttl = self._ttl if self._place[0] in fanout.routes.with_deadlines else None
+        if ttl is None and self._ttl is not NO_DEADLINE and self._ttl is not KEEP_DEADLINE:
+            self._declaring = True
+            call = declare(fanout.keys, version, (deadlines_fact(self._scope), b"1"))
+            return [b"EVALSHA", script("declare").sha1, *call]
         wanted = self._wanted = fanout.routes.matching(*self._place) if fanout.enabled else []
-        if not wanted:
+        if not wanted and ttl is None:
             values_key, number = fanout.keys.values(self._scope), b"%d" % version
             return fanout.packing.mutation(
                 *(self._command, values_key, session, epoch, slot, sequence, number),
@@ -101,11 +128,15 @@ class Write(Generic[T]):
             for queue, _ in wanted
         ]
         ticket = Ticket(session, epoch, slot, sequence)
-        call = mutation(fanout.keys, ticket, version, self._scope, self._key, routes, self._own)
+        call = mutation(fanout.keys, ticket, version, self._scope, self._key, routes, self._own, ttl)
         return [b"EVALSHA", self._command.sha1, *call]
 
     def answered(self, reply: Reply) -> T:
-        """Reads the reply. Raises `Again` where the routes have changed or room is being made, `StoreError` for a full queue."""
+        """Reads the reply. Raises `Again` where the routes have changed or room is being made, `StoreError` for a full queue,
+        `Held` where the first deadline of a scope has to wait."""
+        if self._declaring:
+            self._declaring = False
+            raise self._catch_up(declared(reply)) from None
         try:
             return self._result(reply)
         except Again:
@@ -113,6 +144,7 @@ class Write(Generic[T]):
             self._packed_own = packed(self._own)
             raise
         except Stale as stale:
+            self._stale += 1
             raise self._catch_up(stale) from None
         except QueueFull as full:
             raise self._make_room(full) from None
@@ -120,7 +152,6 @@ class Write(Generic[T]):
     def _catch_up(self, stale: Stale) -> Again:
         fanout = self._fanout
         first: list[Ahead] = []
-        self._stale += 1
         if self._stale >= PATIENCE:
             first.append(((b"SET", fanout.keys.hold, b"1", b"PX", b"%d" % HOLD_MS), lambda reply: None))
         if not fanout.routes.catch_up(stale):

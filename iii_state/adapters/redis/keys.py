@@ -50,7 +50,8 @@ class Keys:
 
     @cached_property
     def routes(self) -> bytes:
-        """Hash: queue -> its route, which events it wants."""
+        """Hash: queue -> its route, which events it wants; and facts of the fleet, in fields that begin with a colon. Also the
+        channel on which a fact is announced."""
         return self._own + b"routes"
 
     @cached_property
@@ -72,6 +73,15 @@ class Keys:
     def orphans(self) -> bytes:
         """Sorted set: queues that nobody hosts, by when their retention ends, in milliseconds."""
         return self._own + b"orphans"
+
+    @cached_property
+    def deadlines(self) -> bytes:
+        """Sorted set: scopes, by when to look for a deadline that is over; also the channel on which an earlier one is told."""
+        return self._own + b"deadlines"
+
+    def deadlines_of(self, scope: bytes) -> bytes:
+        """Sorted set: keys of a scope whose values have a deadline, by that, in milliseconds since 1970."""
+        return b"%bdeadlines:%b" % (self._own, scope)
 
     @cached_property
     def later(self) -> bytes:

@@ -16,6 +16,9 @@ from iii_state.ops import Failure, OpError, Plan
 
 Reply = list[object]
 
+NO_DEADLINE = b""
+KEEP_DEADLINE = b"keep"
+
 _KINDS = {"set": b"s", "merge": b"m", "increment": b"i", "append": b"a", "remove": b"r"}
 
 
@@ -65,6 +68,10 @@ class Forgotten(Exception):
     """An earlier attempt of the call has been applied, but the value it replaced was too large to be recorded."""
 
 
+class Held(Exception):
+    """The routes have to hold still for a moment; nothing has changed."""
+
+
 class QueueFull(Exception):
     """A queue has no room for the event; nothing has changed.
 
@@ -90,11 +97,21 @@ class Foreign(Exception):
 
 
 def mutation(
-    keys: Keys, ticket: Ticket, routes_version: int, scope: bytes, key: bytes, routes: Sequence[Route], arguments: Sequence[bytes]
+    keys: Keys,
+    ticket: Ticket,
+    routes_version: int,
+    scope: bytes,
+    key: bytes,
+    routes: Sequence[Route],
+    arguments: Sequence[bytes],
+    ttl: bytes | None = None,
 ) -> list[bytes]:
-    """What follows the digest in EVALSHA: number of keys, keys, arguments. `arguments` are the command's own."""
+    """What follows the digest in EVALSHA: number of keys, keys, arguments. `arguments` are the command's own.
+
+    `ttl` is for a scope that has deadlines, and None for any other: milliseconds, `NO_DEADLINE` or `KEEP_DEADLINE`.
+    """
     call = [
-        b"%d" % (5 + 3 * len(routes)),
+        b"%d" % (5 + 3 * len(routes) + (0 if ttl is None else 2)),
         keys.values(scope),
         keys.scopes,
         keys.session(ticket.session),
@@ -104,13 +121,32 @@ def mutation(
     lane_name = lane(scope, key) if routes else b""
     for route in routes:
         call += (keys.stream(route.queue), keys.busy(route.queue), keys.wait(route.queue, lane_name))
+    if ttl is not None:
+        call += (keys.deadlines_of(scope), keys.deadlines)
     call += (b"%d" % ticket.epoch, b"%d" % ticket.slot, b"%d" % ticket.sequence, b"%d" % routes_version, scope, key)
     if routes:
         call += (lane_name, b"%b-%d" % (ticket.session, ticket.sequence))
         for route in routes:
             call += (b"%d" % route.max_entries, b"%d" % route.max_bytes)
+    if ttl is not None:
+        call.append(ttl)
     call += arguments
     return call
+
+
+def declare(keys: Keys, version: int, *facts: tuple[bytes, bytes]) -> list[bytes]:
+    """What follows the digest of declare.lua in EVALSHA. `facts` are names and texts."""
+    words = [word for fact in facts for word in fact]
+    return [b"4", keys.routes, keys.routes_version, keys.routes_log, keys.hold, b"%d" % version, *words]
+
+
+def declared(reply: Reply) -> Stale:
+    """What has changed with it. Raises `Held`."""
+    match reply:
+        case [b"DECLARED", bytes(version), list(entries)]:
+            return _stale(version, entries)
+        case _:
+            raise Held
 
 
 def opened(reply: Reply) -> int:
@@ -176,10 +212,14 @@ def _errors(plan: Plan, failures: bytes) -> list[OpError]:
     ]
 
 
+def _stale(version: bytes, entries: list[tuple[bytes, list[bytes]]]) -> Stale:
+    return Stale(int(version), [(int(entry_id.split(b"-")[0]), fields) for entry_id, fields in entries])
+
+
 def _refusal(reply: Reply, limit: int) -> Exception:
     match reply:
         case [b"STALE", bytes(version), list(entries)]:
-            return Stale(int(version), [(int(entry_id.split(b"-")[0]), fields) for entry_id, fields in entries])
+            return _stale(version, entries)
         case [b"FULL", int(queue), bytes(bound), int(size)]:
             return QueueFull(queue, bound.decode(), size)
         case [b"FOREIGN", bytes(text)]:

@@ -59,9 +59,9 @@ def retry(keys: Keys, queue: bytes, engine: bytes, entry: Entry, delay_ms: int) 
     return [b"3", keys.stream(queue), keys.engines, keys.later, engine, queue, entry.id, b"%d" % delay_ms]
 
 
-def due(deadlines: bytes, count: int) -> list[bytes]:
+def due(times: bytes, count: int, leave_out: int = 0) -> list[bytes]:
     """What follows the digest of due.lua in EVALSHA."""
-    return [b"1", deadlines, b"%d" % count]
+    return [b"1", times, b"%d" % count, b"%d" % leave_out]
 
 
 def again(keys: Keys, queue: bytes, entry_ids: Sequence[bytes]) -> list[bytes]:

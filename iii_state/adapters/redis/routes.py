@@ -1,4 +1,7 @@
-"""The routes as this engine knows them: which queues want the events of a scope and key, at which version."""
+"""The routes as this engine knows them: which queues want the events of a scope and key, at which version.
+
+Among them stand facts that the whole fleet has to agree on, in fields whose names begin with a colon (no queue's does).
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,13 @@ class Route(msgspec.Struct, frozen=True):
 _route = msgspec.json.Decoder(Route)
 _encode = msgspec.json.Encoder().encode
 
+_DEADLINES = b":deadlines:"
+
+
+def deadlines_fact(scope: bytes) -> bytes:
+    """The name of the fact that a scope has deadlines."""
+    return _DEADLINES + scope
+
 
 def route_text(subscription: Subscription) -> bytes:
     """The route of a subscription's queue."""
@@ -35,6 +45,8 @@ class Routes:
         self.version = 0
         self._routes: dict[bytes, Route] = {}
         self._queues: dict[tuple[str | None, str | None], dict[bytes, str]] = {}
+        self.with_deadlines: set[str] = set()
+        """The scopes that have deadlines, or had some not long ago."""
 
     def function_of(self, queue: bytes) -> str:
         """The function that a queue is for, empty for an unknown one."""
@@ -57,6 +69,7 @@ class Routes:
         self.version = version
         self._routes.clear()
         self._queues.clear()
+        self.with_deadlines.clear()
         for queue, text in zip(table[::2], table[1::2], strict=True):
             self._change(queue, text)
 
@@ -78,6 +91,9 @@ class Routes:
         self.version = version
 
     def _change(self, queue: bytes, text: bytes) -> None:
+        if queue.startswith(b":"):
+            self._declare(queue, text)
+            return
         known = self._routes.pop(queue, None)
         if known is not None:
             wanted = (known.scope, known.key)
@@ -91,3 +107,11 @@ class Routes:
                 raise StoreError(f"a route in Redis cannot be read: {text[:200]!r}: {error}") from None
             self._routes[queue] = route
             self._queues.setdefault((route.scope, route.key), {})[queue] = route.function_id
+
+    def _declare(self, fact: bytes, text: bytes) -> None:
+        if fact.startswith(_DEADLINES):
+            scope = fact.removeprefix(_DEADLINES).decode()
+            if text:
+                self.with_deadlines.add(scope)
+            else:
+                self.with_deadlines.discard(scope)

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from iii_state.adapters.redis.keys import Keys
+from iii_state.adapters.redis.routes import Routes
 from iii_state.adapters.redis.scripts import script
 from iii_state.errors import StoreError
 
@@ -27,8 +28,9 @@ PAUSE_SECONDS = 30
 class Scopes:
     """The scopes of one part of the key space."""
 
-    def __init__(self, keys: Keys, send: Send) -> None:
+    def __init__(self, keys: Keys, send: Send, routes: Routes) -> None:
         self._keys = keys
+        self._routes = routes
         self._send = send
         self._scanned = keys.scopes + b":scanned"
         """Set when this database has been scanned for the first time."""
@@ -68,7 +70,18 @@ class Scopes:
                 scopes.append(scope.decode())
             except UnicodeDecodeError:
                 logger.warning("another program has written a scope whose name is no UTF-8: %r; it is left out", scope[:200])
-        return scopes
+        over = await self._over([scope for scope in scopes if scope in self._routes.with_deadlines])
+        return [scope for scope in scopes if scope not in over] if over else scopes
+
+    async def _over(self, scopes: Sequence[str]) -> set[str]:
+        """Those in which the deadlines of all values are over."""
+        over: set[str] = set()
+        for start in range(0, len(scopes), KEYS_PER_STEP):
+            part = [scope.encode() for scope in scopes[start : start + KEYS_PER_STEP]]
+            names = [name for scope in part for name in (self._keys.values(scope), self._keys.deadlines_of(scope))]
+            call = (b"EVALSHA", script("without_values").sha1, b"%d" % len(names), *names, *part)
+            over.update(scope.decode() for scope in await self._send(*call))
+        return over
 
     async def _with_values(self, scopes: Sequence[bytes]) -> list[bytes]:
         """Those that are not empty; the others are taken out of the set."""
