@@ -83,13 +83,13 @@ class RedisAdapter:
         self._recovers = False
         """Whether a connection has broken since the pending deliveries were compared with Redis's."""
         self._upkeep = Upkeep(
-            (self._follow_routes, self._start_due_attempts, self._end_orphans, self._recover, lambda: self._deadlines.sweep()),
+            (self._start_due_attempts, self._end_orphans, self._recover),
             lambda: list(self._subscriptions.hosted),
             lambda name: self._bell(name),
         )
         self._keyspace = Keyspace(self._connection.address, self._keys, self._send, silence_seconds=self._call_timeout)
         self._bells = self._keyspace.bells
-        self._deadlines = Deadlines(self._fanout, self._run, self._write, self._bells, self._upkeep.plan)
+        self._deadlines = Deadlines(self._fanout, self._run, self._send, self._write, self._bells)
         self._subscriptions = Subscriptions(
             self._keys, self._run, self._send, self._engine, self._bells, lambda name: self._bell(name), self._upkeep.plan
         )
@@ -150,6 +150,7 @@ class RedisAdapter:
     async def stop(self) -> None:
         await self._scopes.stop()
         await self._upkeep.stop()
+        await self._deadlines.stop()
         await self._fleet.stop()
         try:
             async with asyncio.timeout(self._call_timeout):
@@ -345,10 +346,6 @@ class RedisAdapter:
 
     # -- the fleet
 
-    async def _follow_routes(self) -> int:
-        await self._fanout.follow(self._send)
-        return -1
-
     async def _start_due_attempts(self) -> int:
         return await self._deliveries.start_due_attempts()
 
@@ -359,6 +356,7 @@ class RedisAdapter:
         self._fleet.spare_everybody()
         self._recovers = True
         self._upkeep.plan(0)
+        self._deadlines.look()
 
     async def _recover(self) -> int:
         if self._recovers:

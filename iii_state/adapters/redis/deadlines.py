@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from iii_state.adapters.redis import queues
@@ -17,6 +17,7 @@ from iii_state.adapters.redis.fanout import Fanout, Write
 from iii_state.adapters.redis.mutations import previous
 from iii_state.adapters.redis.routes import deadlines_fact
 from iii_state.adapters.redis.scripts import script
+from iii_state.adapters.redis.upkeep import Upkeep
 from iii_state.errors import StoreError
 
 logger = logging.getLogger(__name__)
@@ -40,36 +41,51 @@ FORGET_MS = 600_000
 
 
 class Deadlines:
-    """Removes what is over; every duty of upkeep has one method like `sweep`."""
+    """Removes what is over. `mutate` makes a write of a scope."""
 
     def __init__(
         self,
         fanout: Fanout,
         run: Callable[[str, Sequence[bytes], Callable[[Any], Any]], asyncio.Future[Any]],
+        send: Callable[..., Awaitable[Any]],
         mutate: Callable[[Write[Any], str], asyncio.Future[Any]],
         bells: Bells,
-        plan: Callable[[float], None],
         forget_ms: int = FORGET_MS,
     ) -> None:
         self._fanout = fanout
         self._keys = fanout.keys
         self._run = run
+        self._send = send
         self._mutate = mutate
         self._bells = bells
-        self._plan = plan
         self._forget_ms = forget_ms
+        # Apart from the upkeep of the queues, which may take its time: deadlines do not wait for it.
+        self._upkeep = Upkeep((self._follow_routes, self.sweep), list, lambda subscription_id: None)
 
     def start(self) -> None:
-        """Hear of deadlines that other engines set, and of scopes that have some now."""
+        """Begin, and hear of deadlines that other engines set, and of scopes that have some now."""
+        self._upkeep.start()
         self._bells.listen([self._keys.deadlines, self._keys.routes], self._heard)
+
+    async def stop(self) -> None:
+        """End."""
+        await self._upkeep.stop()
+
+    def look(self) -> None:
+        """Something may have been missed."""
+        self._upkeep.plan(0)
 
     def set_here(self, ttl_ms: int) -> None:
         """A deadline has just been set by this engine."""
         if ttl_ms <= MAX_WAIT_MS:
-            self._plan(ttl_ms / 1000)
+            self._upkeep.plan(ttl_ms / 1000)
 
     def _heard(self, channel: bytes, message: bytes | None) -> None:
-        self._plan(0 if channel == self._keys.routes else LOOK_MS / 1000)
+        self._upkeep.plan(0 if channel == self._keys.routes else LOOK_MS / 1000)
+
+    async def _follow_routes(self) -> int:
+        await self._fanout.follow(self._send)
+        return -1
 
     async def sweep(self) -> int:
         """Remove what is over. Milliseconds until the next deadline is, -1 if there is none."""
