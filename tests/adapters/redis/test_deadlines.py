@@ -160,6 +160,21 @@ async def test_a_scope_without_deadlines_is_forgotten_and_can_have_some_again(op
     assert server.client.zcard("iii-state:deadlines:s") == 0
 
 
+async def test_scopes_without_deadlines_do_nothing_for_them(opened: Open, server: RedisServer) -> None:
+    adapter = await opened()
+    await of(adapter.subscribe(ALL))
+    await of(adapter.set("s", "k", b"1", ttl_ms=LONG))
+    server.client.config_resetstat()
+    for _ in range(10):
+        await of(adapter.set("other", "k", b"1"))
+        await of(adapter.update("other", "k", plan({"type": "increment", "path": "", "by": 1}), LIMIT))
+        await of(adapter.get("other", "k"))
+        await of(adapter.delete("other", "k"))
+    called = server.client.info("commandstats")
+    assert called["cmdstat_hget"]["calls"] == 10 * 4
+    assert "cmdstat_zscore" not in called
+
+
 async def test_after_a_flush_deadlines_begin_anew(opened: Open, server: RedisServer) -> None:
     adapter = await opened()
     await of(adapter.set("s", "k", b"1", ttl_ms=LONG))
