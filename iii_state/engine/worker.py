@@ -317,7 +317,7 @@ class Worker:
         """The connection is gone: so are its functions, types and triggers; calls that it was executing fail."""
         self._workers.remove(self)
         self._registrations.drop_served()
-        self.pending.fail(NotCarriedOut("invocation_stopped", "Invocation stopped"))
+        self.pending.fail(lambda: NotCarriedOut("invocation_stopped", "Invocation stopped"))
         self._registrations.drop_triggers()
         self._behind_registrations = None
         self._large_calls = None
