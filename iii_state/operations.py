@@ -13,7 +13,7 @@ from iii_state import values
 from iii_state.errors import FunctionError, StoreError
 from iii_state.events import DeadLetter, QueueStats
 from iii_state.host import Answer, Caller, Handler, Host, then
-from iii_state.requests import describe
+from iii_state.requests import read
 from iii_state.values import Json
 
 T = TypeVar("T")
@@ -43,9 +43,6 @@ class DeadRequest(msgspec.Struct):
     id: str | None = None
     function_id: str | None = None
     limit: Annotated[int, Meta(ge=1, le=MAX_SHOWN)] = 100
-
-
-_dead = msgspec.json.Decoder(DeadRequest)
 
 
 class Operations:
@@ -83,7 +80,7 @@ class Operations:
         return self._each("dead_drop", data, self._inspected.discard, "dropped")
 
     def _shown(self, name: str, data: Json, row: Callable[[DeadLetter], dict[str, Any]]) -> Answer[bytes | None]:
-        request = _request(name, data)
+        request = read(f"iii-state::{name}", data, DeadRequest)
 
         def shown(letters: Sequence[DeadLetter]) -> bytes:
             return values.encode({"dead": list(map(row, letters[: request.limit])), "total": len(letters)})
@@ -91,7 +88,7 @@ class Operations:
         return then(self._chosen(request), shown)
 
     def _each(self, name: str, data: Json, step: Callable[[str], Awaited[bool]], word: str) -> Answer[bytes | None]:
-        request = _request(name, data)
+        request = read(f"iii-state::{name}", data, DeadRequest)
 
         async def run() -> bytes:
             letters = self._chosen(request)
@@ -121,14 +118,6 @@ class Operations:
             return then(answer, lambda answer: answer, _in_words)
         except StoreError as error:
             raise _in_words(error) from None
-
-
-def _request(name: str, data: Json) -> DeadRequest:
-    try:
-        return DeadRequest() if bytes(data) == b"null" else _dead.decode(data)
-    except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
-        cause = describe(bytes(data), DeadRequest, error)
-        raise FunctionError("deserialization_error", f"Failed to deserialize input for iii-state::{name}: {cause}") from None
 
 
 def _in_words(error: BaseException) -> BaseException:
