@@ -44,7 +44,7 @@ async def test_a_value_that_cannot_be_removed_from_a_full_disk_is_not_seen_and_g
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         async with opened("kv-file", directory) as store:
             await store.subscribe(Subscription("all"))
-            await store.set("s", "k", b"1", ttl_ms=300)
+            await store.set("s", "k", b"1", ttl_ms=1000)
             resource.setrlimit(resource.RLIMIT_FSIZE, (os.path.getsize(directory / "state.sqlite3-wal"), -1))
             while await store.get("s", "k") is not None:
                 await asyncio.sleep(0.005)
@@ -85,7 +85,7 @@ async def test_a_deadline_that_fails_with_its_write_leaves_the_former_one_in_for
         """
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         async with opened("kv-file", directory) as store:
-            await store.set("s", "k", b"1", ttl_ms=500)
+            await store.set("s", "k", b"1", ttl_ms=1500)
             resource.setrlimit(resource.RLIMIT_FSIZE, (os.path.getsize(directory / "state.sqlite3-wal"), -1))
             for ttl_ms in (3600000, None):
                 try:

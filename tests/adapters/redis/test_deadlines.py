@@ -191,8 +191,9 @@ async def test_after_a_flush_deadlines_begin_anew(opened: Open, server: RedisSer
 async def test_what_another_program_writes_over_a_value_goes_at_its_deadline(opened: Open, server: RedisServer) -> None:
     adapter = await opened()
     await of(adapter.subscribe(ALL))
-    await of(adapter.set("s", "k", b"1", ttl_ms=60))
+    await of(adapter.set("s", "k", b"1", ttl_ms=LONG))
     server.client.hset("state:s", "k", "[1, 2]")
+    server.elapse(LONG)
     assert seen(await gathered(adapter, 2))[1] == ("deleted", "s", "k", b"[1,2]", None)
 
 
