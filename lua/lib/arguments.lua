@@ -1,4 +1,7 @@
--- Step: gives `queue_count`, and `own`, where in ARGV the command's own arguments begin.
+-- Step: gives `queue_count`; `own`, where in ARGV the command's own arguments begin; and, where foreign writes are watched, the
+-- key `shadow` and the channel `marks`.
 
-local queue_count = (#KEYS - 5) / 3
+local extra = (#KEYS - 5) % 3
+local queue_count = (#KEYS - 5 - extra) / 3
 local own = queue_count > 0 and 9 + 2 * queue_count or 7
+local shadow, marks = extra == 2 and KEYS[#KEYS - 1], KEYS[#KEYS]

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import msgspec
 
 from iii_state.adapters.redis import queues
+from iii_state.adapters.redis.fanout import FOREIGN_WRITE
 from iii_state.adapters.redis.fleet import Identity
 from iii_state.adapters.redis.foreign import is_ours, stored_form
 from iii_state.adapters.redis.keys import Keys, lane
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 LETTERS_AT_ONCE = 500
 DUE_AT_ONCE = 500
+_FOREIGN_WRITE = FOREIGN_WRITE.decode()
 _UNBOUNDED = QueueLimits(max_queue_length=2**53, max_queue_bytes=2**53)
 _subscription = msgspec.json.Decoder(Subscription)
 
@@ -219,7 +221,7 @@ class Deliveries:
 
     async def queues(self) -> list[QueueStats]:
         routed = await self._send(b"HKEYS", self._keys.routes)
-        return [stats for queue in routed if (stats := await self._stats(queue)) is not None]
+        return [stats for queue in routed if not queue.startswith(b":") and (stats := await self._stats(queue)) is not None]
 
     async def _stats(self, queue: bytes) -> QueueStats | None:
         keys = self._keys
@@ -300,12 +302,21 @@ def _entry(delivery: Delivery) -> Entry:
 
 
 def _check(event: Event) -> None:
-    """The old value may be another writer's: what is no JSON counts as null."""
-    if event.old is not None and not is_ours(event.old):
-        try:
-            event.old = stored_form(event.old)
-        except InvalidValue:
-            event.old = None
+    """The old value may be another writer's, the new one of a foreign write is: what is no JSON counts as null."""
+    event.old = _checked(event, event.old, "what was replaced")
+    if event.write_id.startswith(_FOREIGN_WRITE):
+        event.new = _checked(event, event.new, "what is there now")
+
+
+def _checked(event: Event, text: bytes | None, which: str) -> bytes | None:
+    if text is None or is_ours(text):
+        return text
+    try:
+        return stored_form(text)
+    except InvalidValue as error:
+        name = f"scope {event.scope!r}, key {event.key!r}"
+        logger.warning("the event of %s has null for %s, which is not ours, and no JSON: %s", name, which, error)
+        return None
 
 
 def _letter(queue: bytes, entry_id: bytes, fields: list[bytes]) -> DeadLetter:

@@ -9,9 +9,9 @@ from typing import Any, Generic, TypeVar
 from iii_state.adapters.redis import queues
 from iii_state.adapters.redis.connection import Again, Ahead
 from iii_state.adapters.redis.keys import Keys, lane
-from iii_state.adapters.redis.mutations import QueueFull, Reply, Route, Stale, Ticket, mutation
+from iii_state.adapters.redis.mutations import QueueFull, Reply, Route, Stale, Ticket, Unseen, mutation, noticed
 from iii_state.adapters.redis.packing import Packing, packed
-from iii_state.adapters.redis.routes import Routes
+from iii_state.adapters.redis.routes import BEGAN, Routes
 from iii_state.adapters.redis.scripts import Script, script
 from iii_state.errors import StoreError
 from iii_state.events import QueueLimits
@@ -24,23 +24,41 @@ PATIENCE = 3
 """A call that was stale so often in a row has the routes hold still for the next time."""
 
 HOLD_MS = 250
+
+FOREIGN_WRITE = b"foreign-"
+"""How the ids begin of writes that other programs have made."""
+
 UNBOUNDED = 2**53
 
 
 class Fanout:
     """What all mutations of an engine share: the routes, the bounds of queues, and whether there are events at all."""
 
-    def __init__(self, keys: Keys, limits: QueueLimits) -> None:
+    def __init__(self, keys: Keys, limits: QueueLimits, database: int = 0) -> None:
         self.keys = keys
+        self.marks = keys.marks(database)
         self.limits = limits
         self.routes = Routes()
         self.packing = Packing(keys)
         self.enabled = True
+        self.emptied: Callable[[], None] = lambda: None
+        """Called when it turns out that this is another database than before."""
         self._dropped: dict[bytes, int] = {}
 
     def reload(self, version: int) -> Ahead:
         """The command that reads the whole table of the routes, of this version or later."""
-        return ((b"HGETALL", self.keys.routes), lambda table: self.routes.load(version, table))
+
+        def loaded(table: list[bytes]) -> None:
+            if self.load(version, table):
+                self.emptied()
+
+        return ((b"HGETALL", self.keys.routes), loaded)
+
+    def load(self, version: int, table: Sequence[bytes]) -> bool:
+        """Take on the whole table. True where it is that of another database: the one before has been emptied, or replaced."""
+        before = self.routes.settings.get(BEGAN)
+        self.routes.load(version, table)
+        return before is not None and self.routes.settings.get(BEGAN) != before
 
     def dropped(self, queue: bytes, function_id: str, count: int) -> None:
         """Events of a queue have been dropped by this engine."""
@@ -50,7 +68,10 @@ class Fanout:
 
 
 class Write(Generic[T]):
-    """One mutation, over all the times that it is sent. `arguments` gives the command's own, `result` reads its reply."""
+    """One mutation, over all the times that it is sent. `arguments` gives the command's own, `result` reads its reply.
+
+    `is_foreign` tells that it was another program's, and is only to be noticed.
+    """
 
     def __init__(
         self,
@@ -60,6 +81,8 @@ class Write(Generic[T]):
         key: str,
         arguments: Callable[[], Sequence[bytes]],
         result: Callable[[Reply], T],
+        *,
+        is_foreign: bool = False,
     ) -> None:
         self._fanout = fanout
         self._command = command
@@ -70,6 +93,9 @@ class Write(Generic[T]):
         self._own = arguments()
         self._packed_own = packed(self._own)
         self._result = result
+        self._is_foreign = is_foreign
+        self._unseen = ""
+        """Why what another program has done to the value could not be noticed."""
         self._wanted: list[tuple[bytes, str]] = []
         self._stale = 0
         self._victims: dict[bytes, tuple[bytes, bytes, bytes]] = {}
@@ -85,9 +111,11 @@ class Write(Generic[T]):
     def command(self, session: bytes, epoch: int, slot: int, sequence: int) -> list[bytes] | bytes:
         """What is sent."""
         fanout = self._fanout
-        version = fanout.routes.version
-        wanted = self._wanted = fanout.routes.matching(*self._place) if fanout.enabled else []
-        if not wanted:
+        known = fanout.routes
+        version, shadows = known.version, known.shadows
+        is_silent = not fanout.enabled or (self._is_foreign and known.is_filling)
+        wanted = self._wanted = [] if is_silent else known.matching(*self._place)
+        if not wanted and shadows is None:
             values_key, number = fanout.keys.values(self._scope), b"%d" % version
             return fanout.packing.mutation(
                 *(self._command, values_key, session, epoch, slot, sequence, number),
@@ -101,7 +129,18 @@ class Write(Generic[T]):
             for queue, _ in wanted
         ]
         ticket = Ticket(session, epoch, slot, sequence)
-        call = mutation(fanout.keys, ticket, version, self._scope, self._key, routes, self._own)
+        watched = () if shadows is None else (fanout.keys.shadow(shadows, self._scope), fanout.marks)
+        call = mutation(
+            fanout.keys,
+            ticket,
+            version,
+            self._scope,
+            self._key,
+            routes,
+            self._own,
+            watched,
+            FOREIGN_WRITE if self._is_foreign else b"",
+        )
         return [b"EVALSHA", self._command.sha1, *call]
 
     def answered(self, reply: Reply) -> T:
@@ -116,6 +155,8 @@ class Write(Generic[T]):
             raise self._catch_up(stale) from None
         except QueueFull as full:
             raise self._make_room(full) from None
+        except Unseen:
+            raise self._notice() from None
 
     def _catch_up(self, stale: Stale) -> Again:
         fanout = self._fanout
@@ -126,6 +167,20 @@ class Write(Generic[T]):
         if not fanout.routes.catch_up(stale):
             first.append(fanout.reload(stale.version))
         return Again(*first)
+
+    def _notice(self) -> Exception:
+        if self._unseen:
+            return StoreError(f"what another program has done to the value could not be noticed: {self._unseen}")
+        noticing = notice(self._fanout, *self._place)
+
+        def answered(reply: Reply) -> None:
+            try:
+                noticing.answered(reply)
+            except StoreError as error:
+                self._unseen = str(error)
+                raise
+
+        return Again((noticing.command, answered))
 
     def _make_room(self, full: QueueFull) -> Exception:
         fanout = self._fanout
@@ -150,3 +205,8 @@ class Write(Generic[T]):
         victim = self._victims.pop(queue, None) or (self._scope, self._key, lane(self._scope, self._key))
         call = queues.drop_oldest(fanout.keys, queue, *victim, fanout.limits, full.size)
         return Again(((b"EVALSHA", script("drop_oldest").sha1, *call), dropped))
+
+
+def notice(fanout: Fanout, scope: str, key: str) -> Write[None]:
+    """What another program has done to a value, to be noticed."""
+    return Write(fanout, script("notice"), scope, key, tuple, noticed, is_foreign=True)

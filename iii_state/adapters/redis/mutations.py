@@ -65,6 +65,10 @@ class Forgotten(Exception):
     """An earlier attempt of the call has been applied, but the value it replaced was too large to be recorded."""
 
 
+class Unseen(Exception):
+    """Another program has changed the value, and nobody has noticed; nothing has changed. Call notice.lua for it, and again."""
+
+
 class QueueFull(Exception):
     """A queue has no room for the event; nothing has changed.
 
@@ -90,11 +94,23 @@ class Foreign(Exception):
 
 
 def mutation(
-    keys: Keys, ticket: Ticket, routes_version: int, scope: bytes, key: bytes, routes: Sequence[Route], arguments: Sequence[bytes]
+    keys: Keys,
+    ticket: Ticket,
+    routes_version: int,
+    scope: bytes,
+    key: bytes,
+    routes: Sequence[Route],
+    arguments: Sequence[bytes],
+    watched: Sequence[bytes] = (),
+    write_kind: bytes = b"",
 ) -> list[bytes]:
-    """What follows the digest in EVALSHA: number of keys, keys, arguments. `arguments` are the command's own."""
+    """What follows the digest in EVALSHA: number of keys, keys, arguments.
+
+    `arguments` are the command's own; `watched` is the scope's shadow and the channel of the marks, where foreign writes are. The
+    id of the write begins with `write_kind`.
+    """
     call = [
-        b"%d" % (5 + 3 * len(routes)),
+        b"%d" % (5 + 3 * len(routes) + len(watched)),
         keys.values(scope),
         keys.scopes,
         keys.session(ticket.session),
@@ -104,9 +120,10 @@ def mutation(
     lane_name = lane(scope, key) if routes else b""
     for route in routes:
         call += (keys.stream(route.queue), keys.busy(route.queue), keys.wait(route.queue, lane_name))
+    call += watched
     call += (b"%d" % ticket.epoch, b"%d" % ticket.slot, b"%d" % ticket.sequence, b"%d" % routes_version, scope, key)
     if routes:
-        call += (lane_name, b"%b-%d" % (ticket.session, ticket.sequence))
+        call += (lane_name, b"%b%b-%d" % (write_kind, ticket.session, ticket.sequence))
         for route in routes:
             call += (b"%d" % route.max_entries, b"%d" % route.max_bytes)
     call += arguments
@@ -148,6 +165,12 @@ def update_arguments(ops: Sequence[bytes], limit: int, foreign: bytes | None = N
     return [b"%d" % limit, b"f", foreign, b"" if stored == foreign else stored, *ops]
 
 
+def noticed(reply: Reply) -> None:
+    """Raises what the reply of notice.lua says, unless that is done."""
+    if reply[0] != b"OK" and reply[0] != b"AGAIN":
+        raise _refusal(reply, 0)
+
+
 def previous(reply: Reply) -> bytes | None:
     """What a set or a delete replaced, as found: foreign text is not checked. Raises what the reply says instead."""
     if reply[0] == b"OK" or reply[0] == b"AGAIN":
@@ -182,6 +205,8 @@ def _refusal(reply: Reply, limit: int) -> Exception:
             return Stale(int(version), [(int(entry_id.split(b"-")[0]), fields) for entry_id, fields in entries])
         case [b"FULL", int(queue), bytes(bound), int(size)]:
             return QueueFull(queue, bound.decode(), size)
+        case [b"UNSEEN"]:
+            return Unseen()
         case [b"FOREIGN", bytes(text)]:
             return Foreign(text)
         case [b"TOO_LARGE", int(size)]:

@@ -1,4 +1,4 @@
-"""The routes as this engine knows them: which queues want the events of a scope and key, at which version."""
+"""The routes as this engine knows them: which queues want the events of a scope and key, and what the fleet has agreed on."""
 
 from __future__ import annotations
 
@@ -9,6 +9,12 @@ import msgspec
 from iii_state.adapters.redis.mutations import Stale
 from iii_state.errors import StoreError
 from iii_state.events import Subscription
+
+FOREIGN_WRITES = b":foreign_writes"
+"""The setting that has foreign writes watched: the generation of the shadows, and ` filling` until they are complete."""
+
+BEGAN = b":began"
+"""The first version of the routes: another one after the database has been emptied."""
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -33,6 +39,12 @@ class Routes:
 
     def __init__(self) -> None:
         self.version = 0
+        self.settings: dict[bytes, bytes] = {}
+        """What all engines have to agree on. The names begin with a colon, which no queue's does."""
+        self.shadows: bytes | None = None
+        """The generation of the scopes' shadows, where foreign writes are watched."""
+        self.is_filling = False
+        """Whether the shadows are not complete yet: what is found missing in them is no event."""
         self._routes: dict[bytes, Route] = {}
         self._queues: dict[tuple[str | None, str | None], dict[bytes, str]] = {}
 
@@ -57,6 +69,8 @@ class Routes:
         self.version = version
         self._routes.clear()
         self._queues.clear()
+        self.settings.clear()
+        self.shadows, self.is_filling = None, False
         for queue, text in zip(table[::2], table[1::2], strict=True):
             self._change(queue, text)
 
@@ -78,6 +92,9 @@ class Routes:
         self.version = version
 
     def _change(self, queue: bytes, text: bytes) -> None:
+        if queue.startswith(b":"):
+            self._set(queue, text)
+            return
         known = self._routes.pop(queue, None)
         if known is not None:
             wanted = (known.scope, known.key)
@@ -91,3 +108,12 @@ class Routes:
                 raise StoreError(f"a route in Redis cannot be read: {text[:200]!r}: {error}") from None
             self._routes[queue] = route
             self._queues.setdefault((route.scope, route.key), {})[queue] = route.function_id
+
+    def _set(self, setting: bytes, text: bytes) -> None:
+        if text:
+            self.settings[setting] = text
+        else:
+            self.settings.pop(setting, None)
+        if setting == FOREIGN_WRITES:
+            generation, _, rest = text.partition(b" ")
+            self.shadows, self.is_filling = generation or None, bool(rest)
