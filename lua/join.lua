@@ -5,7 +5,7 @@ fields whose names begin with a colon.
 KEYS  1 routes (hash)   2 routes version   3 routes log (stream)   4 engines (hash)   5 format   6 heartbeat of the engine
       then the heartbeats of the other engines
 ARGV  1 engine   2 milliseconds to live   3 version of the layout   4 whether foreign writes are watched, `1` or `0`
-      then the other engines
+      5 what people know the engine by   then the other engines
 
 Reply, an array that begins with a word:
   OK                 it is one of the engines
@@ -29,10 +29,10 @@ if changes then
     return {'OTHERS'}
   end
   for number = 1, others do
-    if redis.call('HEXISTS', KEYS[4], ARGV[4 + number]) == 0 then
+    if redis.call('HEXISTS', KEYS[4], ARGV[5 + number]) == 0 then
       return {'OTHERS'}
     elseif redis.call('EXISTS', KEYS[6 + number]) == 1 then
-      return {'DISAGREE', ARGV[4 + number]}
+      return {'DISAGREE', ARGV[5 + number]}
     end
   end
 end
@@ -54,6 +54,6 @@ if changes then
   end
   redis.call('XADD', KEYS[3], 'MAXLEN', 1000, version .. '-0', ':foreign_writes', text)
 end
-redis.call('SET', KEYS[6], '1', 'PX', ARGV[2])
+redis.call('SET', KEYS[6], ARGV[5], 'PX', ARGV[2])
 redis.call('HSET', KEYS[4], ARGV[1], now)
 return {'OK'}

@@ -25,9 +25,6 @@ PATIENCE = 3
 
 HOLD_MS = 250
 
-FOREIGN_WRITE = b"foreign-"
-"""How the ids begin of writes that other programs have made."""
-
 UNBOUNDED = 2**53
 
 
@@ -139,7 +136,7 @@ class Write(Generic[T]):
             routes,
             self._own,
             watched,
-            FOREIGN_WRITE if self._is_foreign else b"",
+            is_foreign=self._is_foreign,
         )
         return [b"EVALSHA", self._command.sha1, *call]
 

@@ -12,6 +12,7 @@ from iii_state.adapters.redis import queues
 from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.keyspace import Keyspace
 from iii_state.errors import ConfigError, StoreError
+from iii_state.host import engine_name
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +27,8 @@ class Identity:
     def __init__(self) -> None:
         self.instance = secrets.token_hex(6).encode()
         self.id = secrets.token_hex(6).encode()
+        self.name = engine_name().encode()
+        """What people know this process by."""
         self.is_member = asyncio.Event()
         """Set while the id is among the engines, as far as is known."""
         self.was_lost = asyncio.Event()
@@ -89,7 +92,7 @@ class Fleet:
         while True:
             began = asyncio.get_running_loop().time()
             others = [other for other in await self._send(b"HKEYS", self._keys.engines) if other != engine.id]
-            call = queues.join(self._keys, engine.id, self._ttl_ms, self._foreign_writes, others)
+            call = queues.join(self._keys, engine.id, engine.name, self._ttl_ms, self._foreign_writes, others)
             reply = await self._run("join", call, _as_it_is)
             if reply[0] == b"OK":
                 break
@@ -142,7 +145,7 @@ class Fleet:
             try:
                 if not engine.was_lost.is_set():
                     began, known = loop.time(), engine.id
-                    word = await self._run("heartbeat", queues.heartbeat(self._keys, known, self._ttl_ms), _as_it_is)
+                    word = await self._run("heartbeat", queues.heartbeat(self._keys, known, self._ttl_ms, engine.name), _as_it_is)
                     if word == b"OK":
                         was_over = loop.time() >= engine.lease_until
                         engine.lease_until = began + self._ttl_ms / 1000

@@ -16,6 +16,9 @@ from iii_state.ops import Failure, OpError, Plan
 
 Reply = list[object]
 
+FOREIGN_WRITE = "foreign-"
+"""How the ids begin of writes that other programs have made."""
+
 _KINDS = {"set": b"s", "merge": b"m", "increment": b"i", "append": b"a", "remove": b"r"}
 
 
@@ -102,12 +105,12 @@ def mutation(
     routes: Sequence[Route],
     arguments: Sequence[bytes],
     watched: Sequence[bytes] = (),
-    write_kind: bytes = b"",
+    is_foreign: bool = False,
 ) -> list[bytes]:
     """What follows the digest in EVALSHA: number of keys, keys, arguments.
 
-    `arguments` are the command's own; `watched` is the scope's shadow and the channel of the marks, where foreign writes are. The
-    id of the write begins with `write_kind`.
+    `arguments` are the command's own; `watched` is the scope's shadow and the channel of the marks, where foreign writes
+    are; with `is_foreign`, the write is one of these, and its id says so.
     """
     call = [
         b"%d" % (5 + 3 * len(routes) + len(watched)),
@@ -123,7 +126,7 @@ def mutation(
     call += watched
     call += (b"%d" % ticket.epoch, b"%d" % ticket.slot, b"%d" % ticket.sequence, b"%d" % routes_version, scope, key)
     if routes:
-        call += (lane_name, b"%b%b-%d" % (write_kind, ticket.session, ticket.sequence))
+        call += (lane_name, b"%b%b-%d" % (FOREIGN_WRITE.encode() if is_foreign else b"", ticket.session, ticket.sequence))
         for route in routes:
             call += (b"%d" % route.max_entries, b"%d" % route.max_bytes)
     call += arguments

@@ -133,11 +133,11 @@ def clear(keys: Keys, queue: bytes, lanes: Sequence[bytes]) -> list[bytes]:
     return [*call, *(keys.wait(queue, lane_name) for lane_name in lanes), queue, *lanes]
 
 
-def join(keys: Keys, engine: bytes, ttl_ms: int, foreign_writes: bool, others: Sequence[bytes]) -> list[bytes]:
+def join(keys: Keys, engine: bytes, name: bytes, ttl_ms: int, foreign_writes: bool, others: Sequence[bytes]) -> list[bytes]:
     """What follows the digest of join.lua in EVALSHA."""
     names = (keys.routes, keys.routes_version, keys.routes_log, keys.engines, keys.format, keys.engine(engine))
     call = [b"%d" % (len(names) + len(others)), *names, *(keys.engine(other) for other in others)]
-    return [*call, engine, b"%d" % ttl_ms, b"%d" % FORMAT, b"%d" % foreign_writes, *others]
+    return [*call, engine, b"%d" % ttl_ms, b"%d" % FORMAT, b"%d" % foreign_writes, name, *others]
 
 
 def change_setting(keys: Keys, setting: bytes, before: bytes, after: bytes) -> list[bytes]:
@@ -145,9 +145,9 @@ def change_setting(keys: Keys, setting: bytes, before: bytes, after: bytes) -> l
     return [b"3", keys.routes, keys.routes_version, keys.routes_log, setting, before, after]
 
 
-def heartbeat(keys: Keys, engine: bytes, ttl_ms: int) -> list[bytes]:
+def heartbeat(keys: Keys, engine: bytes, ttl_ms: int, name: bytes) -> list[bytes]:
     """What follows the digest of heartbeat.lua in EVALSHA."""
-    return [b"2", keys.engines, keys.engine(engine), engine, b"%d" % ttl_ms]
+    return [b"2", keys.engines, keys.engine(engine), engine, b"%d" % ttl_ms, name]
 
 
 def fence(keys: Keys, engine: bytes) -> list[bytes]:
