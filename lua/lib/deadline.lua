@@ -1,14 +1,15 @@
 -- Step: a value whose deadline is over is gone: `old` becomes false, and `expired` what it was. Takes `deadlines`, `index`, `ttl`,
--- `old`. Gives `deadline` (of the key until now), `new_deadline`, and `bound`, what the index has of the scope; false where there is
--- none.
+-- `old`. Gives `deadline` (of the key until now), `is_over`, `new_deadline`, and `bound`, what the index has of the scope; false where
+-- there is none.
 
-local expired, deadline, new_deadline, bound = false, false, false, false
+local expired, deadline, is_over, new_deadline, bound = false, false, false, false, false
 if deadlines then
   deadline = tonumber(redis.call('ZSCORE', deadlines, ARGV[6]) or nil)
   local lifetime = tonumber(ttl)
   if deadline or lifetime then
     --- @include "now"
-    if deadline and deadline <= now then
+    is_over = deadline and deadline <= now
+    if is_over then
       expired, old = old, false
     end
     new_deadline = lifetime and now + lifetime or ttl == 'keep' and old and deadline

@@ -8,7 +8,14 @@ local all_checked = false
 local new_scope = not old and redis.call('SISMEMBER', KEYS[2], ARGV[5]) == 0
 
 --- @include "enqueue"
+if shadow then
+  redis.call('HSET', shadow, ARGV[6], new)
+  redis.call('PUBLISH', marks, KEYS[1])
+end
 redis.call('HSET', KEYS[1], ARGV[6], new)
+if shadow then
+  redis.call('PUBLISH', marks, '')
+end
 if new_scope then
   redis.call('SADD', KEYS[2], ARGV[5])
 end

@@ -14,11 +14,12 @@ from iii_state.adapters.redis.address import Address
 from iii_state.adapters.redis.connection import Again, Connection
 from iii_state.adapters.redis.deadlines import Deadlines
 from iii_state.adapters.redis.deliveries import Deliveries
-from iii_state.adapters.redis.fanout import Fanout, Write
+from iii_state.adapters.redis.fanout import Fanout, Write, notice
 from iii_state.adapters.redis.fleet import Fleet, Identity
 from iii_state.adapters.redis.foreign import is_ours, stored_form
+from iii_state.adapters.redis.foreign_writes import CLASSES, ForeignWrites
 from iii_state.adapters.redis.inspection import Inspection, refuse_newer
-from iii_state.adapters.redis.keys import FORMAT, Keys
+from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.keyspace import Keyspace
 from iii_state.adapters.redis.mutations import (
     KEEP_DEADLINE,
@@ -61,8 +62,6 @@ class RedisAdapter:
     """Values and queues on a Redis that any number of engines share."""
 
     def __init__(self, settings: RedisSettings, *, limits: QueueLimits | None = None) -> None:
-        if settings.foreign_writes:
-            raise ConfigError("adapter.config.foreign_writes is not part of this version yet")
         if settings.wait_replicas:
             raise ConfigError("adapter.config.wait_replicas is not part of this version yet")
         self._prefix = settings.prefix
@@ -78,8 +77,7 @@ class RedisAdapter:
         self._set_script, self._delete_script, self._update_script = script("set"), script("delete"), script("update")
         self._tasks: set[asyncio.Task[Any]] = set()
         self._call_timeout = settings.call_timeout_ms / 1000
-        self._fanout = Fanout(self._keys, self._limits)
-        self._scopes = Scopes(self._keys, self._send, self._fanout.routes)
+        self._fanout = Fanout(self._keys, self._limits, self._connection.address.db)
         self._bell: Callable[[str], None] = _unheard
         self._engine = Identity()
         self._recovers = False
@@ -89,7 +87,12 @@ class RedisAdapter:
             lambda: list(self._subscriptions.hosted),
             lambda name: self._bell(name),
         )
-        self._keyspace = Keyspace(self._connection.address, self._keys, self._send, silence_seconds=self._call_timeout)
+        self._watches = settings.foreign_writes
+        self._keyspace = Keyspace(
+            *(self._connection.address, self._keys, self._send),
+            silence_seconds=self._call_timeout,
+            classes=CLASSES if self._watches else "Kx",
+        )
         self._bells = self._keyspace.bells
         self._deadlines = Deadlines(self._fanout, self._run, self._send, self._write, self._bells)
         self._subscriptions = Subscriptions(
@@ -101,9 +104,16 @@ class RedisAdapter:
         )
         self._inspection = Inspection(self._keys, self._run, self._send, self._limits)
         self._fleet = Fleet(
-            *(self._keys, self._engine, self._run, self._send, self._keyspace, settings.heartbeat_ttl_ms),
+            *(self._keys, self._engine, self._run, self._send, self._keyspace, settings.heartbeat_ttl_ms, self._watches),
             *(self._begin_afresh, self._ring_all),
         )
+
+        self._foreign_writes = ForeignWrites(
+            *(self._fanout, self._keyspace, self._engine, self._run, self._send, self._notice, self._load_routes)
+        )
+        self._scopes = Scopes(self._keys, self._send, self._fanout.routes, self._watch)
+        self._was_emptied = False
+        self._fanout.emptied = self._emptied
 
     # -- opening and closing
 
@@ -112,8 +122,7 @@ class RedisAdapter:
         try:
             await self._check_format()
             await self._fleet.join()
-            version = await self._send(b"GET", self._keys.routes_version)
-            self._fanout.routes.load(int(version or 0), await self._send(b"HGETALL", self._keys.routes))
+            await self._load_routes()
         except BaseException:
             await self._connection.stop()
             raise
@@ -124,6 +133,8 @@ class RedisAdapter:
         self._fleet.start()
         self._upkeep.start()
         self._scopes.start()
+        if self._watches:
+            self._foreign_writes.start()
 
     async def _check_permissions(self, wire: Wire) -> None:
         trial = self._connection.session
@@ -142,10 +153,12 @@ class RedisAdapter:
             raise StoreError(f"the user of redis_url may not use all that iii-state needs on Redis at {wire.address}: {listed}")
 
     async def _check_format(self) -> None:
-        await self._send(b"SET", self._keys.format, b"%d" % FORMAT, b"NX")
-        refuse_newer(self._connection.address, await self._send(b"GET", self._keys.format))
+        held = await self._send(b"GET", self._keys.format)
+        if held is not None:
+            refuse_newer(self._connection.address, held)
 
     async def stop(self) -> None:
+        await self._foreign_writes.stop()
         await self._scopes.stop()
         await self._upkeep.stop()
         await self._deadlines.stop()
@@ -236,7 +249,7 @@ class RedisAdapter:
         result: Callable[[Reply], T],
         ttl: bytes = NO_DEADLINE,
     ) -> asyncio.Future[T]:
-        return self._write(Write(self._fanout, command, scope, key, arguments, result, ttl), scope)
+        return self._write(Write(self._fanout, command, scope, key, arguments, result, ttl=ttl), scope)
 
     def _mutate_with_deadline(
         self,
@@ -359,13 +372,41 @@ class RedisAdapter:
                 raise
         return -1
 
-    def _begin_afresh(self) -> None:
+    async def _load_routes(self) -> bool:
+        """Read the whole table. True where the database has been emptied."""
+        version = await self._send(b"GET", self._keys.routes_version)
+        return self._fanout.load(int(version or 0), await self._send(b"HGETALL", self._keys.routes))
+
+    async def _begin_afresh(self) -> None:
+        if await self._load_routes() or self._was_emptied:
+            self._was_emptied = False
+            logger.error(
+                "the database has been emptied (FLUSHDB?) or replaced, and with it went all values, triggers, dead letters, and "
+                "events that had not been delivered: what they were is not known; this engine begins afresh"
+            )
+        else:
+            logger.warning("this engine has been taken for dead (was it stopped?); it begins afresh")
         self._deliveries.forget_all()
         self._subscriptions.host_again()
 
     def _ring_all(self) -> None:
         for subscription_id in list(self._subscriptions.hosted):
             self._bell(subscription_id)
+
+    def _emptied(self) -> None:
+        self._was_emptied = True
+        self._engine.lost(self._engine.id)
+
+    # -- foreign writes
+
+    def _notice(self, scope: str, key: str) -> asyncio.Future[None]:
+        write = notice(self._fanout, scope, key)
+        return self._connection.call(write.command, write.answered, ticketed=True, scope=scope)
+
+    def _watch(self, scopes: Sequence[bytes]) -> bool:
+        if self._watches:
+            self._foreign_writes.changed(scopes)
+        return self._watches
 
     # -- queues
 

@@ -46,11 +46,11 @@ SESSION_SECONDS = 600
 _SESSION_MS = b"%d" % (SESSION_SECONDS * 1000)
 
 
-Ahead = tuple[tuple[bytes, ...], Callable[[Any], object]]
-"""A command that goes ahead of another, and what reads its reply."""
-
 Command = Callable[[bytes, int, int, int], Sequence[bytes] | bytes]
 """Builds a call each time it is sent, as words or as packed bytes, of its ticket: session, epoch, slot, sequence number."""
+
+Ahead = tuple[tuple[bytes, ...] | Command, Callable[[Any], object]]
+"""A command that goes ahead of another, and what reads its reply. One that is built has a ticket of its own."""
 
 
 class Again(Exception):
@@ -377,11 +377,15 @@ class Connection:
             assert self._wire is not None
             self._wire.write(b"".join(packets))
 
-    def _leading(self, command: tuple[bytes, ...], result: Callable[[Any], object]) -> Call:
+    def _leading(self, command: tuple[bytes, ...] | Command, result: Callable[[Any], object]) -> Call:
         """A command that goes ahead of calls sent again; if it fails, they will say so."""
         future: asyncio.Future[object] = self._loop.create_future()
         future.add_done_callback(lambda answered: answered.cancelled() or answered.exception())
-        return Call(lambda *ticket: command, result, future, self._loop.time() + self._timeout, 0, False, None)
+        deadline = self._loop.time() + self._timeout
+        if callable(command):
+            return Call(command, result, future, deadline, 0, True, None)
+        words = command
+        return Call(lambda *ticket: words, result, future, deadline, 0, False, None)
 
     def _dropped(self, call: Call) -> bool:
         """Nobody waits for it any more, so it is not sent again."""

@@ -15,7 +15,7 @@ from iii_state.adapters.redis import queues
 from iii_state.adapters.redis.bells import Bells
 from iii_state.adapters.redis.fanout import Fanout, Write
 from iii_state.adapters.redis.mutations import previous
-from iii_state.adapters.redis.routes import deadlines_fact
+from iii_state.adapters.redis.routes import deadlines_setting
 from iii_state.adapters.redis.scripts import script
 from iii_state.adapters.redis.upkeep import Upkeep
 from iii_state.errors import StoreError
@@ -113,7 +113,7 @@ class Deadlines:
                     raise failures[0]
         names = (self._keys.deadlines, times, self._keys.routes, self._keys.routes_version, self._keys.routes_log, self._keys.hold)
         words = (b"%d" % (RETRY_MS if kept else 0), b"1" if was_empty else b"", b"%d" % self._forget_ms)
-        await self._run("settle", [b"6", *names, scope, deadlines_fact(scope), *words], _as_it_is)
+        await self._run("settle", [b"6", *names, scope, deadlines_setting(scope), *words], _as_it_is)
 
     def _expire(self, scope: bytes, key: bytes) -> asyncio.Future[Any]:
         write = Write(self._fanout, script("expire"), scope.decode(), key.decode(), tuple, previous)

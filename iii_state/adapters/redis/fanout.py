@@ -17,12 +17,14 @@ from iii_state.adapters.redis.mutations import (
     Route,
     Stale,
     Ticket,
+    Unseen,
     declare,
     declared,
     mutation,
+    noticed,
 )
 from iii_state.adapters.redis.packing import Packing, packed
-from iii_state.adapters.redis.routes import Routes, deadlines_fact
+from iii_state.adapters.redis.routes import BEGAN, Routes, deadlines_setting
 from iii_state.adapters.redis.scripts import Script, script
 from iii_state.errors import StoreError
 from iii_state.events import QueueLimits
@@ -35,23 +37,38 @@ PATIENCE = 3
 """A call that was stale so often in a row has the routes hold still for the next time."""
 
 HOLD_MS = 250
+
 UNBOUNDED = 2**53
 
 
 class Fanout:
     """What all mutations of an engine share: the routes, the bounds of queues, and whether there are events at all."""
 
-    def __init__(self, keys: Keys, limits: QueueLimits) -> None:
+    def __init__(self, keys: Keys, limits: QueueLimits, database: int = 0) -> None:
         self.keys = keys
+        self.marks = keys.marks(database)
         self.limits = limits
         self.routes = Routes()
         self.packing = Packing(keys)
         self.enabled = True
+        self.emptied: Callable[[], None] = lambda: None
+        """Called when it turns out that this is another database than before."""
         self._dropped: dict[bytes, int] = {}
 
     def reload(self, version: int) -> Ahead:
         """The command that reads the whole table of the routes, of this version or later."""
-        return ((b"HGETALL", self.keys.routes), lambda table: self.routes.load(version, table))
+
+        def loaded(table: list[bytes]) -> None:
+            if self.load(version, table):
+                self.emptied()
+
+        return ((b"HGETALL", self.keys.routes), loaded)
+
+    def load(self, version: int, table: Sequence[bytes]) -> bool:
+        """Take on the whole table. True where it is that of another database: the one before has been emptied, or replaced."""
+        before = self.routes.settings.get(BEGAN)
+        self.routes.load(version, table)
+        return before is not None and self.routes.settings.get(BEGAN) != before
 
     async def follow(self, send: Callable[..., Awaitable[Any]]) -> None:
         """Take on what has changed, without waiting for a mutation to be told: reads depend on some of it."""
@@ -59,7 +76,8 @@ class Fanout:
         changes = [(int(entry_id.split(b"-")[0]), fields) for entry_id, fields in entries]
         if changes and not self.routes.catch_up(Stale(changes[-1][0], changes)):
             version = await send(b"GET", self.keys.routes_version)
-            self.routes.load(int(version or 0), await send(b"HGETALL", self.keys.routes))
+            if self.load(int(version or 0), await send(b"HGETALL", self.keys.routes)):
+                self.emptied()
 
     def dropped(self, queue: bytes, function_id: str, count: int) -> None:
         """Events of a queue have been dropped by this engine."""
@@ -69,7 +87,10 @@ class Fanout:
 
 
 class Write(Generic[T]):
-    """One mutation, over all the times that it is sent. `arguments` gives the command's own, `result` reads its reply."""
+    """One mutation, over all the times that it is sent. `arguments` gives the command's own, `result` reads its reply.
+
+    `is_foreign` tells that it was another program's, and is only to be noticed.
+    """
 
     def __init__(
         self,
@@ -79,7 +100,9 @@ class Write(Generic[T]):
         key: str,
         arguments: Callable[[], Sequence[bytes]],
         result: Callable[[Reply], T],
+        *,
         ttl: bytes = NO_DEADLINE,
+        is_foreign: bool = False,
     ) -> None:
         self._fanout = fanout
         self._command = command
@@ -92,6 +115,9 @@ class Write(Generic[T]):
         self._result = result
         self._ttl = ttl
         self._declaring = False
+        self._is_foreign = is_foreign
+        self._unseen = ""
+        """Why what another program has done to the value could not be noticed."""
         self._wanted: list[tuple[bytes, str]] = []
         self._stale = 0
         self._victims: dict[bytes, tuple[bytes, bytes, bytes]] = {}
@@ -107,14 +133,16 @@ class Write(Generic[T]):
     def command(self, session: bytes, epoch: int, slot: int, sequence: int) -> list[bytes] | bytes:
         """What is sent."""
         fanout = self._fanout
-        version = fanout.routes.version
-        ttl = self._ttl if self._place[0] in fanout.routes.with_deadlines else None
+        known = fanout.routes
+        version, shadows = known.version, known.shadows
+        ttl = self._ttl if self._place[0] in known.with_deadlines else None
         if ttl is None and self._ttl is not NO_DEADLINE and self._ttl is not KEEP_DEADLINE:
             self._declaring = True
-            call = declare(fanout.keys, version, (deadlines_fact(self._scope), b"1"))
+            call = declare(fanout.keys, version, (deadlines_setting(self._scope), b"1"))
             return [b"EVALSHA", script("declare").sha1, *call]
-        wanted = self._wanted = fanout.routes.matching(*self._place) if fanout.enabled else []
-        if not wanted and ttl is None:
+        is_silent = not fanout.enabled or (self._is_foreign and known.is_filling)
+        wanted = self._wanted = [] if is_silent else known.matching(*self._place)
+        if not wanted and shadows is None and ttl is None:
             values_key, number = fanout.keys.values(self._scope), b"%d" % version
             return fanout.packing.mutation(
                 *(self._command, values_key, session, epoch, slot, sequence, number),
@@ -128,7 +156,9 @@ class Write(Generic[T]):
             for queue, _ in wanted
         ]
         ticket = Ticket(session, epoch, slot, sequence)
-        call = mutation(fanout.keys, ticket, version, self._scope, self._key, routes, self._own, ttl)
+        watched = None if shadows is None else (fanout.keys.shadow(shadows, self._scope), fanout.marks)
+        place = (self._scope, self._key, routes, self._own)
+        call = mutation(fanout.keys, ticket, version, *place, watched, ttl, is_foreign=self._is_foreign)
         return [b"EVALSHA", self._command.sha1, *call]
 
     def answered(self, reply: Reply) -> T:
@@ -148,6 +178,8 @@ class Write(Generic[T]):
             raise self._catch_up(stale) from None
         except QueueFull as full:
             raise self._make_room(full) from None
+        except Unseen:
+            raise self._notice() from None
 
     def _catch_up(self, stale: Stale) -> Again:
         fanout = self._fanout
@@ -157,6 +189,20 @@ class Write(Generic[T]):
         if not fanout.routes.catch_up(stale):
             first.append(fanout.reload(stale.version))
         return Again(*first)
+
+    def _notice(self) -> Exception:
+        if self._unseen:
+            return StoreError(f"what another program has done to the value could not be noticed: {self._unseen}")
+        noticing = notice(self._fanout, *self._place)
+
+        def answered(reply: Reply) -> None:
+            try:
+                noticing.answered(reply)
+            except StoreError as error:
+                self._unseen = str(error)
+                raise
+
+        return Again((noticing.command, answered))
 
     def _make_room(self, full: QueueFull) -> Exception:
         fanout = self._fanout
@@ -181,3 +227,8 @@ class Write(Generic[T]):
         victim = self._victims.pop(queue, None) or (self._scope, self._key, lane(self._scope, self._key))
         call = queues.drop_oldest(fanout.keys, queue, *victim, fanout.limits, full.size)
         return Again(((b"EVALSHA", script("drop_oldest").sha1, *call), dropped))
+
+
+def notice(fanout: Fanout, scope: str, key: str) -> Write[None]:
+    """What another program has done to a value, to be noticed."""
+    return Write(fanout, script("notice"), scope, key, tuple, noticed, is_foreign=True)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from iii_state.adapters.redis import queues
-from iii_state.adapters.redis.keys import FORMAT, Keys
+from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.keyspace import Keyspace
-from iii_state.errors import StoreError
+from iii_state.errors import ConfigError, StoreError
 from iii_state.host import engine_name
 
 logger = logging.getLogger(__name__)
@@ -55,7 +54,7 @@ class Identity:
 class Fleet:
     """Keeps this engine among the engines, and takes over the queues of those that are gone.
 
-    `afresh` is called when the engine has been declared dead and has come back under a new id, `sure` when a lease that was
+    `afresh` is called when the engine has not been among the engines and has come back under a new id, `sure` when a lease that was
     over has been found to be in force.
     """
 
@@ -67,7 +66,8 @@ class Fleet:
         send: Callable[..., Awaitable[Any]],
         keyspace: Keyspace,
         ttl_ms: int,
-        afresh: Callable[[], None],
+        foreign_writes: bool,
+        afresh: Callable[[], Awaitable[None]],
         sure: Callable[[], None],
     ) -> None:
         self._keys = keys
@@ -76,6 +76,7 @@ class Fleet:
         self._send = send
         self._keyspace = keyspace
         self._ttl_ms = ttl_ms
+        self._foreign_writes = foreign_writes
         self._afresh = afresh
         self._sure = sure
         self._tasks: list[asyncio.Task[None]] = []
@@ -86,12 +87,22 @@ class Fleet:
         """The engines whose hearts are listened to."""
 
     async def join(self) -> None:
-        """Become one of the engines."""
+        """Become one of the engines. Raises `ConfigError` where these have agreed on something else."""
         engine = self._engine
-        began = asyncio.get_running_loop().time()
-        await self._send(b"SET", self._keys.format, b"%d" % FORMAT, b"NX")
-        await self._send(b"SET", self._keys.engine(engine.id), engine.name, b"PX", b"%d" % self._ttl_ms)
-        await self._send(b"HSET", self._keys.engines, engine.id, b"%d" % (time.time_ns() // 1_000_000))
+        while True:
+            began = asyncio.get_running_loop().time()
+            others = [other for other in await self._send(b"HKEYS", self._keys.engines) if other != engine.id]
+            call = queues.join(self._keys, engine.id, engine.name, self._ttl_ms, self._foreign_writes, others)
+            reply = await self._run("join", call, _as_it_is)
+            if reply[0] == b"OK":
+                break
+            if reply[0] == b"DISAGREE":
+                wanted, found = ("true", "false") if self._foreign_writes else ("false", "true")
+                raise ConfigError(
+                    f"adapter.config.foreign_writes is {wanted} here, and {found} at the engine {reply[1].decode()}, which runs on "
+                    "the same Redis: it has to be the same at all. To change it, stop them all (one that was killed counts for "
+                    "heartbeat_ttl_ms), and start them with the new setting"
+                )
         engine.lease_until = began + self._ttl_ms / 1000
         engine.is_member.set()
 
@@ -142,11 +153,10 @@ class Fleet:
                             self._sure()
                         continue
                     engine.lost(known)
-                logger.warning("this engine has been taken for dead (was it stopped?); it begins afresh")
                 engine.renew()
                 await self.join()
-                self._afresh()
-            except StoreError as error:
+                await self._afresh()
+            except (StoreError, ConfigError) as error:
                 if not engine.is_member.is_set():
                     engine.was_lost.set()
                 logger.warning("no heartbeat: %s", error)

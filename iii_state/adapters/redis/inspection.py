@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -15,10 +16,13 @@ from iii_state.adapters.redis.address import Address
 from iii_state.adapters.redis.connection import Connection
 from iii_state.adapters.redis.foreign import is_ours, stored_form
 from iii_state.adapters.redis.keys import FORMAT, Keys, lane
+from iii_state.adapters.redis.mutations import FOREIGN_WRITE
 from iii_state.adapters.redis.subscriptions import Run
 from iii_state.config import RedisSettings
 from iii_state.errors import InvalidValue, StoreError
 from iii_state.events import DeadLetter, Event, QueueLimits, QueueStats, Subscription
+
+logger = logging.getLogger(__name__)
 
 LETTERS_AT_ONCE = 500
 PLANNED_AT_ONCE = 1000
@@ -181,12 +185,21 @@ def refuse_newer(address: Address, held: bytes) -> None:
 
 
 def check(event: Event) -> None:
-    """The old value may be another writer's: what is no JSON counts as null."""
-    if event.old is not None and not is_ours(event.old):
-        try:
-            event.old = stored_form(event.old)
-        except InvalidValue:
-            event.old = None
+    """The old value may be another writer's, the new one of a foreign write is: what is no JSON counts as null."""
+    event.old = _checked(event, event.old, "what was replaced")
+    if event.write_id.startswith(FOREIGN_WRITE):
+        event.new = _checked(event, event.new, "what is there now")
+
+
+def _checked(event: Event, text: bytes | None, which: str) -> bytes | None:
+    if text is None or is_ours(text):
+        return text
+    try:
+        return stored_form(text)
+    except InvalidValue as error:
+        name = f"scope {event.scope!r}, key {event.key!r}"
+        logger.warning("the event of %s has null for %s, which is not ours, and no JSON: %s", name, which, error)
+        return None
 
 
 def _letter(queue: bytes, entry_id: bytes, fields: Sequence[bytes]) -> DeadLetter:

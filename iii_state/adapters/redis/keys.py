@@ -108,6 +108,23 @@ class Keys:
         """The version of the layout."""
         return self._own + b"format"
 
+    def shadow(self, generation: bytes, scope: bytes) -> bytes:
+        """Hash: key -> text of a scope as it was last seen, where foreign writes are watched."""
+        return b"%bshadow:%b:%b" % (self._own, generation, scope)
+
+    def comparing(self, scope: bytes) -> bytes:
+        """String with a time to live: who compares a scope with its shadow just now."""
+        return b"%bcomparing:%b" % (self._own, scope)
+
+    @cached_property
+    def filling(self) -> bytes:
+        """String with a time to live: who makes the first shadows of everything just now."""
+        return self._own + b"filling"
+
+    def marks(self, database: int) -> bytes:
+        """Channel on which the scripts that write values say so."""
+        return b"%bwrites@%d" % (self._own, database)
+
     def engine(self, engine: bytes) -> bytes:
         """String with a time to live: an engine's heartbeat, holding what people know it by."""
         return b"%bengine:%b" % (self._own, engine)

@@ -85,7 +85,8 @@ class Keyspace:
             )
 
     def _without(self) -> str:
-        return "engines that die are noticed by looking only, a little later"
+        found = "engines that die are noticed by looking only, a little later"
+        return f"{found}; foreign writes are noticed at the start and after a reconnect only" if "h" in self._needed else found
 
     async def _missing_in_trial(self, wire: Wire) -> str:
         """Where the setting cannot be read: the classes of events that are needed, if those of a key made for this do not come."""

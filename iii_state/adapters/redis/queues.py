@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
-from iii_state.adapters.redis.keys import Keys, lane
+from iii_state.adapters.redis.keys import FORMAT, Keys, lane
 from iii_state.adapters.redis.mutations import Fenced, Reply
 from iii_state.events import Delivery, Event, EventType, QueueLimits
 
@@ -131,6 +131,18 @@ def clear(keys: Keys, queue: bytes, lanes: Sequence[bytes]) -> list[bytes]:
     """What follows the digest of clear.lua in EVALSHA."""
     call = [b"%d" % (4 + len(lanes)), keys.subscription(queue), keys.stream(queue), keys.busy(queue), keys.orphans]
     return [*call, *(keys.wait(queue, lane_name) for lane_name in lanes), queue, *lanes]
+
+
+def join(keys: Keys, engine: bytes, name: bytes, ttl_ms: int, foreign_writes: bool, others: Sequence[bytes]) -> list[bytes]:
+    """What follows the digest of join.lua in EVALSHA."""
+    names = (keys.routes, keys.routes_version, keys.routes_log, keys.engines, keys.format, keys.engine(engine))
+    call = [b"%d" % (len(names) + len(others)), *names, *(keys.engine(other) for other in others)]
+    return [*call, engine, b"%d" % ttl_ms, b"%d" % FORMAT, b"%d" % foreign_writes, name, *others]
+
+
+def change_setting(keys: Keys, setting: bytes, before: bytes, after: bytes) -> list[bytes]:
+    """What follows the digest of change_setting.lua in EVALSHA."""
+    return [b"3", keys.routes, keys.routes_version, keys.routes_log, setting, before, after]
 
 
 def heartbeat(keys: Keys, engine: bytes, ttl_ms: int, name: bytes) -> list[bytes]:

@@ -1,6 +1,6 @@
-"""The routes as this engine knows them: which queues want the events of a scope and key, at which version.
+"""The routes as this engine knows them: which queues want the events of a scope and key, and what the fleet has agreed on.
 
-Among them stand facts that the whole fleet has to agree on, in fields whose names begin with a colon (no queue's does).
+Both stand in one table; the names of what has been agreed on begin with a colon, which no queue's does.
 """
 
 from __future__ import annotations
@@ -12,6 +12,12 @@ import msgspec
 from iii_state.adapters.redis.mutations import Stale
 from iii_state.errors import StoreError
 from iii_state.events import Subscription
+
+FOREIGN_WRITES = b":foreign_writes"
+"""The setting that has foreign writes watched: the generation of the shadows, and ` filling` until they are complete."""
+
+BEGAN = b":began"
+"""The first version of the routes: another one after the database has been emptied."""
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -28,8 +34,8 @@ _encode = msgspec.json.Encoder().encode
 _DEADLINES = b":deadlines:"
 
 
-def deadlines_fact(scope: bytes) -> bytes:
-    """The name of the fact that a scope has deadlines."""
+def deadlines_setting(scope: bytes) -> bytes:
+    """The name of the setting that a scope has deadlines."""
     return _DEADLINES + scope
 
 
@@ -43,6 +49,12 @@ class Routes:
 
     def __init__(self) -> None:
         self.version = 0
+        self.settings: dict[bytes, bytes] = {}
+        """What all engines have to agree on. The names begin with a colon, which no queue's does."""
+        self.shadows: bytes | None = None
+        """The generation of the scopes' shadows, where foreign writes are watched."""
+        self.is_filling = False
+        """Whether the shadows are not complete yet: what is found missing in them is no event."""
         self._routes: dict[bytes, Route] = {}
         self._queues: dict[tuple[str | None, str | None], dict[bytes, str]] = {}
         self.with_deadlines: set[str] = set()
@@ -70,6 +82,8 @@ class Routes:
         self._routes.clear()
         self._queues.clear()
         self.with_deadlines.clear()
+        self.settings.clear()
+        self.shadows, self.is_filling = None, False
         for queue, text in zip(table[::2], table[1::2], strict=True):
             self._change(queue, text)
 
@@ -92,7 +106,7 @@ class Routes:
 
     def _change(self, queue: bytes, text: bytes) -> None:
         if queue.startswith(b":"):
-            self._declare(queue, text)
+            self._set(queue, text)
             return
         known = self._routes.pop(queue, None)
         if known is not None:
@@ -108,10 +122,18 @@ class Routes:
             self._routes[queue] = route
             self._queues.setdefault((route.scope, route.key), {})[queue] = route.function_id
 
-    def _declare(self, fact: bytes, text: bytes) -> None:
-        if fact.startswith(_DEADLINES):
-            scope = fact.removeprefix(_DEADLINES).decode()
+    def _set(self, setting: bytes, text: bytes) -> None:
+        if setting.startswith(_DEADLINES):  # there may be many, so these are not kept twice
+            scope = setting.removeprefix(_DEADLINES).decode()
             if text:
                 self.with_deadlines.add(scope)
             else:
                 self.with_deadlines.discard(scope)
+            return
+        if text:
+            self.settings[setting] = text
+        else:
+            self.settings.pop(setting, None)
+        if setting == FOREIGN_WRITES:
+            generation, _, rest = text.partition(b" ")
+            self.shadows, self.is_filling = generation or None, bool(rest)

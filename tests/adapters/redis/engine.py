@@ -65,7 +65,7 @@ class Engine:
         self, name: str, scope: bytes, key: bytes, arguments: list[bytes], ticket: Ticket | None = None, ttl: bytes = NO_DEADLINE
     ) -> Reply:
         place = (self.routes_version, scope, key, self.routes, arguments)
-        call = mutation(self.keys, ticket or self.ticket(), *place, ttl if self.with_deadlines else None)
+        call = mutation(self.keys, ticket or self.ticket(), *place, ttl=ttl if self.with_deadlines else None)
         return self.call(name, *call)
 
     def call(self, name: str, *call: bytes) -> Any:

@@ -366,6 +366,5 @@ async def test_another_prefix_keeps_its_own_books(server: RedisServer) -> None:
 
 
 async def test_what_is_not_there_yet_is_said() -> None:
-    for option in ({"foreign_writes": True}, {"wait_replicas": 1}):
-        with pytest.raises(ConfigError, match="not part of this version yet"):
-            RedisAdapter(RedisSettings(**option))
+    with pytest.raises(ConfigError, match="not part of this version yet"):
+        RedisAdapter(RedisSettings(wait_replicas=1))

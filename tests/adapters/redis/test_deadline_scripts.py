@@ -12,7 +12,7 @@ import redis
 from iii_state.adapters.redis import queues
 from iii_state.adapters.redis.keys import Keys, lane
 from iii_state.adapters.redis.mutations import Held, QueueFull, Route, Stale, Ticket, declare, declared
-from iii_state.adapters.redis.routes import deadlines_fact
+from iii_state.adapters.redis.routes import deadlines_setting
 from tests.adapters.redis.engine import Engine
 from tests.adapters.redis.test_mutation_scripts import INCREMENT, MUTATIONS, events, everything
 
@@ -228,7 +228,7 @@ def test_a_scope_that_one_engine_has_claimed_is_left_alone_for_a_moment(engine: 
 
 def settle(engine: Engine, *, kept: bool = False, was_empty: bool = False) -> int:
     names = (KEYS.deadlines, KEYS.deadlines_of(b"s"), KEYS.routes, KEYS.routes_version, KEYS.routes_log, KEYS.hold)
-    words = (b"s", deadlines_fact(b"s"), b"1000000" if kept else b"0", b"1" if was_empty else b"", b"2000000")
+    words = (b"s", deadlines_setting(b"s"), b"1000000" if kept else b"0", b"1" if was_empty else b"", b"2000000")
     reply = engine.call("settle", b"6", *names, *words)
     assert isinstance(reply, int)
     return reply
@@ -243,7 +243,7 @@ def test_a_claim_is_settled_with_the_next_deadline(engine: Engine, client: redis
 
 
 def test_a_scope_that_has_had_no_deadlines_for_a_while_is_without_them_again(engine: Engine, client: redis.Redis) -> None:
-    fact = deadlines_fact(b"s")
+    fact = deadlines_setting(b"s")
     assert declared(engine.call("declare", *declare(KEYS, 0, (fact, b"1")))).changes == [(1, [fact, b"1"])]
     assert settle(engine) == 0
     score = client.zscore(INDEX, b"s")
@@ -264,7 +264,7 @@ def test_a_scope_that_has_had_no_deadlines_for_a_while_is_without_them_again(eng
 
 
 def test_a_fact_is_declared_once_and_not_while_the_routes_hold_still(engine: Engine, client: redis.Redis) -> None:
-    fact = deadlines_fact(b"s\x00\n")
+    fact = deadlines_setting(b"s\x00\n")
     client.set(KEYS.hold, b"1")
     with pytest.raises(Held):
         declared(engine.call("declare", *declare(KEYS, 0, (fact, b"1"))))

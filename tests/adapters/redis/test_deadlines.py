@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from iii_state.adapters.redis import RedisAdapter
-from iii_state.adapters.redis.routes import deadlines_fact
+from iii_state.adapters.redis.routes import deadlines_setting
 from iii_state.config import RedisSettings
 from iii_state.events import Delivery
 from tests.adapters.redis.proxy import Proxy
@@ -33,6 +33,11 @@ async def gathered(adapter: RedisAdapter, count: int) -> list[Delivery]:
 
     await until(enough)
     return came
+
+
+def scopes_with_deadlines(server: RedisServer) -> list[bytes]:
+    names = cast("list[bytes]", server.client.hkeys("iii-state:routes"))
+    return [name for name in names if name.startswith(deadlines_setting(b""))]
 
 
 async def test_of_several_engines_one_removes_a_value(opened: Open) -> None:
@@ -84,7 +89,7 @@ async def test_the_first_deadline_of_a_scope_keeps_the_order_of_calls(opened: Op
 async def test_the_first_deadlines_of_many_scopes_at_once(opened: Open, server: RedisServer) -> None:
     one, two = await opened(), await opened()
     await asyncio.gather(*(of((one, two)[n % 2].set(f"s{n // 2}", f"k{n}", b"1", ttl_ms=LONG)) for n in range(600)))
-    assert server.client.hlen("iii-state:routes") == 300
+    assert len(scopes_with_deadlines(server)) == 300
     assert len(await of(one.groups())) == 300
     server.elapse(LONG)
     assert await of(one.groups()) == []
@@ -95,7 +100,7 @@ async def test_a_first_deadline_waits_while_the_routes_hold_still(opened: Open, 
     server.client.set("iii-state:routes:hold", "1", px=300)
     assert await of(adapter.set("s", "k", b"1", ttl_ms=LONG)) is None
     assert await of(adapter.update("t", "k", INCREMENT, LIMIT, ttl_ms=LONG)) == (None, stored({"n": 1}), [])
-    assert server.client.hkeys("iii-state:routes") == [deadlines_fact(b"s"), deadlines_fact(b"t")]
+    assert sorted(scopes_with_deadlines(server)) == [deadlines_setting(b"s"), deadlines_setting(b"t")]
 
 
 async def test_an_engine_that_only_reads_hears_of_a_scope_with_deadlines(opened: Open, server: RedisServer) -> None:
@@ -150,7 +155,7 @@ async def test_a_scope_without_deadlines_is_forgotten_and_can_have_some_again(op
         await of(one.set("s", "k", b"1", ttl_ms=20))
 
         async def forgotten() -> bool:
-            return not server.client.exists("iii-state:routes", "iii-state:deadlines")
+            return not scopes_with_deadlines(server) and not server.client.exists("iii-state:deadlines")
 
         await until(forgotten)
         assert await of(two.set("s", "k", b"2")) is None
@@ -180,7 +185,7 @@ async def test_after_a_flush_deadlines_begin_anew(opened: Open, server: RedisSer
     await of(adapter.set("s", "k", b"1", ttl_ms=LONG))
     server.client.flushall()
     await of(adapter.set("s", "k", b"1", ttl_ms=30))
-    assert server.client.hget("iii-state:routes", deadlines_fact(b"s")) == b"1"
+    assert server.client.hget("iii-state:routes", deadlines_setting(b"s")) == b"1"
 
     async def gone() -> bool:
         return await of(adapter.groups()) == []
@@ -195,6 +200,39 @@ async def test_what_another_program_writes_over_a_value_goes_at_its_deadline(ope
     server.client.hset("state:s", "k", "[1, 2]")
     server.elapse(LONG)
     assert seen(await gathered(adapter, 2))[1] == ("deleted", "s", "k", b"[1,2]", None)
+
+
+async def test_where_foreign_writes_are_watched_a_deadline_is_no_foreign_write(opened: Open, server: RedisServer) -> None:
+    adapter, other = await opened(foreign_writes=True), await opened(foreign_writes=True)
+    await of(other.subscribe(ALL))
+    await of(adapter.set("s", "k", b"1", ttl_ms=30))
+    await of(adapter.set("s", "always", b"1"))
+    await of(adapter.set("s", "k2", b"1", ttl_ms=LONG))
+    came = seen(await gathered(other, 4))
+    server.elapse(LONG)
+    assert await of(other.set("s", "k2", b"2")) is None
+    server.client.hset("state:s", "k2", "3")
+    came += seen(await gathered(other, 3))
+    assert [event for event in came if event[2] == "k"] == [("created", "s", "k", None, b"1"), ("deleted", "s", "k", b"1", None)]
+    assert [event[0] for event in came if event[2] == "k2"] == ["created", "deleted", "created", "updated"]
+    assert sorted(await of(adapter.entries("s"))) == [("always", b"1"), ("k2", b"3")]
+    assert await drain(other) == []
+
+
+async def test_where_foreign_writes_are_watched_what_they_removed_has_no_second_event(opened: Open, server: RedisServer) -> None:
+    adapter = await opened(foreign_writes=True)
+    await of(adapter.subscribe(ALL))
+    await of(adapter.set("s", "k", b"1", ttl_ms=LONG))
+    server.client.hdel("state:s", "k")
+    assert [event[0] for event in seen(await gathered(adapter, 2))] == ["created", "deleted"]
+    server.elapse(LONG)
+    adapter._deadlines.look()
+
+    async def gone() -> bool:
+        return not server.client.exists("iii-state:deadlines:s")
+
+    await until(gone)
+    assert await drain(adapter) == []
 
 
 @pytest.mark.parametrize("ttl_ms", [10**13, 60_001])
