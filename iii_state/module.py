@@ -1,4 +1,4 @@
-"""The state module: six functions and a trigger type, over any adapter."""
+"""The state module: eight functions and a trigger type, over any adapter."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from iii_state.host import Answer, Caller, Host, Trigger, then
 from iii_state.operations import Operations
 from iii_state.ops import InvalidOp, OpRequest, compile_text
 from iii_state.requests import describe
+from iii_state.snapshots import EntriesRequest, Snapshots
 from iii_state.values import Json
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ class _Update(msgspec.Struct):
 
 
 class ScopeRequest(msgspec.Struct):
-    """`state::list`."""
+    """`state::list` and `state::list_keys`."""
 
     scope: str
 
@@ -88,6 +89,7 @@ _set = msgspec.json.Decoder(SetRequest)
 _key = msgspec.json.Decoder(KeyRequest)
 _update = msgspec.json.Decoder(_Update)
 _scope = msgspec.json.Decoder(ScopeRequest)
+_entries = msgspec.json.Decoder(EntriesRequest)
 _trigger = msgspec.json.Decoder(TriggerConfig)
 
 
@@ -103,6 +105,7 @@ class StateModule:
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         self._settings = configuration.parse(config)
         self.adapter = open_adapter(self._settings)
+        self._snapshots = Snapshots(self.adapter)
         self._dispatcher: Dispatcher | None = None
         self._triggers: dict[str, dict[str, None]] = {}
         """Subscription id → ids of the triggers that are registered here for it."""
@@ -121,6 +124,8 @@ class StateModule:
             ("state::delete", self._delete, "Delete the value at a scope and a key"),
             ("state::update", self._update, "Apply a list of operations to a value, atomically"),
             ("state::list", self._list, "List the values of a scope"),
+            ("state::list_keys", self._list_keys, "List the keys of a scope"),
+            ("state::list_entries", self._list_entries, "Read a scope in pages, as it was at one moment: keys and values"),
             ("state::list_groups", self._list_groups, "List the scopes that have values"),
         ):
             host.register_function(function_id, handler, description=description)
@@ -132,6 +137,7 @@ class StateModule:
         if self._dispatcher is not None:
             dispatcher, self._dispatcher = self._dispatcher, None
             await dispatcher.stop(STOP_SECONDS)
+            self._snapshots.close()
             await self.adapter.stop()
 
     async def health(self) -> str | None:
@@ -237,6 +243,27 @@ class StateModule:
         except StoreError as error:
             raise _failure("LIST_ERROR", "list values", error) from None
         return then(answer, _listed, lambda error: _failure("LIST_ERROR", "list values", error))
+
+    def _list_keys(self, data: Json, caller: Caller) -> Answer[bytes | None]:
+        try:
+            request = _scope.decode(data)
+        except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
+            _refuse("state::list_keys", data, ScopeRequest, error)
+        try:
+            answer = self.adapter.keys(request.scope)
+        except StoreError as error:
+            raise _failure("LIST_KEYS_ERROR", "list keys", error) from None
+        return then(answer, _keys_listed, lambda error: _failure("LIST_KEYS_ERROR", "list keys", error))
+
+    def _list_entries(self, data: Json, caller: Caller) -> Answer[bytes | None]:
+        try:
+            request = _entries.decode(data)
+            answer = self._snapshots.page(request, caller.worker_id)
+        except (msgspec.MsgspecError, InvalidValue, RecursionError, UnicodeError) as error:
+            _refuse("state::list_entries", data, EntriesRequest, error)
+        except StoreError as error:
+            raise _failure("LIST_ENTRIES_ERROR", "list entries", error) from None
+        return then(answer, _as_it_is, lambda error: _failure("LIST_ENTRIES_ERROR", "list entries", error))
 
     def _list_groups(self, data: Json, caller: Caller) -> Answer[bytes | None]:
         try:
@@ -347,6 +374,16 @@ def _listed(entries: list[tuple[str, bytes]]) -> bytes:
             f"Failed to list values: the scope holds more than {LIST_BYTES} bytes; read it in pages with state::list_entries",
         )
     return b"[%b]" % b",".join([text for _, text in entries])
+
+
+def _keys_listed(keys: list[str]) -> bytes:
+    text = b'{"keys":%b}' % values.encode(keys)
+    if len(text) > LIST_BYTES:
+        raise FunctionError(
+            "LIST_KEYS_ERROR",
+            f"Failed to list keys: they take more than {LIST_BYTES} bytes; read them in pages with state::list_entries",
+        )
+    return text
 
 
 def _too_large(size: int, limit: int) -> FunctionError:

@@ -75,6 +75,10 @@ class Adapter(Protocol):
         """Keys and stored texts of a scope, in the adapter's own order."""
         ...
 
+    def keys(self, scope: str) -> Answer[list[str]]:
+        """The keys of a scope, each once, in the adapter's own order."""
+        ...
+
     def groups(self) -> Answer[list[str]]:
         """Scopes with at least one key, in any order, each once."""
         ...

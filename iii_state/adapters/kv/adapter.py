@@ -134,6 +134,9 @@ class KvAdapter:
     def entries(self, scope: str) -> list[tuple[str, bytes]]:
         return list(self._data.get(scope, {}).items())
 
+    def keys(self, scope: str) -> list[str]:
+        return list(self._data.get(scope, ()))
+
     def groups(self) -> list[str]:
         return list(self._data)
 

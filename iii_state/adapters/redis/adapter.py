@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeVar, cast
 
 from hiredis import ReplyError
@@ -44,6 +44,9 @@ T = TypeVar("T")
 INSTANT_VALUES = 2000
 INSTANT_BYTES = 1_000_000
 """Up to here the values of a scope are read at one instant."""
+
+INSTANT_KEYS = 10_000
+"""Up to here its keys are, without the values: about a millisecond of Redis's time."""
 
 PAGE_VALUES = 200
 PAGE_BYTES = 500_000
@@ -237,23 +240,35 @@ class RedisAdapter:
             found = dict(zip(page[::2], page[1::2], strict=True))
         else:
             found = {}
-            cursor, count = b"0", PAGE_VALUES
-            while True:
-                cursor, page = await self._send(b"HSCAN", name, cursor, b"COUNT", b"%d" % count, scope=scope)
-                assert page is not None
+            async for page in self._pages(name, scope):
                 found.update(zip(page[::2], page[1::2], strict=True))
-                if cursor == b"0":
-                    break
-                each = sum(map(len, page)) // (len(page) // 2 or 1) + 1
-                count = max(10, min(5 * PAGE_VALUES, PAGE_BYTES // each))
         entries = []
         for key, text in found.items():
-            try:
-                decoded = key.decode()
-            except UnicodeDecodeError:
-                raise StoreError(f"scope {scope!r} has a key that is not ours, and no UTF-8: {key[:200]!r}") from None
+            decoded = _decoded(scope, key)
             entries.append((decoded, text if is_ours(text) else self._checked(scope, decoded, text)))
         return entries
+
+    async def _pages(self, name: bytes, scope: str) -> AsyncIterator[list[bytes]]:
+        """Keys and values in turn of a hash of any size; a key may come twice."""
+        cursor, count = b"0", PAGE_VALUES
+        while True:
+            cursor, page = await self._send(b"HSCAN", name, cursor, b"COUNT", b"%d" % count, scope=scope)
+            yield page
+            if cursor == b"0":
+                break
+            each = sum(map(len, page)) // (len(page) // 2 or 1) + 1
+            count = max(10, min(5 * PAGE_VALUES, PAGE_BYTES // each))
+
+    def keys(self, scope: str) -> Answer[list[str]]:
+        return self._own(self._keys_of(scope))
+
+    async def _keys_of(self, scope: str) -> list[str]:
+        name = self._keys.values(scope.encode())
+        if await self._send(b"HLEN", name, scope=scope) <= INSTANT_KEYS:
+            found = await self._send(b"HKEYS", name, scope=scope)
+        else:
+            found = {key: None async for page in self._pages(name, scope) for key in page[::2]}
+        return [_decoded(scope, key) for key in found]
 
     def groups(self) -> Answer[list[str]]:
         return self._own(self._scopes.all())
@@ -345,6 +360,13 @@ class RedisAdapter:
 
     def discard(self, dead_letter_id: str) -> Answer[bool]:
         return self._own(self._deliveries.discard(dead_letter_id))
+
+
+def _decoded(scope: str, key: bytes) -> str:
+    try:
+        return key.decode()
+    except UnicodeDecodeError:
+        raise StoreError(f"scope {scope!r} has a key that is not ours, and no UTF-8: {key[:200]!r}") from None
 
 
 def _unheard(subscription_id: str) -> None:
