@@ -22,6 +22,7 @@ from iii_state.host import Answer, Caller, Host, Trigger, then
 from iii_state.operations import Operations
 from iii_state.ops import InvalidOp, OpRequest, compile_text
 from iii_state.requests import describe
+from iii_state.sessions import SessionError, parse_request
 from iii_state.snapshots import EntriesRequest, Snapshots
 from iii_state.values import Json
 
@@ -41,14 +42,23 @@ class SetRequest(msgspec.Struct):
     key: str
     value: Raw | UnsetType = UNSET
     data: Raw | UnsetType = UNSET
+    _iii_state_request: Raw | UnsetType = UNSET
     ttl_ms: Raw | UnsetType = UNSET
 
 
 class KeyRequest(msgspec.Struct):
-    """`state::get` and `state::delete`."""
+    """`state::get`."""
 
     scope: str
     key: str
+
+
+class DeleteRequest(msgspec.Struct):
+    """`state::delete`."""
+
+    scope: str
+    key: str
+    _iii_state_request: Raw | UnsetType = UNSET
 
 
 class UpdateRequest(msgspec.Struct):
@@ -57,6 +67,7 @@ class UpdateRequest(msgspec.Struct):
     scope: str
     key: str
     ops: list[OpRequest]
+    _iii_state_request: Raw | UnsetType = UNSET
     ttl_ms: Raw | UnsetType = UNSET
 
 
@@ -64,6 +75,7 @@ class _Update(msgspec.Struct):
     scope: str
     key: str
     ops: Raw
+    _iii_state_request: Raw | UnsetType = UNSET
     ttl_ms: Raw | UnsetType = UNSET
 
 
@@ -87,6 +99,7 @@ class TriggerConfig(msgspec.Struct):
 
 _set = msgspec.json.Decoder(SetRequest)
 _key = msgspec.json.Decoder(KeyRequest)
+_delete = msgspec.json.Decoder(DeleteRequest)
 _update = msgspec.json.Decoder(_Update)
 _scope = msgspec.json.Decoder(ScopeRequest)
 _entries = msgspec.json.Decoder(EntriesRequest)
@@ -118,6 +131,7 @@ class StateModule:
         await self.adapter.start(dispatcher.ring)
         self._dispatcher = dispatcher
         self._apply_live_settings()
+        about = {"retry_safe": self.adapter.store is not None, "store": self.adapter.store}
         for function_id, handler, description in (
             ("state::set", self._set, "Set a value at a scope and a key"),
             ("state::get", self._get, "Get the value at a scope and a key"),
@@ -128,7 +142,8 @@ class StateModule:
             ("state::list_entries", self._list_entries, "Read a scope in pages, as it was at one moment: keys and values"),
             ("state::list_groups", self._list_groups, "List the scopes that have values"),
         ):
-            host.register_function(function_id, handler, description=description)
+            metadata = values.encode({"iii_state": about}) if function_id == "state::set" else None
+            host.register_function(function_id, handler, description=description, metadata=metadata)
         Operations(self.adapter).register(host)
         host.register_trigger_type("state", self, description="State trigger: a function runs after every change")
 
@@ -176,13 +191,14 @@ class StateModule:
             if given is UNSET:
                 raise InvalidValue("missing field `value`")
             _refuse_deadline(request.ttl_ms)
+            ticket = None if request._iii_state_request is UNSET else parse_request(request._iii_state_request)
             new = values.to_stored(given)
         except (msgspec.MsgspecError, InvalidValue, RecursionError, UnicodeError) as error:
             _refuse("state::set", data, SetRequest, error)
         if len(new) > self._limit:
             self._check_size(values.compact_size(new))
         try:
-            answer = self.adapter.set(request.scope, request.key, new)
+            answer = self.adapter.set(request.scope, request.key, new, request=ticket)
         except StoreError as error:
             raise _failure("SET_ERROR", "set value", error) from None
         if not isinstance(answer, asyncio.Future):
@@ -204,11 +220,12 @@ class StateModule:
 
     def _delete(self, data: Json, caller: Caller) -> Answer[bytes | None]:
         try:
-            request = _key.decode(data)
-        except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
-            _refuse("state::delete", data, KeyRequest, error)
+            request = _delete.decode(data)
+            ticket = None if request._iii_state_request is UNSET else parse_request(request._iii_state_request)
+        except (msgspec.MsgspecError, InvalidValue, RecursionError, UnicodeError) as error:
+            _refuse("state::delete", data, DeleteRequest, error)
         try:
-            answer = self.adapter.delete(request.scope, request.key)
+            answer = self.adapter.delete(request.scope, request.key, request=ticket)
         except StoreError as error:
             raise _failure("DELETE_ERROR", "delete value", error) from None
         return then(answer, _as_it_is, lambda error: _failure("DELETE_ERROR", "delete value", error))
@@ -217,11 +234,12 @@ class StateModule:
         try:
             request = _update.decode(data)
             _refuse_deadline(request.ttl_ms)
+            ticket = None if request._iii_state_request is UNSET else parse_request(request._iii_state_request)
             plan = compile_text(request.ops)
         except (msgspec.MsgspecError, InvalidOp, InvalidValue, RecursionError, UnicodeError) as error:
             _refuse("state::update", data, UpdateRequest, error)
         try:
-            answer = self.adapter.update(request.scope, request.key, plan, self._limit)
+            answer = self.adapter.update(request.scope, request.key, plan, self._limit, request=ticket)
         except (StoreError, TooLarge) as error:
             raise self._update_failure(error) from None
         if not isinstance(answer, asyncio.Future):
@@ -391,6 +409,8 @@ def _too_large(size: int, limit: int) -> FunctionError:
 
 
 def _failure(code: str, what: str, error: BaseException) -> BaseException:
+    if isinstance(error, SessionError):
+        return FunctionError(error.code, str(error))
     return FunctionError(code, f"Failed to {what}: {error}") if isinstance(error, StoreError) else error
 
 

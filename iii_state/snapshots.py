@@ -13,8 +13,9 @@ import msgspec
 
 from iii_state import values
 from iii_state.adapters.base import Adapter
-from iii_state.errors import FunctionError, InvalidValue
+from iii_state.errors import FunctionError
 from iii_state.host import Answer, then
+from iii_state.requests import within
 
 EXPIRY_SECONDS = 120.0
 """A cursor that has not been used for so long is forgotten, and what it stands for with it."""
@@ -69,8 +70,10 @@ class Snapshots:
         Raises `InvalidValue` for a limit out of range, `StoreError` where the scope cannot be read, and `FunctionError`:
         `INVALID_CURSOR`, `ROW_TOO_LARGE` (the cursor can be used again, with a larger `max_bytes`), `SNAPSHOT_CAPACITY`.
         """
-        limit = _within("limit", request.limit, 1, MAX_LIMIT, DEFAULT_LIMIT)
-        max_bytes = _within("max_bytes", request.max_bytes, MIN_PAGE_BYTES, MAX_PAGE_BYTES, DEFAULT_PAGE_BYTES)
+        limit = DEFAULT_LIMIT if request.limit is None else request.limit
+        max_bytes = DEFAULT_PAGE_BYTES if request.max_bytes is None else request.max_bytes
+        within("limit", limit, 1, MAX_LIMIT)
+        within("max_bytes", max_bytes, MIN_PAGE_BYTES, MAX_PAGE_BYTES)
         if request.cursor is None:
             return then(
                 self._adapter.entries(request.scope),
@@ -168,11 +171,3 @@ class _Snapshot:
 
 def _size(row: Row) -> int:
     return len(row[0]) + len(row[1]) + ROW_BYTES
-
-
-def _within(name: str, given: int | None, least: int, most: int, default: int) -> int:
-    if given is None:
-        return default
-    if not least <= given <= most:
-        raise InvalidValue(f"{name}: invalid value: {given}, expected an integer from {least} to {most}")
-    return given
