@@ -146,7 +146,8 @@ class KvAdapter:
         return self._write(scope, key, old, new, Updated(old, new, errors), request)
 
     def open_session(self, session: str, previous_epoch: int, epoch: int) -> Answer[None]:
-        self._refuse_when_closing()
+        if self._closing:
+            raise _being_closed()
         return self._sessions.open(session, previous_epoch, epoch)
 
     def entries(self, scope: str) -> list[tuple[str, bytes]]:
@@ -178,12 +179,9 @@ class KvAdapter:
         elif group is not None and group.pop(key, None) is not None and not group:
             del self._data[scope]
 
-    def _refuse_when_closing(self) -> None:
-        if self._closing:  # nobody would write it any more, and so its call would never be answered
-            raise StoreError("the store is being closed; nothing was changed")
-
     def _write(self, scope: str, key: str, old: bytes | None, new: bytes | None, answer: T, request: Request | None) -> Answer[T]:
-        self._refuse_when_closing()
+        if self._closing:  # nobody would write it any more, and so its call would never be answered
+            raise _being_closed()
         queues = self._routes.matching(scope, key) if self._events_enabled else ()
         event: Event | None = None
         if queues:
@@ -449,6 +447,10 @@ class KvAdapter:
             return False
         self._keep(lambda changes: changes.discarded.append(dead_letter_id))
         return True
+
+
+def _being_closed() -> StoreError:
+    return StoreError("the store is being closed; nothing was changed")
 
 
 def _refuse_overflow(queue: Queue, event: Event) -> None:
