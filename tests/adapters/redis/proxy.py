@@ -26,7 +26,8 @@ class Pair:
 class Proxy:
     """Passes connections on to a port of this machine.
 
-    `hold` keeps back what clients send. `mute` keeps back replies as well: whoever connects gets no answer.
+    `hold` keeps back what clients send. `mute` keeps back replies as well: whoever connects gets no answer. `delay` is how many
+    seconds everything takes, each way.
     `reply_bytes()` tells of each new connection after how many bytes of replies it is cut, None for never.
     """
 
@@ -35,6 +36,7 @@ class Proxy:
         self.port = 0
         self.hold = False
         self.mute = False
+        self.delay = 0.0
         self.reply_bytes: Callable[[], int | None] = lambda: None
         self.pairs: list[Pair] = []
         self.cuts = 0
@@ -68,6 +70,8 @@ class Proxy:
     async def _requests(self, reader: asyncio.StreamReader, pair: Pair) -> None:
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(65536):
+                if self.delay:
+                    await asyncio.sleep(self.delay)
                 if self.hold:
                     pair.held += data
                 elif not self.mute:
@@ -78,6 +82,8 @@ class Proxy:
     async def _replies(self, pair: Pair) -> None:
         with contextlib.suppress(ConnectionError):
             while data := await pair.redis_reader.read(65536):
+                if self.delay:
+                    await asyncio.sleep(self.delay)
                 if pair.reply_bytes is not None and len(data) > pair.reply_bytes:
                     pair.client.write(data[: pair.reply_bytes])
                     await pair.client.drain()
