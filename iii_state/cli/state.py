@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 import uuid
@@ -15,8 +16,9 @@ import click
 import msgspec
 
 from iii_state import values
-from iii_state.engine.client import Client, ConnectionLost
+from iii_state.engine.client import Client, ConnectionLost, Rejected
 from iii_state.errors import FunctionError
+from iii_state.host import Caller
 from iii_state.values import Json
 
 C = TypeVar("C", bound=Callable[..., Any])
@@ -58,7 +60,7 @@ def run(action: Awaitable[None]) -> None:
         asyncio.run(main())
     except FunctionError as error:
         raise click.ClickException(f"{error.code}: {error.message}") from None
-    except ConnectionLost as error:
+    except (ConnectionLost, Rejected) as error:
         raise click.ClickException(str(error)) from None
     except BrokenPipeError:
         sys.stderr.close()  # whoever read the output has gone; nothing is left to say
@@ -218,7 +220,7 @@ def watch(scope: str | None, key: str | None, url: str, as_json: bool) -> None:
 
     stop = asyncio.Event()
 
-    async def show_event(event: Json) -> None:
+    def show_event(event: Json, caller: Caller) -> None:
         try:
             if as_json or not is_terminal():
                 click.echo(msgspec.json.format(_without_caller(event), indent=-1))
@@ -230,8 +232,8 @@ def watch(scope: str | None, key: str | None, url: str, as_json: bool) -> None:
     async def action() -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
         function_id = f"iii-state::watch::{uuid.uuid4()}"
-        async with Client(url, name="iii-state-watch") as client:
-            await client.serve(function_id, show_event)
+        async with Client(url, name=f"iii-state-watch:{os.getpid()}") as client:
+            client.served.register_function(function_id, show_event)
             await client.register_trigger("state", function_id, {"scope": scope, "key": key, "retention_ms": 0, "concurrency": 1})
             if is_terminal():
                 click.secho(f"watching {scope or 'everything'}{f' {key}' if key else ''} at {url}; Ctrl-C ends", dim=True, err=True)

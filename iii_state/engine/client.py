@@ -1,4 +1,4 @@
-"""A client of an iii engine: calls functions, serves functions, registers triggers, over one WebSocket."""
+"""A worker of an iii engine: calls functions, serves functions, provides trigger types, has triggers, over one WebSocket."""
 
 from __future__ import annotations
 
@@ -6,190 +6,450 @@ import asyncio
 import logging
 import os
 import platform
+import random
 import uuid
+from collections import deque
 from collections.abc import Awaitable, Callable
+from itertools import count
 from typing import Any, Self
 
 import aiohttp
 from msgspec import Raw
 
 from iii_state import values
-from iii_state.engine import protocol
-from iii_state.errors import FunctionError
+from iii_state.engine import handshake, protocol, unusable
+from iii_state.engine.answering import Answering
+from iii_state.engine.pending import PendingCalls
+from iii_state.engine.protocol import ABSENT
+from iii_state.engine.quiet_log import QuietLog
+from iii_state.engine.served import Served
+from iii_state.engine.websocket import NORMAL, WebSocket
+from iii_state.errors import FunctionError, NotCarriedOut
+from iii_state.host import DEFAULT_NAMESPACE, Caller
 from iii_state.values import Json
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
+quiet = QuietLog(log)
+
+SDK_VERSION = "0.25.0"
+"""Of the protocol: what a worker of this SDK can do, this one can."""
 
 CONNECT_SECONDS = 10.0
 CALL_SECONDS = 30.0
+CLOSE_SECONDS = 2.0
+MIN_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.1, 5.0
 
-Served = Callable[[Json], Awaitable[bytes | None]]
+FUNCTION_CONFLICT = "FUNCTION_NAMESPACE_CONFLICT"
 
 
 class ConnectionLost(Exception):
-    """The engine could not be reached, or went away; the message says where and why."""
+    """The engine could not be reached, or went away; the message says where and why.
+
+    `sent` tells of a call whether the engine may have received it: then its fate is unknown.
+    """
+
+    def __init__(self, message: str, *, sent: bool = False) -> None:
+        super().__init__(message)
+        self.sent = sent
+
+
+class Rejected(Exception):
+    """The engine will not have this worker; the message is its reason."""
 
 
 class Client:
-    """One connection to an engine; use with `async with`. Data passes as JSON text.
+    """A worker that stays one, whatever happens to its connection; use with `async with`. Data passes as JSON text.
 
-    `url` is `ws://HOST:PORT`. Entering raises `ConnectionLost` when nobody answers there.
+    `url` is `ws://HOST:PORT` (or `wss://`), `name` what the worker is called in the engine's lists. With `reconnects`, entering
+    does not wait for the engine, and whenever the connection is lost another one is made, with backoff and jitter, on which
+    everything is registered again; without it, entering raises `ConnectionLost` when nobody answers, and what is lost is lost.
+
+    Calls wait for their turn where `max_in_flight` are on their way, and, with `reconnects`, for a connection; all of it within
+    `call_seconds`.
+
+    `greet`, if given, is awaited on every new connection, before any call that waits is sent; its own calls are made with
+    `ahead`. If it raises, the connection is given up. `lost` is called when a connection is gone, `rejected` with each
+    `RegistrationRejected` for a function.
     """
 
-    def __init__(self, url: str, *, name: str = "iii-state-cli") -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        name: str = f"iii-state-cli:{os.getpid()}",
+        namespace: str | None = None,
+        description: str | None = None,
+        reconnects: bool = False,
+        call_seconds: float = CALL_SECONDS,
+        max_in_flight: int = 5000,
+        greet: Callable[[], Awaitable[None]] | None = None,
+        lost: Callable[[], None] | None = None,
+        rejected: Callable[[protocol.RegistrationRejected], None] | None = None,
+    ) -> None:
         self.url = url
-        self._name = name
-        self._calls: dict[str, asyncio.Future[bytes | None]] = {}
-        self._served: dict[str, Served] = {}
-        self._handlers: set[asyncio.Task[None]] = set()
+        self.worker_id = ""
+        """What the engine calls this worker, on the connection there is."""
+        self.call_seconds = call_seconds
+        self._about = _description(name, namespace, description)
+        self._reconnects = reconnects
+        self._greet = greet
+        self._lost = lost
+        self._rejected = rejected
+        self._max_in_flight = max_in_flight
+        self.served = Served(Caller("", namespace or DEFAULT_NAMESPACE), self._tell)
+        """What this worker serves."""
+        self._triggers: dict[str, bytes] = {}
         self._refused: dict[str, asyncio.Future[None]] = {}
-        self._lost: ConnectionLost | None = None
+        self._reattach_token = ""
+        self._socket: WebSocket | None = None
+        self._answering: Answering | None = None
+        self._is_greeted = self._was_greeted = False
+        self._waiting: deque[tuple[str, bytes]] = deque()
+        self._why_lost = ConnectionLost(f"there is no connection to {url} yet")
+        self._over: asyncio.Future[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._take: dict[type[Any], Callable[[Any], None]] = {
+            protocol.InvocationResult: self._take_result,
+            protocol.InvokeFunction: self._take_call,
+            protocol.RegisterTrigger: self.served.take_trigger,
+            protocol.UnregisterTrigger: self.served.drop_trigger,
+            protocol.TriggerRegistrationResult: self._take_registration_result,
+            protocol.RegistrationRejected: self._take_rejection,
+            protocol.WorkerRegistered: self._take_welcome,
+            protocol.Failure: self._take_failure,
+            protocol.Ping: lambda _: self._tell(protocol.encode(protocol.Pong())),
+        }
+        self._fatal: Exception | None = None
+        """Why the engine will not have this worker."""
+        self._ids = (str(uuid.uuid4())[:24], count(1))
+
+    # --- life
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession()
-        try:
-            async with asyncio.timeout(CONNECT_SECONDS):
-                self._socket = await self._session.ws_connect(
-                    self.url, max_msg_size=protocol.MAX_FRAME_BYTES, compress=0, heartbeat=20
-                )
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            await self._session.close()
-            cause = _cause(error)
-            raise ConnectionLost(f"no iii engine answers at {self.url}: {cause}. Is `iii-state serve` running there?") from None
-        self._reader = asyncio.create_task(self._read())
-        await self._introduce()
+        loop = asyncio.get_running_loop()
+        self._pending = PendingCalls(loop, self.call_seconds)
+        self._over = loop.create_future()
+        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True))
+        connected: asyncio.Future[None] = loop.create_future()
+        self._tasks = [
+            asyncio.create_task(self._keep(connected), name=f"iii client of {self.url}"),
+            asyncio.create_task(self._tick_for_ever(), name=f"iii client of {self.url}: timeouts"),
+        ]
+        if not self._reconnects:
+            try:
+                await connected
+            except BaseException:
+                await self.__aexit__()
+                raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for task in (self._reader, *self._handlers):
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(self._reader, *self._handlers, return_exceptions=True)
-        await self._socket.close()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._over is not None and self._over.done() and not self._over.cancelled():
+            self._over.exception()  # has been said to whoever asked
         await self._session.close()
 
-    async def call(self, function_id: str, data: bytes, *, timeout: float = CALL_SECONDS) -> bytes | None:
-        """Call a function. Raises `FunctionError` with the engine's code, `TIMEOUT`, or `ConnectionLost`."""
-        invocation_id = str(uuid.uuid4())
-        answer: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
-        self._calls[invocation_id] = answer
+    @property
+    def is_connected(self) -> bool:
+        """Whether calls reach the engine now."""
+        return self._is_greeted
+
+    @property
+    def trouble(self) -> str | None:
+        """Why calls do not reach the engine now, in words."""
+        return None if self._is_greeted else str(self._why_lost)
+
+    async def closed(self) -> None:
+        """Wait until the connection has ended for good, and raise `ConnectionLost` or `Rejected`."""
+        assert self._over is not None
+        await asyncio.shield(self._over)
+
+    async def _keep(self, connected: asyncio.Future[None]) -> None:
+        """Connect, and again whenever that is over."""
+        assert self._over is not None
+        failures = 0
+        while True:
+            error: Exception
+            try:
+                socket, response = await self._connect()
+            except ConnectionLost as failure:
+                error = failure
+                if failures == 0 or str(failure) != str(self._why_lost):
+                    log.log(logging.WARNING if self._reconnects else logging.DEBUG, "%s", failure)
+            else:
+                try:
+                    error = await self._live(socket, connected)
+                finally:
+                    await self._close(socket)
+                    response.close()
+                if self._was_greeted:
+                    failures = 0
+            self._why_lost = error if isinstance(error, ConnectionLost) else ConnectionLost(str(error))
+            if not self._reconnects or isinstance(error, Rejected):
+                self._fail_waiting(error)
+                for future in (connected, self._over):
+                    if not future.done():
+                        future.set_exception(error)
+                return
+            await asyncio.sleep(min(MAX_BACKOFF_SECONDS, MIN_BACKOFF_SECONDS * 2 ** min(failures, 10)) * random.uniform(0.5, 1))
+            failures += 1
+
+    async def _tick_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(1)
+            self._pending.sweep(self.trouble)
+            while self._waiting and self._waiting[0][0] not in self._pending:
+                self._waiting.popleft()
+            if self._socket is not None:
+                self._socket.tick()
+
+    async def _connect(self) -> tuple[WebSocket, aiohttp.ClientResponse]:
+        token = os.environ.get("III_TOKEN")
+        self._fatal = None
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
         try:
-            await self._send(protocol.invoke_frame(invocation_id, values.encode_string(function_id), data))
-            async with asyncio.timeout(timeout):
-                return await answer
-        except TimeoutError:
-            raise FunctionError("TIMEOUT", f"{function_id} has not answered within {timeout:g} s") from None
+            async with asyncio.timeout(CONNECT_SECONDS):
+                return await handshake.connect(self._session, self.url, headers, lambda socket: self)
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError, handshake.HandshakeRefused) as error:
+            raise ConnectionLost(
+                f"no iii engine answers at {self.url}: {_cause(error)}. Is `iii-state serve` running there?"
+            ) from None
+
+    async def _live(self, socket: WebSocket, connected: asyncio.Future[None]) -> Exception:
+        """The life of a connection: introduce, greet, send what waits; returns why it is over."""
+        lost = ConnectionLost(f"the connection to {self.url} was lost: the engine closed it")
+        if not socket.is_open:
+            return self._fatal or lost
+        self._was_greeted = False
+        self._socket = socket
+        self._answering = Answering(socket, _too_large, _unheard)
+        running = asyncio.create_task(socket.run())
+        greeting = asyncio.create_task(self._open(socket, connected))
+        try:
+            await asyncio.wait((running, greeting), return_when=asyncio.FIRST_COMPLETED)
+            if not running.done() and (failure := greeting.exception()) is not None:
+                return failure if isinstance(failure, Rejected) else ConnectionLost(f"{self.url} could not be used: {failure}")
+            await running
         finally:
-            self._calls.pop(invocation_id, None)
+            for task in (running, greeting):
+                task.cancel()
+            await asyncio.gather(running, greeting, return_exceptions=True)
+        return self._fatal or lost
 
-    async def serve(self, function_id: str, handler: Served) -> None:
-        """Register a function that `handler` answers: JSON text in, JSON text or None out."""
-        self._served[function_id] = handler
-        await self._send(protocol.encode(protocol.RegisterFunction(function_id)))
+    async def _open(self, socket: WebSocket, connected: asyncio.Future[None]) -> None:
+        if self.worker_id:
+            socket.send(protocol.encode(protocol.Reattach(self.worker_id, self._reattach_token or None)))
+        socket.send(
+            protocol.encode(protocol.InvokeFunction("engine::workers::register", Raw(self._about), action=Raw(b'{"type":"void"}')))
+        )
+        for registration in (*self.served.registrations(), *self._triggers.values()):
+            socket.send(registration)
+        if self._greet is not None:
+            await self._greet()
+        self._is_greeted = self._was_greeted = True
+        self._send_waiting()
+        if not connected.done():
+            connected.set_result(None)
 
-    async def register_trigger(self, trigger_type: str, function_id: str, config: dict[str, Any]) -> str:
+    async def _close(self, socket: WebSocket) -> None:
+        socket.close(NORMAL)
+        if not socket.gone.done():
+            await asyncio.wait((socket.gone,), timeout=CLOSE_SECONDS)
+            socket.abort()
+
+    # --- calling
+
+    def call(
+        self,
+        function_id: str,
+        data: Json,
+        *,
+        namespace: str | None = None,
+        metadata: Json | None = None,
+        ahead: bool = False,
+    ) -> asyncio.Future[bytes | None]:
+        """Call a function; the Future gives its result. Cancelling it gives the call up.
+
+        It fails with `FunctionError`: the engine's, with its code, or `TIMEOUT` after `call_seconds`; or with `ConnectionLost`.
+        `ahead` passes by what waits, for calls of `greet`.
+        """
+        prefix, numbers = self._ids
+        invocation_id = f"{prefix}{next(numbers):012x}"
+        future = self._pending.add(invocation_id)
+        elsewhere = namespace is not None and namespace != DEFAULT_NAMESPACE
+        frame = protocol.invoke_frame(
+            invocation_id,
+            values.encode_string(function_id),
+            data,
+            metadata=metadata,
+            trace=b',"namespace":%b' % values.encode_string(namespace) if elsewhere and namespace is not None else b"",
+        )
+        if len(frame) > protocol.MAX_FRAME_BYTES:
+            self._pending.take(invocation_id)
+            future.set_exception(NotCarriedOut("payload_too_large", f"the call of {function_id} is a frame of {len(frame)} bytes"))
+        elif self._socket is not None and (
+            ahead or (self._is_greeted and not self._waiting and len(self._pending) <= self._max_in_flight)
+        ):
+            self._socket.send(frame)
+        elif self._is_greeted or (self._reconnects and self._over is not None and not self._over.done()):
+            self._waiting.append((invocation_id, frame))
+        else:
+            self._pending.take(invocation_id)
+            future.set_exception(ConnectionLost(str(self._why_lost)))
+        return future
+
+    def _send_waiting(self) -> None:
+        socket, waiting = self._socket, self._waiting
+        while waiting and socket is not None and len(self._pending) - len(waiting) < self._max_in_flight:
+            invocation_id, frame = waiting.popleft()
+            if invocation_id in self._pending:
+                socket.send(frame)
+
+    def _fail_waiting(self, error: Exception) -> None:
+        while self._waiting:
+            future = self._pending.take(self._waiting.popleft()[0])
+            if future is not None:
+                future.set_exception(ConnectionLost(str(error)))
+
+    # --- triggers
+
+    async def register_trigger(self, trigger_type: str, function_id: str, config: Any, *, metadata: Json | None = None) -> str:
         """Register a trigger, and wait until the engine has it; returns its id. Raises `FunctionError` if it is refused."""
         trigger_id = str(uuid.uuid4())
         refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._refused[trigger_id] = refused
-        message = protocol.RegisterTrigger(trigger_id, trigger_type, function_id, Raw(values.encode(config)))
+        message = protocol.RegisterTrigger(
+            trigger_id, trigger_type, function_id, Raw(values.encode(config)), ABSENT if metadata is None else Raw(metadata)
+        )
+        self._triggers[trigger_id] = protocol.encode(message)
+        self._tell(self._triggers[trigger_id])
         try:
-            await self._send(protocol.encode(message))
             # Frames of one connection are handled in order and success is silent, so an answer to anything later is the sign.
             await self.call("engine::triggers::list", b"{}")
             if refused.done():
                 refused.result()
+        except BaseException:
+            self._triggers.pop(trigger_id, None)
+            raise
         finally:
             del self._refused[trigger_id]
         return trigger_id
 
-    async def closed(self) -> None:
-        """Wait until the connection ends, and raise `ConnectionLost`."""
-        await asyncio.shield(self._reader)
-        raise self._lost or ConnectionLost(f"the connection to {self.url} has ended")
+    def unregister_trigger(self, trigger_id: str, trigger_type: str) -> None:
+        """Let a trigger go."""
+        if self._triggers.pop(trigger_id, None) is not None:
+            self._tell(protocol.encode(protocol.UnregisterTrigger(trigger_id, trigger_type)))
 
-    async def _introduce(self) -> None:
-        about = {
-            "runtime": "python",
-            "version": "0.25.0",
-            "name": f"{self._name}:{os.getpid()}",
-            "os": f"{platform.system()} {platform.release()} ({platform.machine()})",
-            "pid": os.getpid(),
-        }
-        message = protocol.InvokeFunction("engine::workers::register", Raw(values.encode(about)), action=Raw(b'{"type":"void"}'))
-        await self._send(protocol.encode(message))
+    def _tell(self, frame: bytes) -> None:
+        if self._socket is not None:
+            self._socket.send(frame)
 
-    async def _send(self, frame: bytes) -> None:
-        if self._lost is not None:
-            raise self._lost
+    # --- frames
+
+    def receive(self, message: bytes | bytearray, binary: bool = False) -> None:
+        """Take a frame of the engine's. Nothing that it holds raises."""
+        if not message:
+            return
         try:
-            await self._socket.send_frame(frame, aiohttp.WSMsgType.TEXT)
-        except (aiohttp.ClientError, OSError) as error:
-            raise ConnectionLost(f"the connection to {self.url} was lost: {_cause(error)}") from None
-
-    async def _read(self) -> None:
-        reason = "the engine closed it"
-        try:
-            while True:
-                frame = await self._socket.receive()
-                if frame.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
-                    text = frame.data.encode() if isinstance(frame.data, str) else frame.data
-                    self._receive(text)
-                elif frame.type is aiohttp.WSMsgType.ERROR:
-                    reason = str(self._socket.exception())
-                    break
-                else:
-                    break
-        finally:
-            self._lost = ConnectionLost(f"the connection to {self.url} was lost: {reason}")
-            for answer in self._calls.values():
-                if not answer.done():
-                    answer.set_exception(self._lost)
-
-    def _receive(self, frame: bytes) -> None:
-        try:
-            message = protocol.decode(frame)
+            decoded = protocol.decode(message)
         except (ValueError, RecursionError) as error:
-            logger.warning("a frame of %s cannot be read: %s", self.url, error)
+            self._refuse(message, error)
             return
-        if isinstance(message, protocol.InvocationResult):
-            answer = self._calls.get(message.invocation_id)
-            if answer is not None and not answer.done():
-                failure = protocol.read_error(message.error)
-                if failure is not None:
-                    answer.set_exception(failure)
-                else:
-                    answer.set_result(bytes(message.result) if message.result else None)
-        elif isinstance(message, protocol.InvokeFunction):
-            task = asyncio.create_task(self._answer(message))
-            self._handlers.add(task)
-            task.add_done_callback(self._handlers.discard)
-        elif isinstance(message, protocol.TriggerRegistrationResult):
-            refused = self._refused.get(message.id)
-            failure = protocol.read_error(message.error)
-            if refused is not None and failure is not None and not refused.done():
-                refused.set_exception(failure)
+        try:
+            take = self._take.get(type(decoded))
+            if take is not None:
+                take(decoded)
+        except Exception as error:
+            log.exception("a frame of %s could not be handled", self.url)
+            self._refuse(message, error)
 
-    async def _answer(self, message: protocol.InvokeFunction) -> None:
-        function_id = values.encode_string(message.function_id)
-        handler = self._served.get(message.function_id)
-        error: FunctionError | None = None
-        result: bytes | None = None
-        if handler is None:
-            error = FunctionError("function_not_found", f"Function {message.function_id} not found")
-        else:
-            try:
-                result = await handler(message.data)
-            except FunctionError as failure:
-                error = failure
-            except Exception as failure:
-                logger.exception("%s failed", message.function_id)
-                error = FunctionError("invocation_failed", str(failure))
-        if not message.invocation_id:
-            return
+    def _refuse(self, frame: bytes | bytearray, error: Exception) -> None:
+        refused = unusable.read(frame)
+        reason = f"the frame could not be read: {unusable.reason(error)}"
+        if refused.is_result and refused.invocation_id is not None:
+            future = self._pending.take(refused.invocation_id)
+            if future is not None:
+                future.set_exception(FunctionError("invocation_error", reason))
+        elif refused.invocation_text is not None and self._answering is not None:
+            self._answering.refuse(refused.invocation_text, refused.function_text, FunctionError("deserialization_error", reason))
+        quiet.warning("%s sent a frame that cannot be used: %s", self.url, unusable.reason(error))
+
+    def _take_result(self, message: protocol.InvocationResult) -> None:
+        future = self._pending.take(message.invocation_id)
+        if future is not None:
+            error = protocol.read_error(message.error) if message.error else None
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(bytes(message.result) if message.result else None)
+        if self._waiting:
+            self._send_waiting()
+
+    def _take_call(self, message: protocol.InvokeFunction) -> None:
+        assert self._answering is not None
+        self.served.take_call(message, self._answering)
+
+    def _take_registration_result(self, message: protocol.TriggerRegistrationResult) -> None:
+        error = protocol.read_error(message.error)
         if error is None:
-            await self._send(protocol.result_frame(message.invocation_id, function_id, result))
+            return
+        refused = self._refused.get(message.id)
+        if refused is not None and not refused.done():
+            refused.set_exception(error)
         else:
-            await self._send(protocol.error_frame(message.invocation_id, function_id, error))
+            log.warning("%s refuses the trigger %s: %s", self.url, message.id, error)
+
+    def _take_rejection(self, message: protocol.RegistrationRejected) -> None:
+        if message.code == FUNCTION_CONFLICT:
+            log.info("%s: %s belongs to worker %s", self.url, message.function_id, message.owner_worker_id)
+            if self._rejected is not None:
+                self._rejected(message)
+            return
+        name = message.worker_name or message.function_id or ""
+        self._fatal = Rejected(f"the engine at {self.url} rejects this worker: {message.code} {name}".rstrip())
+        if self._socket is not None:
+            self._socket.close(NORMAL)
+
+    def _take_welcome(self, message: protocol.WorkerRegistered) -> None:
+        self.worker_id = message.worker_id
+        self._reattach_token = message.reattach_token or ""
+
+    def _take_failure(self, message: protocol.Failure) -> None:
+        self._fatal = Rejected(f"the engine at {self.url} refuses the connection: {protocol.read_error(message.error)}")
+
+    def disconnected(self) -> None:
+        """The connection is gone: what is on its way fails, what is bound here is away."""
+        self._socket = None
+        self._is_greeted = False
+        why = f"the connection to {self.url} was lost with the call on its way"
+        waiting = {invocation_id for invocation_id, _ in self._waiting}
+        self._pending.fail(lambda: ConnectionLost(why, sent=True), spared=waiting)
+        self.served.disconnected()
+        if self._lost is not None:
+            self._lost()
+
+
+def _description(name: str, namespace: str | None, description: str | None) -> bytes:
+    about = {
+        "runtime": "python",
+        "version": SDK_VERSION,
+        "name": name,
+        "os": f"{platform.system()} {platform.release()} ({platform.machine()})",
+        "pid": os.getpid(),
+        **({} if namespace is None else {"namespace": namespace}),
+        **({} if description is None else {"description": description}),
+    }
+    return values.encode(about)
+
+
+def _too_large(what: str, size: int) -> FunctionError:
+    return NotCarriedOut("payload_too_large", f"{what} is a frame of {size} bytes; {protocol.MAX_FRAME_BYTES} can be sent")
+
+
+def _unheard(function_text: str, fault: FunctionError) -> None:
+    quiet.warning("a call of %s that nobody waits for failed: %s", function_text, fault)
 
 
 def _cause(error: Exception) -> str:

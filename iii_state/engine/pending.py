@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from iii_state.errors import FunctionError
 
@@ -36,21 +36,24 @@ class PendingCalls:
         entry = self._open.pop(call_id, None)
         return None if entry is None or entry[0].done() else entry[0]
 
-    def sweep(self, expired: Callable[[str], None] | None = None) -> None:
-        """Fail with `TIMEOUT` what is overdue; `expired` is told the ids."""
+    def sweep(self, trouble: str | None = None, expired: Callable[[str], None] | None = None) -> None:
+        """Fail with `TIMEOUT` what is overdue, for the trouble given if there is any; `expired` is told the ids."""
+        because = "" if trouble is None else f": {trouble}"
         now = self._loop.time()
         for call_id, (future, deadline) in list(self._open.items()):
             if deadline > now and not future.done():
                 continue
             del self._open[call_id]
             if not future.done():
-                future.set_exception(FunctionError("TIMEOUT", f"no answer within {self._timeout:g} seconds"))
+                future.set_exception(FunctionError("TIMEOUT", f"no answer within {self._timeout:g} seconds{because}"))
             if expired is not None:
                 expired(call_id)
 
-    def fail(self, error: FunctionError) -> None:
-        """End every open call with an error."""
+    def fail(self, error: Callable[[], Exception], spared: Container[str] = ()) -> None:
+        """End every open call but those that are spared, each with an error of its own."""
         open_calls, self._open = self._open, {}
-        for future, _ in open_calls.values():
-            if not future.done():
-                future.set_exception(type(error)(error.code, error.message))
+        for call_id, (future, deadline) in open_calls.items():
+            if call_id in spared:
+                self._open[call_id] = (future, deadline)
+            elif not future.done():
+                future.set_exception(error())

@@ -66,7 +66,7 @@ class PythonTasks:
 
     def sweep(self) -> None:
         """End what is overdue."""
-        self.pending.sweep(self._cancel)
+        self.pending.sweep(expired=self._cancel)
 
     async def stop(self) -> None:
         """Cancel what runs and wait for it."""

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from iii_state.engine import websocket, worker
+from iii_state.engine import handshake, websocket, worker
 from iii_state.engine.channels import Channels
 from iii_state.engine.websocket import WebSocket
 from iii_state.engine.worker import Worker
@@ -113,7 +113,7 @@ class Server:
             return connect(socket)
 
         try:
-            return await websocket.accept(request, join)
+            return await handshake.accept(request, join)
         finally:
             self._sockets.difference_update(joined)
 

@@ -1,21 +1,20 @@
-"""The server's side of one WebSocket: frames in, frames out, without a task and without a copy too many.
+"""One end of a WebSocket: frames in, frames out, without a task and without a copy too many.
 
-aiohttp serves the HTTP part; after the handshake every chunk that arrives is parsed here and its messages are handed over at once,
+aiohttp does the HTTP part (`handshake`); after it every chunk that arrives is parsed here and its messages are handed over at once,
 in the callback that brought them, and what is sent meanwhile leaves in one write.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 import logging
 import struct
 from collections.abc import Callable
+from random import getrandbits
 from typing import Protocol
 
-from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
+from aiohttp.base_protocol import BaseProtocol
 
 try:  # the compiled one; not among aiohttp's public names
     from aiohttp._websocket.helpers import websocket_mask as _mask_in_place
@@ -33,7 +32,6 @@ DROP_AFTER_SECONDS = 20
 
 NORMAL, PROTOCOL_ERROR, TOO_BIG, SERVICE_RESTART, ABNORMAL = 1000, 1002, 1009, 1012, 1006
 
-_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _CONTINUATION, _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0, 1, 2, 8, 9, 10
 _FINAL = 0x80
 _WRITE_BYTES = 256 * 1024
@@ -55,25 +53,25 @@ class Receiver(Protocol):
         ...
 
 
-class HandshakeError(web.HTTPBadRequest):
-    """A request that asks for no WebSocket that is spoken here."""
-
-
 class WebSocket:
-    """An accepted connection, from the handshake on. `accept` makes one, `run` lives as long as it does."""
+    """A connection from the handshake on, as its parser: `handshake` makes one, `run` lives as long as it does.
 
-    def __init__(self, request: web.BaseRequest, writer: AbstractStreamWriter, response: web.StreamResponse) -> None:
-        transport = request.transport
-        assert transport is not None
-        self.response = response
-        self.remote = request.remote
+    A client's end `masks` what it sends, and takes nothing masked; a server's end the other way round. `peer` is the other end's
+    name in log lines.
+    """
+
+    def __init__(
+        self, protocol: BaseProtocol, transport: asyncio.Transport, writer: AbstractStreamWriter, peer: str | None, *, masks: bool
+    ) -> None:
+        self.remote = peer
         self.close_code = ABNORMAL
         """The code of the peer's Close frame."""
         self.is_open = True
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the connection is gone."""
-        self._protocol = request.protocol
-        self._transport: asyncio.Transport = transport
+        self._masks = masks
+        self._protocol = protocol
+        self._transport = transport
         self._writer = writer
         self._loop = asyncio.get_running_loop()
         self._receiver: Receiver | None = None
@@ -92,7 +90,7 @@ class WebSocket:
         self._parsing = False
         self._reading_paused = False
         # outgoing: what leaves in the next write
-        self._out: list[bytes] = []
+        self._out: list[bytes | bytearray] = []
         self._out_size = 0
         self._flush_planned = False
         self._unsent_before = 0
@@ -103,10 +101,9 @@ class WebSocket:
     def start(self, receiver: Receiver) -> None:
         """Hand messages to `receiver` from now on."""
         self._receiver = receiver
-        self._protocol.set_parser(self)  # type: ignore[arg-type]
 
-    async def run(self) -> web.StreamResponse:
-        """Wait until the connection is gone. To be awaited by the request's handler."""
+    async def run(self) -> None:
+        """Wait until the connection is gone. To be awaited by whoever made it."""
         while self.is_open:
             await self._woken
             self._woken = self._loop.create_future()
@@ -120,7 +117,6 @@ class WebSocket:
                 go_on()
             if self.is_open:
                 self.release()
-        return self.response
 
     def _wake(self) -> None:
         if not self._woken.done():
@@ -180,14 +176,17 @@ class WebSocket:
         if self._closing:
             return
         size = len(message)
-        if size < 126:
+        payload: bytes | bytearray = message
+        if self._masks:
+            header, payload = _masked(_FINAL | _TEXT, message)
+        elif size < 126:
             header = _SHORT_HEADERS[size]
         elif size < 65536:
             header = _pack_header(0x817E, size)
         else:
             header = b"\x81\x7f" + size.to_bytes(8, "big")
         self._out.append(header)
-        self._out.append(message)
+        self._out.append(payload)
         self._out_size += size
         if not self._parsing and not self._flush_planned:
             self._flush_planned = True
@@ -212,14 +211,10 @@ class WebSocket:
     def _send(self, message: bytes, opcode: int) -> None:
         if self._closing:
             return
-        size = len(message)
-        if size < 126:
-            header = bytes((_FINAL | opcode, size))
-        elif size < 65536:
-            header = bytes((_FINAL | opcode, 126)) + size.to_bytes(2, "big")
+        if self._masks:
+            self._out += _masked(_FINAL | opcode, message)
         else:
-            header = bytes((_FINAL | opcode, 127)) + size.to_bytes(8, "big")
-        self._out += (header, message)
+            self._out += (_header(_FINAL | opcode, len(message), 0), message)
         self.flush()
 
     def _flush_planned_write(self) -> None:
@@ -305,6 +300,7 @@ class WebSocket:
         assert self._receiver is not None
         receive = self._receiver.receive
         mask = _mask_in_place
+        masked, before = (0, 2) if self._masks else (0x80, 6)
         size = len(data)
         position = 0
         while not self._holds and self.is_open:
@@ -312,18 +308,17 @@ class WebSocket:
                 self._needed = 2
                 break
             first = data[position]
-            length = data[position + 1] - 0x80
-            if length < 126:
-                start = position + 6
-            elif length == 126:
-                start = position + 8
-                length = data[position + 2] << 8 | data[position + 3] if size >= start else 0
-            else:
-                start = position + 14
-                length = int.from_bytes(data[position + 2 : position + 10], "big") if size >= start else 0
-            if first & 0x70 or length < 0:
-                self._fail(PROTOCOL_ERROR, b"a frame has to be masked, and extensions were not agreed on")
+            length = data[position + 1] - masked
+            if first & 0x70 or not 0 <= length < 128:
+                self._fail(PROTOCOL_ERROR, b"a client masks and a server does not, and extensions were not agreed on")
                 break
+            start = position + before
+            if length == 126:
+                start += 2
+                length = data[position + 2] << 8 | data[position + 3] if size >= start else 0
+            elif length == 127:
+                start += 8
+                length = int.from_bytes(data[position + 2 : position + 10], "big") if size >= start else 0
             if length > MAX_MESSAGE_BYTES:
                 self._fail(TOO_BIG, b"messages of at most 64 MiB are taken")
                 break
@@ -332,7 +327,8 @@ class WebSocket:
                 self._needed = end - position
                 break
             payload = bytearray(data[start:end])
-            mask(data[start - 4 : start], payload)
+            if masked:
+                mask(data[start - 4 : start], payload)
             position = end
             if first == 0x81 and not self._fragments:
                 receive(payload, False)
@@ -387,6 +383,22 @@ class WebSocket:
         self._gone()
 
 
+def _header(first: int, size: int, flag: int) -> bytes:
+    if size < 126:
+        return bytes((first, flag | size))
+    if size < 65536:
+        return bytes((first, flag | 126)) + size.to_bytes(2, "big")
+    return bytes((first, flag | 127)) + size.to_bytes(8, "big")
+
+
+def _masked(first: int, message: bytes) -> tuple[bytes, bytearray]:
+    """Header and payload of a frame that a client sends."""
+    payload = bytearray(message)
+    key = getrandbits(32).to_bytes(4, "big")
+    _mask_in_place(key, payload)
+    return _header(first, len(message), 0x80) + key, payload
+
+
 def unmask(mask: bytes, payload: bytearray) -> None:
     """Exclusive-or a frame's payload with its four mask bytes, in place; for where aiohttp's compiled function is not found."""
     for offset in range(4):
@@ -395,35 +407,3 @@ def unmask(mask: bytes, payload: bytearray) -> None:
 
 if _mask_in_place is None:  # pragma: no cover
     _mask_in_place = unmask
-
-
-async def accept(request: web.BaseRequest, connect: Callable[[WebSocket], Receiver]) -> web.StreamResponse:
-    """Answer a WebSocket handshake and serve the connection until it is gone. Raises `HandshakeError` for any other request.
-
-    Compression is not agreed on, and neither are sub-protocols.
-    """
-    headers = request.headers
-    key = headers.get("Sec-WebSocket-Key", "")
-    if (
-        request.method != "GET"
-        or "websocket" not in headers.get("Upgrade", "").lower()
-        or "upgrade" not in headers.get("Connection", "").lower()
-        or headers.get("Sec-WebSocket-Version", "") != "13"
-        or len(key) != 24
-    ):
-        raise HandshakeError(text="A WebSocket (version 13) is served here.\n")
-    response = web.StreamResponse(status=101)
-    response.headers["Upgrade"] = "websocket"
-    response.headers["Connection"] = "upgrade"
-    response.headers["Sec-WebSocket-Accept"] = base64.b64encode(hashlib.sha1(key.encode() + _GUID).digest()).decode()
-    response.force_close()
-    writer = await response.prepare(request)
-    if writer is None or request.transport is None:
-        raise ConnectionResetError("connection lost in the handshake")
-    socket = WebSocket(request, writer, response)
-    socket.start(connect(socket))
-    try:
-        return await socket.run()
-    finally:
-        if socket.is_open:
-            socket.abort()

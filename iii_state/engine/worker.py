@@ -8,7 +8,6 @@ import re
 import time
 import uuid
 from collections.abc import Callable
-from functools import partial
 from itertools import count
 from typing import Any
 
@@ -16,22 +15,18 @@ from msgspec import Raw
 
 from iii_state import values
 from iii_state.engine import protocol, unusable
+from iii_state.engine.answering import Answering
 from iii_state.engine.pending import PendingCalls
 from iii_state.engine.protocol import ABSENT, InvokeFunction, given
 from iii_state.engine.quiet_log import QuietLog
 from iii_state.engine.registrations import Registrations
-from iii_state.engine.registry import Call, Function, as_function_error
+from iii_state.engine.registry import Call, Function
 from iii_state.engine.workers import Description, Link, Workers
 from iii_state.errors import FunctionError, NotCarriedOut
 from iii_state.host import DEFAULT_NAMESPACE, Answer, Caller, Trigger
-from iii_state.values import Json
 
 log = logging.getLogger(__name__)
 quiet = QuietLog(log)
-
-MAX_OPEN_CALLS = 10_000
-"""A worker with so many calls open is not read until half of them are answered."""
-
 
 DESCRIBES_ITSELF_WITHIN_SECONDS = 5
 """For so long a worker that has not said what it is gets no call that an old one could not receive."""
@@ -53,18 +48,15 @@ class Worker:
         self.remote = remote
         self.connected_at_ms = int(time.time() * 1000)
         self.description = Description()
-        self.max_frame_bytes = protocol.MAX_FRAME_BYTES
         self.pending = PendingCalls(asyncio.get_running_loop(), workers.call_timeout)
         """Calls that it executes."""
-        self.open_calls = 0
-        """Calls that it made and that are not answered yet."""
+        self._answering = Answering(link, self._too_large, _unheard)
         self._workers = workers
         self._functions = workers.functions
         self._find = workers.functions.get_default
         self._send = link.send
         self._registrations = Registrations(self, workers, self._go_on)
         self._behind_registrations: InvokeFunction | None = None
-        self._throttled = False
         self._large_calls: dict[str, tuple[Function, bytes]] | None = {}
         """Calls that wait until it is known whether the worker can receive them, by their id; None once that is known."""
         self._fresh = (str(uuid.uuid4())[:24], count(1))
@@ -127,14 +119,14 @@ class Worker:
         try:
             answer = handler(decoded.data, self.caller)
         except Exception as error:
-            self._failed(invocation_id, function.id_text, error)
+            self._answering.fail(invocation_id, function.id_text, error)
             return
         if type(answer) is bytes and invocation_id is not ABSENT:
             frame = function.result_reply % (invocation_id, answer)
-            if len(frame) <= self.max_frame_bytes and frame[_ID_AT] != _NULL:
+            if len(frame) <= self._answering.max_frame_bytes and frame[_ID_AT] != _NULL:
                 self._send(frame)
                 return
-        self._settle(invocation_id, function, answer)
+        self._answering.settle(invocation_id, function.id_text, answer)
 
     def _take_message(self, frame: bytes | bytearray, message: protocol.Message) -> None:
         try:
@@ -163,7 +155,7 @@ class Worker:
                 about = f"the worker's answer could not be read: {unusable.reason(error)}"
                 future.set_exception(FunctionError("invocation_error", about))
         elif refused.invocation_text is not None and not refused.is_void:
-            self._answer_error(refused.invocation_text, refused.function_text, reason)
+            self._answering.refuse(refused.invocation_text, refused.function_text, reason)
         quiet.warning("worker %s (%s) sent a frame that cannot be used: %s", self.id, self.name, unusable.reason(error))
 
     # --- calls that it makes
@@ -177,10 +169,10 @@ class Worker:
                 invocation_id = ABSENT
             elif kind == "enqueue":
                 refused = FunctionError("enqueue_error", "this engine has no queues: call the function without enqueue")
-                self._failed(invocation_id, function_text, refused)
+                self._answering.fail(invocation_id, function_text, refused)
                 return
             else:
-                self._failed(
+                self._answering.fail(
                     invocation_id,
                     function_text,
                     FunctionError(
@@ -190,12 +182,12 @@ class Worker:
                 return
         namespace = message.namespace
         if namespace is not None and not namespace.strip():
-            self._failed(invocation_id, function_text, FunctionError("INVALID_NAMESPACE", "The namespace is blank."))
+            self._answering.fail(invocation_id, function_text, FunctionError("INVALID_NAMESPACE", "The namespace is blank."))
             return
         function = self._functions.get(namespace or DEFAULT_NAMESPACE, message.function_id)
         if function is None:
             error = self._functions.not_found(namespace or DEFAULT_NAMESPACE, message.function_id)
-            self._failed(invocation_id, function_text, error)
+            self._answering.fail(invocation_id, function_text, error)
             return
         call = Call(
             message.data,
@@ -207,69 +199,16 @@ class Worker:
         try:
             answer = self._functions.call(function, call)
         except Exception as error:
-            self._failed(invocation_id, function_text, error)
+            self._answering.fail(invocation_id, function_text, error)
             return
-        self._settle(invocation_id, function, answer)
-
-    def _settle(self, invocation_id: Raw, function: Function, answer: Answer[bytes | None]) -> None:
-        """Answer a call, now or when its Future is done."""
-        if isinstance(answer, asyncio.Future):
-            self._await(invocation_id, function, answer)
-        elif protocol.is_given(invocation_id):
-            self._answer(invocation_id, function, answer)
-
-    def _await(self, invocation_id: Raw, function: Function, answer: asyncio.Future[bytes | None]) -> None:
-        self.open_calls += 1
-        if self.open_calls >= MAX_OPEN_CALLS and not self._throttled:
-            self._throttled = True
-            self.link.hold()
-        answer.add_done_callback(partial(self._answered, invocation_id, function))
-
-    def _answered(self, invocation_id: Raw, function: Function, answer: asyncio.Future[bytes | None]) -> None:
-        self.open_calls -= 1
-        if answer.cancelled():
-            self._failed(invocation_id, function.id_text, FunctionError("invocation_stopped", "Invocation stopped"))
-        elif (error := answer.exception()) is not None:
-            self._failed(invocation_id, function.id_text, error)
-        elif protocol.is_given(invocation_id):
-            self._answer(invocation_id, function, answer.result())
-        if self._throttled and self.open_calls <= MAX_OPEN_CALLS // 2:
-            self._throttled = False
-            self.link.release()
-
-    def _answer(self, invocation_id: Raw, function: Function, result: bytes | None) -> None:
-        frame = (
-            protocol.result_frame(invocation_id, function.id_text, None)
-            if result is None
-            else function.result_reply % (invocation_id, result)
-        )
-        if len(frame) > self.max_frame_bytes:
-            self._answer_error(invocation_id, function.id_text, self._too_large(f"The result of {function.id}", len(frame)))
-        else:
-            self._send(frame)
-
-    def _failed(self, invocation_id: Raw, function_text: bytes, error: BaseException) -> None:
-        """Answer a call with an error; one that nobody waits for is logged."""
-        fault = as_function_error(error)
-        if protocol.is_given(invocation_id):
-            self._answer_error(invocation_id, function_text, fault)
-        else:
-            quiet.warning("a call of %s that nobody waits for failed: %s", function_text.decode(), fault)
-
-    def _answer_error(self, invocation_id: Json, function_text: bytes, error: FunctionError) -> None:
-        frame = protocol.error_frame(invocation_id, function_text, error)
-        if len(frame) > self.max_frame_bytes:
-            shortened = FunctionError(error.code[:100], error.message[:10_000] + " …")
-            frame = protocol.error_frame(invocation_id, function_text, shortened)
-        if len(frame) <= self.max_frame_bytes:
-            self._send(frame)
+        self._answering.settle(invocation_id, function.id_text, answer)
 
     def _too_large(self, what: str, size: int) -> FunctionError:
         about = self.description
         return NotCarriedOut(
             "payload_too_large",
             f"{what} is a frame of {size} bytes; worker {self.name or self.id} ({about.runtime or 'unknown'} SDK "
-            f"{about.version or 'of unknown version'}) can receive {self.max_frame_bytes} bytes",
+            f"{about.version or 'of unknown version'}) can receive {self._answering.max_frame_bytes} bytes",
         )
 
     # --- calls that it executes
@@ -285,7 +224,7 @@ class Worker:
             invocation_id = f"{prefix}{next(numbers):012x}"
         data = protocol.with_caller(call.data, call.caller.worker_id) if call.caller.worker_id else call.data
         frame = protocol.invoke_frame(invocation_id, function.id_text, data, metadata=call.metadata, trace=call.trace)
-        if len(frame) > self.max_frame_bytes:
+        if len(frame) > self._answering.max_frame_bytes:
             raise self._too_large(f"The call of {function.id}", len(frame))
         future = self.pending.add(invocation_id)
         if len(frame) > protocol.OLD_PYTHON_FRAME_BYTES and self._large_calls is not None:
@@ -297,7 +236,7 @@ class Worker:
     def _send_large_calls(self) -> None:
         waiting, self._large_calls = self._large_calls or {}, None
         for invocation_id, (function, frame) in waiting.items():
-            if len(frame) <= self.max_frame_bytes:
+            if len(frame) <= self._answering.max_frame_bytes:
                 self._send(frame)
             elif (future := self.pending.take(invocation_id)) is not None:
                 future.set_exception(self._too_large(f"The call of {function.id}", len(frame)))
@@ -321,7 +260,7 @@ class Worker:
             trigger.id, trigger.trigger_type, trigger.function_id, Raw(protocol.error_text(error))
         )
         frame = protocol.encode(refused)
-        if len(frame) <= self.max_frame_bytes:
+        if len(frame) <= self._answering.max_frame_bytes:
             self._send(frame)
 
     def provide(self, trigger: Trigger) -> None:
@@ -336,7 +275,7 @@ class Worker:
                 None if trigger.namespace == DEFAULT_NAMESPACE else trigger.namespace,
             )
         )
-        if len(frame) > self.max_frame_bytes:
+        if len(frame) > self._answering.max_frame_bytes:
             raise self._too_large(f"The trigger {trigger.id}", len(frame))
         self._send(frame)
 
@@ -345,7 +284,7 @@ class Worker:
     def describe(self, description: Description) -> None:
         """Take what the worker tells of itself; its registrations move to the namespace that it names."""
         self.description = description
-        self.max_frame_bytes = protocol.max_frame_bytes(description.runtime or "", description.version or "")
+        self._answering.max_frame_bytes = protocol.max_frame_bytes(description.runtime or "", description.version or "")
         self._send_large_calls()
         namespace = description.namespace or DEFAULT_NAMESPACE
         if namespace != self.namespace:
@@ -378,7 +317,7 @@ class Worker:
         """The connection is gone: so are its functions, types and triggers; calls that it was executing fail."""
         self._workers.remove(self)
         self._registrations.drop_served()
-        self.pending.fail(NotCarriedOut("invocation_stopped", "Invocation stopped"))
+        self.pending.fail(lambda: NotCarriedOut("invocation_stopped", "Invocation stopped"))
         self._registrations.drop_triggers()
         self._behind_registrations = None
         self._large_calls = None
@@ -390,6 +329,10 @@ def connect(workers: Workers, link: Link, remote: str | None = None) -> Worker:
     link.send(protocol.encode(protocol.WorkerRegistered(worker.id, worker.reattach_token)))
     workers.add(worker)
     return worker
+
+
+def _unheard(function_text: str, fault: FunctionError) -> None:
+    quiet.warning("a call of %s that nobody waits for failed: %s", function_text, fault)
 
 
 def _action_type(action: Raw) -> object:

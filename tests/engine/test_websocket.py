@@ -253,7 +253,7 @@ async def test_a_worker_that_reads_nothing_is_dropped_and_its_calls_have_stopped
 async def test_a_worker_with_very_many_open_calls_is_held_up_until_half_are_answered(
     raw: RawSocket, module: DictModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("iii_state.engine.worker.MAX_OPEN_CALLS", 10)
+    monkeypatch.setattr("iii_state.engine.answering.MAX_OPEN_CALLS", 10)
     slow = b'{"type":"invokefunction","function_id":"slow::get","data":1,"invocation_id":"s%d"}'
     raw.writer.write(b"".join(frame(slow % number) for number in range(15)))
     await until(lambda: len(module.slow) == 10)

@@ -1,0 +1,167 @@
+"""What a worker of ours serves: functions, and trigger types with the triggers that an engine has bound to them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+
+import msgspec
+from msgspec import Raw
+
+from iii_state import values
+from iii_state.engine import protocol
+from iii_state.engine.answering import Answering
+from iii_state.engine.protocol import ABSENT, given
+from iii_state.errors import FunctionError
+from iii_state.host import DEFAULT_NAMESPACE, Answer, Caller, Handler, Trigger, TriggerProvider, then
+
+log = logging.getLogger(__name__)
+
+
+class _Function(msgspec.Struct, frozen=True):
+    text: bytes
+    handler: Handler
+    registration: bytes
+
+
+class _TriggerType(msgspec.Struct, frozen=True):
+    provider: TriggerProvider
+    registration: bytes
+
+
+class Served:
+    """What is served, over any number of connections one after the other; `tell` sends a frame on the one there is."""
+
+    def __init__(self, caller: Caller, tell: Callable[[bytes], None]) -> None:
+        self._caller = caller
+        self._tell = tell
+        self._functions: dict[str, _Function] = {}
+        self._types: dict[str, _TriggerType] = {}
+        self._bound: dict[str, Trigger] = {}
+        """The triggers of the types provided here, by their ids."""
+
+    def registrations(self) -> Iterator[bytes]:
+        """The frames that tell an engine of all of it."""
+        for provided in self._types.values():
+            yield provided.registration
+        for function in self._functions.values():
+            yield function.registration
+
+    # --- functions
+
+    def register_function(
+        self, function_id: str, handler: Handler, description: str | None = None, metadata: bytes | None = None
+    ) -> None:
+        """Serve a function from now on; one of the same id is replaced."""
+        message = protocol.RegisterFunction(function_id, description, metadata=ABSENT if metadata is None else Raw(metadata))
+        function = _Function(values.encode_string(function_id), handler, protocol.encode(message))
+        self._functions[function_id] = function
+        self._tell(function.registration)
+
+    def unregister_function(self, function_id: str) -> None:
+        """Serve a function no more."""
+        if self._functions.pop(function_id, None) is not None:
+            self._tell(protocol.encode(protocol.UnregisterFunction(function_id)))
+
+    def take_call(self, message: protocol.InvokeFunction, answering: Answering) -> None:
+        """Carry a call out."""
+        function = self._functions.get(message.function_id)
+        if function is None:
+            error = FunctionError("function_not_found", f"Function {message.function_id} not found")
+            answering.fail(message.invocation_id, values.encode_string(message.function_id), error)
+            return
+        try:
+            answer = function.handler(message.data, self._caller)
+        except Exception as failure:
+            answering.fail(message.invocation_id, function.text, failure)
+            return
+        answering.settle(message.invocation_id, function.text, answer)
+
+    # --- trigger types
+
+    def register_trigger_type(self, trigger_type: str, provider: TriggerProvider, description: str) -> None:
+        """Provide a trigger type from now on."""
+        provided = _TriggerType(provider, protocol.encode(protocol.RegisterTriggerType(trigger_type, description)))
+        self._types[trigger_type] = provided
+        self._tell(provided.registration)
+
+    def unregister_trigger_type(self, trigger_type: str) -> None:
+        """Provide a trigger type no more; its triggers are let go."""
+        if self._types.get(trigger_type) is not None:
+            for trigger in [trigger for trigger in self._bound.values() if trigger.trigger_type == trigger_type]:
+                del self._bound[trigger.id]
+                self._let_go(trigger)
+            del self._types[trigger_type]
+            self._tell(protocol.encode(protocol.UnregisterTriggerType(trigger_type)))
+
+    def take_trigger(self, message: protocol.RegisterTrigger) -> None:
+        """Take on a trigger of a type that is provided here, and tell the engine what became of it."""
+        config, metadata = given(message.config), given(message.metadata)
+        trigger = Trigger(
+            message.id,
+            message.trigger_type,
+            message.function_id,
+            None if config is None else bytes(config),
+            None if metadata is None else bytes(metadata),
+            message.namespace or DEFAULT_NAMESPACE,
+        )
+        replaces = self._bound.pop(message.id, None)
+        answer: Answer[None]
+        try:
+            provided = self._types.get(message.trigger_type)
+            if provided is None:
+                raise FunctionError("trigger_type_not_found", f"trigger type {message.trigger_type} is not provided here")
+            answer = provided.provider.register(trigger, replaces)
+        except FunctionError as error:
+            self._registered(trigger, error)
+            return
+        self._bound[trigger.id] = trigger
+        if isinstance(answer, asyncio.Future):
+            answer.add_done_callback(lambda done: self._registered(trigger, _failure(done)))
+        else:
+            self._registered(trigger, None)
+
+    def _registered(self, trigger: Trigger, error: BaseException | None) -> None:
+        text = ABSENT
+        if error is not None:
+            if self._bound.get(trigger.id) is trigger:
+                del self._bound[trigger.id]
+            failure = error if isinstance(error, FunctionError) else FunctionError("trigger_registration_failed", str(error))
+            text = Raw(protocol.error_text(failure))
+        result = protocol.TriggerRegistrationResult(trigger.id, trigger.trigger_type, trigger.function_id, text)
+        self._tell(protocol.encode(result))
+
+    def drop_trigger(self, message: protocol.UnregisterTrigger) -> None:
+        """The engine has let a trigger go.
+
+        It does not say whether its worker has, or is away and may come back: the provider is told the latter.
+        """
+        trigger = self._bound.pop(message.id, None)
+        if trigger is not None:
+            self._let_go(trigger)
+
+    def disconnected(self) -> None:
+        """The connection is gone, and with it all triggers; the engine hands them over again on the next one."""
+        bound, self._bound = self._bound, {}
+        for trigger in bound.values():
+            self._let_go(trigger)
+
+    def _let_go(self, trigger: Trigger) -> None:
+        try:
+            then(self._types[trigger.trigger_type].provider.unregister(trigger, disconnected=True), _nothing, _logged)
+        except Exception as error:
+            _logged(error)
+
+
+def _failure(done: asyncio.Future[None]) -> BaseException | None:
+    return FunctionError("trigger_registration_failed", "the registration was given up") if done.cancelled() else done.exception()
+
+
+def _nothing(_: None) -> None:
+    pass
+
+
+def _logged(error: BaseException) -> BaseException:
+    log.warning("a trigger could not be let go: %s", error)
+    return error

@@ -1,0 +1,242 @@
+"""The client's end of the protocol, against this project's engine and against ports that are no engines."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from iii_state.engine import Engine
+from iii_state.engine.client import Client, ConnectionLost, Rejected
+from iii_state.errors import FunctionError
+from iii_state.host import Answer, Caller, Trigger
+from iii_state.values import Json
+from tests.engine.dict_module import DictModule
+from tests.engine.raw_worker import Port, until
+from tests.processes import free_port
+
+HELLO = b'{"type":"workerregistered","worker_id":"w"}'
+
+
+@pytest.fixture
+async def url(port: Port) -> str:
+    return f"ws://{port.host}:{port.port}"
+
+
+@pytest.fixture
+async def client(url: str) -> AsyncIterator[Client]:
+    async with Client(url, name="the-client") as client:
+        yield client
+
+
+def echo(data: Json, caller: Caller) -> Answer[bytes | None]:
+    return bytes(data)
+
+
+async def test_a_call_gives_the_text_of_the_result(client: Client) -> None:
+    await client.call("state::set", b'{"scope":"s","key":"a","value":[1.0,12345678901234567890]}')
+    assert await client.call("state::get", b'{"scope":"s","key":"a"}') == b"[1.0,12345678901234567890]"
+
+
+async def test_an_error_keeps_its_code(client: Client) -> None:
+    with pytest.raises(FunctionError) as failed:
+        await client.call("no::such", b"{}")
+    assert failed.value.code == "function_not_found"
+
+
+async def test_calls_of_one_turn_are_all_answered_whatever_their_size(client: Client) -> None:
+    client.served.register_function("mine::echo", echo)
+    sizes = (0, 1, 125, 126, 65_535, 65_536, 1_000_000)
+    texts = [json.dumps("x" * size).encode() for size in sizes]
+    assert await asyncio.gather(*(client.call("mine::echo", text) for text in texts)) == texts
+
+
+async def test_a_function_fails_with_its_own_code(client: Client, url: str) -> None:
+    def refuse(data: Json, caller: Caller) -> Answer[bytes | None]:
+        raise FunctionError("VALUE_TOO_LARGE", "so it is")
+
+    client.served.register_function("refuse", refuse)
+    with pytest.raises(FunctionError) as failed:
+        await client.call("refuse", b"{}")
+    assert (failed.value.code, failed.value.message) == ("VALUE_TOO_LARGE", "so it is")
+
+
+async def test_a_function_that_is_served_no_more_is_not_found(client: Client) -> None:
+    client.served.register_function("mine::echo", echo)
+    assert await client.call("mine::echo", b"1") == b"1"
+    client.served.unregister_function("mine::echo")
+    with pytest.raises(FunctionError, match="function_not_found"):
+        await client.call("mine::echo", b"1")
+
+
+class Provider:
+    """Keeps what it is told; refuses a config that says so."""
+
+    def __init__(self) -> None:
+        self.bound: dict[str, Trigger] = {}
+
+    def register(self, trigger: Trigger, replaces: Trigger | None = None) -> Answer[None]:
+        if trigger.config == b'"bad"':
+            raise FunctionError("trigger_registration_failed", "a bad config")
+        self.bound[trigger.id] = trigger
+        return None
+
+    def unregister(self, trigger: Trigger, *, disconnected: bool) -> Answer[None]:
+        del self.bound[trigger.id]
+        return None
+
+
+async def test_a_provided_trigger_type_is_told_of_triggers(client: Client, url: str) -> None:
+    provider = Provider()
+    client.served.register_trigger_type("moon", provider, "The moon")
+    async with Client(url, name="a-consumer") as consumer:
+        first = await consumer.register_trigger("moon", "f", {"full": True}, metadata=b'{"m":1}')
+        await until(lambda: first in provider.bound)
+        assert (provider.bound[first].config, provider.bound[first].metadata) == (b'{"full":true}', b'{"m":1}')
+        second = await consumer.register_trigger("moon", "f", {})
+        await until(lambda: second in provider.bound)
+        consumer.unregister_trigger(second, "moon")
+        await until(lambda: second not in provider.bound)
+    await until(lambda: not provider.bound)
+
+
+async def test_a_refused_trigger_raises_at_whoever_registers_it(client: Client) -> None:
+    with pytest.raises(FunctionError, match="trigger_registration_failed"):
+        await client.register_trigger("state", "f", "bad")
+
+
+@pytest.fixture
+def starts(module: DictModule) -> Callable[[int], Any]:
+    async def start(port: int) -> Engine:
+        engine = await Engine().__aenter__()
+        await engine.add_module(DictModule())
+        await engine.serve("127.0.0.1", port)
+        return engine
+
+    return start
+
+
+async def test_a_client_that_reconnects_registers_everything_again(starts: Callable[[int], Any]) -> None:
+    port = free_port()
+    greetings = 0
+
+    async def greet() -> None:
+        nonlocal greetings
+        await client.call("state::set", b'{"scope":"s","key":"greeted","value":true}', ahead=True)
+        greetings += 1
+
+    lost = asyncio.Event()
+    provider = Provider()
+    client = Client(f"ws://127.0.0.1:{port}", name="comes-back", reconnects=True, greet=greet, lost=lost.set)
+    async with client:
+        client.served.register_function("mine::echo", echo)
+        client.served.register_trigger_type("moon", provider, "The moon")
+        early = client.call("mine::echo", b'"waits for the engine"')
+        assert client.trouble
+        engine = await starts(port)
+        assert await early == b'"waits for the engine"'
+        trigger_id = await client.register_trigger("moon", "mine::echo", {})
+        await until(lambda: trigger_id in provider.bound)
+        await engine.__aexit__(None, None, None)
+        await lost.wait()
+        assert not provider.bound
+        engine = await starts(port)
+        assert await client.call("mine::echo", b"2") == b"2"
+        await until(lambda: trigger_id in provider.bound)
+        assert greetings == 2
+        assert client.trouble is None
+        await engine.__aexit__(None, None, None)
+
+
+async def test_a_call_on_its_way_when_the_connection_is_lost_says_so(engine: Engine, module: DictModule, client: Client) -> None:
+    call = client.call("slow::get", b"{}")
+    await until(lambda: bool(module.slow))
+    for worker in engine.workers:
+        worker.link.abort()
+    with pytest.raises(ConnectionLost) as lost:
+        await call
+    assert lost.value.sent
+    with pytest.raises(ConnectionLost):
+        await client.closed()
+    with pytest.raises(ConnectionLost) as lost:
+        await client.call("state::get", b"{}")
+    assert not lost.value.sent
+
+
+async def test_calls_beyond_the_bound_wait_for_their_turn(url: str) -> None:
+    running, most = 0, 0
+
+    async def slowly(data: Json) -> bytes:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0)
+        running -= 1
+        return bytes(data)
+
+    async with Client(url, name="bounded", max_in_flight=4) as client:
+        client.served.register_function("slow", lambda data, caller: asyncio.ensure_future(slowly(data)))
+        answers = await asyncio.gather(*(client.call("slow", b"%d" % number) for number in range(100)))
+    assert answers == [b"%d" % number for number in range(100)]
+    assert 1 <= most <= 4
+
+
+async def test_calls_that_nothing_answers_end_with_a_reason() -> None:
+    async with Client(f"ws://127.0.0.1:{free_port()}", reconnects=True, call_seconds=0.5) as client:
+        with pytest.raises(FunctionError, match=r"TIMEOUT.*no iii engine answers at"):
+            await client.call("state::get", b"{}")
+
+
+async def test_where_nobody_listens_entering_fails() -> None:
+    with pytest.raises(ConnectionLost, match="no iii engine answers at"):
+        async with Client(f"ws://127.0.0.1:{free_port()}"):
+            pass
+
+
+async def test_a_port_that_speaks_no_websocket_is_named(port: Port) -> None:
+    with pytest.raises(ConnectionLost, match="HTTP status 404"):
+        async with Client(f"ws://{port.host}:{port.port}/nowhere"):
+            pass
+
+
+async def test_an_engine_that_rejects_the_worker_ends_it() -> None:
+    async def reject(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        text = b'{"type":"error","error":{"code":"AUTH_ERROR","message":"no token"}}'
+        await _accept(reader, writer)
+        writer.write(bytes((0x81, len(text))) + text + b"\x88\x00")
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(reject, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, Client(f"ws://127.0.0.1:{port}", reconnects=True) as client:
+        with pytest.raises(Rejected, match="AUTH_ERROR: no token"):
+            await client.closed()
+
+
+async def test_frames_that_mean_nothing_are_passed_over() -> None:
+    async def odd(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await _accept(reader, writer)
+        for text in (b'{"type":"unheardof"}', b"no json", b"[]", b'{"type":"invocationresult"}', HELLO):
+            writer.write(bytes((0x81, len(text))) + text)
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(odd, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, Client(f"ws://127.0.0.1:{port}") as client:
+        await until(lambda: client.worker_id == "w")
+
+
+async def _accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    from iii_state.engine.handshake import _accepted
+
+    head = (await reader.readuntil(b"\r\n\r\n")).decode()
+    key = next(line.split(": ")[1] for line in head.split("\r\n") if line.lower().startswith("sec-websocket-key"))
+    writer.write(
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n"
+        b"Sec-WebSocket-Accept: %b\r\n\r\n" % _accepted(key).encode()
+    )
