@@ -55,7 +55,7 @@ class SocketCaller:
     async def call(self, function_id: str, payload: dict[str, Any]) -> Any:
         client = await self._connected()
         try:
-            answer = await client.call(function_id, json.dumps(payload).encode(), timeout=CALL_SECONDS)
+            answer = await client.call(function_id, json.dumps(payload).encode())
         except FunctionError as error:
             if error.code == "TIMEOUT":
                 self._leave()
@@ -67,7 +67,7 @@ class SocketCaller:
 
     async def _connected(self) -> Client:
         while self._client is None:
-            client = Client(self._urls[self._next % len(self._urls)], name=self._name)
+            client = Client(self._urls[self._next % len(self._urls)], name=self._name, call_seconds=CALL_SECONDS)
             self._next += 1
             try:
                 self._client = await client.__aenter__()
