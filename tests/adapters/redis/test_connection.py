@@ -10,11 +10,14 @@ from typing import Any
 
 import msgspec
 import pytest
+import uvloop
 
 from iii_state import values
 from iii_state.adapters.base import Updated
 from iii_state.adapters.redis import RedisAdapter
+from iii_state.adapters.redis.address import Address
 from iii_state.adapters.redis.scripts import names
+from iii_state.adapters.redis.wire import open_wire, pack
 from iii_state.config import RedisSettings
 from iii_state.errors import StoreError
 from iii_state.ops import OpRequest, compile_ops
@@ -84,6 +87,21 @@ def assert_once_each(server: RedisServer, made: list[Updated]) -> None:
     assert sorted(made, key=lambda updated: expected.index(updated.new)) == [
         Updated(old, new, []) for old, new in zip([None, *expected], expected, strict=False)
     ]
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_what_is_written_to_a_connection_that_has_ended_is_no_error(
+    server: RedisServer, new_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    async def write_when_it_has_ended() -> None:
+        wire = await open_wire(Address.parse(server.url), "test")
+        wire.abort()
+        wire.write(pack((b"PING",)))
+        await wire.closed
+        wire.write(pack((b"PING",)))
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(write_when_it_has_ended())
 
 
 @pytest.mark.parametrize("seed", range(3))
