@@ -57,7 +57,11 @@ def main(minutes: float, seed: int, as_json: bool, keep: bool) -> None:
                 last = time.monotonic()
                 progress.print(f"{last - begun:.0f} s: {what}", highlight=False)
 
-        outcome = asyncio.run(run(seed, minutes * 60, directory, tell))
+        try:
+            outcome = asyncio.run(run(seed, minutes * 60, directory, tell))
+        except Exception:
+            progress.print_exception()
+            raise click.ClickException(f"the run broke off; what there is of its histories is in {directory}") from None
     figures = {"seed": seed, "minutes": minutes, **figures_of(outcome.history, outcome.verdict)}
     if as_json:
         click.echo(json.dumps(figures, indent=1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import time
 from collections.abc import Callable, Coroutine
@@ -16,7 +17,7 @@ from tests.processes import EngineProcess, free_port
 from tests.redis_server import RedisServer
 from tests.sdk.workers import PYTHON_NEW, PYTHON_OLD, Sdk
 from tests.torture.journal import Journal
-from tests.torture.plan import ENGINES, NEW_WORKERS, OLD_WORKERS, TTL_SECONDS, PlannedFault
+from tests.torture.plan import CALL_TIMEOUT_SECONDS, ENGINES, NEW_WORKERS, OLD_WORKERS, TTL_SECONDS, PlannedFault
 from tests.torture.workers import WorkerProcess
 
 SIGNS_OF_TROUBLE = ("taken for dead", "is gone; its work", "no heartbeat", "connecting again", "asking again", "cannot connect")
@@ -27,7 +28,8 @@ START_SECONDS = 60.0
 
 def adapter(url: str) -> dict[str, Any]:
     """The configuration of an engine on this Redis."""
-    return {"adapter": {"name": "redis", "config": {"redis_url": url, "heartbeat_ttl_ms": int(TTL_SECONDS * 1000)}}}
+    times = {"heartbeat_ttl_ms": int(TTL_SECONDS * 1000), "call_timeout_ms": int(CALL_TIMEOUT_SECONDS * 1000)}
+    return {"adapter": {"name": "redis", "config": {"redis_url": url, **times}}}
 
 
 class EngineSeat:
@@ -62,8 +64,9 @@ class EngineSeat:
                 return
 
     async def end(self, how: Callable[[EngineProcess], object]) -> None:
-        """End its process."""
-        await asyncio.to_thread(how, self.process)
+        """End its process. One that takes too long to stop cleanly is killed, which is just another fault."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.to_thread(how, self.process)
         self._journal.note(ended_engine=self.number)
 
     def _heard(self, line: str) -> None:
@@ -102,14 +105,16 @@ class WorkerSeat:
 
 
 class Arena:
-    """All of it, for the length of an `async with`. `journal` is told of every fault."""
+    """All of it, for the length of an `async with`. `journal` is told of every fault. With `replicated`, there is a replica that
+    can be failed over to."""
 
-    def __init__(self, seed: int, directory: Path, journal: Journal) -> None:
+    def __init__(self, seed: int, directory: Path, journal: Journal, *, replicated: bool = False) -> None:
         self._seed = seed
         self._directory = directory
         self.journal = journal
         self._stack = AsyncExitStack()
         self._redis_lock = asyncio.Lock()
+        self._replicated = replicated
         self.engines: list[EngineSeat] = []
         self.workers: list[WorkerSeat] = []
         self.sdk_writers: list[WorkerSeat] = []
@@ -129,6 +134,10 @@ class Arena:
         stack = self._stack
         self.redis = await asyncio.to_thread(RedisServer, "--appendonly", "yes", "--appendfsync", "always")
         stack.callback(self.redis.close)
+        if self._replicated:
+            self.link = await stack.enter_async_context(proxy_to(self.redis.port))
+            self.replica = await asyncio.to_thread(RedisServer, "--replicaof", "127.0.0.1", str(self.link.port))
+            stack.callback(self.replica.close)
         for number in range(ENGINES):
             proxy = await stack.enter_async_context(proxy_to(self.redis.port))
             engine = EngineSeat(number, proxy, self.journal, self._directory / f"engine-{number}.log")
@@ -178,6 +187,9 @@ class Arena:
                 await self._note(fault, engine.lock, self._kill_engine(engine, seconds))
             case "restart engine":
                 await self._note(fault, engine.lock, self._restart_engine(engine, seconds))
+            case "restart all engines":
+                restarts = [self._note(fault, each.lock, self._restart_engine(each, seconds)) for each in self.engines]
+                await asyncio.gather(*restarts)
             case "stop engine" | "stop engine for long":
                 await self._note(fault, engine.lock, self._stop_engine(engine, seconds))
             case "kill the one that takes over":
@@ -188,8 +200,8 @@ class Arena:
                     await self._note(fault, other.lock, self._kill_engine(other, 0))
 
                 await asyncio.gather(self._note(fault, engine.lock, self._kill_engine(engine, seconds + 1)), kill_later())
-            case "kill redis" | "restart redis":
-                end = self.redis.kill if fault.kind == "kill redis" else self.redis.stop
+            case "kill redis" | "kill redis for long" | "restart redis":
+                end = self.redis.stop if fault.kind == "restart redis" else self.redis.kill
                 await self._note(fault, self._redis_lock, self._restart_redis(end, seconds))
             case "cut connections":
                 await self._note(fault, asyncio.Lock(), self._cut(engine.proxy, seconds))
@@ -234,6 +246,17 @@ class Arena:
         await asyncio.to_thread(end)
         await asyncio.sleep(seconds)
         await asyncio.to_thread(self.redis.start)
+
+    async def fail_over(self, seconds: float) -> None:
+        """Let the replica fall behind for so long, kill the primary, and promote the replica: it has lost what came meanwhile."""
+        begun = time.monotonic_ns()
+        self.link.mute = True
+        await asyncio.sleep(seconds)
+        await asyncio.to_thread(self.redis.kill)
+        for proxy in (*[engine.proxy for engine in self.engines], self.own_proxy):
+            proxy.target = self.replica.port
+        await asyncio.to_thread(self.replica.client.replicaof, "NO", "ONE")
+        self.journal.note(fault="fail over", target="redis", begun=begun)
 
     async def _cut(self, proxy: Proxy, seconds: float) -> None:
         for _ in range(3):

@@ -47,11 +47,11 @@ def chains_of(deliveries: Iterable[Delivery]) -> Chains:
     return dict(chains)
 
 
-def broken_links(chains: Chains, final: dict[Place, Value]) -> list[str]:
-    """Where the values of a key's events are no unbroken sequence from nothing to the final value."""
+def broken_links(chains: Chains, initial: dict[Place, Value], final: dict[Place, Value]) -> list[str]:
+    """Where the values of a key's events are no unbroken sequence from the initial to the final value."""
     problems = []
     for place, steps in chains.items():
-        value: Value = None
+        value = initial.get(place)
         for step in steps:
             if step.old != value:
                 problems.append(f"broken chain: {name(place)}: after {mark(value)!r} comes an event from {mark(step.old)!r}")
@@ -61,7 +61,9 @@ def broken_links(chains: Chains, final: dict[Place, Value]) -> list[str]:
             value = step.new
         if value != final.get(place):
             problems.append(f"broken chain: {name(place)} ends with {mark(value)!r}, but {mark(final.get(place))!r} is stored")
-    problems += [f"lost event: {name(place)} has a value, and no event" for place in final if place not in chains]
+    for place in final:
+        if place not in chains and final[place] != initial.get(place):
+            problems.append(f"lost event: {name(place)} has changed, and there was no event")
     return problems
 
 
@@ -119,7 +121,7 @@ def _wrong_deletes(place: Place, steps: list[Step], deletes: list[Write]) -> lis
     return problems
 
 
-def wrong_values(writes: list[Write], final: dict[Place, Value]) -> list[str]:
+def wrong_values(writes: list[Write], initial: dict[Place, Value], final: dict[Place, Value]) -> list[str]:
     """Where the final values alone are not what was acknowledged: counters that do not add up, lists with an element too few or
     too many. This does not look at any event."""
     problems = []
@@ -128,14 +130,14 @@ def wrong_values(writes: list[Write], final: dict[Place, Value]) -> list[str]:
         by_place[write.place].append(write)
     for place, made in by_place.items():
         kinds = {write.kind for write in made}
-        value = final.get(place) or {}
+        before, value = initial.get(place) or {}, final.get(place) or {}
         if place[1] in COUNTERS:
-            least = sum(write.outcome == "ok" for write in made)
-            most = sum(write.outcome != "refused" for write in made)
+            least = before.get("n", 0) + sum(write.outcome == "ok" for write in made)
+            most = before.get("n", 0) + sum(write.outcome != "refused" for write in made)
             if not least <= value.get("n", 0) <= most:
                 problems.append(f"wrong sum: {name(place)} is {value.get('n')}, and should be between {least} and {most}")
         elif kinds == {"append"}:
-            held = Counter(element[0] for element in value.get("log", []))
+            held = Counter(element[0] for element in value.get("log", [])[len(before.get("log", [])) :])
             outcomes = {write.id: write.outcome for write in made}
             for element, count in held.items():
                 if count > 1 or outcomes.get(element, "refused") == "refused":

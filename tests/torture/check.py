@@ -41,9 +41,9 @@ def check(history: History, specs: Sequence[Spec] = SPECS) -> Verdict:
     for spec in specs:
         if spec.is_base:
             chains |= chains_of(by_spec[spec.name])
-    verdict.problems += broken_links(chains, history.final)
+    verdict.problems += broken_links(chains, history.initial, history.final)
     verdict.problems += wrong_writes(chains, history.writes)
-    verdict.problems += wrong_values(history.writes, history.final)
+    verdict.problems += wrong_values(history.writes, history.initial, history.final)
     verdict.problems += [f"left behind: {what}" for what in history.left]
     windows = Windows(history.faults)
     for spec in specs:

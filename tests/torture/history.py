@@ -78,24 +78,25 @@ class Fault:
 
 @dataclass(slots=True)
 class History:
-    """Everything. `ended_engines` are numbers of engines and when that process had ended, `final` the values in the end, `left`
-    what should not be there any more."""
+    """Everything. `ended_engines` are numbers of engines and when that process had ended, `initial` and `final` the values before
+    and in the end, `left` what should not be there any more."""
 
     writes: list[Write] = field(default_factory=list)
     deliveries: list[Delivery] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     ended_engines: list[tuple[int, int]] = field(default_factory=list)
+    initial: dict[Place, Value] = field(default_factory=dict)
     final: dict[Place, Value] = field(default_factory=dict)
     left: list[str] = field(default_factory=list)
 
 
-def load(directory: Path) -> History:
-    """Read the journals of a run."""
+def load(directory: Path, writers: str = "*", since: int = 0) -> History:
+    """Read the journals of a run: those of some writers, and the deliveries since a time."""
     history = History()
-    for path in sorted(directory.glob("writes-*.jsonl")):
+    for path in sorted(directory.glob(f"writes-{writers}.jsonl")):
         history.writes += writes_of(journal.read(path))
     for path in sorted(directory.glob("handled-*.jsonl")):
-        history.deliveries += deliveries_of(journal.read(path))
+        history.deliveries += [delivery for delivery in deliveries_of(journal.read(path)) if delivery.begun >= since]
     for note in journal.read(directory / "run.jsonl"):
         if "fault" in note:
             history.faults.append(Fault(note["fault"], note["target"], note["begun"], note["t"]))

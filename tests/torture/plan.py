@@ -17,6 +17,7 @@ OLD_WORKERS = (0, 1)
 """The engine of each worker of the old SDK."""
 
 TTL_SECONDS = 3.0
+CALL_TIMEOUT_SECONDS = 5.0
 FIRST_CALM_SECONDS = 3.0
 BURST_SECONDS = 13.0
 CALM_SECONDS = 9.0
@@ -27,10 +28,12 @@ DURATIONS = {
     "stop engine": (0.2, 2.0),
     "stop engine for long": (TTL_SECONDS + 0.5, TTL_SECONDS + 3),
     "restart engine": (0.0, 0.5),
+    "restart all engines": (0.5, 1.5),
     "kill the one that takes over": (TTL_SECONDS - 0.2, TTL_SECONDS + 0.6),
     "kill worker": (0.0, 1.0),
     "kill redis": (0.0, 1.0),
     "restart redis": (0.0, 1.0),
+    "kill redis for long": (CALL_TIMEOUT_SECONDS + 0.5, CALL_TIMEOUT_SECONDS + 2),
     "cut connections": (0.0, 0.3),
     "cut and let stragglers through": (0.2, 0.8),
     "delay connections": (0.5, 2.5),

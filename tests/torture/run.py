@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,35 +49,50 @@ async def _hurt(seed: int, seconds: float, directory: Path, journal: Journal, te
     trouble: list[str] = []
     async with Arena(seed, directory, journal) as arena:
         look = Look(arena.redis.client)
-        urls = [engine.url for engine in arena.engines]
-        stopped = asyncio.Event()
         try:
             await until_settled(look.not_hosted, READY_SECONDS)
-            async with asyncio.TaskGroup() as tasks:
-                for number in range(SOCKET_WRITERS + EMBEDDED_WRITERS):
-                    name = f"w{number}"
-                    embedded = number >= SOCKET_WRITERS
-                    caller: Caller = EmbeddedCaller(arena.own) if embedded else SocketCaller(urls, number, name)
-                    journal_of_writer = Journal(directory / f"writes-{name}.jsonl")
-                    tasks.create_task(write_until(stopped, Source(seed, name), caller, journal_of_writer))
+            async with writing(arena, seed, directory):
                 await arena.start_sdk_writers()
                 await _inflict(arena, faults(seed, seconds), seconds, tell)
-                stopped.set()
                 await arena.stop_sdk_writers()
             tell("everything is healed; waiting until it has come to rest")
-            callers: list[Caller] = [EmbeddedCaller(arena.own), *[SocketCaller([url], 0, "end") for url in urls]]
-            end = Journal(directory / "writes-end.jsonl")
-            try:
-                await bring_to_rest(look, callers, end, journal, REST_SECONDS)
-            finally:
-                for caller in callers:
-                    await caller.close()
-                end.close()
+            await rest(arena, look, directory, journal)
         except NotSettled as error:
             trouble.append(f"not at rest {error}")
         for engine in arena.engines:
             trouble += engine.tracebacks[:1]
     return trouble
+
+
+@asynccontextmanager
+async def writing(arena: Arena, seed: int, directory: Path, prefix: str = "w") -> AsyncIterator[None]:
+    """Writers in this process write for the length of a block; at its end each of their writes has been answered, or given up."""
+    stopped = asyncio.Event()
+    urls = [engine.url for engine in arena.engines]
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(SOCKET_WRITERS + EMBEDDED_WRITERS):
+            name = f"{prefix}{number}"
+            embedded = number >= SOCKET_WRITERS
+            caller: Caller = EmbeddedCaller(arena.own) if embedded else SocketCaller(urls, number, name)
+            journal = Journal(directory / f"writes-{name}.jsonl")
+            tasks.create_task(write_until(stopped, Source(seed, name), caller, journal))
+        try:
+            yield
+        finally:
+            stopped.set()
+
+
+async def rest(arena: Arena, look: Look, directory: Path, journal: Journal) -> None:
+    """Wait until everything has come to rest, as `bring_to_rest` does, with writes through every engine."""
+    callers: list[Caller] = [EmbeddedCaller(arena.own)]
+    callers += [SocketCaller([engine.url], 0, "end") for engine in arena.engines]
+    end = Journal(directory / "writes-end.jsonl")
+    try:
+        await bring_to_rest(look, callers, end, journal, REST_SECONDS)
+    finally:
+        for caller in callers:
+            await caller.close()
+        end.close()
 
 
 async def _inflict(arena: Arena, planned: list[PlannedFault], seconds: float, tell: Callable[[str], None]) -> None:
