@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
@@ -191,7 +192,7 @@ class Arena:
                 restarts = [self._note(fault, each.lock, self._restart_engine(each, seconds)) for each in self.engines]
                 await asyncio.gather(*restarts)
             case "stop engine" | "stop engine for long":
-                await self._note(fault, engine.lock, self._stop_engine(engine, seconds))
+                await self._note(fault, engine.lock, self._stop(engine.process.process, seconds))
             case "kill the one that takes over":
                 other = self.engines[(fault.target + 1) % ENGINES]
 
@@ -203,6 +204,8 @@ class Arena:
             case "kill redis" | "kill redis for long" | "restart redis":
                 end = self.redis.stop if fault.kind == "restart redis" else self.redis.kill
                 await self._note(fault, self._redis_lock, self._restart_redis(end, seconds))
+            case "stop redis":
+                await self._note(fault, self._redis_lock, self._stop(self.redis.process, seconds))
             case "cut connections":
                 await self._note(fault, asyncio.Lock(), self._cut(engine.proxy, seconds))
             case "cut and let stragglers through":
@@ -235,12 +238,12 @@ class Arena:
         await asyncio.sleep(seconds)
         await engine.start()
 
-    async def _stop_engine(self, engine: EngineSeat, seconds: float) -> None:
-        engine.process.process.send_signal(signal.SIGSTOP)
+    async def _stop(self, process: subprocess.Popen[Any], seconds: float) -> None:
+        process.send_signal(signal.SIGSTOP)
         try:
             await asyncio.sleep(seconds)
         finally:
-            engine.process.process.send_signal(signal.SIGCONT)
+            process.send_signal(signal.SIGCONT)
 
     async def _restart_redis(self, end: Callable[[], None], seconds: float) -> None:
         await asyncio.to_thread(end)

@@ -34,6 +34,7 @@ DURATIONS = {
     "kill redis": (0.0, 1.0),
     "restart redis": (0.0, 1.0),
     "kill redis for long": (CALL_TIMEOUT_SECONDS + 0.5, CALL_TIMEOUT_SECONDS + 2),
+    "stop redis": (0.5, TTL_SECONDS + 1),
     "cut connections": (0.0, 0.3),
     "cut and let stragglers through": (0.2, 0.8),
     "delay connections": (0.5, 2.5),

@@ -207,6 +207,9 @@ class Subscriptions:
             await self.end(first.queue, self._engine.id)
 
     async def _host(self, batch: list[_Request]) -> None:
+        batch = [request for request in batch if self._is_wanted(request)]
+        if not batch:
+            return
         registrations = []
         for request in batch:
             subscription = request.subscription
@@ -231,13 +234,18 @@ class Subscriptions:
                 await asyncio.sleep(HOLD_SECONDS)
         for request in batch:
             assert request.subscription is not None
-            if request.again and request.subscription_id not in self.hosted:
-                continue  # it has been let go meanwhile, which is the next request
+            if not self._is_wanted(request):
+                continue
             self.hosted[request.subscription_id] = Hosted(request.subscription, request.queue, engine)
             stream = self._keys.stream(request.queue)
             self._ids[stream] = request.subscription_id
             self._bells.listen([stream])
             self._bell(request.subscription_id)
+
+    def _is_wanted(self, request: _Request) -> bool:
+        """Whether what is to be registered again is hosted still, and as it was: what has changed is a request of its own."""
+        hosted = self.hosted.get(request.subscription_id)
+        return not request.again or (hosted is not None and hosted.subscription is request.subscription)
 
     async def end(self, queue: bytes, engine: bytes = b"") -> int | None:
         """End a subscription and remove its queue; without `engine`, if its retention is over. How many events it held, None if
