@@ -18,7 +18,7 @@ from tests.processes import EngineProcess, free_port
 from tests.redis_server import RedisServer
 from tests.sdk.workers import PYTHON_NEW, PYTHON_OLD, Sdk
 from tests.torture.journal import Journal
-from tests.torture.plan import CALL_TIMEOUT_SECONDS, ENGINES, NEW_WORKERS, OLD_WORKERS, TTL_SECONDS, PlannedFault
+from tests.torture.plan import CALL_TIMEOUT_SECONDS, ENGINES, NEW_WORKERS, OLD_WORKERS, ON_CONNECTIONS, TTL_SECONDS, PlannedFault
 from tests.torture.workers import WorkerProcess
 
 SIGNS_OF_TROUBLE = ("taken for dead", "is gone; its work", "no heartbeat", "connecting again", "asking again", "cannot connect")
@@ -160,6 +160,19 @@ class Arena:
                 if role != "write":
                     await self._start_worker(worker)
 
+        self._supervisor = asyncio.create_task(self._replace_workers(), name="torture: supervisor of the workers")
+        stack.callback(self._supervisor.cancel)
+
+    async def _replace_workers(self) -> None:
+        """A worker of the old SDK gives up for good when its engine dies while it connects: a supervisor would start another."""
+        while True:
+            await asyncio.sleep(0.5)
+            for worker in self.workers:
+                if not worker.lock.locked() and worker.process.process.poll() is not None:
+                    async with worker.lock:
+                        await self._start_worker(worker)
+                    self.journal.note(fault="worker gave up", target=worker.process.name, begun=time.monotonic_ns())
+
     async def _start_worker(self, worker: WorkerSeat) -> None:
         await worker.start()
         self._stack.callback(lambda: worker.process.kill())
@@ -181,6 +194,9 @@ class Arena:
         if fault.kind == "kill worker":
             worker = self.workers[fault.target]
             await self._note(fault, worker.lock, self._kill_worker(worker, seconds))
+            return
+        if fault.kind in ON_CONNECTIONS:
+            await self._note(fault, asyncio.Lock(), self._break(fault.kind, self._proxies()[fault.target], seconds))
             return
         engine = self.engines[fault.target]
         match fault.kind:
@@ -206,12 +222,6 @@ class Arena:
                 await self._note(fault, self._redis_lock, self._restart_redis(end, seconds))
             case "stop redis":
                 await self._note(fault, self._redis_lock, self._stop(self.redis.process, seconds))
-            case "cut connections":
-                await self._note(fault, asyncio.Lock(), self._cut(engine.proxy, seconds))
-            case "cut and let stragglers through":
-                await self._note(fault, asyncio.Lock(), self._let_stragglers_through(engine.proxy, seconds))
-            case "delay connections":
-                await self._note(fault, asyncio.Lock(), self._delay(engine.proxy, seconds))
             case "flush scripts":
                 await self._note(fault, self._redis_lock, asyncio.to_thread(self.redis.client.script_flush))
             case kind:
@@ -256,25 +266,34 @@ class Arena:
         self.link.mute = True
         await asyncio.sleep(seconds)
         await asyncio.to_thread(self.redis.kill)
-        for proxy in (*[engine.proxy for engine in self.engines], self.own_proxy):
+        for proxy in self._proxies():
             proxy.target = self.replica.port
         await asyncio.to_thread(self.replica.client.replicaof, "NO", "ONE")
         self.journal.note(fault="fail over", target="redis", begun=begun)
 
-    async def _cut(self, proxy: Proxy, seconds: float) -> None:
-        for _ in range(3):
-            proxy.cut_all()
-            await asyncio.sleep(seconds / 3)
+    def _proxies(self) -> list[Proxy]:
+        """Between each engine and Redis; that of the engine in this process comes last."""
+        return [*[engine.proxy for engine in self.engines], self.own_proxy]
 
-    async def _let_stragglers_through(self, proxy: Proxy, seconds: float) -> None:
-        proxy.hold = True
-        await asyncio.sleep(seconds)
-        proxy.cut_all()
-        proxy.hold = False
-        await asyncio.sleep(seconds)
-        await proxy.release()
-
-    async def _delay(self, proxy: Proxy, seconds: float) -> None:
-        proxy.delay = 0.05
-        await asyncio.sleep(seconds)
-        proxy.delay = 0.0
+    async def _break(self, kind: str, proxy: Proxy, seconds: float) -> None:
+        match kind:
+            case "cut connections":
+                for _ in range(3):
+                    proxy.cut_all()
+                    await asyncio.sleep(seconds / 3)
+            case "lose replies and cut":
+                proxy.loses_replies = True
+                await asyncio.sleep(seconds)
+                proxy.cut_all()
+                proxy.loses_replies = False
+            case "cut and let stragglers through":
+                proxy.hold = True
+                await asyncio.sleep(seconds)
+                proxy.cut_all()
+                proxy.hold = False
+                await asyncio.sleep(seconds)
+                await proxy.release()
+            case _:
+                proxy.delay = 0.05
+                await asyncio.sleep(seconds)
+                proxy.delay = 0.0

@@ -36,16 +36,20 @@ DURATIONS = {
     "kill redis for long": (CALL_TIMEOUT_SECONDS + 0.5, CALL_TIMEOUT_SECONDS + 2),
     "stop redis": (0.5, TTL_SECONDS + 1),
     "cut connections": (0.0, 0.3),
+    "lose replies and cut": (0.1, 0.5),
     "cut and let stragglers through": (0.2, 0.8),
     "delay connections": (0.5, 2.5),
     "flush scripts": (0.0, 0.0),
 }
 """The faults there are, and how many seconds each lasts."""
 
+ON_CONNECTIONS = ("cut connections", "lose replies and cut", "cut and let stragglers through", "delay connections")
+"""These also meet the engine in the process of the writers."""
+
 
 @dataclass(frozen=True)
 class PlannedFault:
-    """A fault: so many seconds after the start, to this engine (or worker), for so many seconds."""
+    """A fault: so many seconds after the start, to this engine (connection, worker), for so many seconds."""
 
     at: float
     kind: str
@@ -64,7 +68,11 @@ def faults(seed: int, seconds: float) -> list[PlannedFault]:
         end = min(begin + BURST_SECONDS, seconds)
         while (at := at + chance.uniform(0.3, 2.0)) < end:
             kind = next(kinds)
-            targets = len(NEW_WORKERS) + len(OLD_WORKERS) if kind == "kill worker" else ENGINES
+            targets = ENGINES
+            if kind == "kill worker":
+                targets = len(NEW_WORKERS) + len(OLD_WORKERS)
+            elif kind in ON_CONNECTIONS:
+                targets = ENGINES + 1
             planned.append(PlannedFault(round(at, 3), kind, chance.randrange(targets), round(chance.uniform(*DURATIONS[kind]), 3)))
         begin = end + CALM_SECONDS
     return planned

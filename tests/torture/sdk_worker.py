@@ -6,12 +6,14 @@ ROLE is `handle`, `handle-old` or `write`; PLACE is the number of its engine. Th
 """
 
 import asyncio
+import contextlib
 import importlib
 import itertools
 import os
 import random
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ iii: Any = importlib.import_module("iii")
 ReconnectionConfig: Any = importlib.import_module("iii.iii_constants").ReconnectionConfig
 
 CALL_MS = 7000
+CUT_OFF_SECONDS = 20.0
 
 
 def handler(spec: Spec, journal: Journal, numbers: "itertools.count[int]") -> Any:
@@ -61,6 +64,17 @@ def serve(client: Any, is_old: bool, journal: Journal) -> None:
         client.register_trigger({"type": "state", "function_id": spec.function_id, "config": spec.config})
 
 
+def end_when_cut_off(client: Any) -> None:
+    """End the process when calls have not reached an engine for long: some SDKs stop trying."""
+    reached = time.monotonic()
+    while time.monotonic() - reached < CUT_OFF_SECONDS:
+        time.sleep(1)
+        with contextlib.suppress(Exception):
+            client.trigger({"function_id": "engine::workers::list", "payload": {}, "timeout_ms": 3000})
+            reached = time.monotonic()
+    os._exit(3)
+
+
 def write(client: Any, source: Source, journal: Journal, stopped: threading.Event) -> None:
     """Write, one call after the other."""
     while not stopped.wait(source.pause()):
@@ -90,6 +104,7 @@ def main() -> None:
         journal = Journal(Path(directory, f"handled-{name}.jsonl"))
         journal.note(worker=name, place=int(place))
         serve(client, role == "handle-old", journal)
+        threading.Thread(target=end_when_cut_off, args=(client,), daemon=True).start()
     sys.stdin.read()
     stopped.set()
     if role == "write":

@@ -27,7 +27,7 @@ class Proxy:
     """Passes connections on to a port of this machine.
 
     `hold` keeps back what clients send. `mute` keeps back replies as well: whoever connects gets no answer. `delay` is how many
-    seconds everything takes, each way.
+    seconds everything takes, each way. With `loses_replies`, requests get through and replies do not.
     `reply_bytes()` tells of each new connection after how many bytes of replies it is cut, None for never.
     """
 
@@ -37,6 +37,7 @@ class Proxy:
         self.hold = False
         self.mute = False
         self.delay = 0.0
+        self.loses_replies = False
         self.reply_bytes: Callable[[], int | None] = lambda: None
         self.pairs: list[Pair] = []
         self.cuts = 0
@@ -91,7 +92,7 @@ class Proxy:
                     return
                 if pair.reply_bytes is not None:
                     pair.reply_bytes -= len(data)
-                if not self.mute and not pair.is_cut:
+                if not self.mute and not self.loses_replies and not pair.is_cut:
                     pair.client.write(data)
         self.cut(pair)
 
