@@ -14,9 +14,11 @@ import asyncio
 import json
 import logging
 import shutil
+import signal
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 
 import click
@@ -43,6 +45,7 @@ def main(minutes: float, seed: int, as_json: bool, keep: bool) -> None:
             raise click.ClickException(reason)
     if shutil.which("redis-server") is None:
         raise click.ClickException("there is no redis-server on the PATH (scripts/test installs one on Debian)")
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that what it has started ends, too
     logging.getLogger("iii_state").setLevel(logging.CRITICAL)  # what the engine in this process says of planned faults
     directory = Path(tempfile.mkdtemp(prefix="iii-torture-"))
     progress = Console(stderr=True)
@@ -60,7 +63,7 @@ def main(minutes: float, seed: int, as_json: bool, keep: bool) -> None:
         try:
             outcome = asyncio.run(run(seed, minutes * 60, directory, tell))
         except Exception:
-            progress.print_exception()
+            traceback.print_exc()
             raise click.ClickException(f"the run broke off; what there is of its histories is in {directory}") from None
     figures = {"seed": seed, "minutes": minutes, **figures_of(outcome.history, outcome.verdict)}
     if as_json:

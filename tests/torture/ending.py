@@ -1,4 +1,4 @@
-"""The end of a run: everything is healed, every key is written once more, every queue runs dry, and what is there is noted."""
+"""The end of a run: everything is healed, every key is written once more, every queue runs dry."""
 
 from __future__ import annotations
 
@@ -106,8 +106,8 @@ class Look:
         ]
 
 
-async def bring_to_rest(look: Look, callers: list[Caller], journal: Journal, run: Journal, within: float) -> None:
-    """Wait for all triggers, write each key once more, wait for all queues, and note what there is. Raises `NotSettled`."""
+async def bring_to_rest(look: Look, callers: list[Caller], journal: Journal, within: float) -> None:
+    """Wait for all triggers, write each key once more, wait for all queues. Raises `NotSettled`."""
     await until_settled(look.not_hosted, within)
     places = [(MAIN, key) for key in (*COUNTERS, *MIXED)] + [(SIDE, key) for key in ("s0", "s1", "s2")]
     for number, (scope, key) in enumerate(places):
@@ -116,6 +116,10 @@ async def bring_to_rest(look: Look, callers: list[Caller], journal: Journal, run
             if outcome != "ok":
                 raise NotSettled(f"a write of {scope}/{key} in the end, through {caller}, has failed")
     await until_settled(look.not_empty, within)
+
+
+async def note_what_there_is(look: Look, run: Journal) -> None:
+    """Note the values, and what should not be there any more."""
     for what in await asyncio.to_thread(look.left):
         run.note(left=what)
     for scope, key, value in await asyncio.to_thread(look.values):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.torture.arena import Arena
 from tests.torture.check import Verdict, check
-from tests.torture.ending import Look, NotSettled, bring_to_rest, until_settled
+from tests.torture.ending import Look, NotSettled, bring_to_rest, note_what_there_is, until_settled
 from tests.torture.history import History, load
 from tests.torture.journal import Journal
 from tests.torture.plan import PlannedFault, faults
@@ -56,9 +56,10 @@ async def _hurt(seed: int, seconds: float, directory: Path, journal: Journal, te
                 await _inflict(arena, faults(seed, seconds), seconds, tell)
                 await arena.stop_sdk_writers()
             tell("everything is healed; waiting until it has come to rest")
-            await rest(arena, look, directory, journal)
+            await rest(arena, look, directory)
         except NotSettled as error:
             trouble.append(f"not at rest {error}")
+        await note_what_there_is(look, journal)
         for engine in arena.engines:
             trouble += engine.tracebacks[:1]
     return trouble
@@ -82,13 +83,13 @@ async def writing(arena: Arena, seed: int, directory: Path, prefix: str = "w") -
             stopped.set()
 
 
-async def rest(arena: Arena, look: Look, directory: Path, journal: Journal) -> None:
+async def rest(arena: Arena, look: Look, directory: Path) -> None:
     """Wait until everything has come to rest, as `bring_to_rest` does, with writes through every engine."""
     callers: list[Caller] = [EmbeddedCaller(arena.own)]
     callers += [SocketCaller([engine.url], 0, "end") for engine in arena.engines]
     end = Journal(directory / "writes-end.jsonl")
     try:
-        await bring_to_rest(look, callers, end, journal, REST_SECONDS)
+        await bring_to_rest(look, callers, end, REST_SECONDS)
     finally:
         for caller in callers:
             await caller.close()

@@ -15,7 +15,7 @@ from tests.sdk.workers import PYTHON_NEW, PYTHON_OLD
 from tests.torture.arena import Arena
 from tests.torture.chains import wrong_values
 from tests.torture.check import check
-from tests.torture.ending import Look, until_settled
+from tests.torture.ending import Look, note_what_there_is, until_settled
 from tests.torture.history import Place, Value, Write, load
 from tests.torture.journal import Journal
 from tests.torture.run import READY_SECONDS, REST_SECONDS, rest, writing
@@ -73,7 +73,8 @@ async def test_a_failover_loses_what_the_replica_had_not_heard_of_and_nothing_el
         since = time.monotonic_ns()
         async with writing(arena, 2, tmp_path, "after"):
             await until(lambda: answered(tmp_path, "after*") > WRITTEN_BEFORE)
-        await rest(arena, look, tmp_path, journal)
+        await rest(arena, look, tmp_path)
+        await note_what_there_is(look, journal)
         tracebacks = [found for engine in arena.engines for found in engine.tracebacks]
     journal.close()
 

@@ -111,12 +111,15 @@ class Proxy:
             self.cut(pair)
 
     async def release(self) -> None:
-        """Pass on what connections that are cut have held back; returns when Redis has executed it."""
+        """Pass on what connections that are cut have held back; returns when Redis has executed it, or has gone."""
         for pair in self.pairs:
             if pair.is_cut and pair.held:
                 pair.redis.write(bytes(pair.held))
                 pair.held.clear()
-                pair.redis.write_eof()
+                try:
+                    pair.redis.write_eof()
+                except OSError:
+                    pair.redis.transport.abort()
         async with asyncio.timeout(20):
             while any(not pair.redis_reader.at_eof() for pair in self.pairs if pair.is_cut and not pair.redis.is_closing()):
                 await asyncio.sleep(0.005)
