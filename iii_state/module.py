@@ -21,7 +21,7 @@ from iii_state.events import Subscription
 from iii_state.host import Answer, Caller, Host, Trigger, then
 from iii_state.operations import Operations
 from iii_state.ops import InvalidOp, OpRequest, compile_text
-from iii_state.requests import describe
+from iii_state.requests import describe, refusal
 from iii_state.values import Json
 
 logger = logging.getLogger(__name__)
@@ -362,5 +362,4 @@ def _registration_failure(message: str) -> FunctionError:
 
 
 def _refuse(function_id: str, data: Json, expected: type[msgspec.Struct], error: Exception) -> NoReturn:
-    cause = describe(bytes(data), expected, error)
-    raise FunctionError("deserialization_error", f"Failed to deserialize input for {function_id}: {cause}") from None
+    raise refusal(function_id, data, expected, error) from None
