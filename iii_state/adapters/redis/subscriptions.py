@@ -232,15 +232,13 @@ class Subscriptions:
                 await self._clear(reply[1])
             else:
                 await asyncio.sleep(HOLD_SECONDS)
+        batch = [request for request in batch if self._is_wanted(request)]
         for request in batch:
             assert request.subscription is not None
-            if not self._is_wanted(request):
-                continue
             self.hosted[request.subscription_id] = Hosted(request.subscription, request.queue, engine)
-            stream = self._keys.stream(request.queue)
-            self._ids[stream] = request.subscription_id
-            self._bells.listen([stream])
+            self._ids[self._keys.stream(request.queue)] = request.subscription_id
             self._bell(request.subscription_id)
+        self._bells.listen([self._keys.stream(request.queue) for request in batch])
 
     def _is_wanted(self, request: _Request) -> bool:
         """Whether what is to be registered again is hosted still, and as it was: what has changed is a request of its own."""
