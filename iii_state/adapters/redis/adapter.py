@@ -92,7 +92,7 @@ class RedisAdapter:
         self._recovers = False
         """Whether a connection has broken since the pending deliveries were compared with Redis's."""
         self._upkeep = Upkeep(
-            (self._start_due_attempts, self._end_orphans, self._recover),
+            (self._host_again, self._start_due_attempts, self._end_orphans, self._recover),
             lambda: list(self._subscriptions.hosted),
             lambda name: self._bell(name),
         )
@@ -138,6 +138,7 @@ class RedisAdapter:
             await self._connection.stop()
             raise
         self._bell = bell
+        self._connection.prepare = self._read_routes
         self._connection.restored = self._reconnected
         self._bells.start()
         self._deadlines.start()
@@ -167,6 +168,14 @@ class RedisAdapter:
         held = await self._send(b"GET", self._keys.format)
         if held is not None:
             refuse_newer(self._connection.address, held)
+
+    async def _read_routes(self, wire: Wire) -> None:
+        """After a failover there may be others of the same version."""
+        version, table = await wire.ask((b"GET", self._keys.routes_version), (b"HGETALL", self._keys.routes))
+        for refusal in (version, table):
+            if isinstance(refusal, ReplyError):
+                raise StoreError(explain(wire.address, str(refusal)))
+        self._fanout.routes.load(int(cast("bytes | None", version) or 0), cast("list[bytes]", table))
 
     async def stop(self) -> None:
         await self._foreign_writes.stop()
@@ -407,6 +416,10 @@ class RedisAdapter:
 
     # -- the fleet
 
+    async def _host_again(self) -> int:
+        await self._subscriptions.host_again()
+        return -1
+
     async def _start_due_attempts(self) -> int:
         return await self._deliveries.start_due_attempts()
 
@@ -415,6 +428,7 @@ class RedisAdapter:
 
     def _reconnected(self) -> None:
         self._fleet.spare_everybody()
+        self._subscriptions.doubt()
         self._recovers = True
         self._upkeep.plan(0)
         self._deadlines.look()
@@ -444,7 +458,7 @@ class RedisAdapter:
         else:
             logger.warning("this engine has been taken for dead (was it stopped?); it begins afresh")
         self._deliveries.forget_all()
-        self._subscriptions.host_again()
+        self._upkeep.plan(0)
 
     def _ring_all(self) -> None:
         for subscription_id in list(self._subscriptions.hosted):
