@@ -14,7 +14,7 @@ from iii_state.adapters.redis.address import Address
 from iii_state.adapters.redis.connection import Again, Connection
 from iii_state.adapters.redis.deadlines import Deadlines
 from iii_state.adapters.redis.deliveries import Deliveries
-from iii_state.adapters.redis.fanout import Fanout, Write, notice
+from iii_state.adapters.redis.fanout import Fanout, Write
 from iii_state.adapters.redis.fleet import Fleet, Identity
 from iii_state.adapters.redis.foreign import is_ours, stored_form
 from iii_state.adapters.redis.foreign_writes import CLASSES, ForeignWrites
@@ -107,10 +107,7 @@ class RedisAdapter:
             *(self._keys, self._engine, self._run, self._send, self._keyspace, settings.heartbeat_ttl_ms, self._watches),
             *(self._begin_afresh, self._ring_all),
         )
-
-        self._foreign_writes = ForeignWrites(
-            *(self._fanout, self._keyspace, self._engine, self._run, self._send, self._notice, self._load_routes)
-        )
+        self._foreign_writes = ForeignWrites(self._fanout, self._keyspace, self._engine, self._run, self._send, self._write)
         self._scopes = Scopes(self._keys, self._send, self._fanout.routes, self._watch)
         self._was_emptied = False
         self._fanout.emptied = self._emptied
@@ -122,7 +119,7 @@ class RedisAdapter:
         try:
             await self._check_format()
             await self._fleet.join()
-            await self._load_routes()
+            await self._fanout.read(self._send)
         except BaseException:
             await self._connection.stop()
             raise
@@ -372,13 +369,8 @@ class RedisAdapter:
                 raise
         return -1
 
-    async def _load_routes(self) -> bool:
-        """Read the whole table. True where the database has been emptied."""
-        version = await self._send(b"GET", self._keys.routes_version)
-        return self._fanout.load(int(version or 0), await self._send(b"HGETALL", self._keys.routes))
-
     async def _begin_afresh(self) -> None:
-        if await self._load_routes() or self._was_emptied:
+        if await self._fanout.read(self._send) or self._was_emptied:
             self._was_emptied = False
             logger.error(
                 "the database has been emptied (FLUSHDB?) or replaced, and with it went all values, triggers, dead letters, and "
@@ -398,10 +390,6 @@ class RedisAdapter:
         self._engine.lost(self._engine.id)
 
     # -- foreign writes
-
-    def _notice(self, scope: str, key: str) -> asyncio.Future[None]:
-        write = notice(self._fanout, scope, key)
-        return self._connection.call(write.command, write.answered, ticketed=True, scope=scope)
 
     def _watch(self, scopes: Sequence[bytes]) -> bool:
         if self._watches:

@@ -59,25 +59,27 @@ class Fanout:
         """The command that reads the whole table of the routes, of this version or later."""
 
         def loaded(table: list[bytes]) -> None:
-            if self.load(version, table):
+            if self._load(version, table):
                 self.emptied()
 
         return ((b"HGETALL", self.keys.routes), loaded)
 
-    def load(self, version: int, table: Sequence[bytes]) -> bool:
-        """Take on the whole table. True where it is that of another database: the one before has been emptied, or replaced."""
+    def _load(self, version: int, table: Sequence[bytes]) -> bool:
         before = self.routes.settings.get(BEGAN)
         self.routes.load(version, table)
         return before is not None and self.routes.settings.get(BEGAN) != before
+
+    async def read(self, send: Callable[..., Awaitable[Any]]) -> bool:
+        """Read the whole table. True where it is that of another database: the one before has been emptied, or replaced."""
+        version = await send(b"GET", self.keys.routes_version)
+        return self._load(int(version or 0), await send(b"HGETALL", self.keys.routes))
 
     async def follow(self, send: Callable[..., Awaitable[Any]]) -> None:
         """Take on what has changed, without waiting for a mutation to be told: reads depend on some of it."""
         entries = await send(b"XRANGE", self.keys.routes_log, b"(%d" % self.routes.version, b"+", b"COUNT", b"1000")
         changes = [(int(entry_id.split(b"-")[0]), fields) for entry_id, fields in entries]
-        if changes and not self.routes.catch_up(Stale(changes[-1][0], changes)):
-            version = await send(b"GET", self.keys.routes_version)
-            if self.load(int(version or 0), await send(b"HGETALL", self.keys.routes)):
-                self.emptied()
+        if changes and not self.routes.catch_up(Stale(changes[-1][0], changes)) and await self.read(send):
+            self.emptied()
 
     def dropped(self, queue: bytes, function_id: str, count: int) -> None:
         """Events of a queue have been dropped by this engine."""

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from iii_state.adapters.redis import queues
-from iii_state.adapters.redis.fanout import Fanout
+from iii_state.adapters.redis.fanout import Fanout, Write, notice
 from iii_state.adapters.redis.fleet import Identity
 from iii_state.adapters.redis.keyspace import Keyspace
 from iii_state.adapters.redis.routes import FOREIGN_WRITES
@@ -40,10 +40,7 @@ _IGNORED = (b"expire", b"persist")
 
 
 class ForeignWrites:
-    """Watches the scopes of a fleet that has agreed to have foreign writes watched.
-
-    `notice_one` has a foreign write noticed; `refresh` reads the routes anew.
-    """
+    """Watches the scopes of a fleet that has agreed to have foreign writes watched. `mutate` makes a write of a scope."""
 
     def __init__(
         self,
@@ -52,8 +49,7 @@ class ForeignWrites:
         engine: Identity,
         run: Run,
         send: Callable[..., Awaitable[Any]],
-        notice_one: Callable[[str, str], Awaitable[None]],
-        refresh: Callable[[], Awaitable[object]],
+        mutate: Callable[[Write[Any], str], asyncio.Future[Any]],
     ) -> None:
         self._fanout = fanout
         self._keys = fanout.keys
@@ -61,8 +57,7 @@ class ForeignWrites:
         self._engine = engine
         self._run = run
         self._send = send
-        self._notice_one = notice_one
-        self._refresh = refresh
+        self._mutate = mutate
         self._values = keyspace.channel(self._keys.values(b""))
         self._own = b""
         """The key of the values that an own script writes just now, by the marks."""
@@ -214,7 +209,9 @@ class ForeignWrites:
 
     async def _notice(self, scope: bytes, keys: Sequence[bytes]) -> None:
         usable = [key for key in keys if _is_text(key) or self._refuse(scope, key)]
-        outcomes = await asyncio.gather(*(self._notice_one(scope.decode(), key.decode()) for key in usable), return_exceptions=True)
+        name = scope.decode()
+        writes = [self._mutate(notice(self._fanout, name, key.decode()), name) for key in usable]
+        outcomes = await asyncio.gather(*writes, return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
@@ -235,7 +232,7 @@ class ForeignWrites:
         lock, token = self._keys.filling, self._engine.instance
         if not await self._send(b"SET", lock, token, b"NX", b"PX", milliseconds) and await self._send(b"GET", lock) != token:
             return
-        await self._refresh()
+        await self._fanout.follow(self._send)
         routes = self._fanout.routes
         if routes.is_filling and routes.shadows is not None:
             generation, setting = routes.shadows, routes.settings[FOREIGN_WRITES]
@@ -246,7 +243,7 @@ class ForeignWrites:
                     if _is_text(scope):
                         await self._compare(generation, scope)
             await self._run("change_setting", queues.change_setting(self._keys, FOREIGN_WRITES, setting, generation), _as_it_is)
-            await self._refresh()
+            await self._fanout.follow(self._send)
             logger.info("the writes of other programs have events from now on")
             await self._forget_others(generation)
         await self._send(b"DEL", lock)

@@ -373,6 +373,28 @@ async def test_an_eviction_is_a_deletion(own_server: RedisServer, opened: Open) 
     assert {event.event_type for event in events} == {"state:deleted"}
 
 
+@pytest.mark.parametrize("told", [True, False])
+async def test_values_with_deadlines_are_watched_too(own_server: RedisServer, opened: Open, told: bool) -> None:
+    adapter = await opened(own_server)
+    await answer_of(adapter.subscribe(ALL))
+    if not told:
+        own_server.client.config_set("notify-keyspace-events", "")
+    await answer_of(adapter.set("s", "own", b"1", ttl_ms=400))
+    await answer_of(adapter.set("s", "theirs", b"1", ttl_ms=400))
+    await answer_of(adapter.set("s", "gone", b"1", ttl_ms=400))
+    own_server.client.hset("state:s", "theirs", "2")  # the deadline stays
+    if told:
+        own_server.client.hdel("state:s", "gone")
+    await until(lambda: not own_server.client.exists("state:s"))
+    await noticed(own_server)
+    found = chains(await drain(adapter))
+    news = {key: [event.new for event in chain] for (_, key), chain in found.items()}
+    assert news == {"own": [b"1", None], "theirs": [b"1", b"2", None], "gone": [b"1", None]}
+    await until(lambda: not own_server.client.exists("iii-state:deadlines:s"))
+    await answer_of(adapter.set("s", "own", b"3"))
+    assert [event.event_type for event in await drain(adapter)] == ["state:created"]
+
+
 # -- one setting of the whole fleet
 
 
