@@ -32,13 +32,14 @@ from iii_state.adapters.redis.mutations import (
     update_arguments,
     updated,
 )
+from iii_state.adapters.redis.replicas import Replicas
 from iii_state.adapters.redis.scopes import Scopes
 from iii_state.adapters.redis.scripts import Script, script
 from iii_state.adapters.redis.subscriptions import HOLD_SECONDS, Subscriptions
 from iii_state.adapters.redis.upkeep import Upkeep
 from iii_state.adapters.redis.wire import Wire, explain
 from iii_state.config import RedisSettings
-from iii_state.errors import ConfigError, InvalidValue, StoreError
+from iii_state.errors import InvalidValue, StoreError
 from iii_state.events import DeadLetter, Delivery, Failure, QueueLimits, QueueStats, Subscription
 from iii_state.host import Answer
 from iii_state.ops import Plan
@@ -62,8 +63,6 @@ class RedisAdapter:
     """Values and queues on a Redis that any number of engines share."""
 
     def __init__(self, settings: RedisSettings, *, limits: QueueLimits | None = None) -> None:
-        if settings.wait_replicas:
-            raise ConfigError("adapter.config.wait_replicas is not part of this version yet")
         self._prefix = settings.prefix
         self._keys = Keys(settings.prefix.encode())
         self._limits = limits or QueueLimits()
@@ -108,6 +107,12 @@ class RedisAdapter:
             *(self._begin_afresh, self._ring_all),
         )
         self._foreign_writes = ForeignWrites(self._fanout, self._keyspace, self._engine, self._run, self._send, self._write)
+        self._replicas: Replicas | None = None
+        if settings.wait_replicas:
+            self._replicas = Replicas(
+                self._connection.address, self._keys.waited, self._send, settings.wait_replicas, settings.call_timeout_ms
+            )
+            self._connection.prepare = self._replicas.prepare
         self._scopes = Scopes(self._keys, self._send, self._fanout.routes, self._watch)
         self._was_emptied = False
         self._fanout.emptied = self._emptied
@@ -125,6 +130,8 @@ class RedisAdapter:
             raise
         self._bell = bell
         self._connection.restored = self._reconnected
+        if self._replicas is not None:
+            self._replicas.start()
         self._bells.start()
         self._deadlines.start()
         self._fleet.start()
@@ -166,6 +173,8 @@ class RedisAdapter:
                 await self._fleet.leave()
         except (StoreError, TimeoutError) as error:
             logger.info("what is pending here could not be given back, and will be taken over: %s", error or "no answer")
+        if self._replicas is not None:
+            await self._replicas.stop()
         await self._bells.stop()
         for task in self._tasks:
             task.cancel()
@@ -246,7 +255,8 @@ class RedisAdapter:
         result: Callable[[Reply], T],
         ttl: bytes = NO_DEADLINE,
     ) -> asyncio.Future[T]:
-        return self._write(Write(self._fanout, command, scope, key, arguments, result, ttl=ttl), scope)
+        answer = self._write(Write(self._fanout, command, scope, key, arguments, result, ttl=ttl), scope)
+        return answer if self._replicas is None else self._replicas.confirmed(answer)
 
     def _mutate_with_deadline(
         self,

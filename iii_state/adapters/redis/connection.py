@@ -106,6 +106,8 @@ class Connection:
         self.address = address
         self.restored: Callable[[], None] = lambda: None
         """Called when a broken connection has been replaced."""
+        self.prepare: Callable[[Wire], Awaitable[None]] | None = None
+        """Talks to the server on each new connection, before any call is made on it. Raises `StoreError` if it will not do."""
         self._session_key = session_key
         self._timeout = call_timeout_ms / 1000
         self._max_in_flight = max_in_flight
@@ -187,6 +189,8 @@ class Connection:
                 try:
                     if first is not None:
                         await first(wire)
+                    if self.prepare is not None:
+                        await self.prepare(wire)
                     await self._open_session(wire)
                 except BaseException:
                     wire.abort()
