@@ -200,12 +200,13 @@ class ForeignWrites:
             while True:
                 began = loop.time()
                 page = await self._run("differences", (*names, part, cursor, b"%d" % fields), _as_it_is)
+                pause = (loop.time() - began) * REST_PER_WORK
                 cursor, looked_at, keys = page
                 await self._notice(scope, keys)
                 if cursor == b"0":
                     break
                 fields = max(10, min(MOST_FIELDS, fields * PAGE_BYTES // (looked_at + 1)))
-                await asyncio.sleep((loop.time() - began) * REST_PER_WORK)
+                await asyncio.sleep(pause)
 
     async def _notice(self, scope: bytes, keys: Sequence[bytes]) -> None:
         usable = [key for key in keys if _is_text(key) or self._refuse(scope, key)]

@@ -19,7 +19,8 @@ from iii_state.adapters.redis.foreign import stored_form
 from iii_state.config import RedisSettings
 from iii_state.errors import ConfigError, StoreError
 from iii_state.events import Event, QueueLimits, Subscription
-from tests.adapters.redis.test_connection import INCREMENT, answer_of, until
+from tests.adapters.redis.test_adapter import SMALLEST_RULES
+from tests.adapters.redis.test_connection import INCREMENT, adapter_on, answer_of, until
 from tests.redis_server import RedisServer, shared_server
 
 ALL = Subscription("all")
@@ -393,6 +394,21 @@ async def test_values_with_deadlines_are_watched_too(own_server: RedisServer, op
     await until(lambda: not own_server.client.exists("iii-state:deadlines:s"))
     await answer_of(adapter.set("s", "own", b"3"))
     assert [event.event_type for event in await drain(adapter)] == ["state:created"]
+
+
+async def test_the_smallest_permissions_with_one_channel_more_suffice(
+    own_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    rules = (*SMALLEST_RULES.split(), "&__keyspace@0__:state:*", "+config|get", "+config|set")
+    own_server.client.execute_command("ACL", "SETUSER", "app", "reset", "on", ">pw", *rules)
+    async with adapter_on(f"redis://app:pw@127.0.0.1:{own_server.port}", foreign_writes=True) as adapter:
+        await until(lambda: watches(own_server))
+        await answer_of(adapter.subscribe(ALL))
+        await answer_of(adapter.set("s", "k", b"1"))
+        own_server.client.hset("state:s", "k", "2")
+        await noticed(own_server)
+        assert [event.new for event in await drain(adapter)] == [b"1", b"2"]
+    assert [record for record in caplog.records if record.levelname == "WARNING"] == []
 
 
 # -- one setting of the whole fleet
