@@ -29,7 +29,7 @@ class Store:
     `elapse(ms)` brings deadlines nearer by so many milliseconds, without a word to the adapter.
     """
 
-    def __init__(self, open_adapter: Opener, elapse: Callable[[int], None]) -> None:
+    def __init__(self, open_adapter: Opener, elapse: Callable[[int], None] = lambda ms: None) -> None:
         self._open = open_adapter
         self.elapse = elapse
         self.bells: list[str] = []
@@ -55,7 +55,7 @@ class Store:
         return call
 
 
-async def _store(kind: str, directory: Path) -> Store:
+async def new_store(kind: str, directory: Path) -> Store:
     if kind.startswith("kv"):
         target = directory if kind == "kv-file" else None
         ahead = 0
@@ -73,7 +73,7 @@ async def _store(kind: str, directory: Path) -> Store:
 @asynccontextmanager
 async def opened(kind: str, directory: Path, limits: QueueLimits | None = None) -> AsyncIterator[Store]:
     """A started store of a kind; `directory` is empty, or holds what an earlier one left."""
-    store = await _store(kind, directory)
+    store = await new_store(kind, directory)
     await store.start(limits)
     try:
         yield store

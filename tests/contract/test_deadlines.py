@@ -11,6 +11,7 @@ import pytest
 from iii_state.adapters.base import TooLarge
 from iii_state.errors import StoreError
 from iii_state.events import Delivery, QueueLimits
+from iii_state.sessions import Request
 from tests.contract.conftest import Store, opened
 from tests.contract.test_queues import ALL, drain, seen
 from tests.contract.test_values import LIMIT, plan, stored
@@ -62,6 +63,7 @@ async def test_what_is_over_is_not_seen_by_anything(store: Store) -> None:
     assert await store.entries("s") == [("always", b"1")]
     assert await store.groups() == ["s"]
     assert await store.entries("gone") == []
+    assert (await store.keys("s"), await store.keys("gone")) == (["always"], [])
     assert await store.set("s", "b", b"2") is None
     assert (await store.update("s", "c", INCREMENT, LIMIT)).old is None
     assert await store.delete("s", "d") is None
@@ -73,6 +75,7 @@ async def test_a_large_scope_is_listed_without_what_is_over(store: Store) -> Non
     await asyncio.gather(*(store.set("s", f"k{number}", b"1") for number in range(3000) if number % 3))
     assert len(await store.entries("s")) == 3000
     store.elapse(LONG)
+    assert sorted(await store.keys("s")) == sorted(f"k{number}" for number in range(3000) if number % 3)
     assert sorted(await store.entries("s")) == sorted((f"k{number}", b"1") for number in range(3000) if number % 3)
 
 
@@ -95,6 +98,19 @@ async def test_a_mutation_that_comes_first_makes_the_value_go_before_it(store: S
         ("created", "s", "update", None, stored({"n": 1})),
     ]
     assert len({delivery.event_id for delivery in came}) == 6
+
+
+async def test_a_call_made_again_answers_what_it_did_though_a_deadline_has_passed(store: Store) -> None:
+    await store.subscribe(ALL)
+    await store.open_session("session-of-a-caller", 0, 1)
+    first, second = (Request("session-of-a-caller", 1, slot, slot + 1) for slot in range(2))
+    await store.set("s", "k", b"1", ttl_ms=LONG, request=first)
+    store.elapse(LONG)
+    assert await store.set("s", "k", b"1", ttl_ms=LONG, request=first) is None
+    assert await store.get("s", "k") is None
+    for _ in range(2):
+        assert await store.update("s", "k", INCREMENT, LIMIT, request=second) == (None, stored({"n": 1}), [])
+    assert [event[0] for event in seen(await drain(store, ALL))] == ["created", "deleted", "created"]
 
 
 async def test_a_set_takes_a_deadline_away_and_an_update_keeps_it(store: Store) -> None:

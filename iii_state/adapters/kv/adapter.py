@@ -17,11 +17,13 @@ from iii_state.adapters.kv.deadlines import Deadlines, now_ms
 from iii_state.adapters.kv.groups import Changes, Groups, delivery_row, row_number
 from iii_state.adapters.kv.journal import Journal, Row
 from iii_state.adapters.kv.queues import Queue, Routes
+from iii_state.adapters.kv.sessions import Sessions
 from iii_state.apply import apply
 from iii_state.errors import StoreError
 from iii_state.events import FOREVER, DeadLetter, Delivery, Event, EventType, Failure, QueueLimits, QueueStats, Subscription
 from iii_state.host import Answer, engine_name
 from iii_state.ops import Plan
+from iii_state.sessions import SESSION_SECONDS, Request
 
 logger = logging.getLogger(__name__)
 
@@ -43,10 +45,13 @@ class KvAdapter:
         save_interval_ms: int = 5000,
         limits: QueueLimits | None = None,
         clock: Callable[[], int] = now_ms,
+        session_seconds: float = SESSION_SECONDS,
     ) -> None:
         self._limits = limits or QueueLimits()
         self._journal = None if directory is None else Journal(directory, save_interval_ms)
         self._groups = None if self._journal is None else Groups(self._journal, self._committed)
+        self._sessions = Sessions(self._groups, expiry_seconds=session_seconds)
+        self.store = secrets.token_hex(8)
         self._data: dict[str, dict[str, bytes]] = {}
         self._deadlines = Deadlines(self._has_deadline, self._end_if_over, clock)
         self._watched = self._deadlines.watched
@@ -71,6 +76,8 @@ class KvAdapter:
         contents = await self._journal.open()
         self._epoch = str(contents.epoch)
         self._first_number = contents.epoch << 32
+        self.store = contents.store
+        self._sessions.load(contents.sessions)
         for scope, key, value in contents.values:
             self._data.setdefault(scope.decode(), {})[key.decode()] = value
         for scope, key, at in contents.deadlines:
@@ -104,6 +111,7 @@ class KvAdapter:
             queue.close()
         self._deadlines.stop()
         self._closing = True
+        self._sessions.close()
         if self._journal is not None and self._groups is not None:
             await self._groups.drain()
             await self._journal.close()
@@ -129,19 +137,29 @@ class KvAdapter:
             return None
         return group.get(key)
 
-    def set(self, scope: str, key: str, value: bytes, *, ttl_ms: int | None = None) -> Answer[bytes | None]:
+    def set(
+        self, scope: str, key: str, value: bytes, *, ttl_ms: int | None = None, request: Request | None = None
+    ) -> Answer[bytes | None]:
+        if request is not None and (done := self._sessions.recall(request)) is not None:
+            return self._sessions.again(request, done.old)
         if self._watched:
             self._end_if_over(scope, key)
         old = self._current(scope, key)
-        return self._write(scope, key, old, value, old, None if ttl_ms is None else self._after(ttl_ms))
+        return self._write(scope, key, old, value, old, request, None if ttl_ms is None else self._after(ttl_ms))
 
-    def delete(self, scope: str, key: str) -> Answer[bytes | None]:
+    def delete(self, scope: str, key: str, *, request: Request | None = None) -> Answer[bytes | None]:
+        if request is not None and (done := self._sessions.recall(request)) is not None:
+            return self._sessions.again(request, done.old)
         if self._watched:
             self._end_if_over(scope, key)
         old = self._current(scope, key)
-        return self._write(scope, key, old, None, old)
+        return self._write(scope, key, old, None, old, request)
 
-    def update(self, scope: str, key: str, plan: Plan, limit: int, *, ttl_ms: int | None = None) -> Answer[Updated]:
+    def update(
+        self, scope: str, key: str, plan: Plan, limit: int, *, ttl_ms: int | None = None, request: Request | None = None
+    ) -> Answer[Updated]:
+        if request is not None and (done := self._sessions.recall(request)) is not None:
+            return self._sessions.again(request, Updated(done.old, *apply(plan, done.old)))
         if self._watched:
             self._end_if_over(scope, key)
         old = self._current(scope, key)
@@ -149,12 +167,21 @@ class KvAdapter:
         if len(new) > limit and (size := values.compact_size(new)) > limit:
             raise TooLarge(size, limit)
         deadline = self._deadline(scope, key) if ttl_ms is None else self._after(ttl_ms)
-        return self._write(scope, key, old, new, Updated(old, new, errors), deadline)
+        return self._write(scope, key, old, new, Updated(old, new, errors), request, deadline)
+
+    def open_session(self, session: str, previous_epoch: int, epoch: int) -> Answer[None]:
+        if self._closing:
+            raise _being_closed()
+        return self._sessions.open(session, previous_epoch, epoch)
 
     def entries(self, scope: str) -> list[tuple[str, bytes]]:
         entries = list(self._data.get(scope, {}).items())
         over = self._deadlines.over(scope)
         return [entry for entry in entries if entry[0] not in over] if over else entries
+
+    def keys(self, scope: str) -> list[str]:
+        over = self._deadlines.over(scope)
+        return [key for key in self._data.get(scope, ()) if key not in over]
 
     def groups(self) -> list[str]:
         return [scope for scope, group in self._data.items() if len(self._deadlines.over(scope)) < len(group)]
@@ -200,15 +227,22 @@ class KvAdapter:
     def _end_if_over(self, scope: str, key: str) -> None:
         """A value that is over goes, as a mutation of its own, before anything else happens to its key."""
         if self._is_over(self._deadline(scope, key)):
-            removal = self._write(scope, key, self._current(scope, key), None, None)
+            removal = self._write(scope, key, self._current(scope, key), None, None, None)
             if removal is not None:
                 removal.add_done_callback(asyncio.Future.exception)  # if it fails, the value is looked at again
 
     def _write(
-        self, scope: str, key: str, old: bytes | None, new: bytes | None, answer: T, deadline: int | None = None
+        self,
+        scope: str,
+        key: str,
+        old: bytes | None,
+        new: bytes | None,
+        answer: T,
+        request: Request | None,
+        deadline: int | None = None,
     ) -> Answer[T]:
         if self._closing:  # nobody would write it any more, and so its call would never be answered
-            raise StoreError("the store is being closed; nothing was changed")
+            raise _being_closed()
         queues = self._routes.matching(scope, key) if self._events_enabled else ()
         event: Event | None = None
         if queues:
@@ -218,6 +252,8 @@ class KvAdapter:
             for queue in queues:
                 _refuse_overflow(queue, event)
         changes_deadline = deadline is not None or (self._watched and self._deadline(scope, key) is not None)
+        if request is not None:
+            self._sessions.record(request, old)
         if self._groups is None:
             self._store(scope, key, new)
             if changes_deadline:
@@ -267,6 +303,7 @@ class KvAdapter:
 
     def _committed(self, written: Changes) -> None:
         """What was written is seen from now on, and its events can be delivered."""
+        self._sessions.committed(written.outcomes)
         for (scope, key), value in written.overlay.items():
             self._store(scope, key, value)
         for (scope, key), deadline in written.deadlines.items():
@@ -485,6 +522,10 @@ class KvAdapter:
             return False
         self._keep(lambda changes: changes.discarded.append(dead_letter_id))
         return True
+
+
+def _being_closed() -> StoreError:
+    return StoreError("the store is being closed; nothing was changed")
 
 
 def _refuse_overflow(queue: Queue, event: Event) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from iii_state.adapters.kv.journal import Group, Journal, Row
+from iii_state.adapters.kv.journal import Group, Journal, Outcome, Row, Slot
 from iii_state.adapters.kv.queues import Queue
 from iii_state.errors import StoreError
 from iii_state.events import Delivery
@@ -39,6 +39,7 @@ class Changes:
     overlay: dict[tuple[str, str], bytes | None] = field(default_factory=dict)
     deadlines: dict[tuple[str, str], int | None] = field(default_factory=dict)
     """Of what the overlay holds, where it has one, or takes one away."""
+    outcomes: dict[Slot, Outcome] = field(default_factory=dict)
     writes: list[Write] = field(default_factory=list)
     subscriptions: dict[str, Row | None] = field(default_factory=dict)
     attempts: dict[int, tuple[int, int]] = field(default_factory=dict)
@@ -46,6 +47,7 @@ class Changes:
     revived: list[Row] = field(default_factory=list)
     finished: list[int] = field(default_factory=list)
     discarded: list[str] = field(default_factory=list)
+    ended_sessions: list[str] = field(default_factory=list)
     settled: list[Callable[[], None]] = field(default_factory=list)
     """Called when the upkeep of this group has been committed."""
 
@@ -53,7 +55,7 @@ class Changes:
         """Put the upkeep of `other`, which was to come first, in front of one's own."""
         self.subscriptions = {**other.subscriptions, **self.subscriptions}
         self.attempts = {**other.attempts, **self.attempts}
-        for name in ("dead_letters", "revived", "finished", "discarded", "settled"):
+        for name in ("dead_letters", "revived", "finished", "discarded", "ended_sessions", "settled"):
             setattr(self, name, getattr(other, name) + getattr(self, name))
 
     def group(self) -> Group:
@@ -61,6 +63,8 @@ class Changes:
         return Group(
             values={(scope.encode(), key.encode()): value for (scope, key), value in self.overlay.items()},
             deadlines={(scope.encode(), key.encode()): at for (scope, key), at in self.deadlines.items()},
+            outcomes=self.outcomes,
+            ended_sessions=self.ended_sessions,
             subscriptions=self.subscriptions,
             deliveries=[delivery_row(delivery) for write in self.writes for _, delivery in write.deliveries] + self.revived,
             attempts=self.attempts,
@@ -100,6 +104,11 @@ class Groups:
             return self._writing
         return None
 
+    def outcome_of(self, slot: Slot) -> Outcome | None:
+        """What is on its way to be recorded of a slot, the newest; None if nothing is."""
+        outcome = self.filling.outcomes.get(slot)
+        return outcome if outcome is not None or self._writing is None else self._writing.outcomes.get(slot)
+
     def deliveries_to(self, queue: Queue) -> list[Delivery]:
         """What is on its way into a queue."""
         groups = [self.filling] if self._writing is None else [self._writing, self.filling]
@@ -108,9 +117,17 @@ class Groups:
 
     def write(self, place: Place, value: bytes | None, answer: T, deliveries: list[tuple[Queue, Delivery]]) -> asyncio.Future[T]:
         """Write a mutation with the next group; the Future is `answer` once it lasts, or a `StoreError` if it does not."""
-        waiter: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self.filling.overlay[place] = value
-        self.filling.writes.append(Write(waiter, answer, deliveries))
+        return self.wait(answer, deliveries)
+
+    def record(self, slot: Slot, outcome: Outcome) -> None:
+        """Record the outcome of a mutation with the next group; whoever asked for it waits for that."""
+        self.filling.outcomes[slot] = outcome
+
+    def wait(self, answer: T, deliveries: list[tuple[Queue, Delivery]] | None = None) -> asyncio.Future[T]:
+        """The Future is `answer` once the next group and all before it last, or a `StoreError` if they do not."""
+        waiter: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self.filling.writes.append(Write(waiter, answer, deliveries or []))
         self._schedule()
         return waiter
 
@@ -173,6 +190,7 @@ class Groups:
                     write.waiter.set_exception(StoreError(str(error)))
             changes.overlay.clear()
             changes.deadlines.clear()
+            changes.outcomes.clear()
             changes.writes.clear()
         self.filling.take_upkeep(written)
         if self.filling.is_empty():

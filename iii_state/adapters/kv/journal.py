@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from iii_state.errors import StoreError
 
@@ -46,17 +46,36 @@ CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 INSERT INTO meta VALUES ('epoch', 0);
 """
 
-_UPGRADES = {
-    1: "CREATE TABLE deadline (scope BLOB, key BLOB, at_ms INTEGER NOT NULL, PRIMARY KEY (scope, key)) WITHOUT ROWID",
-}
-"""What makes of each format the next one; `_SCHEMA` is format 1."""
+# What an older format has not got; an older version must not write a file that has deadlines, and so refuses it by its number.
+_ADDED = """
+CREATE TABLE IF NOT EXISTS session (
+    id TEXT NOT NULL, slot INTEGER NOT NULL, seq INTEGER NOT NULL, old BLOB, forgotten INTEGER NOT NULL, PRIMARY KEY (id, slot)
+) WITHOUT ROWID;
+INSERT OR IGNORE INTO meta VALUES ('store', random() & 0x7fffffffffffffff);
+CREATE TABLE IF NOT EXISTS deadline (
+    scope BLOB NOT NULL, key BLOB NOT NULL, at_ms INTEGER NOT NULL, PRIMARY KEY (scope, key)
+) WITHOUT ROWID;
+"""
 
 ROWS_PER_STATEMENT = 256
 LOG_PAGES = 8192
 """Pages of 4 KiB after which the log is copied into the file, which costs two forced writes."""
 
 Row = tuple[Any, ...]
+Slot = tuple[str, int]
+"""A session and one of its slots."""
+
+EPOCH = -1
+"""The slot that has a session's epoch as its number."""
 T = TypeVar("T")
+
+
+class Outcome(NamedTuple):
+    """Of a slot: the number of its last call, and what that replaced; `forgotten` where it was too large to be kept."""
+
+    seq: int
+    old: bytes | None
+    forgotten: bool
 
 
 @dataclass(slots=True)
@@ -65,6 +84,8 @@ class Group:
 
     values: dict[tuple[bytes, bytes], bytes | None] = field(default_factory=dict)
     deadlines: dict[tuple[bytes, bytes], int | None] = field(default_factory=dict)
+    outcomes: dict[Slot, Outcome] = field(default_factory=dict)
+    ended_sessions: list[str] = field(default_factory=list)
     subscriptions: dict[str, Row | None] = field(default_factory=dict)
     deliveries: list[Row] = field(default_factory=list)
     attempts: dict[int, tuple[int, int]] = field(default_factory=dict)
@@ -78,6 +99,7 @@ class Group:
         removals = [(scope, key) for (scope, key), value in self.values.items() if value is None]
         deadlines = [(scope, key, at) for (scope, key), at in self.deadlines.items() if at is not None]
         no_deadlines = [(scope, key) for (scope, key), at in self.deadlines.items() if at is None]
+        outcomes = [(*slot, *outcome) for slot, outcome in self.outcomes.items()]
         kept = [row for row in self.subscriptions.values() if row is not None]
         ended = [(name,) for name, row in self.subscriptions.items() if row is None]
         return [
@@ -85,6 +107,8 @@ class Group:
             ("DELETE FROM state WHERE (scope, key) IN (VALUES", "(?,?)", ")", removals),
             ("INSERT INTO deadline VALUES", "(?,?,?)", " ON CONFLICT DO UPDATE SET at_ms=excluded.at_ms", deadlines),
             ("DELETE FROM deadline WHERE (scope, key) IN (VALUES", "(?,?)", ")", no_deadlines),
+            ("DELETE FROM session WHERE id IN (VALUES", "(?)", ")", [(session,) for session in self.ended_sessions]),
+            ("INSERT OR REPLACE INTO session VALUES", "(?,?,?,?,?)", "", outcomes),
             ("INSERT OR REPLACE INTO subscription VALUES", "(?,?,?,?)", "", kept),
             ("INSERT INTO delivery VALUES", "(?,?,?,?,?,?,?,?,?,?)", "", self.deliveries),
             ("INSERT INTO dead_letter VALUES", "(?,?,?,?,?,?,?,?,?,?,?,?)", "", self.dead_letters),
@@ -99,8 +123,10 @@ class Contents:
     """What a file held when it was opened. `epoch` has never been given before for this file."""
 
     epoch: int
+    store: str
     values: list[tuple[bytes, bytes, bytes]]
     deadlines: list[tuple[bytes, bytes, int]]
+    sessions: list[tuple[str, int, int, bytes | None, int]]
     subscriptions: list[Row]
     deliveries: list[Row]
     dead_letters: list[Row]
@@ -245,6 +271,8 @@ class Journal:
             connection.execute("COMMIT")
             contents = Contents(
                 epoch=connection.execute("SELECT value FROM meta WHERE name='epoch'").fetchone()[0],
+                store=connection.execute("SELECT printf('%016x', value) FROM meta WHERE name='store'").fetchone()[0],
+                sessions=connection.execute("SELECT * FROM session").fetchall(),
                 values=connection.execute("SELECT scope, key, value FROM state").fetchall(),
                 deadlines=connection.execute("SELECT scope, key, at_ms FROM deadline").fetchall(),
                 subscriptions=connection.execute("SELECT * FROM subscription").fetchall(),
@@ -265,13 +293,12 @@ class Journal:
             for statement in _SCHEMA.split(";"):
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
-            version = 1
         elif application != APPLICATION_ID:
             raise StoreError(f"{self.path} is an SQLite database of another program; nothing was changed")
         elif version > FORMAT:
             raise StoreError(f"{self.path} has format {version}; this version of iii-state knows up to {FORMAT}. Use a newer one")
-        for older in range(version, FORMAT):
-            connection.execute(_UPGRADES[older])
+        for statement in _ADDED.split(";"):
+            connection.execute(statement)
         connection.execute(f"PRAGMA user_version={FORMAT}")
 
     def _commit(self, group: Group) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from iii_state.adapters.redis import queues
 from iii_state.adapters.redis.connection import Again, Ahead
-from iii_state.adapters.redis.keys import Keys, lane
+from iii_state.adapters.redis.keys import Keys, caller_session, lane
 from iii_state.adapters.redis.mutations import (
     KEEP_DEADLINE,
     NO_DEADLINE,
@@ -28,6 +29,7 @@ from iii_state.adapters.redis.routes import BEGAN, Routes, deadlines_setting
 from iii_state.adapters.redis.scripts import Script, script
 from iii_state.errors import StoreError
 from iii_state.events import QueueLimits
+from iii_state.sessions import Request
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +39,8 @@ PATIENCE = 3
 """A call that was stale so often in a row has the routes hold still for the next time."""
 
 HOLD_MS = 250
+
+DECLARED_AT_ONCE = 500
 
 UNBOUNDED = 2**53
 
@@ -50,6 +54,10 @@ class Fanout:
         self.limits = limits
         self.routes = Routes()
         self.packing = Packing(keys)
+        self.callers_packing = Packing(keys)
+        """Of calls with tickets of callers; a `Packing` is fast for one session at a time."""
+        self.undeclared: dict[str, None] = {}
+        """Scopes that are to have deadlines, and that no call has made known yet."""
         self.enabled = True
         self.emptied: Callable[[], None] = lambda: None
         """Called when it turns out that this is another database than before."""
@@ -91,7 +99,8 @@ class Fanout:
 class Write(Generic[T]):
     """One mutation, over all the times that it is sent. `arguments` gives the command's own, `result` reads its reply.
 
-    `is_foreign` tells that it was another program's, and is only to be noticed.
+    With a `request` it bears its caller's ticket instead of the engine's (`Ticket`). `is_foreign` tells that it was another
+    program's, and is only to be noticed.
     """
 
     def __init__(
@@ -102,6 +111,7 @@ class Write(Generic[T]):
         key: str,
         arguments: Callable[[], Sequence[bytes]],
         result: Callable[[Reply], T],
+        request: Request | None = None,
         *,
         ttl: bytes = NO_DEADLINE,
         is_foreign: bool = False,
@@ -115,8 +125,11 @@ class Write(Generic[T]):
         self._own = arguments()
         self._packed_own = packed(self._own)
         self._result = result
+        self._request = request
         self._ttl = ttl
-        self._declaring = False
+        self._declaring = self._is_told = False
+        if ttl is not NO_DEADLINE and ttl is not KEEP_DEADLINE:
+            self._await_deadlines()
         self._is_foreign = is_foreign
         self._unseen = ""
         """Why what another program has done to the value could not be noticed."""
@@ -140,13 +153,16 @@ class Write(Generic[T]):
         ttl = self._ttl if self._place[0] in known.with_deadlines else None
         if ttl is None and self._ttl is not NO_DEADLINE and self._ttl is not KEEP_DEADLINE:
             self._declaring = True
-            call = declare(fanout.keys, version, (deadlines_setting(self._scope), b"1"))
-            return [b"EVALSHA", script("declare").sha1, *call]
+            return [b"EVALSHA", script("declare").sha1, *self._declare(version)]
+        packing, request = fanout.packing, self._request
+        if request is not None:
+            packing = fanout.callers_packing
+            session, epoch, slot, sequence = caller_session(request.session), request.epoch, request.slot, request.seq
         is_silent = not fanout.enabled or (self._is_foreign and known.is_filling)
         wanted = self._wanted = [] if is_silent else known.matching(*self._place)
         if not wanted and shadows is None and ttl is None:
             values_key, number = fanout.keys.values(self._scope), b"%d" % version
-            return fanout.packing.mutation(
+            return packing.mutation(
                 *(self._command, values_key, session, epoch, slot, sequence, number),
                 *(self._packed_place, self._packed_own, len(self._own)),
             )
@@ -168,7 +184,11 @@ class Write(Generic[T]):
         `Held` where the first deadline of a scope has to wait."""
         if self._declaring:
             self._declaring = False
-            raise self._catch_up(declared(reply)) from None
+            changed = declared(reply)
+            if self._is_told:
+                raise self._catch_up(changed)
+            self._await_deadlines()
+            raise Again
         try:
             return self._result(reply)
         except Again:
@@ -182,6 +202,21 @@ class Write(Generic[T]):
             raise self._make_room(full) from None
         except Unseen:
             raise self._notice() from None
+
+    def _await_deadlines(self) -> None:
+        if self._place[0] not in self._fanout.routes.with_deadlines:
+            self._fanout.undeclared[self._place[0]] = None
+
+    def _declare(self, version: int) -> list[bytes]:
+        """Makes known that the scope has deadlines. Of calls that are sent together the first speaks for all, and is told of the
+        changes; the others only make sure of theirs: each scope's change in each call's reply would be a square."""
+        undeclared = self._fanout.undeclared
+        scopes = list(islice(undeclared, DECLARED_AT_ONCE))
+        for scope in scopes:
+            del undeclared[scope]
+        self._is_told = bool(scopes)
+        settings = [(deadlines_setting(scope.encode()), b"1") for scope in dict.fromkeys((*scopes, self._place[0]))]
+        return declare(self._fanout.keys, version, *settings, told=self._is_told)
 
     def _catch_up(self, stale: Stale) -> Again:
         fanout = self._fanout

@@ -13,6 +13,7 @@ from iii_state.adapters.base import TooLarge, Updated
 from iii_state.adapters.redis.keys import Keys, lane
 from iii_state.apply import apply
 from iii_state.ops import Failure, OpError, Plan
+from iii_state.sessions import Fenced, Forgotten, SessionLost, SessionTaken
 
 Reply = list[object]
 
@@ -25,7 +26,14 @@ _KINDS = {"set": b"s", "merge": b"m", "increment": b"i", "append": b"a", "remove
 
 
 class Ticket(NamedTuple):
-    """By which a call is recognised when it is made again: the engine's session, its epoch, a slot, a sequence number."""
+    """By which a call is recognised when it is made again: a session, its epoch, a slot, a sequence number.
+
+    It is the engine's own, or its caller's, which then does the engine's work, too: what the engine sends again after a
+    reconnect is recognised by it. But the engine's epoch is not looked at, so a straggler of a connection that it has given up
+    may still be executed after the call was sent again. If that was applied, the straggler finds its number recorded, or the
+    slot used since, and changes nothing. If it was refused, nothing is recorded, and the straggler may be applied: so a refusal
+    of a call that an earlier connection had carried never says that nothing was changed (`Connection`).
+    """
 
     session: bytes
     epoch: int
@@ -52,22 +60,6 @@ class Stale(Exception):
         super().__init__(version)
         self.version = version
         self.changes = changes
-
-
-class Fenced(Exception):
-    """The call is a straggler of a connection that was given up; nothing has changed."""
-
-
-class SessionLost(Exception):
-    """The session is gone from Redis: whether an earlier attempt of the call was applied is unknown; this one was not."""
-
-
-class SessionTaken(Exception):
-    """Somebody else uses this session's id."""
-
-
-class Forgotten(Exception):
-    """An earlier attempt of the call has been applied, but the value it replaced was too large to be recorded."""
 
 
 class Held(Exception):
@@ -147,10 +139,11 @@ def mutation(
     return call
 
 
-def declare(keys: Keys, version: int, *facts: tuple[bytes, bytes]) -> list[bytes]:
-    """What follows the digest of declare.lua in EVALSHA. `facts` are names and texts."""
-    words = [word for fact in facts for word in fact]
-    return [b"4", keys.routes, keys.routes_version, keys.routes_log, keys.hold, b"%d" % version, *words]
+def declare(keys: Keys, version: int, *settings: tuple[bytes, bytes], told: bool = True) -> list[bytes]:
+    """What follows the digest of declare.lua in EVALSHA. `settings` are names and texts."""
+    words = [word for setting in settings for word in setting]
+    known = b"%d" % version if told else b""
+    return [b"4", keys.routes, keys.routes_version, keys.routes_log, keys.hold, known, *words]
 
 
 def declared(reply: Reply) -> Stale:
