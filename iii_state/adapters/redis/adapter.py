@@ -91,7 +91,7 @@ class RedisAdapter:
         self._recovers = False
         """Whether a connection has broken since the pending deliveries were compared with Redis's."""
         self._upkeep = Upkeep(
-            (self._start_due_attempts, self._end_orphans, self._recover),
+            (self._host_again, self._start_due_attempts, self._end_orphans, self._recover),
             lambda: list(self._subscriptions.hosted),
             lambda name: self._bell(name),
         )
@@ -121,7 +121,6 @@ class RedisAdapter:
             self._replicas = Replicas(
                 self._connection.address, self._keys.waited, self._send, settings.wait_replicas, settings.call_timeout_ms
             )
-            self._connection.prepare = self._replicas.prepare
         self._scopes = Scopes(self._keys, self._send, self._fanout.routes, self._watch)
         self._was_emptied = False
         self._fanout.emptied = self._emptied
@@ -129,7 +128,7 @@ class RedisAdapter:
     # -- opening and closing
 
     async def start(self, bell: Callable[[str], None]) -> None:
-        await self._connection.start(self._check_permissions)
+        await self._connection.start(self._check_server)
         try:
             await self._check_format()
             await self._send(b"SET", self._keys.store, secrets.token_hex(8).encode(), b"NX")
@@ -140,6 +139,7 @@ class RedisAdapter:
             await self._connection.stop()
             raise
         self._bell = bell
+        self._connection.prepare = self._look_at_server
         self._connection.restored = self._reconnected
         if self._replicas is not None:
             self._replicas.start()
@@ -150,6 +150,18 @@ class RedisAdapter:
         self._scopes.start()
         if self._watches:
             self._foreign_writes.start()
+
+    async def _check_server(self, wire: Wire) -> None:
+        """What is looked at on the first connection."""
+        await self._check_permissions(wire)
+        if self._replicas is not None:
+            await self._replicas.look_at(wire)
+
+    async def _look_at_server(self, wire: Wire) -> None:
+        """What is looked at on all others: it may be another server."""
+        if self._replicas is not None:
+            await self._replicas.look_at(wire)
+        await self._read_routes(wire)
 
     async def _check_permissions(self, wire: Wire) -> None:
         trial = self._connection.session
@@ -171,6 +183,15 @@ class RedisAdapter:
         held = await self._send(b"GET", self._keys.format)
         if held is not None:
             refuse_newer(self._connection.address, held)
+
+    async def _read_routes(self, wire: Wire) -> None:
+        """After a failover there may be others of the same version."""
+        version, table = await wire.ask((b"GET", self._keys.routes_version), (b"HGETALL", self._keys.routes))
+        for refusal in (version, table):
+            if isinstance(refusal, ReplyError):
+                raise StoreError(explain(wire.address, str(refusal)))
+        if self._fanout.load(int(cast("bytes | None", version) or 0), cast("list[bytes]", table)):
+            self._emptied()
 
     async def stop(self) -> None:
         await self._foreign_writes.stop()
@@ -414,6 +435,10 @@ class RedisAdapter:
 
     # -- the fleet
 
+    async def _host_again(self) -> int:
+        await self._subscriptions.host_again()
+        return -1
+
     async def _start_due_attempts(self) -> int:
         return await self._deliveries.start_due_attempts()
 
@@ -422,6 +447,7 @@ class RedisAdapter:
 
     def _reconnected(self) -> None:
         self._fleet.spare_everybody()
+        self._subscriptions.doubt()
         self._recovers = True
         self._upkeep.plan(0)
         self._deadlines.look()
@@ -446,7 +472,7 @@ class RedisAdapter:
         else:
             logger.warning("this engine has been taken for dead (was it stopped?); it begins afresh")
         self._deliveries.forget_all()
-        self._subscriptions.host_again()
+        self._upkeep.plan(0)
 
     def _ring_all(self) -> None:
         for subscription_id in list(self._subscriptions.hosted):

@@ -67,20 +67,21 @@ class Fanout:
         """The command that reads the whole table of the routes, of this version or later."""
 
         def loaded(table: list[bytes]) -> None:
-            if self._load(version, table):
+            if self.load(version, table):
                 self.emptied()
 
         return ((b"HGETALL", self.keys.routes), loaded)
 
-    def _load(self, version: int, table: Sequence[bytes]) -> bool:
+    def load(self, version: int, table: Sequence[bytes]) -> bool:
+        """Take on the whole table. True where it is that of another database: the one before has been emptied, or replaced."""
         before = self.routes.settings.get(BEGAN)
         self.routes.load(version, table)
         return before is not None and self.routes.settings.get(BEGAN) != before
 
     async def read(self, send: Callable[..., Awaitable[Any]]) -> bool:
-        """Read the whole table. True where it is that of another database: the one before has been emptied, or replaced."""
+        """Read the whole table, and take it on."""
         version = await send(b"GET", self.keys.routes_version)
-        return self._load(int(version or 0), await send(b"HGETALL", self.keys.routes))
+        return self.load(int(version or 0), await send(b"HGETALL", self.keys.routes))
 
     async def follow(self, send: Callable[..., Awaitable[Any]]) -> None:
         """Take on what has changed, without waiting for a mutation to be told: reads depend on some of it."""

@@ -81,7 +81,7 @@ class Replicas:
         self._fail(self._unconfirmed, "this engine has been stopped")
         self._unconfirmed = []
 
-    async def prepare(self, wire: Wire) -> None:
+    async def look_at(self, wire: Wire) -> None:
         """Look at a server on which calls will be made. Raises `StoreError` where the user may not."""
         info, waited = await wire.ask(_INFO, (b"WAIT", b"0", b"1"))
         for reply in (info, waited):

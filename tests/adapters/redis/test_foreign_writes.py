@@ -340,6 +340,18 @@ async def test_many_engines_make_one_event_of_each_difference(server: RedisServe
         assert news in ([[b"1", None]] if number >= 1000 else []) + ([[b"1", b"2", None]] if number < 1000 or two_at_once else [])
 
 
+async def test_a_comparison_whose_engine_has_died_is_made_by_another(server: RedisServer, opened: Open) -> None:
+    adapter = await opened()
+    await answer_of(adapter.subscribe(ALL))
+    await until(lambda: not server.client.keys("iii-state:comparing:*"))
+    server.client.set("iii-state:comparing:s", "dead", px=500)
+    server.client.hset("state:s", "k", "1")
+    server.client.hset("state:other", "k", "1")
+    await until(lambda: b"other" in shadows(server))  # it holds up no other scope
+    await noticed(server)
+    assert len(await drain(adapter)) == 2
+
+
 async def test_an_event_that_finds_no_room_comes_when_there_is_some(server: RedisServer, opened: Open) -> None:
     adapter = await opened(limits=QueueLimits(max_queue_length=2))
     await answer_of(adapter.subscribe(ALL))
