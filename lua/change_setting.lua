@@ -14,4 +14,5 @@ redis.call('XLEN', KEYS[3])
 local version = redis.call('INCR', KEYS[2])
 redis.call('XADD', KEYS[3], 'MAXLEN', 1000, string.format('%d-0', version), ARGV[1], ARGV[3])
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+redis.call('PUBLISH', KEYS[1], '')
 return 1

@@ -54,6 +54,9 @@ if changes then
   end
   redis.call('XADD', KEYS[3], 'MAXLEN', 1000, version .. '-0', ':foreign_writes', text)
 end
+if changes then
+  redis.call('PUBLISH', KEYS[1], '')
+end
 redis.call('SET', KEYS[6], ARGV[5], 'PX', ARGV[2])
 redis.call('HSET', KEYS[4], ARGV[1], now)
 return {'OK'}

@@ -7,7 +7,8 @@ at a time, and written together, where everything is warm in the processor's cac
 - `bare`: a script that reads the old text, stores a new one of the same size, and returns both;
 - `cjson`: decode, add, encode, store, with the cjson that Redis brings (which loses empty arrays and digits on the way). What
   it costs goes with the number of values in a document: from 4 times ours with long strings to 37 with arrays of digits;
-- `set`, `delete`, `update`: ours, with the check of the routes and the record for retries, without and with one queue.
+- `set`, `delete`, `update`: ours, with the check of the routes and the record for retries, without and with one queue, and where
+  foreign writes are watched.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ return {old, new}
 LIMIT = values.MAX_VALUE_BYTES
 SCOPE, KEY, QUEUE = b"bench", b"key", b"0" * 32
 KEYS = Keys()
+WATCHED = (KEYS.shadow(b"1", SCOPE), KEYS.marks(0))
 UNBOUNDED = Route(QUEUE, 2**53, 2**53)
 SIZES = (100, 1000, 10_000, 100_000, 500_000)
 MOST_CALLS, MOST_BYTES = 50, 500_000
@@ -83,9 +85,9 @@ def candidates(size: int) -> list[Candidate]:
     bare = [b"1", KEYS.values(SCOPE), KEY]
     route = [UNBOUNDED]
 
-    def ours(own: list[bytes], routes: list[Route]) -> Callable[[int], list[bytes]]:
-        call = mutation(KEYS, Ticket(b"bench", 1, 7, 0), 0, SCOPE, KEY, routes, own)
-        sequence = 1 + 5 + 3 * len(routes) + 2
+    def ours(own: list[bytes], routes: list[Route], watched: tuple[bytes, bytes] | None = None) -> Callable[[int], list[bytes]]:
+        call = mutation(KEYS, Ticket(b"bench", 1, 7, 0), 0, SCOPE, KEY, routes, own, watched)
+        sequence = 1 + int(call[0]) + 2
         return lambda number: [*call[:sequence], b"%d" % number, *call[sequence + 1 :]]
 
     def increment(member: str) -> list[bytes]:
@@ -100,6 +102,8 @@ def candidates(size: int) -> list[Candidate]:
     result.append(Candidate("set", put, ours([stored], [])))
     result.append(Candidate("set, 1 queue", put, ours([stored], route)))
     result.append(Candidate("delete", remove, ours([], [])))
+    result.append(Candidate("update last, watched", update, ours(increment("last"), [], WATCHED)))
+    result.append(Candidate("set, watched", put, ours([stored], [], WATCHED)))
     if size >= 1000:
         result.append(Candidate("cjson last", CJSON.encode(), lambda number: [*bare, b"last"]))
     return result
@@ -133,6 +137,7 @@ def measure(client: redis.Redis, size: int, rounds: int) -> Times:
     count = 0
     client.flushall()
     client.hset(KEYS.session(b"bench").decode(), "epoch", 1)
+    client.hset(WATCHED[0].decode(), KEY.decode(), stored.decode())
     all_candidates = [(candidate, str(client.script_load(candidate.source.decode()))) for candidate in candidates(size)]
     for _ in range(rounds):
         for lowest, batch in ((alone, 1), (together, calls)):
@@ -153,9 +158,11 @@ def _call(client: redis.Redis, candidate: Candidate, digest: str, numbers: range
         pipeline.hset(KEYS.values(SCOPE).decode(), KEY.decode(), stored.decode())
         call = candidate.arguments(count + 1)
         pipeline.evalsha(digest, int(call[0]), *call[1:])
+        if "watched" in candidate.name:
+            pipeline.hset(WATCHED[0].decode(), KEY.decode(), stored.decode())
         if "queue" in candidate.name:
             pipeline.delete(KEYS.stream(QUEUE), KEYS.busy(QUEUE))
-    step = 3 if "queue" in candidate.name else 2
+    step = 3 if candidate.name.endswith(("queue", "watched")) else 2
     for reply in pipeline.execute()[1::step]:
         if not candidate.name.startswith(("bare", "cjson")) and reply[0] != b"OK":
             raise RuntimeError(f"{candidate.name} answered {reply!r:.200}")

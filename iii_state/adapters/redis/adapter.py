@@ -15,7 +15,7 @@ from iii_state.adapters.redis.address import Address
 from iii_state.adapters.redis.connection import SESSION_MS, Again, Connection
 from iii_state.adapters.redis.deadlines import Deadlines
 from iii_state.adapters.redis.deliveries import Deliveries
-from iii_state.adapters.redis.fanout import Fanout, Write, notice
+from iii_state.adapters.redis.fanout import Fanout, Write
 from iii_state.adapters.redis.fleet import Fleet, Identity
 from iii_state.adapters.redis.foreign import is_ours, stored_form
 from iii_state.adapters.redis.foreign_writes import CLASSES, ForeignWrites
@@ -34,13 +34,14 @@ from iii_state.adapters.redis.mutations import (
     update_arguments,
     updated,
 )
+from iii_state.adapters.redis.replicas import Replicas
 from iii_state.adapters.redis.scopes import Scopes
 from iii_state.adapters.redis.scripts import Script, script
 from iii_state.adapters.redis.subscriptions import HOLD_SECONDS, Subscriptions
 from iii_state.adapters.redis.upkeep import Upkeep
 from iii_state.adapters.redis.wire import Wire, explain
 from iii_state.config import RedisSettings
-from iii_state.errors import ConfigError, InvalidValue, StoreError
+from iii_state.errors import InvalidValue, StoreError
 from iii_state.events import DeadLetter, Delivery, Failure, QueueLimits, QueueStats, Subscription
 from iii_state.host import Answer
 from iii_state.ops import Plan
@@ -68,8 +69,6 @@ class RedisAdapter:
     """Values and queues on a Redis that any number of engines share."""
 
     def __init__(self, settings: RedisSettings, *, limits: QueueLimits | None = None) -> None:
-        if settings.wait_replicas:
-            raise ConfigError("adapter.config.wait_replicas is not part of this version yet")
         self._prefix = settings.prefix
         self._keys = Keys(settings.prefix.encode())
         self._limits = limits or QueueLimits()
@@ -116,10 +115,12 @@ class RedisAdapter:
             *(self._keys, self._engine, self._run, self._send, self._keyspace, settings.heartbeat_ttl_ms, self._watches),
             *(self._begin_afresh, self._ring_all),
         )
-
-        self._foreign_writes = ForeignWrites(
-            *(self._fanout, self._keyspace, self._engine, self._run, self._send, self._notice, self._load_routes)
-        )
+        self._foreign_writes = ForeignWrites(self._fanout, self._keyspace, self._engine, self._run, self._send, self._write)
+        self._replicas: Replicas | None = None
+        if settings.wait_replicas:
+            self._replicas = Replicas(
+                self._connection.address, self._keys.waited, self._send, settings.wait_replicas, settings.call_timeout_ms
+            )
         self._scopes = Scopes(self._keys, self._send, self._fanout.routes, self._watch)
         self._was_emptied = False
         self._fanout.emptied = self._emptied
@@ -127,19 +128,21 @@ class RedisAdapter:
     # -- opening and closing
 
     async def start(self, bell: Callable[[str], None]) -> None:
-        await self._connection.start(self._check_permissions)
+        await self._connection.start(self._check_server)
         try:
             await self._check_format()
             await self._send(b"SET", self._keys.store, secrets.token_hex(8).encode(), b"NX")
             self.store = (await self._send(b"GET", self._keys.store)).decode("utf-8", "replace")
             await self._fleet.join()
-            await self._load_routes()
+            await self._fanout.read(self._send)
         except BaseException:
             await self._connection.stop()
             raise
         self._bell = bell
-        self._connection.prepare = self._read_routes
+        self._connection.prepare = self._look_at_server
         self._connection.restored = self._reconnected
+        if self._replicas is not None:
+            self._replicas.start()
         self._bells.start()
         self._deadlines.start()
         self._fleet.start()
@@ -147,6 +150,18 @@ class RedisAdapter:
         self._scopes.start()
         if self._watches:
             self._foreign_writes.start()
+
+    async def _check_server(self, wire: Wire) -> None:
+        """What is looked at on the first connection."""
+        await self._check_permissions(wire)
+        if self._replicas is not None:
+            await self._replicas.look_at(wire)
+
+    async def _look_at_server(self, wire: Wire) -> None:
+        """What is looked at on all others: it may be another server."""
+        if self._replicas is not None:
+            await self._replicas.look_at(wire)
+        await self._read_routes(wire)
 
     async def _check_permissions(self, wire: Wire) -> None:
         trial = self._connection.session
@@ -175,7 +190,8 @@ class RedisAdapter:
         for refusal in (version, table):
             if isinstance(refusal, ReplyError):
                 raise StoreError(explain(wire.address, str(refusal)))
-        self._fanout.routes.load(int(cast("bytes | None", version) or 0), cast("list[bytes]", table))
+        if self._fanout.load(int(cast("bytes | None", version) or 0), cast("list[bytes]", table)):
+            self._emptied()
 
     async def stop(self) -> None:
         await self._foreign_writes.stop()
@@ -189,6 +205,8 @@ class RedisAdapter:
                 await self._fleet.leave()
         except (StoreError, TimeoutError) as error:
             logger.info("what is pending here could not be given back, and will be taken over: %s", error or "no answer")
+        if self._replicas is not None:
+            await self._replicas.stop()
         await self._bells.stop()
         for task in self._tasks:
             task.cancel()
@@ -277,9 +295,10 @@ class RedisAdapter:
         write = Write(self._fanout, command, scope, key, arguments, result, request, ttl=ttl)
         if request is not None:
             self._keep_session(request.session)
-        return self._connection.call(
+        answer = self._connection.call(
             write.command, write.answered, size=write.size, mutates=True, ticketed=request is None, scope=scope
         )
+        return answer if self._replicas is None else self._replicas.confirmed(answer)
 
     def _mutate_with_deadline(
         self,
@@ -443,13 +462,8 @@ class RedisAdapter:
                 raise
         return -1
 
-    async def _load_routes(self) -> bool:
-        """Read the whole table. True where the database has been emptied."""
-        version = await self._send(b"GET", self._keys.routes_version)
-        return self._fanout.load(int(version or 0), await self._send(b"HGETALL", self._keys.routes))
-
     async def _begin_afresh(self) -> None:
-        if await self._load_routes() or self._was_emptied:
+        if await self._fanout.read(self._send) or self._was_emptied:
             self._was_emptied = False
             logger.error(
                 "the database has been emptied (FLUSHDB?) or replaced, and with it went all values, triggers, dead letters, and "
@@ -469,10 +483,6 @@ class RedisAdapter:
         self._engine.lost(self._engine.id)
 
     # -- foreign writes
-
-    def _notice(self, scope: str, key: str) -> asyncio.Future[None]:
-        write = notice(self._fanout, scope, key)
-        return self._connection.call(write.command, write.answered, ticketed=True, scope=scope)
 
     def _watch(self, scopes: Sequence[bytes]) -> bool:
         if self._watches:

@@ -78,14 +78,17 @@ class Fanout:
         self.routes.load(version, table)
         return before is not None and self.routes.settings.get(BEGAN) != before
 
+    async def read(self, send: Callable[..., Awaitable[Any]]) -> bool:
+        """Read the whole table, and take it on."""
+        version = await send(b"GET", self.keys.routes_version)
+        return self.load(int(version or 0), await send(b"HGETALL", self.keys.routes))
+
     async def follow(self, send: Callable[..., Awaitable[Any]]) -> None:
         """Take on what has changed, without waiting for a mutation to be told: reads depend on some of it."""
         entries = await send(b"XRANGE", self.keys.routes_log, b"(%d" % self.routes.version, b"+", b"COUNT", b"1000")
         changes = [(int(entry_id.split(b"-")[0]), fields) for entry_id, fields in entries]
-        if changes and not self.routes.catch_up(Stale(changes[-1][0], changes)):
-            version = await send(b"GET", self.keys.routes_version)
-            if self.load(int(version or 0), await send(b"HGETALL", self.keys.routes)):
-                self.emptied()
+        if changes and not self.routes.catch_up(Stale(changes[-1][0], changes)) and await self.read(send):
+            self.emptied()
 
     def dropped(self, queue: bytes, function_id: str, count: int) -> None:
         """Events of a queue have been dropped by this engine."""

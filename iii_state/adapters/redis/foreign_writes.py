@@ -10,11 +10,11 @@ import asyncio
 import logging
 import random
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from iii_state.adapters.redis import queues
-from iii_state.adapters.redis.fanout import Fanout
+from iii_state.adapters.redis.fanout import Fanout, Write, notice
 from iii_state.adapters.redis.fleet import Identity
 from iii_state.adapters.redis.keyspace import Keyspace
 from iii_state.adapters.redis.routes import FOREIGN_WRITES
@@ -34,16 +34,16 @@ PAGE_BYTES = 500_000
 REST_PER_WORK = 3
 """Between two pages there is a pause of so many times what the page took, so that Redis is never taken up by comparing."""
 
-LOCK_SECONDS = 30
+LOCK_SECONDS = 5
+"""A comparison holds its scope for so long without a sign of life: the engine may have died."""
+
 RETRY_SECONDS = 1.0
+_LOCK_MS = b"%d" % (LOCK_SECONDS * 1000)
 _IGNORED = (b"expire", b"persist")
 
 
 class ForeignWrites:
-    """Watches the scopes of a fleet that has agreed to have foreign writes watched.
-
-    `notice_one` has a foreign write noticed; `refresh` reads the routes anew.
-    """
+    """Watches the scopes of a fleet that has agreed to have foreign writes watched. `mutate` makes a write of a scope."""
 
     def __init__(
         self,
@@ -51,9 +51,8 @@ class ForeignWrites:
         keyspace: Keyspace,
         engine: Identity,
         run: Run,
-        send: Callable[..., Awaitable[Any]],
-        notice_one: Callable[[str, str], Awaitable[None]],
-        refresh: Callable[[], Awaitable[object]],
+        send: Callable[..., asyncio.Future[Any]],
+        mutate: Callable[[Write[Any], str], asyncio.Future[Any]],
     ) -> None:
         self._fanout = fanout
         self._keys = fanout.keys
@@ -61,8 +60,7 @@ class ForeignWrites:
         self._engine = engine
         self._run = run
         self._send = send
-        self._notice_one = notice_one
-        self._refresh = refresh
+        self._mutate = mutate
         self._values = keyspace.channel(self._keys.values(b""))
         self._own = b""
         """The key of the values that an own script writes just now, by the marks."""
@@ -105,6 +103,10 @@ class ForeignWrites:
             token, _, scope = mark[1:].partition(b":")
             if scope in self._changed:
                 del self._changed[scope]
+                self._rest(scope, token, LOCK_SECONDS)
+        elif mark.startswith(b"~"):  # and goes on
+            token, _, scope = mark[1:].partition(b":")
+            if self._resting.get(scope, (b"", 0))[0] == token:
                 self._rest(scope, token, LOCK_SECONDS)
         elif mark.startswith(b"-"):
             token, _, scope = mark[1:].partition(b":")
@@ -175,12 +177,12 @@ class ForeignWrites:
             self._refuse(scope)
             return True
         token, lock = secrets.token_hex(6).encode(), self._keys.comparing(scope)
-        if not await self._send(b"SET", lock, token, b"NX", b"PX", b"%d" % (LOCK_SECONDS * 1000)):
+        if not await self._send(b"SET", lock, token, b"NX", b"PX", _LOCK_MS):
             return False
         self._changed.pop(scope, None)
         try:
             await self._send(b"PUBLISH", self._fanout.marks, b"+%b:%b" % (token, scope))
-            await self._compare(shadows, scope)
+            await self._compare(shadows, scope, lock, b"~%b:%b" % (token, scope))
         except StoreError as error:
             if scope not in self._failing:
                 self._failing.add(scope)
@@ -193,10 +195,15 @@ class ForeignWrites:
         else:
             self._failing.discard(scope)
             await self._send(b"PUBLISH", self._fanout.marks, b"-%b:%b" % (token, scope))
-        await self._send(b"DEL", lock)
+        finally:
+            self._release(lock)
         return True
 
-    async def _compare(self, shadows: bytes, scope: bytes) -> None:
+    def _release(self, lock: bytes) -> None:
+        # Also when this task is being cancelled, so nothing waits for it; a lock that stays ends by itself.
+        self._send(b"DEL", lock).add_done_callback(lambda answered: answered.cancelled() or answered.exception())
+
+    async def _compare(self, shadows: bytes, scope: bytes, lock: bytes, sign_of_life: bytes = b"") -> None:
         loop = asyncio.get_running_loop()
         names = (b"2", self._keys.values(scope), self._keys.shadow(shadows, scope))
         fields = FIRST_FIELDS
@@ -205,16 +212,22 @@ class ForeignWrites:
             while True:
                 began = loop.time()
                 page = await self._run("differences", (*names, part, cursor, b"%d" % fields), _as_it_is)
+                pause = (loop.time() - began) * REST_PER_WORK
                 cursor, looked_at, keys = page
                 await self._notice(scope, keys)
                 if cursor == b"0":
                     break
                 fields = max(10, min(MOST_FIELDS, fields * PAGE_BYTES // (looked_at + 1)))
-                await asyncio.sleep((loop.time() - began) * REST_PER_WORK)
+                await self._send(b"PEXPIRE", lock, _LOCK_MS)
+                if sign_of_life:
+                    await self._send(b"PUBLISH", self._fanout.marks, sign_of_life)
+                await asyncio.sleep(pause)
 
     async def _notice(self, scope: bytes, keys: Sequence[bytes]) -> None:
         usable = [key for key in keys if _is_text(key) or self._refuse(scope, key)]
-        outcomes = await asyncio.gather(*(self._notice_one(scope.decode(), key.decode()) for key in usable), return_exceptions=True)
+        name = scope.decode()
+        writes = [self._mutate(notice(self._fanout, name, key.decode()), name) for key in usable]
+        outcomes = await asyncio.gather(*writes, return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
@@ -231,25 +244,30 @@ class ForeignWrites:
 
     async def _fill(self) -> None:
         """Make the shadows of what was there before foreign writes were watched; none of it is an event."""
-        milliseconds = b"%d" % (LOCK_SECONDS * 1000)
         lock, token = self._keys.filling, self._engine.instance
-        if not await self._send(b"SET", lock, token, b"NX", b"PX", milliseconds) and await self._send(b"GET", lock) != token:
+        if not await self._send(b"SET", lock, token, b"NX", b"PX", _LOCK_MS) and await self._send(b"GET", lock) != token:
             return
-        await self._refresh()
+        try:
+            await self._fill_all(lock)
+        finally:
+            self._release(lock)
+
+    async def _fill_all(self, lock: bytes) -> None:
+        await self._fanout.follow(self._send)
         routes = self._fanout.routes
         if routes.is_filling and routes.shadows is not None:
             generation, setting = routes.shadows, routes.settings[FOREIGN_WRITES]
             async for names in hashes(self._send, self._keys.values(b"")):
+                await self._send(b"PEXPIRE", lock, _LOCK_MS)
                 for name in names:
                     scope = self._keys.scope_of(name) or b""
-                    await self._send(b"PEXPIRE", lock, milliseconds)
                     if _is_text(scope):
-                        await self._compare(generation, scope)
+                        await self._send(b"PEXPIRE", lock, _LOCK_MS)
+                        await self._compare(generation, scope, lock)
             await self._run("change_setting", queues.change_setting(self._keys, FOREIGN_WRITES, setting, generation), _as_it_is)
-            await self._refresh()
+            await self._fanout.follow(self._send)
             logger.info("the writes of other programs have events from now on")
             await self._forget_others(generation)
-        await self._send(b"DEL", lock)
 
     async def _forget_others(self, generation: bytes) -> None:
         """Shadows of an earlier time when foreign writes were watched."""

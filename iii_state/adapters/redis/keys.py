@@ -135,6 +135,11 @@ class Keys:
         """Channel on which the scripts that write values say so."""
         return b"%bwrites@%d" % (self._own, database)
 
+    @cached_property
+    def waited(self) -> bytes:
+        """String that is written so that WAIT has something to wait for."""
+        return self._own + b"waited"
+
     def engine(self, engine: bytes) -> bytes:
         """String with a time to live: an engine's heartbeat, holding what people know it by."""
         return b"%bengine:%b" % (self._own, engine)

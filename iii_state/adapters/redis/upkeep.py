@@ -27,6 +27,7 @@ class Upkeep:
         self._bell = bell
         self._wake = asyncio.Event()
         self._next = 0.0
+        """When the timer rings. Not asked of it: uvloop's has no time where that has come already."""
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._rung = 0
@@ -48,9 +49,10 @@ class Upkeep:
         loop = asyncio.get_running_loop()
         when = loop.time() + seconds
         if self._timer is not None:
-            if self._timer.when() <= when:
+            if self._next <= when:
                 return
             self._timer.cancel()
+        self._next = when
         self._timer = loop.call_at(when, self._due)
 
     def _due(self) -> None:

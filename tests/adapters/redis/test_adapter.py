@@ -14,7 +14,6 @@ import redis
 from iii_state import values
 from iii_state.adapters.redis import RedisAdapter, scopes
 from iii_state.adapters.redis.address import Address
-from iii_state.config import RedisSettings
 from iii_state.errors import ConfigError, StoreError
 from tests.adapters.redis.proxy import proxy_to
 from tests.adapters.redis.test_connection import INCREMENT, adapter_on, answer_of, increments, until, until_answers
@@ -363,8 +362,3 @@ async def test_another_prefix_keeps_its_own_books(server: RedisServer) -> None:
         await answer_of(adapter.set("s", "k", b"1"))
         assert server.client.smembers("other:scopes") == {b"s"}
         assert not server.client.exists("iii-state:scopes")
-
-
-async def test_what_is_not_there_yet_is_said() -> None:
-    with pytest.raises(ConfigError, match="not part of this version yet"):
-        RedisAdapter(RedisSettings(wait_replicas=1))

@@ -19,7 +19,8 @@ from iii_state.adapters.redis.foreign import stored_form
 from iii_state.config import RedisSettings
 from iii_state.errors import ConfigError, StoreError
 from iii_state.events import Event, QueueLimits, Subscription
-from tests.adapters.redis.test_connection import INCREMENT, answer_of, until
+from tests.adapters.redis.test_adapter import SMALLEST_RULES
+from tests.adapters.redis.test_connection import INCREMENT, adapter_on, answer_of, until
 from tests.redis_server import RedisServer, shared_server
 
 ALL = Subscription("all")
@@ -339,6 +340,18 @@ async def test_many_engines_make_one_event_of_each_difference(server: RedisServe
         assert news in ([[b"1", None]] if number >= 1000 else []) + ([[b"1", b"2", None]] if number < 1000 or two_at_once else [])
 
 
+async def test_a_comparison_whose_engine_has_died_is_made_by_another(server: RedisServer, opened: Open) -> None:
+    adapter = await opened()
+    await answer_of(adapter.subscribe(ALL))
+    await until(lambda: not server.client.keys("iii-state:comparing:*"))
+    server.client.set("iii-state:comparing:s", "dead", px=500)
+    server.client.hset("state:s", "k", "1")
+    server.client.hset("state:other", "k", "1")
+    await until(lambda: b"other" in shadows(server))  # it holds up no other scope
+    await noticed(server)
+    assert len(await drain(adapter)) == 2
+
+
 async def test_an_event_that_finds_no_room_comes_when_there_is_some(server: RedisServer, opened: Open) -> None:
     adapter = await opened(limits=QueueLimits(max_queue_length=2))
     await answer_of(adapter.subscribe(ALL))
@@ -371,6 +384,43 @@ async def test_an_eviction_is_a_deletion(own_server: RedisServer, opened: Open) 
     events = await drain(adapter)
     assert len(events) == 400 - len(contents(own_server))
     assert {event.event_type for event in events} == {"state:deleted"}
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_values_with_deadlines_are_watched_too(own_server: RedisServer, opened: Open, told: bool) -> None:
+    adapter = await opened(own_server)
+    await answer_of(adapter.subscribe(ALL))
+    if not told:
+        own_server.client.config_set("notify-keyspace-events", "")
+    await answer_of(adapter.set("s", "own", b"1", ttl_ms=400))
+    await answer_of(adapter.set("s", "theirs", b"1", ttl_ms=400))
+    await answer_of(adapter.set("s", "gone", b"1", ttl_ms=400))
+    own_server.client.hset("state:s", "theirs", "2")  # the deadline stays
+    if told:
+        own_server.client.hdel("state:s", "gone")
+    await until(lambda: not own_server.client.exists("state:s"))
+    await noticed(own_server)
+    found = chains(await drain(adapter))
+    news = {key: [event.new for event in chain] for (_, key), chain in found.items()}
+    assert news == {"own": [b"1", None], "theirs": [b"1", b"2", None], "gone": [b"1", None]}
+    await until(lambda: not own_server.client.exists("iii-state:deadlines:s"))
+    await answer_of(adapter.set("s", "own", b"3"))
+    assert [event.event_type for event in await drain(adapter)] == ["state:created"]
+
+
+async def test_the_smallest_permissions_with_one_channel_more_suffice(
+    own_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    rules = (*SMALLEST_RULES.split(), "&__keyspace@0__:state:*", "+config|get", "+config|set")
+    own_server.client.execute_command("ACL", "SETUSER", "app", "reset", "on", ">pw", *rules)
+    async with adapter_on(f"redis://app:pw@127.0.0.1:{own_server.port}", foreign_writes=True) as adapter:
+        await until(lambda: watches(own_server))
+        await answer_of(adapter.subscribe(ALL))
+        await answer_of(adapter.set("s", "k", b"1"))
+        own_server.client.hset("state:s", "k", "2")
+        await noticed(own_server)
+        assert [event.new for event in await drain(adapter)] == [b"1", b"2"]
+    assert [record for record in caplog.records if record.levelname == "WARNING"] == []
 
 
 # -- one setting of the whole fleet
