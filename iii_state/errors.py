@@ -17,6 +17,11 @@ class FunctionError(Exception):
         self.stacktrace = stacktrace
 
 
+def too_large(size: int, limit: int) -> FunctionError:
+    """The error of a value, or the result of an update, that has `size` bytes (compact) where `limit` are allowed."""
+    return FunctionError("VALUE_TOO_LARGE", f"value of {size} bytes exceeds the configured max_value_bytes limit of {limit}")
+
+
 class NotCarriedOut(FunctionError):
     """The engine could not have a call carried out: its worker went away, or cannot receive it. The function has not failed."""
 

@@ -14,9 +14,9 @@ from msgspec import UNSET, Raw, UnsetType
 from iii_state import config as configuration
 from iii_state import values
 from iii_state.adapters import open_adapter
-from iii_state.adapters.base import TooLarge, Updated
+from iii_state.adapters.base import Updated
 from iii_state.dispatcher import Dispatcher
-from iii_state.errors import ConfigError, FunctionError, InvalidValue, StoreError
+from iii_state.errors import ConfigError, FunctionError, InvalidValue, StoreError, too_large
 from iii_state.events import Subscription
 from iii_state.host import Answer, Caller, Host, Trigger, then
 from iii_state.operations import Operations
@@ -216,16 +216,11 @@ class StateModule:
             _refuse("state::update", data, UpdateRequest, error)
         try:
             answer = self.adapter.update(request.scope, request.key, plan, self._limit)
-        except (StoreError, TooLarge) as error:
-            raise self._update_failure(error) from None
+        except StoreError as error:
+            raise _failure("UPDATE_ERROR", "update value", error) from None
         if not isinstance(answer, asyncio.Future):
             return _updated(answer)
-        return then(answer, _updated, self._update_failure)
-
-    def _update_failure(self, error: BaseException) -> BaseException:
-        if isinstance(error, TooLarge):
-            return _too_large(error.size, error.limit)
-        return _failure("UPDATE_ERROR", "update value", error)
+        return then(answer, _updated, lambda error: _failure("UPDATE_ERROR", "update value", error))
 
     def _list(self, data: Json, caller: Caller) -> Answer[bytes | None]:
         try:
@@ -233,7 +228,7 @@ class StateModule:
         except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
             _refuse("state::list", data, ScopeRequest, error)
         try:
-            answer = self.adapter.entries(request.scope)
+            answer = self.adapter.texts(request.scope)
         except StoreError as error:
             raise _failure("LIST_ERROR", "list values", error) from None
         return then(answer, _listed, lambda error: _failure("LIST_ERROR", "list values", error))
@@ -251,7 +246,7 @@ class StateModule:
 
     def _check_size(self, size: int) -> None:
         if size > self._limit:
-            raise _too_large(size, self._limit)
+            raise too_large(size, self._limit)
 
     # -- the trigger type
 
@@ -340,17 +335,13 @@ def _updated(updated: Updated) -> bytes:
     return b'{"old_value":%b,"new_value":%b,"errors":%b}' % (b"null" if old is None else old, new, values.encode(errors))
 
 
-def _listed(entries: list[tuple[str, bytes]]) -> bytes:
-    if sum(len(text) for _, text in entries) + len(entries) > LIST_BYTES:
+def _listed(texts: list[bytes]) -> bytes:
+    if sum(map(len, texts)) + len(texts) > LIST_BYTES:
         raise FunctionError(
             "LIST_ERROR",
             f"Failed to list values: the scope holds more than {LIST_BYTES} bytes; read it in pages with state::list_entries",
         )
-    return b"[%b]" % b",".join([text for _, text in entries])
-
-
-def _too_large(size: int, limit: int) -> FunctionError:
-    return FunctionError("VALUE_TOO_LARGE", f"value of {size} bytes exceeds the configured max_value_bytes limit of {limit}")
+    return b"[%b]" % b",".join(texts)
 
 
 def _failure(code: str, what: str, error: BaseException) -> BaseException:

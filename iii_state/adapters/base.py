@@ -7,7 +7,8 @@ same step as the write. An event exists if and only if its write does.
 becomes ready when it has been acknowledged or buried. Lanes are independent of each other.
 
 Every method answers at once where it can (`host.Answer`). What the backend refuses or cannot answer is a `StoreError` in words,
-and then nothing has changed; where that cannot be known the message says so.
+and then nothing has changed; where that cannot be known the message says so. An error that has its code already, such as that of a
+remote engine, is a `FunctionError`, and reaches the caller as it is.
 """
 
 from __future__ import annotations
@@ -21,20 +22,14 @@ from iii_state.ops import OpError, Plan
 
 
 class Updated(NamedTuple):
-    """What an update did: stored texts before (None for a missing key) and after, and the ops that were skipped."""
+    """What an update did: stored texts before (None for a missing key) and after, and the ops that were skipped.
+
+    Here, and in what `set` answers, an adapter that is not told may say None for a stored null, too: callers see no difference.
+    """
 
     old: bytes | None
     new: bytes
     errors: list[OpError]
-
-
-class TooLarge(Exception):
-    """The result of an update would be larger than `limit`; nothing has changed. `size` is that of the compact text."""
-
-    def __init__(self, size: int, limit: int) -> None:
-        super().__init__(size, limit)
-        self.size = size
-        self.limit = limit
 
 
 class Adapter(Protocol):
@@ -68,7 +63,11 @@ class Adapter(Protocol):
         ...
 
     def update(self, scope: str, key: str, plan: Plan, limit: int) -> Answer[Updated]:
-        """Apply a plan atomically. Raises `TooLarge` when the result has more than `limit` bytes (compact)."""
+        """Apply a plan atomically. Raises `errors.too_large` when the result has more than `limit` bytes (compact)."""
+        ...
+
+    def texts(self, scope: str) -> Answer[list[bytes]]:
+        """The stored texts of a scope, in the adapter's own order."""
         ...
 
     def entries(self, scope: str) -> Answer[list[tuple[str, bytes]]]:

@@ -13,12 +13,12 @@ from typing import TypeVar
 import msgspec
 
 from iii_state import values
-from iii_state.adapters.base import TooLarge, Updated
+from iii_state.adapters.base import Updated
 from iii_state.adapters.kv.groups import Changes, Groups, delivery_row, row_number
 from iii_state.adapters.kv.journal import Journal, Row
 from iii_state.adapters.kv.queues import Queue, Routes
 from iii_state.apply import apply
-from iii_state.errors import StoreError
+from iii_state.errors import StoreError, too_large
 from iii_state.events import FOREVER, DeadLetter, Delivery, Event, EventType, Failure, QueueLimits, QueueStats, Subscription
 from iii_state.host import Answer
 from iii_state.ops import Plan
@@ -128,8 +128,11 @@ class KvAdapter:
         old = self._current(scope, key)
         new, errors = apply(plan, old)
         if len(new) > limit and (size := values.compact_size(new)) > limit:
-            raise TooLarge(size, limit)
+            raise too_large(size, limit)
         return self._write(scope, key, old, new, Updated(old, new, errors))
+
+    def texts(self, scope: str) -> list[bytes]:
+        return list(self._data.get(scope, {}).values())
 
     def entries(self, scope: str) -> list[tuple[str, bytes]]:
         return list(self._data.get(scope, {}).items())

@@ -34,7 +34,7 @@ from iii_state.adapters.redis.wire import Wire, explain
 from iii_state.config import RedisSettings
 from iii_state.errors import ConfigError, InvalidValue, StoreError
 from iii_state.events import DeadLetter, Delivery, Failure, QueueLimits, QueueStats, Subscription
-from iii_state.host import Answer
+from iii_state.host import Answer, then
 from iii_state.ops import Plan
 
 logger = logging.getLogger(__name__)
@@ -223,6 +223,9 @@ class RedisAdapter:
             return stored_form(text)
         except InvalidValue as error:
             raise StoreError(f"the value at scope {scope!r}, key {key!r} is not ours, and no JSON: {error}") from None
+
+    def texts(self, scope: str) -> Answer[list[bytes]]:
+        return then(self.entries(scope), lambda entries: [text for _, text in entries])
 
     def entries(self, scope: str) -> Answer[list[tuple[str, bytes]]]:
         return self._own(self._entries(scope))

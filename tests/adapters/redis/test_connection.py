@@ -17,11 +17,11 @@ from iii_state.adapters.redis import RedisAdapter
 from iii_state.adapters.redis.scripts import names
 from iii_state.config import RedisSettings
 from iii_state.errors import StoreError
-from iii_state.ops import OpRequest, compile_ops
+from iii_state.ops import compile_text
 from tests.adapters.redis.proxy import Proxy, proxy_to
 from tests.redis_server import RedisServer
 
-INCREMENT = compile_ops(msgspec.json.decode(b'[{"type":"increment","path":"n","by":1}]', type=list[OpRequest]))
+INCREMENT = compile_text(b'[{"type":"increment","path":"n","by":1}]')
 
 
 @pytest.fixture(scope="module")
