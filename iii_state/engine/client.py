@@ -19,7 +19,7 @@ from msgspec import Raw
 from iii_state import values
 from iii_state.engine import handshake, protocol, unusable
 from iii_state.engine.answering import Answering
-from iii_state.engine.pending import PendingCalls
+from iii_state.engine.pending import Outcome, PendingCalls
 from iii_state.engine.protocol import ABSENT
 from iii_state.engine.quiet_log import QuietLog
 from iii_state.engine.served import Served
@@ -90,6 +90,8 @@ class Client:
         self.worker_id = ""
         """What the engine calls this worker, on the connection there is."""
         self.call_seconds = call_seconds
+        self.has_tried = asyncio.Event()
+        """Set once the first attempt to connect has come to something, or to nothing."""
         self._about = _description(name, namespace, description)
         self._reconnects = reconnects
         self._greet = greet
@@ -186,6 +188,7 @@ class Client:
                     response.close()
                 if self._was_greeted:
                     failures = 0
+            self.has_tried.set()
             self._why_lost = error if isinstance(error, ConnectionLost) else ConnectionLost(str(error))
             if not self._reconnects or isinstance(error, Rejected):
                 self._fail_waiting(error)
@@ -249,6 +252,7 @@ class Client:
         if self._greet is not None:
             await self._greet()
         self._is_greeted = self._was_greeted = True
+        self.has_tried.set()
         self._send_waiting()
         if not connected.done():
             connected.set_result(None)
@@ -300,6 +304,23 @@ class Client:
             future.set_exception(ConnectionLost(str(self._why_lost)))
         return future
 
+    def send(self, outcome: Outcome, function_text: bytes, data: Json) -> bool:
+        """Send a call on the connection there is, greeted or not, and let `outcome` have the answer; False if there is none.
+
+        The function's id is JSON text. Errors are those of `call`; whoever sends so bounds by himself what is on its way.
+        """
+        if self._socket is None:
+            return False
+        prefix, numbers = self._ids
+        invocation_id = f"{prefix}{next(numbers):012x}"
+        frame = protocol.invoke_frame(invocation_id, function_text, data)
+        if len(frame) > protocol.MAX_FRAME_BYTES:
+            outcome.set_exception(_too_large(f"the call of {function_text.decode()[1:-1]}", len(frame)))
+        else:
+            self._pending.add_outcome(invocation_id, outcome)
+            self._socket.send(frame)
+        return True
+
     def _send_waiting(self) -> None:
         socket, waiting = self._socket, self._waiting
         while waiting and socket is not None and len(self._pending) - len(waiting) < self._max_in_flight:
@@ -318,24 +339,36 @@ class Client:
     async def register_trigger(self, trigger_type: str, function_id: str, config: Any, *, metadata: Json | None = None) -> str:
         """Register a trigger, and wait until the engine has it; returns its id. Raises `FunctionError` if it is refused."""
         trigger_id = str(uuid.uuid4())
-        refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._refused[trigger_id] = refused
+        self.keep_trigger(trigger_id, trigger_type, function_id, config, metadata=metadata)
+        try:
+            await self.trigger_taken(trigger_id)
+        except BaseException:
+            self._triggers.pop(trigger_id, None)
+            raise
+        return trigger_id
+
+    def keep_trigger(
+        self, trigger_id: str, trigger_type: str, function_id: str, config: Any, *, metadata: Json | None = None
+    ) -> None:
+        """Register a trigger on the connection there is and on every later one; one of the same id is replaced."""
         message = protocol.RegisterTrigger(
             trigger_id, trigger_type, function_id, Raw(values.encode(config)), ABSENT if metadata is None else Raw(metadata)
         )
         self._triggers[trigger_id] = protocol.encode(message)
         self._tell(self._triggers[trigger_id])
+
+    async def trigger_taken(self, trigger_id: str) -> None:
+        """Wait until the engine has a trigger that was registered just before this. Raises `FunctionError` if it is refused."""
+        refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._refused[trigger_id] = refused
         try:
             # Frames of one connection are handled in order and success is silent, so an answer to anything later is the sign.
             await self.call("engine::triggers::list", b"{}")
             if refused.done():
                 refused.result()
-        except BaseException:
-            self._triggers.pop(trigger_id, None)
-            raise
         finally:
-            del self._refused[trigger_id]
-        return trigger_id
+            if self._refused.get(trigger_id) is refused:
+                del self._refused[trigger_id]
 
     def unregister_trigger(self, trigger_id: str, trigger_type: str) -> None:
         """Let a trigger go."""

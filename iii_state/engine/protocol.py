@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Raw
 
 from iii_state import values
-from iii_state.errors import FunctionError
+from iii_state.errors import FunctionError, NotCarriedOut
 from iii_state.values import Json
 
 ABSENT = Raw()
@@ -27,6 +27,9 @@ OLD_PYTHON_FRAME_BYTES = 1024 * 1024
 TELEMETRY = (b"OTLP", b"MTRC", b"LOGS")
 """First bytes of binary frames that carry telemetry, which this engine does not keep."""
 
+
+NOT_CARRIED_OUT = frozenset({"invocation_stopped", "channel_send_failed", "payload_too_large"})
+"""Codes by which an engine, or a worker that passes calls on, says that a function has not failed: it could not be called."""
 
 RESULT_START = b'{"type":"invocationresult","invocation_id":'
 """How the frame of an outcome begins; the invocation's id follows."""
@@ -209,16 +212,17 @@ class _Error(msgspec.Struct, omit_defaults=True):
     code: str
     message: str
     stacktrace: str | None = None
+    final: bool = False
 
 
 def error_text(error: FunctionError) -> bytes:
     """The JSON object that stands for an error on the wire."""
     try:
-        return _encoder.encode(_Error(error.code, error.message, error.stacktrace))
+        return _encoder.encode(_Error(error.code, error.message, error.stacktrace, error.final))
     except UnicodeEncodeError:  # lone surrogates, which a Python exception's text may hold
         parts = (error.code, error.message, error.stacktrace or "")
         code, message, stacktrace = (part.encode(errors="replace").decode() for part in parts)
-        return _encoder.encode(_Error(code, message, stacktrace or None))
+        return _encoder.encode(_Error(code, message, stacktrace or None, error.final))
 
 
 def read_error(text: Raw) -> FunctionError | None:
@@ -230,11 +234,14 @@ def read_error(text: Raw) -> FunctionError | None:
         return None
     if not isinstance(value, dict):
         return FunctionError("invocation_failed", str(value))
+    code = str(value.get("code") or "invocation_failed")
     stacktrace = value.get("stacktrace")
-    return FunctionError(
-        str(value.get("code") or "invocation_failed"),
+    kind = NotCarriedOut if code in NOT_CARRIED_OUT else FunctionError
+    return kind(
+        code,
         str(value.get("message") or ""),
         None if stacktrace is None else str(stacktrace),
+        final=value.get("final") is True,
     )
 
 

@@ -15,13 +15,18 @@ from iii_state.engine.answering import Answering
 from iii_state.engine.protocol import ABSENT, given
 from iii_state.errors import FunctionError
 from iii_state.host import DEFAULT_NAMESPACE, Answer, Caller, Handler, Trigger, TriggerProvider, then
+from iii_state.values import Json
 
 log = logging.getLogger(__name__)
 
 
+Listener = Callable[[Json, Json | None], Answer[bytes | None]]
+"""A function that takes a call's data and its metadata, both as JSON text."""
+
+
 class _Function(msgspec.Struct, frozen=True):
     text: bytes
-    handler: Handler
+    take: Callable[[protocol.InvokeFunction], Answer[bytes | None]]
     registration: bytes
 
 
@@ -55,8 +60,17 @@ class Served:
     ) -> None:
         """Serve a function from now on; one of the same id is replaced."""
         message = protocol.RegisterFunction(function_id, description, metadata=ABSENT if metadata is None else Raw(metadata))
-        function = _Function(values.encode_string(function_id), handler, protocol.encode(message))
-        self._functions[function_id] = function
+        caller = self._caller
+        self._serve(message, lambda call: handler(call.data, caller))
+
+    def register_listener(self, function_id: str, listener: Listener, description: str) -> None:
+        """Serve a function that is told of the calls' metadata, as `register_function` does."""
+        message = protocol.RegisterFunction(function_id, description)
+        self._serve(message, lambda call: listener(call.data, given(call.metadata)))
+
+    def _serve(self, message: protocol.RegisterFunction, take: Callable[[protocol.InvokeFunction], Answer[bytes | None]]) -> None:
+        function = _Function(values.encode_string(message.id), take, protocol.encode(message))
+        self._functions[message.id] = function
         self._tell(function.registration)
 
     def unregister_function(self, function_id: str) -> None:
@@ -72,7 +86,7 @@ class Served:
             answering.fail(message.invocation_id, values.encode_string(message.function_id), error)
             return
         try:
-            answer = function.handler(message.data, self._caller)
+            answer = function.take(message)
         except Exception as failure:
             answering.fail(message.invocation_id, function.text, failure)
             return
