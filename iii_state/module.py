@@ -72,6 +72,8 @@ class UpdateRequest(msgspec.Struct):
     ops: list[OpRequest]
     _iii_state_request: Raw | UnsetType = UNSET
     ttl_ms: Raw | UnsetType = UNSET
+    _iii_state_limit: int | None = None
+    """What an engine with a bridge to this one allows (bytes)."""
 
 
 class _Update(msgspec.Struct, gc=False):
@@ -80,6 +82,7 @@ class _Update(msgspec.Struct, gc=False):
     ops: Raw
     _iii_state_request: Raw | UnsetType = UNSET
     ttl_ms: Raw | UnsetType = UNSET
+    _iii_state_limit: int | None = None
 
 
 class ScopeRequest(msgspec.Struct):
@@ -242,7 +245,8 @@ class StateModule:
         except (msgspec.MsgspecError, InvalidOp, InvalidValue, RecursionError, UnicodeError) as error:
             _refuse("state::update", data, UpdateRequest, error)
         try:
-            answer = self.adapter.update(request.scope, request.key, plan, self._limit, request=ticket)
+            limit = self._limit if request._iii_state_limit is None else min(self._limit, request._iii_state_limit)
+            answer = self.adapter.update(request.scope, request.key, plan, limit, request=ticket)
         except StoreError as error:
             raise _failure("UPDATE_ERROR", "update value", error) from None
         if not isinstance(answer, asyncio.Future):

@@ -27,8 +27,15 @@ class DeadRequest(msgspec.Struct):
     function_id: str | None = None
 
 
+class RouteRequest(msgspec.Struct):
+    """The bridges that a call has passed."""
+
+    visited: list[str]
+
+
 _dead = msgspec.json.Decoder(DeadRequest)
 _open = msgspec.json.Decoder(OpenRequest)
+_route = msgspec.json.Decoder(RouteRequest)
 
 
 class Operations:
@@ -46,6 +53,7 @@ class Operations:
             ("dead_retry", self._retry, "Deliver dead letters again: {id?, function_id?}"),
             ("session_open", self._session_open, "Open a session, or raise its epoch: {session, epoch, previous_epoch?}"),
             ("dead_drop", self._drop, "Drop dead letters: {id?, function_id?}"),
+            ("route", self._route, "Which bridges a call passes on its way to the store: {visited}"),
         ):
             host.register_function(f"iii-state::{name}", handler, description=description)
 
@@ -79,6 +87,13 @@ class Operations:
         opened = self._ask(lambda: self._adapter.open_session(request.session, request.previous_epoch, request.epoch))
         about = {"session": request.session, "epoch": request.epoch, "store": self._adapter.store}
         return then(opened, lambda _: values.encode(about))
+
+    def _route(self, data: Json, caller: Caller) -> Answer[bytes | None]:
+        try:
+            visited = _route.decode(data).visited
+        except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
+            _refuse("route", data, RouteRequest, error)
+        return then(self._ask(lambda: self._adapter.route(visited)), lambda passed: values.encode({"visited": passed}))
 
     def _each(self, name: str, data: Json, step: Callable[[str], Answer[bool]], word: str) -> Answer[bytes | None]:
         async def all_of(letters: Sequence[DeadLetter]) -> bytes:

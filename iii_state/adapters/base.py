@@ -104,6 +104,13 @@ class Adapter(Protocol):
         """Scopes with at least one key, in any order, each once."""
         ...
 
+    def route(self, visited: list[str]) -> Answer[list[str]]:
+        """The ids of the bridges that a call passes, those `visited` already first; what stores itself adds none.
+
+        Raises `FunctionError`, `BRIDGE_RING`, where a bridge is reached through itself.
+        """
+        ...
+
     def enable_events(self, enabled: bool) -> None:
         """Whether the mutations that are made through this adapter from now on have events (they do at first)."""
         ...

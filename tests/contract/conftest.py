@@ -4,35 +4,62 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from iii_state.adapters.base import Adapter
+from iii_state.adapters.bridge import BridgeAdapter
 from iii_state.adapters.kv import KvAdapter
 from iii_state.adapters.redis import RedisAdapter
-from iii_state.config import RedisSettings
-from iii_state.events import QueueLimits
+from iii_state.config import BridgeSettings, RedisSettings
+from iii_state.engine import Engine
+from iii_state.events import Delivery, QueueLimits
+from iii_state.module import StateModule
 from tests.redis_server import fake_server, shared_server
 
 Opener = Callable[[QueueLimits], Adapter]
 
-ADAPTERS = ["kv-memory", "kv-file", "fakeredis", "redis"]
+ADAPTERS = ["kv-memory", "kv-file", "fakeredis", "redis", "bridge-kv", "bridge-redis", "bridge-bridge-kv"]
 
 
 class Store:
     """An adapter under test: `await` works on every answer, and rung bells are counted."""
 
-    def __init__(self, open_adapter: Opener) -> None:
+    def __init__(self, open_adapter: Opener, *, is_remote: bool = False) -> None:
         self._open = open_adapter
+        self.is_remote = is_remote
         self.bells: list[str] = []
         self.adapter: Adapter
 
     async def start(self, limits: QueueLimits | None = None) -> None:
         self.adapter = self._open(limits or QueueLimits())
         await self.adapter.start(self.bells.append)
+
+    def replaced(self, old: bytes | None) -> bytes | None:
+        """What `set` and `update` answer for a value that was replaced: a remote engine does not tell a stored null from none."""
+        return None if self.is_remote and old == b"null" else old
+
+    async def taken(self, subscription_id: str, count: int, at_most: int = 100) -> list[Delivery]:
+        """What is ready, which is `count` deliveries: at once, or, of a remote's, as soon as it has come."""
+        found: list[Delivery] = await self.take(subscription_id, at_most)
+        async with asyncio.timeout(10):
+            while self.is_remote and len(found) < count:
+                await asyncio.sleep(0.002)
+                found += await self.take(subscription_id, at_most - len(found))
+        assert len(found) == count
+        return found
+
+    async def is_empty(self, subscription_id: str) -> bool:
+        """Whether the queue of a subscription holds nothing."""
+        stats = await self.queues()
+        return not any(queue.waiting or queue.pending for queue in stats if queue.subscription.id == subscription_id)
+
+    async def has_dead_letters(self) -> bool:
+        return bool(await self.dead_letters())
 
     async def rang(self, subscription_id: str) -> bool:
         return subscription_id in self.bells
@@ -50,6 +77,26 @@ class Store:
         return call
 
 
+@asynccontextmanager
+async def _remote(kind: str, directory: Path, limits: QueueLimits | None) -> AsyncIterator[str]:
+    """The address of an engine whose state is of a kind."""
+    bounds = {} if limits is None else msgspec.structs.asdict(limits)
+    async with AsyncExitStack() as stack:
+        if kind.startswith("bridge-"):
+            url = await stack.enter_async_context(_remote(kind.removeprefix("bridge-"), directory, limits))
+            adapter = {"name": "bridge", "config": {"bridge_url": url}}
+        elif kind == "kv":
+            adapter = {"name": "kv"}
+        else:
+            server = await asyncio.to_thread(shared_server)
+            await asyncio.to_thread(server.empty, str(directory))
+            adapter = {"name": "redis", "config": {"redis_url": server.url}}
+        engine = await stack.enter_async_context(Engine())
+        await engine.add_module(StateModule({"adapter": adapter, "dispatch": bounds}))
+        host, port = await engine.serve("127.0.0.1", 0)
+        yield f"ws://{host}:{port}"
+
+
 async def _opener(kind: str, directory: Path) -> Opener:
     if kind.startswith("kv"):
         target = directory if kind == "kv-file" else None
@@ -62,12 +109,15 @@ async def _opener(kind: str, directory: Path) -> Opener:
 @asynccontextmanager
 async def opened(kind: str, directory: Path, limits: QueueLimits | None = None) -> AsyncIterator[Store]:
     """A started store of a kind; `directory` is empty, or holds what an earlier one left."""
-    store = Store(await _opener(kind, directory))
-    await store.start(limits)
-    try:
+    async with AsyncExitStack() as stack:
+        if kind.startswith("bridge-"):
+            url = await stack.enter_async_context(_remote(kind.removeprefix("bridge-"), directory, limits))
+            store = Store(lambda limits: BridgeAdapter(BridgeSettings(bridge_url=url), limits=limits), is_remote=True)
+        else:
+            store = Store(await _opener(kind, directory))
+        await store.start(limits)
+        stack.push_async_callback(lambda: store.adapter.stop())
         yield store
-    finally:
-        await store.adapter.stop()
 
 
 @pytest.fixture(params=ADAPTERS)

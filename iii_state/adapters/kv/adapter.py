@@ -16,13 +16,13 @@ from iii_state import values
 from iii_state.adapters.base import Updated
 from iii_state.adapters.kv.groups import Changes, Groups, delivery_row, row_number
 from iii_state.adapters.kv.journal import Journal, Row
-from iii_state.adapters.kv.queues import Queue, Routes
 from iii_state.adapters.kv.sessions import Sessions
 from iii_state.apply import apply
 from iii_state.errors import StoreError, too_large
 from iii_state.events import FOREVER, DeadLetter, Delivery, Event, EventType, Failure, QueueLimits, QueueStats, Subscription
 from iii_state.host import Answer
 from iii_state.ops import Plan
+from iii_state.queues import Queue, Routes
 from iii_state.sessions import SESSION_SECONDS, Request
 
 logger = logging.getLogger(__name__)
@@ -161,6 +161,9 @@ class KvAdapter:
 
     def groups(self) -> list[str]:
         return list(self._data)
+
+    def route(self, visited: list[str]) -> list[str]:
+        return visited
 
     def enable_events(self, enabled: bool) -> None:
         self._events_enabled = enabled

@@ -313,6 +313,9 @@ class RedisAdapter:
     def groups(self) -> Answer[list[str]]:
         return self._own(self._scopes.all())
 
+    def route(self, visited: list[str]) -> list[str]:
+        return visited
+
     def enable_events(self, enabled: bool) -> None:
         self._fanout.enabled = enabled
 
