@@ -29,6 +29,7 @@ Duplicates = Literal["round-robin", "first-wins"]
 @click.option("--adapter", type=click.Choice(["kv", "redis", "bridge"]), help="Where values are stored (kv unless told).")
 @click.option("--file-path", help="A directory for the kv adapter: values and events last. Without it they live in memory.")
 @click.option("--redis-url", help="The Redis of the redis adapter, e.g. redis://localhost:6379.")
+@click.option("--bridge-url", help="The engine whose state the bridge adapter uses, e.g. ws://localhost:49134.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on; 0.0.0.0 is every one.")
 @click.option("--port", type=click.IntRange(0, 65535), default=DEFAULT_PORT, show_default=True, help="0 takes a free one.")
 @click.option(
@@ -43,6 +44,7 @@ def serve(
     adapter: str | None,
     file_path: str | None,
     redis_url: str | None,
+    bridge_url: str | None,
     host: str,
     port: int,
     duplicates: Duplicates,
@@ -55,7 +57,7 @@ def serve(
 
     def load() -> dict[str, Any]:
         given = {} if config_path is None else configuration.load(config_path)
-        return _with_options(given, adapter, file_path, redis_url)
+        return _with_options(given, adapter, {"kv": file_path, "redis": redis_url, "bridge": bridge_url})
 
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -66,24 +68,28 @@ def serve(
         raise click.ClickException(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
 
 
-def _with_options(config: dict[str, Any], adapter: str | None, file_path: str | None, redis_url: str | None) -> dict[str, Any]:
-    """The configuration with what the options say in place of what the file says."""
-    if file_path is not None and redis_url is not None:
-        raise click.UsageError("--file-path is for the kv adapter, --redis-url for the redis adapter; give one of them.")
-    implied = "kv" if file_path is not None else "redis" if redis_url is not None else None
-    if adapter is not None and implied is not None and adapter != implied:
-        option = "--file-path" if implied == "kv" else "--redis-url"
-        raise click.UsageError(f"{option} is for the {implied} adapter, not for --adapter {adapter}.")
-    name = adapter or implied
+_OPTIONS = {"kv": "--file-path", "redis": "--redis-url", "bridge": "--bridge-url"}
+
+
+def _with_options(config: dict[str, Any], adapter: str | None, places: dict[str, str | None]) -> dict[str, Any]:
+    """The configuration with what the options say in place of what the file says; `places` are those of each adapter's store."""
+    implied = [name for name, place in places.items() if place is not None]
+    if len(implied) > 1:
+        given = " and ".join(f"{_OPTIONS[name]} (the {name} adapter's)" for name in implied)
+        raise click.UsageError(f"one engine has one store: {given} were given; give one of them.")
+    if adapter is not None and implied and adapter != implied[0]:
+        raise click.UsageError(f"{_OPTIONS[implied[0]]} is for the {implied[0]} adapter, not for --adapter {adapter}.")
+    name = adapter or (implied[0] if implied else None)
     if name is None:
         return config
     entry = config.get("adapter") if isinstance(config.get("adapter"), dict) else None
     same = entry is not None and entry.get("name", "kv") == name
     settings = dict(entry.get("config") or {}) if entry is not None and same else {}
-    if file_path is not None:
-        settings.update(store_method="file_based", file_path=file_path)
-    if redis_url is not None:
-        settings["redis_url"] = redis_url
+    place = places[name]
+    if name == "kv" and place is not None:
+        settings.update(store_method="file_based", file_path=place)
+    elif place is not None:
+        settings[f"{name}_url"] = place
     return {**config, "adapter": {"name": name, "config": settings}}
 
 
