@@ -323,7 +323,8 @@ class Remote:
         for call in again:
             if call not in self._calls:
                 continue
-            if call.uncertain and call.session is not self._session and call.ticket is None and call.is_mutation:
+            lost = self._session is None or (call.ticket is None and call.session is not self._session)
+            if call.uncertain and call.is_mutation and lost:
                 self._fail_uncertain(call, self._why_gone)
             else:
                 self._send(call)
