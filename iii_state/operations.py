@@ -1,20 +1,22 @@
-"""What operators ask for through an engine: who wants which events, and what became of those that no handler took."""
+"""What is asked of a store through an engine besides its values: who wants which events, what became of those that no handler took,
+and sessions by which calls are recognised that are made again."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 from msgspec import Raw
 
 from iii_state import values
 from iii_state.adapters.base import Adapter
-from iii_state.errors import FunctionError, StoreError
+from iii_state.errors import FunctionError, InvalidValue, StoreError
 from iii_state.events import DeadLetter, QueueStats
 from iii_state.host import Answer, Caller, Host, then
-from iii_state.requests import describe
+from iii_state.requests import describe, within
+from iii_state.sessions import MAX_NUMBER, OpenRequest, SessionError, check_session
 from iii_state.values import Json
 
 
@@ -26,6 +28,7 @@ class DeadRequest(msgspec.Struct):
 
 
 _dead = msgspec.json.Decoder(DeadRequest)
+_open = msgspec.json.Decoder(OpenRequest)
 
 
 class Operations:
@@ -41,6 +44,7 @@ class Operations:
             ("dead_list", self._list, "List dead letters: {function_id?}"),
             ("dead_show", self._show, "Show dead letters with their events: {id?, function_id?}"),
             ("dead_retry", self._retry, "Deliver dead letters again: {id?, function_id?}"),
+            ("session_open", self._session_open, "Open a session, or raise its epoch: {session, epoch, previous_epoch?}"),
             ("dead_drop", self._drop, "Drop dead letters: {id?, function_id?}"),
         ):
             host.register_function(f"iii-state::{name}", handler, description=description)
@@ -64,6 +68,18 @@ class Operations:
     def _drop(self, data: Json, caller: Caller) -> Answer[bytes | None]:
         return self._each("dead_drop", data, self._adapter.discard, "dropped")
 
+    def _session_open(self, data: Json, caller: Caller) -> Answer[bytes | None]:
+        try:
+            request = _open.decode(data)
+            check_session(request.session)
+            within("epoch", request.epoch, 1, MAX_NUMBER)
+            within("previous_epoch", request.previous_epoch, 0, request.epoch - 1)
+        except (msgspec.MsgspecError, InvalidValue, RecursionError, UnicodeError) as error:
+            _refuse("session_open", data, OpenRequest, error)
+        opened = self._ask(lambda: self._adapter.open_session(request.session, request.previous_epoch, request.epoch))
+        about = {"session": request.session, "epoch": request.epoch, "store": self._adapter.store}
+        return then(opened, lambda _: values.encode(about))
+
     def _each(self, name: str, data: Json, step: Callable[[str], Answer[bool]], word: str) -> Answer[bytes | None]:
         async def all_of(letters: Sequence[DeadLetter]) -> bytes:
             count = 0
@@ -82,8 +98,7 @@ class Operations:
         try:
             request = DeadRequest() if bytes(data) == b"null" else _dead.decode(data)
         except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
-            cause = describe(bytes(data), DeadRequest, error)
-            raise FunctionError("deserialization_error", f"Failed to deserialize input for iii-state::{name}: {cause}") from None
+            _refuse(name, data, DeadRequest, error)
 
         def chosen(letters: Sequence[DeadLetter]) -> Sequence[DeadLetter]:
             found = [letter for letter in letters if request.id in (None, letter.id)]
@@ -101,7 +116,14 @@ class Operations:
             raise _in_words(error) from None
 
 
+def _refuse(name: str, data: Json, expected: type[msgspec.Struct], error: Exception) -> NoReturn:
+    cause = describe(bytes(data), expected, error)
+    raise FunctionError("deserialization_error", f"Failed to deserialize input for iii-state::{name}: {cause}") from None
+
+
 def _in_words(error: BaseException) -> BaseException:
+    if isinstance(error, SessionError):
+        return FunctionError(error.code, str(error))
     return FunctionError("STORE_ERROR", str(error)) if isinstance(error, StoreError) else error
 
 
