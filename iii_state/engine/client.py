@@ -14,6 +14,7 @@ from itertools import count
 from typing import Any, Self
 
 import aiohttp
+import msgspec
 from msgspec import Raw
 
 from iii_state import values
@@ -54,7 +55,11 @@ class ConnectionLost(Exception):
 
 
 class Rejected(Exception):
-    """The engine will not have this worker; the message is its reason."""
+    """The engine will not have this worker; the message is its reason, `code` its word for it."""
+
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class Client:
@@ -88,7 +93,9 @@ class Client:
     ) -> None:
         self.url = url
         self.worker_id = ""
-        """What the engine calls this worker, on the connection there is."""
+        """What the engine calls this worker, on the connection there is; empty before it has said so."""
+        self.max_frame_depth = protocol.STOCK_FRAME_DEPTH
+        """How deep a frame may nest that the engine can read."""
         self.call_seconds = call_seconds
         self.has_tried = asyncio.Event()
         """Set once the first attempt to connect has come to something, or to nothing."""
@@ -102,7 +109,9 @@ class Client:
         """What this worker serves."""
         self._triggers: dict[str, bytes] = {}
         self._refused: dict[str, asyncio.Future[None]] = {}
-        self._reattach_token = ""
+        self._token: str | None = None
+        self._previous: protocol.Reattach | None = None
+        """What tells the engine that the connection before this one is dead."""
         self._socket: WebSocket | None = None
         self._answering: Answering | None = None
         self._is_greeted = self._was_greeted = False
@@ -242,11 +251,11 @@ class Client:
         return self._fatal or lost
 
     async def _open(self, socket: WebSocket, connected: asyncio.Future[None]) -> None:
-        if self.worker_id:
-            socket.send(protocol.encode(protocol.Reattach(self.worker_id, self._reattach_token or None)))
-        socket.send(
-            protocol.encode(protocol.InvokeFunction("engine::workers::register", Raw(self._about), action=Raw(b'{"type":"void"}')))
-        )
+        assert self._answering is not None
+        if self._previous is not None:
+            socket.send(protocol.encode(self._previous))
+        self.max_frame_depth = self._answering.max_frame_depth = protocol.STOCK_FRAME_DEPTH
+        self.call("engine::workers::register", self._about, ahead=True).add_done_callback(self._introduced)
         for registration in (*self.served.registrations(), *self._triggers.values()):
             socket.send(registration)
         if self._greet is not None:
@@ -256,6 +265,16 @@ class Client:
         self._send_waiting()
         if not connected.done():
             connected.set_result(None)
+
+    def _introduced(self, answer: asyncio.Future[bytes | None]) -> None:
+        """This project's engine answers how deep a frame may nest; a stock one does not."""
+        if answer.cancelled() or answer.exception() is not None or self._answering is None:
+            return
+        try:
+            told = msgspec.json.decode(answer.result() or b"{}", type=_Welcome)
+        except msgspec.MsgspecError:
+            return
+        self.max_frame_depth = self._answering.max_frame_depth = min(told.max_depth, protocol.MAX_FRAME_DEPTH)
 
     async def _close(self, socket: WebSocket) -> None:
         socket.close(NORMAL)
@@ -316,6 +335,9 @@ class Client:
         frame = protocol.invoke_frame(invocation_id, function_text, data)
         if len(frame) > protocol.MAX_FRAME_BYTES:
             outcome.set_exception(_too_large(f"the call of {function_text.decode()[1:-1]}", len(frame)))
+        elif self.max_frame_depth < protocol.MAX_FRAME_DEPTH and values.nesting_exceeds(frame, self.max_frame_depth):
+            deep = f"the call of {function_text.decode()[1:-1]} nests deeper than the engine at {self.url} can read"
+            outcome.set_exception(FunctionError("serialization_error", f"{deep} ({self.max_frame_depth} levels for a frame)"))
         else:
             self._pending.add_outcome(invocation_id, outcome)
             self._socket.send(frame)
@@ -441,13 +463,13 @@ class Client:
                 self._rejected(message)
             return
         name = message.worker_name or message.function_id or ""
-        self._fatal = Rejected(f"the engine at {self.url} rejects this worker: {message.code} {name}".rstrip())
+        self._fatal = Rejected(f"the engine at {self.url} rejects this worker: {message.code} {name}".rstrip(), message.code)
         if self._socket is not None:
             self._socket.close(NORMAL)
 
     def _take_welcome(self, message: protocol.WorkerRegistered) -> None:
         self.worker_id = message.worker_id
-        self._reattach_token = message.reattach_token or ""
+        self._token = message.reattach_token
 
     def _take_failure(self, message: protocol.Failure) -> None:
         self._fatal = Rejected(f"the engine at {self.url} refuses the connection: {protocol.read_error(message.error)}")
@@ -456,12 +478,19 @@ class Client:
         """The connection is gone: what is on its way fails, what is bound here is away."""
         self._socket = None
         self._is_greeted = False
+        if self.worker_id:
+            self._previous = protocol.Reattach(self.worker_id, self._token)
+            self.worker_id = ""
         why = f"the connection to {self.url} was lost with the call on its way"
         waiting = {invocation_id for invocation_id, _ in self._waiting}
         self._pending.fail(lambda: ConnectionLost(why, sent=True), spared=waiting)
         self.served.disconnected()
         if self._lost is not None:
             self._lost()
+
+
+class _Welcome(msgspec.Struct):
+    max_depth: int = protocol.STOCK_FRAME_DEPTH
 
 
 def _description(name: str, namespace: str | None, description: str | None) -> bytes:
@@ -471,6 +500,7 @@ def _description(name: str, namespace: str | None, description: str | None) -> b
         "name": name,
         "os": f"{platform.system()} {platform.release()} ({platform.machine()})",
         "pid": os.getpid(),
+        "features": [protocol.OURS],
         **({} if namespace is None else {"namespace": namespace}),
         **({} if description is None else {"description": description}),
     }

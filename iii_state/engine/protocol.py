@@ -21,6 +21,15 @@ NULL = Raw(b"null")
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 """The largest message that any party of the protocol takes."""
 
+OURS = "iii-state.v1"
+"""The feature with which this project's client tells this project's engine that it knows what a stock one does not say."""
+
+MAX_FRAME_DEPTH = 520
+"""How deep a frame may nest that this engine takes: what a value may, and the members around it."""
+
+STOCK_FRAME_DEPTH = 127
+"""How deep a frame may nest that a stock engine or a Rust SDK takes; it drops a deeper one without a word."""
+
 OLD_PYTHON_FRAME_BYTES = 1024 * 1024
 """The largest message that a Python SDK below 0.24.5 can receive; a larger one makes it drop the connection."""
 
@@ -102,10 +111,11 @@ class RegisterTrigger(msgspec.Struct, tag_field="type", tag="registertrigger", o
 
 
 class UnregisterTrigger(msgspec.Struct, tag_field="type", tag="unregistertrigger", omit_defaults=True):
-    """Let a trigger go."""
+    """Let a trigger go. To a provider with the feature `OURS`, this engine says whether its worker is away (`disconnected`)."""
 
     id: str
     trigger_type: str | None = None
+    disconnected: bool | None = None
 
 
 class TriggerRegistrationResult(msgspec.Struct, tag_field="type", tag="triggerregistrationresult", omit_defaults=True):

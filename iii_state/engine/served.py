@@ -13,6 +13,7 @@ from iii_state import values
 from iii_state.engine import protocol
 from iii_state.engine.answering import Answering
 from iii_state.engine.protocol import ABSENT, given
+from iii_state.engine.steps import Steps
 from iii_state.errors import FunctionError
 from iii_state.host import DEFAULT_NAMESPACE, Answer, Caller, Handler, Trigger, TriggerProvider, then
 from iii_state.values import Json
@@ -45,6 +46,7 @@ class Served:
         self._types: dict[str, _TriggerType] = {}
         self._bound: dict[str, Trigger] = {}
         """The triggers of the types provided here, by their ids."""
+        self._steps = Steps()
 
     def registrations(self) -> Iterator[bytes]:
         """The frames that tell an engine of all of it."""
@@ -121,26 +123,27 @@ class Served:
             message.namespace or DEFAULT_NAMESPACE,
         )
         replaces = self._bound.pop(message.id, None)
-        answer: Answer[None]
+        provided = self._types.get(message.trigger_type)
+        self._bound[trigger.id] = trigger
         try:
-            provided = self._types.get(message.trigger_type)
             if provided is None:
                 raise FunctionError("trigger_type_not_found", f"trigger type {message.trigger_type} is not provided here")
-            answer = provided.provider.register(trigger, replaces)
-        except FunctionError as error:
+            provider = provided.provider
+            answer = self._steps.after(trigger.id, lambda: provider.register(trigger, replaces))
+        except Exception as error:
             self._registered(trigger, error)
             return
-        self._bound[trigger.id] = trigger
         if isinstance(answer, asyncio.Future):
             answer.add_done_callback(lambda done: self._registered(trigger, _failure(done)))
         else:
             self._registered(trigger, None)
 
     def _registered(self, trigger: Trigger, error: BaseException | None) -> None:
+        if self._bound.get(trigger.id) is not trigger:
+            return  # let go or replaced meanwhile: the engine does not wait for this any more
         text = ABSENT
         if error is not None:
-            if self._bound.get(trigger.id) is trigger:
-                del self._bound[trigger.id]
+            del self._bound[trigger.id]
             failure = error if isinstance(error, FunctionError) else FunctionError("trigger_registration_failed", str(error))
             text = Raw(protocol.error_text(failure))
         result = protocol.TriggerRegistrationResult(trigger.id, trigger.trigger_type, trigger.function_id, text)
@@ -149,11 +152,12 @@ class Served:
     def drop_trigger(self, message: protocol.UnregisterTrigger) -> None:
         """The engine has let a trigger go.
 
-        It does not say whether its worker has, or is away and may come back: the provider is told the latter.
+        Unless it says that this was asked for (`disconnected` is false, which a stock engine does not), the provider is told that
+        the trigger's worker is away and may come back.
         """
         trigger = self._bound.pop(message.id, None)
         if trigger is not None:
-            self._let_go(trigger)
+            self._let_go(trigger, disconnected=message.disconnected is not False)
 
     def disconnected(self) -> None:
         """The connection is gone, and with it all triggers; the engine hands them over again on the next one."""
@@ -161,9 +165,13 @@ class Served:
         for trigger in bound.values():
             self._let_go(trigger)
 
-    def _let_go(self, trigger: Trigger) -> None:
+    def _let_go(self, trigger: Trigger, *, disconnected: bool = True) -> None:
+        provided = self._types.get(trigger.trigger_type)
+        if provided is None:
+            return
+        provider = provided.provider
         try:
-            then(self._types[trigger.trigger_type].provider.unregister(trigger, disconnected=True), _nothing, _logged)
+            then(self._steps.after(trigger.id, lambda: provider.unregister(trigger, disconnected=disconnected)), _nothing, _logged)
         except Exception as error:
             _logged(error)
 
