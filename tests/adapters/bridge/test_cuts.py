@@ -58,7 +58,7 @@ async def test_increments_are_exact_wherever_the_connection_is_cut(kind: str, tm
         assert proxy.cuts > 10
 
 
-async def test_what_an_old_connection_still_carries_is_refused() -> None:
+async def test_what_an_old_connection_still_carries_changes_nothing() -> None:
     async with (
         running() as remote,
         proxy_to(_port(remote.url)) as proxy,

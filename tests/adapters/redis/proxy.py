@@ -109,7 +109,8 @@ class Proxy:
             if pair.is_cut and pair.held:
                 pair.redis.write(bytes(pair.held))
                 pair.held.clear()
-                pair.redis.write_eof()
+                with contextlib.suppress(OSError):  # the other end may have given it up
+                    pair.redis.write_eof()
         async with asyncio.timeout(20):
             while any(not pair.redis_reader.at_eof() for pair in self.pairs if pair.is_cut and not pair.redis.is_closing()):
                 await asyncio.sleep(0.005)
