@@ -21,8 +21,8 @@ from iii_state.events import Subscription
 from iii_state.host import Answer, Caller, Host, Trigger, then
 from iii_state.operations import Operations
 from iii_state.ops import InvalidOp, OpRequest, compile_text
-from iii_state.requests import describe
-from iii_state.sessions import SessionError, parse_request
+from iii_state.requests import describe, read, refusal, within
+from iii_state.sessions import MAX_NUMBER, OpenRequest, SessionError, check_session, parse_request
 from iii_state.snapshots import EntriesRequest, Snapshots
 from iii_state.values import Json
 
@@ -91,6 +91,12 @@ class ScopeRequest(msgspec.Struct):
     scope: str
 
 
+class RouteRequest(msgspec.Struct):
+    """`iii-state::route`: the bridges that were passed already."""
+
+    visited: list[str] = []
+
+
 class TriggerConfig(msgspec.Struct):
     """The config of a `state` trigger; unknown members are ignored."""
 
@@ -147,6 +153,12 @@ class StateModule:
             ("state::list_keys", self._list_keys, "List the keys of a scope"),
             ("state::list_entries", self._list_entries, "Read a scope in pages, as it was at one moment: keys and values"),
             ("state::list_groups", self._list_groups, "List the scopes that have values"),
+            (
+                "iii-state::session_open",
+                self._open_session,
+                "Open a session, or raise its epoch: {session, epoch, previous_epoch?}",
+            ),
+            ("iii-state::route", self._route, "Which bridges a call passes on its way to the store: {visited}"),
         ):
             metadata = values.encode({"iii_state": about}) if function_id == "state::set" else None
             host.register_function(function_id, handler, description=description, metadata=metadata)
@@ -296,6 +308,24 @@ class StateModule:
             lambda error: _failure("LIST_GROUPS_ERROR", "list groups", error),
         )
 
+    def _open_session(self, data: Json, caller: Caller) -> Answer[bytes | None]:
+        request = read("iii-state::session_open", data, OpenRequest)
+        try:
+            check_session(request.session)
+            within("epoch", request.epoch, 1, MAX_NUMBER)
+            within("previous_epoch", request.previous_epoch, 0, request.epoch - 1)
+            answer = self.adapter.open_session(request.session, request.previous_epoch, request.epoch)
+        except InvalidValue as error:
+            _refuse("iii-state::session_open", data, OpenRequest, error)
+        except StoreError as error:
+            raise _failure("STORE_ERROR", "open a session", error) from None
+        opened = values.encode({"session": request.session, "epoch": request.epoch, "store": self.adapter.store})
+        return then(answer, lambda _: opened, lambda error: _failure("STORE_ERROR", "open a session", error))
+
+    def _route(self, data: Json, caller: Caller) -> Answer[bytes | None]:
+        answer = self.adapter.route(read("iii-state::route", data, RouteRequest).visited)
+        return then(answer, lambda visited: values.encode({"visited": visited}))
+
     def _check_size(self, size: int) -> None:
         if size > self._limit:
             raise too_large(size, self._limit)
@@ -417,5 +447,4 @@ def _registration_failure(message: str) -> FunctionError:
 
 
 def _refuse(function_id: str, data: Json, expected: type[msgspec.Struct], error: Exception) -> NoReturn:
-    cause = describe(bytes(data), expected, error)
-    raise FunctionError("deserialization_error", f"Failed to deserialize input for {function_id}: {cause}") from None
+    raise refusal(function_id, data, expected, error) from None

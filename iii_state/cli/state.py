@@ -17,7 +17,7 @@ import msgspec
 
 from iii_state import values
 from iii_state.engine.client import Client, ConnectionLost, Rejected
-from iii_state.errors import FunctionError
+from iii_state.errors import ConfigError, FunctionError, StoreError
 from iii_state.host import Caller
 from iii_state.values import Json
 
@@ -26,11 +26,16 @@ C = TypeVar("C", bound=Callable[..., Any])
 DEFAULT_URL = "ws://127.0.0.1:49134"
 
 
-def engine_options(command: C) -> C:
-    """`--url` and `--json`, of every command that talks to an engine."""
-    url = click.option(
+def url_option() -> Callable[[C], C]:
+    """`--url`, of every command that talks to an engine."""
+    return click.option(
         "--url", envvar="III_STATE_URL", default=DEFAULT_URL, show_default=True, show_envvar=True, help="The engine."
     )
+
+
+def engine_options(command: C) -> C:
+    """`--url` and `--json`."""
+    url = url_option()
     as_json = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON, as the engine gave it.")
     return url(as_json(command))
 
@@ -60,7 +65,7 @@ def run(action: Awaitable[None]) -> None:
         asyncio.run(main())
     except FunctionError as error:
         raise click.ClickException(f"{error.code}: {error.message}") from None
-    except (ConnectionLost, Rejected) as error:
+    except (ConfigError, ConnectionLost, Rejected, StoreError) as error:
         raise click.ClickException(str(error)) from None
     except BrokenPipeError:
         sys.stderr.close()  # whoever read the output has gone; nothing is left to say

@@ -36,7 +36,7 @@ from iii_state.events import (
     QueueStats,
     Subscription,
 )
-from iii_state.host import Answer
+from iii_state.host import Answer, engine_name
 from iii_state.queues import Queue
 from iii_state.values import Json
 
@@ -440,6 +440,7 @@ class Feeds:
             # What the remote has called with is pending there, and may wait here.
             here = len(queue) - queue.pending
             waiting = remote.waiting + max(remote.pending - queue.pending, 0) if self._remote.is_ours else here
+            oldest = next((delivery.queued_at_ms for delivery in queue), None)
             found.append(
                 QueueStats(
                     subscription=feed.subscription,
@@ -447,7 +448,9 @@ class Feeds:
                     pending=queue.pending,
                     dead=dead.get(queue.id, 0) + remote.dead,
                     dropped=queue.dropped + remote.dropped,
-                    hosted=queue.hosted,
+                    retrying=queue.retrying + remote.retrying,
+                    hosts=[engine_name()] if queue.hosted else [],
+                    oldest_at_ms=remote.oldest_at_ms if self._remote.is_ours else oldest,
                 )
             )
         return found

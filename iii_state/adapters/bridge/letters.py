@@ -18,25 +18,32 @@ from iii_state.events import DeadLetter, Event, EventType, Subscription
 
 PREFIX = "iii-state::bridge::"
 
+MAX_SHOWN = 1000
+"""The most dead letters of one answer."""
+
 
 class Waiting(NamedTuple):
     """What a queue at the remote holds."""
 
     waiting: int
     pending: int
+    retrying: int
     dead: int
     dropped: int
+    oldest_at_ms: int | None
 
 
-NOTHING = Waiting(0, 0, 0, 0)
+NOTHING = Waiting(0, 0, 0, 0, 0, None)
 
 
 class _Queue(msgspec.Struct):
     function_id: str
     waiting: int
     pending: int
+    retrying: int
     dead: int
     dropped: int
+    oldest_at_ms: int | None
 
 
 class _Queues(msgspec.Struct):
@@ -79,7 +86,7 @@ async def queues(remote: Remote) -> dict[str, Waiting]:
     read = answers.checked(remote.url, "iii-state::triggers", lambda text: _queues.decode(text or b"null"))
     found = await remote.call(b'"iii-state::triggers"', b'{"of":null', read)
     return {
-        queue.function_id: Waiting(queue.waiting, queue.pending, queue.dead, queue.dropped)
+        queue.function_id: Waiting(queue.waiting, queue.pending, queue.retrying, queue.dead, queue.dropped, queue.oldest_at_ms)
         for queue in found.triggers
         if queue.function_id.startswith(PREFIX)
     }
@@ -88,11 +95,11 @@ async def queues(remote: Remote) -> dict[str, Waiting]:
 async def dead_letters(remote: Remote) -> list[DeadLetter]:
     """The dead letters of all bridges at the remote, oldest first."""
     read = answers.checked(remote.url, "iii-state::dead_list", lambda text: _letters.decode(text or b"null"))
-    listed = await remote.call(b'"iii-state::dead_list"', b'{"id":null', read)
+    listed = await remote.call(b'"iii-state::dead_list"', b'{"limit":%d' % MAX_SHOWN, read)
     functions = {letter.function_id: None for letter in listed.dead if letter.function_id.startswith(PREFIX)}
     found: list[DeadLetter] = []
     for function_id in functions:
-        data = b'{"function_id":%b' % values.encode_string(function_id)
+        data = b'{"limit":%d,"function_id":%b' % (MAX_SHOWN, values.encode_string(function_id))
         shown = await remote.call(b'"iii-state::dead_show"', data, read)
         found += [_dead_letter(letter, letter.event) for letter in shown.dead if letter.event is not None]
     return sorted(found, key=lambda letter: letter.buried_at_ms)

@@ -20,7 +20,7 @@ from iii_state.adapters.kv.sessions import Sessions
 from iii_state.apply import apply
 from iii_state.errors import StoreError, too_large
 from iii_state.events import FOREVER, DeadLetter, Delivery, Event, EventType, Failure, QueueLimits, QueueStats, Subscription
-from iii_state.host import Answer
+from iii_state.host import Answer, engine_name
 from iii_state.ops import Plan
 from iii_state.queues import Queue, Routes
 from iii_state.sessions import SESSION_SECONDS, Request
@@ -413,9 +413,11 @@ class KvAdapter:
                 subscription=queue.subscription,
                 waiting=len(queue) - queue.pending,
                 pending=queue.pending,
+                retrying=queue.retrying,
                 dead=dead.get(queue.id, 0),
                 dropped=queue.dropped,
-                hosted=queue.hosted,
+                hosts=[engine_name()] if queue.hosted else [],
+                oldest_at_ms=next((delivery.queued_at_ms for delivery in queue), None),
             )
             for queue in self._queues.values()
         ]

@@ -18,6 +18,7 @@ from iii_state.adapters.redis.deliveries import Deliveries
 from iii_state.adapters.redis.fanout import Fanout, Write
 from iii_state.adapters.redis.fleet import Fleet, Identity
 from iii_state.adapters.redis.foreign import is_ours, stored_form
+from iii_state.adapters.redis.inspection import Inspection, refuse_newer
 from iii_state.adapters.redis.keys import FORMAT, Keys, caller_session
 from iii_state.adapters.redis.mutations import (
     Foreign,
@@ -75,6 +76,7 @@ class RedisAdapter:
             call_timeout_ms=settings.call_timeout_ms,
             max_in_flight=settings.max_in_flight,
         )
+        self._send, self._run = self._connection.send, self._connection.run
         self._scopes = Scopes(self._keys, self._send)
         self._set_script, self._delete_script, self._update_script = script("set"), script("delete"), script("update")
         self._kept_sessions: dict[str, float] = {}
@@ -102,6 +104,7 @@ class RedisAdapter:
             *(self._keys, self._run, self._send, self._engine, self._subscriptions, self._fanout.routes, self._limits),
             self._upkeep.plan,
         )
+        self._inspection = Inspection(self._keys, self._run, self._send, self._limits)
         self._fleet = Fleet(
             self._keys, self._engine, self._run, self._send, settings.heartbeat_ttl_ms, self._begin_afresh, self._ring_all
         )
@@ -145,12 +148,7 @@ class RedisAdapter:
 
     async def _check_format(self) -> None:
         await self._send(b"SET", self._keys.format, b"%d" % FORMAT, b"NX")
-        held = await self._send(b"GET", self._keys.format)
-        if not held.isdigit() or int(held) > FORMAT:
-            raise StoreError(
-                f"the data in Redis at {self._connection.address} has format {held.decode('utf-8', 'replace')}, which a newer "
-                f"version of iii-state has written; this one reads up to {FORMAT}"
-            )
+        refuse_newer(self._connection.address, await self._send(b"GET", self._keys.format))
 
     async def stop(self) -> None:
         await self._scopes.stop()
@@ -319,13 +317,6 @@ class RedisAdapter:
     def enable_events(self, enabled: bool) -> None:
         self._fanout.enabled = enabled
 
-    def _send(self, *words: bytes, scope: str | None = None) -> asyncio.Future[Any]:
-        return self._connection.call(lambda *ticket: words, _as_it_is, scope=scope)
-
-    def _run(self, name: str, call: Sequence[bytes], result: Callable[[Any], T]) -> asyncio.Future[T]:
-        words = (b"EVALSHA", script(name).sha1, *call)
-        return self._connection.call(lambda *ticket: words, result, size=sum(map(len, words)))
-
     def _own(self, work: Any) -> asyncio.Future[Any]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
@@ -393,16 +384,16 @@ class RedisAdapter:
         return self._deliveries.release(deliveries)
 
     def queues(self) -> Answer[list[QueueStats]]:
-        return self._own(self._deliveries.queues())
+        return self._own(self._inspection.queues())
 
     def dead_letters(self, function_id: str | None = None) -> Answer[list[DeadLetter]]:
-        return self._own(self._deliveries.dead_letters(function_id))
+        return self._own(self._inspection.dead_letters(function_id))
 
     def revive(self, dead_letter_id: str) -> Answer[bool]:
-        return self._own(self._deliveries.revive(dead_letter_id))
+        return self._own(self._inspection.revive(dead_letter_id))
 
     def discard(self, dead_letter_id: str) -> Answer[bool]:
-        return self._own(self._deliveries.discard(dead_letter_id))
+        return self._own(self._inspection.discard(dead_letter_id))
 
 
 def _decoded(scope: str, key: bytes) -> str:

@@ -317,6 +317,15 @@ class Connection:
 
     # -- calls
 
+    def send(self, *words: bytes, scope: str | None = None) -> asyncio.Future[Any]:
+        """Send one command, and give its reply."""
+        return self.call(lambda *ticket: words, lambda reply: reply, scope=scope)
+
+    def run(self, name: str, call: Sequence[bytes], result: Callable[[Any], T]) -> asyncio.Future[T]:
+        """Call the script of this name, with keys and arguments; `result` reads its reply."""
+        words = (b"EVALSHA", script(name).sha1, *call)
+        return self.call(lambda *ticket: words, result, size=sum(map(len, words)))
+
     def call(
         self,
         command: Command,

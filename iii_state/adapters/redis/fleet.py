@@ -12,6 +12,7 @@ from typing import Any
 from iii_state.adapters.redis import queues
 from iii_state.adapters.redis.keys import FORMAT, Keys
 from iii_state.errors import StoreError
+from iii_state.host import engine_name
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +27,8 @@ class Identity:
     def __init__(self) -> None:
         self.instance = secrets.token_hex(6).encode()
         self.id = secrets.token_hex(6).encode()
+        self.name = engine_name().encode()
+        """What people know this process by."""
         self.is_member = asyncio.Event()
         """Set while the id is among the engines, as far as is known."""
         self.was_lost = asyncio.Event()
@@ -80,7 +83,7 @@ class Fleet:
         engine = self._engine
         began = asyncio.get_running_loop().time()
         await self._send(b"SET", self._keys.format, b"%d" % FORMAT, b"NX")
-        await self._send(b"SET", self._keys.engine(engine.id), b"1", b"PX", b"%d" % self._ttl_ms)
+        await self._send(b"SET", self._keys.engine(engine.id), engine.name, b"PX", b"%d" % self._ttl_ms)
         await self._send(b"HSET", self._keys.engines, engine.id, b"%d" % (time.time_ns() // 1_000_000))
         engine.lease_until = began + self._ttl_ms / 1000
         engine.is_member.set()
@@ -124,7 +127,7 @@ class Fleet:
             try:
                 if not engine.was_lost.is_set():
                     began, known = loop.time(), engine.id
-                    word = await self._run("heartbeat", queues.heartbeat(self._keys, known, self._ttl_ms), _as_it_is)
+                    word = await self._run("heartbeat", queues.heartbeat(self._keys, known, self._ttl_ms, engine.name), _as_it_is)
                     if word == b"OK":
                         was_over = loop.time() >= engine.lease_until
                         engine.lease_until = began + self._ttl_ms / 1000

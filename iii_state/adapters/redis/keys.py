@@ -109,7 +109,7 @@ class Keys:
         return self._own + b"format"
 
     def engine(self, engine: bytes) -> bytes:
-        """String with a time to live: an engine's heartbeat."""
+        """String with a time to live: an engine's heartbeat, holding what people know it by."""
         return b"%bengine:%b" % (self._own, engine)
 
     def hosts(self, engine: bytes) -> bytes:

@@ -137,9 +137,9 @@ def clear(keys: Keys, queue: bytes, lanes: Sequence[bytes]) -> list[bytes]:
     return [*call, *(keys.wait(queue, lane_name) for lane_name in lanes), queue, *lanes]
 
 
-def heartbeat(keys: Keys, engine: bytes, ttl_ms: int) -> list[bytes]:
+def heartbeat(keys: Keys, engine: bytes, ttl_ms: int, name: bytes) -> list[bytes]:
     """What follows the digest of heartbeat.lua in EVALSHA."""
-    return [b"2", keys.engines, keys.engine(engine), engine, b"%d" % ttl_ms]
+    return [b"2", keys.engines, keys.engine(engine), engine, b"%d" % ttl_ms, name]
 
 
 def fence(keys: Keys, engine: bytes) -> list[bytes]:

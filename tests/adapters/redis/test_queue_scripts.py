@@ -229,12 +229,12 @@ def test_an_acknowledgement_gives_back_what_was_counted(worker: Worker, engine: 
 
 
 def test_an_engine_whose_heart_beats_is_not_fenced(worker: Worker, client: redis.Redis) -> None:
-    assert worker.run("heartbeat", heartbeat(KEYS, b"e1", 60_000)) == b"OK"
+    assert worker.run("heartbeat", heartbeat(KEYS, b"e1", 60_000, b"host:1")) == b"OK"
     assert worker.run("fence", fence(KEYS, b"e1")) == 0
     assert worker.run("takeover", takeover(KEYS, b"q", b"e1", 10)) == [b"ALIVE"]
     client.delete(KEYS.engine(b"e1"))
     assert worker.run("fence", fence(KEYS, b"e1")) == 1
-    assert worker.run("heartbeat", heartbeat(KEYS, b"e1", 60_000)) == b"FENCED"
+    assert worker.run("heartbeat", heartbeat(KEYS, b"e1", 60_000, b"host:1")) == b"FENCED"
     assert not client.exists(KEYS.engine(b"e1"))
 
 
@@ -321,10 +321,10 @@ def test_when_memory_is_full_hearts_beat_and_work_is_taken_over(real: redis.Redi
     engine.routes = [Route(b"q", 1000, 10**6)]
     engine.set(b"s", b"k", b"1")
     (delivery,) = worker.take(b"q")
-    other.run("heartbeat", heartbeat(KEYS, b"e2", 60_000))
+    other.run("heartbeat", heartbeat(KEYS, b"e2", 60_000, b"host:2"))
     real.config_set("maxmemory", 1)
     try:
-        assert other.run("heartbeat", heartbeat(KEYS, b"e2", 60_000)) == b"OK"
+        assert other.run("heartbeat", heartbeat(KEYS, b"e2", 60_000, b"host:2")) == b"OK"
         assert other.run("fence", fence(KEYS, b"e1")) == 1
         assert other.run("takeover", takeover(KEYS, b"q", b"e1", 10)) == [b"OK", 1, 1]
         (again_,) = other.take(b"q")
