@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import click
 import uvloop
@@ -21,6 +22,7 @@ from iii_state.module import StateModule
 logger = logging.getLogger(__name__)
 
 DEFAULT_PORT = 49134
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 Duplicates = Literal["round-robin", "first-wins"]
 
 
@@ -60,6 +62,7 @@ def serve(
         return _with_options(given, adapter, {"kv": file_path, "redis": redis_url, "bridge": bridge_url})
 
     try:
+        _refuse_own_address(load(), host, port)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(load, host, port, duplicates))
     except (ConfigError, StoreError) as error:
@@ -91,6 +94,20 @@ def _with_options(config: dict[str, Any], adapter: str | None, places: dict[str,
     elif place is not None:
         settings[f"{name}_url"] = place
     return {**config, "adapter": {"name": name, "config": settings}}
+
+
+def _refuse_own_address(config: dict[str, Any], host: str, port: int) -> None:
+    """The shortest ring is found before anything listens; the longer ones are the adapter's to find."""
+    adapter = configuration.parse(config).adapter
+    if not isinstance(adapter, configuration.BridgeSettings):
+        return
+    there = urlsplit(adapter.bridge_url)
+    is_here = there.hostname == host or (there.hostname in LOOPBACK and host in (*LOOPBACK, "0.0.0.0", "::"))
+    if is_here and (there.port or 80) == port:
+        raise ConfigError(
+            f"a bridge must not lead back to itself: {adapter.bridge_url} is the address that this engine is to listen on; "
+            "name another engine with --bridge-url, or listen elsewhere with --port"
+        )
 
 
 def _collect_less() -> None:

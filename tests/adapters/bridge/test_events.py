@@ -135,6 +135,18 @@ async def _waits(state: State, count: int) -> bool:
     return sum(row["waiting"] + row["pending"] for row in rows) == count
 
 
+async def test_an_event_whose_function_is_away_costs_it_no_attempt() -> None:
+    async with running() as remote, running(bridge_to(remote.url)) as bridge:
+        config = {"scope": "s", "retry": {"max_attempts": 2, "timeout_ms": 50}}
+        await bridge.engine.register_trigger({"type": "state", "function_id": "watch", "config": config})
+        await remote("set", scope="s", key="k", value=1)
+        feeds = bridge.module.adapter._feeds  # type: ignore[attr-defined]
+        await until(lambda: feeds._numbers >= 3)  # it has been given back, and has come again
+        bridge.engine.register_function("watch", lambda event, metadata: bridge.metadata.append(metadata))
+        await until(lambda: bool(bridge.metadata))
+        assert bridge.metadata[0]["iii_state"]["attempt"] == 1
+
+
 async def test_events_survive_connections_that_break() -> None:
     randomly = random.Random(11)
     async with (

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 
 import pytest
 
 from iii_state import FunctionError, StateModule
 from iii_state.errors import StoreError
 from tests.adapters.bridge.engines import State, bridge_to, running, until
-from tests.processes import free_port
+from tests.processes import SERVE, free_port
 
 
 async def _says(state: State, words: str) -> bool:
@@ -55,3 +56,11 @@ async def test_three_engines_that_start_together_find_their_ring_and_a_store_ope
 
 async def _is_well(state: State) -> bool:
     return await state.module.health() is None
+
+
+def test_serve_refuses_to_be_its_own_remote() -> None:
+    done = subprocess.run(
+        [*SERVE, "--adapter", "bridge", "--host", "0.0.0.0"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert "ws://localhost:49134 is the address that this engine is to listen on" in done.stderr
