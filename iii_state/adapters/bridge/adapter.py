@@ -86,19 +86,41 @@ class BridgeAdapter:
     def get(self, scope: str, key: str) -> Answer[bytes | None]:
         return self._remote.call(b'"state::get"', _place(scope, key), self._read_value)
 
-    def set(self, scope: str, key: str, value: bytes, *, request: Request | None = None) -> Answer[bytes | None]:
+    def set(
+        self, scope: str, key: str, value: bytes, *, ttl_ms: int | None = None, request: Request | None = None
+    ) -> Answer[bytes | None]:
         data = b'%b,"value":%b' % (_place(scope, key), value)
+        if ttl_ms is not None:
+            data += self._deadline(ttl_ms)
         return self._remote.call(b'"state::set"', data, self._read_replaced, is_mutation=True, ticket=_ticket(request))
 
     def delete(self, scope: str, key: str, *, request: Request | None = None) -> Answer[bytes | None]:
         place = _place(scope, key)
         return self._remote.call(b'"state::delete"', place, self._read_deleted, is_mutation=True, ticket=_ticket(request))
 
-    def update(self, scope: str, key: str, plan: Plan, limit: int, *, request: Request | None = None) -> Answer[Updated]:
+    def update(
+        self,
+        scope: str,
+        key: str,
+        plan: Plan,
+        limit: int,
+        *,
+        ttl_ms: int | None = None,
+        request: Request | None = None,
+    ) -> Answer[Updated]:
         data = b'%b,"ops":%b' % (_place(scope, key), plan.text)
+        if ttl_ms is not None:
+            data += self._deadline(ttl_ms)
         if limit < values.MAX_VALUE_BYTES:
             data = b'%b,"_iii_state_limit":%d' % (data, limit)
         return self._remote.call(b'"state::update"', data, self._read_updated, is_mutation=True, ticket=_ticket(request))
+
+    def _deadline(self, ttl_ms: int) -> bytes:
+        """A deadline that would be ignored is worse than one that is refused."""
+        if not self._remote.is_ours:
+            trouble = self._remote.trouble
+            raise StoreError(trouble or f"the engine at {self._remote.url} has no deadlines: ttl_ms would be ignored")
+        return b',"ttl_ms":%d' % ttl_ms
 
     @property
     def store(self) -> str | None:

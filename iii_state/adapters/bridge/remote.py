@@ -120,7 +120,7 @@ class Remote:
         """What the remote calls its store, where calls made again are recognised."""
         self.client = Client(
             self.url,
-            name="iii-state-bridge",
+            name=f"iii-state-bridge-{self.id}",  # stock engines want unique names
             description="State of another engine, over a bridge",
             reconnects=True,
             call_seconds=settings.call_timeout_ms / 1000,

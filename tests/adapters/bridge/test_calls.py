@@ -66,6 +66,25 @@ async def test_the_bridges_own_limit_holds_for_updates_too() -> None:
         assert await remote("get", scope="s", key="k") is None
 
 
+async def test_bridges_have_names_of_their_own() -> None:
+    async with running() as remote, running(bridge_to(remote.url)), running(bridge_to(remote.url)):
+        names = {worker["name"] for worker in (await remote("engine::workers::list"))["workers"]}
+        assert len(names) == 2
+        assert all(name.startswith("iii-state-bridge") for name in names)
+
+
+async def test_what_nests_deeper_than_the_remote_can_read_is_refused_at_once() -> None:
+    async with running() as remote, running(bridge_to(remote.url)) as bridge:
+        deep: Any = 1
+        for _ in range(500):
+            deep = [deep]
+        await bridge("set", scope="s", key="k", value=deep)
+        assert await remote("get", scope="s", key="k") == deep
+        bridge.module.adapter._remote.client.max_frame_depth = 127  # type: ignore[attr-defined]
+        with pytest.raises(FunctionError, match=r"nests deeper than the engine at .* can read"):
+            await bridge("set", scope="s", key="k", value=deep)
+
+
 async def test_a_large_scope_is_read_in_pages() -> None:
     async with running() as remote, running(bridge_to(remote.url)) as bridge:
         large = "x" * 9_000_000
