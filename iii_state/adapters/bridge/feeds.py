@@ -11,19 +11,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from msgspec import Raw
 
 from iii_state.adapters.bridge import answers, letters
+from iii_state.adapters.bridge.feed import Feed
 from iii_state.adapters.bridge.remote import Remote
 from iii_state.engine.client import ConnectionLost
-from iii_state.engine.protocol import NOT_CARRIED_OUT
-from iii_state.errors import FunctionError, InvalidValue, NotCarriedOut, StoreError
+from iii_state.errors import FunctionError, InvalidValue, StoreError
 from iii_state.events import (
     FOREVER,
     DeadLetter,
@@ -41,9 +40,6 @@ from iii_state.queues import Queue
 from iii_state.values import Json
 
 logger = logging.getLogger(__name__)
-
-MAX_OUTCOMES = 10_000
-"""So many outcomes are kept for a remote that was not there to hear them."""
 
 SWEEP_SECONDS = 1.0
 
@@ -70,35 +66,6 @@ _event = msgspec.json.Decoder(_Event)
 _metadata = msgspec.json.Decoder(_Metadata)
 
 
-class _Open(NamedTuple):
-    """A call of the remote's that waits for the outcome of a delivery."""
-
-    answer: asyncio.Future[bytes | None]
-    arrived: float
-
-
-class _Feed:
-    """One subscription: its queue here, its function and trigger there."""
-
-    def __init__(self, queue: Queue) -> None:
-        self.queue = queue
-        self.trigger_id = str(uuid.uuid4())
-        self.name: str | None = None
-        """The function at the remote; None before it is known what the remote is."""
-        self.is_served = False
-        self.ends: asyncio.TimerHandle | None = None
-        self.held: dict[str, Delivery] = {}
-        """What the remote keeps in its queue until it is answered, by the event's id there."""
-        self.open: dict[str, _Open] = {}
-        """The remote's calls, by the same ids; none for what is held over a connection that broke."""
-        self.outcomes: dict[str, FunctionError | None] = {}
-        """What became of events whose calls were lost, for when the remote calls again."""
-
-    @property
-    def subscription(self) -> Subscription:
-        return self.queue.subscription
-
-
 class Feeds:
     """The subscriptions of one bridge."""
 
@@ -110,12 +77,10 @@ class Feeds:
         self._client = remote.client
         self._limits = limits
         self._ahead = dispatch.concurrency + dispatch.prefetch
-        self._feeds: dict[str, _Feed] = {}
+        self._feeds: dict[str, Feed] = {}
         self._dead: dict[str, DeadLetter] = {}
         """Those of a stock remote."""
-        self._numbers = 0
-        self._ids: dict[int, str] = {}
-        """Number of a delivery → its event's id at the remote, for what the remote keeps."""
+        self._writes = 0
         self._is_known = False
         self._sweeper: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -125,7 +90,7 @@ class Feeds:
     def subscribe(self, subscription: Subscription) -> Answer[None]:
         feed = self._feeds.get(subscription.id)
         if feed is None:
-            feed = self._feeds[subscription.id] = _Feed(Queue(subscription, self._limits, self._ring))
+            feed = self._feeds[subscription.id] = Feed(Queue(subscription, self._limits, self._ring))
         if feed.ends is not None:
             feed.ends.cancel()
             feed.ends = None
@@ -148,7 +113,7 @@ class Feeds:
     def _ring(self, subscription_id: str) -> None:
         self.bell(subscription_id)
 
-    async def _registered(self, feed: _Feed) -> None:
+    async def _registered(self, feed: Feed) -> None:
         try:
             await self._client.trigger_taken(feed.trigger_id)
         except ConnectionLost:
@@ -158,7 +123,7 @@ class Feeds:
                 self._remove(feed)
             raise StoreError(f"{self._remote.url} refuses the trigger: {error}") from None
 
-    def _register(self, feed: _Feed) -> None:
+    def _register(self, feed: Feed) -> None:
         subscription = feed.subscription
         name = letters.function_of(subscription, None if self._is_shared(subscription) else self._remote.id)
         if feed.name != name:
@@ -189,13 +154,13 @@ class Feeds:
     def _is_shared(self, subscription: Subscription) -> bool:
         return self._remote.is_ours and subscription.delivery == "once"
 
-    def _serve(self, feed: _Feed) -> None:
+    def _serve(self, feed: Feed) -> None:
         if not feed.is_served and feed.name is not None:
             feed.is_served = True
             about = f"Passes events on to {feed.subscription.function_id} of an engine with a bridge to this one"
             self._client.served.register_listener(feed.name, partial(self._arrived, feed), about)
 
-    def _unregister(self, feed: _Feed) -> None:
+    def _unregister(self, feed: Feed) -> None:
         self._client.unregister_trigger(feed.trigger_id, "state")
         if feed.name is not None and feed.is_served:
             feed.is_served = False
@@ -206,15 +171,10 @@ class Feeds:
         if feed is not None:
             self._remove(feed)
 
-    def _remove(self, feed: _Feed) -> None:
+    def _remove(self, feed: Feed) -> None:
         del self._feeds[feed.queue.id]
-        if feed.ends is not None:
-            feed.ends.cancel()
         self._unregister(feed)
-        feed.queue.hosted = False
-        for event_id in list(feed.held):
-            self._let_go(feed, event_id)
-        feed.queue.close()
+        feed.end()
 
     def abandon(self, subscription_id: str) -> None:
         feed = self._feeds.get(subscription_id)
@@ -224,7 +184,7 @@ class Feeds:
         if self._remote.is_ours and feed.name is not None and feed.is_served:
             feed.is_served = False
             self._client.served.unregister_function(feed.name)
-            self._give_back_waiting(feed)
+            feed.give_back_waiting()
         retention = feed.subscription.retention_ms
         if retention == FOREVER:
             return
@@ -250,8 +210,7 @@ class Feeds:
     def lost(self) -> None:
         """The remote delivers again what it keeps: only what runs here is let go on."""
         for feed in self._feeds.values():
-            feed.open.clear()
-            self._give_back_waiting(feed)
+            feed.lose_calls()
 
     def close(self) -> None:
         """Nobody comes back for what this bridge has for itself; the rest waits at the remote."""
@@ -260,16 +219,13 @@ class Feeds:
         for task in self._tasks:
             task.cancel()
         for feed in self._feeds.values():
-            if feed.ends is not None:
-                feed.ends.cancel()
-            feed.queue.hosted = False
-            feed.queue.close()
+            feed.close()
             if not self._is_shared(feed.subscription):
                 self._unregister(feed)
 
     # -- events
 
-    def _arrived(self, feed: _Feed, data: Json, metadata: Json | None) -> Answer[bytes | None]:
+    def _arrived(self, feed: Feed, data: Json, metadata: Json | None) -> Answer[bytes | None]:
         """The remote calls with an event."""
         if not self.enabled:
             return None
@@ -282,72 +238,40 @@ class Feeds:
         except (msgspec.MsgspecError, InvalidValue, RecursionError, UnicodeError) as error:
             raise FunctionError("deserialization_error", f"this is no event of a state trigger: {error}") from None
         mark = None if metadata is None else _mark(metadata)
+        whole = Event(self._write_id(mark), event.scope, event.key, event.event_type, old, new)
         if mark is None:
-            self._keep(feed, Event(self._fresh_write_id(), event.scope, event.key, event.event_type, old, new))
+            feed.keep(whole)
             return None
-        return self._hold(feed, mark, event, old, new)
+        return feed.hold(mark.event_id, whole, mark.attempt, mark.fence)
 
-    def _hold(self, feed: _Feed, mark: _Mark, event: _Event, old: bytes | None, new: bytes | None) -> Answer[bytes | None]:
-        if mark.event_id in feed.outcomes:
-            outcome = feed.outcomes.pop(mark.event_id)
-            if outcome is not None:
-                raise outcome
-            return None
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[bytes | None] = loop.create_future()
-        earlier = feed.open.get(mark.event_id)
-        feed.open[mark.event_id] = _Open(answer, loop.time())
-        if earlier is not None and not earlier.answer.done():
-            earlier.answer.set_result(None)  # the remote has given it up
-        if mark.event_id not in feed.held:
-            write_id = mark.event_id.rpartition(":")[0] or mark.event_id
-            whole = Event(write_id, event.scope, event.key, event.event_type, old, new)
-            delivery = Delivery(feed.queue.id, whole, mark.attempt, mark.fence, self._next_number())
-            feed.held[mark.event_id] = delivery
-            self._ids[self._numbers] = mark.event_id
-            feed.queue.push(delivery)
-        return answer
-
-    def _keep(self, feed: _Feed, event: Event) -> None:
-        """Take an event on that nobody else keeps."""
-        while feed.queue.overflow(event) is not None and feed.queue.drop_oldest() is not None:
-            dropped = feed.queue.dropped
-            if dropped == 1 or dropped % 1000 == 0:
-                logger.warning(
-                    "the queue of %s is full; %d of its oldest events dropped so far", feed.subscription.function_id, dropped
-                )
-        feed.queue.push(Delivery(feed.queue.id, event, token=self._next_number()))
-
-    def _next_number(self) -> int:
-        self._numbers += 1
-        return self._numbers
-
-    def _fresh_write_id(self) -> str:
-        return f"{self._remote.id}-{self._numbers + 1}"
+    def _write_id(self, mark: _Mark | None) -> str:
+        if mark is not None:
+            return mark.event_id.rpartition(":")[0] or mark.event_id
+        self._writes += 1
+        return f"{self._remote.id}-{self._writes}"
 
     def take(self, subscription_id: str, count: int) -> list[Delivery]:
         feed = self._feeds.get(subscription_id)
         return [] if feed is None or not feed.queue.hosted else feed.queue.take(count)
 
     def holds(self, delivery: Delivery) -> bool:
-        event_id = self._ids.get(_number(delivery))
         feed = self._feeds.get(delivery.subscription_id)
-        return event_id is None or (feed is not None and event_id in feed.open)
+        return feed is not None and feed.is_certain(delivery)
 
     def ack(self, deliveries: Sequence[Delivery], want: int) -> list[Delivery]:
         feed = self._feeds.get(deliveries[0].subscription_id) if deliveries else None
         if feed is None:
             return []
         for delivery in deliveries:
-            self._finish(feed, delivery, None)
+            feed.finish(delivery)
         return feed.queue.take(want) if want and feed.queue.hosted else []
 
     def retry(self, delivery: Delivery, delay_ms: int, failure: Failure) -> None:
         feed = self._feeds.get(delivery.subscription_id)
         if feed is None or not feed.queue.is_pending(delivery):
             return
-        if _number(delivery) in self._ids:
-            self._finish(feed, delivery, _error(failure))
+        if feed.is_held(delivery):
+            feed.finish(delivery, failure)  # the remote has the same policy, and plans the next attempt
         else:
             feed.queue.retry(delivery, delay_ms)
 
@@ -355,10 +279,10 @@ class Feeds:
         feed = self._feeds.get(delivery.subscription_id)
         if feed is None or not feed.queue.is_pending(delivery):
             return
-        if _number(delivery) in self._ids:
-            self._finish(feed, delivery, _error(failure, final=True))
+        is_held = feed.is_held(delivery)
+        feed.finish(delivery, failure, final=True)
+        if is_held:
             return
-        feed.queue.finish(delivery)
         self._dead[delivery.event_id] = DeadLetter(
             id=delivery.event_id,
             subscription_id=feed.queue.id,
@@ -376,54 +300,14 @@ class Feeds:
     def release(self, deliveries: Sequence[Delivery]) -> None:
         for delivery in reversed(deliveries):
             feed = self._feeds.get(delivery.subscription_id)
-            if feed is None or not feed.queue.is_pending(delivery):
-                continue
-            event_id = self._ids.get(_number(delivery))
-            feed.queue.release(delivery)
-            if event_id is not None and (not feed.is_served or event_id not in feed.open):
-                self._let_go(feed, event_id)
-
-    def _finish(self, feed: _Feed, delivery: Delivery, outcome: FunctionError | None) -> None:
-        """A pending delivery is over; the remote is told, now or when it calls again."""
-        if not feed.queue.is_pending(delivery):
-            return
-        feed.queue.finish(delivery)
-        event_id = self._ids.pop(_number(delivery), None)
-        if event_id is None:
-            return
-        del feed.held[event_id]
-        waiting = feed.open.pop(event_id, None)
-        if waiting is None:
-            if len(feed.outcomes) >= MAX_OUTCOMES:
-                del feed.outcomes[next(iter(feed.outcomes))]
-            feed.outcomes[event_id] = outcome
-        elif not waiting.answer.done():
-            if outcome is None:
-                waiting.answer.set_result(None)
-            else:
-                waiting.answer.set_exception(outcome)
-
-    def _let_go(self, feed: _Feed, event_id: str) -> None:
-        """Give an event back to the remote, uncounted, whatever has become of it here."""
-        delivery = feed.held.pop(event_id)
-        self._ids.pop(_number(delivery), None)
-        feed.queue.drop(delivery)
-        waiting = feed.open.pop(event_id, None)
-        if waiting is not None and not waiting.answer.done():
-            waiting.answer.set_exception(NotCarriedOut("invocation_stopped", "nobody takes it here at the moment"))
-
-    def _give_back_waiting(self, feed: _Feed, before: float | None = None) -> None:
-        """Give back what has not been taken, all of it, or what arrived before a time."""
-        for event_id, delivery in list(feed.held.items()):
-            if not feed.queue.is_pending(delivery) and (before is None or feed.open[event_id].arrived < before):
-                self._let_go(feed, event_id)
+            if feed is not None:
+                feed.release(delivery)
 
     def _sweep(self) -> None:
         """What nobody takes, because its function is away, is given back before the remote counts an attempt."""
         loop = asyncio.get_running_loop()
         for feed in self._feeds.values():
-            if feed.open:
-                self._give_back_waiting(feed, loop.time() - feed.subscription.retry.timeout_ms / 1000)
+            feed.give_back_waiting(loop.time() - feed.subscription.retry.timeout_ms / 1000)
         self._sweeper = loop.call_later(SWEEP_SECONDS, self._sweep)
 
     # -- looking at it
@@ -469,7 +353,7 @@ class Feeds:
         if feed is None:
             raise StoreError(f"nobody is subscribed any more: {letter.function_id} has no queue for this event")
         del self._dead[dead_letter_id]
-        self._keep(feed, letter.event)
+        feed.keep(letter.event)
         return True
 
     async def discard(self, dead_letter_id: str) -> bool:
@@ -484,16 +368,3 @@ def _mark(metadata: Json) -> _Mark | None:
         return _metadata.decode(metadata).iii_state
     except (msgspec.MsgspecError, RecursionError):
         return None
-
-
-def _error(failure: Failure, *, final: bool = False) -> FunctionError:
-    """A failure as the remote is told of it: the handler's, even where its words are those of one that was not called."""
-    if failure.code in NOT_CARRIED_OUT:
-        return FunctionError("invocation_failed", str(failure), final=final)
-    return FunctionError(failure.code, failure.message, final=final)
-
-
-def _number(delivery: Delivery) -> int:
-    number = delivery.token
-    assert isinstance(number, int)
-    return number

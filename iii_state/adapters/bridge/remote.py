@@ -157,9 +157,10 @@ class Remote:
         tried = asyncio.create_task(self.client.has_tried.wait())
         await asyncio.wait((tried, self._outlook), timeout=self._timeout, return_when=asyncio.FIRST_COMPLETED)
         tried.cancel()
-        if self._ring is not None:
+        ring = self._ring
+        if ring is not None:
             await self.stop()
-            raise StoreError(self._ring)
+            raise StoreError(ring)
         if (trouble := self.trouble) is not None:
             logger.warning("%s; calls wait for it, for %g s each", trouble, self._timeout)
 
@@ -297,8 +298,8 @@ class Remote:
 
     async def _greet(self) -> None:
         """On a new connection: learn what the remote is, and that it does not lead back here; then make calls again."""
+        last_said = ""
         while True:
-            self._trouble = None
             try:
                 await self._look_ahead()
                 await self._open_session()
@@ -306,11 +307,13 @@ class Remote:
             except FunctionError as error:
                 self._ring = f"a bridge must not lead back to itself: {error.message}" if error.code == RING else None
                 self._trouble = f"the engine at {self.url} cannot be used: {error}"
-                logger.error("%s", self._ring or self._trouble)
+                if (said := self._ring or self._trouble) != last_said:
+                    logger.error("%s", said)
+                last_said = said
             if not self._outlook.done():
                 self._outlook.set_result(None)
             await asyncio.sleep(GREETING_AGAIN_SECONDS)
-        self._ring = None
+        self._ring = self._trouble = None
         self._connected()
         self._go_on()
         if not self._outlook.done():
@@ -371,11 +374,9 @@ class Remote:
         while not self._is_ready:
             try:
                 await self._open_session()
-            except ConnectionLost:
+            except ConnectionLost:  # the next connection begins with a session
                 return
             except FunctionError as error:
-                if error.code == CUT_OFF:  # the next connection begins with a session
-                    return
                 logger.error("no session could be opened at %s: %s", self.url, error)
                 await asyncio.sleep(GREETING_AGAIN_SECONDS)
             else:
@@ -383,13 +384,14 @@ class Remote:
 
     def _lost(self) -> None:
         self._is_ready = False
+        self._ring = self._trouble = None
         self._disconnected()
 
     def ask(self, function: bytes, data: bytes) -> Awaitable[bytes | None]:
         """Call a function on the connection there is, greeted or not, once. Raises `FunctionError` or `ConnectionLost`."""
         outcome: asyncio.Future[bytes | None] = self._loop.create_future()
         if not self.client.send(outcome, function, data):
-            raise FunctionError(CUT_OFF, self.client.trouble or f"there is no connection to {self.url}")
+            raise ConnectionLost(self.client.trouble or f"there is no connection to {self.url}")
         return outcome
 
     async def open_session(self, session: str, previous_epoch: int, epoch: int) -> None:

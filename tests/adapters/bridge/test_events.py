@@ -140,8 +140,8 @@ async def test_an_event_whose_function_is_away_costs_it_no_attempt() -> None:
         config = {"scope": "s", "retry": {"max_attempts": 2, "timeout_ms": 50}}
         await bridge.engine.register_trigger({"type": "state", "function_id": "watch", "config": config})
         await remote("set", scope="s", key="k", value=1)
-        feeds = bridge.module.adapter._feeds  # type: ignore[attr-defined]
-        await until(lambda: feeds._numbers >= 3)  # it has been given back, and has come again
+        (feed,) = bridge.module.adapter._feeds._feeds.values()  # type: ignore[attr-defined]
+        await until(lambda: feed._numbers >= 3)  # it has been given back, and has come again
         bridge.engine.register_function("watch", lambda event, metadata: bridge.metadata.append(metadata))
         await until(lambda: bool(bridge.metadata))
         assert bridge.metadata[0]["iii_state"]["attempt"] == 1
