@@ -158,6 +158,12 @@ class KvAdapter:
     def groups(self) -> list[str]:
         return list(self._data)
 
+    def line_up(self, worker: str, ttl_ms: int) -> Answer[list[str]]:
+        return []  # the store belongs to this process alone
+
+    def step_out(self, worker: str) -> Answer[None]:
+        return None
+
     def enable_events(self, enabled: bool) -> None:
         self._events_enabled = enabled
 
