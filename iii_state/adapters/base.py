@@ -111,6 +111,18 @@ class Adapter(Protocol):
         """
         ...
 
+    def line_up(self, worker: str, ttl_ms: int) -> Answer[list[str]]:
+        """Say that this process serves the store, or is ready to, as this worker of some engine; it counts for `ttl_ms`.
+
+        Answers the workers that said so earlier and still count, in any order. Of two that stand in line one is before the other,
+        whatever happens: that one serves.
+        """
+        ...
+
+    def step_out(self, worker: str) -> Answer[None]:
+        """Stand in line no more."""
+        ...
+
     def enable_events(self, enabled: bool) -> None:
         """Whether the mutations that are made through this adapter from now on have events (they do at first)."""
         ...

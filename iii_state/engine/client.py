@@ -92,6 +92,7 @@ class Client:
         rejected: Callable[[protocol.RegistrationRejected], None] | None = None,
     ) -> None:
         self.url = url
+        self.name = name
         self.worker_id = ""
         """What the engine calls this worker, on the connection there is; empty before it has said so."""
         self.max_frame_depth = protocol.STOCK_FRAME_DEPTH
@@ -176,6 +177,11 @@ class Client:
         """Wait until the connection has ended for good, and raise `ConnectionLost` or `Rejected`."""
         assert self._over is not None
         await asyncio.shield(self._over)
+
+    def disconnect(self) -> None:
+        """Close the connection; with `reconnects`, another one is made."""
+        if self._socket is not None:
+            self._socket.close(NORMAL)
 
     async def _keep(self, connected: asyncio.Future[None]) -> None:
         """Connect, and again whenever that is over."""

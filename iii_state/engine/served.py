@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import msgspec
 from msgspec import Raw
@@ -47,6 +49,8 @@ class Served:
         self._bound: dict[str, Trigger] = {}
         """The triggers of the types provided here, by their ids."""
         self._steps = Steps()
+        self._in_order: deque[asyncio.Future[None] | Callable[[], None]] = deque()
+        """Triggers that are being registered, and the calls that came behind them."""
 
     def registrations(self) -> Iterator[bytes]:
         """The frames that tell an engine of all of it."""
@@ -81,7 +85,13 @@ class Served:
             self._tell(protocol.encode(protocol.UnregisterFunction(function_id)))
 
     def take_call(self, message: protocol.InvokeFunction, answering: Answering) -> None:
-        """Carry a call out."""
+        """Carry a call out, when the triggers that came before it are registered: it may be what they are there for."""
+        if self._in_order:
+            self._in_order.append(partial(self._carry_out, message, answering))
+        else:
+            self._carry_out(message, answering)
+
+    def _carry_out(self, message: protocol.InvokeFunction, answering: Answering) -> None:
         function = self._functions.get(message.function_id)
         if function is None:
             error = FunctionError("function_not_found", f"Function {message.function_id} not found")
@@ -134,9 +144,23 @@ class Served:
             self._registered(trigger, error)
             return
         if isinstance(answer, asyncio.Future):
+            self._in_order.append(answer)
             answer.add_done_callback(lambda done: self._registered(trigger, _failure(done)))
+            answer.add_done_callback(self._go_on)
         else:
             self._registered(trigger, None)
+
+    def _go_on(self, _: asyncio.Future[None]) -> None:
+        in_order = self._in_order
+        while in_order:
+            first = in_order[0]
+            if isinstance(first, asyncio.Future):
+                if not first.done():
+                    return
+                in_order.popleft()
+            else:
+                in_order.popleft()
+                first()
 
     def _registered(self, trigger: Trigger, error: BaseException | None) -> None:
         if self._bound.get(trigger.id) is not trigger:
@@ -162,6 +186,7 @@ class Served:
     def disconnected(self) -> None:
         """The connection is gone, and with it all triggers; the engine hands them over again on the next one."""
         bound, self._bound = self._bound, {}
+        self._in_order.clear()
         for trigger in bound.values():
             self._let_go(trigger)
 

@@ -136,6 +136,32 @@ async def test_a_trigger_that_is_let_go_while_it_is_registered_is_let_go_afterwa
     await until(lambda: slow.asked[1:] == ["unregister t asked for"])
 
 
+async def test_a_call_behind_a_trigger_waits_until_it_is_registered(client: Client, worker: RawWorker) -> None:
+    slow = Slow()
+    called: list[str] = []
+
+    def note(data: Json, caller: Caller) -> Answer[bytes | None]:
+        called.append(bytes(data).decode())
+        return None
+
+    client.served.register_trigger_type("moon", slow, "The moon")
+    client.served.register_function("note", note)
+    await client.call("engine::triggers::list", b"{}")
+    invoke = {"function_id": "note", "action": {"type": "void"}}
+    await worker.send("invokefunction", **invoke, data=0)
+    for number in (1, 2):
+        await worker.send("registertrigger", id=f"t{number}", trigger_type="moon", function_id="f", config={})
+        await worker.send("invokefunction", **invoke, data=number)
+    await until(lambda: len(slow.open) == 2)
+    await client.call("engine::triggers::list", b"{}")
+    assert called == ["0"]
+    slow.open[1].set_result(None)
+    await client.call("engine::triggers::list", b"{}")
+    assert called == ["0"]
+    slow.open[0].set_result(None)
+    await until(lambda: called == ["0", "1", "2"])
+
+
 async def test_a_provider_is_told_whether_a_worker_let_its_trigger_go_or_is_away(client: Client, port: Port) -> None:
     slow = Slow()
     client.served.register_trigger_type("moon", slow, "The moon")

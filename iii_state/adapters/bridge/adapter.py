@@ -184,6 +184,12 @@ class BridgeAdapter:
     def groups(self) -> Answer[list[str]]:
         return self._remote.call(b'"state::list_groups"', b"{", self._read_groups)
 
+    def line_up(self, worker: str, ttl_ms: int) -> Answer[list[str]]:
+        return []  # the functions of the remote tell nobody of it
+
+    def step_out(self, worker: str) -> Answer[None]:
+        return None
+
     def route(self, visited: list[str]) -> Answer[list[str]]:
         return self._own(self._remote.route(visited))
 

@@ -165,6 +165,12 @@ class KvAdapter:
     def route(self, visited: list[str]) -> list[str]:
         return visited
 
+    def line_up(self, worker: str, ttl_ms: int) -> Answer[list[str]]:
+        return []  # the store belongs to this process alone
+
+    def step_out(self, worker: str) -> Answer[None]:
+        return None
+
     def enable_events(self, enabled: bool) -> None:
         self._events_enabled = enabled
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 from hiredis import ReplyError
 
 from iii_state.adapters.base import Updated
+from iii_state.adapters.redis import queues
 from iii_state.adapters.redis.address import Address
 from iii_state.adapters.redis.bells import Bells
 from iii_state.adapters.redis.connection import SESSION_MS, Again, Connection
@@ -367,6 +368,13 @@ class RedisAdapter:
     def _ring_all(self) -> None:
         for subscription_id in list(self._subscriptions.hosted):
             self._bell(subscription_id)
+
+    def line_up(self, worker: str, ttl_ms: int) -> Answer[list[str]]:
+        call = queues.line_up(self._keys, worker.encode(), ttl_ms)
+        return self._run("line_up", call, lambda before: [other.decode() for other in before])
+
+    def step_out(self, worker: str) -> Answer[None]:
+        return self._run("line_up", queues.line_up(self._keys, worker.encode(), 0), lambda _: None)
 
     # -- queues
 
