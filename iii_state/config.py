@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 import yaml
@@ -50,6 +51,8 @@ class BridgeSettings(msgspec.Struct, frozen=True):
     """The `bridge` adapter."""
 
     bridge_url: str = "ws://localhost:49134"
+    call_timeout_ms: int = 10_000
+    max_in_flight: int = 1024
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -131,6 +134,19 @@ def string(where: str, value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise ConfigError(f"{where} has to be a string that is not empty, not {_kind(value)}")
     return value
+
+
+def websocket_url(where: str, value: Any) -> str:
+    """`ws://HOST:PORT` or `wss://HOST:PORT`."""
+    url = string(where, value)
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("ws", "wss") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ConfigError(f"{where} has to be an address like ws://localhost:49134, not {url!r}")
+    return url
 
 
 def integer(low: int, high: int | None = None) -> Check:
@@ -225,7 +241,11 @@ _ADAPTER_CHECKS: dict[str, dict[str, Check]] = {
         "max_in_flight": integer(1, 1_000_000),
         "wait_replicas": integer(0, 1000),
     },
-    "bridge": {"bridge_url": string},
+    "bridge": {
+        "bridge_url": websocket_url,
+        "call_timeout_ms": integer(1, MAX_MS),
+        "max_in_flight": integer(1, 4096),
+    },
 }
 
 

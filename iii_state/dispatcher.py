@@ -365,16 +365,17 @@ class Dispatcher:
     def _failed(self, consumer: _Consumer, attempt: _Attempt, error: BaseException) -> None:
         delivery = attempt.delivery
         self._end(consumer, attempt)
+        final = False
         if isinstance(error, FunctionError):
-            failure = Failure(error.code, error.message)
+            failure, final = Failure(error.code, error.message), error.final
         else:
             failure = Failure("invocation_failed", str(error) or type(error).__name__)
         policy = consumer.subscription.retry
         refused = failure.code if isinstance(error, NotCarriedOut) else ""
-        gone = refused == "invocation_stopped" or (failure.code == "function_not_found" and not self._is_served(consumer))
-        if gone:
+        unserved = failure.code == "function_not_found" and not self._is_served(consumer)
+        if unserved or refused in ("invocation_stopped", "channel_send_failed"):
             self._settle(partial(self._adapter.release, [delivery]))  # its worker left: nothing was the event's fault
-        elif refused == "payload_too_large" or delivery.attempt >= policy.max_attempts:
+        elif refused == "payload_too_large" or final or delivery.attempt >= policy.max_attempts:
             event = delivery.event
             logger.error(
                 "%s: the event %s of %r %r is a dead letter after %d attempts: %s",

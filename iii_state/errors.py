@@ -7,14 +7,21 @@ class FunctionError(Exception):
     """A call of a function failed, with the code and the message that travel over the wire.
 
     `code` is a stable word (`deserialization_error`, `VALUE_TOO_LARGE`, `invocation_failed`, `function_not_found`, …),
-    `message` is for people. `stacktrace` is the text a worker sent along, if it did.
+    `message` is for people. `stacktrace` is the text a worker sent along, if it did. `final` says of an event's handler that the
+    event is not to be delivered to it again.
     """
 
-    def __init__(self, code: str, message: str, stacktrace: str | None = None) -> None:
+    def __init__(self, code: str, message: str, stacktrace: str | None = None, *, final: bool = False) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message
         self.stacktrace = stacktrace
+        self.final = final
+
+
+def too_large(size: int, limit: int) -> FunctionError:
+    """The error of a value, or the result of an update, that has `size` bytes (compact) where `limit` are allowed."""
+    return FunctionError("VALUE_TOO_LARGE", f"value of {size} bytes exceeds the configured max_value_bytes limit of {limit}")
 
 
 class NotCarriedOut(FunctionError):

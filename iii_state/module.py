@@ -14,9 +14,9 @@ from msgspec import UNSET, Raw, UnsetType
 from iii_state import config as configuration
 from iii_state import values
 from iii_state.adapters import open_adapter
-from iii_state.adapters.base import TooLarge, Updated
+from iii_state.adapters.base import Adapter, Updated
 from iii_state.dispatcher import Dispatcher
-from iii_state.errors import ConfigError, FunctionError, InvalidValue, StoreError
+from iii_state.errors import ConfigError, FunctionError, InvalidValue, StoreError, too_large
 from iii_state.events import Subscription
 from iii_state.host import Answer, Caller, Host, Trigger, then
 from iii_state.operations import Operations
@@ -74,6 +74,8 @@ class UpdateRequest(msgspec.Struct):
     ops: list[OpRequest]
     _iii_state_request: Raw | UnsetType = UNSET
     ttl_ms: int | None = None
+    _iii_state_limit: int | None = None
+    """What an engine with a bridge to this one allows (bytes)."""
 
 
 class _Update(msgspec.Struct, gc=False):
@@ -82,12 +84,19 @@ class _Update(msgspec.Struct, gc=False):
     ops: Raw
     _iii_state_request: Raw | UnsetType = UNSET
     ttl_ms: int | None = None
+    _iii_state_limit: int | None = None
 
 
 class ScopeRequest(msgspec.Struct):
     """`state::list` and `state::list_keys`."""
 
     scope: str
+
+
+class RouteRequest(msgspec.Struct):
+    """`iii-state::route`: the bridges that were passed already."""
+
+    visited: list[str] = []
 
 
 class TriggerConfig(msgspec.Struct):
@@ -114,15 +123,16 @@ _trigger = msgspec.json.Decoder(TriggerConfig)
 class StateModule:
     """`state::*` and the trigger type `state`, for an engine.
 
-    `config` is the `config` of the `iii-state` entry of an iii `config.yaml`, e.g. `{"adapter": {"name": "kv"}}`. Raises
+    `config` is the `config` of the `iii-state` entry of an iii `config.yaml`, e.g. `{"adapter": {"name": "kv"}}`;
+    `adapter` one to use in place of the one that it names. Raises
     `ConfigError` for a key or value that is not known; `start` raises `StoreError` when the store cannot be opened.
     """
 
     name = "iii-state"
 
-    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, config: Mapping[str, Any] | None = None, *, adapter: Adapter | None = None) -> None:
         self._settings = configuration.parse(config)
-        self.adapter = open_adapter(self._settings)
+        self.adapter = adapter or open_adapter(self._settings)
         self._snapshots = Snapshots(self.adapter)
         self._dispatcher: Dispatcher | None = None
         self._triggers: dict[str, dict[str, None]] = {}
@@ -151,6 +161,7 @@ class StateModule:
                 self._open_session,
                 "Open a session, or raise its epoch: {session, epoch, previous_epoch?}",
             ),
+            ("iii-state::route", self._route, "Which bridges a call passes on its way to the store: {visited}"),
         ):
             metadata = values.encode({"iii_state": about}) if function_id == "state::set" else None
             host.register_function(function_id, handler, description=description, metadata=metadata)
@@ -251,17 +262,13 @@ class StateModule:
         except (msgspec.MsgspecError, InvalidOp, InvalidValue, RecursionError, UnicodeError) as error:
             _refuse("state::update", data, UpdateRequest, error)
         try:
-            answer = self.adapter.update(request.scope, request.key, plan, self._limit, ttl_ms=request.ttl_ms, request=ticket)
-        except (StoreError, TooLarge) as error:
-            raise self._update_failure(error) from None
+            limit = self._limit if request._iii_state_limit is None else min(self._limit, request._iii_state_limit)
+            answer = self.adapter.update(request.scope, request.key, plan, limit, ttl_ms=request.ttl_ms, request=ticket)
+        except StoreError as error:
+            raise _failure("UPDATE_ERROR", "update value", error) from None
         if not isinstance(answer, asyncio.Future):
             return _updated(answer)
-        return then(answer, _updated, self._update_failure)
-
-    def _update_failure(self, error: BaseException) -> BaseException:
-        if isinstance(error, TooLarge):
-            return _too_large(error.size, error.limit)
-        return _failure("UPDATE_ERROR", "update value", error)
+        return then(answer, _updated, lambda error: _failure("UPDATE_ERROR", "update value", error))
 
     def _list(self, data: Json, caller: Caller) -> Answer[bytes | None]:
         try:
@@ -269,7 +276,7 @@ class StateModule:
         except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
             _refuse("state::list", data, ScopeRequest, error)
         try:
-            answer = self.adapter.entries(request.scope)
+            answer = self.adapter.texts(request.scope)
         except StoreError as error:
             raise _failure("LIST_ERROR", "list values", error) from None
         return then(answer, _listed, lambda error: _failure("LIST_ERROR", "list values", error))
@@ -320,9 +327,13 @@ class StateModule:
         opened = values.encode({"session": request.session, "epoch": request.epoch, "store": self.adapter.store})
         return then(answer, lambda _: opened, lambda error: _failure("STORE_ERROR", "open a session", error))
 
+    def _route(self, data: Json, caller: Caller) -> Answer[bytes | None]:
+        answer = self.adapter.route(read("iii-state::route", data, RouteRequest).visited)
+        return then(answer, lambda visited: values.encode({"visited": visited}))
+
     def _check_size(self, size: int) -> None:
         if size > self._limit:
-            raise _too_large(size, self._limit)
+            raise too_large(size, self._limit)
 
     # -- the trigger type
 
@@ -405,13 +416,13 @@ def _updated(updated: Updated) -> bytes:
     return b'{"old_value":%b,"new_value":%b,"errors":%b}' % (b"null" if old is None else old, new, values.encode(errors))
 
 
-def _listed(entries: list[tuple[str, bytes]]) -> bytes:
-    if sum(len(text) for _, text in entries) + len(entries) > LIST_BYTES:
+def _listed(texts: list[bytes]) -> bytes:
+    if sum(map(len, texts)) + len(texts) > LIST_BYTES:
         raise FunctionError(
             "LIST_ERROR",
             f"Failed to list values: the scope holds more than {LIST_BYTES} bytes; read it in pages with state::list_entries",
         )
-    return b"[%b]" % b",".join([text for _, text in entries])
+    return b"[%b]" % b",".join(texts)
 
 
 def _keys_listed(keys: list[str]) -> bytes:
@@ -422,10 +433,6 @@ def _keys_listed(keys: list[str]) -> bytes:
             f"Failed to list keys: they take more than {LIST_BYTES} bytes; read them in pages with state::list_entries",
         )
     return text
-
-
-def _too_large(size: int, limit: int) -> FunctionError:
-    return FunctionError("VALUE_TOO_LARGE", f"value of {size} bytes exceeds the configured max_value_bytes limit of {limit}")
 
 
 def _failure(code: str, what: str, error: BaseException) -> BaseException:

@@ -31,11 +31,12 @@ Failure = Literal["target_not_object", "not_number", "out_of_range", "type_misma
 
 
 class OpError(msgspec.Struct, frozen=True):
-    """Why one op was skipped; `op_index` counts from 0."""
+    """Why one op was skipped; `op_index` counts from 0. `doc_url` is there where a remote engine gives one."""
 
     op_index: int
     code: str
     message: str
+    doc_url: str | UnsetType = UNSET
 
 
 class OpRequest(msgspec.Struct):
@@ -70,10 +71,14 @@ class Op(msgspec.Struct, frozen=True):
 
 
 class Plan(NamedTuple):
-    """A compiled op list: the ops to apply, in order, and the errors of those that could not be compiled, by op index."""
+    """A compiled op list: the ops to apply, in order, and the errors of those that could not be compiled, by op index.
+
+    `text` is the op list as JSON text as its caller wrote it.
+    """
 
     ops: tuple[Op, ...]
     errors: tuple[OpError, ...]
+    text: bytes
 
     def error(self, op: Op, failure: Failure, found: str) -> OpError:
         """The error of an op that failed on the stored value; `found` is the JSON type that was in the way."""
@@ -120,7 +125,7 @@ class _Plans(dict[bytes, Plan]):
     def __missing__(self, text: bytes) -> Plan:
         if len(self) >= 1024:
             self.clear()
-        plan = compile_ops(_requests.decode(text))
+        plan = _compile_all(_requests.decode(text), text)
         if len(text) <= 512:
             self[text] = plan
         return plan
@@ -130,12 +135,14 @@ _plans = _Plans()
 
 
 def compile_text(text: Json) -> Plan:
-    """The plan of an op list as JSON text. Raises `InvalidOp` as `compile_ops` does, and msgspec's errors for no op list."""
+    """The plan of an op list as JSON text.
+
+    Raises `InvalidOp` for an op that makes the whole call invalid (a missing or unusable field), msgspec's errors for no op list.
+    """
     return _plans[bytes(text)]
 
 
-def compile_ops(requests: list[OpRequest]) -> Plan:
-    """Compile an op list. Raises `InvalidOp` for an op that makes the whole call invalid (a missing or unusable field)."""
+def _compile_all(requests: list[OpRequest], text: bytes) -> Plan:
     ops: list[Op] = []
     errors: list[OpError] = []
     for index, request in enumerate(requests):
@@ -144,7 +151,7 @@ def compile_ops(requests: list[OpRequest]) -> Plan:
             ops.append(op)
         else:
             errors.append(op)
-    return Plan(tuple(ops), tuple(errors))
+    return Plan(tuple(ops), tuple(errors), text)
 
 
 class InvalidOp(ValueError):

@@ -27,7 +27,7 @@ if not try('DEL', KEYS[2]) then
   return refused
 end
 for _, words in ipairs({
-  {'HSET', 'x', '1'}, {'HGET', 'x'}, {'HMGET', 'x'}, {'HLEN'}, {'HSCAN', '0'}, {'HDEL', 'x'}, {'DEL'},
+  {'HSET', 'x', '1'}, {'HGET', 'x'}, {'HGETALL'}, {'HMGET', 'x'}, {'HLEN'}, {'HSCAN', '0'}, {'HDEL', 'x'}, {'DEL'},
   {'SADD', 'x'}, {'SISMEMBER', 'x'}, {'SCARD'}, {'SSCAN', '0'}, {'SREM', 'x'}, {'DEL'},
   {'RPUSH', 'x'}, {'LLEN'}, {'LPOP'}, {'DEL'},
   {'XADD', '*', 'x', '1'}, {'XLEN'}, {'XRANGE', '-', '+'}, {'XDEL', '1-1'}, {'XACK', 'x', '1-1'}, {'DEL'},

@@ -114,6 +114,8 @@ class EngineProcess:
         TimeoutError: if it does not listen within 30 seconds; the message ends with what it has written.
     """
 
+    is_stock = False
+
     def __init__(
         self,
         arguments: Sequence[str] = (),

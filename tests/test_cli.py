@@ -75,6 +75,7 @@ def test_a_value_with_a_deadline(engine: EngineProcess) -> None:
         (("serve", "--port", "99999"), ["99999"]),
         (("serve", "--file-path", "x", "--redis-url", "y"), ["--file-path", "--redis-url"]),
         (("serve", "--adapter", "redis", "--file-path", "x"), ["--file-path is for the kv adapter"]),
+        (("serve", "--bridge-url", "ws://x", "--file-path", "x"), ["--bridge-url", "--file-path"]),
     ],
 )
 def test_wrong_usage_is_exit_code_2_and_says_what_is_wrong(arguments: tuple[str, ...], words: list[str]) -> None:

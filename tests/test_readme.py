@@ -67,6 +67,11 @@ def test_the_embedded_example_prints_what_the_readme_says(tmp_path: Path) -> Non
     assert printed == block("output", "embedded.py").splitlines()
 
 
+def test_the_bridge_example_prints_what_the_readme_says(tmp_path: Path) -> None:
+    printed = run(sys.executable, tmp_path / "bridge.py", block("example", "bridge.py"))
+    assert printed == block("output", "bridge.py").splitlines()
+
+
 def test_the_command_line_examples_print_what_the_readme_says() -> None:
     found = re.search(r"```console\n(.*?)```", README, re.DOTALL)
     assert found is not None

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from iii_state.adapters.base import Adapter
+from iii_state.adapters.bridge import BridgeAdapter
 from iii_state.adapters.kv import KvAdapter
 from iii_state.adapters.redis import RedisAdapter
 from iii_state.config import KvSettings, RedisSettings, Settings
-from iii_state.errors import ConfigError
 
 
 def open_adapter(settings: Settings) -> Adapter:
@@ -16,4 +16,4 @@ def open_adapter(settings: Settings) -> Adapter:
         return KvAdapter(chosen.directory, save_interval_ms=chosen.save_interval_ms, limits=settings.queue)
     if isinstance(chosen, RedisSettings):
         return RedisAdapter(chosen, limits=settings.queue)
-    raise ConfigError(f"the adapter {type(chosen).__name__.removesuffix('Settings').lower()} is not part of this version yet")
+    return BridgeAdapter(chosen, limits=settings.queue, dispatch=settings.dispatch)

@@ -15,7 +15,8 @@ cannot be applied as what it is, it fails with `SessionLost`, `Fenced` or `Forgo
 this.
 
 Every method answers at once where it can (`host.Answer`). What the backend refuses or cannot answer is a `StoreError` in words,
-and then nothing has changed; where that cannot be known the message says so.
+and then nothing has changed; where that cannot be known the message says so. An error that has its code already, such as that of a
+remote engine, is a `FunctionError`, and reaches the caller as it is.
 """
 
 from __future__ import annotations
@@ -30,20 +31,14 @@ from iii_state.sessions import Request
 
 
 class Updated(NamedTuple):
-    """What an update did: stored texts before (None for a missing key) and after, and the ops that were skipped."""
+    """What an update did: stored texts before (None for a missing key) and after, and the ops that were skipped.
+
+    Here, and in what `set` answers, an adapter that is not told may say None for a stored null, too: callers see no difference.
+    """
 
     old: bytes | None
     new: bytes
     errors: list[OpError]
-
-
-class TooLarge(Exception):
-    """The result of an update would be larger than `limit`; nothing has changed. `size` is that of the compact text."""
-
-    def __init__(self, size: int, limit: int) -> None:
-        super().__init__(size, limit)
-        self.size = size
-        self.limit = limit
 
 
 class Adapter(Protocol):
@@ -92,10 +87,14 @@ class Adapter(Protocol):
     def update(
         self, scope: str, key: str, plan: Plan, limit: int, *, ttl_ms: int | None = None, request: Request | None = None
     ) -> Answer[Updated]:
-        """Apply a plan atomically. Raises `TooLarge` when the result has more than `limit` bytes (compact).
+        """Apply a plan atomically. Raises `errors.too_large` when the result has more than `limit` bytes (compact).
 
         After `ttl_ms` the value goes, with its event; without, the deadline stays what it was.
         """
+        ...
+
+    def texts(self, scope: str) -> Answer[list[bytes]]:
+        """The stored texts of a scope, in the adapter's own order."""
         ...
 
     def open_session(self, session: str, previous_epoch: int, epoch: int) -> Answer[None]:
@@ -116,6 +115,25 @@ class Adapter(Protocol):
 
     def groups(self) -> Answer[list[str]]:
         """Scopes with at least one key, in any order, each once."""
+        ...
+
+    def route(self, visited: list[str]) -> Answer[list[str]]:
+        """The ids of the bridges that a call passes, those `visited` already first; what stores itself adds none.
+
+        Raises `FunctionError`, `BRIDGE_RING`, where a bridge is reached through itself.
+        """
+        ...
+
+    def line_up(self, worker: str, ttl_ms: int) -> Answer[list[str]]:
+        """Say that this process serves the store, or is ready to, as this worker of some engine; it counts for `ttl_ms`.
+
+        Answers the workers that said so earlier and still count, in any order. Of two that stand in line one is before the other,
+        whatever happens: that one serves.
+        """
+        ...
+
+    def step_out(self, worker: str) -> Answer[None]:
+        """Stand in line no more."""
         ...
 
     def enable_events(self, enabled: bool) -> None:

@@ -1,4 +1,4 @@
-"""The command line: `iii-state serve`, and reading and changing state of a running engine."""
+"""The command line: `iii-state serve` and `attach`, and reading and changing state of a running engine."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from iii_state.cli.attach import attach
 from iii_state.cli.lua_load import lua_load
 from iii_state.cli.operate import dead, triggers
 from iii_state.cli.serve import serve
@@ -22,5 +23,5 @@ def main(verbose: int) -> None:
     logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S")
 
 
-for command in (serve, get, set_value, update, delete, list_values, keys, entries, groups, watch, triggers, dead, lua_load):
+for command in (serve, attach, get, set_value, update, delete, list_values, keys, entries, groups, watch, triggers, dead, lua_load):
     main.add_command(command)

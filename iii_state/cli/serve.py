@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import logging
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import click
 import uvloop
 
 from iii_state import config as configuration
+from iii_state.cli.store import Load, collect_less, configured, reloading, store_options
 from iii_state.engine import Engine
 from iii_state.errors import ConfigError, StoreError
 from iii_state.module import StateModule
 
-logger = logging.getLogger(__name__)
-
 DEFAULT_PORT = 49134
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 Duplicates = Literal["round-robin", "first-wins"]
 
 
 @click.command()
-@click.option("--config", "config_path", type=click.Path(dir_okay=False, path_type=Path), help="An iii config.yaml.")
-@click.option("--adapter", type=click.Choice(["kv", "redis", "bridge"]), help="Where values are stored (kv unless told).")
-@click.option("--file-path", help="A directory for the kv adapter: values and events last. Without it they live in memory.")
-@click.option("--redis-url", help="The Redis of the redis adapter, e.g. redis://localhost:6379.")
+@store_options
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on; 0.0.0.0 is every one.")
 @click.option("--port", type=click.IntRange(0, 65535), default=DEFAULT_PORT, show_default=True, help="0 takes a free one.")
 @click.option(
@@ -38,14 +33,17 @@ Duplicates = Literal["round-robin", "first-wins"]
     show_default=True,
     help="Two workers that register the same function share its calls, or the second one is refused.",
 )
+@click.option("--no-state", is_flag=True, help="No state module: a worker may bring state, such as iii-state attach.")
 def serve(
     config_path: Path | None,
     adapter: str | None,
     file_path: str | None,
     redis_url: str | None,
+    bridge_url: str | None,
     host: str,
     port: int,
     duplicates: Duplicates,
+    no_state: bool,
 ) -> None:
     """Run an engine: workers connect to ws://HOST:PORT.
 
@@ -53,11 +51,12 @@ def serve(
     applies `triggers_enabled` and `max_value_bytes` of the --config anew.
     """
 
-    def load() -> dict[str, Any]:
-        given = {} if config_path is None else configuration.load(config_path)
-        return _with_options(given, adapter, file_path, redis_url)
-
+    if no_state and any((config_path, adapter, file_path, redis_url, bridge_url)):
+        raise click.UsageError("--no-state leaves nothing to configure: give it without --config and the options of adapters.")
+    load = None if no_state else configured(config_path, adapter, {"kv": file_path, "redis": redis_url, "bridge": bridge_url})
     try:
+        if load is not None:
+            _refuse_own_address(load(), host, port)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(load, host, port, duplicates))
     except (ConfigError, StoreError) as error:
@@ -66,56 +65,33 @@ def serve(
         raise click.ClickException(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
 
 
-def _with_options(config: dict[str, Any], adapter: str | None, file_path: str | None, redis_url: str | None) -> dict[str, Any]:
-    """The configuration with what the options say in place of what the file says."""
-    if file_path is not None and redis_url is not None:
-        raise click.UsageError("--file-path is for the kv adapter, --redis-url for the redis adapter; give one of them.")
-    implied = "kv" if file_path is not None else "redis" if redis_url is not None else None
-    if adapter is not None and implied is not None and adapter != implied:
-        option = "--file-path" if implied == "kv" else "--redis-url"
-        raise click.UsageError(f"{option} is for the {implied} adapter, not for --adapter {adapter}.")
-    name = adapter or implied
-    if name is None:
-        return config
-    entry = config.get("adapter") if isinstance(config.get("adapter"), dict) else None
-    same = entry is not None and entry.get("name", "kv") == name
-    settings = dict(entry.get("config") or {}) if entry is not None and same else {}
-    if file_path is not None:
-        settings.update(store_method="file_based", file_path=file_path)
-    if redis_url is not None:
-        settings["redis_url"] = redis_url
-    return {**config, "adapter": {"name": name, "config": settings}}
+def _refuse_own_address(config: dict[str, Any], host: str, port: int) -> None:
+    """The shortest ring is found before anything listens; the longer ones are the adapter's to find."""
+    adapter = configuration.parse(config).adapter
+    if not isinstance(adapter, configuration.BridgeSettings):
+        return
+    there = urlsplit(adapter.bridge_url)
+    is_here = there.hostname == host or (there.hostname in LOOPBACK and host in (*LOOPBACK, "0.0.0.0", "::"))
+    if is_here and (there.port or 80) == port:
+        raise ConfigError(
+            f"a bridge must not lead back to itself: {adapter.bridge_url} is the address that this engine is to listen on; "
+            "name another engine with --bridge-url, or listen elsewhere with --port"
+        )
 
 
-def _collect_less() -> None:
-    """What was imported lives for ever and is not looked at any more; a call makes no cycles, so they are looked for seldom.
-
-    With the defaults, full collections stop an engine with many values for some 25 ms at a time.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
-
-
-async def _serve(load: Callable[[], dict[str, Any]], host: str, port: int, duplicates: Duplicates) -> None:
+async def _serve(load: Load | None, host: str, port: int, duplicates: Duplicates) -> None:
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
-    module = StateModule(load())
+    module = None if load is None else StateModule(load())
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     async with Engine(duplicates=duplicates) as engine:
-        await engine.add_module(module)
+        if module is not None and load is not None:
+            await engine.add_module(module)
+            loop.add_signal_handler(signal.SIGHUP, reloading(module, load))
         address = await engine.serve(host, port)
         shown = f"[{address[0]}]" if ":" in address[0] else address[0]
-
-        def reload() -> None:
-            try:
-                module.reconfigure(load())
-            except (ConfigError, click.ClickException) as error:
-                logger.error("the configuration is as it was: %s", error)
-
-        loop.add_signal_handler(signal.SIGHUP, reload)
-        _collect_less()
+        collect_less()
         click.echo(f"listening on ws://{shown}:{address[1]}", err=True)
         await stopped.wait()
         loop.remove_signal_handler(signal.SIGINT)  # a second Ctrl-C stops at once

@@ -8,6 +8,7 @@ from functools import partial
 
 from msgspec import Raw
 
+from iii_state import values
 from iii_state.engine import protocol
 from iii_state.engine.registry import as_function_error
 from iii_state.engine.workers import Link
@@ -29,6 +30,7 @@ class Answering:
     def __init__(self, link: Link, too_large: Callable[[str, int], FunctionError], unheard: Callable[[str, FunctionError], None]):
         self.open_calls = 0
         self.max_frame_bytes = protocol.MAX_FRAME_BYTES
+        self.max_frame_depth = protocol.MAX_FRAME_DEPTH
         self._link = link
         self._too_large = too_large
         self._unheard = unheard
@@ -61,6 +63,13 @@ class Answering:
         frame = protocol.result_frame(invocation_id, function_text, result)
         if len(frame) > self.max_frame_bytes:
             self.refuse(invocation_id, function_text, self._too_large(f"The result of {function_text.decode()[1:-1]}", len(frame)))
+        elif self.max_frame_depth < protocol.MAX_FRAME_DEPTH and values.nesting_exceeds(frame, self.max_frame_depth):
+            deep = FunctionError(
+                "serialization_error",
+                f"{function_text.decode()[1:-1]} was carried out, but its result cannot be sent: "
+                f"the engine reads frames that nest {self.max_frame_depth} levels deep, and this one is deeper",
+            )
+            self.refuse(invocation_id, function_text, deep)
         else:
             self._link.send(frame)
 

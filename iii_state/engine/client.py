@@ -14,12 +14,13 @@ from itertools import count
 from typing import Any, Self
 
 import aiohttp
+import msgspec
 from msgspec import Raw
 
 from iii_state import values
 from iii_state.engine import handshake, protocol, unusable
 from iii_state.engine.answering import Answering
-from iii_state.engine.pending import PendingCalls
+from iii_state.engine.pending import Outcome, PendingCalls
 from iii_state.engine.protocol import ABSENT
 from iii_state.engine.quiet_log import QuietLog
 from iii_state.engine.served import Served
@@ -54,7 +55,11 @@ class ConnectionLost(Exception):
 
 
 class Rejected(Exception):
-    """The engine will not have this worker; the message is its reason."""
+    """The engine will not have this worker; the message is its reason, `code` its word for it."""
+
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class Client:
@@ -87,9 +92,14 @@ class Client:
         rejected: Callable[[protocol.RegistrationRejected], None] | None = None,
     ) -> None:
         self.url = url
+        self.name = name
         self.worker_id = ""
-        """What the engine calls this worker, on the connection there is."""
+        """What the engine calls this worker, on the connection there is; empty before it has said so."""
+        self.max_frame_depth = protocol.STOCK_FRAME_DEPTH
+        """How deep a frame may nest that the engine can read."""
         self.call_seconds = call_seconds
+        self.has_tried = asyncio.Event()
+        """Set once the first attempt to connect has come to something, or to nothing."""
         self._about = _description(name, namespace, description)
         self._reconnects = reconnects
         self._greet = greet
@@ -100,7 +110,9 @@ class Client:
         """What this worker serves."""
         self._triggers: dict[str, bytes] = {}
         self._refused: dict[str, asyncio.Future[None]] = {}
-        self._reattach_token = ""
+        self._token: str | None = None
+        self._previous: protocol.Reattach | None = None
+        """What tells the engine that the connection before this one is dead."""
         self._socket: WebSocket | None = None
         self._answering: Answering | None = None
         self._is_greeted = self._was_greeted = False
@@ -166,6 +178,11 @@ class Client:
         assert self._over is not None
         await asyncio.shield(self._over)
 
+    def disconnect(self) -> None:
+        """Close the connection; with `reconnects`, another one is made."""
+        if self._socket is not None:
+            self._socket.close(NORMAL)
+
     async def _keep(self, connected: asyncio.Future[None]) -> None:
         """Connect, and again whenever that is over."""
         assert self._over is not None
@@ -186,6 +203,7 @@ class Client:
                     response.close()
                 if self._was_greeted:
                     failures = 0
+            self.has_tried.set()
             self._why_lost = error if isinstance(error, ConnectionLost) else ConnectionLost(str(error))
             if not self._reconnects or isinstance(error, Rejected):
                 self._fail_waiting(error)
@@ -239,19 +257,30 @@ class Client:
         return self._fatal or lost
 
     async def _open(self, socket: WebSocket, connected: asyncio.Future[None]) -> None:
-        if self.worker_id:
-            socket.send(protocol.encode(protocol.Reattach(self.worker_id, self._reattach_token or None)))
-        socket.send(
-            protocol.encode(protocol.InvokeFunction("engine::workers::register", Raw(self._about), action=Raw(b'{"type":"void"}')))
-        )
+        assert self._answering is not None
+        if self._previous is not None:
+            socket.send(protocol.encode(self._previous))
+        self.max_frame_depth = self._answering.max_frame_depth = protocol.STOCK_FRAME_DEPTH
+        self.call("engine::workers::register", self._about, ahead=True).add_done_callback(self._introduced)
         for registration in (*self.served.registrations(), *self._triggers.values()):
             socket.send(registration)
         if self._greet is not None:
             await self._greet()
         self._is_greeted = self._was_greeted = True
+        self.has_tried.set()
         self._send_waiting()
         if not connected.done():
             connected.set_result(None)
+
+    def _introduced(self, answer: asyncio.Future[bytes | None]) -> None:
+        """This project's engine answers how deep a frame may nest; a stock one does not."""
+        if answer.cancelled() or answer.exception() is not None or self._answering is None:
+            return
+        try:
+            told = msgspec.json.decode(answer.result() or b"{}", type=_Welcome)
+        except msgspec.MsgspecError:
+            return
+        self.max_frame_depth = self._answering.max_frame_depth = min(told.max_depth, protocol.MAX_FRAME_DEPTH)
 
     async def _close(self, socket: WebSocket) -> None:
         socket.close(NORMAL)
@@ -300,6 +329,26 @@ class Client:
             future.set_exception(ConnectionLost(str(self._why_lost)))
         return future
 
+    def send(self, outcome: Outcome, function_text: bytes, data: Json) -> bool:
+        """Send a call on the connection there is, greeted or not, and let `outcome` have the answer; False if there is none.
+
+        The function's id is JSON text. Errors are those of `call`; whoever sends so bounds by himself what is on its way.
+        """
+        if self._socket is None:
+            return False
+        prefix, numbers = self._ids
+        invocation_id = f"{prefix}{next(numbers):012x}"
+        frame = protocol.invoke_frame(invocation_id, function_text, data)
+        if len(frame) > protocol.MAX_FRAME_BYTES:
+            outcome.set_exception(_too_large(f"the call of {function_text.decode()[1:-1]}", len(frame)))
+        elif self.max_frame_depth < protocol.MAX_FRAME_DEPTH and values.nesting_exceeds(frame, self.max_frame_depth):
+            deep = f"the call of {function_text.decode()[1:-1]} nests deeper than the engine at {self.url} can read"
+            outcome.set_exception(FunctionError("serialization_error", f"{deep} ({self.max_frame_depth} levels for a frame)"))
+        else:
+            self._pending.add_outcome(invocation_id, outcome)
+            self._socket.send(frame)
+        return True
+
     def _send_waiting(self) -> None:
         socket, waiting = self._socket, self._waiting
         while waiting and socket is not None and len(self._pending) - len(waiting) < self._max_in_flight:
@@ -318,24 +367,36 @@ class Client:
     async def register_trigger(self, trigger_type: str, function_id: str, config: Any, *, metadata: Json | None = None) -> str:
         """Register a trigger, and wait until the engine has it; returns its id. Raises `FunctionError` if it is refused."""
         trigger_id = str(uuid.uuid4())
-        refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._refused[trigger_id] = refused
+        self.keep_trigger(trigger_id, trigger_type, function_id, config, metadata=metadata)
+        try:
+            await self.trigger_taken(trigger_id)
+        except BaseException:
+            self._triggers.pop(trigger_id, None)
+            raise
+        return trigger_id
+
+    def keep_trigger(
+        self, trigger_id: str, trigger_type: str, function_id: str, config: Any, *, metadata: Json | None = None
+    ) -> None:
+        """Register a trigger on the connection there is and on every later one; one of the same id is replaced."""
         message = protocol.RegisterTrigger(
             trigger_id, trigger_type, function_id, Raw(values.encode(config)), ABSENT if metadata is None else Raw(metadata)
         )
         self._triggers[trigger_id] = protocol.encode(message)
         self._tell(self._triggers[trigger_id])
+
+    async def trigger_taken(self, trigger_id: str) -> None:
+        """Wait until the engine has a trigger that was registered just before this. Raises `FunctionError` if it is refused."""
+        refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._refused[trigger_id] = refused
         try:
             # Frames of one connection are handled in order and success is silent, so an answer to anything later is the sign.
             await self.call("engine::triggers::list", b"{}")
             if refused.done():
                 refused.result()
-        except BaseException:
-            self._triggers.pop(trigger_id, None)
-            raise
         finally:
-            del self._refused[trigger_id]
-        return trigger_id
+            if self._refused.get(trigger_id) is refused:
+                del self._refused[trigger_id]
 
     def unregister_trigger(self, trigger_id: str, trigger_type: str) -> None:
         """Let a trigger go."""
@@ -408,13 +469,13 @@ class Client:
                 self._rejected(message)
             return
         name = message.worker_name or message.function_id or ""
-        self._fatal = Rejected(f"the engine at {self.url} rejects this worker: {message.code} {name}".rstrip())
+        self._fatal = Rejected(f"the engine at {self.url} rejects this worker: {message.code} {name}".rstrip(), message.code)
         if self._socket is not None:
             self._socket.close(NORMAL)
 
     def _take_welcome(self, message: protocol.WorkerRegistered) -> None:
         self.worker_id = message.worker_id
-        self._reattach_token = message.reattach_token or ""
+        self._token = message.reattach_token
 
     def _take_failure(self, message: protocol.Failure) -> None:
         self._fatal = Rejected(f"the engine at {self.url} refuses the connection: {protocol.read_error(message.error)}")
@@ -423,12 +484,19 @@ class Client:
         """The connection is gone: what is on its way fails, what is bound here is away."""
         self._socket = None
         self._is_greeted = False
+        if self.worker_id:
+            self._previous = protocol.Reattach(self.worker_id, self._token)
+            self.worker_id = ""
         why = f"the connection to {self.url} was lost with the call on its way"
         waiting = {invocation_id for invocation_id, _ in self._waiting}
         self._pending.fail(lambda: ConnectionLost(why, sent=True), spared=waiting)
         self.served.disconnected()
         if self._lost is not None:
             self._lost()
+
+
+class _Welcome(msgspec.Struct):
+    max_depth: int = protocol.STOCK_FRAME_DEPTH
 
 
 def _description(name: str, namespace: str | None, description: str | None) -> bytes:
@@ -438,6 +506,7 @@ def _description(name: str, namespace: str | None, description: str | None) -> b
         "name": name,
         "os": f"{platform.system()} {platform.release()} ({platform.machine()})",
         "pid": os.getpid(),
+        "features": [protocol.OURS],
         **({} if namespace is None else {"namespace": namespace}),
         **({} if description is None else {"description": description}),
     }

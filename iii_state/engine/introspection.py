@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Raw
 
 from iii_state import values
+from iii_state.engine import protocol
 from iii_state.engine.registry import Function, Functions
 from iii_state.engine.triggers import Binding, TriggerOwner, Triggers
 from iii_state.engine.worker import Worker
@@ -91,6 +92,8 @@ class Introspection:
         worker = self._workers.get(caller.worker_id)
         if worker is not None:
             worker.describe(description)
+        if protocol.OURS in (description.features or ()):
+            return b'{"success":true,"max_depth":%d}' % protocol.MAX_FRAME_DEPTH
         return b'{"success":true}'
 
     def _list_workers(self, data: Json, caller: Caller) -> bytes:

@@ -4,8 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Container
+from typing import Protocol
 
 from iii_state.errors import FunctionError
+
+
+class Outcome(Protocol):
+    """What waits for an answer: a Future, or something that takes the answer as a Future does, without a turn of the event loop."""
+
+    def done(self) -> bool:
+        """Whether nobody waits any more."""
+        ...
+
+    def set_result(self, result: bytes | None, /) -> None:
+        """Take the result, None for no result."""
+        ...
+
+    def set_exception(self, exception: Exception, /) -> None:
+        """Take the error."""
+        ...
 
 
 class PendingCalls:
@@ -17,7 +34,7 @@ class PendingCalls:
     def __init__(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
         self._loop = loop
         self._timeout = timeout
-        self._open: dict[str, tuple[asyncio.Future[bytes | None], float]] = {}
+        self._open: dict[str, tuple[Outcome, float]] = {}
 
     def __len__(self) -> int:
         return len(self._open)
@@ -28,11 +45,15 @@ class PendingCalls:
     def add(self, call_id: str) -> asyncio.Future[bytes | None]:
         """Open a call. One whose Future is cancelled leaves the table with the next sweep."""
         future: asyncio.Future[bytes | None] = self._loop.create_future()
-        self._open[call_id] = (future, self._loop.time() + self._timeout)
+        self.add_outcome(call_id, future)
         return future
 
-    def take(self, call_id: str) -> asyncio.Future[bytes | None] | None:
-        """The Future of an open call, which is to be settled now; None for one that is not known (any more)."""
+    def add_outcome(self, call_id: str, outcome: Outcome) -> None:
+        """Open a call whose answer is for `outcome`."""
+        self._open[call_id] = (outcome, self._loop.time() + self._timeout)
+
+    def take(self, call_id: str) -> Outcome | None:
+        """What waits for an open call, which is to be settled now; None for one that is not known (any more)."""
         entry = self._open.pop(call_id, None)
         return None if entry is None or entry[0].done() else entry[0]
 

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Raw
 
 from iii_state import values
-from iii_state.errors import FunctionError
+from iii_state.errors import FunctionError, NotCarriedOut
 from iii_state.values import Json
 
 ABSENT = Raw()
@@ -21,12 +21,24 @@ NULL = Raw(b"null")
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 """The largest message that any party of the protocol takes."""
 
+OURS = "iii-state.v1"
+"""The feature with which this project's client tells this project's engine that it knows what a stock one does not say."""
+
+MAX_FRAME_DEPTH = 520
+"""How deep a frame may nest that this engine takes: what a value may, and the members around it."""
+
+STOCK_FRAME_DEPTH = 127
+"""How deep a frame may nest that a stock engine or a Rust SDK takes; it drops a deeper one without a word."""
+
 OLD_PYTHON_FRAME_BYTES = 1024 * 1024
 """The largest message that a Python SDK below 0.24.5 can receive; a larger one makes it drop the connection."""
 
 TELEMETRY = (b"OTLP", b"MTRC", b"LOGS")
 """First bytes of binary frames that carry telemetry, which this engine does not keep."""
 
+
+NOT_CARRIED_OUT = frozenset({"invocation_stopped", "channel_send_failed", "payload_too_large"})
+"""Codes by which an engine, or a worker that passes calls on, says that a function has not failed: it could not be called."""
 
 RESULT_START = b'{"type":"invocationresult","invocation_id":'
 """How the frame of an outcome begins; the invocation's id follows."""
@@ -99,10 +111,11 @@ class RegisterTrigger(msgspec.Struct, tag_field="type", tag="registertrigger", o
 
 
 class UnregisterTrigger(msgspec.Struct, tag_field="type", tag="unregistertrigger", omit_defaults=True):
-    """Let a trigger go."""
+    """Let a trigger go. To a provider with the feature `OURS`, this engine says whether its worker is away (`disconnected`)."""
 
     id: str
     trigger_type: str | None = None
+    disconnected: bool | None = None
 
 
 class TriggerRegistrationResult(msgspec.Struct, tag_field="type", tag="triggerregistrationresult", omit_defaults=True):
@@ -209,16 +222,17 @@ class _Error(msgspec.Struct, omit_defaults=True):
     code: str
     message: str
     stacktrace: str | None = None
+    final: bool = False
 
 
 def error_text(error: FunctionError) -> bytes:
     """The JSON object that stands for an error on the wire."""
     try:
-        return _encoder.encode(_Error(error.code, error.message, error.stacktrace))
+        return _encoder.encode(_Error(error.code, error.message, error.stacktrace, error.final))
     except UnicodeEncodeError:  # lone surrogates, which a Python exception's text may hold
         parts = (error.code, error.message, error.stacktrace or "")
         code, message, stacktrace = (part.encode(errors="replace").decode() for part in parts)
-        return _encoder.encode(_Error(code, message, stacktrace or None))
+        return _encoder.encode(_Error(code, message, stacktrace or None, error.final))
 
 
 def read_error(text: Raw) -> FunctionError | None:
@@ -230,11 +244,14 @@ def read_error(text: Raw) -> FunctionError | None:
         return None
     if not isinstance(value, dict):
         return FunctionError("invocation_failed", str(value))
+    code = str(value.get("code") or "invocation_failed")
     stacktrace = value.get("stacktrace")
-    return FunctionError(
-        str(value.get("code") or "invocation_failed"),
+    kind = NotCarriedOut if code in NOT_CARRIED_OUT else FunctionError
+    return kind(
+        code,
         str(value.get("message") or ""),
         None if stacktrace is None else str(stacktrace),
+        final=value.get("final") is True,
     )
 
 

@@ -242,7 +242,8 @@ class _WorkerProvider:
         self._worker.provide(trigger)
 
     def unregister(self, trigger: Trigger, *, disconnected: bool) -> None:
-        self._worker.link.send(protocol.encode(protocol.UnregisterTrigger(trigger.id, trigger.trigger_type)))
+        told = disconnected if protocol.OURS in (self._worker.description.features or ()) else None
+        self._worker.link.send(protocol.encode(protocol.UnregisterTrigger(trigger.id, trigger.trigger_type, told)))
 
 
 def _details(message: protocol.RegisterFunction) -> Details:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import msgspec
 from msgspec import Raw
@@ -13,15 +15,21 @@ from iii_state import values
 from iii_state.engine import protocol
 from iii_state.engine.answering import Answering
 from iii_state.engine.protocol import ABSENT, given
+from iii_state.engine.steps import Steps
 from iii_state.errors import FunctionError
 from iii_state.host import DEFAULT_NAMESPACE, Answer, Caller, Handler, Trigger, TriggerProvider, then
+from iii_state.values import Json
 
 log = logging.getLogger(__name__)
 
 
+Listener = Callable[[Json, Json | None], Answer[bytes | None]]
+"""A function that takes a call's data and its metadata, both as JSON text."""
+
+
 class _Function(msgspec.Struct, frozen=True):
     text: bytes
-    handler: Handler
+    take: Callable[[protocol.InvokeFunction], Answer[bytes | None]]
     registration: bytes
 
 
@@ -40,6 +48,9 @@ class Served:
         self._types: dict[str, _TriggerType] = {}
         self._bound: dict[str, Trigger] = {}
         """The triggers of the types provided here, by their ids."""
+        self._steps = Steps()
+        self._in_order: deque[asyncio.Future[None] | Callable[[], None]] = deque()
+        """Triggers that are being registered, and the calls that came behind them."""
 
     def registrations(self) -> Iterator[bytes]:
         """The frames that tell an engine of all of it."""
@@ -55,8 +66,17 @@ class Served:
     ) -> None:
         """Serve a function from now on; one of the same id is replaced."""
         message = protocol.RegisterFunction(function_id, description, metadata=ABSENT if metadata is None else Raw(metadata))
-        function = _Function(values.encode_string(function_id), handler, protocol.encode(message))
-        self._functions[function_id] = function
+        caller = self._caller
+        self._serve(message, lambda call: handler(call.data, caller))
+
+    def register_listener(self, function_id: str, listener: Listener, description: str) -> None:
+        """Serve a function that is told of the calls' metadata, as `register_function` does."""
+        message = protocol.RegisterFunction(function_id, description)
+        self._serve(message, lambda call: listener(call.data, given(call.metadata)))
+
+    def _serve(self, message: protocol.RegisterFunction, take: Callable[[protocol.InvokeFunction], Answer[bytes | None]]) -> None:
+        function = _Function(values.encode_string(message.id), take, protocol.encode(message))
+        self._functions[message.id] = function
         self._tell(function.registration)
 
     def unregister_function(self, function_id: str) -> None:
@@ -65,14 +85,20 @@ class Served:
             self._tell(protocol.encode(protocol.UnregisterFunction(function_id)))
 
     def take_call(self, message: protocol.InvokeFunction, answering: Answering) -> None:
-        """Carry a call out."""
+        """Carry a call out, when the triggers that came before it are registered: it may be what they are there for."""
+        if self._in_order:
+            self._in_order.append(partial(self._carry_out, message, answering))
+        else:
+            self._carry_out(message, answering)
+
+    def _carry_out(self, message: protocol.InvokeFunction, answering: Answering) -> None:
         function = self._functions.get(message.function_id)
         if function is None:
             error = FunctionError("function_not_found", f"Function {message.function_id} not found")
             answering.fail(message.invocation_id, values.encode_string(message.function_id), error)
             return
         try:
-            answer = function.handler(message.data, self._caller)
+            answer = function.take(message)
         except Exception as failure:
             answering.fail(message.invocation_id, function.text, failure)
             return
@@ -107,26 +133,41 @@ class Served:
             message.namespace or DEFAULT_NAMESPACE,
         )
         replaces = self._bound.pop(message.id, None)
-        answer: Answer[None]
+        provided = self._types.get(message.trigger_type)
+        self._bound[trigger.id] = trigger
         try:
-            provided = self._types.get(message.trigger_type)
             if provided is None:
                 raise FunctionError("trigger_type_not_found", f"trigger type {message.trigger_type} is not provided here")
-            answer = provided.provider.register(trigger, replaces)
-        except FunctionError as error:
+            provider = provided.provider
+            answer = self._steps.after(trigger.id, lambda: provider.register(trigger, replaces))
+        except Exception as error:
             self._registered(trigger, error)
             return
-        self._bound[trigger.id] = trigger
         if isinstance(answer, asyncio.Future):
+            self._in_order.append(answer)
             answer.add_done_callback(lambda done: self._registered(trigger, _failure(done)))
+            answer.add_done_callback(self._go_on)
         else:
             self._registered(trigger, None)
 
+    def _go_on(self, _: asyncio.Future[None]) -> None:
+        in_order = self._in_order
+        while in_order:
+            first = in_order[0]
+            if isinstance(first, asyncio.Future):
+                if not first.done():
+                    return
+                in_order.popleft()
+            else:
+                in_order.popleft()
+                first()
+
     def _registered(self, trigger: Trigger, error: BaseException | None) -> None:
+        if self._bound.get(trigger.id) is not trigger:
+            return  # let go or replaced meanwhile: the engine does not wait for this any more
         text = ABSENT
         if error is not None:
-            if self._bound.get(trigger.id) is trigger:
-                del self._bound[trigger.id]
+            del self._bound[trigger.id]
             failure = error if isinstance(error, FunctionError) else FunctionError("trigger_registration_failed", str(error))
             text = Raw(protocol.error_text(failure))
         result = protocol.TriggerRegistrationResult(trigger.id, trigger.trigger_type, trigger.function_id, text)
@@ -135,21 +176,27 @@ class Served:
     def drop_trigger(self, message: protocol.UnregisterTrigger) -> None:
         """The engine has let a trigger go.
 
-        It does not say whether its worker has, or is away and may come back: the provider is told the latter.
+        Unless it says that this was asked for (`disconnected` is false, which a stock engine does not), the provider is told that
+        the trigger's worker is away and may come back.
         """
         trigger = self._bound.pop(message.id, None)
         if trigger is not None:
-            self._let_go(trigger)
+            self._let_go(trigger, disconnected=message.disconnected is not False)
 
     def disconnected(self) -> None:
         """The connection is gone, and with it all triggers; the engine hands them over again on the next one."""
         bound, self._bound = self._bound, {}
+        self._in_order.clear()
         for trigger in bound.values():
             self._let_go(trigger)
 
-    def _let_go(self, trigger: Trigger) -> None:
+    def _let_go(self, trigger: Trigger, *, disconnected: bool = True) -> None:
+        provided = self._types.get(trigger.trigger_type)
+        if provided is None:
+            return
+        provider = provided.provider
         try:
-            then(self._types[trigger.trigger_type].provider.unregister(trigger, disconnected=True), _nothing, _logged)
+            then(self._steps.after(trigger.id, lambda: provider.unregister(trigger, disconnected=disconnected)), _nothing, _logged)
         except Exception as error:
             _logged(error)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from iii_state.engine.steps import Steps
 from iii_state.errors import FunctionError
 from iii_state.host import DEFAULT_NAMESPACE, Answer, Trigger, TriggerProvider
 
@@ -72,7 +73,7 @@ class Triggers:
     def __init__(self) -> None:
         self._types: dict[tuple[str, str], list[TriggerType]] = {}
         self._bindings: dict[str, Binding] = {}
-        self._steps: dict[str, asyncio.Future[None]] = {}
+        self._steps = Steps()
 
     def __iter__(self) -> Iterator[Binding]:
         return iter(self._bindings.values())
@@ -208,7 +209,7 @@ class Triggers:
                 binding.owner.trigger_failed(trigger, registration_error(error))
 
         try:
-            answer = self._after(trigger.id, lambda: served.provider.register(trigger, replaces))
+            answer = self._steps.after(trigger.id, lambda: served.provider.register(trigger, replaces))
         except Exception as error:
             failed(error)
             if raising:
@@ -236,7 +237,7 @@ class Triggers:
             return None if binding.failed else served.provider.unregister(trigger, disconnected=disconnected)
 
         try:
-            answer = self._after(trigger.id, let_go)
+            answer = self._steps.after(trigger.id, let_go)
         except Exception:
             log.exception("the provider of trigger type %s failed to let trigger %s go", served.id, trigger.id)
             return None
@@ -244,60 +245,14 @@ class Triggers:
             answer.add_done_callback(_see_to)
         return answer
 
-    def _after(self, trigger_id: str, step: Callable[[], Answer[None]]) -> Answer[None]:
-        """Take a step now, or, where an earlier one for this trigger is not over, after it."""
-        earlier = self._steps.get(trigger_id)
-        if earlier is None:
-            answer = step()
-            if not isinstance(answer, asyncio.Future):
-                return None
-            following = answer
-        else:
-            following = earlier.get_loop().create_future()
-            _chain(earlier, step, following)
-        self._steps[trigger_id] = following
-
-        def over(done: asyncio.Future[None]) -> None:
-            if self._steps.get(trigger_id) is done:
-                del self._steps[trigger_id]
-
-        following.add_done_callback(over)
-        return following
-
     async def settled(self) -> None:
         """Wait until every step that has begun is over."""
-        while self._steps:
-            await asyncio.wait(list(self._steps.values()))
+        await self._steps.settled()
 
 
 def registration_error(error: BaseException) -> FunctionError:
     """What the one who registered a trigger hears."""
     return error if isinstance(error, FunctionError) else FunctionError(REGISTRATION_FAILED, str(error) or type(error).__name__)
-
-
-def _chain(earlier: asyncio.Future[None], step: Callable[[], Answer[None]], following: asyncio.Future[None]) -> None:
-    def settle(done: asyncio.Future[None]) -> None:
-        if following.done():
-            return
-        if done.cancelled():
-            following.cancel()
-        elif (error := done.exception()) is not None:
-            following.set_exception(error)
-        else:
-            following.set_result(None)
-
-    def begin(_: asyncio.Future[None]) -> None:
-        try:
-            answer = step()
-        except Exception as error:
-            following.set_exception(error)
-            return
-        if isinstance(answer, asyncio.Future):
-            answer.add_done_callback(settle)
-        else:
-            following.set_result(None)
-
-    earlier.add_done_callback(begin)
 
 
 def _fault(done: asyncio.Future[None]) -> BaseException | None:

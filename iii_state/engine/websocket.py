@@ -24,6 +24,9 @@ except ImportError:  # pragma: no cover
 log = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+MAX_FRAME_BYTES = 16 * 1024 * 1024
+"""A stock engine takes a larger message in several frames only."""
+
 MAX_UNSENT_BYTES = 64 * 1024 * 1024
 """A peer for which more than this is waiting to be sent does not read: it is dropped."""
 
@@ -178,6 +181,9 @@ class WebSocket:
         size = len(message)
         payload: bytes | bytearray = message
         if self._masks:
+            if size > MAX_FRAME_BYTES:
+                self._send_in_frames(message)
+                return
             header, payload = _masked(_FINAL | _TEXT, message)
         elif size < 126:
             header = _SHORT_HEADERS[size]
@@ -193,6 +199,13 @@ class WebSocket:
             self._loop.call_soon(self._flush_planned_write)
         if self._out_size > _WRITE_BYTES:
             self.flush()
+
+    def _send_in_frames(self, message: bytes) -> None:
+        for start in range(0, len(message), MAX_FRAME_BYTES):
+            part = message[start : start + MAX_FRAME_BYTES]
+            final = _FINAL if start + len(part) == len(message) else 0
+            self._out += _masked(final | (_CONTINUATION if start else _TEXT), part)
+        self.flush()
 
     @property
     def is_behind(self) -> bool:

@@ -48,6 +48,8 @@ class Worker:
         self.remote = remote
         self.connected_at_ms = int(time.time() * 1000)
         self.description = Description()
+        self._means_null = False
+        """Whether a result of null is one: SDKs send it for none at all, too."""
         self.pending = PendingCalls(asyncio.get_running_loop(), workers.call_timeout)
         """Calls that it executes."""
         self._answering = Answering(link, self._too_large, _unheard)
@@ -250,6 +252,8 @@ class Worker:
             future.set_exception(error)
         else:
             result = given(message.result)
+            if result is None and message.result is not ABSENT and self._means_null:
+                result = protocol.NULL
             future.set_result(None if result is None else bytes(result))
 
     # --- triggers
@@ -284,6 +288,7 @@ class Worker:
     def describe(self, description: Description) -> None:
         """Take what the worker tells of itself; its registrations move to the namespace that it names."""
         self.description = description
+        self._means_null = protocol.OURS in (description.features or ())
         self._answering.max_frame_bytes = protocol.max_frame_bytes(description.runtime or "", description.version or "")
         self._send_large_calls()
         namespace = description.namespace or DEFAULT_NAMESPACE

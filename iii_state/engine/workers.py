@@ -91,3 +91,4 @@ class Description(msgspec.Struct):
     isolation: str | None = None
     description: str | None = None
     namespace: str | None = None
+    features: list[str] | None = None

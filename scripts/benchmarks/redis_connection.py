@@ -37,11 +37,11 @@ from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.mutations import Ticket, mutation, plan_arguments, update_arguments
 from iii_state.adapters.redis.scripts import script
 from iii_state.config import RedisSettings
-from iii_state.ops import OpRequest, compile_ops
+from iii_state.ops import compile_text
 from tests.redis_server import RedisServer
 
 DOCUMENT = values.to_stored(b'{"name":"Ada Lovelace","tags":["a","b"],"visits":3}')
-PLAN = compile_ops(msgspec.json.decode(b'[{"type":"increment","path":"visits","by":1}]', type=list[OpRequest]))
+PLAN = compile_text(b'[{"type":"increment","path":"visits","by":1}]')
 SCOPE, KEY = "bench", "key"
 LIMIT = values.MAX_VALUE_BYTES
 KEYS = Keys()

@@ -17,7 +17,6 @@ import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import msgspec
 import redis
 
 from benchmarks.plan import Plan
@@ -26,7 +25,7 @@ from iii_state import values
 from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.mutations import Route, Ticket, mutation, plan_arguments, update_arguments
 from iii_state.adapters.redis.scripts import script
-from iii_state.ops import OpRequest, compile_ops
+from iii_state.ops import compile_text
 from tests.redis_server import RedisServer
 
 BARE = "local old = redis.call('HGET', KEYS[1], ARGV[1]) redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) return {old, ARGV[2]}"
@@ -91,7 +90,7 @@ def candidates(size: int) -> list[Candidate]:
         return lambda number: [*call[:sequence], b"%d" % number, *call[sequence + 1 :]]
 
     def increment(member: str) -> list[bytes]:
-        plan = compile_ops(msgspec.convert([{"type": "increment", "path": member, "by": 1}], list[OpRequest]))
+        plan = compile_text(values.encode([{"type": "increment", "path": member, "by": 1}]))
         return update_arguments(plan_arguments(plan), LIMIT)
 
     result = [Candidate("bare", BARE.encode(), lambda number: [*bare, stored])]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -15,7 +17,7 @@ from iii_state.errors import FunctionError
 from iii_state.host import Answer, Caller, Trigger
 from iii_state.values import Json
 from tests.engine.dict_module import DictModule
-from tests.engine.raw_worker import Port, until
+from tests.engine.raw_worker import Port, RawWorker, until
 from tests.processes import free_port
 
 HELLO = b'{"type":"workerregistered","worker_id":"w"}'
@@ -103,9 +105,109 @@ async def test_a_provided_trigger_type_is_told_of_triggers(client: Client, url: 
     await until(lambda: not provider.bound)
 
 
+class Slow:
+    """A provider whose registrations last until they are let through; it notes what is asked of it."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.open: list[asyncio.Future[None]] = []
+
+    def register(self, trigger: Trigger, replaces: Trigger | None = None) -> Answer[None]:
+        self.asked.append(f"register {trigger.id}")
+        self.open.append(asyncio.get_running_loop().create_future())
+        return self.open[-1]
+
+    def unregister(self, trigger: Trigger, *, disconnected: bool) -> Answer[None]:
+        self.asked.append(f"unregister {trigger.id} {'away' if disconnected else 'asked for'}")
+        return None
+
+
+async def test_a_trigger_that_is_let_go_while_it_is_registered_is_let_go_afterwards(client: Client, worker: RawWorker) -> None:
+    slow = Slow()
+    client.served.register_trigger_type("moon", slow, "The moon")
+    await client.call("engine::triggers::list", b"{}")
+    await worker.send("registertrigger", id="t", trigger_type="moon", function_id="f", config={})
+    await until(lambda: bool(slow.open))
+    await worker.send("unregistertrigger", id="t", trigger_type="moon")
+    await worker.settled()
+    await client.call("engine::triggers::list", b"{}")  # what the engine had sent before has arrived
+    assert slow.asked == ["register t"]
+    slow.open[0].set_result(None)
+    await until(lambda: slow.asked[1:] == ["unregister t asked for"])
+
+
+async def test_a_call_behind_a_trigger_waits_until_it_is_registered(client: Client, worker: RawWorker) -> None:
+    slow = Slow()
+    called: list[str] = []
+
+    def note(data: Json, caller: Caller) -> Answer[bytes | None]:
+        called.append(bytes(data).decode())
+        return None
+
+    client.served.register_trigger_type("moon", slow, "The moon")
+    client.served.register_function("note", note)
+    await client.call("engine::triggers::list", b"{}")
+    invoke = {"function_id": "note", "action": {"type": "void"}}
+    await worker.send("invokefunction", **invoke, data=0)
+    for number in (1, 2):
+        await worker.send("registertrigger", id=f"t{number}", trigger_type="moon", function_id="f", config={})
+        await worker.send("invokefunction", **invoke, data=number)
+    await until(lambda: len(slow.open) == 2)
+    await client.call("engine::triggers::list", b"{}")
+    assert called == ["0"]
+    slow.open[1].set_result(None)
+    await client.call("engine::triggers::list", b"{}")
+    assert called == ["0"]
+    slow.open[0].set_result(None)
+    await until(lambda: called == ["0", "1", "2"])
+
+
+async def test_a_provider_is_told_whether_a_worker_let_its_trigger_go_or_is_away(client: Client, port: Port) -> None:
+    slow = Slow()
+    client.served.register_trigger_type("moon", slow, "The moon")
+    worker = await port.connect()
+    for trigger_id in ("let-go", "left"):
+        await worker.send("registertrigger", id=trigger_id, trigger_type="moon", function_id="f", config={})
+        await until(lambda wanted=trigger_id: f"register {wanted}" in slow.asked)
+        slow.open[-1].set_result(None)
+    await worker.send("unregistertrigger", id="let-go")
+    await worker.settled()
+    await worker.socket.close()
+    await until(lambda: slow.asked[2:] == ["unregister let-go asked for", "unregister left away"])
+
+
 async def test_a_refused_trigger_raises_at_whoever_registers_it(client: Client) -> None:
     with pytest.raises(FunctionError, match="trigger_registration_failed"):
         await client.register_trigger("state", "f", "bad")
+
+
+async def test_a_large_message_leaves_in_frames_that_a_stock_engine_takes() -> None:
+    seen: list[tuple[int, int]] = []
+    whole = asyncio.get_running_loop().create_future()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await reader.readuntil(b"\r\n\r\n")
+        key = next(line[19:] for line in request.split(b"\r\n") if line.lower().startswith(b"sec-websocket-key: "))
+        accepted = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+        writer.write(b"HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %b\r\n\r\n" % accepted)
+        while sum(size for _, size in seen) < 40_000_000:
+            first, size = await reader.readexactly(2)
+            size &= 0x7F
+            if size >= 126:
+                size = int.from_bytes(await reader.readexactly(2 if size == 126 else 8), "big")
+            await reader.readexactly(4 + size)
+            seen.append((first, size))
+        whole.set_result(None)
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, limit=2**20) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with Client(f"ws://127.0.0.1:{port}", name="large") as client:
+            client.call("f", b'"%b"' % (b"x" * 40_000_000))
+            async with asyncio.timeout(30):
+                await whole
+    large = [(first, size) for first, size in seen if size > 1000]
+    assert [first for first, _ in large] == [0x01, 0x00, 0x80]
+    assert max(size for _, size in large) <= 16 * 2**20
 
 
 @pytest.fixture

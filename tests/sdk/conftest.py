@@ -6,10 +6,13 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Protocol
 
 import pytest
 
-from tests.processes import EngineProcess, running_engine
+from tests.attached import attached, engine_without_state
+from tests.processes import running_engine
 from tests.redis_server import RedisServer
 from tests.sdk.workers import SDKS, Sdk, Worker, running_worker
 
@@ -36,20 +39,46 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("engine", getattr(metafunc.module, "ADAPTERS", ["kv"]), indirect=True, scope="module")
 
 
+class Reachable(Protocol):
+    """An engine, as far as its workers are concerned."""
+
+    url: str
+
+    @property
+    def is_stock(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Attached:
+    """An engine that has its state from `iii-state attach`."""
+
+    url: str
+    is_stock: bool
+
+
 @pytest.fixture(scope="module")
-def engine(request: pytest.FixtureRequest) -> Iterator[EngineProcess]:
-    """An engine that all tests of a module share: scopes and function ids have to be the test's own (see `unique`)."""
+def engine(request: pytest.FixtureRequest) -> Iterator[Reachable]:
+    """An engine that all tests of a module share: scopes and function ids have to be the test's own (see `unique`).
+
+    `attached-…` is one without state of its own, to which `iii-state attach` brings it: this project's, or a stock one.
+    """
+    adapter = str(request.param)
     with ExitStack() as stack:
         arguments: list[str] = []
-        if request.param == "redis":
+        if adapter in ("redis", "attached-ours", "attached-stock"):
             if shutil.which("redis-server") is None:
                 pytest.skip("redis-server is not installed")
             arguments = ["--redis-url", stack.enter_context(RedisServer()).url]
-        yield stack.enter_context(running_engine(arguments))
+        if adapter.startswith("attached-"):
+            url = stack.enter_context(engine_without_state(adapter.removeprefix("attached-")))
+            stack.enter_context(attached(url, *arguments)).until_attached()
+            yield Attached(url, is_stock=adapter == "attached-stock")
+        else:
+            yield stack.enter_context(running_engine(arguments))
 
 
 @pytest.fixture(scope="module")
-def worker_of(engine: EngineProcess) -> Iterator[WorkerOf]:
+def worker_of(engine: Reachable) -> Iterator[WorkerOf]:
     """Gives the module's worker of an SDK, which is started when it is first asked for."""
     workers: dict[Sdk, Worker] = {}
     with ExitStack() as stack:
@@ -57,7 +86,7 @@ def worker_of(engine: EngineProcess) -> Iterator[WorkerOf]:
         def worker_of(sdk: Sdk) -> Worker:
             if sdk not in workers:
                 name = f"shared-{sdk.name}"
-                workers[sdk] = stack.enter_context(running_worker(installed(sdk), engine.url, name))
+                workers[sdk] = stack.enter_context(running_worker(installed(sdk), engine.url, name, behind_stock=engine.is_stock))
             return workers[sdk]
 
         yield worker_of

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from tests.sdk.conftest import WorkerOf
-from tests.sdk.workers import NODE_NEW, PYTHON_NEW, PYTHON_OLD, CallFailedError, Worker, same_json
+from tests.sdk.workers import NODE_NEW, PYTHON_NEW, PYTHON_OLD, CallFailedError, Worker
 
-ADAPTERS = ["kv", "redis"]
+ADAPTERS = ["kv", "redis", "attached-ours", "attached-stock"]
 
 VALUES: list[Any] = [
     None,
@@ -48,11 +48,11 @@ def test_a_value_comes_back_as_it_went_in(worker: Worker, unique: str, value: An
     if not worker.sdk.reads_numbers_exactly and any(value is other for other in BEYOND_DOUBLES):
         pytest.skip("JavaScript cannot hold this number")
     at = {"scope": unique, "key": "k"}
-    assert same_json(worker.call("state::set", {**at, "value": value}), {"old_value": None, "new_value": value})
-    assert same_json(worker.call("state::get", at), value)
-    assert same_json(worker.call("state::list", {"scope": unique}), [value])
-    assert same_json(worker.call("state::set", {**at, "value": [value]}), {"old_value": value, "new_value": [value]})
-    assert same_json(worker.call("state::delete", at), [value])
+    assert worker.same_json(worker.call("state::set", {**at, "value": value}), {"old_value": None, "new_value": value})
+    assert worker.same_json(worker.call("state::get", at), value)
+    assert worker.same_json(worker.call("state::list", {"scope": unique}), [value])
+    assert worker.same_json(worker.call("state::set", {**at, "value": [value]}), {"old_value": value, "new_value": [value]})
+    assert worker.same_json(worker.call("state::delete", at), [value])
     assert worker.call("state::get", at) is worker.sdk.nothing
 
 
@@ -65,7 +65,7 @@ def test_a_missing_key_gives_no_result(worker: Worker, unique: str) -> None:
 def test_a_stored_null_is_a_value(worker: Worker, unique: str) -> None:
     at = {"scope": unique, "key": "k"}
     worker.call("state::set", {**at, "value": None})
-    assert worker.call("state::get", at) is None
+    assert worker.same_json(worker.call("state::get", at), None)
     assert worker.call("state::list", {"scope": unique}) == [None]
 
 
@@ -105,8 +105,8 @@ def test_update_applies_its_ops_in_order(worker: Worker, unique: str) -> None:
         {"type": "increment", "path": "new", "by": 5},
     ]
     result = worker.call("state::update", {**at, "ops": ops})
-    assert same_json(result, {"old_value": before, "new_value": after})
-    assert same_json(worker.call("state::get", at), after)
+    assert worker.same_json(result, {"old_value": before, "new_value": after})
+    assert worker.same_json(worker.call("state::get", at), after)
 
 
 def test_update_of_a_missing_key_starts_with_an_empty_object(worker: Worker, unique: str) -> None:
@@ -154,7 +154,7 @@ def test_an_update_leaves_alone_what_its_own_sdk_cannot_read(worker_of: WorkerOf
     python.call("state::set", {**at, "value": {"id": 2**63 - 1, "ratio": 1.0, "n": 1, "deep": {"id": 2**64 - 1}}})
     node.call("state::update", {**at, "ops": [{"type": "increment", "path": "n", "by": 1}]})
     after = {"id": 2**63 - 1, "ratio": 1.0, "n": 2, "deep": {"id": 2**64 - 1}}
-    assert same_json(python.call("state::get", at), after)
+    assert python.same_json(python.call("state::get", at), after)
 
 
 def test_counting_is_exact_up_to_the_last_integer(worker_of: WorkerOf, unique: str) -> None:
@@ -162,11 +162,11 @@ def test_counting_is_exact_up_to_the_last_integer(worker_of: WorkerOf, unique: s
     at = {"scope": unique, "key": "k"}
     ops = [{"type": "increment", "path": "n", "by": 1}]
     worker.call("state::set", {**at, "value": {"n": 2**64 - 3, "f": 1.0}})
-    assert same_json(worker.call("state::update", {**at, "ops": ops})["new_value"], {"n": 2**64 - 2, "f": 1.0})
-    assert same_json(worker.call("state::update", {**at, "ops": ops})["new_value"], {"n": 2**64 - 1, "f": 1.0})
+    assert worker.same_json(worker.call("state::update", {**at, "ops": ops})["new_value"], {"n": 2**64 - 2, "f": 1.0})
+    assert worker.same_json(worker.call("state::update", {**at, "ops": ops})["new_value"], {"n": 2**64 - 1, "f": 1.0})
     result = worker.call("state::update", {**at, "ops": ops})
     assert result["errors"][0]["message"] == "Result at path 'n' is out of range."
-    assert same_json(result["new_value"], {"n": 2**64 - 1, "f": 1.0})
+    assert worker.same_json(result["new_value"], {"n": 2**64 - 1, "f": 1.0})
 
 
 def test_list_gives_the_values_of_a_scope(worker: Worker, unique: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 from tests.sdk.conftest import WorkerOf
 from tests.sdk.workers import NODE_NEW, PYTHON_NEW, PYTHON_OLD, SDKS, Sdk, Worker
 
-ADAPTERS = ["kv", "redis"]
+ADAPTERS = ["kv", "redis", "attached-ours", "attached-stock"]
 
 
 def event(kind: str, scope: str, key: str, old: Any, new: Any) -> dict[str, Any]:

@@ -12,17 +12,17 @@ from typing import TypeVar
 import msgspec
 
 from iii_state import values
-from iii_state.adapters.base import TooLarge, Updated
+from iii_state.adapters.base import Updated
 from iii_state.adapters.kv.deadlines import Deadlines, now_ms
 from iii_state.adapters.kv.groups import Changes, Groups, delivery_row, row_number
 from iii_state.adapters.kv.journal import Journal, Row
-from iii_state.adapters.kv.queues import Queue, Routes
 from iii_state.adapters.kv.sessions import Sessions
 from iii_state.apply import apply
-from iii_state.errors import StoreError
+from iii_state.errors import StoreError, too_large
 from iii_state.events import FOREVER, DeadLetter, Delivery, Event, EventType, Failure, QueueLimits, QueueStats, Subscription
 from iii_state.host import Answer, engine_name
 from iii_state.ops import Plan
+from iii_state.queues import Queue, Routes
 from iii_state.sessions import SESSION_SECONDS, Request
 
 logger = logging.getLogger(__name__)
@@ -165,7 +165,7 @@ class KvAdapter:
         old = self._current(scope, key)
         new, errors = apply(plan, old)
         if len(new) > limit and (size := values.compact_size(new)) > limit:
-            raise TooLarge(size, limit)
+            raise too_large(size, limit)
         deadline = self._deadline(scope, key) if ttl_ms is None else self._after(ttl_ms)
         return self._write(scope, key, old, new, Updated(old, new, errors), request, deadline)
 
@@ -173,6 +173,11 @@ class KvAdapter:
         if self._closing:
             raise _being_closed()
         return self._sessions.open(session, previous_epoch, epoch)
+
+    def texts(self, scope: str) -> list[bytes]:
+        values_of = self._data.get(scope, {})
+        over = self._deadlines.over(scope)
+        return [text for key, text in values_of.items() if key not in over] if over else list(values_of.values())
 
     def entries(self, scope: str) -> list[tuple[str, bytes]]:
         entries = list(self._data.get(scope, {}).items())
@@ -185,6 +190,15 @@ class KvAdapter:
 
     def groups(self) -> list[str]:
         return [scope for scope, group in self._data.items() if len(self._deadlines.over(scope)) < len(group)]
+
+    def route(self, visited: list[str]) -> list[str]:
+        return visited
+
+    def line_up(self, worker: str, ttl_ms: int) -> Answer[list[str]]:
+        return []  # the store belongs to this process alone
+
+    def step_out(self, worker: str) -> Answer[None]:
+        return None
 
     def enable_events(self, enabled: bool) -> None:
         self._events_enabled = enabled

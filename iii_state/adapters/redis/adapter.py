@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 from hiredis import ReplyError
 
 from iii_state.adapters.base import Updated
+from iii_state.adapters.redis import queues
 from iii_state.adapters.redis.address import Address
 from iii_state.adapters.redis.connection import SESSION_MS, Again, Connection
 from iii_state.adapters.redis.deadlines import Deadlines
@@ -43,7 +44,7 @@ from iii_state.adapters.redis.wire import Wire, explain
 from iii_state.config import RedisSettings
 from iii_state.errors import InvalidValue, StoreError
 from iii_state.events import DeadLetter, Delivery, Failure, QueueLimits, QueueStats, Subscription
-from iii_state.host import Answer
+from iii_state.host import Answer, then
 from iii_state.ops import Plan
 from iii_state.sessions import SESSION_SECONDS, Request
 
@@ -369,6 +370,9 @@ class RedisAdapter:
         except InvalidValue as error:
             raise StoreError(f"the value at scope {scope!r}, key {key!r} is not ours, and no JSON: {error}") from None
 
+    def texts(self, scope: str) -> Answer[list[bytes]]:
+        return then(self.entries(scope), lambda entries: [text for _, text in entries])
+
     def entries(self, scope: str) -> Answer[list[tuple[str, bytes]]]:
         return self._own(self._entries(scope))
 
@@ -424,6 +428,9 @@ class RedisAdapter:
     def groups(self) -> Answer[list[str]]:
         return self._own(self._scopes.all())
 
+    def route(self, visited: list[str]) -> list[str]:
+        return visited
+
     def enable_events(self, enabled: bool) -> None:
         self._fanout.enabled = enabled
 
@@ -477,6 +484,13 @@ class RedisAdapter:
     def _ring_all(self) -> None:
         for subscription_id in list(self._subscriptions.hosted):
             self._bell(subscription_id)
+
+    def line_up(self, worker: str, ttl_ms: int) -> Answer[list[str]]:
+        call = queues.line_up(self._keys, worker.encode(), ttl_ms)
+        return self._run("line_up", call, lambda before: [other.decode() for other in before])
+
+    def step_out(self, worker: str) -> Answer[None]:
+        return self._run("line_up", queues.line_up(self._keys, worker.encode(), 0), lambda _: None)
 
     def _emptied(self) -> None:
         self._was_emptied = True

@@ -104,6 +104,11 @@ class Keys:
         return self._own + b"fenced"
 
     @cached_property
+    def line(self) -> bytes:
+        """Hash: worker -> its place among those that serve this store to engines that are not ours, and until when it counts."""
+        return self._own + b"line"
+
+    @cached_property
     def engines(self) -> bytes:
         """Hash: engine -> since when."""
         return self._own + b"engines"

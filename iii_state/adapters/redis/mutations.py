@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 from iii_state import values
-from iii_state.adapters.base import TooLarge, Updated
+from iii_state.adapters.base import Updated
 from iii_state.adapters.redis.keys import Keys, lane
 from iii_state.apply import apply
+from iii_state.errors import too_large
 from iii_state.ops import Failure, OpError, Plan
 from iii_state.sessions import Fenced, Forgotten, SessionLost, SessionTaken
 
@@ -239,7 +240,7 @@ def _refusal(reply: Reply, limit: int) -> Exception:
         case [b"FOREIGN", bytes(text)]:
             return Foreign(text)
         case [b"TOO_LARGE", int(size)]:
-            return TooLarge(size, limit)
+            return too_large(size, limit)
         case [b"FENCED"]:
             return Fenced()
         case [b"LOST"]:

@@ -154,6 +154,11 @@ def heartbeat(keys: Keys, engine: bytes, ttl_ms: int, name: bytes) -> list[bytes
     return [b"2", keys.engines, keys.engine(engine), engine, b"%d" % ttl_ms, name]
 
 
+def line_up(keys: Keys, worker: bytes, ttl_ms: int) -> list[bytes]:
+    """What follows the digest of line_up.lua in EVALSHA."""
+    return [b"1", keys.line, worker, b"%d" % ttl_ms]
+
+
 def fence(keys: Keys, engine: bytes) -> list[bytes]:
     """What follows the digest of fence.lua in EVALSHA."""
     return [b"3", keys.engines, keys.engine(engine), keys.fenced, engine]

@@ -28,14 +28,13 @@ from iii_state.adapters.redis.mutations import (
     updated,
 )
 from iii_state.adapters.redis.scripts import script
-from iii_state.ops import OpRequest, Plan, compile_ops
+from iii_state.ops import Plan, compile_text
 
 LIMIT = values.MAX_VALUE_BYTES
-_requests = msgspec.json.Decoder(list[OpRequest])
 
 
 def plan_of(ops: list[dict[str, Any]]) -> Plan:
-    return compile_ops(_requests.decode(json.dumps(ops, ensure_ascii=False).encode()))
+    return compile_text(json.dumps(ops, ensure_ascii=False).encode())
 
 
 class Engine:

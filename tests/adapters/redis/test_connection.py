@@ -21,12 +21,12 @@ from iii_state.adapters.redis.wire import open_wire, pack
 from iii_state.config import RedisSettings
 from iii_state.errors import StoreError
 from iii_state.events import QueueLimits, Subscription
-from iii_state.ops import OpRequest, compile_ops
+from iii_state.ops import compile_text
 from iii_state.sessions import Fenced, Request, SessionLost
 from tests.adapters.redis.proxy import Proxy, proxy_to
 from tests.redis_server import RedisServer
 
-INCREMENT = compile_ops(msgspec.json.decode(b'[{"type":"increment","path":"n","by":1}]', type=list[OpRequest]))
+INCREMENT = compile_text(b'[{"type":"increment","path":"n","by":1}]')
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from iii_state import values
-from iii_state.adapters.base import TooLarge
-from iii_state.errors import StoreError
+from iii_state.errors import FunctionError, StoreError
 from tests.adapters.redis.proxy import proxy_to
 from tests.adapters.redis.test_adapter import SMALLEST_RULES
 from tests.adapters.redis.test_connection import INCREMENT, adapter_on, answer_of, until
@@ -59,7 +58,7 @@ async def test_writes_that_no_replica_confirms_fail_in_words_and_reads_go_on(pri
         await until(lambda: primary.client.hlen("state:s") == 6)
         assert await answer_of(adapter.get("s", "k4")) == b"2"
         assert len(await answer_of(adapter.entries("s"))) == 6
-        with pytest.raises(TooLarge):
+        with pytest.raises(FunctionError, match="VALUE_TOO_LARGE"):
             await answer_of(adapter.update("s", "n", INCREMENT, 3))
         for answer in waiting:
             with pytest.raises(StoreError, match=r"the change was made on Redis .* not confirmed .* of 1 replicas 0 have"):

@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from iii_state import values
-from iii_state.adapters.base import TooLarge
 from iii_state.adapters.redis.mutations import Foreign, plan_arguments, update_arguments, updated
 from iii_state.apply import apply
+from iii_state.errors import FunctionError, too_large
 from tests.adapters.redis.engine import LIMIT, Engine, plan_of
 from tests.strategies import DOCUMENTS, FLOATS, INTEGERS, OP_LISTS
 
@@ -230,12 +230,12 @@ def test_the_size_of_the_result_is_that_of_its_compact_text(client: redis.Redis)
     engine.put(b"s", b"k", stored_form({"a": 1, "b": 2}))
     ops = [{"type": "set", "path": "c", "value": 3}]
     size = len(b'{"a":1,"b":2,"c":3}')
-    with pytest.raises(TooLarge) as too_large:
+    with pytest.raises(FunctionError) as refused:
         engine.update(b"s", b"k", ops, limit=size - 1)
-    assert (too_large.value.size, too_large.value.limit) == (size, size - 1)
+    assert str(refused.value) == str(too_large(size, size - 1))
     assert engine.stored(b"s", b"k") == stored_form({"a": 1, "b": 2})
     assert engine.update(b"s", b"k", ops, limit=size).new == stored_form({"a": 1, "b": 2, "c": 3})
-    with pytest.raises(TooLarge):
+    with pytest.raises(FunctionError, match="VALUE_TOO_LARGE"):
         engine.update(b"s", b"new", [{"type": "set", "path": "", "value": "xxxx"}], limit=5)
 
 

@@ -122,6 +122,12 @@ class Queue:
         if self.hosted:
             self._bell(self.id)
 
+    def drop(self, delivery: Delivery) -> None:
+        """Forget a delivery, wherever it is; the one behind it in its lane is ready then."""
+        number = _number(delivery)
+        self._pending.pop(number, None)
+        self._forget(number)
+
     def drop_oldest(self) -> Delivery | None:
         """Drop the oldest delivery that is not out, if there is one."""
         number = next((number for number in self._entries if number not in self._pending), None)

@@ -1,0 +1,114 @@
+"""What a remote engine answers to `state::*`, as this side of a bridge has it: stored texts, keys, scopes.
+
+Values are checked and brought into the stored form here, once. What is framed already comes from an engine of this project, and is
+taken as it is: a large document costs a look at its first bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+from msgspec import Raw
+
+from iii_state import values
+from iii_state.adapters.base import Updated
+from iii_state.errors import InvalidValue, StoreError
+from iii_state.ops import OpError
+from iii_state.values import Json
+
+T = TypeVar("T")
+
+
+class _Replaced(msgspec.Struct):
+    old_value: Raw = Raw(b"null")
+
+
+class _Updated(msgspec.Struct):
+    new_value: Raw
+    old_value: Raw = Raw(b"null")
+    errors: list[OpError] = []
+
+
+class _Groups(msgspec.Struct):
+    groups: list[str]
+
+
+class _Keys(msgspec.Struct):
+    keys: list[str]
+
+
+class Page(msgspec.Struct):
+    """A page of `state::list_entries`: pairs of key and value as they came."""
+
+    entries: list[tuple[str, Raw]]
+    next_cursor: str | None = None
+
+
+_replaced = msgspec.json.Decoder(_Replaced)
+_updated = msgspec.json.Decoder(_Updated)
+_groups = msgspec.json.Decoder(_Groups)
+_keys = msgspec.json.Decoder(_Keys)
+_texts = msgspec.json.Decoder(list[Raw])
+_page = msgspec.json.Decoder(Page)
+
+
+def stored(text: Json) -> bytes:
+    """The stored form of a value of the remote's. Raises `InvalidValue` for what is never stored."""
+    text = bytes(text)
+    return text if text.startswith(values.FRAME_START) else values.to_stored(text)
+
+
+def _stored_or_none(text: Json) -> bytes | None:
+    """The stored form of a value before a change: null stands for there was none."""
+    text = bytes(text)
+    return None if text == b"null" else stored(text)
+
+
+def value(text: bytes | None) -> bytes | None:
+    """`state::get`, `state::delete`: no result is no value, a result of null is a stored null."""
+    return None if text is None else stored(text)
+
+
+def replaced(text: bytes | None) -> bytes | None:
+    """`state::set`."""
+    return _stored_or_none(_replaced.decode(text or b"null").old_value)
+
+
+def updated(text: bytes | None) -> Updated:
+    """`state::update`."""
+    answer = _updated.decode(text or b"null")
+    return Updated(_stored_or_none(answer.old_value), stored(answer.new_value), answer.errors)
+
+
+def texts(text: bytes | None) -> list[bytes]:
+    """`state::list`."""
+    return list(map(stored, _texts.decode(text or b"null")))
+
+
+def groups(text: bytes | None) -> list[str]:
+    """`state::list_groups`."""
+    return _groups.decode(text or b"null").groups
+
+
+def keys(text: bytes | None) -> list[str]:
+    """`state::list_keys`."""
+    return _keys.decode(text or b"null").keys
+
+
+def page(text: bytes | None) -> Page:
+    """`state::list_entries`."""
+    return _page.decode(text or b"null")
+
+
+def checked(url: str, function: str, read: Callable[[bytes | None], T]) -> Callable[[bytes | None], T]:
+    """`read`, with a `StoreError` in words where the answer is not as it should be."""
+
+    def read_checked(text: bytes | None) -> T:
+        try:
+            return read(text)
+        except (msgspec.MsgspecError, InvalidValue, RecursionError, UnicodeError) as error:
+            raise StoreError(f"the answer of {url} to {function} cannot be used: {error}") from None
+
+    return read_checked

@@ -1,0 +1,179 @@
+"""One local subscription: its events here, and the calls of the remote that wait for what becomes of them.
+
+An event of a remote that keeps it is *held*: it is given back when nobody takes it, or when its call is lost, since the remote
+delivers it again. Any other is kept here, in memory, until it has been handled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from typing import NamedTuple
+
+from iii_state.engine.protocol import NOT_CARRIED_OUT
+from iii_state.errors import FunctionError, NotCarriedOut
+from iii_state.events import Delivery, Event, Failure, Subscription
+from iii_state.host import Answer
+from iii_state.queues import Queue
+
+logger = logging.getLogger(__name__)
+
+MAX_OUTCOMES = 10_000
+"""So many outcomes are kept for a remote that was not there to hear them."""
+
+
+class _Open(NamedTuple):
+    """A call of the remote's that waits for the outcome of a delivery."""
+
+    answer: asyncio.Future[bytes | None]
+    arrived: float
+
+
+class Feed:
+    """The queue of a subscription, its function and its trigger at the remote."""
+
+    def __init__(self, queue: Queue) -> None:
+        self.queue = queue
+        self.trigger_id = str(uuid.uuid4())
+        self.name: str | None = None
+        """The function at the remote; None before it is known what the remote is."""
+        self.is_served = False
+        self.ends: asyncio.TimerHandle | None = None
+        self._held: dict[str, Delivery] = {}
+        """What the remote keeps in its queue until it is answered, by the event's id there."""
+        self._open: dict[str, _Open] = {}
+        """The remote's calls, by the same ids; none for what is held over a connection that broke."""
+        self._ids: dict[int, str] = {}
+        """Number of a delivery that is held → its event's id at the remote."""
+        self._outcomes: dict[str, FunctionError | None] = {}
+        """What became of events whose calls were lost, for when the remote calls again."""
+        self._numbers = 0
+
+    @property
+    def subscription(self) -> Subscription:
+        return self.queue.subscription
+
+    # -- events that come
+
+    def keep(self, event: Event) -> None:
+        """Take an event on that nobody else keeps. Where there is no room, the oldest goes."""
+        while self.queue.overflow(event) is not None and self.queue.drop_oldest() is not None:
+            dropped = self.queue.dropped
+            if dropped == 1 or dropped % 1000 == 0:
+                function = self.subscription.function_id
+                logger.warning("the queue of %s is full; %d of its oldest events dropped so far", function, dropped)
+        self.queue.push(self._delivery(event))
+
+    def hold(self, event_id: str, event: Event, attempt: int, fence: int) -> Answer[bytes | None]:
+        """Take an event on that the remote keeps until this is answered. It may be one that is here already, or has been."""
+        if event_id in self._outcomes:
+            outcome = self._outcomes.pop(event_id)
+            if outcome is not None:
+                raise outcome
+            return None
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[bytes | None] = loop.create_future()
+        earlier = self._open.get(event_id)
+        self._open[event_id] = _Open(answer, loop.time())
+        if earlier is not None and not earlier.answer.done():
+            earlier.answer.set_result(None)  # the remote has given it up
+        if event_id not in self._held:
+            delivery = self._delivery(event, attempt, fence)
+            self._held[event_id] = delivery
+            self._ids[self._numbers] = event_id
+            self.queue.push(delivery)
+        return answer
+
+    def _delivery(self, event: Event, attempt: int = 1, fence: int = 0) -> Delivery:
+        self._numbers += 1
+        return Delivery(self.queue.id, event, attempt, fence, self._numbers)
+
+    # -- what becomes of them
+
+    def is_held(self, delivery: Delivery) -> bool:
+        """Whether the remote keeps this one."""
+        return _number(delivery) in self._ids
+
+    def is_certain(self, delivery: Delivery) -> bool:
+        """Whether nobody else can have it by now."""
+        event_id = self._ids.get(_number(delivery))
+        return event_id is None or event_id in self._open
+
+    def finish(self, delivery: Delivery, failure: Failure | None = None, *, final: bool = False) -> None:
+        """A pending delivery is over. A remote that keeps it is told how that went, now or when it calls again."""
+        if not self.queue.is_pending(delivery):
+            return
+        self.queue.finish(delivery)
+        event_id = self._ids.pop(_number(delivery), None)
+        if event_id is None:
+            return
+        outcome = None if failure is None else _error(failure, final=final)
+        del self._held[event_id]
+        waiting = self._open.pop(event_id, None)
+        if waiting is None:
+            if len(self._outcomes) >= MAX_OUTCOMES:
+                del self._outcomes[next(iter(self._outcomes))]
+            self._outcomes[event_id] = outcome
+        elif not waiting.answer.done():
+            if outcome is None:
+                waiting.answer.set_result(None)
+            else:
+                waiting.answer.set_exception(outcome)
+
+    def release(self, delivery: Delivery) -> None:
+        """A pending delivery was not begun: it is ready again here, or given back to the remote."""
+        if not self.queue.is_pending(delivery):
+            return
+        self.queue.release(delivery)
+        event_id = self._ids.get(_number(delivery))
+        if event_id is not None and (not self.is_served or event_id not in self._open):
+            self._let_go(event_id)
+
+    def give_back_waiting(self, before: float | None = None) -> None:
+        """Give back what has not been taken: all of it, or what arrived before a time."""
+        for event_id, delivery in list(self._held.items()):
+            if not self.queue.is_pending(delivery) and (before is None or self._open[event_id].arrived < before):
+                self._let_go(event_id)
+
+    def lose_calls(self) -> None:
+        """The connection is gone: the remote delivers again what it keeps. What runs here goes on."""
+        self._open.clear()
+        self.give_back_waiting()
+
+    def end(self) -> None:
+        """Give everything back, and stop."""
+        self.queue.hosted = False
+        for event_id in list(self._held):
+            self._let_go(event_id)
+        self.close()
+
+    def close(self) -> None:
+        """Stop all timers."""
+        if self.ends is not None:
+            self.ends.cancel()
+            self.ends = None
+        self.queue.hosted = False
+        self.queue.close()
+
+    def _let_go(self, event_id: str) -> None:
+        """Give an event back, uncounted, whatever has become of it here."""
+        delivery = self._held.pop(event_id)
+        self._ids.pop(_number(delivery), None)
+        self.queue.drop(delivery)
+        waiting = self._open.pop(event_id, None)
+        if waiting is not None and not waiting.answer.done():
+            waiting.answer.set_exception(NotCarriedOut("invocation_stopped", "nobody takes it here at the moment"))
+
+
+def _error(failure: Failure, *, final: bool) -> FunctionError:
+    """A failure as the remote is told of it: the handler's, even where its words are those of one that was not called."""
+    if failure.code in NOT_CARRIED_OUT:
+        return FunctionError("invocation_failed", str(failure), final=final)
+    return FunctionError(failure.code, failure.message, final=final)
+
+
+def _number(delivery: Delivery) -> int:
+    number = delivery.token
+    assert isinstance(number, int)
+    return number

@@ -1,0 +1,64 @@
+"""A session at the remote, by which it recognises mutations that are made again."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable
+
+from iii_state import values
+from iii_state.errors import FunctionError
+from iii_state.sessions import Fenced, Forgotten, SessionLost, SessionTaken
+
+SESSION_OPEN = b'"iii-state::session_open"'
+
+NOT_RETRY_SAFE = "NOT_RETRY_SAFE"
+"""What an engine answers whose own bridge leads to one that has no sessions."""
+
+Ask = Callable[[bytes, bytes], Awaitable[bytes | None]]
+"""Calls a function of the remote once: JSON text of its id, and of the request."""
+
+
+_ERRORS = {kind.code: kind for kind in (SessionLost, SessionTaken, Fenced, Forgotten)}
+
+
+def session_error(error: FunctionError) -> Exception:
+    """What a remote says of a session or a ticket that somebody else has made, as an adapter says it."""
+    kind = _ERRORS.get(error.code)
+    return error if kind is None else kind()
+
+
+class SessionGone(Exception):
+    """There is no such session; the message says why, as part of a sentence."""
+
+
+class Session:
+    """One session. Its epoch grows with every connection: what is still on its way from before is refused from then on."""
+
+    def __init__(self) -> None:
+        self._id = secrets.token_hex(16)
+        self._epoch = 0
+        self._head = b""
+
+    async def open(self, ask: Ask) -> str | None:
+        """Open it, or, on a further connection, raise its epoch. Returns the id of the store.
+
+        Raises `SessionGone` where the remote has lost it, or has no sessions; `FunctionError` where it cannot say.
+        """
+        previous, self._epoch = self._epoch, self._epoch + 1
+        request = {"session": self._id, "epoch": self._epoch, "previous_epoch": previous}
+        try:
+            answer = await ask(SESSION_OPEN, values.encode(request))
+        except FunctionError as error:
+            if error.code in ("function_not_found", NOT_RETRY_SAFE):
+                raise SessionGone("it does not recognise calls that are made again") from None
+            if error.code in ("SESSION_LOST", "SESSION_TAKEN"):
+                raise SessionGone("it has lost its record of this call") from None
+            raise
+        self._head = b',"_iii_state_request":{"session":"%b","epoch":%d,"slot":' % (self._id.encode(), self._epoch)
+        about = values.decode(answer or b"{}")
+        store = about.get("store") if isinstance(about, dict) else None
+        return store if isinstance(store, str) else None
+
+    def sign(self, data: bytes, slot: int, seq: int) -> bytes:
+        """A request (an object without its closing brace) with what the remote recognises it by."""
+        return b'%b%b%d,"seq":%d}}' % (data, self._head, slot, seq)

@@ -1,0 +1,5 @@
+"""The external state worker of an iii engine: the state module over a WebSocket, in a process of its own."""
+
+from iii_state.attach.attachment import Attachment, Refused
+
+__all__ = ["Attachment", "Refused"]

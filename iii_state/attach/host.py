@@ -1,0 +1,191 @@
+"""What the state module sees of an engine that it is attached to: `host.Host` over a worker's connection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import msgspec
+
+from iii_state import values
+from iii_state.attach.callers import Callers
+from iii_state.attach.presence import Presence
+from iii_state.engine.client import Client, ConnectionLost
+from iii_state.engine.protocol import OLD_PYTHON_FRAME_BYTES
+from iii_state.errors import FunctionError, NotCarriedOut
+from iii_state.host import DEFAULT_NAMESPACE, Answer, Caller, Handler, Trigger, TriggerProvider
+from iii_state.values import Json
+
+DEFAULT_PREFIX = "state"
+
+MAX_VALUE_DEPTH = 127
+"""Deeper values are refused: stock engines and Rust SDKs cannot read them."""
+
+
+class _Function(msgspec.Struct, frozen=True):
+    handler: Handler
+    description: str | None
+    metadata: bytes | None
+
+
+class _Type(msgspec.Struct, frozen=True):
+    provider: TriggerProvider
+    description: str
+
+
+class AttachedHost:
+    """Keeps what a module registers, and registers it with an engine while it is to serve there.
+
+    `prefix` stands in place of `state` in the ids of functions and trigger types. `store` gives the id of the module's store, which
+    stands in the metadata of every function, so that others can tell whose they are.
+    """
+
+    def __init__(self, prefix: str, store: Callable[[], str | None]) -> None:
+        self.presence = Presence()
+        self._prefix = prefix
+        self._store = store
+        self._client: Client | None = None
+        self._functions: dict[str, _Function] = {}
+        self._types: dict[str, _Type] = {}
+        self._callers = Callers()
+
+    @property
+    def serves(self) -> bool:
+        """Whether the module is registered with the engine."""
+        return self._client is not None
+
+    @property
+    def function_ids(self) -> list[str]:
+        """The functions of the module, as the engine knows them."""
+        return list(self._functions)
+
+    def name_of(self, known_as: str) -> str:
+        """What the engine knows a function or trigger type of the module as."""
+        if self._prefix == DEFAULT_PREFIX:
+            return known_as
+        first, *rest = known_as.split("::")
+        return "::".join((self._prefix, *rest)) if first in ("state", "iii-state") else known_as
+
+    # --- for the module
+
+    def register_function(
+        self, function_id: str, handler: Handler, *, description: str | None = None, metadata: bytes | None = None
+    ) -> None:
+        if metadata is None:
+            metadata = values.encode({"iii_state": {"store": self._store()}})
+        self._functions[self.name_of(function_id)] = _Function(self._serving(function_id, handler), description, metadata)
+
+    def _serving(self, function_id: str, handler: Handler) -> Handler:
+        deepest = MAX_VALUE_DEPTH + (3 if function_id.endswith("::update") else 1)  # what stands around a value in a request
+
+        def serve(data: Json, _: Caller) -> Answer[bytes | None]:
+            if len(data) > 2 * deepest and values.nesting_exceeds(bytes(data), deepest):
+                raise FunctionError(
+                    "deserialization_error",
+                    f"Failed to deserialize input for {function_id}: nesting deeper than {MAX_VALUE_DEPTH} levels, which stock "
+                    "engines cannot read",
+                )
+            return handler(data, self._callers.of(data))
+
+        return serve
+
+    def register_trigger_type(self, trigger_type: str, provider: TriggerProvider, *, description: str) -> None:
+        self._types[self.name_of(trigger_type)] = _Type(_Provider(provider, self.presence), description)
+
+    def has_function(self, function_id: str, namespace: str = DEFAULT_NAMESPACE) -> bool:
+        return self.presence.has(namespace, function_id)
+
+    def watch_functions(self, changed: Callable[[str, str], None]) -> None:
+        self.presence.watch(changed)
+
+    def invoke(
+        self, function_id: str, data: bytes, *, namespace: str = DEFAULT_NAMESPACE, metadata: bytes | None = None
+    ) -> Answer[bytes | None]:
+        client = self._client
+        if client is None or not client.is_connected:
+            raise NotCarriedOut("invocation_stopped", "there is no connection to the engine")
+        if values.nesting_exceeds(data, client.max_frame_depth - 1):
+            deep = f"the event nests deeper than the {client.max_frame_depth} levels that the engine at {client.url} reads"
+            raise NotCarriedOut("payload_too_large", deep)
+        answer = client.call(function_id, data, namespace=namespace, metadata=metadata)
+        outcome: asyncio.Future[bytes | None] = answer.get_loop().create_future()
+
+        def settle(settled: asyncio.Future[bytes | None]) -> None:
+            if outcome.done():
+                settled.cancelled() or settled.exception()
+            elif settled.cancelled():
+                outcome.cancel()
+            elif (error := settled.exception()) is not None:
+                outcome.set_exception(self._outcome(namespace, function_id, len(data), error))
+            else:
+                outcome.set_result(settled.result())
+
+        answer.add_done_callback(settle)
+        outcome.add_done_callback(partial(_give_up, answer))
+        return outcome
+
+    def _outcome(self, namespace: str, function_id: str, size: int, error: BaseException) -> BaseException:
+        """What an error of a call means: that the function failed, or that the engine could not have the call carried out."""
+        if isinstance(error, ConnectionLost):
+            return NotCarriedOut("invocation_stopped", str(error))
+        if not isinstance(error, FunctionError):
+            return error
+        code, message = error.code, error.message
+        if code in ("invocation_stopped", "channel_send_failed"):
+            self.presence.missing(namespace, function_id)
+            # What is large may be what made its worker go: an old SDK drops the connection on it. That counts as an attempt.
+            return error if size > OLD_PYTHON_FRAME_BYTES // 2 else NotCarriedOut("invocation_stopped", message)
+        if function_id in message:
+            if code == "function_not_found":
+                self.presence.missing(namespace, function_id)
+            elif code == "payload_too_large":
+                return NotCarriedOut(code, message)
+        return error
+
+    # --- for the attachment
+
+    def register_with(self, client: Client) -> None:
+        """Serve, from now on, whatever the module has registered."""
+        self.presence.forget()
+        self._client = client
+        for trigger_type, provided in self._types.items():  # first: a provider keeps the functions that it registers
+            client.served.register_trigger_type(trigger_type, provided.provider, provided.description)
+        self.register_functions(self._functions)
+
+    def register_functions(self, function_ids: Iterable[str]) -> None:
+        """Register functions with the engine, once more where it had forgotten them."""
+        assert self._client is not None
+        for function_id in function_ids:
+            function = self._functions[function_id]
+            self._client.served.register_function(function_id, function.handler, function.description, function.metadata)
+
+    def withdraw(self) -> None:
+        """Serve no more; triggers count as away."""
+        client, self._client = self._client, None
+        if client is not None:
+            for trigger_type in self._types:
+                client.served.unregister_trigger_type(trigger_type)
+            for function_id in self._functions:
+                client.served.unregister_function(function_id)
+            self.presence.forget()
+
+
+class _Provider:
+    """The module's side of a trigger type. Whoever registers a trigger has its function, or is about to."""
+
+    def __init__(self, provider: TriggerProvider, presence: Presence) -> None:
+        self._provider = provider
+        self._presence = presence
+
+    def register(self, trigger: Trigger, replaces: Trigger | None = None) -> Answer[None]:
+        self._presence.here(trigger.namespace, trigger.function_id)
+        return self._provider.register(trigger, replaces)
+
+    def unregister(self, trigger: Trigger, *, disconnected: bool) -> Answer[None]:
+        return self._provider.unregister(trigger, disconnected=disconnected)
+
+
+def _give_up(answer: asyncio.Future[bytes | None], outcome: asyncio.Future[bytes | None]) -> None:
+    if outcome.cancelled():
+        answer.cancel()

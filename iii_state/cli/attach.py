@@ -1,0 +1,70 @@
+"""`iii-state attach`: the external state worker of an iii engine."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+from pathlib import Path
+
+import click
+import uvloop
+
+from iii_state.attach import Attachment, Refused
+from iii_state.cli.state import DEFAULT_URL
+from iii_state.cli.store import Load, collect_less, configured, reloading, store_options
+from iii_state.errors import ConfigError, StoreError
+from iii_state.module import StateModule
+
+_ID = re.compile(r"[^\s:]+(::[^\s:]+)*")
+
+
+@click.command()
+@click.option("--engine", "url", envvar="III_URL", default=DEFAULT_URL, show_default=True, show_envvar=True, help="The engine.")
+@store_options
+@click.option("--prefix", default="state", show_default=True, help="Serve PREFIX::set and so on, and the trigger type PREFIX.")
+@click.option("--name", default="state", show_default=True, help="What the worker is called; NAME-2, … where that is taken.")
+def attach(
+    url: str,
+    config_path: Path | None,
+    adapter: str | None,
+    file_path: str | None,
+    redis_url: str | None,
+    bridge_url: str | None,
+    prefix: str,
+    name: str,
+) -> None:
+    """Serve state to an engine that has none of its own, as a worker of it.
+
+    Prints a line on standard error when it serves (`attached to …`), and when another one of the same store does (`standby at …`):
+    then it waits, and takes over when that one goes. It waits for an engine that is not there, too. SIGTERM and Ctrl-C stop it
+    cleanly, SIGHUP applies `triggers_enabled` and `max_value_bytes` of the --config anew.
+    """
+    if _ID.fullmatch(prefix) is None or prefix.split("::")[0] == "engine":
+        raise click.BadParameter("it has to be words joined by ::, such as shared::state, and not engine's", param_hint="--prefix")
+    if not name.strip() or name == "iii-state":
+        raise click.BadParameter(
+            "it has to be something else than nothing and iii-state, a stock engine's own", param_hint="--name"
+        )
+    load = configured(config_path, adapter, {"kv": file_path, "redis": redis_url, "bridge": bridge_url})
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_attach(load, url, prefix, name))
+    except (ConfigError, StoreError, Refused) as error:
+        raise click.ClickException(str(error)) from None
+
+
+async def _attach(load: Load, url: str, prefix: str, name: str) -> None:
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+    module = StateModule(load())
+
+    def stop() -> None:
+        stopped.set()
+        loop.remove_signal_handler(signal.SIGINT)  # a second Ctrl-C stops at once
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    loop.add_signal_handler(signal.SIGHUP, reloading(module, load))
+    collect_less()
+    await Attachment(module, url, prefix=prefix, name=name, say=lambda words: click.echo(words, err=True)).run(stopped)

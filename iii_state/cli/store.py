@@ -1,0 +1,97 @@
+"""What the commands that run a state module have in common: where values are stored, reloading, the garbage collector."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from iii_state import config as configuration
+from iii_state.errors import ConfigError
+from iii_state.module import StateModule
+
+logger = logging.getLogger(__name__)
+
+C = TypeVar("C", bound=Callable[..., Any])
+Load = Callable[[], dict[str, Any]]
+"""Reads the configuration, now; raises `ConfigError` or `click.UsageError`."""
+
+
+def store_options(command: C) -> C:
+    """`--config`, `--adapter`, `--file-path`, `--redis-url` and `--bridge-url`."""
+    for option in reversed(
+        (
+            click.option("--config", "config_path", type=click.Path(dir_okay=False, path_type=Path), help="An iii config.yaml."),
+            click.option(
+                "--adapter", type=click.Choice(["kv", "redis", "bridge"]), help="Where values are stored (kv unless told)."
+            ),
+            click.option(
+                "--file-path", help="A directory for the kv adapter: values and events last. Without it they live in memory."
+            ),
+            click.option("--redis-url", help="The Redis of the redis adapter, e.g. redis://localhost:6379."),
+            click.option("--bridge-url", help="The engine whose state the bridge adapter uses, e.g. ws://localhost:49134."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def configured(config_path: Path | None, adapter: str | None, places: dict[str, str | None]) -> Load:
+    """Reads the configuration that the options name; `places` are those of each adapter's store."""
+
+    def load() -> dict[str, Any]:
+        given = {} if config_path is None else configuration.load(config_path)
+        return _with_options(given, adapter, places)
+
+    return load
+
+
+def reloading(module: StateModule, load: Load) -> Callable[[], None]:
+    """What SIGHUP does."""
+
+    def reload() -> None:
+        try:
+            module.reconfigure(load())
+        except (ConfigError, click.ClickException) as error:
+            logger.error("the configuration is as it was: %s", error)
+
+    return reload
+
+
+_OPTIONS = {"kv": "--file-path", "redis": "--redis-url", "bridge": "--bridge-url"}
+
+
+def _with_options(config: dict[str, Any], adapter: str | None, places: dict[str, str | None]) -> dict[str, Any]:
+    """The configuration with what the options say in place of what the file says; `places` are those of each adapter's store."""
+    implied = [name for name, place in places.items() if place is not None]
+    if len(implied) > 1:
+        given = " and ".join(f"{_OPTIONS[name]} (the {name} adapter's)" for name in implied)
+        raise click.UsageError(f"one engine has one store: {given} were given; give one of them.")
+    if adapter is not None and implied and adapter != implied[0]:
+        raise click.UsageError(f"{_OPTIONS[implied[0]]} is for the {implied[0]} adapter, not for --adapter {adapter}.")
+    name = adapter or (implied[0] if implied else None)
+    if name is None:
+        return config
+    entry = config.get("adapter") if isinstance(config.get("adapter"), dict) else None
+    same = entry is not None and entry.get("name", "kv") == name
+    settings = dict(entry.get("config") or {}) if entry is not None and same else {}
+    place = places[name]
+    if name == "kv" and place is not None:
+        settings.update(store_method="file_based", file_path=place)
+    elif place is not None:
+        settings[f"{name}_url"] = place
+    return {**config, "adapter": {"name": name, "config": settings}}
+
+
+def collect_less() -> None:
+    """What was imported lives for ever and is not looked at any more; a call makes no cycles, so they are looked for seldom.
+
+    With the defaults, full collections stop an engine with many values for some 25 ms at a time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)

@@ -1,0 +1,41 @@
+"""The line of workers that serve one store to engines: who comes first is before all others until it is gone."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.contract.conftest import Store
+
+LONG = 60_000
+WITHOUT_LINE = ("kv", "bridge")
+"""A kv store has no other process; a bridge is told of none."""
+
+
+async def test_who_lines_up_later_is_behind_for_as_long_as_the_first_counts(store: Store, kind: str) -> None:
+    if kind.startswith(WITHOUT_LINE):
+        assert await store.line_up("a", LONG) == await store.line_up("b", LONG) == []
+        return
+    assert await store.line_up("a", LONG) == []
+    assert await store.line_up("b", LONG) == ["a"]
+    assert sorted(await store.line_up("c", LONG)) == ["a", "b"]
+    assert await store.line_up("a", LONG) == []
+    await store.step_out("a")
+    assert await store.line_up("b", LONG) == []
+    assert await store.line_up("a", LONG) in (["b", "c"], ["c", "b"])
+
+
+async def test_who_has_not_been_heard_of_in_time_is_out_and_comes_back_at_the_end(store: Store, kind: str) -> None:
+    if kind.startswith(WITHOUT_LINE):
+        return
+    await store.line_up("a", 1)
+    async with asyncio.timeout(10):
+        while await store.line_up("b", LONG) == ["a"]:
+            await asyncio.sleep(0.002)
+    assert await store.line_up("a", LONG) == ["b"]
+
+
+async def test_of_many_at_once_one_is_first(store: Store, kind: str) -> None:
+    if kind.startswith(WITHOUT_LINE):
+        return
+    found = await asyncio.gather(*(store.line_up(f"worker-{number}", LONG) for number in range(20)))
+    assert sorted(map(len, found)) == list(range(20))
