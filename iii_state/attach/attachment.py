@@ -208,7 +208,8 @@ class Attachment:
 
     def _of_others(self, rows: list[survey.Row]) -> list[survey.Row]:
         """The functions that are served from another store; one that does not say from which is like its worker's `set`."""
-        stores = {row.worker_name: row.store for row in rows if row.function_id == self._host.name_of("state::set")}
+        own_set = self._host.name_of("state::set")
+        stores = {row.worker_name: row.store for row in rows if row.function_id == own_set and row.worker_name}
         return [row for row in rows if (row.store or stores.get(row.worker_name)) != (self._adapter.store or "")]
 
     async def _are_here(self, client: Client, worker_ids: Iterable[str]) -> bool:
