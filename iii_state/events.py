@@ -93,7 +93,8 @@ class Subscription(msgspec.Struct, frozen=True):
 class Delivery:
     """One event on its way to one subscription's handler, pending until it is acknowledged, retried, buried or released.
 
-    `attempt` counts from 1; `fence` grows whenever another engine takes over; `token` is the adapter's own handle.
+    `attempt` counts from 1; `fence` grows whenever another engine takes over; `token` is the adapter's own handle, `queued_at_ms`
+    when it was queued, where the adapter knows.
     """
 
     subscription_id: str
@@ -101,6 +102,7 @@ class Delivery:
     attempt: int = 1
     fence: int = 0
     token: object = None
+    queued_at_ms: int = 0
 
     @property
     def event_id(self) -> str:
@@ -135,11 +137,18 @@ class Failure:
 
 @dataclass(slots=True)
 class QueueStats:
-    """A look at one subscription's queue."""
+    """A look at one subscription's queue.
+
+    `waiting` have not been taken, `retrying` of them wait for their next attempt; `pending` are out at an engine. `hosts` are the
+    engines that host it now, as `host.engine_name` has them, `oldest_at_ms` is when the oldest event was queued (or made ready
+    again), in milliseconds since 1970, None for an empty queue.
+    """
 
     subscription: Subscription
     waiting: int
     pending: int
+    retrying: int
     dead: int
     dropped: int
-    hosted: bool
+    hosts: list[str]
+    oldest_at_ms: int | None

@@ -8,6 +8,8 @@ bring their own. Data passes as JSON text. A call answers at once where it can: 
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import Callable
 from typing import Protocol, TypeAlias, TypeVar
 
@@ -32,6 +34,12 @@ class Caller(msgspec.Struct, frozen=True):
 
 
 LOCAL = Caller()
+
+
+def engine_name() -> str:
+    """What people know this process by: host and process id."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
 
 Handler = Callable[[Json, Caller], Answer[bytes | None]]
 """A function of a module: JSON text of the request and the caller in; JSON text of the result out, None for no result.

@@ -1,129 +1,126 @@
-"""What is asked of a store through an engine besides its values: who wants which events, what became of those that no handler took,
-and sessions by which calls are recognised that are made again."""
+"""What operators ask for: who wants which events, and what became of those that no handler took."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Annotated, Any, Protocol, TypeAlias, TypeVar
 
 import msgspec
-from msgspec import Raw
+from msgspec import Meta, Raw
 
 from iii_state import values
-from iii_state.adapters.base import Adapter
-from iii_state.errors import FunctionError, InvalidValue, StoreError
+from iii_state.errors import FunctionError, StoreError
 from iii_state.events import DeadLetter, QueueStats
-from iii_state.host import Answer, Caller, Host, then
-from iii_state.requests import describe, within
-from iii_state.sessions import MAX_NUMBER, OpenRequest, SessionError, check_session
+from iii_state.host import Answer, Caller, Handler, Host, then
+from iii_state.requests import read
 from iii_state.values import Json
+
+T = TypeVar("T")
+
+MAX_SHOWN = 1000
+"""The most dead letters of one answer."""
+
+
+Awaited: TypeAlias = Answer[T] | Coroutine[Any, Any, T]
+
+
+class Inspected(Protocol):
+    """The part of an adapter that operators look at."""
+
+    def queues(self) -> Awaited[list[QueueStats]]: ...
+
+    def dead_letters(self, function_id: str | None = None) -> Awaited[list[DeadLetter]]: ...
+
+    def revive(self, dead_letter_id: str) -> Awaited[bool]: ...
+
+    def discard(self, dead_letter_id: str) -> Awaited[bool]: ...
 
 
 class DeadRequest(msgspec.Struct):
-    """Which dead letters: one by its id, those of a function, or all."""
+    """Which dead letters: one by its id, those of a function, or all; and how many of them are shown."""
 
     id: str | None = None
     function_id: str | None = None
-
-
-_dead = msgspec.json.Decoder(DeadRequest)
-_open = msgspec.json.Decoder(OpenRequest)
+    limit: Annotated[int, Meta(ge=1, le=MAX_SHOWN)] = 100
 
 
 class Operations:
-    """The functions `iii-state::*` over any adapter."""
+    """The functions `iii-state::*`, over any adapter or what an operator has opened of one."""
 
-    def __init__(self, adapter: Adapter) -> None:
-        self._adapter = adapter
+    def __init__(self, inspected: Inspected) -> None:
+        self._inspected = inspected
+
+    def __iter__(self) -> Iterator[tuple[str, Handler, str]]:
+        """Id, function and description of each."""
+        yield "iii-state::triggers", self._triggers, "List the subscriptions: who wants what, and what waits for it"
+        yield "iii-state::dead_list", self._list, "List dead letters: {function_id?, id?, limit?}"
+        yield "iii-state::dead_show", self._show, "Show dead letters with their events: {function_id?, id?, limit?}"
+        yield "iii-state::dead_retry", self._retry, "Deliver dead letters again: {function_id?, id?}"
+        yield "iii-state::dead_drop", self._drop, "Drop dead letters: {function_id?, id?}"
 
     def register(self, host: Host) -> None:
         """Register the functions with an engine."""
-        for name, handler, description in (
-            ("triggers", self._triggers, "List the subscriptions: who wants what, and what waits for it"),
-            ("dead_list", self._list, "List dead letters: {function_id?}"),
-            ("dead_show", self._show, "Show dead letters with their events: {id?, function_id?}"),
-            ("dead_retry", self._retry, "Deliver dead letters again: {id?, function_id?}"),
-            ("session_open", self._session_open, "Open a session, or raise its epoch: {session, epoch, previous_epoch?}"),
-            ("dead_drop", self._drop, "Drop dead letters: {id?, function_id?}"),
-        ):
-            host.register_function(f"iii-state::{name}", handler, description=description)
+        for function_id, handler, description in self:
+            host.register_function(function_id, handler, description=description)
 
     def _triggers(self, data: Json, caller: Caller) -> Answer[bytes | None]:
-        return then(self._ask(self._adapter.queues), lambda queues: values.encode({"triggers": list(map(_queue_row, queues))}))
+        return then(self._ask(self._inspected.queues), lambda queues: values.encode({"triggers": list(map(_queue_row, queues))}))
 
     def _list(self, data: Json, caller: Caller) -> Answer[bytes | None]:
-        return then(self._chosen("dead_list", data), lambda letters: values.encode({"dead": list(map(_letter_row, letters))}))
+        return self._shown("dead_list", data, _letter_row)
 
     def _show(self, data: Json, caller: Caller) -> Answer[bytes | None]:
-        def shown(letters: Sequence[DeadLetter]) -> bytes:
-            rows = [{**_letter_row(letter), "event": Raw(letter.event.payload())} for letter in letters]
-            return values.encode({"dead": rows})
-
-        return then(self._chosen("dead_show", data), shown)
+        return self._shown("dead_show", data, lambda letter: {**_letter_row(letter), "event": Raw(letter.event.payload())})
 
     def _retry(self, data: Json, caller: Caller) -> Answer[bytes | None]:
-        return self._each("dead_retry", data, self._adapter.revive, "retried")
+        return self._each("dead_retry", data, self._inspected.revive, "retried")
 
     def _drop(self, data: Json, caller: Caller) -> Answer[bytes | None]:
-        return self._each("dead_drop", data, self._adapter.discard, "dropped")
+        return self._each("dead_drop", data, self._inspected.discard, "dropped")
 
-    def _session_open(self, data: Json, caller: Caller) -> Answer[bytes | None]:
-        try:
-            request = _open.decode(data)
-            check_session(request.session)
-            within("epoch", request.epoch, 1, MAX_NUMBER)
-            within("previous_epoch", request.previous_epoch, 0, request.epoch - 1)
-        except (msgspec.MsgspecError, InvalidValue, RecursionError, UnicodeError) as error:
-            _refuse("session_open", data, OpenRequest, error)
-        opened = self._ask(lambda: self._adapter.open_session(request.session, request.previous_epoch, request.epoch))
-        about = {"session": request.session, "epoch": request.epoch, "store": self._adapter.store}
-        return then(opened, lambda _: values.encode(about))
+    def _shown(self, name: str, data: Json, row: Callable[[DeadLetter], dict[str, Any]]) -> Answer[bytes | None]:
+        request = read(f"iii-state::{name}", data, DeadRequest)
 
-    def _each(self, name: str, data: Json, step: Callable[[str], Answer[bool]], word: str) -> Answer[bytes | None]:
-        async def all_of(letters: Sequence[DeadLetter]) -> bytes:
+        def shown(letters: Sequence[DeadLetter]) -> bytes:
+            return values.encode({"dead": list(map(row, letters[: request.limit])), "total": len(letters)})
+
+        return then(self._chosen(request), shown)
+
+    def _each(self, name: str, data: Json, step: Callable[[str], Awaited[bool]], word: str) -> Answer[bytes | None]:
+        request = read(f"iii-state::{name}", data, DeadRequest)
+
+        async def run() -> bytes:
+            letters = self._chosen(request)
             count = 0
-            for letter in letters:
+            for letter in await letters if isinstance(letters, asyncio.Future) else letters:
                 done = self._ask(lambda letter_id=letter.id: step(letter_id))  # type: ignore[misc]
                 count += bool(await done if isinstance(done, asyncio.Future) else done)
             return values.encode({word: count})
 
-        async def run() -> bytes:
-            letters = self._chosen(name, data)
-            return await all_of(await letters if isinstance(letters, asyncio.Future) else letters)
-
         return asyncio.ensure_future(run())
 
-    def _chosen(self, name: str, data: Json) -> Answer[Sequence[DeadLetter]]:
-        try:
-            request = DeadRequest() if bytes(data) == b"null" else _dead.decode(data)
-        except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
-            _refuse(name, data, DeadRequest, error)
-
+    def _chosen(self, request: DeadRequest) -> Answer[Sequence[DeadLetter]]:
         def chosen(letters: Sequence[DeadLetter]) -> Sequence[DeadLetter]:
             found = [letter for letter in letters if request.id in (None, letter.id)]
             if request.id is not None and not found:
                 raise FunctionError("NOT_FOUND", f"there is no dead letter {request.id}")
             return found
 
-        return then(self._ask(lambda: self._adapter.dead_letters(request.function_id)), chosen)
+        return then(self._ask(lambda: self._inspected.dead_letters(request.function_id)), chosen)
 
     @staticmethod
-    def _ask(question: Callable[[], Answer[Any]]) -> Answer[Any]:
+    def _ask(question: Callable[[], Awaited[Any]]) -> Answer[Any]:
         try:
-            return then(question(), lambda answer: answer, _in_words)
+            answer = question()
+            if isinstance(answer, Coroutine):
+                answer = asyncio.ensure_future(answer)
+            return then(answer, lambda answer: answer, _in_words)
         except StoreError as error:
             raise _in_words(error) from None
 
 
-def _refuse(name: str, data: Json, expected: type[msgspec.Struct], error: Exception) -> NoReturn:
-    cause = describe(bytes(data), expected, error)
-    raise FunctionError("deserialization_error", f"Failed to deserialize input for iii-state::{name}: {cause}") from None
-
-
 def _in_words(error: BaseException) -> BaseException:
-    if isinstance(error, SessionError):
-        return FunctionError(error.code, str(error))
     return FunctionError("STORE_ERROR", str(error)) if isinstance(error, StoreError) else error
 
 
@@ -136,11 +133,14 @@ def _queue_row(stats: QueueStats) -> dict[str, Any]:
         "key": subscription.key,
         "condition_function_id": subscription.condition_function_id,
         "delivery": subscription.delivery,
-        "hosted": stats.hosted,
+        "hosts": stats.hosts,
         "waiting": stats.waiting,
         "pending": stats.pending,
+        "retrying": stats.retrying,
+        "oldest_at_ms": stats.oldest_at_ms,
         "dead": stats.dead,
         "dropped": stats.dropped,
+        "retention_ms": subscription.retention_ms,
     }
 
 

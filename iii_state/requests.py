@@ -8,13 +8,31 @@ from __future__ import annotations
 
 import types
 import typing
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 from msgspec import Raw
 
 from iii_state import values
-from iii_state.errors import InvalidValue
+from iii_state.errors import FunctionError, InvalidValue
+from iii_state.values import Json
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+def read(function_id: str, data: Json, expected: type[S]) -> S:
+    """The request of a function that need not be fast; null counts as an object without members. Raises `refusal`."""
+    text = bytes(data)
+    try:
+        return msgspec.json.decode(b"{}" if text == b"null" else text, type=expected)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
+        raise refusal(function_id, data, expected, error) from None
+
+
+def refusal(function_id: str, data: Json, expected: type[msgspec.Struct], error: Exception) -> FunctionError:
+    """What a caller is told whose request could not be used."""
+    cause = describe(bytes(data), expected, error)
+    return FunctionError("deserialization_error", f"Failed to deserialize input for {function_id}: {cause}")
 
 
 def describe(data: bytes, expected: type[msgspec.Struct], error: Exception) -> str:

@@ -1,10 +1,10 @@
 --[[
 Reads a scope at one instant, if it is small enough for that.
 
-KEYS  1 values of the scope (hash)
+KEYS  1 values of the scope (hash)   2 deadlines of its keys (sorted set), where it has any
 ARGV  1 most values   2 most bytes of keys and values
 
-Reply: keys and values in turn (a key may come twice), or nil for a larger scope
+Reply: keys and values in turn (a key may come twice), without those whose deadline is over, or nil for a larger scope
 ]]
 
 if redis.call('HLEN', KEYS[1]) > tonumber(ARGV[1]) then
@@ -22,4 +22,5 @@ repeat
     return false
   end
 until cursor == '0'
+--- @include "unexpired"
 return found

@@ -2,7 +2,7 @@
 Says that an engine lives.
 
 KEYS  1 engines (hash)   2 heartbeat (string)
-ARGV  1 engine   2 milliseconds to live
+ARGV  1 engine   2 milliseconds to live   3 what people know the engine by
 
 Reply: a word
   OK         it counts as alive for so long
@@ -14,6 +14,6 @@ if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then
 end
 -- When memory is full, hearts have to beat on: PEXPIRE needs none.
 if redis.call('PEXPIRE', KEYS[2], ARGV[2]) == 0 then
-  redis.call('SET', KEYS[2], '1', 'PX', ARGV[2])
+  redis.call('SET', KEYS[2], ARGV[3], 'PX', ARGV[2])
 end
 return 'OK'

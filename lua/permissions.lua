@@ -31,7 +31,8 @@ for _, words in ipairs({
   {'SADD', 'x'}, {'SISMEMBER', 'x'}, {'SCARD'}, {'SSCAN', '0'}, {'SREM', 'x'}, {'DEL'},
   {'RPUSH', 'x'}, {'LLEN'}, {'LPOP'}, {'DEL'},
   {'XADD', '*', 'x', '1'}, {'XLEN'}, {'XRANGE', '-', '+'}, {'XDEL', '1-1'}, {'XACK', 'x', '1-1'}, {'DEL'},
-  {'ZADD', '1', 'x'}, {'ZCARD'}, {'ZSCORE', 'x'}, {'ZRANGEBYSCORE', '1', '1'}, {'ZREM', 'x'}, {'DEL'},
+  {'ZADD', '1', 'x'}, {'ZCARD'}, {'ZSCORE', 'x'}, {'ZRANGEBYSCORE', '1', '1'}, {'ZRANGE', '0', '0'}, {'ZCOUNT', '1', '1'},
+  {'ZMSCORE', 'x'}, {'ZREM', 'x'}, {'DEL'},
   {'HINCRBY', 'x', '1'}, {'HKEYS'}, {'HEXISTS', 'x'}, {'DEL'},
   {'SET', '1'}, {'GET'}, {'INCR'}, {'PEXPIRE', '1'}, {'PUBLISH', 'x'}, {'DEL'},
 }) do

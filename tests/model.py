@@ -1,4 +1,4 @@
-"""A plain, obviously right model of update ops on Python objects: the oracle of the property tests.
+"""A plain, obviously right model of update ops on Python objects, and of a store with deadlines: oracles of the property tests.
 
 Floats and integers are kept apart as Python does; members keep their order. It knows nothing of text.
 """
@@ -153,3 +153,47 @@ def added(word: str, target: Any, by: Any, shown: str) -> Any:
     if isinstance(total, int) and not -(2**63) <= total < 2**64:
         raise out_of_range
     return total
+
+
+Place = tuple[str, str]
+
+
+class Store:
+    """Values by scope and key, each with its deadline, and the events of each place. Time passes when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        self.values: dict[Place, tuple[Any, int | None]] = {}
+        self.events: dict[Place, list[tuple[str, Any, Any]]] = {}
+
+    def elapse(self, ms: int) -> None:
+        self.now += ms
+        for place, (_, deadline) in list(self.values.items()):
+            if deadline is not None and deadline <= self.now:
+                self.change(place, ABSENT, None)
+
+    def get(self, place: Place) -> Any:
+        return self.values.get(place, (ABSENT, None))[0]
+
+    def change(self, place: Place, new: Any, deadline: int | None) -> Any:
+        """The old value. ABSENT is none, before and after."""
+        old = self.get(place)
+        if new is ABSENT:
+            self.values.pop(place, None)
+        else:
+            self.values[place] = (new, deadline)
+        kind = "deleted" if new is ABSENT else "created" if old is ABSENT else "updated"
+        self.events.setdefault(place, []).append((kind, old, new))
+        return old
+
+    def set(self, place: Place, value: Any, ttl_ms: int | None) -> Any:
+        return self.change(place, value, None if ttl_ms is None else self.now + ttl_ms)
+
+    def delete(self, place: Place) -> Any:
+        return self.change(place, ABSENT, None)
+
+    def update(self, place: Place, ops: list[dict[str, Any]], ttl_ms: int | None) -> tuple[Any, Any]:
+        """The old value and the new one."""
+        old, deadline = self.values.get(place, (ABSENT, None))
+        new, _ = update(old, ops)
+        return self.change(place, new, deadline if ttl_ms is None else self.now + ttl_ms), new

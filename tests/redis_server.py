@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from functools import cache
+from typing import cast
 
 import redis
 
@@ -68,11 +69,23 @@ class RedisServer:
         self.process.wait()
         self.client.connection_pool.disconnect()
 
+    def stop(self) -> None:
+        """End it with SIGTERM: it stops cleanly."""
+        self.process.terminate()
+        self.process.wait()
+        self.client.connection_pool.disconnect()
+
     def empty(self, reason: str = "") -> None:
         """Delete everything; not twice for the same reason."""
         if not reason or reason != self._emptied_for:
             self._emptied_for = reason
             self.client.flushall()
+
+    def elapse(self, ms: int) -> None:
+        """Bring all deadlines of values nearer by so much; real time has to do with everything else, too."""
+        for name in self.client.scan_iter("iii-state:deadlines*"):
+            for member in cast("list[bytes]", self.client.zrange(name, 0, -1)):
+                self.client.zincrby(name, -ms, member)
 
     def close(self) -> None:
         """End it, and remove its data."""

@@ -1,4 +1,4 @@
-"""Hypothesis strategies for JSON documents and op lists, with small alphabets so that paths meet."""
+"""Hypothesis strategies for JSON documents, op lists and what is done to a store, with small alphabets so that they meet."""
 
 from __future__ import annotations
 
@@ -48,3 +48,29 @@ OPS = st.one_of(
     _op(type=st.just("remove"), path=PATHS),
 )
 OP_LISTS = st.lists(OPS, max_size=8)
+
+HOUR_MS = 3_600_000
+PLACES = st.tuples(st.sampled_from(["s", "t"]), st.sampled_from(["a", "b"]))
+TTLS = st.one_of(st.none(), st.integers(1, 3).map(lambda hours: hours * HOUR_MS))
+SMALL_OPS = st.lists(
+    st.one_of(
+        _op(type=st.just("increment"), path=st.just("n"), by=st.just(1)),
+        _op(type=st.just("set"), path=st.none(), value=SCALARS),
+        _op(type=st.just("remove"), path=st.just("n")),
+    ),
+    max_size=3,
+)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("set"), PLACES, SCALARS, TTLS),
+        st.tuples(st.just("update"), PLACES, SMALL_OPS, TTLS),
+        st.tuples(st.just("delete"), PLACES),
+        st.tuples(st.just("get"), PLACES),
+        st.tuples(st.just("list"), st.sampled_from(["s", "t"])),
+        st.tuples(st.just("groups")),
+        st.tuples(st.just("elapse"), st.integers(1, 3)),
+    ),
+    min_size=1,
+    max_size=25,
+)
+"""What is done to a store, word first; times in hours."""

@@ -55,6 +55,14 @@ def test_set_get_update_delete_list_groups(engine: EngineProcess) -> None:
     assert run("get", "users", "bob") == "null\n"
 
 
+def test_a_value_with_a_deadline(engine: EngineProcess) -> None:
+    assert iii_state("set", "leases", "gone", "1", "--ttl-ms", "1", url=engine.url).returncode == 0
+    assert iii_state("update", "leases", "kept", "[]", "--ttl-ms", "3600000", url=engine.url).returncode == 0
+    assert iii_state("list", "leases", url=engine.url).stdout == "{}\n"
+    done = iii_state("set", "leases", "l", "1", "--ttl-ms", "0", url=engine.url)
+    assert (done.returncode, "expected an integer from 1" in done.stderr) == (1, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

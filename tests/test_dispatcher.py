@@ -235,7 +235,7 @@ async def test_operators_see_and_retry_and_drop_dead_letters() -> None:
         await setup.set("b", 2)
         await setup.dead(2)
         (row,) = (await ask("triggers"))["triggers"]
-        assert (row["function_id"], row["scope"], row["hosted"], row["waiting"], row["dead"]) == ("on", "s", True, 0, 2)
+        assert (row["function_id"], row["scope"], len(row["hosts"]), row["waiting"], row["dead"]) == ("on", "s", 1, 0, 2)
         first, second = (await ask("dead_list", function_id="on"))["dead"]
         assert (first["key"], first["attempts"], first["error"]) == ("a", 1, "invocation_failed: boom")
         assert (await ask("dead_list", function_id="another"))["dead"] == []
@@ -246,7 +246,7 @@ async def test_operators_see_and_retry_and_drop_dead_letters() -> None:
         await setup.on.calls(3)
         assert setup.on.values("a") == [1, 1]
         assert await ask("dead_drop", function_id="on") == {"dropped": 1}
-        assert await ask("dead_list") == {"dead": []}
+        assert await ask("dead_list") == {"dead": [], "total": 0}
         with pytest.raises(FunctionError) as raised:
             await ask("dead_retry", id="unknown")
         assert raised.value.code == "NOT_FOUND"

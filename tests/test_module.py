@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -61,6 +62,16 @@ async def test_update_reports_the_ops_that_failed_and_only_then(engine: Engine) 
     assert answer["errors"] == [{"op_index": 0, "code": "increment.not_number", "message": message}]
 
 
+async def test_a_value_with_a_deadline_goes_and_null_is_no_deadline(engine: Engine) -> None:
+    await call(engine, "set", scope="s", key="k", value=1, ttl_ms=20)
+    await call(engine, "set", scope="s", key="always", value=1, ttl_ms=None)
+    await call(engine, "update", scope="s", key="updated", ops=[], ttl_ms=20)
+    async with asyncio.timeout(10):
+        while await call(engine, "list", scope="s") != [1]:
+            await asyncio.sleep(0.005)
+    assert await call(engine, "get", scope="s", key="always") == 1
+
+
 async def test_list_and_groups(engine: Engine) -> None:
     assert await call(engine, "list", scope="unknown") == []
     assert await call(engine, "list_groups") == {"groups": []}
@@ -69,6 +80,9 @@ async def test_list_and_groups(engine: Engine) -> None:
     assert await call(engine, "list", scope="b") == ["b"]
     assert await call(engine, "list_groups", anything=["is", "accepted"]) == {"groups": ["a", "b", "é"]}
     assert await engine.trigger({"function_id": "state::list_groups"}) == {"groups": ["a", "b", "é"]}
+
+
+TTL_RANGE = "ttl_ms: invalid value: %d, expected an integer from 1 to 10000000000000"
 
 
 async def test_list_keys_and_entries(engine: Engine) -> None:
@@ -113,7 +127,18 @@ async def test_a_request_that_cannot_be_used(engine: Engine, function: str, payl
         ("set", {"scope": "s", "key": "k", "value": 1, "data": 1}, "`value` and `data` are the same field; give one"),
         ("set", {"scope": "s", "key": "k", "value": [[float("nan")]]}, "nan is no JSON value"),
         ("set", {"scope": "s", "key": "\ud800", "value": 1}, "a string holds a lone surrogate, which is no Unicode text"),
-        ("set", {"scope": "s", "key": "k", "value": 1, "ttl_ms": 5}, "ttl_ms: deadlines are not part of this version yet"),
+        ("set", {"scope": "s", "key": "k", "value": 1, "ttl_ms": 0}, TTL_RANGE % 0),
+        ("set", {"scope": "s", "key": "k", "value": 1, "ttl_ms": 10**13 + 1}, TTL_RANGE % (10**13 + 1)),
+        ("set", {"scope": "s", "key": "k", "value": 1, "ttl_ms": 10**30}, TTL_RANGE % 10**30),
+        ("set", {"scope": "s", "key": "k", "value": 1, "ttl_ms": "5"}, "ttl_ms: invalid type: string, expected an integer"),
+        ("set", {"scope": "s", "key": "k", "value": 1, "ttl_ms": True}, "ttl_ms: invalid type: boolean, expected an integer"),
+        (
+            "set",
+            {"scope": "s", "key": "k", "value": 1, "ttl_ms": 5.0},
+            "ttl_ms: invalid type: floating point number, expected an integer",
+        ),
+        ("update", {"scope": "s", "key": "k", "ops": [], "ttl_ms": -1}, TTL_RANGE % -1),
+        ("update", {"scope": "s", "key": "k", "ops": [], "ttl_ms": [1]}, "ttl_ms: invalid type: sequence, expected an integer"),
         ("update", {"scope": "s", "key": "k"}, "missing field `ops`"),
         ("update", {"scope": "s", "key": "k", "ops": [{"path": "a"}]}, "ops[0]: missing field `type`"),
         (

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.processes import running_engine
+from tests.processes import free_port, running_engine
+from tests.redis_server import RedisServer
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -36,6 +39,27 @@ def test_the_first_example_prints_what_the_readme_says(tmp_path: Path) -> None:
         source = block("example", "orders.py").replace("ws://127.0.0.1:49134", engine.url)
         printed = run(SDK_PYTHON, tmp_path / "orders.py", source)
     assert printed == block("output", "orders.py").splitlines()
+
+
+def test_the_second_example_two_engines_and_two_workers_are_one(tmp_path: Path) -> None:
+    if not SDK_PYTHON.exists():
+        pytest.skip("the official SDK is not installed; scripts/test installs it")
+    with RedisServer() as server, ExitStack() as running:
+        places = {"redis://localhost:6379": server.url, "/tmp/orders/bin/python": str(SDK_PYTHON)}
+        places |= {port: str(free_port()) for port in ("49134", "49135")}
+
+        def commands(name: str) -> list[str]:
+            text = re.sub("|".join(map(re.escape, places)), lambda found: places[found[0]], block("commands", name))
+            return text.splitlines()
+
+        for command in commands("engines"):
+            program, *arguments = shlex.split(command)
+            assert program == "scripts/serve"
+            running.enter_context(running_engine(arguments))
+        (tmp_path / "fleet.py").write_text(block("example", "fleet.py"), encoding="utf-8")
+        shell = ["bash", "-ec", "\n".join(commands("fleet"))]
+        workers = subprocess.run(shell, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path)
+    assert (workers.returncode, sorted(workers.stdout.splitlines())) == (0, block("output", "fleet.py").splitlines()), workers
 
 
 def test_the_embedded_example_prints_what_the_readme_says(tmp_path: Path) -> None:

@@ -6,6 +6,9 @@ same step as the write. An event exists if and only if its write does.
 *Lanes.* The events of one (subscription, scope, key) are a lane. At most one delivery of a lane is out at a time; the next one
 becomes ready when it has been acknowledged or buried. Lanes are independent of each other.
 
+*Deadlines.* From its deadline on a value is not seen any more by anything, and goes with a `state:deleted` of its own, once. A
+mutation that comes before that has happened makes it happen first, and finds no value.
+
 *Sessions.* A mutation that carries a `request` is recognised when it is made again (`iii_state.sessions`): it is answered as it was
 the first time, and changes nothing. Its record is written in the same step as the value; what was refused is not recorded. Where it
 cannot be applied as what it is, it fails with `SessionLost`, `Fenced` or `Forgotten`. Mutations without a request cost nothing of
@@ -73,16 +76,26 @@ class Adapter(Protocol):
         """The stored text, None for a missing key."""
         ...
 
-    def set(self, scope: str, key: str, value: bytes, *, request: Request | None = None) -> Answer[bytes | None]:
-        """Store `value`; answers what was there before, None for a new key."""
+    def set(
+        self, scope: str, key: str, value: bytes, *, ttl_ms: int | None = None, request: Request | None = None
+    ) -> Answer[bytes | None]:
+        """Store `value`; answers what was there before, None for a new key.
+
+        After `ttl_ms` the value goes, with its event; without, it stays, whatever deadline there was before.
+        """
         ...
 
     def delete(self, scope: str, key: str, *, request: Request | None = None) -> Answer[bytes | None]:
         """Remove; answers what was there, None for a missing key (which is an event all the same)."""
         ...
 
-    def update(self, scope: str, key: str, plan: Plan, limit: int, *, request: Request | None = None) -> Answer[Updated]:
-        """Apply a plan atomically. Raises `TooLarge` when the result has more than `limit` bytes (compact)."""
+    def update(
+        self, scope: str, key: str, plan: Plan, limit: int, *, ttl_ms: int | None = None, request: Request | None = None
+    ) -> Answer[Updated]:
+        """Apply a plan atomically. Raises `TooLarge` when the result has more than `limit` bytes (compact).
+
+        After `ttl_ms` the value goes, with its event; without, the deadline stays what it was.
+        """
         ...
 
     def open_session(self, session: str, previous_epoch: int, epoch: int) -> Answer[None]:

@@ -17,7 +17,7 @@ import msgspec
 
 from iii_state import values
 from iii_state.engine.client import Client, ConnectionLost, Rejected
-from iii_state.errors import FunctionError
+from iii_state.errors import ConfigError, FunctionError, StoreError
 from iii_state.host import Caller
 from iii_state.values import Json
 
@@ -26,13 +26,23 @@ C = TypeVar("C", bound=Callable[..., Any])
 DEFAULT_URL = "ws://127.0.0.1:49134"
 
 
-def engine_options(command: C) -> C:
-    """`--url` and `--json`, of every command that talks to an engine."""
-    url = click.option(
+def url_option() -> Callable[[C], C]:
+    """`--url`, of every command that talks to an engine."""
+    return click.option(
         "--url", envvar="III_STATE_URL", default=DEFAULT_URL, show_default=True, show_envvar=True, help="The engine."
     )
+
+
+def engine_options(command: C) -> C:
+    """`--url` and `--json`."""
+    url = url_option()
     as_json = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON, as the engine gave it.")
     return url(as_json(command))
+
+
+def ttl_option(command: C) -> C:
+    """`--ttl-ms`, of every command that gives a value a deadline."""
+    return click.option("--ttl-ms", type=int, help="The value goes after so many milliseconds.")(command)
 
 
 def json_text(name: str, text: str) -> bytes:
@@ -60,7 +70,7 @@ def run(action: Awaitable[None]) -> None:
         asyncio.run(main())
     except FunctionError as error:
         raise click.ClickException(f"{error.code}: {error.message}") from None
-    except (ConnectionLost, Rejected) as error:
+    except (ConfigError, ConnectionLost, Rejected, StoreError) as error:
         raise click.ClickException(str(error)) from None
     except BrokenPipeError:
         sys.stderr.close()  # whoever read the output has gone; nothing is left to say
@@ -84,9 +94,10 @@ def show(text: Json | None, as_json: bool) -> None:
 
 
 def request(**fields: Any) -> bytes:
-    """The JSON text of a request; `bytes` fields are JSON text already."""
+    """The JSON text of a request; `bytes` fields are JSON text already, those that are None are left out."""
+    given = {name: field for name, field in fields.items() if field is not None}
     return values.compact_members(
-        {name: field if isinstance(field, bytes) else _encoded(name, field) for name, field in fields.items()}
+        {name: field if isinstance(field, bytes) else _encoded(name, field) for name, field in given.items()}
     )
 
 
@@ -118,8 +129,9 @@ def get(scope: str, key: str, url: str, as_json: bool) -> None:
 @click.argument("scope")
 @click.argument("key")
 @click.argument("value")
+@ttl_option
 @engine_options
-def set_value(scope: str, key: str, value: str, url: str, as_json: bool) -> None:
+def set_value(scope: str, key: str, value: str, ttl_ms: int | None, url: str, as_json: bool) -> None:
     """Store VALUE (JSON, or - for standard input) at SCOPE and KEY; print old and new value.
 
     \b
@@ -129,7 +141,7 @@ def set_value(scope: str, key: str, value: str, url: str, as_json: bool) -> None
 
     async def action() -> None:
         async with Client(url) as client:
-            show(await client.call("state::set", request(scope=scope, key=key, value=text)), as_json)
+            show(await client.call("state::set", request(scope=scope, key=key, value=text, ttl_ms=ttl_ms)), as_json)
 
     run(action())
 
@@ -138,8 +150,9 @@ def set_value(scope: str, key: str, value: str, url: str, as_json: bool) -> None
 @click.argument("scope")
 @click.argument("key")
 @click.argument("ops")
+@ttl_option
 @engine_options
-def update(scope: str, key: str, ops: str, url: str, as_json: bool) -> None:
+def update(scope: str, key: str, ops: str, ttl_ms: int | None, url: str, as_json: bool) -> None:
     """Apply OPS (a JSON list of operations, or - for standard input) to the value at SCOPE and KEY, atomically.
 
     An operation that fails is skipped and reported, and the exit code is 1; the others count.
@@ -151,7 +164,7 @@ def update(scope: str, key: str, ops: str, url: str, as_json: bool) -> None:
 
     async def action() -> None:
         async with Client(url) as client:
-            answer = await client.call("state::update", request(scope=scope, key=key, ops=text))
+            answer = await client.call("state::update", request(scope=scope, key=key, ops=text, ttl_ms=ttl_ms))
         show(answer, as_json)
         errors = values.decode(answer or b"{}").get("errors", [])
         for error in errors:

@@ -13,8 +13,8 @@ import msgspec
 from iii_state import values
 from iii_state.engine import websocket
 from iii_state.engine.websocket import WebSocket
-from iii_state.errors import FunctionError
 from iii_state.host import Caller, Host
+from iii_state.requests import read
 from iii_state.values import Json
 
 log = logging.getLogger(__name__)
@@ -42,13 +42,7 @@ class Channels:
         host.register_function("engine::channels::create", self._create, description="Open a channel between two workers")
 
     def _create(self, data: Json, caller: Caller) -> bytes:
-        text = bytes(data)
-        try:
-            wanted = msgspec.json.decode(b"{}" if text == b"null" else text, type=_Create)
-        except msgspec.MsgspecError as error:
-            raise FunctionError(
-                "deserialization_error", f"Failed to deserialize input for engine::channels::create: {error}"
-            ) from None
+        wanted = read("engine::channels::create", data, _Create)
         size = DEFAULT_BUFFER_FRAMES if wanted.buffer_size is None else min(max(wanted.buffer_size, 1), MAX_BUFFER_FRAMES)
         channel = Channel(size)
         self._channels[channel.id] = channel

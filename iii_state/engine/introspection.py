@@ -18,6 +18,7 @@ from iii_state.engine.worker import Worker
 from iii_state.engine.workers import Description, Workers
 from iii_state.errors import FunctionError
 from iii_state.host import DEFAULT_NAMESPACE, Answer, Caller, Handler, Host, Trigger, then
+from iii_state.requests import read
 from iii_state.values import Json
 
 T = TypeVar("T")
@@ -85,7 +86,7 @@ class Introspection:
     # --- workers
 
     def _describe_worker(self, data: Json, caller: Caller) -> bytes:
-        description = _read("engine::workers::register", data, Description)
+        description = read("engine::workers::register", data, Description)
         if description.namespace is not None and not description.namespace.strip():
             raise FunctionError("INVALID_NAMESPACE", "The namespace is blank.")
         worker = self._workers.get(caller.worker_id)
@@ -101,7 +102,7 @@ class Introspection:
     # --- functions
 
     def _list_functions(self, data: Json, caller: Caller) -> bytes:
-        wanted = _read("engine::functions::list", data, _ListFunctions)
+        wanted = read("engine::functions::list", data, _ListFunctions)
         names = [*(wanted.workers or []), *([wanted.worker] if wanted.worker else [])]
         rows = [
             _function_row(function)
@@ -116,7 +117,7 @@ class Introspection:
         return values.encode({"functions": rows})
 
     def _function_info(self, data: Json, caller: Caller) -> bytes:
-        wanted = _read("engine::functions::info", data, _FunctionInfo)
+        wanted = read("engine::functions::info", data, _FunctionInfo)
         namespace = wanted.namespace or DEFAULT_NAMESPACE
         function = self._functions.get(namespace, wanted.function_id)
         if function is None:
@@ -136,7 +137,7 @@ class Introspection:
     # --- triggers
 
     def _list_types(self, data: Json, caller: Caller) -> bytes:
-        wanted = _read("engine::triggers::list", data, _ListTypes)
+        wanted = read("engine::triggers::list", data, _ListTypes)
         rows = [
             {"id": served.id, "namespace": served.namespace, "worker_name": served.name, "description": served.description}
             for served in self._triggers.types
@@ -146,7 +147,7 @@ class Introspection:
         return values.encode({"triggers": rows})
 
     def _list_triggers(self, data: Json, caller: Caller) -> bytes:
-        wanted = _read("engine::registered-triggers::list", data, _ListTriggers)
+        wanted = read("engine::registered-triggers::list", data, _ListTriggers)
         rows = [
             _trigger_row(binding)
             for binding in self._triggers
@@ -156,7 +157,7 @@ class Introspection:
         return values.encode({"registered_triggers": rows})
 
     def _register_trigger(self, data: Json, caller: Caller) -> Answer[bytes | None]:
-        wanted = _read("engine::register_trigger", data, _RegisterTrigger)
+        wanted = read("engine::register_trigger", data, _RegisterTrigger)
         trigger = Trigger(
             str(uuid.uuid4()),
             wanted.trigger_type,
@@ -169,7 +170,7 @@ class Introspection:
         return then(answer, lambda _: values.encode({"id": trigger.id}))
 
     def _unregister_trigger(self, data: Json, caller: Caller) -> Answer[bytes | None]:
-        wanted = _read("engine::unregister_trigger", data, _UnregisterTrigger)
+        wanted = read("engine::unregister_trigger", data, _UnregisterTrigger)
         return then(self._triggers.unregister(wanted.id), lambda removed: values.encode({"removed": removed}))
 
 
@@ -222,14 +223,6 @@ class _Subscribers:
 
     def unregister(self, trigger: Trigger, *, disconnected: bool) -> None:
         self._triggers.pop(trigger.id, None)
-
-
-def _read(function_id: str, data: Json, shape: type[T]) -> T:
-    text = bytes(data)
-    try:
-        return msgspec.json.decode(b"{}" if text == b"null" else text, type=shape)
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise FunctionError("deserialization_error", f"Failed to deserialize input for {function_id}: {error}") from None
 
 
 def _function_row(function: Function) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 -- Step: answers a call whose event finds no room in a queue, and goes on with any other. Takes `old` and `new` (false where
--- there is none) and `all_checked`; gives `counts`, of each queue {outstanding in the lane, entries, bytes}, and `size`.
+-- there is none), `expired` (which has an event of its own) and `all_checked`; gives `counts`, of each queue {outstanding in the
+-- lane, entries, bytes}, and `size`, of all events.
 --
 -- A queue is three keys: stream, busy, wait. `busy` is a hash: lane -> how many of its events are outstanding, and `entries`
 -- and `bytes` of the whole queue (a lane begins with a digit or `~`, so the names cannot meet).
@@ -10,17 +11,23 @@
 local counts, size
 if queue_count > 0 then
   counts, size = {}, #ARGV[5] + #ARGV[6] + (old and #old or 0) + (new and #new or 0)
+  if expired then
+    size = size + #ARGV[5] + #ARGV[6] + #expired
+  end
   for queue = 1, queue_count do
     local keys = 3 + 3 * queue
     local held = redis.call('HMGET', KEYS[keys + 1], ARGV[7], 'entries', 'bytes')
     local lane, entries, bytes = tonumber(held[1] or 0), tonumber(held[2] or 0), tonumber(held[3] or 0)
-    if entries >= tonumber(ARGV[7 + 2 * queue]) then
+    if entries + (expired and 1 or 0) >= tonumber(ARGV[7 + 2 * queue]) then
       return {'FULL', queue - 1, 'max_queue_length', size}
     elseif bytes + size > tonumber(ARGV[8 + 2 * queue]) then
       return {'FULL', queue - 1, 'max_queue_bytes', size}
     end
-    if all_checked or queue > 1 then
+    if all_checked or queue > 1 or expired then
       redis.call(lane == 0 and 'XLEN' or 'LLEN', KEYS[lane == 0 and keys or keys + 2])
+    end
+    if expired then
+      redis.call('LLEN', KEYS[keys + 2])
     end
     counts[queue] = {lane, entries, bytes}
   end

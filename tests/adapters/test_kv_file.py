@@ -46,7 +46,7 @@ async def test_events_attempts_and_dead_letters_last(tmp_path: Path) -> None:
         first_ids = {out.event_id, ready.event_id, retried.event_id}
     async with opened("kv-file", tmp_path) as store:
         (stats,) = await store.queues()
-        assert (stats.hosted, stats.waiting, stats.dead) == (False, 4, 1)
+        assert (stats.hosts, stats.waiting, stats.dead) == ([], 4, 1)
         await store.subscribe(ALL)
         await until(lambda: store.rang(ALL.id))
         seen = []

@@ -12,6 +12,7 @@ import pytest
 
 from iii_state.adapters.base import Adapter
 from iii_state.adapters.kv import KvAdapter
+from iii_state.adapters.kv.deadlines import now_ms
 from iii_state.adapters.redis import RedisAdapter
 from iii_state.config import RedisSettings
 from iii_state.events import QueueLimits
@@ -23,10 +24,14 @@ ADAPTERS = ["kv-memory", "kv-file", "fakeredis", "redis"]
 
 
 class Store:
-    """An adapter under test: `await` works on every answer, and rung bells are counted."""
+    """An adapter under test: `await` works on every answer, and rung bells are counted.
 
-    def __init__(self, open_adapter: Opener) -> None:
+    `elapse(ms)` brings deadlines nearer by so many milliseconds, without a word to the adapter.
+    """
+
+    def __init__(self, open_adapter: Opener, elapse: Callable[[int], None] = lambda ms: None) -> None:
         self._open = open_adapter
+        self.elapse = elapse
         self.bells: list[str] = []
         self.adapter: Adapter
 
@@ -50,19 +55,25 @@ class Store:
         return call
 
 
-async def _opener(kind: str, directory: Path) -> Opener:
+async def new_store(kind: str, directory: Path) -> Store:
     if kind.startswith("kv"):
         target = directory if kind == "kv-file" else None
-        return lambda limits: KvAdapter(target, limits=limits)
+        ahead = 0
+
+        def go_ahead(ms: int) -> None:
+            nonlocal ahead
+            ahead += ms
+
+        return Store(lambda limits: KvAdapter(target, limits=limits, clock=lambda: now_ms() + ahead), go_ahead)
     server = await asyncio.to_thread(fake_server if kind == "fakeredis" else shared_server)
     await asyncio.to_thread(server.empty, str(directory))
-    return lambda limits: RedisAdapter(RedisSettings(redis_url=server.url), limits=limits)
+    return Store(lambda limits: RedisAdapter(RedisSettings(redis_url=server.url), limits=limits), server.elapse)
 
 
 @asynccontextmanager
 async def opened(kind: str, directory: Path, limits: QueueLimits | None = None) -> AsyncIterator[Store]:
     """A started store of a kind; `directory` is empty, or holds what an earlier one left."""
-    store = Store(await _opener(kind, directory))
+    store = await new_store(kind, directory)
     await store.start(limits)
     try:
         yield store

@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 from iii_state import values
 from iii_state.adapters.base import Updated
 from iii_state.sessions import Fenced, Request, SessionLost, SessionTaken
-from tests.contract.conftest import ADAPTERS, Store, _opener
+from tests.contract.conftest import ADAPTERS, Store, new_store
 from tests.contract.test_queues import ALL, drain
 from tests.contract.test_values import LIMIT, plan
 
@@ -40,7 +40,7 @@ class Sessions(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.folder = tempfile.TemporaryDirectory()
         directory = Path(self.folder.name) / f"{self.store_kind}-{next(_runs)}"
-        self.store = Store(self.do(_opener(self.store_kind, directory)))
+        self.store: Store = self.do(new_store(self.store_kind, directory))
         self.count: int | None = None
         self.epoch = 0
         self.held = 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -14,6 +13,7 @@ import msgspec
 
 from iii_state import values
 from iii_state.adapters.base import TooLarge, Updated
+from iii_state.adapters.kv.deadlines import Deadlines, now_ms
 from iii_state.adapters.kv.groups import Changes, Groups, delivery_row, row_number
 from iii_state.adapters.kv.journal import Journal, Row
 from iii_state.adapters.kv.queues import Queue, Routes
@@ -21,7 +21,7 @@ from iii_state.adapters.kv.sessions import Sessions
 from iii_state.apply import apply
 from iii_state.errors import StoreError
 from iii_state.events import FOREVER, DeadLetter, Delivery, Event, EventType, Failure, QueueLimits, QueueStats, Subscription
-from iii_state.host import Answer
+from iii_state.host import Answer, engine_name
 from iii_state.ops import Plan
 from iii_state.sessions import SESSION_SECONDS, Request
 
@@ -33,7 +33,10 @@ _subscription = msgspec.json.Decoder(Subscription)
 
 
 class KvAdapter:
-    """Values and queues of one engine. Without `directory` they live in memory, with it in an SQLite file there."""
+    """Values and queues of one engine. Without `directory` they live in memory, with it in an SQLite file there.
+
+    `clock` gives the milliseconds since 1970 by which deadlines go.
+    """
 
     def __init__(
         self,
@@ -41,6 +44,7 @@ class KvAdapter:
         *,
         save_interval_ms: int = 5000,
         limits: QueueLimits | None = None,
+        clock: Callable[[], int] = now_ms,
         session_seconds: float = SESSION_SECONDS,
     ) -> None:
         self._limits = limits or QueueLimits()
@@ -49,6 +53,8 @@ class KvAdapter:
         self._sessions = Sessions(self._groups, expiry_seconds=session_seconds)
         self.store = secrets.token_hex(8)
         self._data: dict[str, dict[str, bytes]] = {}
+        self._deadlines = Deadlines(self._has_deadline, self._end_if_over, clock)
+        self._watched = self._deadlines.watched
         self._queues: dict[str, Queue] = {}
         self._routes = Routes()
         self._dead: dict[str, DeadLetter] = {}
@@ -74,11 +80,14 @@ class KvAdapter:
         self._sessions.load(contents.sessions)
         for scope, key, value in contents.values:
             self._data.setdefault(scope.decode(), {})[key.decode()] = value
+        for scope, key, at in contents.deadlines:
+            self._deadlines.commit(scope.decode(), key.decode(), at)
+            self._deadlines.watch(scope.decode(), key.decode(), at)
         for _, definition, _orphaned, dropped in contents.subscriptions:
             queue = self._add_queue(_subscription.decode(definition))
             queue.dropped = dropped
             self._orphan(queue)
-        now = _now_ms()
+        now = now_ms()
         for number, subscription_id, write_id, event_type, scope, key, old, new, attempt, due in contents.deliveries:
             event = Event(write_id, scope.decode(), key.decode(), event_type, old, new)
             delivery = Delivery(subscription_id, event, attempt, token=number)
@@ -91,6 +100,7 @@ class KvAdapter:
             letter_id, subscription_id, function_id, write_id, event_type, scope, key, old, new, attempts, error, at = row
             event = Event(write_id, scope.decode(), key.decode(), event_type, old, new)
             self._dead[letter_id] = DeadLetter(letter_id, subscription_id, function_id, event, attempts, error, at)
+        self._deadlines.look()
 
     async def stop(self) -> None:
         for timer in self._removals.values():
@@ -99,6 +109,7 @@ class KvAdapter:
         for queue in self._queues.values():
             queue.hosted = False
             queue.close()
+        self._deadlines.stop()
         self._closing = True
         self._sessions.close()
         if self._journal is not None and self._groups is not None:
@@ -122,41 +133,58 @@ class KvAdapter:
 
     def get(self, scope: str, key: str) -> bytes | None:
         group = self._data.get(scope)
-        return None if group is None else group.get(key)
+        if group is None or (self._watched and self._is_over(self._deadlines.of(scope, key))):
+            return None
+        return group.get(key)
 
-    def set(self, scope: str, key: str, value: bytes, *, request: Request | None = None) -> Answer[bytes | None]:
+    def set(
+        self, scope: str, key: str, value: bytes, *, ttl_ms: int | None = None, request: Request | None = None
+    ) -> Answer[bytes | None]:
         if request is not None and (done := self._sessions.recall(request)) is not None:
             return self._sessions.again(request, done.old)
+        if self._watched:
+            self._end_if_over(scope, key)
         old = self._current(scope, key)
-        return self._write(scope, key, old, value, old, request)
+        return self._write(scope, key, old, value, old, request, None if ttl_ms is None else self._after(ttl_ms))
 
     def delete(self, scope: str, key: str, *, request: Request | None = None) -> Answer[bytes | None]:
         if request is not None and (done := self._sessions.recall(request)) is not None:
             return self._sessions.again(request, done.old)
+        if self._watched:
+            self._end_if_over(scope, key)
         old = self._current(scope, key)
         return self._write(scope, key, old, None, old, request)
 
-    def update(self, scope: str, key: str, plan: Plan, limit: int, *, request: Request | None = None) -> Answer[Updated]:
+    def update(
+        self, scope: str, key: str, plan: Plan, limit: int, *, ttl_ms: int | None = None, request: Request | None = None
+    ) -> Answer[Updated]:
         if request is not None and (done := self._sessions.recall(request)) is not None:
             return self._sessions.again(request, Updated(done.old, *apply(plan, done.old)))
+        if self._watched:
+            self._end_if_over(scope, key)
         old = self._current(scope, key)
         new, errors = apply(plan, old)
         if len(new) > limit and (size := values.compact_size(new)) > limit:
             raise TooLarge(size, limit)
-        return self._write(scope, key, old, new, Updated(old, new, errors), request)
+        deadline = self._deadline(scope, key) if ttl_ms is None else self._after(ttl_ms)
+        return self._write(scope, key, old, new, Updated(old, new, errors), request, deadline)
 
     def open_session(self, session: str, previous_epoch: int, epoch: int) -> Answer[None]:
-        self._refuse_when_closing()
+        if self._closing:
+            raise _being_closed()
         return self._sessions.open(session, previous_epoch, epoch)
 
     def entries(self, scope: str) -> list[tuple[str, bytes]]:
-        return list(self._data.get(scope, {}).items())
+        entries = list(self._data.get(scope, {}).items())
+        over = self._deadlines.over(scope)
+        return [entry for entry in entries if entry[0] not in over] if over else entries
 
     def keys(self, scope: str) -> list[str]:
-        return list(self._data.get(scope, ()))
+        over = self._deadlines.over(scope)
+        return [key for key in self._data.get(scope, ()) if key not in over]
 
     def groups(self) -> list[str]:
-        return list(self._data)
+        return [scope for scope, group in self._data.items() if len(self._deadlines.over(scope)) < len(group)]
 
     def line_up(self, worker: str, ttl_ms: int) -> Answer[list[str]]:
         return []  # the store belongs to this process alone
@@ -169,9 +197,9 @@ class KvAdapter:
 
     def _current(self, scope: str, key: str) -> bytes | None:
         if self._groups is not None:
-            overlay = self._groups.overlay_of((scope, key))
-            if overlay is not None:
-                return overlay[scope, key]
+            changes = self._groups.changes_of((scope, key))
+            if changes is not None:
+                return changes.overlay[scope, key]
         group = self._data.get(scope)
         return None if group is None else group.get(key)
 
@@ -184,12 +212,43 @@ class KvAdapter:
         elif group is not None and group.pop(key, None) is not None and not group:
             del self._data[scope]
 
-    def _refuse_when_closing(self) -> None:
-        if self._closing:  # nobody would write it any more, and so its call would never be answered
-            raise StoreError("the store is being closed; nothing was changed")
+    # -- deadlines
 
-    def _write(self, scope: str, key: str, old: bytes | None, new: bytes | None, answer: T, request: Request | None) -> Answer[T]:
-        self._refuse_when_closing()
+    def _after(self, ttl_ms: int) -> int:
+        return self._deadlines.now() + ttl_ms
+
+    def _is_over(self, deadline: int | None) -> bool:
+        return deadline is not None and deadline <= self._deadlines.now()
+
+    def _deadline(self, scope: str, key: str) -> int | None:
+        """The deadline of what mutations see."""
+        if not self._watched:
+            return None
+        changes = None if self._groups is None else self._groups.changes_of((scope, key))
+        return self._deadlines.of(scope, key) if changes is None else changes.deadlines.get((scope, key))
+
+    def _has_deadline(self, scope: str, key: str, at: int) -> bool:
+        return self._deadlines.of(scope, key) == at or self._deadline(scope, key) == at
+
+    def _end_if_over(self, scope: str, key: str) -> None:
+        """A value that is over goes, as a mutation of its own, before anything else happens to its key."""
+        if self._is_over(self._deadline(scope, key)):
+            removal = self._write(scope, key, self._current(scope, key), None, None, None)
+            if removal is not None:
+                removal.add_done_callback(asyncio.Future.exception)  # if it fails, the value is looked at again
+
+    def _write(
+        self,
+        scope: str,
+        key: str,
+        old: bytes | None,
+        new: bytes | None,
+        answer: T,
+        request: Request | None,
+        deadline: int | None = None,
+    ) -> Answer[T]:
+        if self._closing:  # nobody would write it any more, and so its call would never be answered
+            raise _being_closed()
         queues = self._routes.matching(scope, key) if self._events_enabled else ()
         event: Event | None = None
         if queues:
@@ -198,21 +257,31 @@ class KvAdapter:
             event = Event(f"{self._epoch}-{self._writes}", scope, key, kind, old, new)
             for queue in queues:
                 _refuse_overflow(queue, event)
+        changes_deadline = deadline is not None or (self._watched and self._deadline(scope, key) is not None)
         if request is not None:
             self._sessions.record(request, old)
         if self._groups is None:
             self._store(scope, key, new)
+            if changes_deadline:
+                self._deadlines.commit(scope, key, deadline)
             if event is not None:
                 for queue in queues:
                     self._make_room(queue, event)
                     queue.push(Delivery(queue.id, event, token=self._next_number()))
+            if deadline is not None:
+                self._deadlines.watch(scope, key, deadline)
             return answer
         deliveries: list[tuple[Queue, Delivery]] = []
         if event is not None:
             for queue in queues:
                 queue.reserve(event)
                 deliveries.append((queue, Delivery(queue.id, event, token=self._next_number())))
-        return self._groups.write((scope, key), new, answer, deliveries)
+        written = self._groups.write((scope, key), new, answer, deliveries)
+        if changes_deadline:
+            self._groups.filling.deadlines[scope, key] = deadline
+        if deadline is not None:
+            self._deadlines.watch(scope, key, deadline)
+        return written
 
     def _next_number(self) -> int:
         self._numbers += 1
@@ -243,6 +312,8 @@ class KvAdapter:
         self._sessions.committed(written.outcomes)
         for (scope, key), value in written.overlay.items():
             self._store(scope, key, value)
+        for (scope, key), deadline in written.deadlines.items():
+            self._deadlines.commit(scope, key, deadline)
         for write in written.writes:
             for queue, delivery in write.deliveries:
                 queue.unreserve(delivery.event)
@@ -289,7 +360,7 @@ class KvAdapter:
         self._bell(subscription_id)
 
     def _orphan(self, queue: Queue) -> None:
-        queue.orphaned_at_ms = _now_ms()
+        queue.orphaned_at_ms = now_ms()
         retention = queue.subscription.retention_ms
         if retention == FOREVER:
             return
@@ -366,7 +437,7 @@ class KvAdapter:
         if queue is None or not queue.is_pending(delivery):
             return
         queue.retry(delivery, delay_ms)
-        planned = (delivery.attempt, _now_ms() + delay_ms)
+        planned = (delivery.attempt, now_ms() + delay_ms)
         self._keep(lambda changes: changes.attempts.update({row_number(delivery): planned}))
 
     def bury(self, delivery: Delivery, failure: Failure) -> None:
@@ -380,7 +451,7 @@ class KvAdapter:
             event=delivery.event,
             attempts=delivery.attempt,
             error=str(failure),
-            buried_at_ms=_now_ms(),
+            buried_at_ms=now_ms(),
         )
         self._dead[letter.id] = letter
         if len(self._dead) > self._limits.max_queue_length:
@@ -415,9 +486,11 @@ class KvAdapter:
                 subscription=queue.subscription,
                 waiting=len(queue) - queue.pending,
                 pending=queue.pending,
+                retrying=queue.retrying,
                 dead=dead.get(queue.id, 0),
                 dropped=queue.dropped,
-                hosted=queue.hosted,
+                hosts=[engine_name()] if queue.hosted else [],
+                oldest_at_ms=next((delivery.queued_at_ms for delivery in queue), None),
             )
             for queue in self._queues.values()
         ]
@@ -457,6 +530,10 @@ class KvAdapter:
         return True
 
 
+def _being_closed() -> StoreError:
+    return StoreError("the store is being closed; nothing was changed")
+
+
 def _refuse_overflow(queue: Queue, event: Event) -> None:
     bound = queue.overflow(event)
     if bound is not None and queue.limits.on_full == "reject":
@@ -473,7 +550,3 @@ def _dead_letter_row(letter: DeadLetter) -> Row:
     place = (event.scope.encode(), event.key.encode())
     head = (letter.id, letter.subscription_id, letter.function_id, event.write_id, event.event_type)
     return (*head, *place, event.old, event.new, letter.attempts, letter.error, letter.buried_at_ms)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -37,6 +37,8 @@ class Changes:
     """A group being filled or written: mutations, which fail with it, and upkeep, which does not (it is tried again)."""
 
     overlay: dict[tuple[str, str], bytes | None] = field(default_factory=dict)
+    deadlines: dict[tuple[str, str], int | None] = field(default_factory=dict)
+    """Of what the overlay holds, where it has one, or takes one away."""
     outcomes: dict[Slot, Outcome] = field(default_factory=dict)
     writes: list[Write] = field(default_factory=list)
     subscriptions: dict[str, Row | None] = field(default_factory=dict)
@@ -60,6 +62,7 @@ class Changes:
         """What the journal writes."""
         return Group(
             values={(scope.encode(), key.encode()): value for (scope, key), value in self.overlay.items()},
+            deadlines={(scope.encode(), key.encode()): at for (scope, key), at in self.deadlines.items()},
             outcomes=self.outcomes,
             ended_sessions=self.ended_sessions,
             subscriptions=self.subscriptions,
@@ -84,7 +87,8 @@ class Groups:
     def __init__(self, journal: Journal, committed: Callable[[Changes], None]) -> None:
         self._journal = journal
         self._committed = committed
-        self._filling = Changes()
+        self.filling = Changes()
+        """What is written next."""
         self._writing: Changes | None = None
         self._scheduled = False
         self.failing: StoreError | None = None
@@ -92,46 +96,46 @@ class Groups:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def overlay_of(self, place: Place) -> Mapping[Place, bytes | None] | None:
+    def changes_of(self, place: Place) -> Changes | None:
         """What mutations see in place of what is committed: the newest changes that have this place, None if no changes have."""
-        if place in self._filling.overlay:
-            return self._filling.overlay
+        if place in self.filling.overlay:
+            return self.filling
         if self._writing is not None and place in self._writing.overlay:
-            return self._writing.overlay
+            return self._writing
         return None
 
     def outcome_of(self, slot: Slot) -> Outcome | None:
         """What is on its way to be recorded of a slot, the newest; None if nothing is."""
-        outcome = self._filling.outcomes.get(slot)
+        outcome = self.filling.outcomes.get(slot)
         return outcome if outcome is not None or self._writing is None else self._writing.outcomes.get(slot)
 
     def deliveries_to(self, queue: Queue) -> list[Delivery]:
         """What is on its way into a queue."""
-        groups = [self._filling] if self._writing is None else [self._writing, self._filling]
+        groups = [self.filling] if self._writing is None else [self._writing, self.filling]
         writes = [write for group in groups for write in group.writes]
         return [delivery for write in writes for target, delivery in write.deliveries if target is queue]
 
     def write(self, place: Place, value: bytes | None, answer: T, deliveries: list[tuple[Queue, Delivery]]) -> asyncio.Future[T]:
         """Write a mutation with the next group; the Future is `answer` once it lasts, or a `StoreError` if it does not."""
-        self._filling.overlay[place] = value
+        self.filling.overlay[place] = value
         return self.wait(answer, deliveries)
 
     def record(self, slot: Slot, outcome: Outcome) -> None:
         """Record the outcome of a mutation with the next group; whoever asked for it waits for that."""
-        self._filling.outcomes[slot] = outcome
+        self.filling.outcomes[slot] = outcome
 
     def wait(self, answer: T, deliveries: list[tuple[Queue, Delivery]] | None = None) -> asyncio.Future[T]:
         """The Future is `answer` once the next group and all before it last, or a `StoreError` if they do not."""
         waiter: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._filling.writes.append(Write(waiter, answer, deliveries or []))
+        self.filling.writes.append(Write(waiter, answer, deliveries or []))
         self._schedule()
         return waiter
 
     def keep(self, record: Callable[[Changes], object], settled: Callable[[], None] | None = None) -> None:
         """Write upkeep with the next group, and call `settled` when it has been committed; it is tried until it has."""
-        record(self._filling)
+        record(self.filling)
         if settled is not None:
-            self._filling.settled.append(settled)
+            self.filling.settled.append(settled)
         self._schedule()
 
     async def drain(self) -> None:
@@ -153,7 +157,7 @@ class Groups:
         self._scheduled = False
         if self._writing is not None or self._idle.is_set():
             return
-        self._writing, self._filling = self._filling, Changes()
+        self._writing, self.filling = self.filling, Changes()
         self._journal.write(self._writing.group(), self._written)
 
     def _written(self, error: StoreError | None) -> None:
@@ -171,24 +175,25 @@ class Groups:
                 write.waiter.set_result(write.answer)
         for settle in written.settled:
             settle()
-        if self._filling.is_empty():
+        if self.filling.is_empty():
             self._idle.set()
         else:
             self._flush()
 
     def _failed(self, written: Changes, error: StoreError) -> None:
         """Nothing of this group lasts, so nothing that was built on it may: all their mutations fail; upkeep is tried again."""
-        for changes in (written, self._filling):
+        for changes in (written, self.filling):
             for write in changes.writes:
                 for queue, delivery in write.deliveries:
                     queue.unreserve(delivery.event)
                 if not write.waiter.done():
                     write.waiter.set_exception(StoreError(str(error)))
             changes.overlay.clear()
+            changes.deadlines.clear()
             changes.outcomes.clear()
             changes.writes.clear()
-        self._filling.take_upkeep(written)
-        if self._filling.is_empty():
+        self.filling.take_upkeep(written)
+        if self.filling.is_empty():
             self._idle.set()
         else:
             self._scheduled = True

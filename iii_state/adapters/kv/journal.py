@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 
 FILE_NAME = "state.sqlite3"
 APPLICATION_ID = 0x6969_6973  # "iiis"
-FORMAT = 1
-"""`user_version` of the file: the layout below. A newer one is refused."""
+FORMAT = 2
+"""`user_version` of the file: the layout below. A newer one is refused, an older one brought up to it."""
 
 _SCHEMA = """
 CREATE TABLE state (scope BLOB NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, PRIMARY KEY (scope, key)) WITHOUT ROWID;
@@ -46,12 +46,15 @@ CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 INSERT INTO meta VALUES ('epoch', 0);
 """
 
-# What an older version of this layout has not got, and does not miss.
+# What an older format has not got; an older version must not write a file that has deadlines, and so refuses it by its number.
 _ADDED = """
 CREATE TABLE IF NOT EXISTS session (
     id TEXT NOT NULL, slot INTEGER NOT NULL, seq INTEGER NOT NULL, old BLOB, forgotten INTEGER NOT NULL, PRIMARY KEY (id, slot)
 ) WITHOUT ROWID;
 INSERT OR IGNORE INTO meta VALUES ('store', random() & 0x7fffffffffffffff);
+CREATE TABLE IF NOT EXISTS deadline (
+    scope BLOB NOT NULL, key BLOB NOT NULL, at_ms INTEGER NOT NULL, PRIMARY KEY (scope, key)
+) WITHOUT ROWID;
 """
 
 ROWS_PER_STATEMENT = 256
@@ -80,6 +83,7 @@ class Group:
     """What one transaction writes. Of a key, a subscription or a planned attempt only the last state counts."""
 
     values: dict[tuple[bytes, bytes], bytes | None] = field(default_factory=dict)
+    deadlines: dict[tuple[bytes, bytes], int | None] = field(default_factory=dict)
     outcomes: dict[Slot, Outcome] = field(default_factory=dict)
     ended_sessions: list[str] = field(default_factory=list)
     subscriptions: dict[str, Row | None] = field(default_factory=dict)
@@ -93,12 +97,16 @@ class Group:
         """Head, row template, tail and rows of every multi-row statement, in an order that may be followed blindly."""
         upserts = [(scope, key, value) for (scope, key), value in self.values.items() if value is not None]
         removals = [(scope, key) for (scope, key), value in self.values.items() if value is None]
+        deadlines = [(scope, key, at) for (scope, key), at in self.deadlines.items() if at is not None]
+        no_deadlines = [(scope, key) for (scope, key), at in self.deadlines.items() if at is None]
         outcomes = [(*slot, *outcome) for slot, outcome in self.outcomes.items()]
         kept = [row for row in self.subscriptions.values() if row is not None]
         ended = [(name,) for name, row in self.subscriptions.items() if row is None]
         return [
             ("INSERT INTO state VALUES", "(?,?,?)", " ON CONFLICT DO UPDATE SET value=excluded.value", upserts),
             ("DELETE FROM state WHERE (scope, key) IN (VALUES", "(?,?)", ")", removals),
+            ("INSERT INTO deadline VALUES", "(?,?,?)", " ON CONFLICT DO UPDATE SET at_ms=excluded.at_ms", deadlines),
+            ("DELETE FROM deadline WHERE (scope, key) IN (VALUES", "(?,?)", ")", no_deadlines),
             ("DELETE FROM session WHERE id IN (VALUES", "(?)", ")", [(session,) for session in self.ended_sessions]),
             ("INSERT OR REPLACE INTO session VALUES", "(?,?,?,?,?)", "", outcomes),
             ("INSERT OR REPLACE INTO subscription VALUES", "(?,?,?,?)", "", kept),
@@ -117,6 +125,7 @@ class Contents:
     epoch: int
     store: str
     values: list[tuple[bytes, bytes, bytes]]
+    deadlines: list[tuple[bytes, bytes, int]]
     sessions: list[tuple[str, int, int, bytes | None, int]]
     subscriptions: list[Row]
     deliveries: list[Row]
@@ -265,6 +274,7 @@ class Journal:
                 store=connection.execute("SELECT printf('%016x', value) FROM meta WHERE name='store'").fetchone()[0],
                 sessions=connection.execute("SELECT * FROM session").fetchall(),
                 values=connection.execute("SELECT scope, key, value FROM state").fetchall(),
+                deadlines=connection.execute("SELECT scope, key, at_ms FROM deadline").fetchall(),
                 subscriptions=connection.execute("SELECT * FROM subscription").fetchall(),
                 deliveries=connection.execute("SELECT * FROM delivery ORDER BY number").fetchall(),
                 dead_letters=connection.execute("SELECT * FROM dead_letter ORDER BY buried_at_ms").fetchall(),
@@ -283,13 +293,13 @@ class Journal:
             for statement in _SCHEMA.split(";"):
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version={FORMAT}")
         elif application != APPLICATION_ID:
             raise StoreError(f"{self.path} is an SQLite database of another program; nothing was changed")
         elif version > FORMAT:
             raise StoreError(f"{self.path} has format {version}; this version of iii-state knows up to {FORMAT}. Use a newer one")
         for statement in _ADDED.split(";"):
             connection.execute(statement)
+        connection.execute(f"PRAGMA user_version={FORMAT}")
 
     def _commit(self, group: Group) -> None:
         connection = self._opened()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
@@ -45,6 +46,11 @@ class Queue:
         """How many deliveries are out."""
         return len(self._pending)
 
+    @property
+    def retrying(self) -> int:
+        """How many deliveries wait for their next attempt."""
+        return len(self._timers)
+
     def overflow(self, event: Event) -> str | None:
         """Why one more event does not fit, None if it does."""
         if len(self._entries) + self._reserved >= self.limits.max_queue_length:
@@ -67,6 +73,7 @@ class Queue:
         """Add a delivery behind all others of its lane."""
         number = _number(delivery)
         event = delivery.event
+        delivery.queued_at_ms = time.time_ns() // 1_000_000
         self._entries[number] = delivery
         self._bytes += event.size
         lane = (event.scope, event.key)

@@ -13,15 +13,21 @@ from hiredis import ReplyError
 from iii_state.adapters.base import Updated
 from iii_state.adapters.redis import queues
 from iii_state.adapters.redis.address import Address
-from iii_state.adapters.redis.bells import Bells
 from iii_state.adapters.redis.connection import SESSION_MS, Again, Connection
+from iii_state.adapters.redis.deadlines import Deadlines
 from iii_state.adapters.redis.deliveries import Deliveries
-from iii_state.adapters.redis.fanout import Fanout, Write
+from iii_state.adapters.redis.fanout import Fanout, Write, notice
 from iii_state.adapters.redis.fleet import Fleet, Identity
 from iii_state.adapters.redis.foreign import is_ours, stored_form
-from iii_state.adapters.redis.keys import FORMAT, Keys, caller_session
+from iii_state.adapters.redis.foreign_writes import CLASSES, ForeignWrites
+from iii_state.adapters.redis.inspection import Inspection, refuse_newer
+from iii_state.adapters.redis.keys import Keys, caller_session
+from iii_state.adapters.redis.keyspace import Keyspace
 from iii_state.adapters.redis.mutations import (
+    KEEP_DEADLINE,
+    NO_DEADLINE,
     Foreign,
+    Held,
     Reply,
     opened,
     plan_arguments,
@@ -31,7 +37,7 @@ from iii_state.adapters.redis.mutations import (
 )
 from iii_state.adapters.redis.scopes import Scopes
 from iii_state.adapters.redis.scripts import Script, script
-from iii_state.adapters.redis.subscriptions import Subscriptions
+from iii_state.adapters.redis.subscriptions import HOLD_SECONDS, Subscriptions
 from iii_state.adapters.redis.upkeep import Upkeep
 from iii_state.adapters.redis.wire import Wire, explain
 from iii_state.config import RedisSettings
@@ -63,8 +69,6 @@ class RedisAdapter:
     """Values and queues on a Redis that any number of engines share."""
 
     def __init__(self, settings: RedisSettings, *, limits: QueueLimits | None = None) -> None:
-        if settings.foreign_writes:
-            raise ConfigError("adapter.config.foreign_writes is not part of this version yet")
         if settings.wait_replicas:
             raise ConfigError("adapter.config.wait_replicas is not part of this version yet")
         self._prefix = settings.prefix
@@ -76,26 +80,31 @@ class RedisAdapter:
             call_timeout_ms=settings.call_timeout_ms,
             max_in_flight=settings.max_in_flight,
         )
-        self._scopes = Scopes(self._keys, self._send)
+        self._send, self._run = self._connection.send, self._connection.run
         self._set_script, self._delete_script, self._update_script = script("set"), script("delete"), script("update")
         self._kept_sessions: dict[str, float] = {}
         """Session of a caller → when it was last kept from expiring by this engine."""
         self.store: str | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._call_timeout = settings.call_timeout_ms / 1000
-        self._fanout = Fanout(self._keys, self._limits)
+        self._fanout = Fanout(self._keys, self._limits, self._connection.address.db)
         self._bell: Callable[[str], None] = _unheard
         self._engine = Identity()
         self._recovers = False
         """Whether a connection has broken since the pending deliveries were compared with Redis's."""
         self._upkeep = Upkeep(
-            (self._start_due_attempts, self._end_orphans, self._recover),
+            (self._host_again, self._start_due_attempts, self._end_orphans, self._recover),
             lambda: list(self._subscriptions.hosted),
             lambda name: self._bell(name),
         )
-        self._bells = Bells(
-            Address.parse(settings.redis_url), lambda channel: self._subscriptions.rang(channel), silence_seconds=self._call_timeout
+        self._watches = settings.foreign_writes
+        self._keyspace = Keyspace(
+            *(self._connection.address, self._keys, self._send),
+            silence_seconds=self._call_timeout,
+            classes=CLASSES if self._watches else "Kx",
         )
+        self._bells = self._keyspace.bells
+        self._deadlines = Deadlines(self._fanout, self._run, self._send, self._write, self._bells)
         self._subscriptions = Subscriptions(
             self._keys, self._run, self._send, self._engine, self._bells, lambda name: self._bell(name), self._upkeep.plan
         )
@@ -103,9 +112,18 @@ class RedisAdapter:
             *(self._keys, self._run, self._send, self._engine, self._subscriptions, self._fanout.routes, self._limits),
             self._upkeep.plan,
         )
+        self._inspection = Inspection(self._keys, self._run, self._send, self._limits)
         self._fleet = Fleet(
-            self._keys, self._engine, self._run, self._send, settings.heartbeat_ttl_ms, self._begin_afresh, self._ring_all
+            *(self._keys, self._engine, self._run, self._send, self._keyspace, settings.heartbeat_ttl_ms, self._watches),
+            *(self._begin_afresh, self._ring_all),
         )
+
+        self._foreign_writes = ForeignWrites(
+            *(self._fanout, self._keyspace, self._engine, self._run, self._send, self._notice, self._load_routes)
+        )
+        self._scopes = Scopes(self._keys, self._send, self._fanout.routes, self._watch)
+        self._was_emptied = False
+        self._fanout.emptied = self._emptied
 
     # -- opening and closing
 
@@ -116,17 +134,20 @@ class RedisAdapter:
             await self._send(b"SET", self._keys.store, secrets.token_hex(8).encode(), b"NX")
             self.store = (await self._send(b"GET", self._keys.store)).decode("utf-8", "replace")
             await self._fleet.join()
-            version = await self._send(b"GET", self._keys.routes_version)
-            self._fanout.routes.load(int(version or 0), await self._send(b"HGETALL", self._keys.routes))
+            await self._load_routes()
         except BaseException:
             await self._connection.stop()
             raise
         self._bell = bell
+        self._connection.prepare = self._read_routes
         self._connection.restored = self._reconnected
         self._bells.start()
+        self._deadlines.start()
         self._fleet.start()
         self._upkeep.start()
         self._scopes.start()
+        if self._watches:
+            self._foreign_writes.start()
 
     async def _check_permissions(self, wire: Wire) -> None:
         trial = self._connection.session
@@ -145,17 +166,23 @@ class RedisAdapter:
             raise StoreError(f"the user of redis_url may not use all that iii-state needs on Redis at {wire.address}: {listed}")
 
     async def _check_format(self) -> None:
-        await self._send(b"SET", self._keys.format, b"%d" % FORMAT, b"NX")
         held = await self._send(b"GET", self._keys.format)
-        if not held.isdigit() or int(held) > FORMAT:
-            raise StoreError(
-                f"the data in Redis at {self._connection.address} has format {held.decode('utf-8', 'replace')}, which a newer "
-                f"version of iii-state has written; this one reads up to {FORMAT}"
-            )
+        if held is not None:
+            refuse_newer(self._connection.address, held)
+
+    async def _read_routes(self, wire: Wire) -> None:
+        """After a failover there may be others of the same version."""
+        version, table = await wire.ask((b"GET", self._keys.routes_version), (b"HGETALL", self._keys.routes))
+        for refusal in (version, table):
+            if isinstance(refusal, ReplyError):
+                raise StoreError(explain(wire.address, str(refusal)))
+        self._fanout.routes.load(int(cast("bytes | None", version) or 0), cast("list[bytes]", table))
 
     async def stop(self) -> None:
+        await self._foreign_writes.stop()
         await self._scopes.stop()
         await self._upkeep.stop()
+        await self._deadlines.stop()
         await self._fleet.stop()
         try:
             async with asyncio.timeout(self._call_timeout):
@@ -182,7 +209,18 @@ class RedisAdapter:
     # -- values
 
     def get(self, scope: str, key: str) -> Answer[bytes | None]:
-        words = (b"HGET", self._keys.values(scope.encode()), key.encode())
+        name = self._keys.values(scope.encode())
+        if scope in self._fanout.routes.with_deadlines:
+            words: tuple[bytes, ...] = (
+                b"EVALSHA",
+                script("get").sha1,
+                b"2",
+                name,
+                self._keys.deadlines_of(scope.encode()),
+                key.encode(),
+            )
+        else:
+            words = (b"HGET", name, key.encode())
 
         def result(reply: bytes | None) -> bytes | None:
             if reply is None or is_ours(reply):
@@ -191,13 +229,22 @@ class RedisAdapter:
 
         return self._connection.call(lambda *ticket: words, result, scope=scope)
 
-    def set(self, scope: str, key: str, value: bytes, *, request: Request | None = None) -> Answer[bytes | None]:
-        return self._mutate(self._set_script, scope, key, lambda: (value,), lambda reply: self._old(scope, key, reply), request)
+    def set(
+        self, scope: str, key: str, value: bytes, *, ttl_ms: int | None = None, request: Request | None = None
+    ) -> Answer[bytes | None]:
+        def result(reply: Reply) -> bytes | None:
+            return self._old(scope, key, reply)
+
+        if ttl_ms is None:
+            return self._mutate(self._set_script, scope, key, lambda: (value,), result, request)
+        return self._mutate_with_deadline(self._set_script, scope, key, lambda: (value,), result, request, ttl_ms)
 
     def delete(self, scope: str, key: str, *, request: Request | None = None) -> Answer[bytes | None]:
         return self._mutate(self._delete_script, scope, key, tuple, lambda reply: self._old(scope, key, reply), request)
 
-    def update(self, scope: str, key: str, plan: Plan, limit: int, *, request: Request | None = None) -> Answer[Updated]:
+    def update(
+        self, scope: str, key: str, plan: Plan, limit: int, *, ttl_ms: int | None = None, request: Request | None = None
+    ) -> Answer[Updated]:
         ops = plan_arguments(plan)
         foreign: bytes | None = None
         stored = b""
@@ -211,7 +258,12 @@ class RedisAdapter:
                 stored = self._checked(scope, key, foreign)
                 raise Again from None
 
-        return self._mutate(self._update_script, scope, key, lambda: update_arguments(ops, limit, foreign, stored), result, request)
+        def arguments() -> list[bytes]:
+            return update_arguments(ops, limit, foreign, stored)
+
+        if ttl_ms is None:
+            return self._mutate(self._update_script, scope, key, arguments, result, request, KEEP_DEADLINE)
+        return self._mutate_with_deadline(self._update_script, scope, key, arguments, result, request, ttl_ms)
 
     def _mutate(
         self,
@@ -221,13 +273,47 @@ class RedisAdapter:
         arguments: Callable[[], Sequence[bytes]],
         result: Callable[[Reply], T],
         request: Request | None,
+        ttl: bytes = NO_DEADLINE,
     ) -> asyncio.Future[T]:
-        write = Write(self._fanout, command, scope, key, arguments, result, request)
+        write = Write(self._fanout, command, scope, key, arguments, result, request, ttl=ttl)
         if request is not None:
             self._keep_session(request.session)
         return self._connection.call(
             write.command, write.answered, size=write.size, mutates=True, ticketed=request is None, scope=scope
         )
+
+    def _mutate_with_deadline(
+        self,
+        command: Script,
+        scope: str,
+        key: str,
+        arguments: Callable[[], Sequence[bytes]],
+        result: Callable[[Reply], T],
+        request: Request | None,
+        ttl_ms: int,
+    ) -> asyncio.Future[T]:
+        def done(reply: Reply) -> T:
+            answer = result(reply)
+            self._deadlines.set_here(ttl_ms)
+            return answer
+
+        def mutate() -> asyncio.Future[T]:
+            return self._mutate(command, scope, key, arguments, done, request, b"%d" % ttl_ms)
+
+        answer = mutate()
+        return answer if scope in self._fanout.routes.with_deadlines else self._own(self._first_deadline(answer, mutate))
+
+    async def _first_deadline(self, answer: asyncio.Future[T], mutate: Callable[[], asyncio.Future[T]]) -> T:
+        """The first deadline of a scope changes the routes, which may have to hold still."""
+        while True:
+            try:
+                return await answer
+            except Held:
+                await asyncio.sleep(HOLD_SECONDS)
+                answer = mutate()
+
+    def _write(self, write: Write[T], scope: str) -> asyncio.Future[T]:
+        return self._connection.call(write.command, write.answered, size=write.size, mutates=True, ticketed=True, scope=scope)
 
     def open_session(self, session: str, previous_epoch: int, epoch: int) -> Answer[None]:
         key = self._keys.session(caller_session(session))
@@ -269,16 +355,16 @@ class RedisAdapter:
         return self._own(self._entries(scope))
 
     async def _entries(self, scope: str) -> list[tuple[str, bytes]]:
-        name = self._keys.values(scope.encode())
-        digest = script("entries").sha1
+        names = self._names_of(scope)
+        bounds = (b"%d" % INSTANT_VALUES, b"%d" % INSTANT_BYTES)
         page: list[bytes] | None = await self._send(
-            b"EVALSHA", digest, b"1", name, b"%d" % INSTANT_VALUES, b"%d" % INSTANT_BYTES, scope=scope
+            b"EVALSHA", script("entries").sha1, b"%d" % len(names), *names, *bounds, scope=scope
         )
         if page is not None:
             found = dict(zip(page[::2], page[1::2], strict=True))
         else:
             found = {}
-            async for page in self._pages(name, scope):
+            async for page in self._pages(names, scope):
                 found.update(zip(page[::2], page[1::2], strict=True))
         entries = []
         for key, text in found.items():
@@ -286,11 +372,20 @@ class RedisAdapter:
             entries.append((decoded, text if is_ours(text) else self._checked(scope, decoded, text)))
         return entries
 
-    async def _pages(self, name: bytes, scope: str) -> AsyncIterator[list[bytes]]:
-        """Keys and values in turn of a hash of any size; a key may come twice."""
+    def _names_of(self, scope: str) -> tuple[bytes, ...]:
+        """The keys that a read of a scope has to look at: its values, and its deadlines where it has any."""
+        name = self._keys.values(scope.encode())
+        return (name, self._keys.deadlines_of(scope.encode())) if scope in self._fanout.routes.with_deadlines else (name,)
+
+    async def _pages(self, names: tuple[bytes, ...], scope: str) -> AsyncIterator[list[bytes]]:
+        """Keys and values in turn of a scope of any size; a key may come twice."""
         cursor, count = b"0", PAGE_VALUES
         while True:
-            cursor, page = await self._send(b"HSCAN", name, cursor, b"COUNT", b"%d" % count, scope=scope)
+            if len(names) == 1:
+                words: tuple[bytes, ...] = (b"HSCAN", *names, cursor, b"COUNT", b"%d" % count)
+            else:
+                words = (b"EVALSHA", script("page").sha1, b"2", *names, cursor, b"%d" % count)
+            cursor, page = await self._send(*words, scope=scope)
             yield page
             if cursor == b"0":
                 break
@@ -301,11 +396,11 @@ class RedisAdapter:
         return self._own(self._keys_of(scope))
 
     async def _keys_of(self, scope: str) -> list[str]:
-        name = self._keys.values(scope.encode())
-        if await self._send(b"HLEN", name, scope=scope) <= INSTANT_KEYS:
-            found = await self._send(b"HKEYS", name, scope=scope)
+        names = self._names_of(scope)
+        if len(names) == 1 and await self._send(b"HLEN", *names, scope=scope) <= INSTANT_KEYS:
+            found = await self._send(b"HKEYS", *names, scope=scope)
         else:
-            found = {key: None async for page in self._pages(name, scope) for key in page[::2]}
+            found = {key: None async for page in self._pages(names, scope) for key in page[::2]}
         return [_decoded(scope, key) for key in found]
 
     def groups(self) -> Answer[list[str]]:
@@ -313,13 +408,6 @@ class RedisAdapter:
 
     def enable_events(self, enabled: bool) -> None:
         self._fanout.enabled = enabled
-
-    def _send(self, *words: bytes, scope: str | None = None) -> asyncio.Future[Any]:
-        return self._connection.call(lambda *ticket: words, _as_it_is, scope=scope)
-
-    def _run(self, name: str, call: Sequence[bytes], result: Callable[[Any], T]) -> asyncio.Future[T]:
-        words = (b"EVALSHA", script(name).sha1, *call)
-        return self._connection.call(lambda *ticket: words, result, size=sum(map(len, words)))
 
     def _own(self, work: Any) -> asyncio.Future[Any]:
         task = asyncio.get_running_loop().create_task(work)
@@ -329,6 +417,10 @@ class RedisAdapter:
 
     # -- the fleet
 
+    async def _host_again(self) -> int:
+        await self._subscriptions.host_again()
+        return -1
+
     async def _start_due_attempts(self) -> int:
         return await self._deliveries.start_due_attempts()
 
@@ -337,8 +429,10 @@ class RedisAdapter:
 
     def _reconnected(self) -> None:
         self._fleet.spare_everybody()
+        self._subscriptions.doubt()
         self._recovers = True
         self._upkeep.plan(0)
+        self._deadlines.look()
 
     async def _recover(self) -> int:
         if self._recovers:
@@ -350,9 +444,22 @@ class RedisAdapter:
                 raise
         return -1
 
-    def _begin_afresh(self) -> None:
+    async def _load_routes(self) -> bool:
+        """Read the whole table. True where the database has been emptied."""
+        version = await self._send(b"GET", self._keys.routes_version)
+        return self._fanout.load(int(version or 0), await self._send(b"HGETALL", self._keys.routes))
+
+    async def _begin_afresh(self) -> None:
+        if await self._load_routes() or self._was_emptied:
+            self._was_emptied = False
+            logger.error(
+                "the database has been emptied (FLUSHDB?) or replaced, and with it went all values, triggers, dead letters, and "
+                "events that had not been delivered: what they were is not known; this engine begins afresh"
+            )
+        else:
+            logger.warning("this engine has been taken for dead (was it stopped?); it begins afresh")
         self._deliveries.forget_all()
-        self._subscriptions.host_again()
+        self._upkeep.plan(0)
 
     def _ring_all(self) -> None:
         for subscription_id in list(self._subscriptions.hosted):
@@ -364,6 +471,21 @@ class RedisAdapter:
 
     def step_out(self, worker: str) -> Answer[None]:
         return self._run("line_up", queues.line_up(self._keys, worker.encode(), 0), lambda _: None)
+
+    def _emptied(self) -> None:
+        self._was_emptied = True
+        self._engine.lost(self._engine.id)
+
+    # -- foreign writes
+
+    def _notice(self, scope: str, key: str) -> asyncio.Future[None]:
+        write = notice(self._fanout, scope, key)
+        return self._connection.call(write.command, write.answered, ticketed=True, scope=scope)
+
+    def _watch(self, scopes: Sequence[bytes]) -> bool:
+        if self._watches:
+            self._foreign_writes.changed(scopes)
+        return self._watches
 
     # -- queues
 
@@ -395,16 +517,16 @@ class RedisAdapter:
         return self._deliveries.release(deliveries)
 
     def queues(self) -> Answer[list[QueueStats]]:
-        return self._own(self._deliveries.queues())
+        return self._own(self._inspection.queues())
 
     def dead_letters(self, function_id: str | None = None) -> Answer[list[DeadLetter]]:
-        return self._own(self._deliveries.dead_letters(function_id))
+        return self._own(self._inspection.dead_letters(function_id))
 
     def revive(self, dead_letter_id: str) -> Answer[bool]:
-        return self._own(self._deliveries.revive(dead_letter_id))
+        return self._own(self._inspection.revive(dead_letter_id))
 
     def discard(self, dead_letter_id: str) -> Answer[bool]:
-        return self._own(self._deliveries.discard(dead_letter_id))
+        return self._own(self._inspection.discard(dead_letter_id))
 
 
 def _decoded(scope: str, key: bytes) -> str:

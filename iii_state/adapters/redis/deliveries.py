@@ -6,34 +6,23 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
-
-import msgspec
+from typing import Any
 
 from iii_state.adapters.redis import queues
 from iii_state.adapters.redis.fleet import Identity
-from iii_state.adapters.redis.foreign import is_ours, stored_form
-from iii_state.adapters.redis.keys import Keys, lane
+from iii_state.adapters.redis.inspection import Send, check
+from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.mutations import Reply
 from iii_state.adapters.redis.queues import Entry, Fenced
 from iii_state.adapters.redis.routes import Routes
 from iii_state.adapters.redis.subscriptions import Run, Subscriptions
-from iii_state.errors import InvalidValue, StoreError
-from iii_state.events import DeadLetter, Delivery, Event, Failure, QueueLimits, QueueStats, Subscription
+from iii_state.errors import StoreError
+from iii_state.events import Delivery, Failure, QueueLimits
 from iii_state.host import Answer
 
 logger = logging.getLogger(__name__)
 
-LETTERS_AT_ONCE = 500
 DUE_AT_ONCE = 500
-_UNBOUNDED = QueueLimits(max_queue_length=2**53, max_queue_bytes=2**53)
-_subscription = msgspec.json.Decoder(Subscription)
-
-
-class Send(Protocol):
-    """Sends one command and gives its reply."""
-
-    def __call__(self, *words: bytes) -> asyncio.Future[Any]: ...
 
 
 class Deliveries:
@@ -63,10 +52,9 @@ class Deliveries:
     # -- one after the other
 
     def take(self, subscription_id: str, count: int) -> Answer[list[Delivery]]:
-        hosted = self._subscriptions.hosted.get(subscription_id)
-        if hosted is None or count <= 0 or not self._engine.is_alive():
+        queue, engine = self._subscriptions.queue_of(subscription_id), self._engine.id
+        if queue is None or count <= 0 or not self._engine.is_alive():
             return []
-        queue, engine = hosted[1], self._engine.id
         call = queues.take(self._keys, queue, engine, count)
         return self._taking("take", call, subscription_id, queue, engine, ())
 
@@ -80,7 +68,7 @@ class Deliveries:
         if not entries:
             return self.take(subscription_id, want) if want else []
         queue = entries[0].queue
-        if subscription_id not in self._subscriptions.hosted:
+        if self._subscriptions.queue_of(subscription_id) is None:
             want = 0
         size = queues.DELIVERIES_AT_ONCE
         parts = [entries[start : start + size] for start in range(0, len(entries), size)]
@@ -113,7 +101,7 @@ class Deliveries:
             if not held:
                 del self._held[queue]
             for delivery in deliveries:
-                _check(delivery.event)
+                check(delivery.event)
             answer.set_result(deliveries)
 
         def failed(call: asyncio.Future[None]) -> None:
@@ -145,7 +133,7 @@ class Deliveries:
         if entry.engine != self._engine.id:
             return None
         hosted = self._subscriptions.hosted.get(delivery.subscription_id)
-        function_id = hosted[0].function_id if hosted is not None else self._routes.function_of(entry.queue)
+        function_id = hosted.subscription.function_id if hosted is not None else self._routes.function_of(entry.queue)
         told = (delivery.attempt, str(failure), function_id, self._limits.max_queue_length)
 
         def buried(reply: Reply) -> None:
@@ -192,7 +180,7 @@ class Deliveries:
     async def recover(self) -> None:
         """Give back what is pending here without anybody knowing: it was taken by a call whose reply got lost."""
         engine = self._engine.id
-        for _, queue in list(self._subscriptions.hosted.values()):
+        for queue in await self._send(b"SMEMBERS", self._keys.hosts(engine)):
             try:
                 pending = await self._send(b"XPENDING", self._keys.stream(queue), b"engines", b"-", b"+", b"10000", engine)
             except StoreError as error:
@@ -215,111 +203,11 @@ class Deliveries:
             await self._run("again", queues.again(self._keys, queue, ids), _as_it_is)
         return 0 if len(due) >= DUE_AT_ONCE else int(following)
 
-    # -- looking at it
-
-    async def queues(self) -> list[QueueStats]:
-        routed = await self._send(b"HKEYS", self._keys.routes)
-        return [stats for queue in routed if (stats := await self._stats(queue)) is not None]
-
-    async def _stats(self, queue: bytes) -> QueueStats | None:
-        keys = self._keys
-        try:
-            fields, counted, pending, dead = await asyncio.gather(
-                self._send(b"HGETALL", keys.subscription(queue)),
-                self._send(b"HGET", keys.busy(queue), b"entries"),
-                self._send(b"XPENDING", keys.stream(queue), b"engines"),
-                self._send(b"XLEN", keys.dead(queue)),
-            )
-        except StoreError as error:
-            if "NOGROUP" in str(error):
-                return None
-            raise
-        held = dict(zip(fields[::2], fields[1::2], strict=True))
-        if b"settings" not in held:
-            return None
-        out = int(pending[0])
-        return QueueStats(
-            subscription=_subscription.decode(held[b"settings"]),
-            waiting=int(counted or 0) - out,
-            pending=out,
-            dead=dead,
-            dropped=int(held.get(b"dropped", 0)),
-            hosted=any(name.startswith(b"at:") for name in held),
-        )
-
-    async def dead_letters(self, function_id: str | None) -> list[DeadLetter]:
-        letters = []
-        for queue in await self._send(b"SMEMBERS", self._keys.dead_queues):
-            start = b"-"
-            while True:
-                page = await self._send(b"XRANGE", self._keys.dead(queue), start, b"+", b"COUNT", b"%d" % LETTERS_AT_ONCE)
-                letters += [_letter(queue, entry_id, fields) for entry_id, fields in page]
-                if len(page) < LETTERS_AT_ONCE:
-                    break
-                start = b"(" + page[-1][0]
-        letters = [letter for letter in letters if function_id is None or letter.function_id == function_id]
-        return sorted(letters, key=lambda letter: letter.buried_at_ms)
-
-    async def revive(self, dead_letter_id: str) -> bool:
-        entry_id, _, queue = dead_letter_id.encode().partition(b":")
-        fields = await self._dead_entry(queue, entry_id)
-        if fields is None:
-            return False
-        limits = self._limits if self._limits.on_full == "reject" else _UNBOUNDED
-        call = queues.revive(self._keys, queue, entry_id, lane(fields[3], fields[5]), limits)
-        reply = await self._run("revive", call, _as_it_is)
-        function_id = fields[17].decode()
-        if reply[0] == b"GONE":
-            raise StoreError(f"nobody is subscribed any more: {function_id} has no queue for this event")
-        if reply[0] == b"FULL":
-            bound = reply[1].decode()
-            raise StoreError(
-                f"the queue of {function_id} is full ({bound} {getattr(limits, bound)}); "
-                "its handler does not keep up, or nobody serves it"
-            )
-        return bool(reply[0] == b"OK")
-
-    async def discard(self, dead_letter_id: str) -> bool:
-        entry_id, _, queue = dead_letter_id.encode().partition(b":")
-        if await self._dead_entry(queue, entry_id) is None:
-            return False
-        return bool(await self._run("discard", queues.discard(self._keys, queue, entry_id), _as_it_is))
-
-    async def _dead_entry(self, queue: bytes, entry_id: bytes) -> list[bytes] | None:
-        """The fields of a dead letter; None for an id of anything else."""
-        if not queue or not entry_id.replace(b"-", b"", 1).isdigit():
-            return None
-        found = await self._send(b"XRANGE", self._keys.dead(queue), entry_id, entry_id)
-        return found[0][1] if found else None
-
 
 def _entry(delivery: Delivery) -> Entry:
     entry = delivery.token
     assert isinstance(entry, Entry)
     return entry
-
-
-def _check(event: Event) -> None:
-    """The old value may be another writer's: what is no JSON counts as null."""
-    if event.old is not None and not is_ours(event.old):
-        try:
-            event.old = stored_form(event.old)
-        except InvalidValue:
-            event.old = None
-
-
-def _letter(queue: bytes, entry_id: bytes, fields: list[bytes]) -> DeadLetter:
-    event = queues.event_of(fields)
-    _check(event)
-    return DeadLetter(
-        id=f"{entry_id.decode()}:{queue.decode()}",
-        subscription_id=queue.decode().partition("-")[0],
-        function_id=fields[17].decode(),
-        event=event,
-        attempts=int(fields[13]),
-        error=fields[15].decode(),
-        buried_at_ms=int(entry_id.partition(b"-")[0]),
-    )
 
 
 def _as_it_is(reply: Any) -> Any:

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from iii_state.adapters.redis import queues
 from iii_state.adapters.redis.connection import Again, Ahead
 from iii_state.adapters.redis.keys import Keys, caller_session, lane
-from iii_state.adapters.redis.mutations import QueueFull, Reply, Route, Stale, Ticket, mutation
+from iii_state.adapters.redis.mutations import (
+    KEEP_DEADLINE,
+    NO_DEADLINE,
+    QueueFull,
+    Reply,
+    Route,
+    Stale,
+    Ticket,
+    Unseen,
+    declare,
+    declared,
+    mutation,
+    noticed,
+)
 from iii_state.adapters.redis.packing import Packing, packed
-from iii_state.adapters.redis.routes import Routes
+from iii_state.adapters.redis.routes import BEGAN, Routes, deadlines_setting
 from iii_state.adapters.redis.scripts import Script, script
 from iii_state.errors import StoreError
 from iii_state.events import QueueLimits
@@ -25,25 +39,53 @@ PATIENCE = 3
 """A call that was stale so often in a row has the routes hold still for the next time."""
 
 HOLD_MS = 250
+
+DECLARED_AT_ONCE = 500
+
 UNBOUNDED = 2**53
 
 
 class Fanout:
     """What all mutations of an engine share: the routes, the bounds of queues, and whether there are events at all."""
 
-    def __init__(self, keys: Keys, limits: QueueLimits) -> None:
+    def __init__(self, keys: Keys, limits: QueueLimits, database: int = 0) -> None:
         self.keys = keys
+        self.marks = keys.marks(database)
         self.limits = limits
         self.routes = Routes()
         self.packing = Packing(keys)
         self.callers_packing = Packing(keys)
         """Of calls with tickets of callers; a `Packing` is fast for one session at a time."""
+        self.undeclared: dict[str, None] = {}
+        """Scopes that are to have deadlines, and that no call has made known yet."""
         self.enabled = True
+        self.emptied: Callable[[], None] = lambda: None
+        """Called when it turns out that this is another database than before."""
         self._dropped: dict[bytes, int] = {}
 
     def reload(self, version: int) -> Ahead:
         """The command that reads the whole table of the routes, of this version or later."""
-        return ((b"HGETALL", self.keys.routes), lambda table: self.routes.load(version, table))
+
+        def loaded(table: list[bytes]) -> None:
+            if self.load(version, table):
+                self.emptied()
+
+        return ((b"HGETALL", self.keys.routes), loaded)
+
+    def load(self, version: int, table: Sequence[bytes]) -> bool:
+        """Take on the whole table. True where it is that of another database: the one before has been emptied, or replaced."""
+        before = self.routes.settings.get(BEGAN)
+        self.routes.load(version, table)
+        return before is not None and self.routes.settings.get(BEGAN) != before
+
+    async def follow(self, send: Callable[..., Awaitable[Any]]) -> None:
+        """Take on what has changed, without waiting for a mutation to be told: reads depend on some of it."""
+        entries = await send(b"XRANGE", self.keys.routes_log, b"(%d" % self.routes.version, b"+", b"COUNT", b"1000")
+        changes = [(int(entry_id.split(b"-")[0]), fields) for entry_id, fields in entries]
+        if changes and not self.routes.catch_up(Stale(changes[-1][0], changes)):
+            version = await send(b"GET", self.keys.routes_version)
+            if self.load(int(version or 0), await send(b"HGETALL", self.keys.routes)):
+                self.emptied()
 
     def dropped(self, queue: bytes, function_id: str, count: int) -> None:
         """Events of a queue have been dropped by this engine."""
@@ -55,7 +97,8 @@ class Fanout:
 class Write(Generic[T]):
     """One mutation, over all the times that it is sent. `arguments` gives the command's own, `result` reads its reply.
 
-    With a `request` it bears its caller's ticket instead of the engine's (`Ticket`).
+    With a `request` it bears its caller's ticket instead of the engine's (`Ticket`). `is_foreign` tells that it was another
+    program's, and is only to be noticed.
     """
 
     def __init__(
@@ -67,6 +110,9 @@ class Write(Generic[T]):
         arguments: Callable[[], Sequence[bytes]],
         result: Callable[[Reply], T],
         request: Request | None = None,
+        *,
+        ttl: bytes = NO_DEADLINE,
+        is_foreign: bool = False,
     ) -> None:
         self._fanout = fanout
         self._command = command
@@ -78,6 +124,13 @@ class Write(Generic[T]):
         self._packed_own = packed(self._own)
         self._result = result
         self._request = request
+        self._ttl = ttl
+        self._declaring = self._is_told = False
+        if ttl is not NO_DEADLINE and ttl is not KEEP_DEADLINE:
+            self._await_deadlines()
+        self._is_foreign = is_foreign
+        self._unseen = ""
+        """Why what another program has done to the value could not be noticed."""
         self._wanted: list[tuple[bytes, str]] = []
         self._stale = 0
         self._victims: dict[bytes, tuple[bytes, bytes, bytes]] = {}
@@ -93,13 +146,19 @@ class Write(Generic[T]):
     def command(self, session: bytes, epoch: int, slot: int, sequence: int) -> list[bytes] | bytes:
         """What is sent."""
         fanout = self._fanout
+        known = fanout.routes
+        version, shadows = known.version, known.shadows
+        ttl = self._ttl if self._place[0] in known.with_deadlines else None
+        if ttl is None and self._ttl is not NO_DEADLINE and self._ttl is not KEEP_DEADLINE:
+            self._declaring = True
+            return [b"EVALSHA", script("declare").sha1, *self._declare(version)]
         packing, request = fanout.packing, self._request
         if request is not None:
             packing = fanout.callers_packing
             session, epoch, slot, sequence = caller_session(request.session), request.epoch, request.slot, request.seq
-        version = fanout.routes.version
-        wanted = self._wanted = fanout.routes.matching(*self._place) if fanout.enabled else []
-        if not wanted:
+        is_silent = not fanout.enabled or (self._is_foreign and known.is_filling)
+        wanted = self._wanted = [] if is_silent else known.matching(*self._place)
+        if not wanted and shadows is None and ttl is None:
             values_key, number = fanout.keys.values(self._scope), b"%d" % version
             return packing.mutation(
                 *(self._command, values_key, session, epoch, slot, sequence, number),
@@ -113,11 +172,21 @@ class Write(Generic[T]):
             for queue, _ in wanted
         ]
         ticket = Ticket(session, epoch, slot, sequence)
-        call = mutation(fanout.keys, ticket, version, self._scope, self._key, routes, self._own)
+        watched = None if shadows is None else (fanout.keys.shadow(shadows, self._scope), fanout.marks)
+        place = (self._scope, self._key, routes, self._own)
+        call = mutation(fanout.keys, ticket, version, *place, watched, ttl, is_foreign=self._is_foreign)
         return [b"EVALSHA", self._command.sha1, *call]
 
     def answered(self, reply: Reply) -> T:
-        """Reads the reply. Raises `Again` where the routes have changed or room is being made, `StoreError` for a full queue."""
+        """Reads the reply. Raises `Again` where the routes have changed or room is being made, `StoreError` for a full queue,
+        `Held` where the first deadline of a scope has to wait."""
+        if self._declaring:
+            self._declaring = False
+            changed = declared(reply)
+            if self._is_told:
+                raise self._catch_up(changed)
+            self._await_deadlines()
+            raise Again
         try:
             return self._result(reply)
         except Again:
@@ -125,19 +194,50 @@ class Write(Generic[T]):
             self._packed_own = packed(self._own)
             raise
         except Stale as stale:
+            self._stale += 1
             raise self._catch_up(stale) from None
         except QueueFull as full:
             raise self._make_room(full) from None
+        except Unseen:
+            raise self._notice() from None
+
+    def _await_deadlines(self) -> None:
+        if self._place[0] not in self._fanout.routes.with_deadlines:
+            self._fanout.undeclared[self._place[0]] = None
+
+    def _declare(self, version: int) -> list[bytes]:
+        """Makes known that the scope has deadlines. Of calls that are sent together the first speaks for all, and is told of the
+        changes; the others only make sure of theirs: each scope's change in each call's reply would be a square."""
+        undeclared = self._fanout.undeclared
+        scopes = list(islice(undeclared, DECLARED_AT_ONCE))
+        for scope in scopes:
+            del undeclared[scope]
+        self._is_told = bool(scopes)
+        settings = [(deadlines_setting(scope.encode()), b"1") for scope in dict.fromkeys((*scopes, self._place[0]))]
+        return declare(self._fanout.keys, version, *settings, told=self._is_told)
 
     def _catch_up(self, stale: Stale) -> Again:
         fanout = self._fanout
         first: list[Ahead] = []
-        self._stale += 1
         if self._stale >= PATIENCE:
             first.append(((b"SET", fanout.keys.hold, b"1", b"PX", b"%d" % HOLD_MS), lambda reply: None))
         if not fanout.routes.catch_up(stale):
             first.append(fanout.reload(stale.version))
         return Again(*first)
+
+    def _notice(self) -> Exception:
+        if self._unseen:
+            return StoreError(f"what another program has done to the value could not be noticed: {self._unseen}")
+        noticing = notice(self._fanout, *self._place)
+
+        def answered(reply: Reply) -> None:
+            try:
+                noticing.answered(reply)
+            except StoreError as error:
+                self._unseen = str(error)
+                raise
+
+        return Again((noticing.command, answered))
 
     def _make_room(self, full: QueueFull) -> Exception:
         fanout = self._fanout
@@ -162,3 +262,8 @@ class Write(Generic[T]):
         victim = self._victims.pop(queue, None) or (self._scope, self._key, lane(self._scope, self._key))
         call = queues.drop_oldest(fanout.keys, queue, *victim, fanout.limits, full.size)
         return Again(((b"EVALSHA", script("drop_oldest").sha1, *call), dropped))
+
+
+def notice(fanout: Fanout, scope: str, key: str) -> Write[None]:
+    """What another program has done to a value, to be noticed."""
+    return Write(fanout, script("notice"), scope, key, tuple, noticed, is_foreign=True)

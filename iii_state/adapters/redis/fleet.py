@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from iii_state.adapters.redis import queues
-from iii_state.adapters.redis.keys import FORMAT, Keys
-from iii_state.errors import StoreError
+from iii_state.adapters.redis.keys import Keys
+from iii_state.adapters.redis.keyspace import Keyspace
+from iii_state.errors import ConfigError, StoreError
+from iii_state.host import engine_name
 
 logger = logging.getLogger(__name__)
 
 ENTRIES_AT_ONCE = 500
 SWEEPS_PER_LIFE = 10
-"""How often the heartbeats are looked at within one time to live."""
+"""How often the heartbeats are looked at within one time to live; Redis tells of most that stop before."""
 
 
 class Identity:
@@ -26,6 +27,8 @@ class Identity:
     def __init__(self) -> None:
         self.instance = secrets.token_hex(6).encode()
         self.id = secrets.token_hex(6).encode()
+        self.name = engine_name().encode()
+        """What people know this process by."""
         self.is_member = asyncio.Event()
         """Set while the id is among the engines, as far as is known."""
         self.was_lost = asyncio.Event()
@@ -51,7 +54,7 @@ class Identity:
 class Fleet:
     """Keeps this engine among the engines, and takes over the queues of those that are gone.
 
-    `afresh` is called when the engine has been declared dead and has come back under a new id, `sure` when a lease that was
+    `afresh` is called when the engine has not been among the engines and has come back under a new id, `sure` when a lease that was
     over has been found to be in force.
     """
 
@@ -61,27 +64,45 @@ class Fleet:
         engine: Identity,
         run: Callable[[str, Sequence[bytes], Callable[[Any], Any]], asyncio.Future[Any]],
         send: Callable[..., Awaitable[Any]],
+        keyspace: Keyspace,
         ttl_ms: int,
-        afresh: Callable[[], None],
+        foreign_writes: bool,
+        afresh: Callable[[], Awaitable[None]],
         sure: Callable[[], None],
     ) -> None:
         self._keys = keys
         self._engine = engine
         self._run = run
         self._send = send
+        self._keyspace = keyspace
         self._ttl_ms = ttl_ms
+        self._foreign_writes = foreign_writes
         self._afresh = afresh
         self._sure = sure
         self._tasks: list[asyncio.Task[None]] = []
         self._nobody_dies_before = 0.0
+        self._look = asyncio.Event()
+        """Set where a heart may have stopped."""
+        self._watched: set[bytes] = set()
+        """The engines whose hearts are listened to."""
 
     async def join(self) -> None:
-        """Become one of the engines."""
+        """Become one of the engines. Raises `ConfigError` where these have agreed on something else."""
         engine = self._engine
-        began = asyncio.get_running_loop().time()
-        await self._send(b"SET", self._keys.format, b"%d" % FORMAT, b"NX")
-        await self._send(b"SET", self._keys.engine(engine.id), b"1", b"PX", b"%d" % self._ttl_ms)
-        await self._send(b"HSET", self._keys.engines, engine.id, b"%d" % (time.time_ns() // 1_000_000))
+        while True:
+            began = asyncio.get_running_loop().time()
+            others = [other for other in await self._send(b"HKEYS", self._keys.engines) if other != engine.id]
+            call = queues.join(self._keys, engine.id, engine.name, self._ttl_ms, self._foreign_writes, others)
+            reply = await self._run("join", call, _as_it_is)
+            if reply[0] == b"OK":
+                break
+            if reply[0] == b"DISAGREE":
+                wanted, found = ("true", "false") if self._foreign_writes else ("false", "true")
+                raise ConfigError(
+                    f"adapter.config.foreign_writes is {wanted} here, and {found} at the engine {reply[1].decode()}, which runs on "
+                    "the same Redis: it has to be the same at all. To change it, stop them all (one that was killed counts for "
+                    "heartbeat_ttl_ms), and start them with the new setting"
+                )
         engine.lease_until = began + self._ttl_ms / 1000
         engine.is_member.set()
 
@@ -124,7 +145,7 @@ class Fleet:
             try:
                 if not engine.was_lost.is_set():
                     began, known = loop.time(), engine.id
-                    word = await self._run("heartbeat", queues.heartbeat(self._keys, known, self._ttl_ms), _as_it_is)
+                    word = await self._run("heartbeat", queues.heartbeat(self._keys, known, self._ttl_ms, engine.name), _as_it_is)
                     if word == b"OK":
                         was_over = loop.time() >= engine.lease_until
                         engine.lease_until = began + self._ttl_ms / 1000
@@ -132,11 +153,10 @@ class Fleet:
                             self._sure()
                         continue
                     engine.lost(known)
-                logger.warning("this engine has been taken for dead (was it stopped?); it begins afresh")
                 engine.renew()
                 await self.join()
-                self._afresh()
-            except StoreError as error:
+                await self._afresh()
+            except (StoreError, ConfigError) as error:
                 if not engine.is_member.is_set():
                     engine.was_lost.set()
                 logger.warning("no heartbeat: %s", error)
@@ -146,17 +166,24 @@ class Fleet:
 
     async def _sweep_for_ever(self) -> None:
         while True:
-            await asyncio.sleep(self._ttl_ms / SWEEPS_PER_LIFE / 1000)
+            self._look.clear()
             try:
                 await self.sweep()
             except StoreError as error:
                 logger.info("the other engines could not be looked at: %s", error)
             except Exception:
                 logger.exception("the other engines could not be looked at")
+            try:
+                async with asyncio.timeout(self._ttl_ms / SWEEPS_PER_LIFE / 1000):
+                    await self._look.wait()
+            except TimeoutError:
+                pass
 
     async def sweep(self) -> None:
         """Declare dead who is, and take over."""
-        for engine in await self._send(b"HKEYS", self._keys.engines):
+        engines = await self._send(b"HKEYS", self._keys.engines)
+        self._watch({engine for engine in engines if engine != self._engine.id})
+        for engine in engines:
             if engine == self._engine.id or await self._send(b"EXISTS", self._keys.engine(engine)):
                 continue
             if asyncio.get_running_loop().time() < self._nobody_dies_before:
@@ -165,6 +192,13 @@ class Fleet:
                 logger.warning("the engine %s is gone; its work is taken over", engine.decode())
         for engine in await self._send(b"SMEMBERS", self._keys.fenced):
             await self._take_over(engine)
+
+    def _watch(self, engines: set[bytes]) -> None:
+        for engine in engines - self._watched:
+            self._keyspace.on_expiry(self._keys.engine(engine), self._look.set)
+        for engine in self._watched - engines:
+            self._keyspace.forget(self._keys.engine(engine))
+        self._watched = engines
 
     async def _take_over(self, engine: bytes) -> None:
         for queue in await self._send(b"SMEMBERS", self._keys.hosts(engine)):

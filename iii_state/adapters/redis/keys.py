@@ -55,7 +55,8 @@ class Keys:
 
     @cached_property
     def routes(self) -> bytes:
-        """Hash: queue -> its route, which events it wants."""
+        """Hash: queue -> its route, which events it wants; and facts of the fleet, in fields that begin with a colon. Also the
+        channel on which a fact is announced."""
         return self._own + b"routes"
 
     @cached_property
@@ -77,6 +78,15 @@ class Keys:
     def orphans(self) -> bytes:
         """Sorted set: queues that nobody hosts, by when their retention ends, in milliseconds."""
         return self._own + b"orphans"
+
+    @cached_property
+    def deadlines(self) -> bytes:
+        """Sorted set: scopes, by when to look for a deadline that is over; also the channel on which an earlier one is told."""
+        return self._own + b"deadlines"
+
+    def deadlines_of(self, scope: bytes) -> bytes:
+        """Sorted set: keys of a scope whose values have a deadline, by that, in milliseconds since 1970."""
+        return b"%bdeadlines:%b" % (self._own, scope)
 
     @cached_property
     def later(self) -> bytes:
@@ -113,8 +123,25 @@ class Keys:
         """The version of the layout."""
         return self._own + b"format"
 
+    def shadow(self, generation: bytes, scope: bytes) -> bytes:
+        """Hash: key -> text of a scope as it was last seen, where foreign writes are watched."""
+        return b"%bshadow:%b:%b" % (self._own, generation, scope)
+
+    def comparing(self, scope: bytes) -> bytes:
+        """String with a time to live: who compares a scope with its shadow just now."""
+        return b"%bcomparing:%b" % (self._own, scope)
+
+    @cached_property
+    def filling(self) -> bytes:
+        """String with a time to live: who makes the first shadows of everything just now."""
+        return self._own + b"filling"
+
+    def marks(self, database: int) -> bytes:
+        """Channel on which the scripts that write values say so."""
+        return b"%bwrites@%d" % (self._own, database)
+
     def engine(self, engine: bytes) -> bytes:
-        """String with a time to live: an engine's heartbeat."""
+        """String with a time to live: an engine's heartbeat, holding what people know it by."""
         return b"%bengine:%b" % (self._own, engine)
 
     def hosts(self, engine: bytes) -> bytes:

@@ -17,6 +17,11 @@ from iii_state.sessions import Fenced, Forgotten, SessionLost, SessionTaken
 
 Reply = list[object]
 
+NO_DEADLINE = b""
+KEEP_DEADLINE = b"keep"
+FOREIGN_WRITE = "foreign-"
+"""How the ids begin of writes that other programs have made."""
+
 _KINDS = {"set": b"s", "merge": b"m", "increment": b"i", "append": b"a", "remove": b"r"}
 
 
@@ -57,6 +62,14 @@ class Stale(Exception):
         self.changes = changes
 
 
+class Held(Exception):
+    """The routes have to hold still for a moment; nothing has changed."""
+
+
+class Unseen(Exception):
+    """Another program has changed the value, and nobody has noticed; nothing has changed. Call notice.lua for it, and again."""
+
+
 class QueueFull(Exception):
     """A queue has no room for the event; nothing has changed.
 
@@ -82,11 +95,29 @@ class Foreign(Exception):
 
 
 def mutation(
-    keys: Keys, ticket: Ticket, routes_version: int, scope: bytes, key: bytes, routes: Sequence[Route], arguments: Sequence[bytes]
+    keys: Keys,
+    ticket: Ticket,
+    routes_version: int,
+    scope: bytes,
+    key: bytes,
+    routes: Sequence[Route],
+    arguments: Sequence[bytes],
+    watched: tuple[bytes, bytes] | None = None,
+    ttl: bytes | None = None,
+    is_foreign: bool = False,
 ) -> list[bytes]:
-    """What follows the digest in EVALSHA: number of keys, keys, arguments. `arguments` are the command's own."""
+    """What follows the digest in EVALSHA: number of keys, keys, arguments.
+
+    `arguments` are the command's own; `watched` is the scope's shadow and the channel of the marks, where foreign writes
+    are; with `is_foreign`, the write is one of these, and its id says so. `ttl` is for a scope that has deadlines, and None for
+    any other: milliseconds, `NO_DEADLINE` or `KEEP_DEADLINE`.
+    """
+    extra: tuple[bytes, ...] = ()
+    if watched is not None or ttl is not None:
+        none = (keys.routes_version, keys.routes_version)
+        extra = (*(watched or none), *(none if ttl is None else (keys.deadlines_of(scope), keys.deadlines)))
     call = [
-        b"%d" % (5 + 3 * len(routes)),
+        b"%d" % (5 + 3 * len(routes) + len(extra)),
         keys.values(scope),
         keys.scopes,
         keys.session(ticket.session),
@@ -96,13 +127,32 @@ def mutation(
     lane_name = lane(scope, key) if routes else b""
     for route in routes:
         call += (keys.stream(route.queue), keys.busy(route.queue), keys.wait(route.queue, lane_name))
+    call += extra
     call += (b"%d" % ticket.epoch, b"%d" % ticket.slot, b"%d" % ticket.sequence, b"%d" % routes_version, scope, key)
     if routes:
-        call += (lane_name, b"%b-%d" % (ticket.session, ticket.sequence))
+        call += (lane_name, b"%b%b-%d" % (FOREIGN_WRITE.encode() if is_foreign else b"", ticket.session, ticket.sequence))
         for route in routes:
             call += (b"%d" % route.max_entries, b"%d" % route.max_bytes)
+    if ttl is not None:
+        call.append(ttl)
     call += arguments
     return call
+
+
+def declare(keys: Keys, version: int, *settings: tuple[bytes, bytes], told: bool = True) -> list[bytes]:
+    """What follows the digest of declare.lua in EVALSHA. `settings` are names and texts."""
+    words = [word for setting in settings for word in setting]
+    known = b"%d" % version if told else b""
+    return [b"4", keys.routes, keys.routes_version, keys.routes_log, keys.hold, known, *words]
+
+
+def declared(reply: Reply) -> Stale:
+    """What has changed with it. Raises `Held`."""
+    match reply:
+        case [b"DECLARED", bytes(version), list(entries)]:
+            return _stale(version, entries)
+        case _:
+            raise Held
 
 
 def opened(reply: Reply) -> int:
@@ -140,6 +190,12 @@ def update_arguments(ops: Sequence[bytes], limit: int, foreign: bytes | None = N
     return [b"%d" % limit, b"f", foreign, b"" if stored == foreign else stored, *ops]
 
 
+def noticed(reply: Reply) -> None:
+    """Raises what the reply of notice.lua says, unless that is done."""
+    if reply[0] != b"OK" and reply[0] != b"AGAIN":
+        raise _refusal(reply, 0)
+
+
 def previous(reply: Reply) -> bytes | None:
     """What a set or a delete replaced, as found: foreign text is not checked. Raises what the reply says instead."""
     if reply[0] == b"OK" or reply[0] == b"AGAIN":
@@ -168,12 +224,18 @@ def _errors(plan: Plan, failures: bytes) -> list[OpError]:
     ]
 
 
+def _stale(version: bytes, entries: list[tuple[bytes, list[bytes]]]) -> Stale:
+    return Stale(int(version), [(int(entry_id.split(b"-")[0]), fields) for entry_id, fields in entries])
+
+
 def _refusal(reply: Reply, limit: int) -> Exception:
     match reply:
         case [b"STALE", bytes(version), list(entries)]:
-            return Stale(int(version), [(int(entry_id.split(b"-")[0]), fields) for entry_id, fields in entries])
+            return _stale(version, entries)
         case [b"FULL", int(queue), bytes(bound), int(size)]:
             return QueueFull(queue, bound.decode(), size)
+        case [b"UNSEEN"]:
+            return Unseen()
         case [b"FOREIGN", bytes(text)]:
             return Foreign(text)
         case [b"TOO_LARGE", int(size)]:

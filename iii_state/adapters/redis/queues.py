@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
-from iii_state.adapters.redis.keys import Keys, lane
+from iii_state.adapters.redis.keys import FORMAT, Keys, lane
 from iii_state.adapters.redis.mutations import Reply
 from iii_state.events import Delivery, Event, EventType, QueueLimits
 
@@ -63,9 +63,9 @@ def retry(keys: Keys, queue: bytes, engine: bytes, entry: Entry, delay_ms: int) 
     return [b"3", keys.stream(queue), keys.engines, keys.later, engine, queue, entry.id, b"%d" % delay_ms]
 
 
-def due(deadlines: bytes, count: int) -> list[bytes]:
+def due(times: bytes, count: int, leave_out: int = 0) -> list[bytes]:
     """What follows the digest of due.lua in EVALSHA."""
-    return [b"1", deadlines, b"%d" % count]
+    return [b"1", times, b"%d" % count, b"%d" % leave_out]
 
 
 def again(keys: Keys, queue: bytes, entry_ids: Sequence[bytes]) -> list[bytes]:
@@ -137,9 +137,21 @@ def clear(keys: Keys, queue: bytes, lanes: Sequence[bytes]) -> list[bytes]:
     return [*call, *(keys.wait(queue, lane_name) for lane_name in lanes), queue, *lanes]
 
 
-def heartbeat(keys: Keys, engine: bytes, ttl_ms: int) -> list[bytes]:
+def join(keys: Keys, engine: bytes, name: bytes, ttl_ms: int, foreign_writes: bool, others: Sequence[bytes]) -> list[bytes]:
+    """What follows the digest of join.lua in EVALSHA."""
+    names = (keys.routes, keys.routes_version, keys.routes_log, keys.engines, keys.format, keys.engine(engine))
+    call = [b"%d" % (len(names) + len(others)), *names, *(keys.engine(other) for other in others)]
+    return [*call, engine, b"%d" % ttl_ms, b"%d" % FORMAT, b"%d" % foreign_writes, name, *others]
+
+
+def change_setting(keys: Keys, setting: bytes, before: bytes, after: bytes) -> list[bytes]:
+    """What follows the digest of change_setting.lua in EVALSHA."""
+    return [b"3", keys.routes, keys.routes_version, keys.routes_log, setting, before, after]
+
+
+def heartbeat(keys: Keys, engine: bytes, ttl_ms: int, name: bytes) -> list[bytes]:
     """What follows the digest of heartbeat.lua in EVALSHA."""
-    return [b"2", keys.engines, keys.engine(engine), engine, b"%d" % ttl_ms]
+    return [b"2", keys.engines, keys.engine(engine), engine, b"%d" % ttl_ms, name]
 
 
 def line_up(keys: Keys, worker: bytes, ttl_ms: int) -> list[bytes]:

@@ -1,4 +1,7 @@
-"""The routes as this engine knows them: which queues want the events of a scope and key, at which version."""
+"""The routes as this engine knows them: which queues want the events of a scope and key, and what the fleet has agreed on.
+
+Both stand in one table; the names of what has been agreed on begin with a colon, which no queue's does.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,12 @@ import msgspec
 from iii_state.adapters.redis.mutations import Stale
 from iii_state.errors import StoreError
 from iii_state.events import Subscription
+
+FOREIGN_WRITES = b":foreign_writes"
+"""The setting that has foreign writes watched: the generation of the shadows, and ` filling` until they are complete."""
+
+BEGAN = b":began"
+"""The first version of the routes: another one after the database has been emptied."""
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -22,6 +31,13 @@ class Route(msgspec.Struct, frozen=True):
 _route = msgspec.json.Decoder(Route)
 _encode = msgspec.json.Encoder().encode
 
+_DEADLINES = b":deadlines:"
+
+
+def deadlines_setting(scope: bytes) -> bytes:
+    """The name of the setting that a scope has deadlines."""
+    return _DEADLINES + scope
+
 
 def route_text(subscription: Subscription) -> bytes:
     """The route of a subscription's queue."""
@@ -33,8 +49,16 @@ class Routes:
 
     def __init__(self) -> None:
         self.version = 0
+        self.settings: dict[bytes, bytes] = {}
+        """What all engines have to agree on. The names begin with a colon, which no queue's does."""
+        self.shadows: bytes | None = None
+        """The generation of the scopes' shadows, where foreign writes are watched."""
+        self.is_filling = False
+        """Whether the shadows are not complete yet: what is found missing in them is no event."""
         self._routes: dict[bytes, Route] = {}
         self._queues: dict[tuple[str | None, str | None], dict[bytes, str]] = {}
+        self.with_deadlines: set[str] = set()
+        """The scopes that have deadlines, or had some not long ago."""
 
     def function_of(self, queue: bytes) -> str:
         """The function that a queue is for, empty for an unknown one."""
@@ -57,6 +81,9 @@ class Routes:
         self.version = version
         self._routes.clear()
         self._queues.clear()
+        self.with_deadlines.clear()
+        self.settings.clear()
+        self.shadows, self.is_filling = None, False
         for queue, text in zip(table[::2], table[1::2], strict=True):
             self._change(queue, text)
 
@@ -78,6 +105,9 @@ class Routes:
         self.version = version
 
     def _change(self, queue: bytes, text: bytes) -> None:
+        if queue.startswith(b":"):
+            self._set(queue, text)
+            return
         known = self._routes.pop(queue, None)
         if known is not None:
             wanted = (known.scope, known.key)
@@ -91,3 +121,19 @@ class Routes:
                 raise StoreError(f"a route in Redis cannot be read: {text[:200]!r}: {error}") from None
             self._routes[queue] = route
             self._queues.setdefault((route.scope, route.key), {})[queue] = route.function_id
+
+    def _set(self, setting: bytes, text: bytes) -> None:
+        if setting.startswith(_DEADLINES):  # there may be many, so these are not kept twice
+            scope = setting.removeprefix(_DEADLINES).decode()
+            if text:
+                self.with_deadlines.add(scope)
+            else:
+                self.with_deadlines.discard(scope)
+            return
+        if text:
+            self.settings[setting] = text
+        else:
+            self.settings.pop(setting, None)
+        if setting == FOREIGN_WRITES:
+            generation, _, rest = text.partition(b" ")
+            self.shadows, self.is_filling = generation or None, bool(rest)

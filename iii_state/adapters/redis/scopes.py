@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 from iii_state.adapters.redis.keys import Keys
+from iii_state.adapters.redis.routes import Routes
 from iii_state.adapters.redis.scripts import script
 from iii_state.errors import StoreError
 
@@ -25,11 +26,19 @@ PAUSE_SECONDS = 30
 
 
 class Scopes:
-    """The scopes of one part of the key space."""
+    """The scopes of one part of the key space.
 
-    def __init__(self, keys: Keys, send: Send) -> None:
+    `watch` is told of those that another program has made or emptied, and answers whether it sees to it that these, too, have
+    events: then they stay in the set until it has.
+    """
+
+    def __init__(
+        self, keys: Keys, send: Send, routes: Routes, watch: Callable[[Sequence[bytes]], bool] = lambda scopes: False
+    ) -> None:
         self._keys = keys
+        self._routes = routes
         self._send = send
+        self._watch = watch
         self._scanned = keys.scopes + b":scanned"
         """Set when this database has been scanned for the first time."""
         self._scanning = keys.scopes + b":scanning"
@@ -55,20 +64,27 @@ class Scopes:
                 self._first = asyncio.create_task(self._scan(0))
             await asyncio.shield(self._first)
         found: dict[bytes, None] = {}
-        cursor = b"0"
-        while True:
-            cursor, page = await self._send(b"SSCAN", self._keys.scopes, cursor, b"COUNT", b"%d" % KEYS_PER_STEP)
+        async for page in all_scopes(self._keys, self._send):
             for scope in await self._with_values([scope for scope in page if scope not in found]):
                 found[scope] = None
-            if cursor == b"0":
-                break
         scopes = []
         for scope in found:
             try:
                 scopes.append(scope.decode())
             except UnicodeDecodeError:
                 logger.warning("another program has written a scope whose name is no UTF-8: %r; it is left out", scope[:200])
-        return scopes
+        over = await self._over([scope for scope in scopes if scope in self._routes.with_deadlines])
+        return [scope for scope in scopes if scope not in over] if over else scopes
+
+    async def _over(self, scopes: Sequence[str]) -> set[str]:
+        """Those in which the deadlines of all values are over."""
+        over: set[str] = set()
+        for start in range(0, len(scopes), KEYS_PER_STEP):
+            part = [scope.encode() for scope in scopes[start : start + KEYS_PER_STEP]]
+            names = [name for scope in part for name in (self._keys.values(scope), self._keys.deadlines_of(scope))]
+            call = (b"EVALSHA", script("without_values").sha1, b"%d" % len(names), *names, *part)
+            over.update(scope.decode() for scope in await self._send(*call))
+        return over
 
     async def _with_values(self, scopes: Sequence[bytes]) -> list[bytes]:
         """Those that are not empty; the others are taken out of the set."""
@@ -78,6 +94,10 @@ class Scopes:
             names = [self._keys.values(scope) for scope in part]
             if await self._send(b"EXISTS", *names) == len(part):
                 kept.extend(part)
+            elif self._watch(()):
+                there = [bool(await self._send(b"EXISTS", name)) for name in names]
+                kept.extend(scope for scope, is_there in zip(part, there, strict=True) if is_there)
+                self._watch([scope for scope, is_there in zip(part, there, strict=True) if not is_there])
             else:
                 digest = script("forget_scopes").sha1
                 gone = set(await self._send(b"EVALSHA", digest, b"%d" % (len(part) + 1), self._keys.scopes, *names, *part))
@@ -97,16 +117,14 @@ class Scopes:
 
     async def _scan(self, pause: float) -> None:
         """Look at every key of the database, and add the scopes that are missing."""
-        pattern = _escaped(self._keys.values(b"")) + b"*"
-        cursor = b"0"
         steps = 0
-        while True:
-            cursor, page = await self._send(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"%d" % KEYS_PER_STEP, b"TYPE", b"hash")
-            scopes = [scope for name in page if (scope := self._keys.scope_of(name)) is not None]
+        async for names in hashes(self._send, self._keys.values(b"")):
+            scopes = [scope for name in names if (scope := self._keys.scope_of(name)) is not None]
+            if scopes and self._watch(()):
+                known = await self._send(b"SMISMEMBER", self._keys.scopes, *scopes)
+                self._watch([scope for scope, is_known in zip(scopes, known, strict=True) if not is_known])
             if scopes:
                 await self._send(b"SADD", self._keys.scopes, *scopes)
-            if cursor == b"0":
-                break
             steps += 1
             if pause:
                 if steps % 100 == 0:
@@ -115,6 +133,26 @@ class Scopes:
         await self._send(b"SET", self._scanned, b"1")
         if pause:
             await self._send(b"SET", self._scanning, b"1", b"PX", b"%d" % (PAUSE_SECONDS * 1000))
+
+
+async def hashes(send: Send, beginning: bytes) -> AsyncIterator[list[bytes]]:
+    """The names of all hashes that begin so, page by page; a page may be empty."""
+    cursor, pattern = b"0", _escaped(beginning) + b"*"
+    while True:
+        cursor, page = await send(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"%d" % KEYS_PER_STEP, b"TYPE", b"hash")
+        yield page
+        if cursor == b"0":
+            return
+
+
+async def all_scopes(keys: Keys, send: Send) -> AsyncIterator[list[bytes]]:
+    """The set of scopes, page by page; one may come twice."""
+    cursor = b"0"
+    while True:
+        cursor, page = await send(b"SSCAN", keys.scopes, cursor, b"COUNT", b"%d" % KEYS_PER_STEP)
+        yield page
+        if cursor == b"0":
+            return
 
 
 def _escaped(text: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""What has to be done from time to time: planned attempts, queues that nobody hosts any more, bells that were lost."""
+"""What has to be done from time to time: planned attempts, queues that nobody hosts any more, bells that were lost, deadlines."""
 
 from __future__ import annotations
 
@@ -72,9 +72,9 @@ class Upkeep:
                 try:
                     following = await duty()
                 except StoreError as error:
-                    logger.info("upkeep of the queues is put off: %s", error)
+                    logger.info("upkeep is put off: %s", error)
                 except Exception:
-                    logger.exception("upkeep of the queues has failed")
+                    logger.exception("upkeep has failed")
                 else:
                     if following >= 0:
                         self.plan(following / 1000)

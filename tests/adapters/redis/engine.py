@@ -14,6 +14,8 @@ from iii_state import values
 from iii_state.adapters.base import Updated
 from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.mutations import (
+    KEEP_DEADLINE,
+    NO_DEADLINE,
     Foreign,
     Reply,
     Route,
@@ -48,6 +50,8 @@ class Engine:
         self.routes_version = int(client.get(self.keys.routes_version) or 0)
         self.routes: list[Route] = []
         self.sequence = itertools.count(1)
+        self.with_deadlines = False
+        """Whether the scopes have deadlines, as far as this engine knows."""
 
     def reopen(self) -> None:
         """What an engine does on a new connection."""
@@ -57,33 +61,49 @@ class Engine:
     def ticket(self, slot: int = 0) -> Ticket:
         return Ticket(self.session, self.epoch, slot, next(self.sequence))
 
-    def run(self, name: str, scope: bytes, key: bytes, arguments: list[bytes], ticket: Ticket | None = None) -> Reply:
-        call = mutation(self.keys, ticket or self.ticket(), self.routes_version, scope, key, self.routes, arguments)
+    def run(
+        self, name: str, scope: bytes, key: bytes, arguments: list[bytes], ticket: Ticket | None = None, ttl: bytes = NO_DEADLINE
+    ) -> Reply:
+        place = (self.routes_version, scope, key, self.routes, arguments)
+        call = mutation(self.keys, ticket or self.ticket(), *place, ttl=ttl if self.with_deadlines else None)
+        return self.call(name, *call)
+
+    def call(self, name: str, *call: bytes) -> Any:
         found = script(name)
         try:
             return self.client.execute_command("EVALSHA", found.sha1, *call)
         except redis.exceptions.NoScriptError:
             return self.client.execute_command("EVAL", found.source, *call)
 
-    def set(self, scope: bytes, key: bytes, value: bytes, ticket: Ticket | None = None) -> bytes | None:
-        return previous(self.run("set", scope, key, [value], ticket))
+    def set(self, scope: bytes, key: bytes, value: bytes, ticket: Ticket | None = None, ttl: bytes = NO_DEADLINE) -> bytes | None:
+        return previous(self.run("set", scope, key, [value], ticket, ttl))
+
+    def expire(self, scope: bytes, key: bytes, ticket: Ticket | None = None) -> bytes | None:
+        return previous(self.run("expire", scope, key, [], ticket))
 
     def delete(self, scope: bytes, key: bytes, ticket: Ticket | None = None) -> bytes | None:
         return previous(self.run("delete", scope, key, [], ticket))
 
     def update(
-        self, scope: bytes, key: bytes, ops: list[dict[str, Any]], *, limit: int = LIMIT, ticket: Ticket | None = None
+        self,
+        scope: bytes,
+        key: bytes,
+        ops: list[dict[str, Any]],
+        *,
+        limit: int = LIMIT,
+        ticket: Ticket | None = None,
+        ttl: bytes = KEEP_DEADLINE,
     ) -> Updated:
         plan = plan_of(ops)
         compiled = plan_arguments(plan)
         ticket = ticket or self.ticket()
         try:
-            return updated(self.run("update", scope, key, update_arguments(compiled, limit), ticket), plan, limit)
+            return updated(self.run("update", scope, key, update_arguments(compiled, limit), ticket, ttl), plan, limit)
         except Foreign as foreign:
             msgspec.json.decode(foreign.text)
             stored = values.to_stored(foreign.text)
             arguments = update_arguments(compiled, limit, foreign.text, stored)
-            return updated(self.run("update", scope, key, arguments, ticket), plan, limit)
+            return updated(self.run("update", scope, key, arguments, ticket, ttl), plan, limit)
 
     def stored(self, scope: bytes, key: bytes) -> bytes | None:
         return self.client.hget(self.keys.values(scope).decode("utf-8", "surrogateescape"), key)

@@ -23,8 +23,8 @@ from tests.redis_server import RedisServer, shared_server
 
 LIMIT = values.MAX_VALUE_BYTES
 SMALLEST_RULES = (
-    "~state:* ~iii-state:* &iii-state:* -@all +@hash +@set +@sortedset +@list +@stream +@string +@connection +@pubsub "
-    "+del +unlink +exists +scan +pexpire +time +evalsha +script|load +script|exists -config"
+    "~state:* ~iii-state:* &iii-state:* &__keyspace@*__:iii-state:* -@all +@hash +@set +@sortedset +@list +@stream +@string "
+    "+@connection +@pubsub +del +unlink +exists +scan +pexpire +time +evalsha +script|load +script|exists -config"
 )
 
 
@@ -366,6 +366,5 @@ async def test_another_prefix_keeps_its_own_books(server: RedisServer) -> None:
 
 
 async def test_what_is_not_there_yet_is_said() -> None:
-    for option in ({"foreign_writes": True}, {"wait_replicas": 1}):
-        with pytest.raises(ConfigError, match="not part of this version yet"):
-            RedisAdapter(RedisSettings(**option))
+    with pytest.raises(ConfigError, match="not part of this version yet"):
+        RedisAdapter(RedisSettings(wait_replicas=1))

@@ -42,6 +42,8 @@ def everything(client: redis.Redis) -> dict[bytes, Any]:
                 found[key] = client.lrange(key, 0, -1)
             case b"set":
                 found[key] = client.smembers(key)
+            case b"zset":
+                found[key] = client.zrange(key, 0, -1, withscores=True)
             case _:
                 found[key] = client.get(key)
     return found

@@ -1,0 +1,272 @@
+"""Events for what other programs do to the values: noticed by what Redis tells, found by comparing scopes with their shadows.
+
+A shadow is a copy of a scope that the mutation scripts keep. A comparison looks for differences page by page; each is then made an
+event by a script of its own, which looks again and brings the shadow up to date, so that it becomes one event, whoever compares.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any
+
+from iii_state.adapters.redis import queues
+from iii_state.adapters.redis.fanout import Fanout
+from iii_state.adapters.redis.fleet import Identity
+from iii_state.adapters.redis.keyspace import Keyspace
+from iii_state.adapters.redis.routes import FOREIGN_WRITES
+from iii_state.adapters.redis.scopes import all_scopes, hashes
+from iii_state.adapters.redis.subscriptions import Run
+from iii_state.errors import StoreError
+
+logger = logging.getLogger(__name__)
+
+CLASSES = "Kghxe"
+"""What Redis has to tell: generic commands, hashes, what expires, what is evicted."""
+
+FIRST_FIELDS, MOST_FIELDS = 20, 500
+PAGE_BYTES = 500_000
+"""A page is read at once; it holds about so much, and never more than so many fields."""
+
+REST_PER_WORK = 3
+"""Between two pages there is a pause of so many times what the page took, so that Redis is never taken up by comparing."""
+
+LOCK_SECONDS = 30
+RETRY_SECONDS = 1.0
+_IGNORED = (b"expire", b"persist")
+
+
+class ForeignWrites:
+    """Watches the scopes of a fleet that has agreed to have foreign writes watched.
+
+    `notice_one` has a foreign write noticed; `refresh` reads the routes anew.
+    """
+
+    def __init__(
+        self,
+        fanout: Fanout,
+        keyspace: Keyspace,
+        engine: Identity,
+        run: Run,
+        send: Callable[..., Awaitable[Any]],
+        notice_one: Callable[[str, str], Awaitable[None]],
+        refresh: Callable[[], Awaitable[object]],
+    ) -> None:
+        self._fanout = fanout
+        self._keys = fanout.keys
+        self._keyspace = keyspace
+        self._engine = engine
+        self._run = run
+        self._send = send
+        self._notice_one = notice_one
+        self._refresh = refresh
+        self._values = keyspace.channel(self._keys.values(b""))
+        self._own = b""
+        """The key of the values that an own script writes just now, by the marks."""
+        self._changed: dict[bytes, None] = {}
+        """Scopes to be compared."""
+        self._resting: dict[bytes, tuple[bytes, float]] = {}
+        """Scopes that are compared elsewhere, by the token of that comparison, or have failed; and when they are to be, if that has
+        not ended until then."""
+        self._everything = False
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._failing: set[bytes] = set()
+        self._unusable: set[bytes] = set()
+
+    def start(self) -> None:
+        """Begin to listen, and to compare everything with what was last seen."""
+        self._keyspace.bells.listen([self._fanout.marks], self._heard_mark)
+        self._keyspace.bells.listen_to_all(self._values + b"*", self._heard)
+        self._task = asyncio.create_task(self._work(), name="iii-state foreign writes")
+
+    async def stop(self) -> None:
+        """Compare nothing more."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def changed(self, scopes: Iterable[bytes]) -> None:
+        """Another program may have changed these."""
+        for scope in scopes:
+            self._resting.pop(scope, None)
+            self._changed[scope] = None
+            self._wake.set()
+
+    # -- listening
+
+    def _heard_mark(self, channel: bytes, mark: bytes | None) -> None:
+        if mark is None:
+            self._own = b""
+        elif mark.startswith(b"+"):  # a comparison begins, which finds what has been told before
+            token, _, scope = mark[1:].partition(b":")
+            if scope in self._changed:
+                del self._changed[scope]
+                self._rest(scope, token, LOCK_SECONDS)
+        elif mark.startswith(b"-"):
+            token, _, scope = mark[1:].partition(b":")
+            if self._resting.get(scope, (b"", 0))[0] == token:
+                del self._resting[scope]
+        else:
+            self._own = mark
+
+    def _heard(self, channel: bytes, event: bytes | None) -> None:
+        if event is None:
+            self._everything = True
+            self._wake.set()
+        elif event not in _IGNORED:
+            scope = channel[len(self._values) :]
+            if self._keys.values(scope) != self._own:
+                self.changed((scope,))
+
+    def _rest(self, scope: bytes, token: bytes, seconds: float) -> None:
+        self._resting[scope] = (token, asyncio.get_running_loop().time() + seconds)
+
+    # -- comparing
+
+    async def _work(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(0.25 if self._resting or self._fanout.routes.is_filling else None):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+            try:
+                if self._fanout.routes.is_filling:
+                    await self._fill()
+                if self._everything:
+                    self._everything = False
+                    await self._compare_everything()
+                await self._compare_what_changed()
+            except StoreError as error:
+                logger.info("looking for foreign writes is put off: %s", error)
+                await asyncio.sleep(RETRY_SECONDS)
+                self._everything = True
+                self._wake.set()
+            except Exception:
+                logger.exception("looking for foreign writes has failed")
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _compare_everything(self) -> None:
+        """What was written while nothing was heard is found by looking."""
+        scopes = [scope async for page in all_scopes(self._keys, self._send) for scope in page]
+        random.shuffle(scopes)
+        self.changed(scopes)
+
+    async def _compare_what_changed(self) -> None:
+        now = asyncio.get_running_loop().time()
+        self.changed([scope for scope, (_, until) in self._resting.items() if until <= now])
+        while self._changed:
+            busy = True
+            for scope in list(self._changed):
+                if scope in self._changed and await self._compare_if_free(scope):
+                    busy = False
+            if busy:
+                await asyncio.sleep(0.02)
+
+    async def _compare_if_free(self, scope: bytes) -> bool:
+        """False where another engine compares this scope, and had begun before what was told last."""
+        shadows = self._fanout.routes.shadows
+        if shadows is None or not _is_text(scope):
+            self._refuse(scope)
+            return True
+        token, lock = secrets.token_hex(6).encode(), self._keys.comparing(scope)
+        if not await self._send(b"SET", lock, token, b"NX", b"PX", b"%d" % (LOCK_SECONDS * 1000)):
+            return False
+        self._changed.pop(scope, None)
+        try:
+            await self._send(b"PUBLISH", self._fanout.marks, b"+%b:%b" % (token, scope))
+            await self._compare(shadows, scope)
+        except StoreError as error:
+            if scope not in self._failing:
+                self._failing.add(scope)
+                logger.warning("what other programs have done to scope %r is not all noticed yet: %s", scope.decode(), error)
+            self._changed.pop(scope, None)
+            self._rest(scope, b"", RETRY_SECONDS)
+        except BaseException:
+            self._changed[scope] = None
+            raise
+        else:
+            self._failing.discard(scope)
+            await self._send(b"PUBLISH", self._fanout.marks, b"-%b:%b" % (token, scope))
+        await self._send(b"DEL", lock)
+        return True
+
+    async def _compare(self, shadows: bytes, scope: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        names = (b"2", self._keys.values(scope), self._keys.shadow(shadows, scope))
+        fields = FIRST_FIELDS
+        for part in (b"v", b"s"):
+            cursor = b"0"
+            while True:
+                began = loop.time()
+                page = await self._run("differences", (*names, part, cursor, b"%d" % fields), _as_it_is)
+                cursor, looked_at, keys = page
+                await self._notice(scope, keys)
+                if cursor == b"0":
+                    break
+                fields = max(10, min(MOST_FIELDS, fields * PAGE_BYTES // (looked_at + 1)))
+                await asyncio.sleep((loop.time() - began) * REST_PER_WORK)
+
+    async def _notice(self, scope: bytes, keys: Sequence[bytes]) -> None:
+        usable = [key for key in keys if _is_text(key) or self._refuse(scope, key)]
+        outcomes = await asyncio.gather(*(self._notice_one(scope.decode(), key.decode()) for key in usable), return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    def _refuse(self, scope: bytes, key: bytes = b"") -> bool:
+        """What is no UTF-8 cannot be in an event."""
+        self._changed.pop(scope, None)
+        if (not _is_text(scope) or not _is_text(key)) and len(self._unusable) < 1000 and scope + key not in self._unusable:
+            self._unusable.add(scope + key)
+            logger.warning("another program writes at scope %r, key %r, which is no UTF-8: that has no events", scope, key)
+        return False
+
+    # -- the first shadows
+
+    async def _fill(self) -> None:
+        """Make the shadows of what was there before foreign writes were watched; none of it is an event."""
+        milliseconds = b"%d" % (LOCK_SECONDS * 1000)
+        lock, token = self._keys.filling, self._engine.instance
+        if not await self._send(b"SET", lock, token, b"NX", b"PX", milliseconds) and await self._send(b"GET", lock) != token:
+            return
+        await self._refresh()
+        routes = self._fanout.routes
+        if routes.is_filling and routes.shadows is not None:
+            generation, setting = routes.shadows, routes.settings[FOREIGN_WRITES]
+            async for names in hashes(self._send, self._keys.values(b"")):
+                for name in names:
+                    scope = self._keys.scope_of(name) or b""
+                    await self._send(b"PEXPIRE", lock, milliseconds)
+                    if _is_text(scope):
+                        await self._compare(generation, scope)
+            await self._run("change_setting", queues.change_setting(self._keys, FOREIGN_WRITES, setting, generation), _as_it_is)
+            await self._refresh()
+            logger.info("the writes of other programs have events from now on")
+            await self._forget_others(generation)
+        await self._send(b"DEL", lock)
+
+    async def _forget_others(self, generation: bytes) -> None:
+        """Shadows of an earlier time when foreign writes were watched."""
+        kept = self._keys.shadow(generation, b"")
+        async for names in hashes(self._send, self._keys.shadow(b"", b"")[:-1]):
+            old = [name for name in names if not name.startswith(kept)]
+            if old:
+                await self._send(b"UNLINK", *old)
+
+
+def _is_text(name: bytes) -> bool:
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _as_it_is(reply: Any) -> Any:
+    return reply

@@ -1,0 +1,219 @@
+"""What operators see and put right: `iii-state triggers`, and `iii-state dead list`, `show`, `retry` and `drop`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+from iii_state import values
+from iii_state.adapters.redis.inspection import inspection
+from iii_state.cli.state import is_terminal, request, run, show, url_option
+from iii_state.config import RedisSettings
+from iii_state.engine.client import Client
+from iii_state.host import LOCAL
+from iii_state.operations import MAX_SHOWN, Operations
+
+C = TypeVar("C", bound=Callable[..., Any])
+
+Ask = Callable[[str, bytes], Awaitable[bytes | None]]
+"""Calls a function `iii-state::*` by its id."""
+
+
+def source_options(command: C) -> C:
+    """`--url`, or `--redis-url` and `--prefix`, and `--json`."""
+    url = url_option()
+    redis_url = click.option("--redis-url", help="A Redis to look at instead, with no engine in between.")
+    prefix = click.option("--prefix", default=RedisSettings().prefix, show_default=True, help="Of the keys in that Redis.")
+    as_json = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
+    return url(redis_url(prefix(as_json(command))))
+
+
+@asynccontextmanager
+async def opened(url: str, redis_url: str | None, prefix: str) -> AsyncIterator[Ask]:
+    """Who is asked: an engine, or Redis itself."""
+    if redis_url is None:
+        async with Client(url) as client:
+            yield client.call
+        return
+    async with inspection(RedisSettings(redis_url=redis_url, prefix=prefix)) as inspected:
+        functions = {function_id: function for function_id, function, _ in Operations(inspected)}
+
+        async def ask(function_id: str, data: bytes) -> bytes | None:
+            answer = functions[function_id](data, LOCAL)
+            return await answer if isinstance(answer, asyncio.Future) else answer
+
+        yield ask
+
+
+@click.command()
+@source_options
+def triggers(url: str, redis_url: str | None, prefix: str, as_json: bool) -> None:
+    """Print who wants which events: hosts, and what waits, is out, is tried again, is dead or was dropped.
+
+    OLDEST is how long the oldest event has been waiting or out; HOSTS are the engines that serve the function now.
+    """
+
+    async def action() -> None:
+        async with opened(url, redis_url, prefix) as ask:
+            answer = await ask("iii-state::triggers", b"{}")
+        if as_json:
+            show(answer, as_json)
+            return
+        rows = values.decode(answer or b"{}")["triggers"]
+        rows.sort(key=lambda row: (row["namespace"], row["function_id"], row["scope"] or "", row["key"] or ""))
+        _print_table(
+            ("FUNCTION", "SCOPE", "KEY", "DELIVERY", "HOSTS", "WAITING", "OUT", "RETRYING", "OLDEST", "DEAD", "DROPPED"),
+            [_trigger_cells(row) for row in rows],
+            "nobody wants any events",
+        )
+
+    run(action())
+
+
+@click.group()
+def dead() -> None:
+    """Look at dead letters (events whose handler kept failing), deliver them again, or drop them."""
+
+
+_function = click.argument("function_id", metavar="FUNCTION")
+_maybe_function = click.argument("function_id", metavar="[FUNCTION]", required=False)
+_id = click.option("--id", "letter_id", help="Only the dead letter with this id.")
+_limit = click.option(
+    "--limit", type=click.IntRange(1, MAX_SHOWN), default=100, show_default=True, help="How many at most, the oldest first."
+)
+
+
+@dead.command("list")
+@_maybe_function
+@_limit
+@source_options
+def dead_list(function_id: str | None, limit: int, url: str, redis_url: str | None, prefix: str, as_json: bool) -> None:
+    """Print dead letters, of FUNCTION or of all: why, after how many attempts, and when."""
+
+    async def action() -> None:
+        async with opened(url, redis_url, prefix) as ask:
+            answer = await ask("iii-state::dead_list", request(function_id=function_id, limit=limit))
+        if as_json:
+            show(answer, as_json)
+            return
+        found = values.decode(answer or b"{}")
+        rows = [
+            (
+                *(row["id"], row["function_id"], row["scope"], row["key"], row["event_type"].removeprefix("state:")),
+                *(str(row["attempts"]), _age(row["buried_at_ms"]), row["error"]),
+            )
+            for row in found["dead"]
+        ]
+        _print_table(("ID", "FUNCTION", "SCOPE", "KEY", "EVENT", "ATTEMPTS", "SINCE", "ERROR"), rows, "there are no dead letters")
+        if found["total"] > len(rows):
+            click.secho(f"{found['total'] - len(rows)} more; --limit shows up to {MAX_SHOWN}", dim=True, err=True)
+
+    run(action())
+
+
+@dead.command("show")
+@_function
+@_id
+@_limit
+@source_options
+def dead_show(
+    function_id: str, letter_id: str | None, limit: int, url: str, redis_url: str | None, prefix: str, as_json: bool
+) -> None:
+    """Print the dead letters of FUNCTION with their events, one a line in a pipe."""
+
+    async def action() -> None:
+        async with opened(url, redis_url, prefix) as ask:
+            answer = await ask("iii-state::dead_show", request(function_id=function_id, id=letter_id, limit=limit))
+        if as_json:
+            show(answer, as_json)
+            return
+        for letter in msgspec.json.decode(values.members(answer or b"{}")["dead"], type=list[msgspec.Raw]):
+            show(letter, as_json)
+
+    run(action())
+
+
+@dead.command("retry")
+@_function
+@_id
+@source_options
+def dead_retry(function_id: str, letter_id: str | None, url: str, redis_url: str | None, prefix: str, as_json: bool) -> None:
+    """Deliver the dead letters of FUNCTION again, each as a first attempt behind what waits for its key."""
+
+    async def action() -> None:
+        async with opened(url, redis_url, prefix) as ask:
+            answer = await ask("iii-state::dead_retry", request(function_id=function_id, id=letter_id))
+        _print_count(answer, as_json, "retried", "delivered again")
+
+    run(action())
+
+
+@dead.command("drop")
+@_function
+@_id
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@source_options
+def dead_drop(
+    function_id: str, letter_id: str | None, yes: bool, url: str, redis_url: str | None, prefix: str, as_json: bool
+) -> None:
+    """Drop the dead letters of FUNCTION, for good."""
+
+    async def action() -> None:
+        async with opened(url, redis_url, prefix) as ask:
+            if is_terminal() and not yes:
+                found = await ask("iii-state::dead_list", request(function_id=function_id, id=letter_id, limit=1))
+                count = values.decode(found or b"{}")["total"]
+                click.confirm(f"Drop {count} dead letters of {function_id}?", abort=True)
+            answer = await ask("iii-state::dead_drop", request(function_id=function_id, id=letter_id))
+        _print_count(answer, as_json, "dropped", "dropped")
+
+    run(action())
+
+
+def _print_count(answer: bytes | None, as_json: bool, member: str, word: str) -> None:
+    if as_json:
+        show(answer, as_json)
+    else:
+        count = values.decode(answer or b"{}")[member]
+        click.echo(f"{count} dead letter{'' if count == 1 else 's'} {word}")
+
+
+def _trigger_cells(row: dict[str, Any]) -> tuple[str, ...]:
+    function = row["function_id"] if row["namespace"] == "default" else f"{row['namespace']}/{row['function_id']}"
+    if row["condition_function_id"] is not None:
+        function += f" if {row['condition_function_id']}"
+    counts = [str(row[name]) for name in ("waiting", "pending", "retrying")]
+    oldest = "-" if row["oldest_at_ms"] is None else _age(row["oldest_at_ms"])
+    scope, key = ("*" if row[name] is None else row[name] for name in ("scope", "key"))
+    hosts = ", ".join(row["hosts"]) or "nobody"
+    return (function, scope, key, row["delivery"], hosts, *counts, oldest, str(row["dead"]), str(row["dropped"]))
+
+
+def _age(since_ms: int) -> str:
+    seconds = max(0.0, time.time() - since_ms / 1000)
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+
+
+def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]], empty: str) -> None:
+    """Columns on a terminal, tab-separated lines with a head in a pipe."""
+    cells = [[cell if cell.isprintable() and cell else values.encode(cell).decode() for cell in row] for row in rows]
+    if not is_terminal():
+        for row in (head, *cells):
+            click.echo("\t".join(row))
+        return
+    if not cells:
+        click.secho(empty, dim=True)
+        return
+    widths = [max(len(row[column]) for row in (head, *cells)) for column in range(len(head))]
+    for number, row in enumerate((head, *cells)):
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        click.secho(line, dim=number == 0)

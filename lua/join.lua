@@ -1,0 +1,59 @@
+--[[
+Makes an engine one of the engines. What all of them have to agree on is decided by the first; it is kept beside the routes, in
+fields whose names begin with a colon.
+
+KEYS  1 routes (hash)   2 routes version   3 routes log (stream)   4 engines (hash)   5 format   6 heartbeat of the engine
+      then the heartbeats of the other engines
+ARGV  1 engine   2 milliseconds to live   3 version of the layout   4 whether foreign writes are watched, `1` or `0`
+      5 what people know the engine by   then the other engines
+
+Reply, an array that begins with a word:
+  OK                 it is one of the engines
+  OTHERS             the others are not those that were given: nothing changed, read them and call again
+  DISAGREE engine    this one lives, and watches foreign writes where the caller does not, or does not where the caller does:
+                     nothing changed
+
+The routes' version begins with the time in microseconds, so that none comes again after a database has been emptied. `:began`
+is that first version; `:foreign_writes` is there where they are watched: the generation of the shadows, and ` filling` until
+they are complete.
+]]
+
+--- @include "now"
+local version = redis.call('GET', KEYS[2])
+local watched = redis.call('HGET', KEYS[1], ':foreign_writes')
+redis.call('XLEN', KEYS[3])
+local changes = (ARGV[4] == '1') ~= (watched and true or false)
+if changes then
+  local others = #KEYS - 6
+  if redis.call('HLEN', KEYS[4]) - redis.call('HEXISTS', KEYS[4], ARGV[1]) ~= others then
+    return {'OTHERS'}
+  end
+  for number = 1, others do
+    if redis.call('HEXISTS', KEYS[4], ARGV[5 + number]) == 0 then
+      return {'OTHERS'}
+    elseif redis.call('EXISTS', KEYS[6 + number]) == 1 then
+      return {'DISAGREE', ARGV[5 + number]}
+    end
+  end
+end
+
+redis.call('SET', KEYS[5], ARGV[3], 'NX')
+if not version then
+  version = string.format('%d', time[1] * 1000000 + time[2])
+  redis.call('SET', KEYS[2], version)
+  redis.call('HSET', KEYS[1], ':began', version)
+end
+if changes then
+  local text = ''
+  version = string.format('%d', redis.call('INCR', KEYS[2]))
+  if ARGV[4] == '1' then
+    text = version .. ' filling'
+    redis.call('HSET', KEYS[1], ':foreign_writes', text)
+  else
+    redis.call('HDEL', KEYS[1], ':foreign_writes')
+  end
+  redis.call('XADD', KEYS[3], 'MAXLEN', 1000, version .. '-0', ':foreign_writes', text)
+end
+redis.call('SET', KEYS[6], ARGV[5], 'PX', ARGV[2])
+redis.call('HSET', KEYS[4], ARGV[1], now)
+return {'OK'}

@@ -1,0 +1,89 @@
+"""Every adapter does what the model does, whatever is done to it and whenever."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given, settings
+
+from iii_state import values
+from tests import model, strategies
+from tests.contract.conftest import Store, opened
+from tests.contract.test_queues import ALL, drain
+from tests.contract.test_values import LIMIT, plan, stored
+from tests.test_ops import exact
+
+EXAMPLES = {"kv-memory": 300, "kv-file": 100, "fakeredis": 25, "redis": 150}
+
+
+def seen(text: bytes | None) -> Any:
+    return model.ABSENT if text is None else exact(values.decode(text))
+
+
+def expected(value: Any) -> Any:
+    return model.ABSENT if value is model.ABSENT else exact(value)
+
+
+async def compare(store: Store, prefix: str, steps: list[tuple[Any, ...]]) -> None:
+    oracle = model.Store()
+    for step in [*steps, *(("delete", place) for place in itertools.product("st", "ab"))]:
+        match step:
+            case ("set", (scope, key), value, ttl_ms):
+                old = await store.set(prefix + scope, key, stored(value), ttl_ms=ttl_ms)
+                assert seen(old) == expected(oracle.set((scope, key), value, ttl_ms))
+            case ("update", (scope, key), ops, ttl_ms):
+                updated = await store.update(prefix + scope, key, plan(*ops), LIMIT, ttl_ms=ttl_ms)
+                old, new = oracle.update((scope, key), ops, ttl_ms)
+                assert (seen(updated.old), seen(updated.new)) == (expected(old), expected(new))
+            case ("delete", (scope, key)):
+                assert seen(await store.delete(prefix + scope, key)) == expected(oracle.delete((scope, key)))
+            case ("get", (scope, key)):
+                assert seen(await store.get(prefix + scope, key)) == expected(oracle.get((scope, key)))
+            case ("list", scope):
+                entries = {key: seen(text) for key, text in await store.entries(prefix + scope)}
+                assert entries == {key: expected(value) for (of, key), (value, _) in oracle.values.items() if of == scope}
+            case ("groups",):
+                assert {scope for scope in await store.groups() if scope.startswith(prefix)} == {
+                    prefix + scope for scope, _ in oracle.values
+                }
+            case ("elapse", hours):
+                store.elapse(hours * strategies.HOUR_MS)
+                oracle.elapse(hours * strategies.HOUR_MS)
+    came: dict[model.Place, list[tuple[str, Any, Any]]] = {}
+    async for event in events(store, sum(map(len, oracle.events.values()))):
+        place = (event.scope.removeprefix(prefix), event.key)
+        came.setdefault(place, []).append((event.event_type.removeprefix("state:"), seen(event.old), seen(event.new)))
+    assert came == {
+        place: [(kind, expected(old), expected(new)) for kind, old, new in told] for place, told in oracle.events.items()
+    }
+
+
+async def events(store: Store, count: int) -> AsyncIterator[Any]:
+    """All that are there, and so many at least."""
+    async with asyncio.timeout(10):
+        while (taken := await drain(store, ALL)) or count > 0:
+            for delivery in taken:
+                count -= 1
+                yield delivery.event
+
+
+def test_every_adapter_does_what_the_model_does(kind: str, tmp_path: Path) -> None:
+    with asyncio.Runner() as runner:
+        opening = opened(kind, tmp_path)
+        store = runner.run(opening.__aenter__())
+        runner.run(store.subscribe(ALL))
+        numbers = itertools.count()
+
+        @settings(max_examples=EXAMPLES[kind], deadline=None)
+        @given(strategies.STEPS)
+        def holds(steps: list[tuple[Any, ...]]) -> None:
+            runner.run(compare(store, f"{next(numbers)}:", steps))
+
+        try:
+            holds()
+        finally:
+            runner.run(opening.__aexit__(None, None, None))
