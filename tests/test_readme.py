@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.attached import attached
 from tests.processes import free_port, running_engine
 from tests.redis_server import RedisServer
 
@@ -60,6 +61,28 @@ def test_the_second_example_two_engines_and_two_workers_are_one(tmp_path: Path) 
         shell = ["bash", "-ec", "\n".join(commands("fleet"))]
         workers = subprocess.run(shell, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path)
     assert (workers.returncode, sorted(workers.stdout.splitlines())) == (0, block("output", "fleet.py").splitlines()), workers
+
+
+def test_the_attached_workers_print_what_the_readme_says_and_serve_the_first_example(tmp_path: Path) -> None:
+    if not SDK_PYTHON.exists():
+        pytest.skip("the official SDK is not installed; scripts/test installs it")
+    with RedisServer() as server, running_engine(["--no-state"]) as engine, ExitStack() as running:
+        places = {"redis://localhost:6379": server.url, "ws://127.0.0.1:49134": engine.url}
+
+        def here(text: str) -> str:
+            return re.sub("|".join(map(re.escape, places)), lambda found: places[found[0]], text)
+
+        processes = []
+        for command, line in zip(block("commands", "attach").splitlines(), block("output", "attach").splitlines(), strict=True):
+            program, subcommand, option, url, *arguments = shlex.split(here(command))
+            assert (program, subcommand, option) == (".venv/bin/iii-state", "attach", "--engine")
+            processes.append(running.enter_context(attached(url, *arguments)))
+            processes[-1].wait_for(f"{here(line)}\n")
+        source = here(block("example", "orders.py"))
+        assert run(SDK_PYTHON, tmp_path / "orders.py", source) == block("output", "orders.py").splitlines()
+        processes[0].kill()
+        processes[1].until_attached()
+        assert run(SDK_PYTHON, tmp_path / "orders.py", source) == block("output", "orders.py").splitlines()
 
 
 def test_the_embedded_example_prints_what_the_readme_says(tmp_path: Path) -> None:

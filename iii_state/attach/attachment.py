@@ -84,7 +84,7 @@ class Attachment:
             await _first_of(serving, presence, stop)
         finally:
             self._stopping = True
-            self._host.withdraw()
+            self._host.retire()  # another one can take over while handlers that run here may finish
             self._step_out()
             await self._module.stop()
             if self._client is not None:
@@ -199,12 +199,18 @@ class Attachment:
         """Who serves what would be served here, and from another store."""
         listed = {row.function_id: row for row in await survey.functions(client) or () if row.namespace == DEFAULT_NAMESPACE}
         rows = [listed[function_id] for function_id in self._host.function_ids if function_id in listed]
-        foreign = [row for row in rows if row.store is None or row.store != self._adapter.store]
+        foreign = self._of_others(rows)
         if not foreign and not rows and self._prefix == DEFAULT_PREFIX:
             names = await survey.workers(client) or {}
             if BUILT_IN in names or BUILT_IN in names.values():
                 return [survey.Row(DEFAULT_NAMESPACE, "state::set", None, BUILT_IN)]
         return foreign
+
+    def _of_others(self, rows: list[survey.Row]) -> list[survey.Row]:
+        """The functions that are served from another store; one that does not say from which is like its worker's `set`."""
+        own_set = self._host.name_of("state::set")
+        stores = {row.worker_name: row.store for row in rows if row.function_id == own_set and row.worker_name}
+        return [row for row in rows if (row.store or stores.get(row.worker_name)) != (self._adapter.store or "")]
 
     async def _are_here(self, client: Client, worker_ids: Iterable[str]) -> bool:
         """Whether any of these workers is connected to this engine; others that share the store serve other engines."""
@@ -229,12 +235,12 @@ class Attachment:
         if listed is None or not self._host.serves:
             return
         known = {row.function_id: row for row in listed if row.namespace == DEFAULT_NAMESPACE}
-        gone = [function_id for function_id in self._host.function_ids if function_id not in known]
+        ours = self._host.function_ids
+        gone = [function_id for function_id in ours if function_id not in known]
         if gone and client.is_connected:
             logger.warning("the engine at %s has lost %s; registering them again", self._url, ", ".join(gone))
             self._host.register_functions(gone)
-        theirs = [known[name] for name in self._host.function_ids if name in known and known[name].store != self._adapter.store]
-        taken = _taken(self._prefix, self._url, theirs)
+        taken = _taken(self._prefix, self._url, self._of_others([row for row in known.values() if row.function_id in ours]))
         if taken is not None:
             self._warn(f"{taken}; it has taken over functions of this one")
 

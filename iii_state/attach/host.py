@@ -160,6 +160,11 @@ class AttachedHost:
             function = self._functions[function_id]
             self._client.served.register_function(function_id, function.handler, function.description, function.metadata)
 
+    def retire(self) -> None:
+        """Leave everything to others but what is under way."""
+        if self._client is not None:
+            self._client.served.retire()
+
     def withdraw(self) -> None:
         """Serve no more; triggers count as away."""
         client, self._client = self._client, None

@@ -59,6 +59,13 @@ class Served:
         for function in self._functions.values():
             yield function.registration
 
+    def retire(self) -> None:
+        """Tell the engine that others may serve all of this from now on; what is under way here, and what is bound, goes on."""
+        for trigger_type in self._types:
+            self._tell(protocol.encode(protocol.UnregisterTriggerType(trigger_type)))
+        for function_id in self._functions:
+            self._tell(protocol.encode(protocol.UnregisterFunction(function_id)))
+
     # --- functions
 
     def register_function(

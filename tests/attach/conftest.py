@@ -1,0 +1,82 @@
+"""Fixtures: a Redis that is emptied for each test, engines without state, and workers of the official SDKs on them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from iii_state.engine.client import Client
+from tests.attached import engine_without_state
+from tests.redis_server import RedisServer, shared_server
+from tests.sdk.conftest import installed
+from tests.sdk.workers import Sdk, Worker, running_worker
+
+SOON = 15.0
+
+WorkerAt = Callable[..., Worker]
+
+
+@pytest.fixture
+def redis() -> RedisServer:
+    """A real Redis with nothing in it."""
+    server = shared_server()
+    server.empty()
+    return server
+
+
+@pytest.fixture(params=["ours", "stock"])
+def url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """An engine without state: this project's, and a stock one where there is one."""
+    with engine_without_state(request.param) as url:
+        yield url
+
+
+@pytest.fixture
+def ours() -> Iterator[str]:
+    """This project's engine without state."""
+    with engine_without_state("ours") as url:
+        yield url
+
+
+@pytest.fixture
+def unique() -> str:
+    """A name that no other test uses."""
+    return uuid.uuid4().hex[:12]
+
+
+@pytest.fixture
+def worker_at() -> Iterator[WorkerAt]:
+    """Starts workers: of an SDK, at an engine's URL; killed at the end."""
+    with ExitStack() as stack:
+
+        def worker_at(sdk: Sdk, url: str) -> Worker:
+            return stack.enter_context(running_worker(installed(sdk), url, f"test-{uuid.uuid4().hex[:8]}"))
+
+        yield worker_at
+
+
+def call(url: str, function_id: str, payload: Any) -> Any:
+    """Call a function as this project's client does. Raises `FunctionError`; bytes are a payload's JSON text."""
+
+    async def action() -> bytes | None:
+        async with Client(url) as client:
+            data = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+            return await client.call(function_id, data)
+
+    answer = asyncio.run(asyncio.wait_for(action(), SOON))
+    return None if answer is None else json.loads(answer)
+
+
+def until(holds: Callable[[], Any], what: str) -> None:
+    """Wait, bounded, until something holds."""
+    give_up = time.monotonic() + SOON
+    while not holds():
+        assert time.monotonic() < give_up, what
+        time.sleep(0.02)

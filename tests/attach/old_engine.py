@@ -1,0 +1,157 @@
+"""A likeness of the stock engines up to 0.22, as far as an external state worker notices: the last registration wins, in silence.
+
+It rejects nothing, knows no namespaces and no `reattach`, lists functions in rows of the shape of 0.12, does not say why a trigger
+is unregistered, runs each call in a task of its own, and drops results of null.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from typing import Any
+
+from aiohttp import WSMsgType, web
+
+Frame = dict[str, Any]
+
+
+class OldEngine:
+    """Use with `async with`; `url` is where it listens. With `unique_names` it rejects a second worker of a name, as since 0.23."""
+
+    def __init__(self, *, unique_names: bool = False) -> None:
+        self._unique_names = unique_names
+        self.functions: dict[str, tuple[str, Frame]] = {}
+        """Function → worker, and its registration."""
+        self.types: dict[str, str] = {}
+        self.triggers: dict[str, tuple[str, Frame]] = {}
+        self.workers: dict[str, web.WebSocketResponse] = {}
+        self.about: dict[str, Frame] = {}
+        self.calls: dict[str, tuple[str, str]] = {}
+        """Open calls → who made them, who executes them."""
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> OldEngine:
+        app = web.Application()
+        app.router.add_get("/", self._serve)
+        self._runner = web.AppRunner(app, shutdown_timeout=1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        self.url = f"ws://127.0.0.1:{self._runner.addresses[0][1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for socket in list(self.workers.values()):
+            await socket.close()
+        await self._runner.cleanup()
+
+    async def _serve(self, request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse(max_msg_size=0)
+        await socket.prepare(request)
+        worker = str(uuid.uuid4())
+        self.workers[worker] = socket
+        await socket.send_json({"type": "workerregistered", "worker_id": worker})
+        async for message in socket:
+            if message.type is WSMsgType.TEXT:
+                await self._take(worker, json.loads(message.data))
+        await self._gone(worker)
+        return socket
+
+    async def _gone(self, worker: str) -> None:
+        del self.workers[worker]
+        self.about.pop(worker, None)
+        self.functions = {name: served for name, served in self.functions.items() if served[0] != worker}
+        self.types = {name: provider for name, provider in self.types.items() if provider != worker}
+        for call, (maker, executor) in list(self.calls.items()):
+            if executor == worker:
+                del self.calls[call]
+                stopped = {"code": "invocation_stopped", "message": "Invocation stopped"}
+                await self._send(maker, {"type": "invocationresult", "invocation_id": call, "function_id": "", "error": stopped})
+        for trigger, (owner, registration) in list(self.triggers.items()):
+            if owner == worker:
+                await self._unbind(trigger, registration)
+
+    async def _reject(self, worker: str, name: str) -> None:
+        rejected = {"type": "registrationrejected", "code": "WORKER_NAMESPACE_CONFLICT", "namespace": "default"}
+        await self._send(worker, {**rejected, "worker_name": name, "owner_worker_id": ""})
+        await self.workers[worker].close()
+
+    async def _send(self, worker: str | None, frame: Frame) -> None:
+        if worker in self.workers and not self.workers[worker].closed:
+            await self.workers[worker].send_json(frame)
+
+    async def _unbind(self, trigger: str, registration: Frame) -> None:
+        del self.triggers[trigger]
+        gone = {"type": "unregistertrigger", "id": trigger, "trigger_type": registration["trigger_type"]}
+        await self._send(self.types.get(registration["trigger_type"]), gone)
+
+    async def _take(self, worker: str, frame: Frame) -> None:
+        match frame["type"]:
+            case "registerfunction":
+                self.functions[frame["id"]] = (worker, frame)
+            case "unregisterfunction":
+                if self.functions.get(frame["id"], ("", {}))[0] == worker:
+                    del self.functions[frame["id"]]
+            case "registertriggertype":
+                self.types[frame["id"]] = worker
+                for _, registration in list(self.triggers.values()):
+                    if registration["trigger_type"] == frame["id"]:
+                        await self._send(worker, registration)
+            case "registertrigger":
+                self.triggers[frame["id"]] = (worker, frame)
+                await self._send(self.types.get(frame["trigger_type"]), frame)
+            case "unregistertrigger":
+                if frame["id"] in self.triggers:
+                    await self._unbind(frame["id"], self.triggers[frame["id"]][1])
+            case "invokefunction":
+                task = asyncio.create_task(self._invoke(worker, frame))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            case "invocationresult":
+                maker, _ = self.calls.pop(frame["invocation_id"], (None, None))
+                if frame.get("result") is None:
+                    frame.pop("result", None)
+                await self._send(maker, frame)
+
+    async def _invoke(self, worker: str, frame: Frame) -> None:
+        function = frame["function_id"]
+        call = frame.get("invocation_id")
+        answer: Frame = {"type": "invocationresult", "invocation_id": call, "function_id": function}
+        served = self.functions.get(function)
+        if function == "engine::workers::register":
+            name = frame["data"]["name"]
+            if self._unique_names and name in [about["name"] for about in self.about.values()]:
+                await self._reject(worker, name)
+                return
+            self.about[worker] = frame["data"]
+            answer["result"] = {"success": True}
+        elif function == "engine::workers::list":
+            rows = [{"id": known, "name": about["name"], "functions": []} for known, about in self.about.items()]
+            answer["result"] = {"workers": rows}
+        elif function == "engine::functions::list":
+            rows = [
+                {
+                    "function_id": name,
+                    "description": registration.get("description"),
+                    "request_format": None,
+                    "response_format": None,
+                    "metadata": registration.get("metadata"),
+                }
+                for name, (_, registration) in self.functions.items()
+            ]
+            answer["result"] = {"functions": rows}
+        elif function == "engine::triggers::list":
+            answer["result"] = {"triggers": [registration for _, registration in self.triggers.values()]}
+        elif served is None:
+            answer["error"] = {"code": "function_not_found", "message": f"Function {function} not found"}
+        else:
+            call = call or str(uuid.uuid4())
+            data = frame.get("data")
+            if isinstance(data, dict):
+                data = dict(sorted({**data, "_caller_worker_id": worker}.items()))
+            self.calls[call] = (worker, served[0])
+            await self._send(served[0], {"type": "invokefunction", "invocation_id": call, "function_id": function, "data": data})
+            return
+        if call is not None:
+            await self._send(worker, answer)

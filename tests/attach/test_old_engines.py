@@ -1,0 +1,195 @@
+"""Attached workers at an engine as stock ones were up to 0.22 (a likeness of one: see `old_engine`)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from iii_state.engine.client import Client
+from iii_state.errors import FunctionError
+from iii_state.host import Answer, Caller
+from iii_state.values import Json
+from tests.attach.old_engine import OldEngine
+from tests.attached import AttachProcess, attached
+from tests.redis_server import RedisServer
+
+SOON = 15.0
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[OldEngine]:
+    async with OldEngine() as engine:
+        yield engine
+
+
+@pytest.fixture
+async def client(engine: OldEngine) -> AsyncIterator[Client]:
+    async with Client(engine.url, name="a-worker") as client:
+        yield client
+
+
+async def until(holds: Callable[[], Any], what: str) -> None:
+    async with asyncio.timeout(SOON):
+        while not holds():
+            await asyncio.sleep(0.01)
+
+
+async def said(process: AttachProcess, words: str, times: int = 1) -> None:
+    await until(lambda: process.stderr.text().count(words) >= times, words)
+
+
+async def call(client: Client, function_id: str, payload: Any) -> Any:
+    async with asyncio.timeout(SOON):
+        answer = await client.call(function_id, json.dumps(payload).encode())
+    return None if answer is None else json.loads(answer)
+
+
+class Seen:
+    """A handler that keeps what it is called with."""
+
+    def __init__(self) -> None:
+        self.values: list[Any] = []
+
+    def __call__(self, data: Json, caller: Caller) -> Answer[bytes | None]:
+        self.values.append(json.loads(bytes(data))["new_value"])
+        return None
+
+
+async def test_it_serves_calls_and_triggers(engine: OldEngine, client: Client, redis: RedisServer) -> None:
+    seen = Seen()
+    with attached(engine.url, "--redis-url", redis.url) as process:
+        await said(process, "attached to")
+        client.served.register_function("handler", seen)
+        await client.register_trigger("state", "handler", {"scope": "s"})
+        await call(client, "state::set", {"scope": "s", "key": "settle", "value": 0})
+        await until(lambda: len(engine.triggers) == 1, "no trigger")
+        for value in (1, {"n": 1}):
+            await call(client, "state::set", {"scope": "s", "key": "k", "value": value})
+        await until(lambda: seen.values[-2:] == [1, {"n": 1}], "an event is lost")
+        assert redis.client.hget("state:s", "k") == b'{\t\n"n":1\n}'  # without the caller's id
+        with pytest.raises(FunctionError) as refused:
+            await call(client, "state::get", {"scope": "s"})
+        assert refused.value.code == "deserialization_error"
+
+
+async def test_the_one_that_stands_by_registers_nothing_until_the_other_is_gone(
+    engine: OldEngine, client: Client, redis: RedisServer
+) -> None:
+    seen = Seen()
+    with attached(engine.url, "--redis-url", redis.url) as first:
+        await said(first, "attached to")
+        owner = engine.functions["state::set"][0]
+        with attached(engine.url, "--redis-url", redis.url) as second:
+            await said(second, "standby at")
+            client.served.register_function("handler", seen)
+            await client.register_trigger("state", "handler", {"scope": "s"})
+            await call(client, "state::set", {"scope": "s", "key": "k", "value": 1})
+            assert engine.functions["state::set"][0] == engine.types["state"] == owner
+            first.kill()
+            await said(second, "attached to")
+            await call(client, "state::set", {"scope": "s", "key": "k", "value": 2})
+            await until(lambda: seen.values == [1, 2], "an event is lost")
+
+
+async def test_one_that_slept_too_long_is_replaced_and_steps_down_when_it_wakes(
+    engine: OldEngine, client: Client, redis: RedisServer
+) -> None:
+    seen = Seen()
+    with attached(engine.url, "--redis-url", redis.url) as first:
+        await said(first, "attached to")
+        with attached(engine.url, "--redis-url", redis.url) as second:
+            await said(second, "standby at")
+            client.served.register_function("handler", seen)
+            await client.register_trigger("state", "handler", {"scope": "s"})
+            await call(client, "state::set", {"scope": "s", "key": "k", "value": 1})
+            first.pause(True)
+            await said(second, "attached to")
+            await call(client, "state::set", {"scope": "s", "key": "k", "value": 2})
+            first.pause(False)
+            await said(first, "steps down")
+            await said(first, "standby at")
+            await call(client, "state::set", {"scope": "s", "key": "k", "value": 3})
+            await until(lambda: seen.values[-1:] == [3], "an event is lost")
+            assert list(dict.fromkeys(seen.values)) == [1, 2, 3]
+            # The client's own functions, and one provider of all of state.
+            assert len({provider for provider, _ in engine.functions.values()}) == 2
+
+
+async def test_where_names_have_to_differ_the_second_one_takes_another(redis: RedisServer) -> None:
+    async with OldEngine(unique_names=True) as engine:
+        with attached(engine.url, "--redis-url", redis.url) as first:
+            await said(first, f"attached to {engine.url} as state: serving state::*")
+            with attached(engine.url, "--redis-url", redis.url) as second:
+                await said(second, "standby at")
+                assert sorted(about["name"] for about in engine.about.values()) == ["state", "state-2"]
+                first.kill()
+                await said(second, f"attached to {engine.url} as state-2: serving state::*")
+
+
+async def test_a_value_too_deep_for_the_engine_is_answered_with_an_error(
+    engine: OldEngine, client: Client, redis: RedisServer
+) -> None:
+    deep = b"[" * 126 + b"]" * 126
+    redis.client.hset("state:s", "deep", deep)
+    with attached(engine.url, "--redis-url", redis.url) as process:
+        await said(process, "attached to")
+        assert await call(client, "state::get", {"scope": "s", "key": "deep"}) == json.loads(deep)
+        with pytest.raises(FunctionError, match="127 levels") as refused:
+            await call(client, "state::list", {"scope": "s"})
+        assert refused.value.code == "serialization_error"
+
+
+async def test_an_event_too_deep_for_the_engine_is_a_dead_letter(engine: OldEngine, client: Client, redis: RedisServer) -> None:
+    seen = Seen()
+    redis.client.hset("state:s", "k", b"[" * 126 + b"]" * 126)
+    with attached(engine.url, "--redis-url", redis.url) as process:
+        await said(process, "attached to")
+        client.served.register_function("handler", seen)
+        await client.register_trigger("state", "handler", {"scope": "s"})
+        with pytest.raises(FunctionError, match="was carried out"):
+            await call(client, "state::set", {"scope": "s", "key": "k", "value": 1})
+        await call(client, "state::set", {"scope": "s", "key": "k", "value": 2})
+        await until(lambda: seen.values == [2], "the event behind a deep one")
+        (letter,) = (await call(client, "iii-state::dead_list", {}))["dead"]
+        assert "127 levels" in letter["error"]
+        assert letter["attempts"] == 1
+
+
+async def test_a_large_event_whose_worker_goes_counts_as_an_attempt(engine: OldEngine, redis: RedisServer) -> None:
+    called = 0
+
+    def leave(data: Json, caller: Caller) -> Answer[bytes | None]:
+        nonlocal called
+        called += 1
+        worker.disconnect()
+        return asyncio.get_running_loop().create_future()
+
+    with attached(engine.url, "--redis-url", redis.url) as process:
+        await said(process, "attached to")
+        async with Client(engine.url, name="leaves", reconnects=True) as worker, Client(engine.url) as client:
+            worker.served.register_function("handler", leave)
+            retry = {"max_attempts": 2, "backoff_ms": 1}
+            await worker.register_trigger("state", "handler", {"scope": "s", "retry": retry})
+            await call(client, "state::set", {"scope": "s", "key": "k", "value": "x" * 1_200_000})
+            async with asyncio.timeout(SOON):
+                while not (dead := (await call(client, "iii-state::dead_list", {}))["dead"]):
+                    await asyncio.sleep(0.05)
+            assert called == dead[0]["attempts"] == 2
+            assert "invocation_stopped" in dead[0]["error"]
+
+
+async def test_functions_that_another_worker_has_overwritten_come_back_when_it_leaves(
+    engine: OldEngine, client: Client, redis: RedisServer
+) -> None:
+    with attached(engine.url, "--redis-url", redis.url) as process:
+        await said(process, "attached to")
+        async with Client(engine.url, name="usurper") as usurper:
+            usurper.served.register_function("state::get", Seen())
+            await said(process, "it has taken over functions of this one")
+        await said(process, "has lost state::get; registering")
+        await call(client, "state::set", {"scope": "s", "key": "k", "value": 1})
+        assert await call(client, "state::get", {"scope": "s", "key": "k"}) == 1
