@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 from iii_state import values
 from iii_state.engine.introspection import ChangeTriggers, Introspection
 from iii_state.engine.python_function import PythonCallable, PythonFunction, PythonTasks
-from iii_state.engine.registry import Call, Function, Functions, as_function_error
+from iii_state.engine.registry import Call, Details, Function, Functions, as_function_error
 from iii_state.engine.server import Server
 from iii_state.engine.triggers import Triggers, TriggerType
 from iii_state.engine.workers import Workers
@@ -151,7 +151,7 @@ class Engine:
         registered, _ = self.functions.add_executor(namespace, function_id, executor)
         if earlier is not None:
             self.functions.remove_executor(namespace, function_id, earlier)
-        registered.description = description
+        registered.describe(Details(description), executor)
         self._own[namespace, function_id] = executor
         return FunctionRegistration(self, namespace, function_id, executor)
 

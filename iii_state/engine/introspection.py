@@ -106,7 +106,7 @@ class Introspection:
             for function in self._functions
             if (wanted.include_internal or not function.id.startswith("engine::"))
             and function.id.startswith(wanted.prefix or "")
-            and (wanted.search or "").lower() in f"{function.id}\n{function.description or ''}".lower()
+            and (wanted.search or "").lower() in f"{function.id}\n{function.details.description or ''}".lower()
             and (wanted.namespace is None or function.namespace == wanted.namespace)
             and (not names or _is_served_by(function, names))
         ]
@@ -120,10 +120,10 @@ class Introspection:
         if function is None:
             raise FunctionError("NOT_FOUND", f"Function {wanted.function_id} not found in namespace {namespace}.")
         row = _function_row(function)
-        if function.request_format is not None:
-            row["request_schema"] = Raw(function.request_format)
-        if function.response_format is not None:
-            row["response_schema"] = Raw(function.response_format)
+        if function.details.request_format is not None:
+            row["request_schema"] = Raw(function.details.request_format)
+        if function.details.response_format is not None:
+            row["response_schema"] = Raw(function.details.response_format)
         row["registered_triggers"] = [
             {"id": trigger.id, "trigger_type": trigger.trigger_type, "config": _raw(trigger.config)}
             for trigger in (binding.trigger for binding in self._triggers)
@@ -224,10 +224,10 @@ class _Subscribers:
 
 def _function_row(function: Function) -> dict[str, Any]:
     row: dict[str, Any] = {"function_id": function.id, "namespace": function.namespace, "worker_name": function.server_name}
-    if function.description is not None:
-        row["description"] = function.description
-    if function.metadata is not None:
-        row["metadata"] = Raw(bytes(function.metadata))
+    if function.details.description is not None:
+        row["description"] = function.details.description
+    if function.details.metadata is not None:
+        row["metadata"] = Raw(bytes(function.details.metadata))
     return row
 
 

@@ -13,7 +13,7 @@ from msgspec import Raw
 
 from iii_state.engine import protocol
 from iii_state.engine.protocol import given
-from iii_state.engine.registry import Function
+from iii_state.engine.registry import Details, Function
 from iii_state.engine.triggers import REGISTRATION_FAILED, TriggerOwner, TriggerType, registration_error
 from iii_state.engine.workers import Workers
 from iii_state.errors import FunctionError
@@ -72,6 +72,7 @@ class Registrations:
         function, owner = self._functions.add_executor(self._worker.namespace, message.id, self._worker)
         if function.handler is None:
             self._served[message.id] = function
+        function.describe(_details(message), self._worker)
         if owner is not None:
             self._reject(message.id, owner)
             return
@@ -82,10 +83,6 @@ class Registrations:
             )
         else:
             self._uninvokable.discard(message.id)
-        function.description = message.description
-        function.metadata = _kept(message.metadata)
-        function.request_format = _kept(message.request_format)
-        function.response_format = _kept(message.response_format)
         for executor in function.executors:
             if executor is not self._worker and (server := self._workers.get(executor.id)) is not None:
                 server.link.probe()  # it may be the dead half of a worker that has come back
@@ -189,14 +186,13 @@ class Registrations:
         """File under `namespace` what was registered before the worker had said where it belongs."""
         worker: TriggerOwner = self._worker
         for function_id, served in list(self._served.items()):
-            known = (served.description, served.metadata, served.request_format, served.response_format)
+            details = served.details_of(self._worker)
             self._functions.remove_executor(before, function_id, self._worker)
             function, owner = self._functions.add_executor(namespace, function_id, self._worker)
             self._served[function_id] = function
+            function.describe(details, self._worker)
             if owner is not None:
                 self._reject(function_id, owner)
-            else:
-                function.description, function.metadata, function.request_format, function.response_format = known
         for offered in self._triggers.types_of(self._worker):
             if offered.namespace == before:
                 self._triggers.remove_type(before, offered.id, self._worker)
@@ -247,6 +243,11 @@ class _WorkerProvider:
 
     def unregister(self, trigger: Trigger, *, disconnected: bool) -> None:
         self._worker.link.send(protocol.encode(protocol.UnregisterTrigger(trigger.id, trigger.trigger_type)))
+
+
+def _details(message: protocol.RegisterFunction) -> Details:
+    formats = _kept(message.request_format), _kept(message.response_format)
+    return Details(message.description, _kept(message.metadata), *formats)
 
 
 def _kept(text: Raw) -> bytes | None:

@@ -51,21 +51,27 @@ class Executor(Protocol):
         ...
 
 
+class Details(msgspec.Struct, frozen=True):
+    """What a function's server tells of it; all but the description are JSON texts."""
+
+    description: str | None = None
+    metadata: Json | None = None
+    request_format: Json | None = None
+    response_format: Json | None = None
+
+
 class Function:
     """A function of the engine: a built-in `handler`, or one or more executors in the order in which they came."""
 
     __slots__ = (
+        "_details",
         "_turn",
-        "description",
         "executors",
         "handler",
         "id",
         "id_text",
-        "metadata",
         "namespace",
         "provider",
-        "request_format",
-        "response_format",
         "result_reply",
     )
 
@@ -81,16 +87,31 @@ class Function:
         self.executors: list[Executor] = []
         self.provider = ""
         """The name of the module that it is built in by."""
-        self.description: str | None = None
-        self.metadata: Json | None = None
-        self.request_format: Json | None = None
-        self.response_format: Json | None = None
+        self._details: dict[Executor | None, Details] = {}
         self._turn = 0
 
     @property
     def server_name(self) -> str:
         """Who serves it, for people."""
         return self.provider if self.handler is not None else self.executors[0].name
+
+    @property
+    def details(self) -> Details:
+        """What whoever serves it tells of it."""
+        return self._details.get(None if self.handler is not None else self.executors[0], Details())
+
+    def describe(self, details: Details, executor: Executor | None = None) -> None:
+        """Keep what an executor, or the engine itself, tells of it."""
+        self._details[executor] = details
+
+    def details_of(self, executor: Executor) -> Details:
+        """What an executor tells of it."""
+        return self._details.get(executor, Details())
+
+    def forget(self, executor: Executor) -> None:
+        """An executor serves it no more."""
+        self.executors.remove(executor)
+        self._details.pop(executor, None)
 
     def pick(self, first_wins: bool) -> Executor:
         """Whose turn it is."""
@@ -159,8 +180,7 @@ class Functions:
             raise ValueError(f"function {function_id} is already built in")
         function.handler = handler
         function.provider = provider
-        function.description = description
-        function.metadata = metadata
+        function.describe(Details(description, metadata))
         if not known:
             self._changed(function)
         return function
@@ -197,7 +217,7 @@ class Functions:
         function = self.get(namespace, function_id)
         if function is None or executor not in function.executors:
             return
-        function.executors.remove(executor)
+        function.forget(executor)
         if not function.executors and function.handler is None:
             self._drop(function)
 

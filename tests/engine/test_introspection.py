@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from iii_state.engine import Engine
 from tests.engine.dict_module import DictModule
 from tests.engine.raw_worker import Port, RawWorker
@@ -83,3 +85,21 @@ async def test_a_browser_is_told_what_this_is(port: Port) -> None:
     answer = await port.session.get(port.url)
     assert answer.status == 200
     assert "iii engine" in await answer.text()
+
+
+async def test_a_function_is_described_by_whoever_serves_it_now(port: Port) -> None:
+    asking, first, second = [await port.connect(name=name, runtime="x", pid=1) for name in ("asking", "first", "second")]
+    for worker in (first, second):
+        await worker.send("registertriggertype", id=f"type-{worker.id}", description="makes its functions its own")
+        await worker.send("registerfunction", id="shared", description=worker.id, metadata={"of": worker.id})
+        await worker.settled()
+
+    async def described() -> tuple[str, object]:
+        info = (await asking.call("engine::functions::info", {"function_id": "shared"}))["result"]
+        return info["description"], info["metadata"]
+
+    assert await described() == (first.id, {"of": first.id})
+    await first.socket.close()
+    async with asyncio.timeout(10):
+        while await described() != (second.id, {"of": second.id}):
+            await asyncio.sleep(0.01)
