@@ -75,7 +75,7 @@ class RedisAdapter:
         self._set_script, self._delete_script, self._update_script = script("set"), script("delete"), script("update")
         self._tasks: set[asyncio.Task[Any]] = set()
         self._call_timeout = settings.call_timeout_ms / 1000
-        self._fanout = Fanout(self._keys, self._limits)
+        self._fanout = Fanout(self._keys, self._limits, lambda queue: self._subscriptions.rang(self._keys.stream(queue)))
         self._bell: Callable[[str], None] = _unheard
         self._engine = Identity()
         self._recovers = False
@@ -85,9 +85,7 @@ class RedisAdapter:
             lambda: list(self._subscriptions.hosted),
             lambda name: self._bell(name),
         )
-        self._bells = Bells(
-            Address.parse(settings.redis_url), lambda channel: self._subscriptions.rang(channel), silence_seconds=self._call_timeout
-        )
+        self._bells = Bells(Address.parse(settings.redis_url), self._heard, silence_seconds=self._call_timeout)
         self._subscriptions = Subscriptions(
             self._keys, self._run, self._send, self._engine, self._bells, lambda name: self._bell(name), self._upkeep.plan
         )
@@ -287,6 +285,11 @@ class RedisAdapter:
                 self._recovers = True
                 raise
         return -1
+
+    def _heard(self, channel: bytes, write: bytes) -> None:
+        """A bell. The dispatcher knows of our own writes already: it takes behind each on the same connection, without a wait."""
+        if not write.startswith(self._connection.session):
+            self._subscriptions.rang(channel)
 
     def _begin_afresh(self) -> None:
         self._deliveries.forget_all()

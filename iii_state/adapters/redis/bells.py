@@ -22,10 +22,10 @@ CHANNELS_AT_ONCE = 1000
 class Bells:
     """Rings for channels that are listened to: on every message, and when listening has begun, also again after a break.
 
-    `rang(channel)` may therefore be about nothing; what is published while the connection is down is made up for.
+    `rang(channel, message)` may therefore be about nothing; what is published while the connection is down is made up for.
     """
 
-    def __init__(self, address: Address, rang: Callable[[bytes], None], *, silence_seconds: float) -> None:
+    def __init__(self, address: Address, rang: Callable[[bytes, bytes], None], *, silence_seconds: float) -> None:
         self._address = address
         self._rang = rang
         self._silence = silence_seconds
@@ -67,8 +67,8 @@ class Bells:
     def _received(self, replies: list[Reply]) -> None:
         for reply in replies:
             match reply:
-                case [b"message" | b"subscribe", bytes(channel), _] if channel in self._channels:
-                    self._rang(channel)
+                case [b"message" | b"subscribe", bytes(channel), message] if channel in self._channels:
+                    self._rang(channel, message if isinstance(message, bytes) else b"")
                 case ReplyError() as refusal:
                     logger.warning("no bells, events are found by the sweep only: %s", explain(self._address, str(refusal)))
                 case _:

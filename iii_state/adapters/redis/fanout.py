@@ -30,9 +30,11 @@ UNBOUNDED = 2**53
 class Fanout:
     """What all mutations of an engine share: the routes, the bounds of queues, and whether there are events at all."""
 
-    def __init__(self, keys: Keys, limits: QueueLimits) -> None:
+    def __init__(self, keys: Keys, limits: QueueLimits, ring: Callable[[bytes], None] = lambda queue: None) -> None:
         self.keys = keys
         self.limits = limits
+        self.ring = ring
+        """Called with a queue whenever a write is sent that may add an event to it."""
         self.routes = Routes()
         self.packing = Packing(keys)
         self.enabled = True
@@ -93,6 +95,8 @@ class Write(Generic[T]):
                 *(self._command, values_key, session, epoch, slot, sequence, number),
                 *(self._packed_place, self._packed_own, len(self._own)),
             )
+        for queue, _ in wanted:
+            fanout.ring(queue)
         limits = fanout.limits
         routes = [
             Route(queue, UNBOUNDED, UNBOUNDED)
