@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Raw
 
 from iii_state import values
-from iii_state.errors import FunctionError
+from iii_state.errors import FunctionError, InvalidValue
 from iii_state.values import Json
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -48,6 +48,12 @@ def describe(data: bytes, expected: type[msgspec.Struct], error: Exception) -> s
     except (msgspec.MsgspecError, UnicodeError) as undecodable:
         return str(undecodable)
     return _mismatch(given, expected, "") or str(error)
+
+
+def within(name: str, given: int, least: int, most: int) -> None:
+    """Raises `InvalidValue` for a number out of range."""
+    if not least <= given <= most:
+        raise InvalidValue(f"{name}: invalid value: {given}, expected an integer from {least} to {most}")
 
 
 def _mismatch(given: Any, expected: Any, where: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from iii_state.cli.state import request
+from iii_state.engine.client import Client
 from tests.processes import EngineProcess, Lines, running_engine
 
 
@@ -40,7 +43,11 @@ def test_set_get_update_delete_list_groups(engine: EngineProcess) -> None:
     assert run("set", "users", "bob", "-", text="[1,\n2]") == '{"old_value":null,"new_value":[1,2]}\n'
     assert run("list", "users") == '{"name":"Ada","n":2.0}\n[1,2]\n'
     assert json.loads(run("list", "users", "--json")) == [{"name": "Ada", "n": 2.0}, [1, 2]]
+    assert run("keys", "users") == "ada\nbob\n"
+    assert json.loads(run("keys", "users", "--json")) == {"keys": ["ada", "bob"]}
+    assert run("entries", "users") == '["ada",{"name":"Ada","n":2.0}]\n["bob",[1,2]]\n'
     run("set", "line\nbreak", "", "12345678901234567890")
+    assert run("keys", "line\nbreak") == '""\n'
     assert run("groups") == '"line\\nbreak"\nusers\n'
     assert json.loads(run("groups", "--json")) == {"groups": ["line\nbreak", "users"]}
     assert run("get", "line\nbreak", "") == "12345678901234567890\n"
@@ -182,7 +189,7 @@ def test_sighup_applies_the_configuration_anew(tmp_path: Path) -> None:
 def test_help_and_completion() -> None:
     done = iii_state("--help")
     assert done.returncode == 0
-    for command in ("serve", "get", "set", "update", "delete", "list", "groups", "watch"):
+    for command in ("serve", "get", "set", "update", "delete", "list", "keys", "entries", "groups", "watch"):
         assert f"  {command} " in done.stdout
         assert iii_state(command, "--help").returncode == 0
     completion = subprocess.run(
@@ -193,6 +200,18 @@ def test_help_and_completion() -> None:
         check=False,
     )
     assert "complete" in completion.stdout
+
+
+def test_entries_reads_a_scope_of_many_pages(engine: EngineProcess) -> None:
+    numbers = range(2500)
+
+    async def fill() -> None:
+        async with Client(engine.url) as client:
+            await asyncio.gather(*(client.call("state::set", request(scope="many", key=str(n), value=n)) for n in numbers))
+
+    asyncio.run(fill())
+    printed = iii_state("entries", "many", url=engine.url).stdout.splitlines()
+    assert sorted(map(json.loads, printed)) == sorted([str(number), number] for number in numbers)
 
 
 def test_a_negative_number_is_a_value(engine: EngineProcess) -> None:

@@ -1,4 +1,4 @@
-"""The six functions, as a caller sees them: answers, error codes and messages."""
+"""The functions, as a caller sees them: answers, error codes and messages."""
 
 from __future__ import annotations
 
@@ -71,7 +71,23 @@ async def test_list_and_groups(engine: Engine) -> None:
     assert await engine.trigger({"function_id": "state::list_groups"}) == {"groups": ["a", "b", "é"]}
 
 
-@pytest.mark.parametrize("function", ["set", "get", "delete", "update", "list"])
+async def test_list_keys_and_entries(engine: Engine) -> None:
+    for key in ("b", "a"):
+        await call(engine, "set", scope="s", key=key, value={"k": key})
+    assert await call(engine, "list_keys", scope="s") == {"keys": ["b", "a"]}
+    assert await call(engine, "list_keys", scope="unknown") == {"keys": []}
+    page = await call(engine, "list_entries", scope="s", limit=1)
+    assert page == {"entries": [["b", {"k": "b"}]], "next_cursor": page["next_cursor"], "done": False, "offset": 0, "total": 2}
+    page = await call(engine, "list_entries", scope="s", cursor=page["next_cursor"], limit=None, max_bytes=None)
+    assert page == {"entries": [["a", {"k": "a"}]], "next_cursor": None, "done": True, "offset": 1, "total": 2}
+    code, message = await refused(engine, "list_entries", {"scope": "s", "cursor": "made up"})
+    assert (code, "begin again without one" in message) == ("INVALID_CURSOR", True)
+    cause = "limit: invalid value: 0, expected an integer from 1 to 1000"
+    expected = ("deserialization_error", f"Failed to deserialize input for state::list_entries: {cause}")
+    assert await refused(engine, "list_entries", {"scope": "s", "limit": 0}) == expected
+
+
+@pytest.mark.parametrize("function", ["set", "get", "delete", "update", "list", "list_keys", "list_entries"])
 @pytest.mark.parametrize(
     ("payload", "cause"),
     [

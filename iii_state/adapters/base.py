@@ -6,6 +6,11 @@ same step as the write. An event exists if and only if its write does.
 *Lanes.* The events of one (subscription, scope, key) are a lane. At most one delivery of a lane is out at a time; the next one
 becomes ready when it has been acknowledged or buried. Lanes are independent of each other.
 
+*Sessions.* A mutation that carries a `request` is recognised when it is made again (`iii_state.sessions`): it is answered as it was
+the first time, and changes nothing. Its record is written in the same step as the value; what was refused is not recorded. Where it
+cannot be applied as what it is, it fails with `SessionLost`, `Fenced` or `Forgotten`. Mutations without a request cost nothing of
+this.
+
 Every method answers at once where it can (`host.Answer`). What the backend refuses or cannot answer is a `StoreError` in words,
 and then nothing has changed; where that cannot be known the message says so.
 """
@@ -18,6 +23,7 @@ from typing import NamedTuple, Protocol
 from iii_state.events import DeadLetter, Delivery, Failure, QueueStats, Subscription
 from iii_state.host import Answer
 from iii_state.ops import OpError, Plan
+from iii_state.sessions import Request
 
 
 class Updated(NamedTuple):
@@ -40,6 +46,14 @@ class TooLarge(Exception):
 class Adapter(Protocol):
     """A store of values and queues. Values are stored texts (`iii_state.values`), in and out."""
 
+    @property
+    def store(self) -> str | None:
+        """The id of what holds the data, once started: the same for as long as the data lasts, and for all engines that share it.
+
+        None where calls made again are not recognised.
+        """
+        ...
+
     async def start(self, bell: Callable[[str], None]) -> None:
         """Open the backend. `bell(subscription_id)` is rung whenever a hosted queue may have something to take.
 
@@ -59,20 +73,32 @@ class Adapter(Protocol):
         """The stored text, None for a missing key."""
         ...
 
-    def set(self, scope: str, key: str, value: bytes) -> Answer[bytes | None]:
+    def set(self, scope: str, key: str, value: bytes, *, request: Request | None = None) -> Answer[bytes | None]:
         """Store `value`; answers what was there before, None for a new key."""
         ...
 
-    def delete(self, scope: str, key: str) -> Answer[bytes | None]:
+    def delete(self, scope: str, key: str, *, request: Request | None = None) -> Answer[bytes | None]:
         """Remove; answers what was there, None for a missing key (which is an event all the same)."""
         ...
 
-    def update(self, scope: str, key: str, plan: Plan, limit: int) -> Answer[Updated]:
+    def update(self, scope: str, key: str, plan: Plan, limit: int, *, request: Request | None = None) -> Answer[Updated]:
         """Apply a plan atomically. Raises `TooLarge` when the result has more than `limit` bytes (compact)."""
+        ...
+
+    def open_session(self, session: str, previous_epoch: int, epoch: int) -> Answer[None]:
+        """Open a session (`previous_epoch` 0), or raise the epoch of one that had been opened with `previous_epoch`.
+
+        Requests of any other epoch are refused from then on. Raises `SessionLost` where there is no such session any more, and
+        `SessionTaken` where there is one (0), or its epoch is not below `epoch`.
+        """
         ...
 
     def entries(self, scope: str) -> Answer[list[tuple[str, bytes]]]:
         """Keys and stored texts of a scope, in the adapter's own order."""
+        ...
+
+    def keys(self, scope: str) -> Answer[list[str]]:
+        """The keys of a scope, each once, in the adapter's own order."""
         ...
 
     def groups(self) -> Answer[list[str]]:

@@ -10,7 +10,7 @@ import click
 from iii_state.cli.lua_load import lua_load
 from iii_state.cli.operate import dead, triggers
 from iii_state.cli.serve import serve
-from iii_state.cli.state import delete, get, groups, list_values, set_value, update, watch
+from iii_state.cli.state import delete, entries, get, groups, keys, list_values, set_value, update, watch
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -22,5 +22,5 @@ def main(verbose: int) -> None:
     logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S")
 
 
-for command in (serve, get, set_value, update, delete, list_values, groups, watch, triggers, dead, lua_load):
+for command in (serve, get, set_value, update, delete, list_values, keys, entries, groups, watch, triggers, dead, lua_load):
     main.add_command(command)

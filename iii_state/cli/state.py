@@ -200,6 +200,54 @@ def list_values(scope: str, url: str, as_json: bool) -> None:
 
 
 @click.command()
+@click.argument("scope")
+@engine_options
+def keys(scope: str, url: str, as_json: bool) -> None:
+    """Print the keys of SCOPE, one a line."""
+
+    async def action() -> None:
+        async with Client(url) as client:
+            answer = await client.call("state::list_keys", request(scope=scope))
+        if as_json:
+            show(answer, as_json)
+            return
+        _print_names(values.decode(answer or b"{}").get("keys", []))
+
+    run(action())
+
+
+@click.command()
+@click.argument("scope")
+@engine_options
+def entries(scope: str, url: str, as_json: bool) -> None:
+    """Print keys and values of SCOPE as they were at one moment, however many there are: ["key", value], one a line."""
+
+    async def action() -> None:
+        cursor = None
+        async with Client(url) as client:
+            while True:
+                answer = await client.call(
+                    "state::list_entries", request(scope=scope, cursor=cursor, limit=1000, max_bytes=8_000_000)
+                )
+                page = _page.decode(answer or b"{}")
+                for entry in page.entries:
+                    show(entry, as_json)
+                cursor = page.next_cursor
+                if cursor is None:
+                    break
+
+    run(action())
+
+
+class _Page(msgspec.Struct):
+    entries: list[msgspec.Raw]
+    next_cursor: str | None
+
+
+_page = msgspec.json.Decoder(_Page)
+
+
+@click.command()
 @engine_options
 def groups(url: str, as_json: bool) -> None:
     """Print the scopes that have values, one a line."""
@@ -210,10 +258,14 @@ def groups(url: str, as_json: bool) -> None:
         if as_json:
             show(answer, as_json)
             return
-        for scope in values.decode(answer or b"{}").get("groups", []):
-            click.echo(scope if scope.isprintable() and scope else json.dumps(scope))
+        _print_names(values.decode(answer or b"{}").get("groups", []))
 
     run(action())
+
+
+def _print_names(names: list[str]) -> None:
+    for name in names:
+        click.echo(name if name.isprintable() and name else json.dumps(name))
 
 
 @click.command()

@@ -2,9 +2,9 @@
 --
 -- Step: answers a call that has been applied, or that nobody waits for, and goes on with any other.
 --
--- The session KEYS[3] is a hash of the engine that calls: `epoch`, a field per slot, and `<slot>:old` with the value that the
--- slot's last call found. A slot's field is `<seq><mark><failures>`; the mark says where the old value is: `+` recorded,
--- `-` there was none, `!` too large to be recorded.
+-- The session KEYS[3] is a hash of the engine that calls, or of whoever calls the engine: `epoch`, a field per slot, and
+-- `<slot>:old` with the value that the slot's last call found. A slot's field is `<seq><mark><failures>`; the mark says where the
+-- old value is: `+` recorded, `-` there was none, `!` too large to be recorded.
 
 local held = redis.call('HMGET', KEYS[3], 'epoch', ARGV[2])
 if held[1] ~= ARGV[1] then

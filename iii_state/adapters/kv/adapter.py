@@ -17,11 +17,13 @@ from iii_state.adapters.base import TooLarge, Updated
 from iii_state.adapters.kv.groups import Changes, Groups, delivery_row, row_number
 from iii_state.adapters.kv.journal import Journal, Row
 from iii_state.adapters.kv.queues import Queue, Routes
+from iii_state.adapters.kv.sessions import Sessions
 from iii_state.apply import apply
 from iii_state.errors import StoreError
 from iii_state.events import FOREVER, DeadLetter, Delivery, Event, EventType, Failure, QueueLimits, QueueStats, Subscription
 from iii_state.host import Answer, engine_name
 from iii_state.ops import Plan
+from iii_state.sessions import SESSION_SECONDS, Request
 
 logger = logging.getLogger(__name__)
 
@@ -39,10 +41,13 @@ class KvAdapter:
         *,
         save_interval_ms: int = 5000,
         limits: QueueLimits | None = None,
+        session_seconds: float = SESSION_SECONDS,
     ) -> None:
         self._limits = limits or QueueLimits()
         self._journal = None if directory is None else Journal(directory, save_interval_ms)
         self._groups = None if self._journal is None else Groups(self._journal, self._committed)
+        self._sessions = Sessions(self._groups, expiry_seconds=session_seconds)
+        self.store = secrets.token_hex(8)
         self._data: dict[str, dict[str, bytes]] = {}
         self._queues: dict[str, Queue] = {}
         self._routes = Routes()
@@ -65,6 +70,8 @@ class KvAdapter:
         contents = await self._journal.open()
         self._epoch = str(contents.epoch)
         self._first_number = contents.epoch << 32
+        self.store = contents.store
+        self._sessions.load(contents.sessions)
         for scope, key, value in contents.values:
             self._data.setdefault(scope.decode(), {})[key.decode()] = value
         for _, definition, _orphaned, dropped in contents.subscriptions:
@@ -93,6 +100,7 @@ class KvAdapter:
             queue.hosted = False
             queue.close()
         self._closing = True
+        self._sessions.close()
         if self._journal is not None and self._groups is not None:
             await self._groups.drain()
             await self._journal.close()
@@ -116,23 +124,37 @@ class KvAdapter:
         group = self._data.get(scope)
         return None if group is None else group.get(key)
 
-    def set(self, scope: str, key: str, value: bytes) -> Answer[bytes | None]:
+    def set(self, scope: str, key: str, value: bytes, *, request: Request | None = None) -> Answer[bytes | None]:
+        if request is not None and (done := self._sessions.recall(request)) is not None:
+            return self._sessions.again(request, done.old)
         old = self._current(scope, key)
-        return self._write(scope, key, old, value, old)
+        return self._write(scope, key, old, value, old, request)
 
-    def delete(self, scope: str, key: str) -> Answer[bytes | None]:
+    def delete(self, scope: str, key: str, *, request: Request | None = None) -> Answer[bytes | None]:
+        if request is not None and (done := self._sessions.recall(request)) is not None:
+            return self._sessions.again(request, done.old)
         old = self._current(scope, key)
-        return self._write(scope, key, old, None, old)
+        return self._write(scope, key, old, None, old, request)
 
-    def update(self, scope: str, key: str, plan: Plan, limit: int) -> Answer[Updated]:
+    def update(self, scope: str, key: str, plan: Plan, limit: int, *, request: Request | None = None) -> Answer[Updated]:
+        if request is not None and (done := self._sessions.recall(request)) is not None:
+            return self._sessions.again(request, Updated(done.old, *apply(plan, done.old)))
         old = self._current(scope, key)
         new, errors = apply(plan, old)
         if len(new) > limit and (size := values.compact_size(new)) > limit:
             raise TooLarge(size, limit)
-        return self._write(scope, key, old, new, Updated(old, new, errors))
+        return self._write(scope, key, old, new, Updated(old, new, errors), request)
+
+    def open_session(self, session: str, previous_epoch: int, epoch: int) -> Answer[None]:
+        if self._closing:
+            raise _being_closed()
+        return self._sessions.open(session, previous_epoch, epoch)
 
     def entries(self, scope: str) -> list[tuple[str, bytes]]:
         return list(self._data.get(scope, {}).items())
+
+    def keys(self, scope: str) -> list[str]:
+        return list(self._data.get(scope, ()))
 
     def groups(self) -> list[str]:
         return list(self._data)
@@ -157,9 +179,9 @@ class KvAdapter:
         elif group is not None and group.pop(key, None) is not None and not group:
             del self._data[scope]
 
-    def _write(self, scope: str, key: str, old: bytes | None, new: bytes | None, answer: T) -> Answer[T]:
+    def _write(self, scope: str, key: str, old: bytes | None, new: bytes | None, answer: T, request: Request | None) -> Answer[T]:
         if self._closing:  # nobody would write it any more, and so its call would never be answered
-            raise StoreError("the store is being closed; nothing was changed")
+            raise _being_closed()
         queues = self._routes.matching(scope, key) if self._events_enabled else ()
         event: Event | None = None
         if queues:
@@ -168,6 +190,8 @@ class KvAdapter:
             event = Event(f"{self._epoch}-{self._writes}", scope, key, kind, old, new)
             for queue in queues:
                 _refuse_overflow(queue, event)
+        if request is not None:
+            self._sessions.record(request, old)
         if self._groups is None:
             self._store(scope, key, new)
             if event is not None:
@@ -208,6 +232,7 @@ class KvAdapter:
 
     def _committed(self, written: Changes) -> None:
         """What was written is seen from now on, and its events can be delivered."""
+        self._sessions.committed(written.outcomes)
         for (scope, key), value in written.overlay.items():
             self._store(scope, key, value)
         for write in written.writes:
@@ -424,6 +449,10 @@ class KvAdapter:
             return False
         self._keep(lambda changes: changes.discarded.append(dead_letter_id))
         return True
+
+
+def _being_closed() -> StoreError:
+    return StoreError("the store is being closed; nothing was changed")
 
 
 def _refuse_overflow(queue: Queue, event: Event) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from iii_state.adapters.kv.journal import Group, Journal, Row
+from iii_state.adapters.kv.journal import Group, Journal, Outcome, Row, Slot
 from iii_state.adapters.kv.queues import Queue
 from iii_state.errors import StoreError
 from iii_state.events import Delivery
@@ -37,6 +37,7 @@ class Changes:
     """A group being filled or written: mutations, which fail with it, and upkeep, which does not (it is tried again)."""
 
     overlay: dict[tuple[str, str], bytes | None] = field(default_factory=dict)
+    outcomes: dict[Slot, Outcome] = field(default_factory=dict)
     writes: list[Write] = field(default_factory=list)
     subscriptions: dict[str, Row | None] = field(default_factory=dict)
     attempts: dict[int, tuple[int, int]] = field(default_factory=dict)
@@ -44,6 +45,7 @@ class Changes:
     revived: list[Row] = field(default_factory=list)
     finished: list[int] = field(default_factory=list)
     discarded: list[str] = field(default_factory=list)
+    ended_sessions: list[str] = field(default_factory=list)
     settled: list[Callable[[], None]] = field(default_factory=list)
     """Called when the upkeep of this group has been committed."""
 
@@ -51,13 +53,15 @@ class Changes:
         """Put the upkeep of `other`, which was to come first, in front of one's own."""
         self.subscriptions = {**other.subscriptions, **self.subscriptions}
         self.attempts = {**other.attempts, **self.attempts}
-        for name in ("dead_letters", "revived", "finished", "discarded", "settled"):
+        for name in ("dead_letters", "revived", "finished", "discarded", "ended_sessions", "settled"):
             setattr(self, name, getattr(other, name) + getattr(self, name))
 
     def group(self) -> Group:
         """What the journal writes."""
         return Group(
             values={(scope.encode(), key.encode()): value for (scope, key), value in self.overlay.items()},
+            outcomes=self.outcomes,
+            ended_sessions=self.ended_sessions,
             subscriptions=self.subscriptions,
             deliveries=[delivery_row(delivery) for write in self.writes for _, delivery in write.deliveries] + self.revived,
             attempts=self.attempts,
@@ -96,6 +100,11 @@ class Groups:
             return self._writing.overlay
         return None
 
+    def outcome_of(self, slot: Slot) -> Outcome | None:
+        """What is on its way to be recorded of a slot, the newest; None if nothing is."""
+        outcome = self._filling.outcomes.get(slot)
+        return outcome if outcome is not None or self._writing is None else self._writing.outcomes.get(slot)
+
     def deliveries_to(self, queue: Queue) -> list[Delivery]:
         """What is on its way into a queue."""
         groups = [self._filling] if self._writing is None else [self._writing, self._filling]
@@ -104,9 +113,17 @@ class Groups:
 
     def write(self, place: Place, value: bytes | None, answer: T, deliveries: list[tuple[Queue, Delivery]]) -> asyncio.Future[T]:
         """Write a mutation with the next group; the Future is `answer` once it lasts, or a `StoreError` if it does not."""
-        waiter: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._filling.overlay[place] = value
-        self._filling.writes.append(Write(waiter, answer, deliveries))
+        return self.wait(answer, deliveries)
+
+    def record(self, slot: Slot, outcome: Outcome) -> None:
+        """Record the outcome of a mutation with the next group; whoever asked for it waits for that."""
+        self._filling.outcomes[slot] = outcome
+
+    def wait(self, answer: T, deliveries: list[tuple[Queue, Delivery]] | None = None) -> asyncio.Future[T]:
+        """The Future is `answer` once the next group and all before it last, or a `StoreError` if they do not."""
+        waiter: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._filling.writes.append(Write(waiter, answer, deliveries or []))
         self._schedule()
         return waiter
 
@@ -168,6 +185,7 @@ class Groups:
                 if not write.waiter.done():
                     write.waiter.set_exception(StoreError(str(error)))
             changes.overlay.clear()
+            changes.outcomes.clear()
             changes.writes.clear()
         self._filling.take_upkeep(written)
         if self._filling.is_empty():

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from iii_state.errors import StoreError
 
@@ -46,12 +46,33 @@ CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 INSERT INTO meta VALUES ('epoch', 0);
 """
 
+# What an older version of this layout has not got, and does not miss.
+_ADDED = """
+CREATE TABLE IF NOT EXISTS session (
+    id TEXT NOT NULL, slot INTEGER NOT NULL, seq INTEGER NOT NULL, old BLOB, forgotten INTEGER NOT NULL, PRIMARY KEY (id, slot)
+) WITHOUT ROWID;
+INSERT OR IGNORE INTO meta VALUES ('store', random() & 0x7fffffffffffffff);
+"""
+
 ROWS_PER_STATEMENT = 256
 LOG_PAGES = 8192
 """Pages of 4 KiB after which the log is copied into the file, which costs two forced writes."""
 
 Row = tuple[Any, ...]
+Slot = tuple[str, int]
+"""A session and one of its slots."""
+
+EPOCH = -1
+"""The slot that has a session's epoch as its number."""
 T = TypeVar("T")
+
+
+class Outcome(NamedTuple):
+    """Of a slot: the number of its last call, and what that replaced; `forgotten` where it was too large to be kept."""
+
+    seq: int
+    old: bytes | None
+    forgotten: bool
 
 
 @dataclass(slots=True)
@@ -59,6 +80,8 @@ class Group:
     """What one transaction writes. Of a key, a subscription or a planned attempt only the last state counts."""
 
     values: dict[tuple[bytes, bytes], bytes | None] = field(default_factory=dict)
+    outcomes: dict[Slot, Outcome] = field(default_factory=dict)
+    ended_sessions: list[str] = field(default_factory=list)
     subscriptions: dict[str, Row | None] = field(default_factory=dict)
     deliveries: list[Row] = field(default_factory=list)
     attempts: dict[int, tuple[int, int]] = field(default_factory=dict)
@@ -70,11 +93,14 @@ class Group:
         """Head, row template, tail and rows of every multi-row statement, in an order that may be followed blindly."""
         upserts = [(scope, key, value) for (scope, key), value in self.values.items() if value is not None]
         removals = [(scope, key) for (scope, key), value in self.values.items() if value is None]
+        outcomes = [(*slot, *outcome) for slot, outcome in self.outcomes.items()]
         kept = [row for row in self.subscriptions.values() if row is not None]
         ended = [(name,) for name, row in self.subscriptions.items() if row is None]
         return [
             ("INSERT INTO state VALUES", "(?,?,?)", " ON CONFLICT DO UPDATE SET value=excluded.value", upserts),
             ("DELETE FROM state WHERE (scope, key) IN (VALUES", "(?,?)", ")", removals),
+            ("DELETE FROM session WHERE id IN (VALUES", "(?)", ")", [(session,) for session in self.ended_sessions]),
+            ("INSERT OR REPLACE INTO session VALUES", "(?,?,?,?,?)", "", outcomes),
             ("INSERT OR REPLACE INTO subscription VALUES", "(?,?,?,?)", "", kept),
             ("INSERT INTO delivery VALUES", "(?,?,?,?,?,?,?,?,?,?)", "", self.deliveries),
             ("INSERT INTO dead_letter VALUES", "(?,?,?,?,?,?,?,?,?,?,?,?)", "", self.dead_letters),
@@ -89,7 +115,9 @@ class Contents:
     """What a file held when it was opened. `epoch` has never been given before for this file."""
 
     epoch: int
+    store: str
     values: list[tuple[bytes, bytes, bytes]]
+    sessions: list[tuple[str, int, int, bytes | None, int]]
     subscriptions: list[Row]
     deliveries: list[Row]
     dead_letters: list[Row]
@@ -234,6 +262,8 @@ class Journal:
             connection.execute("COMMIT")
             contents = Contents(
                 epoch=connection.execute("SELECT value FROM meta WHERE name='epoch'").fetchone()[0],
+                store=connection.execute("SELECT printf('%016x', value) FROM meta WHERE name='store'").fetchone()[0],
+                sessions=connection.execute("SELECT * FROM session").fetchall(),
                 values=connection.execute("SELECT scope, key, value FROM state").fetchall(),
                 subscriptions=connection.execute("SELECT * FROM subscription").fetchall(),
                 deliveries=connection.execute("SELECT * FROM delivery ORDER BY number").fetchall(),
@@ -258,6 +288,8 @@ class Journal:
             raise StoreError(f"{self.path} is an SQLite database of another program; nothing was changed")
         elif version > FORMAT:
             raise StoreError(f"{self.path} has format {version}; this version of iii-state knows up to {FORMAT}. Use a newer one")
+        for statement in _ADDED.split(";"):
+            connection.execute(statement)
 
     def _commit(self, group: Group) -> None:
         connection = self._opened()

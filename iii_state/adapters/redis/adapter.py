@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeVar, cast
 
 from hiredis import ReplyError
@@ -12,16 +13,17 @@ from hiredis import ReplyError
 from iii_state.adapters.base import Updated
 from iii_state.adapters.redis.address import Address
 from iii_state.adapters.redis.bells import Bells
-from iii_state.adapters.redis.connection import Again, Connection
+from iii_state.adapters.redis.connection import SESSION_MS, Again, Connection
 from iii_state.adapters.redis.deliveries import Deliveries
 from iii_state.adapters.redis.fanout import Fanout, Write
 from iii_state.adapters.redis.fleet import Fleet, Identity
 from iii_state.adapters.redis.foreign import is_ours, stored_form
 from iii_state.adapters.redis.inspection import Inspection, refuse_newer
-from iii_state.adapters.redis.keys import FORMAT, Keys
+from iii_state.adapters.redis.keys import FORMAT, Keys, caller_session
 from iii_state.adapters.redis.mutations import (
     Foreign,
     Reply,
+    opened,
     plan_arguments,
     previous,
     update_arguments,
@@ -37,6 +39,7 @@ from iii_state.errors import ConfigError, InvalidValue, StoreError
 from iii_state.events import DeadLetter, Delivery, Failure, QueueLimits, QueueStats, Subscription
 from iii_state.host import Answer
 from iii_state.ops import Plan
+from iii_state.sessions import SESSION_SECONDS, Request
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +48,9 @@ T = TypeVar("T")
 INSTANT_VALUES = 2000
 INSTANT_BYTES = 1_000_000
 """Up to here the values of a scope are read at one instant."""
+
+INSTANT_KEYS = 10_000
+"""Up to here its keys are, without the values: about a millisecond of Redis's time."""
 
 PAGE_VALUES = 200
 PAGE_BYTES = 500_000
@@ -73,6 +79,9 @@ class RedisAdapter:
         self._send, self._run = self._connection.send, self._connection.run
         self._scopes = Scopes(self._keys, self._send)
         self._set_script, self._delete_script, self._update_script = script("set"), script("delete"), script("update")
+        self._kept_sessions: dict[str, float] = {}
+        """Session of a caller → when it was last kept from expiring by this engine."""
+        self.store: str | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._call_timeout = settings.call_timeout_ms / 1000
         self._fanout = Fanout(self._keys, self._limits, lambda queue: self._subscriptions.rang(self._keys.stream(queue)))
@@ -104,6 +113,8 @@ class RedisAdapter:
         await self._connection.start(self._check_permissions)
         try:
             await self._check_format()
+            await self._send(b"SET", self._keys.store, secrets.token_hex(8).encode(), b"NX")
+            self.store = (await self._send(b"GET", self._keys.store)).decode("utf-8", "replace")
             await self._fleet.join()
             version = await self._send(b"GET", self._keys.routes_version)
             self._fanout.routes.load(int(version or 0), await self._send(b"HGETALL", self._keys.routes))
@@ -175,13 +186,13 @@ class RedisAdapter:
 
         return self._connection.call(lambda *ticket: words, result, scope=scope)
 
-    def set(self, scope: str, key: str, value: bytes) -> Answer[bytes | None]:
-        return self._mutate(self._set_script, scope, key, lambda: (value,), lambda reply: self._old(scope, key, reply))
+    def set(self, scope: str, key: str, value: bytes, *, request: Request | None = None) -> Answer[bytes | None]:
+        return self._mutate(self._set_script, scope, key, lambda: (value,), lambda reply: self._old(scope, key, reply), request)
 
-    def delete(self, scope: str, key: str) -> Answer[bytes | None]:
-        return self._mutate(self._delete_script, scope, key, tuple, lambda reply: self._old(scope, key, reply))
+    def delete(self, scope: str, key: str, *, request: Request | None = None) -> Answer[bytes | None]:
+        return self._mutate(self._delete_script, scope, key, tuple, lambda reply: self._old(scope, key, reply), request)
 
-    def update(self, scope: str, key: str, plan: Plan, limit: int) -> Answer[Updated]:
+    def update(self, scope: str, key: str, plan: Plan, limit: int, *, request: Request | None = None) -> Answer[Updated]:
         ops = plan_arguments(plan)
         foreign: bytes | None = None
         stored = b""
@@ -195,13 +206,42 @@ class RedisAdapter:
                 stored = self._checked(scope, key, foreign)
                 raise Again from None
 
-        return self._mutate(self._update_script, scope, key, lambda: update_arguments(ops, limit, foreign, stored), result)
+        return self._mutate(self._update_script, scope, key, lambda: update_arguments(ops, limit, foreign, stored), result, request)
 
     def _mutate(
-        self, command: Script, scope: str, key: str, arguments: Callable[[], Sequence[bytes]], result: Callable[[Reply], T]
+        self,
+        command: Script,
+        scope: str,
+        key: str,
+        arguments: Callable[[], Sequence[bytes]],
+        result: Callable[[Reply], T],
+        request: Request | None,
     ) -> asyncio.Future[T]:
-        write = Write(self._fanout, command, scope, key, arguments, result)
-        return self._connection.call(write.command, write.answered, size=write.size, ticketed=True, scope=scope)
+        write = Write(self._fanout, command, scope, key, arguments, result, request)
+        if request is not None:
+            self._keep_session(request.session)
+        return self._connection.call(
+            write.command, write.answered, size=write.size, mutates=True, ticketed=request is None, scope=scope
+        )
+
+    def open_session(self, session: str, previous_epoch: int, epoch: int) -> Answer[None]:
+        key = self._keys.session(caller_session(session))
+        call = (b"1", key, b"%d" % previous_epoch, b"%d" % epoch, SESSION_MS)
+
+        def result(reply: Reply) -> None:
+            opened(reply)
+
+        return self._run("open", call, result)
+
+    def _keep_session(self, session: str) -> None:
+        """Keep the session of a caller from expiring while it is used, without a command more in each call."""
+        now = asyncio.get_running_loop().time()
+        interval = SESSION_SECONDS / 5
+        if now - self._kept_sessions.get(session, -interval) < interval:
+            return
+        self._kept_sessions = {name: at for name, at in self._kept_sessions.items() if now - at < interval}
+        self._kept_sessions[session] = now
+        self._send(b"PEXPIRE", self._keys.session(caller_session(session)), SESSION_MS).add_done_callback(_log_not_kept)
 
     def _old(self, scope: str, key: str, reply: Reply) -> bytes | None:
         """What a set or delete replaced; nothing where that is no JSON, so that a broken value can be repaired."""
@@ -233,23 +273,35 @@ class RedisAdapter:
             found = dict(zip(page[::2], page[1::2], strict=True))
         else:
             found = {}
-            cursor, count = b"0", PAGE_VALUES
-            while True:
-                cursor, page = await self._send(b"HSCAN", name, cursor, b"COUNT", b"%d" % count, scope=scope)
-                assert page is not None
+            async for page in self._pages(name, scope):
                 found.update(zip(page[::2], page[1::2], strict=True))
-                if cursor == b"0":
-                    break
-                each = sum(map(len, page)) // (len(page) // 2 or 1) + 1
-                count = max(10, min(5 * PAGE_VALUES, PAGE_BYTES // each))
         entries = []
         for key, text in found.items():
-            try:
-                decoded = key.decode()
-            except UnicodeDecodeError:
-                raise StoreError(f"scope {scope!r} has a key that is not ours, and no UTF-8: {key[:200]!r}") from None
+            decoded = _decoded(scope, key)
             entries.append((decoded, text if is_ours(text) else self._checked(scope, decoded, text)))
         return entries
+
+    async def _pages(self, name: bytes, scope: str) -> AsyncIterator[list[bytes]]:
+        """Keys and values in turn of a hash of any size; a key may come twice."""
+        cursor, count = b"0", PAGE_VALUES
+        while True:
+            cursor, page = await self._send(b"HSCAN", name, cursor, b"COUNT", b"%d" % count, scope=scope)
+            yield page
+            if cursor == b"0":
+                break
+            each = sum(map(len, page)) // (len(page) // 2 or 1) + 1
+            count = max(10, min(5 * PAGE_VALUES, PAGE_BYTES // each))
+
+    def keys(self, scope: str) -> Answer[list[str]]:
+        return self._own(self._keys_of(scope))
+
+    async def _keys_of(self, scope: str) -> list[str]:
+        name = self._keys.values(scope.encode())
+        if await self._send(b"HLEN", name, scope=scope) <= INSTANT_KEYS:
+            found = await self._send(b"HKEYS", name, scope=scope)
+        else:
+            found = {key: None async for page in self._pages(name, scope) for key in page[::2]}
+        return [_decoded(scope, key) for key in found]
 
     def groups(self) -> Answer[list[str]]:
         return self._own(self._scopes.all())
@@ -339,6 +391,18 @@ class RedisAdapter:
 
     def discard(self, dead_letter_id: str) -> Answer[bool]:
         return self._own(self._inspection.discard(dead_letter_id))
+
+
+def _decoded(scope: str, key: bytes) -> str:
+    try:
+        return key.decode()
+    except UnicodeDecodeError:
+        raise StoreError(f"scope {scope!r} has a key that is not ours, and no UTF-8: {key[:200]!r}") from None
+
+
+def _log_not_kept(answer: asyncio.Future[Any]) -> None:
+    if not answer.cancelled() and (error := answer.exception()) is not None:
+        logger.warning("the session of a caller could not be kept: %s", error)
 
 
 def _unheard(subscription_id: str) -> None:

@@ -20,10 +20,11 @@ from typing import Any, TypeVar, cast
 import hiredis
 
 from iii_state.adapters.redis.address import Address
-from iii_state.adapters.redis.mutations import Fenced, Forgotten, SessionLost, SessionTaken, opened
+from iii_state.adapters.redis.mutations import opened
 from iii_state.adapters.redis.scripts import names, script
 from iii_state.adapters.redis.wire import Reply, Wire, explain, open_wire, pack, trouble_of
 from iii_state.errors import StoreError
+from iii_state.sessions import SESSION_SECONDS, Fenced, Forgotten, SessionLost, SessionTaken
 
 logger = logging.getLogger(__name__)
 
@@ -40,10 +41,7 @@ MAX_TRIES = 100
 
 FIRST_BACKOFF_SECONDS = 0.05
 MAX_BACKOFF_SECONDS = 2.0
-SESSION_SECONDS = 600
-"""How long a session outlives its engine. Far longer than a call is waited for."""
-
-_SESSION_MS = b"%d" % (SESSION_SECONDS * 1000)
+SESSION_MS = b"%d" % (SESSION_SECONDS * 1000)
 
 
 Ahead = tuple[tuple[bytes, ...], Callable[[Any], object]]
@@ -67,7 +65,20 @@ class Again(Exception):
 class Call:
     """A call on its way. `command` builds it each time it is sent; `result` reads its reply, and may raise `Again`."""
 
-    __slots__ = ("command", "deadline", "future", "result", "scope", "sequence", "size", "slot", "ticketed", "tries", "uncertain")
+    __slots__ = (
+        "command",
+        "deadline",
+        "future",
+        "mutates",
+        "result",
+        "scope",
+        "sequence",
+        "size",
+        "slot",
+        "ticketed",
+        "tries",
+        "uncertain",
+    )
 
     def __init__(
         self,
@@ -76,6 +87,7 @@ class Call:
         future: asyncio.Future[Any],
         deadline: float,
         size: int,
+        mutates: bool,
         ticketed: bool,
         scope: str | None,
     ) -> None:
@@ -84,7 +96,9 @@ class Call:
         self.future = future
         self.deadline = deadline
         self.size = size
+        self.mutates = mutates
         self.ticketed = ticketed
+        """Whether it is recognised by a ticket of this session; a mutation that is not bears a ticket of its caller's."""
         self.scope = scope
         self.slot = -1
         self.sequence = 0
@@ -201,7 +215,7 @@ class Connection:
         while True:
             self._epoch += 1
             key, epoch = self._session_key(self.session), b"%d" % self._epoch
-            opening = (b"EVALSHA", script("open").sha1, b"1", key, b"%d" % self._held, epoch, _SESSION_MS)
+            opening = (b"EVALSHA", script("open").sha1, b"1", key, b"%d" % self._held, epoch, SESSION_MS)
             replies = await wire.ask(*_load_commands(), opening)
             for refusal in replies:
                 if isinstance(refusal, hiredis.ReplyError):
@@ -222,7 +236,7 @@ class Connection:
         kept: deque[Call] = deque()
         for call in self._again:
             call.slot = -1
-            if call.uncertain:
+            if call.uncertain and call.ticketed:
                 self._fail(
                     call,
                     f"the connection to Redis at {self.address} broke, and Redis has lost its record of this call: "
@@ -267,7 +281,7 @@ class Connection:
             if done:
                 return
             try:
-                await self.call(lambda *ticket: (b"PEXPIRE", self._session_key(ticket[0]), _SESSION_MS), lambda reply: reply)
+                await self.call(lambda *ticket: (b"PEXPIRE", self._session_key(ticket[0]), SESSION_MS), lambda reply: reply)
             except StoreError as error:
                 logger.warning("the session could not be kept: %s", error)
 
@@ -297,7 +311,7 @@ class Connection:
             if call.future.done():
                 self._release(call)
             else:
-                call.uncertain = call.ticketed
+                call.uncertain = call.mutates
                 self._again.append(call)
         self._in_flight.clear()
 
@@ -318,13 +332,15 @@ class Connection:
         result: Callable[[Any], T],
         *,
         size: int = 0,
+        mutates: bool = False,
         ticketed: bool = False,
         scope: str | None = None,
     ) -> asyncio.Future[T]:
         """Make a call.
 
         `command` gives it each time it is sent; `result(reply)` reads the reply that is no error, and raises
-        `Again` where it is to be sent once more. With `ticketed`, it changes something, and is recognised by its ticket.
+        `Again` where it is to be sent once more. One that `mutates` is recognised when it is sent again: by the ticket that it
+        is given here, with `ticketed`, else by its caller's, which it bears already.
         `size` is about its bytes; `scope` is named in errors. The Future fails with `StoreError` in words, or with what
         `result` raises. Cancelling it does not take back what has been sent.
         """
@@ -336,7 +352,7 @@ class Connection:
         loop = self._loop
         deadline = loop.time() + self._timeout
         future: asyncio.Future[T] = loop.create_future()
-        self._waiting.append(Call(command, result, future, deadline, size, ticketed, scope))
+        self._waiting.append(Call(command, result, future, deadline, size, mutates, ticketed, scope))
         self._waiting_bytes += size
         if not self._scheduled:
             self._scheduled = True
@@ -381,7 +397,7 @@ class Connection:
         """A command that goes ahead of calls sent again; if it fails, they will say so."""
         future: asyncio.Future[object] = self._loop.create_future()
         future.add_done_callback(lambda answered: answered.cancelled() or answered.exception())
-        return Call(lambda *ticket: command, result, future, self._loop.time() + self._timeout, 0, False, None)
+        return Call(lambda *ticket: command, result, future, self._loop.time() + self._timeout, 0, False, False, None)
 
     def _dropped(self, call: Call) -> bool:
         """Nobody waits for it any more, so it is not sent again."""
@@ -457,23 +473,35 @@ class Connection:
             self._ahead.extend(again.first)
             self._try_again(call, None)
             return
-        except Fenced:
-            self._try_again(call, f"another connection has taken over the session at {self.address}")
-            return
-        except SessionLost:
-            if not call.uncertain:
+        except Fenced as fenced:
+            if call.ticketed:
+                self._try_again(call, f"another connection has taken over the session at {self.address}")
+                return
+            error: Exception = fenced
+        except SessionLost as lost:
+            if call.uncertain:
+                error = StoreError(
+                    f"the connection to Redis at {self.address} broke, and Redis has lost its record of this call: "
+                    "whether the change was made is not known"
+                )
+            elif call.ticketed:
                 self._try_again(call, f"the session is gone from Redis at {self.address}")
                 return
-            error: Exception = StoreError(
-                f"the connection to Redis at {self.address} broke, and Redis has lost its record of this call: "
-                "whether the change was made is not known"
-            )
-        except Forgotten:
-            error = StoreError(
-                f"the change was made, but the connection to Redis at {self.address} broke before it could say what it replaced"
-            )
+            else:
+                error = lost
+        except Forgotten as forgotten:
+            error = forgotten
+            if call.ticketed:
+                error = StoreError(
+                    f"the change was made, but the connection to Redis at {self.address} broke before it could say what it replaced"
+                )
         except Exception as failure:
             error = failure
+            if call.uncertain and not call.ticketed:  # what the connection before this one carried is not fenced, see `Ticket`
+                error = StoreError(
+                    f"{failure}; but an earlier connection to Redis at {self.address} had carried this call, too: "
+                    "whether the change was made is not known"
+                )
         else:
             if not future.done():
                 future.set_result(value)
@@ -506,7 +534,7 @@ class Connection:
                 f"a key on Redis at {self.address} has the wrong type: state:{call.scope}, or one that iii-state keeps: {text}"
             )
         # In Lua's own words: scripts compute first and write last, so nothing is half done.
-        if call.ticketed and "user_script" in text and ": attempt to " in text:
+        if call.mutates and "user_script" in text and ": attempt to " in text:
             raise StoreError(
                 f"a script stumbled on Redis at {self.address}: a value in scope {call.scope!r}, or what iii-state keeps "
                 f"for it, is not as iii-state writes it; nothing was changed ({text[:200]})"
@@ -550,7 +578,7 @@ class Connection:
     def _too_late(self, call: Call, *, sent: bool) -> str:
         why = self._trouble or f"Redis at {self.address} does not answer"
         message = f"{why}; given up after {self._timeout * 1000:.0f} ms"
-        if not call.ticketed:
+        if not call.mutates:
             return message
         return f"{message}; whether the change was made is not known" if sent else f"{message}; nothing was changed"
 

@@ -12,8 +12,8 @@ from iii_state.adapters.redis import queues
 from iii_state.adapters.redis.fleet import Identity
 from iii_state.adapters.redis.inspection import Send, check
 from iii_state.adapters.redis.keys import Keys
-from iii_state.adapters.redis.mutations import Fenced, Reply
-from iii_state.adapters.redis.queues import Entry
+from iii_state.adapters.redis.mutations import Reply
+from iii_state.adapters.redis.queues import Entry, Fenced
 from iii_state.adapters.redis.routes import Routes
 from iii_state.adapters.redis.subscriptions import Run, Subscriptions
 from iii_state.errors import StoreError

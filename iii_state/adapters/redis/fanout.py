@@ -8,13 +8,14 @@ from typing import Any, Generic, TypeVar
 
 from iii_state.adapters.redis import queues
 from iii_state.adapters.redis.connection import Again, Ahead
-from iii_state.adapters.redis.keys import Keys, lane
+from iii_state.adapters.redis.keys import Keys, caller_session, lane
 from iii_state.adapters.redis.mutations import QueueFull, Reply, Route, Stale, Ticket, mutation
 from iii_state.adapters.redis.packing import Packing, packed
 from iii_state.adapters.redis.routes import Routes
 from iii_state.adapters.redis.scripts import Script, script
 from iii_state.errors import StoreError
 from iii_state.events import QueueLimits
+from iii_state.sessions import Request
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,8 @@ class Fanout:
         """Called with a queue whenever a write is sent that may add an event to it."""
         self.routes = Routes()
         self.packing = Packing(keys)
+        self.callers_packing = Packing(keys)
+        """Of calls with tickets of callers; a `Packing` is fast for one session at a time."""
         self.enabled = True
         self._dropped: dict[bytes, int] = {}
 
@@ -52,7 +55,10 @@ class Fanout:
 
 
 class Write(Generic[T]):
-    """One mutation, over all the times that it is sent. `arguments` gives the command's own, `result` reads its reply."""
+    """One mutation, over all the times that it is sent. `arguments` gives the command's own, `result` reads its reply.
+
+    With a `request` it bears its caller's ticket instead of the engine's (`Ticket`).
+    """
 
     def __init__(
         self,
@@ -62,6 +68,7 @@ class Write(Generic[T]):
         key: str,
         arguments: Callable[[], Sequence[bytes]],
         result: Callable[[Reply], T],
+        request: Request | None = None,
     ) -> None:
         self._fanout = fanout
         self._command = command
@@ -72,6 +79,7 @@ class Write(Generic[T]):
         self._own = arguments()
         self._packed_own = packed(self._own)
         self._result = result
+        self._request = request
         self._wanted: list[tuple[bytes, str]] = []
         self._stale = 0
         self._victims: dict[bytes, tuple[bytes, bytes, bytes]] = {}
@@ -87,11 +95,15 @@ class Write(Generic[T]):
     def command(self, session: bytes, epoch: int, slot: int, sequence: int) -> list[bytes] | bytes:
         """What is sent."""
         fanout = self._fanout
+        packing, request = fanout.packing, self._request
+        if request is not None:
+            packing = fanout.callers_packing
+            session, epoch, slot, sequence = caller_session(request.session), request.epoch, request.slot, request.seq
         version = fanout.routes.version
         wanted = self._wanted = fanout.routes.matching(*self._place) if fanout.enabled else []
         if not wanted:
             values_key, number = fanout.keys.values(self._scope), b"%d" % version
-            return fanout.packing.mutation(
+            return packing.mutation(
                 *(self._command, values_key, session, epoch, slot, sequence, number),
                 *(self._packed_place, self._packed_own, len(self._own)),
             )

@@ -24,6 +24,11 @@ def lane(scope: bytes, key: bytes) -> bytes:
     return name if len(name) <= MAX_LANE_BYTES else b"~" + hashlib.sha256(name).hexdigest()[:40].encode()
 
 
+def caller_session(session: str) -> bytes:
+    """The name of a session that a caller has chosen; no engine's own begins like this."""
+    return b"caller:" + session.encode()
+
+
 class Keys:
     """The keys under one prefix and one hash tag. Ids of queues, sessions and engines are ours: short, and without surprises.
 
@@ -94,6 +99,11 @@ class Keys:
         return self._own + b"engines"
 
     @cached_property
+    def store(self) -> bytes:
+        """The id of what is stored here; made once, and gone with a flush."""
+        return self._own + b"store"
+
+    @cached_property
     def format(self) -> bytes:
         """The version of the layout."""
         return self._own + b"format"
@@ -106,9 +116,9 @@ class Keys:
         """Set: queues in which something may be pending at an engine."""
         return b"%bhosts:%b" % (self._own, engine)
 
-    def session(self, engine: bytes) -> bytes:
-        """Hash: epoch, and the outcomes of an engine's calls in flight."""
-        return b"%bsession:%b" % (self._own, engine)
+    def session(self, name: bytes) -> bytes:
+        """Hash: epoch, and the outcomes of calls in flight: an engine's own, or, as `caller_session` names them, a caller's."""
+        return b"%bsession:%b" % (self._own, name)
 
     def subscription(self, queue: bytes) -> bytes:
         """Hash: a subscription, and the engines that host it."""

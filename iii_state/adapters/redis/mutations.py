@@ -13,6 +13,7 @@ from iii_state.adapters.base import TooLarge, Updated
 from iii_state.adapters.redis.keys import Keys, lane
 from iii_state.apply import apply
 from iii_state.ops import Failure, OpError, Plan
+from iii_state.sessions import Fenced, Forgotten, SessionLost, SessionTaken
 
 Reply = list[object]
 
@@ -20,7 +21,14 @@ _KINDS = {"set": b"s", "merge": b"m", "increment": b"i", "append": b"a", "remove
 
 
 class Ticket(NamedTuple):
-    """By which a call is recognised when it is made again: the engine's session, its epoch, a slot, a sequence number."""
+    """By which a call is recognised when it is made again: a session, its epoch, a slot, a sequence number.
+
+    It is the engine's own, or its caller's, which then does the engine's work, too: what the engine sends again after a
+    reconnect is recognised by it. But the engine's epoch is not looked at, so a straggler of a connection that it has given up
+    may still be executed after the call was sent again. If that was applied, the straggler finds its number recorded, or the
+    slot used since, and changes nothing. If it was refused, nothing is recorded, and the straggler may be applied: so a refusal
+    of a call that an earlier connection had carried never says that nothing was changed (`Connection`).
+    """
 
     session: bytes
     epoch: int
@@ -47,22 +55,6 @@ class Stale(Exception):
         super().__init__(version)
         self.version = version
         self.changes = changes
-
-
-class Fenced(Exception):
-    """The call is a straggler of a connection that was given up; nothing has changed."""
-
-
-class SessionLost(Exception):
-    """The session is gone from Redis: whether an earlier attempt of the call was applied is unknown; this one was not."""
-
-
-class SessionTaken(Exception):
-    """Somebody else uses this session's id."""
-
-
-class Forgotten(Exception):
-    """An earlier attempt of the call has been applied, but the value it replaced was too large to be recorded."""
 
 
 class QueueFull(Exception):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 from iii_state.adapters.redis.keys import Keys, lane
-from iii_state.adapters.redis.mutations import Fenced, Reply
+from iii_state.adapters.redis.mutations import Reply
 from iii_state.events import Delivery, Event, EventType, QueueLimits
 
 SUBSCRIPTIONS_AT_ONCE = 1000
@@ -14,6 +14,10 @@ SUBSCRIPTIONS_AT_ONCE = 1000
 
 DELIVERIES_AT_ONCE = 1000
 """At most this many deliveries in one call of ack.lua, for the same reason."""
+
+
+class Fenced(Exception):
+    """The engine is not among the engines any more; nothing has changed."""
 
 
 class Entry(NamedTuple):

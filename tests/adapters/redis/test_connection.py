@@ -17,7 +17,9 @@ from iii_state.adapters.redis import RedisAdapter
 from iii_state.adapters.redis.scripts import names
 from iii_state.config import RedisSettings
 from iii_state.errors import StoreError
+from iii_state.events import QueueLimits, Subscription
 from iii_state.ops import OpRequest, compile_ops
+from iii_state.sessions import Fenced, Request, SessionLost
 from tests.adapters.redis.proxy import Proxy, proxy_to
 from tests.redis_server import RedisServer
 
@@ -291,3 +293,100 @@ async def test_a_cancelled_call_leaves_the_others_alone(proxy: Proxy, adapter: R
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
     assert not any(isinstance(outcome, StoreError) for outcome in outcomes)
     assert (await answer_of(adapter.get("s", "k"))) == b"98"
+
+
+# -- tickets of callers
+
+EVERYTHING = Subscription("everything")
+
+
+def increment(adapter: RedisAdapter, slot: int, seq: int, epoch: int = 1) -> asyncio.Future[Updated]:
+    answer = adapter.update("s", "k", INCREMENT, 1000, request=Request("session-1", epoch, slot, seq))
+    assert asyncio.isfuture(answer)
+    return answer
+
+
+async def test_calls_with_tickets_of_their_caller_count_once_each_wherever_they_are(server: RedisServer, proxy: Proxy) -> None:
+    chance = random.Random(7)
+    async with adapter_on(proxy.url, call_timeout_ms=30_000) as adapter:
+        await answer_of(adapter.subscribe(EVERYTHING))
+        await answer_of(adapter.open_session("session-1", 0, 1))
+        proxy.reply_bytes = lambda: chance.choice((0, 700, 1500, chance.randrange(20_000)))
+        proxy.cut_all()
+
+        async def caller(slot: int) -> list[Updated]:
+            return [await answer_of(increment(adapter, slot, seq)) for seq in range(1, 21)]
+
+        made = [updated for each in await asyncio.gather(*map(caller, range(64))) for updated in each]
+        assert proxy.cuts > 3
+        proxy.reply_bytes = lambda: None
+        assert_once_each(server, made)
+        (stats,) = await answer_of(adapter.queues())
+        assert stats.waiting == len(made)
+
+
+async def test_stragglers_with_tickets_of_their_caller_change_nothing_after_their_retry(
+    server: RedisServer,
+    proxy: Proxy,
+    adapter: RedisAdapter,
+) -> None:
+    await answer_of(adapter.open_session("session-1", 0, 1))
+    proxy.hold = True
+    calls = [increment(adapter, slot, 1) for slot in range(400)]
+    await until(lambda: proxy.calls_held() >= 400)
+    proxy.hold = False
+    proxy.cut_all()
+    made = await asyncio.gather(*calls)
+    made += await asyncio.gather(*(increment(adapter, slot, 2) for slot in range(100)))
+    assert_once_each(server, made)
+    await proxy.release()
+    assert_once_each(server, made)
+    assert server.client.info("commandstats")["cmdstat_evalsha"]["calls"] >= 900
+
+
+async def test_a_lost_session_of_a_caller_is_no_matter_of_the_connection(
+    server: RedisServer,
+    proxy: Proxy,
+    adapter: RedisAdapter,
+) -> None:
+    await answer_of(adapter.open_session("session-1", 0, 1))
+    with pytest.raises(Fenced):
+        await increment(adapter, 0, 1, epoch=2)
+    server.client.delete(*server.client.keys("iii-state:session:caller:*"))
+    with pytest.raises(SessionLost):
+        await increment(adapter, 0, 1)
+    assert proxy.cuts == 0, "the connection goes on"
+    proxy.hold = True
+    call = increment(adapter, 0, 1)
+    await until(lambda: proxy.calls_held() >= 1)
+    proxy.hold = False
+    proxy.cut_all()
+    with pytest.raises(StoreError, match="whether the change was made is not known") as raised:
+        await call
+    assert not isinstance(raised.value, SessionLost), "its caller must not take it for a first attempt that changed nothing"
+
+
+async def test_a_refusal_of_what_an_earlier_connection_carried_too_does_not_say_that_nothing_changed(
+    server: RedisServer,
+    proxy: Proxy,
+) -> None:
+    adapter = RedisAdapter(RedisSettings(redis_url=proxy.url), limits=QueueLimits(max_queue_length=1))
+    await adapter.start(lambda subscription_id: None)
+    try:
+        await answer_of(adapter.subscribe(EVERYTHING))
+        await answer_of(adapter.open_session("session-1", 0, 1))
+        await answer_of(adapter.set("s", "other", b"1"))
+        with pytest.raises(StoreError, match=r"is full \(max_queue_length 1\); its handler does not keep up, or nobody serves it$"):
+            await increment(adapter, 0, 1)
+        proxy.hold = True
+        call = increment(adapter, 0, 1)
+        await until(lambda: proxy.calls_held() >= 1)
+        proxy.hold = False
+        proxy.cut_all()
+        with pytest.raises(StoreError, match=r"is full .* whether the change was made is not known"):
+            await call
+        await answer_of(adapter.ack(await answer_of(adapter.take(EVERYTHING.id, 1))))
+        await proxy.release()
+        assert server.client.hget("state:s", "k") is not None, "this is why"
+    finally:
+        await adapter.stop()

@@ -9,7 +9,8 @@ import pytest
 import redis
 
 from iii_state.adapters.redis.keys import Keys, lane
-from iii_state.adapters.redis.mutations import Fenced, Forgotten, QueueFull, Route, SessionLost, SessionTaken, Stale, Ticket
+from iii_state.adapters.redis.mutations import QueueFull, Route, Stale, Ticket
+from iii_state.sessions import Fenced, Forgotten, SessionLost, SessionTaken
 from tests.adapters.redis.engine import Engine
 from tests.adapters.redis.servers import binary, running
 

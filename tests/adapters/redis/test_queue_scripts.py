@@ -9,9 +9,10 @@ import pytest
 import redis
 
 from iii_state.adapters.redis.keys import Keys, lane
-from iii_state.adapters.redis.mutations import Fenced, Route, Stale
+from iii_state.adapters.redis.mutations import Route, Stale
 from iii_state.adapters.redis.queues import (
     Entry,
+    Fenced,
     Registration,
     abandon,
     ack,

@@ -1,0 +1,122 @@
+"""Sessions of a kv store: what callers may ask for again, in memory, and in a journal's groups where there is one.
+
+What `lua/lib/session.lua`, `record.lua` and `lua/open.lua` do in Redis. An outcome is recorded in the group of its write, and is
+seen at once: a call that is made again before that group has been committed waits for it, and fails with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+from iii_state.adapters.kv.groups import Changes, Groups
+from iii_state.adapters.kv.journal import EPOCH, Outcome, Slot
+from iii_state.host import Answer
+from iii_state.sessions import MAX_RECORDED_BYTES, Fenced, Forgotten, Request, SessionLost, SessionTaken
+
+T = TypeVar("T")
+
+
+class Sessions:
+    """The sessions of one store. `groups` are those of its journal, None where it lives in memory."""
+
+    def __init__(self, groups: Groups | None, *, expiry_seconds: float) -> None:
+        self._groups = groups
+        self._expiry_seconds = expiry_seconds
+        self._held: dict[str, dict[int, Outcome]] = {}
+        """Session → slot → what was recorded last, of what has been committed."""
+        self._used: dict[str, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def load(self, rows: Iterable[tuple[str, int, int, bytes | None, int]]) -> None:
+        """Take on what a journal held. The time until they expire begins anew."""
+        for session, slot, seq, old, forgotten in rows:
+            self._held.setdefault(session, {})[slot] = Outcome(seq, old, bool(forgotten))
+            self._touch(session)
+
+    def close(self) -> None:
+        """Stop looking for sessions that have expired."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def open(self, session: str, previous_epoch: int, epoch: int) -> Answer[None]:
+        """See `Adapter.open_session`."""
+        held = self._latest((session, EPOCH))
+        if held is None and previous_epoch:
+            raise SessionLost
+        if held is not None and (not previous_epoch or held.seq >= epoch):
+            raise SessionTaken
+        self._record((session, EPOCH), Outcome(epoch, None, False))
+        return self._settled(None)
+
+    def recall(self, request: Request) -> Outcome | None:
+        """What an earlier attempt of a call did; None if there was none that was applied.
+
+        Raises `SessionLost`, `Fenced`, `Forgotten`.
+        """
+        epoch = self._latest((request.session, EPOCH))
+        if epoch is None:
+            raise SessionLost
+        self._touch(request.session)
+        if epoch.seq != request.epoch:
+            raise Fenced
+        held = self._latest((request.session, request.slot))
+        if held is None or held.seq < request.seq:
+            return None
+        if held.seq > request.seq:
+            raise Fenced
+        if held.forgotten:
+            raise Forgotten
+        return held
+
+    def record(self, request: Request, old: bytes | None) -> None:
+        """A call has been applied, or will be with the group that is being filled."""
+        forgotten = old is not None and len(old) > MAX_RECORDED_BYTES
+        self._record((request.session, request.slot), Outcome(request.seq, None if forgotten else old, forgotten))
+
+    def again(self, request: Request, answer: T) -> Answer[T]:
+        """The answer for a call made again, once it lasts."""
+        slot = (request.session, request.slot)
+        return answer if self._groups is None or self._groups.outcome_of(slot) is None else self._settled(answer)
+
+    def committed(self, outcomes: Mapping[Slot, Outcome]) -> None:
+        """These outcomes last from now on."""
+        for (session, slot), outcome in outcomes.items():
+            self._held.setdefault(session, {})[slot] = outcome
+
+    def _latest(self, slot: Slot) -> Outcome | None:
+        pending = None if self._groups is None else self._groups.outcome_of(slot)
+        return pending or self._held.get(slot[0], {}).get(slot[1])
+
+    def _record(self, slot: Slot, outcome: Outcome) -> None:
+        self._touch(slot[0])
+        if self._groups is None:
+            self.committed({slot: outcome})
+        else:
+            self._groups.record(slot, outcome)
+
+    def _settled(self, answer: T) -> Answer[T]:
+        return answer if self._groups is None else self._groups.wait(answer)
+
+    # -- expiry
+
+    def _touch(self, session: str) -> None:
+        loop = asyncio.get_running_loop()
+        self._used[session] = loop.time()
+        if self._timer is None:
+            self._timer = loop.call_later(self._expiry_seconds / 5, self._sweep)
+
+    def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        expired = [session for session, used in self._used.items() if loop.time() - used >= self._expiry_seconds]
+        for session in expired:
+            del self._used[session]
+            self._held.pop(session, None)
+        if expired and self._groups is not None:
+
+            def end(changes: Changes) -> None:
+                changes.ended_sessions.extend(expired)
+
+            self._groups.keep(end)
+        self._timer = loop.call_later(self._expiry_seconds / 5, self._sweep) if self._used else None
