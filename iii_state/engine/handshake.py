@@ -82,7 +82,7 @@ async def connect(
         response.close()
         raise HandshakeRefused(f"it answers with HTTP status {response.status}, not as a WebSocket")
     protocol, transport = connection.protocol, connection.transport
-    if not isinstance(transport, asyncio.Transport):  # gone already
+    if transport is None or transport.is_closing():
         response.close()
         raise HandshakeRefused("it closed the connection in the handshake")
     socket = WebSocket(protocol, transport, StreamWriter(protocol, asyncio.get_running_loop()), url, masks=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 
 from benchmarks import (
+    clients,
     jobs,
     processes,
     redis_connection,
@@ -284,6 +285,7 @@ SECTIONS: dict[str, Callable[[Plan], Report]] = {
     "in-process": in_process,
     "events": events,
     "idle": idle,
+    "clients": clients.clients,
     "redis-scripts": with_redis("redis-scripts", "Server time of the scripts in Redis", redis_scripts.scripts),
     "redis-calls": with_redis("redis-calls", "Calls through one connection to Redis", redis_connection.calls),
     "redis-far": with_redis("redis-far", "The same on a Redis that is far away", redis_connection.far),
