@@ -12,6 +12,8 @@ Reply, an array that begins with a word:
   HOLD           the routes have to hold still for a moment: nothing changed
   ENDING queue   this queue is being removed: nothing changed; clear it, and call again
 
+The versions begin with the time, in microseconds, so that a database that has been flushed has others than before.
+
 In the routes, a queue's field is its route, a text that only engines read. An entry of the log has the id `<version>-0` and a
 field per queue that changed: its route, or '' for a route that is gone. A subscription's hash has its `settings`,
 its `retention` unless it is for ever, a field `at:<engine>` for each engine that hosts it, `dropped` where its full queue has
@@ -59,6 +61,10 @@ for number = 1, subscriptions do
   redis.call('ZREM', KEYS[7], ARGV[4 * number - 2])
 end
 if changes[1] then
+  if version == 0 then
+    local time = redis.call('TIME')
+    redis.call('SET', KEYS[2], string.format('%d%06d', time[1], time[2]))
+  end
   version = redis.call('INCR', KEYS[2])
   local id = string.format('%d-0', version)
   redis.call('XADD', KEYS[3], 'MAXLEN', 1000, id, unpack(changes))

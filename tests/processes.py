@@ -108,6 +108,7 @@ class EngineProcess:
             to a file that is passed with `--config`.
         environment: is added to the environment of the tests.
         serve: another way to start it.
+        on_line: hears of every line that it writes, in a thread.
 
     Raises:
         TimeoutError: if it does not listen within 30 seconds; the message ends with what it has written.
@@ -121,6 +122,7 @@ class EngineProcess:
         config: Mapping[str, Any] | None = None,
         environment: Mapping[str, str] | None = None,
         serve: Sequence[str] = SERVE,
+        on_line: Callable[[str], None] | None = None,
     ) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="iii-state-engine-")
         command = [*serve, "--port", str(port), *arguments]
@@ -140,7 +142,7 @@ class EngineProcess:
             errors="replace",
         )
         assert self.process.stderr is not None
-        self.stderr = Lines(self.process.stderr)
+        self.stderr = Lines(self.process.stderr, on_line)
         try:
             match = self.stderr.wait_for(_LISTENING, STARTUP_SECONDS)
         except TimeoutError:

@@ -90,7 +90,7 @@ class RedisAdapter:
         self._recovers = False
         """Whether a connection has broken since the pending deliveries were compared with Redis's."""
         self._upkeep = Upkeep(
-            (self._start_due_attempts, self._end_orphans, self._recover),
+            (self._host_again, self._start_due_attempts, self._end_orphans, self._recover),
             lambda: list(self._subscriptions.hosted),
             lambda name: self._bell(name),
         )
@@ -122,6 +122,7 @@ class RedisAdapter:
             await self._connection.stop()
             raise
         self._bell = bell
+        self._connection.prepare = self._read_routes
         self._connection.restored = self._reconnected
         self._bells.start()
         self._fleet.start()
@@ -147,6 +148,14 @@ class RedisAdapter:
     async def _check_format(self) -> None:
         await self._send(b"SET", self._keys.format, b"%d" % FORMAT, b"NX")
         refuse_newer(self._connection.address, await self._send(b"GET", self._keys.format))
+
+    async def _read_routes(self, wire: Wire) -> None:
+        """After a failover there may be others of the same version."""
+        version, table = await wire.ask((b"GET", self._keys.routes_version), (b"HGETALL", self._keys.routes))
+        for refusal in (version, table):
+            if isinstance(refusal, ReplyError):
+                raise StoreError(explain(wire.address, str(refusal)))
+        self._fanout.routes.load(int(cast("bytes | None", version) or 0), cast("list[bytes]", table))
 
     async def stop(self) -> None:
         await self._scopes.stop()
@@ -317,6 +326,10 @@ class RedisAdapter:
 
     # -- the fleet
 
+    async def _host_again(self) -> int:
+        await self._subscriptions.host_again()
+        return -1
+
     async def _start_due_attempts(self) -> int:
         return await self._deliveries.start_due_attempts()
 
@@ -325,6 +338,7 @@ class RedisAdapter:
 
     def _reconnected(self) -> None:
         self._fleet.spare_everybody()
+        self._subscriptions.doubt()
         self._recovers = True
         self._upkeep.plan(0)
 
@@ -345,7 +359,7 @@ class RedisAdapter:
 
     def _begin_afresh(self) -> None:
         self._deliveries.forget_all()
-        self._subscriptions.host_again()
+        self._upkeep.plan(0)
 
     def _ring_all(self) -> None:
         for subscription_id in list(self._subscriptions.hosted):

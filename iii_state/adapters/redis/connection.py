@@ -51,6 +51,10 @@ Command = Callable[[bytes, int, int, int], Sequence[bytes] | bytes]
 """Builds a call each time it is sent, as words or as packed bytes, of its ticket: session, epoch, slot, sequence number."""
 
 
+class NoAnswer(StoreError):
+    """Redis has not answered a call in time, or could not be asked: the same call may be answered later."""
+
+
 class Again(Exception):
     """Raised by a call's `result`: nothing has changed; build the command anew and send it again, before anything newer.
 
@@ -120,6 +124,8 @@ class Connection:
         self.address = address
         self.restored: Callable[[], None] = lambda: None
         """Called when a broken connection has been replaced."""
+        self.prepare: Callable[[Wire], Awaitable[None]] = _nothing_to_prepare
+        """Awaited on every new connection but the first, before any call is sent: another server may answer by now."""
         self._session_key = session_key
         self._timeout = call_timeout_ms / 1000
         self._max_in_flight = max_in_flight
@@ -190,7 +196,7 @@ class Connection:
             await wire.closed
         for calls in (self._again, self._in_flight, self._waiting):
             for call in calls:
-                self._fail(call, f"the connection to Redis at {self.address} has been closed")
+                self._fail(call, StoreError(f"the connection to Redis at {self.address} has been closed"))
             calls.clear()
 
     async def _open(self, first: Callable[[Wire], Awaitable[None]] | None = None) -> Wire:
@@ -202,6 +208,7 @@ class Connection:
                     if first is not None:
                         await first(wire)
                     await self._open_session(wire)
+                    await self.prepare(wire)
                 except BaseException:
                     wire.abort()
                     raise
@@ -237,11 +244,7 @@ class Connection:
         for call in self._again:
             call.slot = -1
             if call.uncertain and call.ticketed:
-                self._fail(
-                    call,
-                    f"the connection to Redis at {self.address} broke, and Redis has lost its record of this call: "
-                    "whether the change was made is not known",
-                )
+                self._fail(call, self._record_lost())
             else:
                 kept.append(call)
         self._again = kept
@@ -348,7 +351,7 @@ class Connection:
             raise StoreError(f"the connection to Redis at {self.address} is not open")
         if len(self._waiting) >= self._max_waiting or self._waiting_bytes > MAX_WAITING_BYTES:
             why = self._trouble or "it does not keep up"
-            raise StoreError(f"{len(self._waiting)} calls wait for Redis at {self.address} already: {why}; nothing was changed")
+            raise NoAnswer(f"{len(self._waiting)} calls wait for Redis at {self.address} already: {why}; nothing was changed")
         loop = self._loop
         deadline = loop.time() + self._timeout
         future: asyncio.Future[T] = loop.create_future()
@@ -433,10 +436,16 @@ class Connection:
             self._free_slots.append(call.slot)
             call.slot = -1
 
-    def _fail(self, call: Call, message: str) -> None:
+    def _fail(self, call: Call, error: StoreError) -> None:
         if not call.future.done():
-            call.future.set_exception(StoreError(message))
+            call.future.set_exception(error)
         self._release(call)
+
+    def _record_lost(self) -> StoreError:
+        return StoreError(
+            f"the connection to Redis at {self.address} broke, and Redis has lost its record of this call: "
+            "whether the change was made is not known"
+        )
 
     # -- replies
 
@@ -480,10 +489,7 @@ class Connection:
             error: Exception = fenced
         except SessionLost as lost:
             if call.uncertain:
-                error = StoreError(
-                    f"the connection to Redis at {self.address} broke, and Redis has lost its record of this call: "
-                    "whether the change was made is not known"
-                )
+                error = self._record_lost()
             elif call.ticketed:
                 self._try_again(call, f"the session is gone from Redis at {self.address}")
                 return
@@ -519,7 +525,8 @@ class Connection:
         call.tries += 1
         if call.tries > MAX_TRIES:
             why = leave or "its scripts were lost, its routes changed, or another program wrote the same value, each time"
-            self._fail(call, f"Redis at {self.address} has put this call off {MAX_TRIES} times: {why}; nothing was changed")
+            told = f"Redis at {self.address} has put this call off {MAX_TRIES} times: {why}; nothing was changed"
+            self._fail(call, NoAnswer(told))
         elif not self._dropped(call):
             self._again.append(call)
 
@@ -554,13 +561,13 @@ class Connection:
             if call.deadline > now:
                 break
             if not call.future.done():
-                call.future.set_exception(StoreError(self._too_late(call, sent=True)))
+                call.future.set_exception(NoAnswer(self._too_late(call, sent=True)))
         for calls in (self._again, self._waiting):
             while calls and calls[0].deadline <= now:
                 call = calls.popleft()
                 if calls is self._waiting:
                     self._waiting_bytes -= call.size
-                self._fail(call, self._too_late(call, sent=call.uncertain))
+                self._fail(call, NoAnswer(self._too_late(call, sent=call.uncertain)))
         if wire is not None and self._in_flight:
             silent_since = max(wire.heard, self._in_flight[0].deadline - self._timeout)
             if now - silent_since >= self._timeout / 2:
@@ -581,6 +588,10 @@ class Connection:
         if not call.mutates:
             return message
         return f"{message}; whether the change was made is not known" if sent else f"{message}; nothing was changed"
+
+
+async def _nothing_to_prepare(wire: Wire) -> None:
+    """Nobody wants to know what the server holds."""
 
 
 def _as_it_is(reply: Reply) -> Reply:

@@ -52,10 +52,9 @@ class Deliveries:
     # -- one after the other
 
     def take(self, subscription_id: str, count: int) -> Answer[list[Delivery]]:
-        hosted = self._subscriptions.hosted.get(subscription_id)
-        if hosted is None or count <= 0 or not self._engine.is_alive():
+        queue, engine = self._subscriptions.queue_of(subscription_id), self._engine.id
+        if queue is None or count <= 0 or not self._engine.is_alive():
             return []
-        queue, engine = hosted[1], self._engine.id
         call = queues.take(self._keys, queue, engine, count)
         return self._taking("take", call, subscription_id, queue, engine, ())
 
@@ -69,7 +68,7 @@ class Deliveries:
         if not entries:
             return self.take(subscription_id, want) if want else []
         queue = entries[0].queue
-        if subscription_id not in self._subscriptions.hosted:
+        if self._subscriptions.queue_of(subscription_id) is None:
             want = 0
         size = queues.DELIVERIES_AT_ONCE
         parts = [entries[start : start + size] for start in range(0, len(entries), size)]
@@ -134,7 +133,7 @@ class Deliveries:
         if entry.engine != self._engine.id:
             return None
         hosted = self._subscriptions.hosted.get(delivery.subscription_id)
-        function_id = hosted[0].function_id if hosted is not None else self._routes.function_of(entry.queue)
+        function_id = hosted.subscription.function_id if hosted is not None else self._routes.function_of(entry.queue)
         told = (delivery.attempt, str(failure), function_id, self._limits.max_queue_length)
 
         def buried(reply: Reply) -> None:
@@ -181,7 +180,7 @@ class Deliveries:
     async def recover(self) -> None:
         """Give back what is pending here without anybody knowing: it was taken by a call whose reply got lost."""
         engine = self._engine.id
-        for _, queue in list(self._subscriptions.hosted.values()):
+        for queue in await self._send(b"SMEMBERS", self._keys.hosts(engine)):
             try:
                 pending = await self._send(b"XPENDING", self._keys.stream(queue), b"engines", b"-", b"+", b"10000", engine)
             except StoreError as error:

@@ -7,13 +7,14 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
 from iii_state import values
 from iii_state.adapters.redis import queues
 from iii_state.adapters.redis.bells import Bells
+from iii_state.adapters.redis.connection import NoAnswer
 from iii_state.adapters.redis.fleet import Identity
 from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.routes import route_text
@@ -38,19 +39,33 @@ class Run(Protocol):
     def __call__(self, name: str, call: Sequence[bytes], result: Callable[[Any], T]) -> asyncio.Future[T]: ...
 
 
+PAUSE_SECONDS = 0.1
+"""How long a request waits when Redis could not be asked."""
+
+
+class Hosted(NamedTuple):
+    """A subscription that is hosted here. `engine` is the id under which Redis has it, empty where that is not certain."""
+
+    subscription: Subscription
+    queue: bytes
+    engine: bytes
+
+
 @dataclass(slots=True, frozen=True)
 class _Request:
-    """To subscribe, or to let go: `retained` tells whether the queue waits."""
+    """To subscribe (`again`, if it is hosted still), or to let go: `retained` tells whether the queue waits."""
 
     subscription_id: str
     answer: asyncio.Future[None]
     subscription: Subscription | None = None
     queue: bytes = b""
     retained: bool = False
+    again: bool = False
 
 
 class Subscriptions:
-    """Requests are carried out one after the other; those to subscribe that lie together are one call."""
+    """Requests are carried out one after the other; those to subscribe that lie together are one call. While Redis is away they
+    wait: a trigger that is registered or let go meanwhile is so in the end."""
 
     def __init__(
         self,
@@ -62,8 +77,8 @@ class Subscriptions:
         bell: Callable[[str], None],
         plan: Callable[[float], None],
     ) -> None:
-        self.hosted: dict[str, tuple[Subscription, bytes]] = {}
-        """Subscription id → subscription and queue."""
+        self.hosted: dict[str, Hosted] = {}
+        """By subscription id."""
         self._keys = keys
         self._run = run
         self._send = send
@@ -84,9 +99,9 @@ class Subscriptions:
         for request in self._requests:
             if not request.answer.done():
                 request.answer.set_exception(StoreError("the redis adapter has been stopped"))
-        for subscription, queue in list(self.hosted.values()):
-            if subscription.delivery == "broadcast":
-                await self.end(queue, self._engine.id)
+        for hosted in list(self.hosted.values()):
+            if hosted.subscription.delivery == "broadcast":
+                await self.end(hosted.queue, self._engine.id)
         self.hosted.clear()
 
     def subscribe(self, subscription: Subscription) -> asyncio.Future[None]:
@@ -101,11 +116,25 @@ class Subscriptions:
         """Let it go for now."""
         return self._request(subscription_id, queue=self._forget(subscription_id), retained=True)
 
-    def host_again(self) -> None:
-        """The engine has a new id: register everything under it."""
-        for subscription, _ in list(self.hosted.values()):
-            answer = self.subscribe(subscription)
-            answer.add_done_callback(_log_failure)
+    def queue_of(self, subscription_id: str) -> bytes | None:
+        """The queue of a subscription that is hosted here, for certain: whoever takes over from this engine will look there."""
+        hosted = self.hosted.get(subscription_id)
+        return hosted.queue if hosted is not None and hosted.engine == self._engine.id else None
+
+    def doubt(self) -> None:
+        """Another Redis may answer by now, that has not heard of the latest."""
+        self.hosted = {name: hosted._replace(engine=b"") for name, hosted in self.hosted.items()}
+
+    async def host_again(self) -> None:
+        """Register what is not registered for certain, or under another id of this engine."""
+        missing = [(name, hosted) for name, hosted in self.hosted.items() if hosted.engine != self._engine.id]
+        answers = [
+            self._request(name, subscription=hosted.subscription, queue=hosted.queue, again=True) for name, hosted in missing
+        ]
+        for error in await asyncio.gather(*answers, return_exceptions=True):
+            if isinstance(error, StoreError):
+                logger.error("a trigger could not be registered again: %s; trying again", error)
+                break
 
     def rang(self, channel: bytes) -> None:
         """The bell of a queue."""
@@ -121,17 +150,23 @@ class Subscriptions:
         known = self.hosted.pop(subscription_id, None)
         if known is None:
             return subscription_id.encode()
-        stream = self._keys.stream(known[1])
+        stream = self._keys.stream(known.queue)
         self._ids.pop(stream, None)
         self._bells.ignore(stream)
-        return known[1]
+        return known.queue
 
     def _request(
-        self, subscription_id: str, *, subscription: Subscription | None = None, queue: bytes, retained: bool = False
+        self,
+        subscription_id: str,
+        *,
+        subscription: Subscription | None = None,
+        queue: bytes,
+        retained: bool = False,
+        again: bool = False,
     ) -> asyncio.Future[None]:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[None] = loop.create_future()
-        self._requests.append(_Request(subscription_id, answer, subscription, queue, retained))
+        self._requests.append(_Request(subscription_id, answer, subscription, queue, retained, again))
         if self._task is None or self._task.done():
             self._task = loop.create_task(self._work(), name="iii-state redis subscriptions")
         return answer
@@ -144,6 +179,10 @@ class Subscriptions:
                     batch.append(self._requests.popleft())
             try:
                 await self._carry_out(batch)
+            except NoAnswer as error:
+                logger.warning("triggers can be neither registered nor let go: %s; trying again", error)
+                self._requests.extendleft(reversed(batch))
+                await asyncio.sleep(PAUSE_SECONDS)
             except Exception as error:
                 for request in batch:
                     if not request.answer.done():
@@ -168,6 +207,9 @@ class Subscriptions:
             await self.end(first.queue, self._engine.id)
 
     async def _host(self, batch: list[_Request]) -> None:
+        batch = [request for request in batch if self._is_wanted(request)]
+        if not batch:
+            return
         registrations = []
         for request in batch:
             subscription = request.subscription
@@ -190,12 +232,18 @@ class Subscriptions:
                 await self._clear(reply[1])
             else:
                 await asyncio.sleep(HOLD_SECONDS)
+        batch = [request for request in batch if self._is_wanted(request)]
         for request in batch:
             assert request.subscription is not None
-            self.hosted[request.subscription_id] = (request.subscription, request.queue)
+            self.hosted[request.subscription_id] = Hosted(request.subscription, request.queue, engine)
             self._ids[self._keys.stream(request.queue)] = request.subscription_id
             self._bell(request.subscription_id)
         self._bells.listen([self._keys.stream(request.queue) for request in batch])
+
+    def _is_wanted(self, request: _Request) -> bool:
+        """Whether what is to be registered again is hosted still, and as it was: what has changed is a request of its own."""
+        hosted = self.hosted.get(request.subscription_id)
+        return not request.again or (hosted is not None and hosted.subscription is request.subscription)
 
     async def end(self, queue: bytes, engine: bytes = b"") -> int | None:
         """End a subscription and remove its queue; without `engine`, if its retention is over. How many events it held, None if
@@ -234,11 +282,6 @@ class Subscriptions:
                     *(subscription.function_id, subscription.retention_ms, events),
                 )
         return 0 if len(due) >= 100 else int(following)
-
-
-def _log_failure(answer: asyncio.Future[None]) -> None:
-    if not answer.cancelled() and (error := answer.exception()) is not None:
-        logger.error("a trigger could not be registered again: %s", error)
 
 
 def _as_it_is(reply: Any) -> Any:

@@ -133,9 +133,11 @@ class Wire(asyncio.Protocol):
         self.lost()
 
     def write(self, data: bytes) -> None:
-        """Send, behind everything that was sent before."""
+        """Send, behind everything that was sent before. What is sent over a connection that has ended is lost, as `lost` will
+        say: uvloop's transports would raise."""
         assert self._transport is not None
-        self._transport.write(data)
+        if not self._transport.is_closing():
+            self._transport.write(data)
 
     def abort(self) -> None:
         """Close at once; nothing more is received. What is on its way may still be executed."""

@@ -26,7 +26,8 @@ class Pair:
 class Proxy:
     """Passes connections on to a port of this machine.
 
-    `hold` keeps back what clients send. `mute` keeps back replies as well: whoever connects gets no answer.
+    `hold` keeps back what clients send. `mute` keeps back replies as well: whoever connects gets no answer. `delay` is how many
+    seconds everything takes, each way. With `loses_replies`, requests get through and replies do not.
     `reply_bytes()` tells of each new connection after how many bytes of replies it is cut, None for never.
     """
 
@@ -35,6 +36,8 @@ class Proxy:
         self.port = 0
         self.hold = False
         self.mute = False
+        self.delay = 0.0
+        self.loses_replies = False
         self.reply_bytes: Callable[[], int | None] = lambda: None
         self.pairs: list[Pair] = []
         self.cuts = 0
@@ -68,6 +71,8 @@ class Proxy:
     async def _requests(self, reader: asyncio.StreamReader, pair: Pair) -> None:
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(65536):
+                if self.delay:
+                    await asyncio.sleep(self.delay)
                 if self.hold:
                     pair.held += data
                 elif not self.mute:
@@ -78,6 +83,8 @@ class Proxy:
     async def _replies(self, pair: Pair) -> None:
         with contextlib.suppress(ConnectionError):
             while data := await pair.redis_reader.read(65536):
+                if self.delay:
+                    await asyncio.sleep(self.delay)
                 if pair.reply_bytes is not None and len(data) > pair.reply_bytes:
                     pair.client.write(data[: pair.reply_bytes])
                     await pair.client.drain()
@@ -85,7 +92,7 @@ class Proxy:
                     return
                 if pair.reply_bytes is not None:
                     pair.reply_bytes -= len(data)
-                if not self.mute and not pair.is_cut:
+                if not self.mute and not self.loses_replies and not pair.is_cut:
                     pair.client.write(data)
         self.cut(pair)
 
@@ -104,12 +111,15 @@ class Proxy:
             self.cut(pair)
 
     async def release(self) -> None:
-        """Pass on what connections that are cut have held back; returns when Redis has executed it."""
+        """Pass on what connections that are cut have held back; returns when Redis has executed it, or has gone."""
         for pair in self.pairs:
             if pair.is_cut and pair.held:
                 pair.redis.write(bytes(pair.held))
                 pair.held.clear()
-                pair.redis.write_eof()
+                try:
+                    pair.redis.write_eof()
+                except OSError:
+                    pair.redis.transport.abort()
         async with asyncio.timeout(20):
             while any(not pair.redis_reader.at_eof() for pair in self.pairs if pair.is_cut and not pair.redis.is_closing()):
                 await asyncio.sleep(0.005)

@@ -10,11 +10,14 @@ from typing import Any
 
 import msgspec
 import pytest
+import uvloop
 
 from iii_state import values
 from iii_state.adapters.base import Updated
 from iii_state.adapters.redis import RedisAdapter
+from iii_state.adapters.redis.address import Address
 from iii_state.adapters.redis.scripts import names
+from iii_state.adapters.redis.wire import open_wire, pack
 from iii_state.config import RedisSettings
 from iii_state.errors import StoreError
 from iii_state.events import QueueLimits, Subscription
@@ -86,6 +89,21 @@ def assert_once_each(server: RedisServer, made: list[Updated]) -> None:
     assert sorted(made, key=lambda updated: expected.index(updated.new)) == [
         Updated(old, new, []) for old, new in zip([None, *expected], expected, strict=False)
     ]
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_what_is_written_to_a_connection_that_has_ended_is_no_error(
+    server: RedisServer, new_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    async def write_when_it_has_ended() -> None:
+        wire = await open_wire(Address.parse(server.url), "test")
+        wire.abort()
+        wire.write(pack((b"PING",)))
+        await wire.closed
+        wire.write(pack((b"PING",)))
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(write_when_it_has_ended())
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -385,7 +403,10 @@ async def test_a_refusal_of_what_an_earlier_connection_carried_too_does_not_say_
         proxy.cut_all()
         with pytest.raises(StoreError, match=r"is full .* whether the change was made is not known"):
             await call
-        await answer_of(adapter.ack(await answer_of(adapter.take(EVERYTHING.id, 1))))
+        async with asyncio.timeout(20):  # after a break, nothing is taken before the queue is hosted for certain
+            while not (taken := await answer_of(adapter.take(EVERYTHING.id, 1))):
+                await asyncio.sleep(0.002)
+        await answer_of(adapter.ack(taken))
         await proxy.release()
         assert server.client.hget("state:s", "k") is not None, "this is why"
     finally:

@@ -77,25 +77,38 @@ def keys_and_news(deliveries: list[Delivery]) -> list[tuple[str, bytes | None]]:
 
 
 def test_what_is_registered_together_is_one_change(worker: Worker, client: redis.Redis) -> None:
-    assert worker.subscribe(b"a", b"b") == 1
-    assert worker.subscribe(b"b") == 1
-    assert worker.subscribe(b"b", b"c", route=b"other") == 2
+    first = worker.subscribe(b"a", b"b")
+    assert worker.subscribe(b"b") == first
+    assert worker.subscribe(b"b", b"c", route=b"other") == first + 1
     assert client.hgetall(KEYS.routes) == {b"a": b"{}", b"b": b"other", b"c": b"other"}
-    assert client.xrange(KEYS.routes_log) == [(b"1-0", {b"a": b"{}", b"b": b"{}"}), (b"2-0", {b"b": b"other", b"c": b"other"})]
+    assert client.xrange(KEYS.routes_log) == [
+        (b"%d-0" % first, {b"a": b"{}", b"b": b"{}"}),
+        (b"%d-0" % (first + 1), {b"b": b"other", b"c": b"other"}),
+    ]
     assert client.hgetall(KEYS.subscription(b"a")) == {b"settings": b"settings", b"at:e1": b"1"}
 
 
 def test_a_mutation_that_does_not_know_a_registration_is_stale(worker: Worker, client: redis.Redis) -> None:
     engine = Engine(client)
-    worker.subscribe(b"a", route=b"r")
+    version = worker.subscribe(b"a", route=b"r")
     with pytest.raises(Stale) as stale:
         engine.set(b"s", b"k", b"1")
-    assert stale.value.changes == [(1, [b"a", b"r"])]
+    assert stale.value.changes == [(version, [b"a", b"r"])]
 
 
 def test_a_thousand_subscriptions_at_once(worker: Worker, client: redis.Redis) -> None:
-    assert worker.subscribe(*(b"%d" % number for number in range(1000))) == 1
+    worker.subscribe(*(b"%d" % number for number in range(1000)))
     assert client.hlen(KEYS.routes) == 1000
+    assert client.xlen(KEYS.routes_log) == 1
+
+
+def test_the_versions_of_a_flushed_database_are_met_by_none_of_the_next(worker: Worker, client: redis.Redis) -> None:
+    before = [worker.subscribe(b"%d" % number) for number in range(3)]
+    time, _ = client.time()
+    client.flushall()
+    again = Worker(client)
+    assert before[0] >= (time - 60) * 10**6
+    assert again.subscribe(b"other") not in before
 
 
 def test_a_lane_goes_on_when_its_event_has_been_acknowledged(worker: Worker, engine: Engine, client: redis.Redis) -> None:

@@ -1,0 +1,172 @@
+"""The verdict on a run, a pure function of its history: what was lost, made twice, out of order or repeated without a reason.
+
+A *repeat* is a delivery of an event that had been delivered before, other than the next attempt after one that failed. It is
+allowed for what was in flight at a fault: from the beginning of the first delivery to that of the repeat lies (a part of) a fault.
+A delivery is *old* when one of a later event of its key began before it. An engine that was stopped between its last look at the
+clock and the write to the socket can send such a one; its fence is lower than that of what was handled meanwhile.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
+
+from tests.torture.chains import Chains, Step, broken_links, chains_of, mark, name, wrong_values, wrong_writes
+from tests.torture.history import Delivery, Fault, History, Place
+from tests.torture.subscriptions import SPECS, Spec
+
+GRACE_NS = 5_000_000_000
+"""What a fault has caused may be seen for so long after it: a time to live of a heartbeat, and a reconnect."""
+
+
+@dataclass
+class Verdict:
+    """What is wrong, in words, and what was counted."""
+
+    problems: list[str] = field(default_factory=list)
+    repeats: int = 0
+    old_by_fence: int = 0
+
+
+def check(history: History, specs: Sequence[Spec] = SPECS) -> Verdict:
+    """Look at everything."""
+    verdict = Verdict()
+    by_spec: dict[str, list[Delivery]] = defaultdict(list)
+    for delivery in history.deliveries:
+        by_spec[delivery.subscription].append(delivery)
+    chains: Chains = {}
+    for spec in specs:
+        if spec.is_base:
+            chains |= chains_of(by_spec[spec.name])
+    verdict.problems += broken_links(chains, history.initial, history.final)
+    verdict.problems += wrong_writes(chains, history.writes)
+    verdict.problems += wrong_values(history.writes, history.initial, history.final)
+    verdict.problems += [f"left behind: {what}" for what in history.left]
+    windows = Windows(history.faults)
+    for spec in specs:
+        if spec.is_broadcast:
+            for engine in sorted({delivery.engine for delivery in by_spec[spec.name]}):
+                deliveries = [delivery for delivery in by_spec[spec.name] if delivery.engine == engine]
+                ends = sorted(when for number, when in history.ended_engines if number == engine)
+                _check_subscription(spec, deliveries, chains, windows, verdict, _Gaps(history, ends))
+        else:
+            _check_subscription(spec, by_spec[spec.name], chains, windows, verdict, None)
+    return verdict
+
+
+class Windows:
+    """When there were faults."""
+
+    def __init__(self, faults: Iterable[Fault]) -> None:
+        ordered = sorted((fault.begun, fault.ended + GRACE_NS) for fault in faults)
+        self._begins = [begin for begin, _ in ordered]
+        self._latest_ends = list(accumulate((end for _, end in ordered), max))
+
+    def touch(self, begin: int, end: int) -> bool:
+        """Whether there was one between these times."""
+        count = bisect_left(self._begins, end + 1)
+        return count > 0 and self._latest_ends[count - 1] >= begin
+
+
+class _Gaps:
+    """A broadcast's queue goes with its engine's process: what the next one is not sent is no loss."""
+
+    def __init__(self, history: History, ends: list[int]) -> None:
+        self._ends = ends
+        self._made = {write.id: write.begun for write in history.writes}
+
+    def allow(self, before: Step | None, after: int) -> bool:
+        """Whether a process ended between the write of the last event that was handled and the begin of the next delivery."""
+        if before is None:
+            return True
+        at = bisect_left(self._ends, self._made.get(mark(before.new or before.old), 0))
+        return at < len(self._ends) and self._ends[at] <= after
+
+
+def _check_subscription(
+    spec: Spec, deliveries: list[Delivery], chains: Chains, windows: Windows, verdict: Verdict, gaps: _Gaps | None
+) -> None:
+    """`deliveries` are those of one queue."""
+    by_place: dict[Place, list[Delivery]] = defaultdict(list)
+    for delivery in deliveries:
+        by_place[delivery.place].append(delivery)
+    for place, steps in chains.items():
+        wanted = [step for step in steps if spec.matches(*place, step.old, step.new)]
+        if wanted:
+            _check_lane(spec, place, wanted, by_place.pop(place, []), windows, verdict, gaps)
+    for place, strangers in by_place.items():
+        verdict.problems.append(f"not wanted: {spec.name} was given {len(strangers)} events of {name(place)}")
+
+
+def _check_lane(
+    spec: Spec,
+    place: Place,
+    steps: list[Step],
+    deliveries: list[Delivery],
+    windows: Windows,
+    verdict: Verdict,
+    gaps: _Gaps | None,
+) -> None:
+    """The deliveries of one queue and key against the steps that it should have seen."""
+    where = f"{spec.name}: {name(place)}"
+    if spec.is_old:  # without an id an event is known by what it changed
+        numbers = {f"{mark(step.old)}>{mark(step.new)}": number for number, step in enumerate(steps)}
+    else:
+        numbers = {step.write_id: number for number, step in enumerate(steps)}
+    by_number: dict[int, list[Delivery]] = defaultdict(list)
+    for delivery in sorted(deliveries, key=lambda delivery: delivery.begun):
+        found = numbers.get(f"{mark(delivery.old)}>{mark(delivery.new)}" if spec.is_old else delivery.write_id or "")
+        if found is None:
+            verdict.problems.append(f"not wanted: {where}: {delivery.event_type} {delivery.old} {delivery.new}")
+            continue
+        step = steps[found]
+        if (delivery.event_type, delivery.old, delivery.new) != (step.event_type, step.old, step.new):
+            verdict.problems.append(f"wrong event: {where}: {delivery} is not {step}")
+        by_number[found].append(delivery)
+
+    ended = 0
+    last: Step | None = None
+    newest, newest_fence = -1, -1
+    for number, step in enumerate(steps):
+        given = by_number.get(number, [])
+        if not any(delivery.ok for delivery in given) and (given or gaps is None):
+            verdict.problems.append(f"lost event: {where}: no handler completed {mark(step.old)!r} to {mark(step.new)!r}")
+        if not given:
+            continue
+        first = given[0]
+        if gaps is not None and (number == 0 or not by_number.get(number - 1)) and not gaps.allow(last, first.begun):
+            verdict.problems.append(f"lost event: {where}: what came before {mark(step.new)!r} was not broadcast")
+        if first.begun < ended:
+            verdict.problems.append(f"out of order: {where}: {mark(step.new)!r} began before the event before it was over")
+        ended = max(ended, min((delivery.ended or 0 for delivery in given if delivery.ok), default=0))
+        last = step
+        _count_repeats(where, given, windows, verdict)
+    if gaps is not None and deliveries and not by_number.get(len(steps) - 1):
+        verdict.problems.append(f"lost event: {where}: the last was not broadcast")
+
+    in_time = sorted(((d.begun, number, d) for number, given in by_number.items() for d in given), key=lambda item: item[0])
+    for _, number, delivery in in_time:
+        if number >= newest:
+            newest, newest_fence = number, max(newest_fence, delivery.fence or 0)
+            continue
+        known = delivery.fence is not None and delivery.fence < newest_fence
+        if (known or spec.is_old) and windows.touch(by_number[number][0].begun, delivery.begun):
+            verdict.old_by_fence += 1
+        else:
+            verdict.problems.append(
+                f"out of order: {where}: {mark(delivery.new)!r} (fence {delivery.fence}) after a later one (fence {newest_fence})"
+            )
+
+
+def _count_repeats(where: str, given: list[Delivery], windows: Windows, verdict: Verdict) -> None:
+    for before, delivery in pairwise(given):
+        if before.ok is False and (delivery.attempt or 0) == (before.attempt or 0) + 1:
+            continue
+        verdict.repeats += 1
+        if not windows.touch(before.begun, delivery.begun):
+            verdict.problems.append(
+                f"repeated for no reason: {where}: {mark(delivery.old)!r} to {mark(delivery.new)!r} at {delivery.begun}"
+            )

@@ -1,0 +1,115 @@
+"""Writers in this process: over an engine's socket, or through an engine of their own on the same Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from iii_state import Engine, FunctionError
+from iii_state.engine.client import Client, ConnectionLost
+from tests.torture.journal import Journal
+from tests.torture.writes import Op, Source, outcome_of
+
+CALL_SECONDS = 7.0
+PAUSE_SECONDS = 0.1
+"""Before an engine that could not be reached is tried again."""
+
+
+class Caller(Protocol):
+    """How a writer calls a function. Raises `FunctionError` or `ConnectionLost`."""
+
+    async def call(self, function_id: str, payload: dict[str, Any]) -> Any:
+        """Call it, and give its result."""
+        ...
+
+    async def close(self) -> None:
+        """Call nothing more."""
+        ...
+
+
+class EmbeddedCaller:
+    """Calls functions of an engine in this process."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def call(self, function_id: str, payload: dict[str, Any]) -> Any:
+        return await self._engine.trigger({"function_id": function_id, "payload": payload})
+
+    async def close(self) -> None:
+        """The engine is its owner's to close."""
+
+
+class SocketCaller:
+    """Calls functions of one engine after the other: where one cannot be reached, or does not answer, the next."""
+
+    def __init__(self, urls: Sequence[str], first: int, name: str) -> None:
+        self._urls = urls
+        self._next = first
+        self._name = name
+        self._client: Client | None = None
+        self._leaving: list[asyncio.Task[None]] = []
+
+    async def call(self, function_id: str, payload: dict[str, Any]) -> Any:
+        client = await self._connected()
+        try:
+            answer = await client.call(function_id, json.dumps(payload).encode())
+        except FunctionError as error:
+            if error.code == "TIMEOUT":
+                self._leave()
+            raise
+        except ConnectionLost:
+            self._leave()
+            raise
+        return None if answer is None else json.loads(answer)
+
+    async def _connected(self) -> Client:
+        while self._client is None:
+            client = Client(self._urls[self._next % len(self._urls)], name=self._name, call_seconds=CALL_SECONDS)
+            self._next += 1
+            try:
+                self._client = await client.__aenter__()
+            except ConnectionLost:
+                await asyncio.sleep(PAUSE_SECONDS)
+        return self._client
+
+    def _leave(self) -> None:
+        """An engine that is stopped lets nobody say good-bye, so that is not waited for."""
+        if self._client is not None:
+            self._leaving.append(asyncio.create_task(self._client.__aexit__()))
+            self._client = None
+
+    async def close(self) -> None:
+        self._leave()
+        await asyncio.gather(*self._leaving)
+
+
+async def write_once(op: Op, caller: Caller, journal: Journal) -> str:
+    """Make one write, and note it before and after. Its outcome."""
+    function_id, payload = op.call()
+    journal.note(write=op.id, kind=op.kind, scope=op.scope, key=op.key)
+    try:
+        result = await caller.call(function_id, payload)
+    except FunctionError as error:
+        outcome = outcome_of(error.code, error.message)
+        journal.note(answered=op.id, outcome=outcome, error=f"{error.code}: {error.message}")
+        return outcome
+    except ConnectionLost as error:
+        journal.note(answered=op.id, outcome="unknown", error=str(error))
+        return "unknown"
+    values = {"old": result, "new": None} if op.kind == "delete" else {"old": result["old_value"], "new": result["new_value"]}
+    journal.note(answered=op.id, outcome="ok", **values)
+    return "ok"
+
+
+async def write_until(stopped: asyncio.Event, source: Source, caller: Caller, journal: Journal) -> None:
+    """Write, one call after the other."""
+    try:
+        while not stopped.is_set():
+            await asyncio.sleep(source.pause())
+            await write_once(source.next(), caller, journal)
+    finally:
+        await caller.close()
+        journal.close()
