@@ -96,7 +96,14 @@ class RedisAdapter:
         )
         self._bells = Bells(Address.parse(settings.redis_url), self._heard, silence_seconds=self._call_timeout)
         self._subscriptions = Subscriptions(
-            self._keys, self._run, self._send, self._engine, self._bells, lambda name: self._bell(name), self._upkeep.plan
+            self._keys,
+            self._run,
+            self._send,
+            self._engine,
+            self._bells,
+            lambda name: self._bell(name),
+            self._upkeep.plan,
+            self._fanout.routes,
         )
         self._deliveries = Deliveries(
             *(self._keys, self._run, self._send, self._engine, self._subscriptions, self._fanout.routes, self._limits),

@@ -42,10 +42,17 @@ class Fanout:
         """Of calls with tickets of callers; a `Packing` is fast for one session at a time."""
         self.enabled = True
         self._dropped: dict[bytes, int] = {}
+        self._reload: Ahead = ((b"HGETALL", keys.routes), self._load)
+        """Always the same, so that calls that were stale together read the table once (`Connection`)."""
+        self._stale_at = 0
 
     def reload(self, version: int) -> Ahead:
         """The command that reads the whole table of the routes, of this version or later."""
-        return ((b"HGETALL", self.keys.routes), lambda table: self.routes.load(version, table))
+        self._stale_at = version
+        return self._reload
+
+    def _load(self, table: Sequence[bytes]) -> None:
+        self.routes.load(self._stale_at, table)
 
     def dropped(self, queue: bytes, function_id: str, count: int) -> None:
         """Events of a queue have been dropped by this engine."""

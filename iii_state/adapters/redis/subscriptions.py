@@ -17,7 +17,7 @@ from iii_state.adapters.redis.bells import Bells
 from iii_state.adapters.redis.connection import NoAnswer
 from iii_state.adapters.redis.fleet import Identity
 from iii_state.adapters.redis.keys import Keys
-from iii_state.adapters.redis.routes import route_text
+from iii_state.adapters.redis.routes import Routes, route_text
 from iii_state.errors import StoreError
 from iii_state.events import FOREVER, Subscription
 
@@ -76,6 +76,7 @@ class Subscriptions:
         bells: Bells,
         bell: Callable[[str], None],
         plan: Callable[[float], None],
+        routes: Routes,
     ) -> None:
         self.hosted: dict[str, Hosted] = {}
         """By subscription id."""
@@ -86,6 +87,7 @@ class Subscriptions:
         self._bells = bells
         self._bell = bell
         self._plan = plan
+        self._routes = routes
         self._requests: deque[_Request] = deque()
         self._task: asyncio.Task[None] | None = None
         self._ids: dict[bytes, str] = {}
@@ -225,6 +227,8 @@ class Subscriptions:
             engine = self._engine.id
             reply = await self._run("subscribe", queues.subscribe(self._keys, engine, registrations), _as_it_is)
             if reply[0] == b"OK":
+                changed = [word for registration in registrations for word in (registration.queue, registration.route)]
+                self._routes.registered(reply[2], reply[1], changed)
                 break
             if reply[0] == b"FENCED":
                 self._engine.lost(engine)

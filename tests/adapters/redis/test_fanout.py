@@ -102,6 +102,27 @@ async def test_an_engines_own_write_is_taken_right_behind_it_and_that_of_another
     assert [delivery.event.key for delivery in taken] == ["another's", "own"]
 
 
+async def test_an_engine_knows_the_routes_that_it_has_registered_itself(opened: Open, server: RedisServer) -> None:
+    adapter = await opened()
+    await asyncio.gather(*(of(adapter.subscribe(Subscription(f"f{number}", scope="s"))) for number in range(10)))
+    server.client.config_resetstat()
+    await of(adapter.set("s", "k", b"1"))
+    assert "cmdstat_hgetall" not in server.client.info("commandstats")  # no call was stale
+    for number in range(10):
+        assert len(await drain(adapter, Subscription(f"f{number}", scope="s"))) == 1
+
+
+async def test_calls_that_are_stale_together_read_the_routes_once(opened: Open, server: RedisServer) -> None:
+    writing, registering = await opened(), await opened()
+    await asyncio.gather(*(of(registering.subscribe(Subscription(f"f{number}", scope="s"))) for number in range(10)))
+    server.client.delete("iii-state:routes:log")
+    server.client.config_resetstat()
+    await asyncio.gather(*(of(writing.set("s", f"k{number}", b"1")) for number in range(200)))
+    assert server.client.info("commandstats")["cmdstat_hgetall"]["calls"] == 1
+    for number in range(10):
+        assert len(await drain(registering, Subscription(f"f{number}", scope="s"))) == 200
+
+
 async def test_ten_thousand_triggers_registered_under_traffic_starve_no_writer(opened: Open) -> None:
     registering, writing = await opened(), await opened()
     stop = False
