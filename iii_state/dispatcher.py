@@ -221,6 +221,7 @@ class Dispatcher:
                 if consumer.taking or not consumer.more or not self._is_served(consumer):
                     return
                 wanted = min(own or limit, limit - gate.running) + self._limits.prefetch
+                consumer.more = False  # a bell that rings before the answer is read is not about what it holds
                 try:
                     taken = self._adapter.take(consumer.subscription.id, wanted)
                 except StoreError as error:
@@ -228,9 +229,9 @@ class Dispatcher:
                     return
                 if isinstance(taken, asyncio.Future):
                     consumer.taking = True
-                    taken.add_done_callback(partial(self._taken, consumer))
+                    taken.add_done_callback(partial(self._taken, consumer, wanted))
                     return
-                consumer.more = bool(taken)
+                consumer.more |= len(taken) >= wanted
                 consumer.buffer.extend(taken)
                 continue
             if not self._adapter.holds(consumer.buffer[0]):
@@ -239,7 +240,7 @@ class Dispatcher:
                 return
             self._start(consumer, consumer.buffer.popleft())
 
-    def _taken(self, consumer: _Consumer, answer: asyncio.Future[list[Delivery]]) -> None:
+    def _taken(self, consumer: _Consumer, wanted: int, answer: asyncio.Future[list[Delivery]]) -> None:
         consumer.taking = False
         if answer.cancelled():
             return
@@ -247,10 +248,11 @@ class Dispatcher:
         if error is not None:
             self._take_failed(consumer, error)
             return
-        self._receive(consumer, answer.result())
+        self._receive(consumer, wanted, answer.result())
 
-    def _receive(self, consumer: _Consumer, deliveries: list[Delivery]) -> None:
-        consumer.more = bool(deliveries)
+    def _receive(self, consumer: _Consumer, wanted: int, deliveries: list[Delivery]) -> None:
+        """Fewer than were wanted is all there was: a bell tells of the next."""
+        consumer.more |= len(deliveries) >= wanted
         consumer.buffer.extend(deliveries)
         if self._stopping or not consumer.hosted or not self._is_served(consumer):
             self._give_back(consumer)
@@ -354,11 +356,11 @@ class Dispatcher:
         done, consumer.done = consumer.done, []
         idle = consumer.hosted and not self._stopping and not self._paused and not consumer.buffer
         want = self._limits.prefetch if idle and self._is_served(consumer) else 0
-        self._settle(partial(self._adapter.ack, done, want), partial(self._receive_more, consumer))
+        self._settle(partial(self._adapter.ack, done, want), partial(self._receive_more, consumer, want))
 
-    def _receive_more(self, consumer: _Consumer, deliveries: list[Delivery]) -> None:
+    def _receive_more(self, consumer: _Consumer, wanted: int, deliveries: list[Delivery]) -> None:
         if deliveries:
-            self._receive(consumer, deliveries)
+            self._receive(consumer, wanted, deliveries)
         elif self._stopping:
             self._quiet.set()
 

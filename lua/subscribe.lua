@@ -7,7 +7,7 @@ KEYS  1 routes (hash)   2 routes version   3 routes log (stream)   4 engines (ha
 ARGV  1 engine   then of each subscription: queue, route, settings, retention in milliseconds ('' for ever)
 
 Reply, an array that begins with a word:
-  OK version     the version of the routes now
+  OK version before   the version of the routes now, and the one before this call (the same if no route changed)
   FENCED         the engine is not among the engines: nothing changed
   HOLD           the routes have to hold still for a moment: nothing changed
   ENDING queue   this queue is being removed: nothing changed; clear it, and call again
@@ -30,6 +30,7 @@ end
 -- Reads first: what changes, and that every key is what it should be.
 local subscriptions = (#KEYS - 7) / 2
 local version = tonumber(redis.call('GET', KEYS[2]) or 0)
+local before = version
 redis.call('XLEN', KEYS[3])
 redis.call('SCARD', KEYS[6])
 redis.call('ZCARD', KEYS[7])
@@ -70,4 +71,4 @@ if changes[1] then
   redis.call('XADD', KEYS[3], 'MAXLEN', 1000, id, unpack(changes))
   redis.call('HSET', KEYS[1], unpack(changes))
 end
-return {'OK', version}
+return {'OK', version, before}

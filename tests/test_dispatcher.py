@@ -350,6 +350,31 @@ async def test_a_worker_that_left_burns_no_attempts() -> None:
         assert setup.on.metadata[0]["iii_state"]["attempt"] == 1
 
 
+async def test_a_bell_that_rings_before_an_answer_is_read_is_not_forgotten() -> None:
+    async with Setup() as setup:
+        adapter: Any = setup.module.adapter
+        late: list[tuple[asyncio.Future[Any], list[Any]]] = []
+        take = adapter.take
+
+        def take_late(subscription_id: str, count: int) -> asyncio.Future[Any]:
+            answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            late.append((answer, take(subscription_id, count)))
+            return answer
+
+        adapter.take = take_late
+        await setup.trigger(scope="s")
+        async with asyncio.timeout(10):
+            while not late:
+                await asyncio.sleep(0)
+            await setup.set("k", 1)
+            while not setup.on.events:
+                for answer, deliveries in late:
+                    if not answer.done():
+                        answer.set_result(deliveries)
+                await asyncio.sleep(0)
+        assert [bool(deliveries) for _, deliveries in late[:2]] == [False, True]
+
+
 async def test_a_handler_that_writes_to_its_own_key_is_called_for_that_write() -> None:
     async with Setup() as setup:
         seen: list[int] = []

@@ -1,6 +1,7 @@
 -- Step: appends the event to every queue, as room.lua found them, and in front of it that of a value whose deadline is over.
 -- Takes `expired`, `old`, `new`, `counts`, `size`.
 --
+-- The bell tells whose write it was: that engine takes without having heard it.
 -- At most one event of a lane is in the stream; those behind it are in the list `wait`, six items each. Old and new stay
 -- fields of their own wherever they go: to join them with anything would cost a pass over every byte.
 
@@ -20,7 +21,7 @@ for queue = 1, queue_count do
   local event_type = not new and 'deleted' or old and 'updated' or 'created'
   if outstanding + events == 0 then
     redis.call('XADD', KEYS[keys], '*', 'w', ARGV[8], 's', ARGV[5], 'k', ARGV[6], 't', event_type, 'o', old or '', 'n', new or '')
-    redis.call('PUBLISH', KEYS[keys], '')
+    redis.call('PUBLISH', KEYS[keys], ARGV[8])
   else
     redis.call('RPUSH', KEYS[keys + 2], ARGV[8], ARGV[5], ARGV[6], event_type, old or '', new or '')
   end

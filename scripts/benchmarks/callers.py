@@ -11,6 +11,7 @@ import math
 import time
 
 from benchmarks import frames
+from benchmarks.jobs import HANDLER
 from benchmarks.sockets import PATIENCE, TEXT, Socket, payload_span
 
 _ERROR = b'"error":{'
@@ -153,21 +154,23 @@ class Caller(Socket):
         self._at = at
 
 
-_HANDLER = "bench::handled"
 _BEFORE_ID, _AFTER_ID = frames.client_frame(
-    f'{{"type":"invocationresult","invocation_id":"{"i" * 36}","function_id":"{_HANDLER}"}}'.encode()
+    f'{{"type":"invocationresult","invocation_id":"{"i" * 36}","function_id":"{HANDLER}"}}'.encode()
 ).split(b"i" * 36)
 
 
 class Worker(Socket):
     """A connection that answers each call of its function at once: all that came in one read, in one write.
 
-    `writer`, if set, sends a call for each that was handled; `waiting`, if set, gets the time at which one was read.
+    `writer`, if set, sends a call for each that was handled; `waiting`, if set, gets the time at which one was read. Without
+    `answers`, it takes calls and says nothing.
     """
 
     def __init__(self, host: str) -> None:
         super().__init__(host)
         self.handled = 0
+        self.handled_at = 0.0
+        self.answers = True
         self.writer: Caller | None = None
         self.waiting: asyncio.Future[float] | None = None
         self._ids: list[bytes] = []
@@ -176,9 +179,11 @@ class Worker(Socket):
         now = time.perf_counter()
         super().read(data)
         if self._ids:
-            self.transport.write(b"".join([_BEFORE_ID + i + _AFTER_ID for i in self._ids]))
+            if self.answers:
+                self.transport.write(b"".join([_BEFORE_ID + i + _AFTER_ID for i in self._ids]))
             count = len(self._ids)
             self.handled += count
+            self.handled_at = now
             self._ids.clear()
             if self.writer:
                 self.writer.more(count)
@@ -194,7 +199,7 @@ class Worker(Socket):
 
     async def register(self, scope: str) -> None:
         """Register the function, and a trigger on every key of a scope; return when the host has read it."""
-        self.send(f'{{"type":"registerfunction","id":"{_HANDLER}"}}'.encode())
+        self.send(f'{{"type":"registerfunction","id":"{HANDLER}"}}'.encode())
         self.trigger(0, f'{{"scope":"{scope}"}}')
         await self.settle()
 
@@ -202,7 +207,7 @@ class Worker(Socket):
         """Send the registration of a state trigger."""
         self.send(
             f'{{"type":"registertrigger","id":"eeeeeeee-0000-4000-8000-{number:012x}","trigger_type":"state",'
-            f'"function_id":"{_HANDLER}","config":{config}}}'.encode()
+            f'"function_id":"{HANDLER}","config":{config}}}'.encode()
         )
 
     async def missing(self, expected: int) -> int:

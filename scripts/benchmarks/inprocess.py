@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import os
 import sys
 import tempfile
 import time
@@ -19,6 +20,7 @@ import msgspec
 import uvloop
 
 from benchmarks import frames
+from benchmarks.clock import Clock
 from benchmarks.jobs import Measured
 
 _KEYS = 512
@@ -56,15 +58,21 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @asynccontextmanager
-async def engine(store: str) -> AsyncIterator[Any]:
-    """An engine with the state module over kv."""
+async def engine(adapter: str, **config: Any) -> AsyncIterator[Any]:
+    """An engine with the state module over this adapter."""
     iii_state: Any = importlib.import_module("iii_state")
+    async with iii_state.Engine() as running:
+        await running.add_module(iii_state.StateModule({"adapter": {"name": adapter, "config": config}}))
+        yield running
+
+
+@asynccontextmanager
+async def _on_kv(store: str) -> AsyncIterator[Any]:
     with tempfile.TemporaryDirectory() as directory:
-        config: dict[str, Any] = {"store_method": store}
+        config = {"store_method": store}
         if store == "file_based":
             config["file_path"] = directory
-        async with iii_state.Engine() as running:
-            await running.add_module(iii_state.StateModule({"adapter": {"name": "kv", "config": config}}))
+        async with engine("kv", **config) as running:
             yield running
 
 
@@ -155,7 +163,7 @@ async def calls(engine: Any, op: str, size: int, callers: int, seconds: float) -
     return _measured(await steadily(seconds), times)
 
 
-def _measured(spent: tuple[float, float, int], times: list[float], lost: int = 0) -> Measured:
+def _measured(spent: tuple[float, float, int], times: list[float]) -> Measured:
     times.sort()
     return Measured(
         done=spent[2],
@@ -165,12 +173,15 @@ def _measured(spent: tuple[float, float, int], times: list[float], lost: int = 0
         p50=times[len(times) // 2] if times else None,
         p99=times[int(len(times) * 0.99)] if times else None,
         errors=0,
-        lost=lost,
+        lost=0,
     )
 
 
-async def events(engine: Any, size: int, in_flight: int, seconds: float) -> Measured:
-    """Writes, and their events handled; with one in flight, the time from a write's call to the handler."""
+async def events(engine: Any, size: int, in_flight: int, seconds: float, store_pid: int | None = None) -> Measured:
+    """Writes, and their events handled; with one in flight, the time from a write's call to the handler.
+
+    CPU time is that of this process, and of the Redis behind it if there is one.
+    """
     scope = function_id = f"bench-events-{in_flight}"
     room = asyncio.Semaphore(in_flight)
     handled = 0
@@ -190,33 +201,38 @@ async def events(engine: Any, size: int, in_flight: int, seconds: float) -> Meas
     written = 0
     began = 0.0
 
-    async def write(seconds: float) -> None:
+    async def writer(until: float) -> None:
         nonlocal written, began
+        while time.perf_counter() < until:
+            await room.acquire()
+            if written and in_flight == 1:
+                times.append(handled_at - began)
+            written += 1
+            began = time.perf_counter()
+            await engine.trigger(requests[written % len(requests)])
+
+    async def write(seconds: float) -> None:
         until = time.perf_counter() + seconds
         async with asyncio.timeout(seconds + 10):
-            while time.perf_counter() < until:
-                await room.acquire()
-                if written and in_flight == 1:
-                    times.append(handled_at - began)
-                began = time.perf_counter()
-                await engine.trigger(requests[written % len(requests)])
-                written += 1
+            await asyncio.gather(*(writer(until) for _ in range(in_flight)))
 
     await write(seconds / 5)
     times.clear()
-    before, wall, cpu = handled, time.perf_counter(), time.process_time()
+    before, clock = handled, Clock([os.getpid()], store_pid)
+    clock.start()
     await write(seconds)
-    spent = time.perf_counter() - wall, time.process_time() - cpu, handled - before
+    clock.stop()
+    done = handled - before
     async with asyncio.timeout(10):
         for _ in range(in_flight):
             await room.acquire()
-    return _measured(spent, times, written - handled)
+    return clock.measured(done, times, 0, written - handled)
 
 
 async def main(settings: Settings) -> list[Line]:
     """All combinations."""
     lines: list[Line] = []
-    async with engine(settings.store) as running:
+    async with _on_kv(settings.store) as running:
         if settings.triggers:
 
             async def nothing(event: Any) -> None:

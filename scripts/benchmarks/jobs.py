@@ -1,6 +1,10 @@
-"""What the benchmark asks of the load client's process, and what that answers: one JSON line each way."""
+"""What the benchmark asks of a process that measures, and what that answers: one JSON line each way."""
 
 from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -34,14 +38,64 @@ class Events(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """Write, and handle the event of each write as a worker that answers at once.
 
     With `in_flight` of 1, one write waits for the event of the one before it, and the times are from write to handler.
+
+    Args:
+        url, pid: of the host, and its process; nothing where an embedded engine is asked, which is its own host.
+        size: bytes of the value, and so of the event's old and of its new one.
+        in_flight: events outstanding.
+        seconds, warmup: as of `Calls`.
+        store_pid: the process of the Redis behind the host, if there is one.
+        idle: how many subscriptions are hosted besides, for which nobody writes; for an embedded engine.
     """
 
-    url: str
-    pid: int
     size: int
     in_flight: int
     seconds: float
     warmup: float
+    url: str = ""
+    pid: int = 0
+    store_pid: int | None = None
+    idle: int = 0
+
+
+class Drain(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Serve `HANDLER` for a scope whose events wait already, until the last of them has been handled.
+
+    The time is from just before the trigger is registered to the last event.
+
+    Args:
+        urls, pids: of the hosts, each with a worker of its own; none where an embedded engine is asked.
+        store_pid: the process of the Redis that holds the events.
+        scope: whose events they are.
+        expected: how many; when no more come although there should be, what was handled is the answer.
+        shared: whether another process handles some of them, so that fewer are no loss.
+    """
+
+    scope: str
+    expected: int
+    store_pid: int
+    urls: list[str] = []
+    pids: list[int] = []
+    shared: bool = False
+
+
+class Failover(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Give events to the worker of one host, which never answers; kill the host, and see them come to a worker of another one.
+
+    `p50` of the answer is the time from the kill to the first event at the other, `p99` that to the last.
+
+    Args:
+        victim, pid: the address of the host that is killed, and its process.
+        heir: the address of the other.
+        events: how many are outstanding.
+        patience: seconds after which they count as lost.
+    """
+
+    victim: str
+    pid: int
+    heir: str
+    events: int
+    patience: float
 
 
 class OpenIdle(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -123,5 +177,23 @@ class Failed(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     reason: str
 
 
-Job = Calls | Events | OpenIdle | RegisterTriggers | Close
+Job = Calls | Events | Drain | Failover | OpenIdle | RegisterTriggers | Close
 Answer = Measured | Ready | Failed
+
+HANDLER = "bench::handled"
+"""The function that handles events, wherever it is served."""
+
+
+async def serve(do: Callable[[Job], Awaitable[Answer]]) -> None:
+    """Do the jobs that come on stdin, one after another, until it ends; each answer goes to stdout."""
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    decode = msgspec.json.Decoder(Job).decode
+    while line := await reader.readline():
+        answer: Answer
+        try:
+            answer = await do(decode(line))
+        except (OSError, TimeoutError, ValueError) as reason:
+            answer = Failed(reason=f"{type(reason).__name__}: {reason}")
+        sys.stdout.buffer.write(msgspec.json.encode(answer) + b"\n")
+        sys.stdout.buffer.flush()

@@ -1,4 +1,4 @@
-"""The load client's process: takes jobs on stdin and answers each on stdout, a JSON line each way (`jobs.py`).
+"""The load client's process: takes jobs on stdin and answers each on stdout (`jobs.py`).
 
 It runs beside the host, on another core if there is one, and reports its own CPU time, so that a reader sees which of
 the two was busy. Before it counts, it reads an answer of the same kind in full; afterwards, the mean length of the
@@ -8,18 +8,15 @@ answers that it counted must be the length of that one.
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 
-import msgspec
 import uvloop
 
-from benchmarks import frames, jobs
+from benchmarks import frames, handling, jobs
 from benchmarks.callers import Caller, Worker
-from benchmarks.cpu import process_seconds
+from benchmarks.clock import Clock
 from benchmarks.sockets import Socket, connect
 
-_EVENT_SCOPE = "bench-events"
 _RING_BYTES = 4_000_000
 """How large the values that are stored for one measurement may be, all together."""
 _SLOW_SECONDS = 3.0
@@ -28,47 +25,6 @@ _FRAMES = 1024
 """Different calls of one measurement, over as many keys where values are small."""
 _DELETES = 2000
 """Values that are deleted in one go."""
-
-
-class Clock:
-    """Wall time, CPU time of hosts, of this process and of a Redis, from `start` to `stop`, summed over several such spans."""
-
-    def __init__(self, pids: list[int], store_pid: int | None = None) -> None:
-        self._pids = pids
-        self._store_pid = store_pid
-        self._began = (0.0, 0.0, 0.0, 0.0)
-        self.seconds = self.server_cpu = self.client_cpu = self.store_cpu = 0.0
-
-    def _now(self) -> tuple[float, float, float, float]:
-        store = process_seconds(self._store_pid) if self._store_pid else 0.0
-        return time.perf_counter(), sum(map(process_seconds, self._pids)), time.process_time(), store
-
-    def start(self) -> None:
-        """Begin a span."""
-        self._began = self._now()
-
-    def stop(self) -> None:
-        """End a span."""
-        wall, server, client, store = (now - before for now, before in zip(self._now(), self._began, strict=True))
-        self.seconds += wall
-        self.server_cpu += server
-        self.client_cpu += client
-        self.store_cpu += store
-
-    def measured(self, done: int, times: list[float], errors: int, lost: int) -> jobs.Measured:
-        """What came of it."""
-        ordered = sorted(times)
-        return jobs.Measured(
-            done=done,
-            seconds=self.seconds,
-            server_cpu=self.server_cpu,
-            client_cpu=self.client_cpu,
-            store_cpu=self.store_cpu,
-            p50=ordered[len(ordered) // 2] if ordered else None,
-            p99=ordered[int(len(ordered) * 0.99)] if ordered else None,
-            errors=errors,
-            lost=lost,
-        )
 
 
 class Calls:
@@ -169,63 +125,6 @@ class Calls:
             caller.times.clear()
 
 
-class Events:
-    """One measurement of events: writes on one connection, handled by a worker on another."""
-
-    def __init__(self, job: jobs.Events, worker: Worker, writer: Caller) -> None:
-        self._job = job
-        self._worker = worker
-        self._writer = writer
-        self._ring = frames.ring("set", job.size, max(256, job.in_flight), 0, _EVENT_SCOPE)
-
-    async def measure(self) -> jobs.Measured:
-        """Register, then write."""
-        await self._worker.register(_EVENT_SCOPE)
-        await self._writer.ask("state::get", '{"scope":"none","key":"none"}')
-        return await (self._alone() if self._job.in_flight == 1 else self._steadily())
-
-    async def _steadily(self) -> jobs.Measured:
-        """As many events outstanding as the job says: each that is handled sends the next write."""
-        worker, writer = self._worker, self._writer
-        clock = Clock([self._job.pid])
-        worker.writer = writer
-        writer.start(self._ring, self._job.in_flight, paced=True)
-        await asyncio.sleep(self._job.warmup)
-        before = worker.handled
-        clock.start()
-        await asyncio.sleep(self._job.seconds)
-        clock.stop()
-        done = worker.handled - before
-        worker.writer = None
-        lost = await writer.finished() + await worker.missing(writer.sent)
-        return clock.measured(done, [], writer.errors, lost)
-
-    async def _alone(self) -> jobs.Measured:
-        """One write at a time: from just before it is sent to when the worker has read its event."""
-        worker, writer = self._worker, self._writer
-        warm = time.perf_counter() + self._job.warmup
-        while time.perf_counter() < warm:
-            await self._one()
-        times: list[float] = []
-        clock = Clock([self._job.pid])
-        clock.start()
-        until = time.perf_counter() + self._job.seconds
-        while not times or time.perf_counter() < until:
-            times.append(await self._one())
-        clock.stop()
-        return clock.measured(len(times), times, writer.errors, max(0, await worker.missing(0)))
-
-    async def _one(self) -> float:
-        waiting: asyncio.Future[float] = asyncio.get_running_loop().create_future()
-        self._worker.waiting = waiting
-        sent = time.perf_counter()
-        self._writer.start(self._ring, 1, 1, timed=False)
-        async with asyncio.timeout(10):
-            read = await waiting
-            await self._writer.finished()
-        return read - sent
-
-
 class Load:
     """Does the jobs, one after another, and keeps what they leave open."""
 
@@ -238,7 +137,11 @@ class Load:
             case jobs.Calls():
                 return await self._calls(job)
             case jobs.Events():
-                return await self._events(job)
+                return await handling.events(job)
+            case jobs.Drain():
+                return await handling.drain(job)
+            case jobs.Failover():
+                return await handling.failover(job)
             case jobs.OpenIdle():
                 return await self._open_idle(job)
             case jobs.RegisterTriggers():
@@ -259,15 +162,6 @@ class Load:
             for caller in callers:
                 caller.transport.close()
 
-    async def _events(self, job: jobs.Events) -> jobs.Measured:
-        worker = await connect(job.url, Worker)
-        writer = await connect(job.url, Caller)
-        try:
-            return await Events(job, worker, writer).measure()
-        finally:
-            worker.transport.close()
-            writer.transport.close()
-
     async def _open_idle(self, job: jobs.OpenIdle) -> jobs.Ready:
         while (wanted := job.connections - len(self._kept)) > 0:
             self._kept += await asyncio.gather(*(connect(job.url, Socket) for _ in range(min(wanted, 100))))
@@ -286,22 +180,5 @@ class Load:
         return jobs.Ready()
 
 
-async def serve() -> None:
-    """Read jobs until stdin ends."""
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    load = Load()
-    decode = msgspec.json.Decoder(jobs.Job).decode
-    while line := await reader.readline():
-        answer: jobs.Answer
-        try:
-            answer = await load.do(decode(line))
-        except (OSError, TimeoutError, ValueError) as reason:
-            answer = jobs.Failed(reason=f"{type(reason).__name__}: {reason}")
-        sys.stdout.buffer.write(msgspec.json.encode(answer) + b"\n")
-        sys.stdout.buffer.flush()
-
-
 if __name__ == "__main__":
-    uvloop.run(serve())
+    uvloop.run(jobs.serve(Load().do))

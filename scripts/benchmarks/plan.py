@@ -60,11 +60,13 @@ class Plan:
             warmup=self.seconds / 4,
         )
 
-    def events(self, host: Host, in_flight: int) -> jobs.Events:
-        """The job that measures events on one host."""
+    def events(self, host: Host | None, in_flight: int, store_pid: int | None = None, idle: int = 0) -> jobs.Events:
+        """The job that measures events on one host; on none, for an embedded engine."""
         return jobs.Events(
-            url=host.url,
-            pid=host.pid,
+            url=host.url if host else "",
+            pid=host.pid if host else 0,
+            store_pid=store_pid,
+            idle=idle,
             size=1000,
             in_flight=in_flight,
             seconds=self.seconds * 2,

@@ -135,13 +135,14 @@ def engine_on_redis(url: str) -> Iterator[Host]:
         yield host
 
 
-class LoadClient:
-    """The load client's process."""
+class Measurer:
+    """A process that does jobs: `python -m` with these arguments."""
 
-    def __init__(self, stack: ExitStack) -> None:
+    def __init__(self, stack: ExitStack, *arguments: str) -> None:
+        self._name = arguments[0]
         self._process = stack.enter_context(
             subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.load"],
+                [sys.executable, "-m", *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env=ENVIRONMENT,
@@ -150,28 +151,47 @@ class LoadClient:
         stack.callback(self._process.terminate)
         self._decode = msgspec.json.Decoder(jobs.Answer).decode
 
-    def measure(self, job: jobs.Calls | jobs.Events) -> jobs.Measured:
+    def measure(self, job: jobs.Calls | jobs.Events | jobs.Drain | jobs.Failover) -> jobs.Measured:
         """Do a job that measures. Raises RuntimeError where it could not be done."""
-        answer = self._do(job)
-        assert isinstance(answer, jobs.Measured)
-        return answer
+        self.begin(job)
+        return self.measured()
 
     def do(self, job: jobs.OpenIdle | jobs.RegisterTriggers | jobs.Close) -> None:
         """Do a job that measures nothing. Raises RuntimeError where it could not be done."""
-        self._do(job)
+        self.begin(job)
+        self._answer()
 
-    def _do(self, job: jobs.Job) -> jobs.Answer:
+    def begin(self, job: jobs.Job) -> None:
+        """Have a job begun; nothing else may be asked before its answer has been read."""
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         self._process.stdin.write(msgspec.json.encode(job) + b"\n")
         self._process.stdin.flush()
+
+    def measured(self) -> jobs.Measured:
+        """The answer to the job that measures and was begun last. Raises RuntimeError where it could not be done."""
+        answer = self._answer()
+        assert isinstance(answer, jobs.Measured)
+        return answer
+
+    def _answer(self) -> jobs.Answer:
+        assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the load client has died in {job}")
+            raise RuntimeError(f"{self._name} has died")
         answer: jobs.Answer = self._decode(line)
         if isinstance(answer, jobs.Failed):
             raise RuntimeError(answer.reason)
         return answer
+
+
+def load_client(stack: ExitStack) -> Measurer:
+    """The load client."""
+    return Measurer(stack, "benchmarks.load")
+
+
+def embedded_engine(stack: ExitStack, redis_url: str) -> Measurer:
+    """A program with an engine of its own, whose state is in this Redis."""
+    return Measurer(stack, "benchmarks.embedded", redis_url)
 
 
 def in_process(settings: Settings) -> list[Line]:

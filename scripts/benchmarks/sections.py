@@ -6,11 +6,23 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 
-from benchmarks import jobs, processes, redis_connection, redis_memory, redis_scripts, redis_sockets, sketch
+from benchmarks import (
+    clients,
+    jobs,
+    processes,
+    redis_connection,
+    redis_events,
+    redis_failover,
+    redis_memory,
+    redis_scripts,
+    redis_sockets,
+    redis_triggers,
+    sketch,
+)
 from benchmarks.cpu import resident_bytes
 from benchmarks.inprocess import Line, Settings
 from benchmarks.plan import Plan, Runs, client_us, p50_ms, p99_ms, rate, server_us
-from benchmarks.processes import Host, LoadClient
+from benchmarks.processes import Host, load_client
 from benchmarks.redis_host import with_redis
 from benchmarks.report import Report, Table, Target, bar, number
 
@@ -36,7 +48,7 @@ def sketches(plan: Plan) -> Report:
     report = Report("sketches", f"The least a Python host can do, {plan.busy} callers, {_SMALL} bytes")
     found: defaultdict[tuple[str, str], Runs] = defaultdict(Runs)
     with ExitStack() as stack:
-        load = LoadClient(stack)
+        load = load_client(stack)
         hosts = [stack.enter_context(processes.sketch(kind)) for kind in sketch.kinds()]
         for op in _SKETCH_OPS:
             plan.progress(f"sketches: {op}")
@@ -67,7 +79,7 @@ def socket(plan: Plan) -> Report:
     report = Report("socket", "Calls through the socket")
     found: defaultdict[tuple[str, int, int, str], Runs] = defaultdict(Runs)
     with ExitStack() as stack:
-        load = LoadClient(stack)
+        load = load_client(stack)
         hosts = [stack.enter_context(processes.sketch())]
         hosts += _start(report, stack, plan, [processes.engine_in_memory, processes.engine_on_file])
         for op in plan.ops:
@@ -198,7 +210,7 @@ def events(plan: Plan) -> Report:
         hosts = _start(report, stack, plan, [processes.engine_in_memory, processes.engine_on_file])
         if not hosts:
             return report
-        load = LoadClient(stack)
+        load = load_client(stack)
         for _ in range(plan.runs):
             for host in hosts:
                 plan.progress(f"events: {host.name}")
@@ -238,7 +250,7 @@ def idle(plan: Plan) -> Report:
         hosts = _start(report, stack, plan, [processes.engine_in_memory] * len(kinds))
         if not hosts:
             return report
-        load = LoadClient(stack)
+        load = load_client(stack)
         asked: list[tuple[Host, str, jobs.OpenIdle | jobs.RegisterTriggers]] = [
             (hosts[2], kinds[2], jobs.OpenIdle(url=hosts[2].url, connections=plan.many)),
             (hosts[3], kinds[3], jobs.RegisterTriggers(url=hosts[3].url, triggers=plan.many)),
@@ -273,10 +285,17 @@ SECTIONS: dict[str, Callable[[Plan], Report]] = {
     "in-process": in_process,
     "events": events,
     "idle": idle,
+    "clients": clients.clients,
     "redis-scripts": with_redis("redis-scripts", "Server time of the scripts in Redis", redis_scripts.scripts),
     "redis-calls": with_redis("redis-calls", "Calls through one connection to Redis", redis_connection.calls),
     "redis-far": with_redis("redis-far", "The same on a Redis that is far away", redis_connection.far),
     "redis-memory": with_redis("redis-memory", "Memory of values in Redis", redis_memory.memory),
     "redis-socket": with_redis("redis-socket", "Calls through the socket, values in Redis", redis_sockets.socket),
     "redis-engines": with_redis("redis-engines", "Several engines on one Redis", redis_sockets.engines),
+    "redis-latency": with_redis("redis-latency", "From a write to its handler, over Redis", redis_events.latency),
+    "redis-events": with_redis("redis-events", "Events over Redis", redis_events.events),
+    "redis-subscriptions": with_redis("redis-subscriptions", "Events beside idle subscriptions", redis_events.subscriptions),
+    "redis-triggers": with_redis("redis-triggers", "Server time that triggers add to a write", redis_triggers.triggers),
+    "redis-failover": with_redis("redis-failover", "An engine that is killed", redis_failover.failover),
+    "redis-backlog": with_redis("redis-backlog", "Memory of events that wait in Redis", redis_triggers.backlogs),
 }

@@ -86,7 +86,7 @@ class RedisAdapter:
         self.store: str | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._call_timeout = settings.call_timeout_ms / 1000
-        self._fanout = Fanout(self._keys, self._limits, self._connection.address.db)
+        self._fanout = Fanout(self._keys, self._limits, self._connection.address.db, lambda queue: self._subscriptions.ring(queue))
         self._bell: Callable[[str], None] = _unheard
         self._engine = Identity()
         self._recovers = False
@@ -105,7 +105,15 @@ class RedisAdapter:
         self._bells = self._keyspace.bells
         self._deadlines = Deadlines(self._fanout, self._run, self._send, self._write, self._bells)
         self._subscriptions = Subscriptions(
-            self._keys, self._run, self._send, self._engine, self._bells, lambda name: self._bell(name), self._upkeep.plan
+            self._keys,
+            self._run,
+            self._send,
+            self._engine,
+            self._bells,
+            lambda name: self._bell(name),
+            self._upkeep.plan,
+            self._fanout.routes,
+            lambda write: write.startswith(self._connection.session),
         )
         self._deliveries = Deliveries(
             *(self._keys, self._run, self._send, self._engine, self._subscriptions, self._fanout.routes, self._limits),

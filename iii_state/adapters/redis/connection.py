@@ -58,7 +58,7 @@ class NoAnswer(StoreError):
 class Again(Exception):
     """Raised by a call's `result`: nothing has changed; build the command anew and send it again, before anything newer.
 
-    `first` are commands that are sent ahead of it, each with what reads its reply.
+    `first` are commands that are sent ahead of it, each with what reads its reply; the same one is sent once for all calls.
     """
 
     def __init__(self, *first: Ahead) -> None:
@@ -483,7 +483,7 @@ class Connection:
                 self._refused(call, str(reply))
             value = call.result(reply)
         except Again as again:
-            self._ahead.extend(again.first)
+            self._ahead.extend(command for command in again.first if command not in self._ahead)
             self._try_again(call, None)
             return
         except Fenced as fenced:

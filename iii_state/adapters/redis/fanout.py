@@ -48,10 +48,14 @@ UNBOUNDED = 2**53
 class Fanout:
     """What all mutations of an engine share: the routes, the bounds of queues, and whether there are events at all."""
 
-    def __init__(self, keys: Keys, limits: QueueLimits, database: int = 0) -> None:
+    def __init__(
+        self, keys: Keys, limits: QueueLimits, database: int = 0, ring: Callable[[bytes], None] = lambda queue: None
+    ) -> None:
         self.keys = keys
         self.marks = keys.marks(database)
         self.limits = limits
+        self.ring = ring
+        """Called with a queue whenever a write is sent that may add an event to it."""
         self.routes = Routes()
         self.packing = Packing(keys)
         self.callers_packing = Packing(keys)
@@ -62,15 +66,18 @@ class Fanout:
         self.emptied: Callable[[], None] = lambda: None
         """Called when it turns out that this is another database than before."""
         self._dropped: dict[bytes, int] = {}
+        self._reload: Ahead = ((b"HGETALL", keys.routes), self._load)
+        """Always the same, so that calls that were stale together read the table once (`Connection`)."""
+        self._stale_at = 0
 
     def reload(self, version: int) -> Ahead:
         """The command that reads the whole table of the routes, of this version or later."""
+        self._stale_at = version
+        return self._reload
 
-        def loaded(table: list[bytes]) -> None:
-            if self.load(version, table):
-                self.emptied()
-
-        return ((b"HGETALL", self.keys.routes), loaded)
+    def _load(self, table: Sequence[bytes]) -> None:
+        if self.load(self._stale_at, table):
+            self.emptied()
 
     def load(self, version: int, table: Sequence[bytes]) -> bool:
         """Take on the whole table. True where it is that of another database: the one before has been emptied, or replaced."""
@@ -167,6 +174,8 @@ class Write(Generic[T]):
                 *(self._command, values_key, session, epoch, slot, sequence, number),
                 *(self._packed_place, self._packed_own, len(self._own)),
             )
+        for queue, _ in wanted:
+            fanout.ring(queue)
         limits = fanout.limits
         routes = [
             Route(queue, UNBOUNDED, UNBOUNDED)

@@ -98,6 +98,11 @@ class Routes:
             self.apply(version, fields)
         return True
 
+    def registered(self, before: int, version: int, fields: Sequence[bytes]) -> None:
+        """Take on a change that this engine has made itself; nothing happens where it does not know what was `before`."""
+        if before == self.version and version != before:
+            self.apply(version, fields)
+
     def apply(self, version: int, fields: Sequence[bytes]) -> None:
         """Take on one change, that of the version after the one known: queues and routes in turn, '' for a route that is gone."""
         for queue, text in zip(fields[::2], fields[1::2], strict=True):

@@ -17,7 +17,7 @@ from iii_state.adapters.redis.bells import Bells
 from iii_state.adapters.redis.connection import NoAnswer
 from iii_state.adapters.redis.fleet import Identity
 from iii_state.adapters.redis.keys import Keys
-from iii_state.adapters.redis.routes import route_text
+from iii_state.adapters.redis.routes import Routes, route_text
 from iii_state.errors import StoreError
 from iii_state.events import FOREVER, Subscription
 
@@ -76,6 +76,8 @@ class Subscriptions:
         bells: Bells,
         bell: Callable[[str], None],
         plan: Callable[[float], None],
+        routes: Routes,
+        is_own: Callable[[bytes], bool],
     ) -> None:
         self.hosted: dict[str, Hosted] = {}
         """By subscription id."""
@@ -86,6 +88,8 @@ class Subscriptions:
         self._bells = bells
         self._bell = bell
         self._plan = plan
+        self._routes = routes
+        self._is_own = is_own
         self._requests: deque[_Request] = deque()
         self._task: asyncio.Task[None] | None = None
         self._ids: dict[bytes, str] = {}
@@ -136,8 +140,14 @@ class Subscriptions:
                 logger.error("a trigger could not be registered again: %s; trying again", error)
                 break
 
-    def _rang(self, channel: bytes, message: bytes | None) -> None:
-        """The bell of a queue; it may be about nothing."""
+    def ring(self, queue: bytes) -> None:
+        """A write of this engine may add an event to a queue: what is taken now is taken behind it, on the same connection."""
+        self._rang(self._keys.stream(queue), None)
+
+    def _rang(self, channel: bytes, write: bytes | None) -> None:
+        """The bell of a queue; it may be about nothing. Of this engine's own writes the dispatcher knows already (`ring`)."""
+        if write and self._is_own(write):
+            return
         subscription_id = self._ids.get(channel)
         if subscription_id is not None:
             self._bell(subscription_id)
@@ -225,6 +235,8 @@ class Subscriptions:
             engine = self._engine.id
             reply = await self._run("subscribe", queues.subscribe(self._keys, engine, registrations), _as_it_is)
             if reply[0] == b"OK":
+                changed = [word for registration in registrations for word in (registration.queue, registration.route)]
+                self._routes.registered(reply[2], reply[1], changed)
                 break
             if reply[0] == b"FENCED":
                 self._engine.lost(engine)

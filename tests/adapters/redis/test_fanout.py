@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from iii_state.adapters.redis import RedisAdapter
+from iii_state.adapters.redis import RedisAdapter, upkeep
 from iii_state.config import RedisSettings
 from iii_state.events import Delivery, Failure, QueueLimits, Subscription
 from tests.adapters.redis.proxy import Proxy, proxy_to
@@ -31,9 +31,14 @@ def server() -> RedisServer:
 async def opened(server: RedisServer) -> AsyncIterator[Open]:
     async with AsyncExitStack() as stack:
 
-        async def open_adapter(url: str = server.url, limits: QueueLimits | None = None, **settings: Any) -> RedisAdapter:
+        async def open_adapter(
+            url: str = server.url,
+            limits: QueueLimits | None = None,
+            bell: Callable[[str], None] = lambda subscription_id: None,
+            **settings: Any,
+        ) -> RedisAdapter:
             adapter = RedisAdapter(RedisSettings(redis_url=url, **settings), limits=limits)
-            await adapter.start(lambda subscription_id: None)
+            await adapter.start(bell)
             stack.push_async_callback(adapter.stop)
             return adapter
 
@@ -72,6 +77,50 @@ async def test_a_registration_that_has_answered_is_missed_by_no_write_of_any_eng
         await of(adapters[number % 3].subscribe(subscription))
         await of(adapters[(number + 1) % 3].set("s", "k", b"1"))
         assert len(await drain(adapters[number % 3], subscription)) == 1
+
+
+async def test_an_engines_own_write_is_taken_right_behind_it_and_that_of_another_when_the_bell_is_heard(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "SWEEP_SECONDS", 3600)
+    taken: list[Delivery] = []
+
+    def take(subscription_id: str) -> None:
+        answer = hosting.take(subscription_id, 10)
+        if asyncio.isfuture(answer):
+            answer.add_done_callback(lambda answered: taken.extend(answered.result()))
+
+    hosting, other = await opened(bell=take), await opened()
+    await of(hosting.subscribe(ALL))
+    await of(other.set("s", "another's", b"1"))
+    async with asyncio.timeout(20):
+        while not taken:
+            await asyncio.sleep(0.005)
+    hosting._bells.ignore(hosting._keys.stream(ALL.id.encode()))  # the second is taken by who hears no bell
+    await of(hosting.set("s", "own", b"1"))
+    await of(hosting.get("s", "own"))  # behind the take, on the same connection
+    assert [delivery.event.key for delivery in taken] == ["another's", "own"]
+
+
+async def test_an_engine_knows_the_routes_that_it_has_registered_itself(opened: Open, server: RedisServer) -> None:
+    adapter = await opened()
+    await asyncio.gather(*(of(adapter.subscribe(Subscription(f"f{number}", scope="s"))) for number in range(10)))
+    server.client.config_resetstat()
+    await of(adapter.set("s", "k", b"1"))
+    assert "cmdstat_hgetall" not in server.client.info("commandstats")  # no call was stale
+    for number in range(10):
+        assert len(await drain(adapter, Subscription(f"f{number}", scope="s"))) == 1
+
+
+async def test_calls_that_are_stale_together_read_the_routes_once(opened: Open, server: RedisServer) -> None:
+    writing, registering = await opened(), await opened()
+    await asyncio.gather(*(of(registering.subscribe(Subscription(f"f{number}", scope="s"))) for number in range(10)))
+    server.client.delete("iii-state:routes:log")
+    server.client.config_resetstat()
+    await asyncio.gather(*(of(writing.set("s", f"k{number}", b"1")) for number in range(200)))
+    assert server.client.info("commandstats")["cmdstat_hgetall"]["calls"] == 1
+    for number in range(10):
+        assert len(await drain(registering, Subscription(f"f{number}", scope="s"))) == 200
 
 
 async def test_ten_thousand_triggers_registered_under_traffic_starve_no_writer(opened: Open) -> None:
