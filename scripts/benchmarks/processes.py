@@ -28,6 +28,7 @@ ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
 }
 _ADDRESS = re.compile(r"listening on (ws://\S+)")
+_ATTACHED = re.compile(r"attached to (\S+)")
 _START_SECONDS = 30.0
 
 
@@ -51,8 +52,8 @@ class Host:
 
 
 @contextmanager
-def started(name: str, arguments: list[str]) -> Iterator[Host]:
-    """Run `python -m …` until the end of the block. Raises NotStarted where it does not listen within 30 seconds."""
+def started(name: str, arguments: list[str], ready: re.Pattern[str] = _ADDRESS) -> Iterator[Host]:
+    """Run `python -m …` until the end of the block. Raises NotStarted where it is not `ready` within 30 seconds."""
     process = subprocess.Popen(
         [sys.executable, "-m", *arguments],
         stderr=subprocess.PIPE,
@@ -62,7 +63,7 @@ def started(name: str, arguments: list[str]) -> Iterator[Host]:
     )
     try:
         assert process.stderr is not None
-        yield Host(name, _address(process, process.stderr), process.pid)
+        yield Host(name, _address(process, process.stderr, ready), process.pid)
     finally:
         process.terminate()
         try:
@@ -72,8 +73,8 @@ def started(name: str, arguments: list[str]) -> Iterator[Host]:
             process.wait()
 
 
-def _address(process: subprocess.Popen[str], stderr: IO[str]) -> str:
-    """Read the host's stderr until it says where it listens; from then on only empty it."""
+def _address(process: subprocess.Popen[str], stderr: IO[str], ready: re.Pattern[str]) -> str:
+    """Read the host's stderr until it says its address; from then on only empty it."""
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def read() -> None:
@@ -89,7 +90,7 @@ def _address(process: subprocess.Popen[str], stderr: IO[str]) -> str:
             line = lines.get(timeout=left)
         except queue.Empty:
             break
-        if found := _ADDRESS.search(line):
+        if found := ready.search(line):
             return found[1]
         said.append(line)
         if not line:
@@ -108,6 +109,13 @@ def sketch(kind: str = "aiohttp") -> Iterator[Host]:
 def engine(name: str, *arguments: str) -> Iterator[Host]:
     """`iii-state serve` with these arguments, on a free port."""
     with started(name, ["iii_state", "serve", "--port", "0", *arguments]) as host:
+        yield host
+
+
+@contextmanager
+def attached(url: str, *arguments: str) -> Iterator[Host]:
+    """`iii-state attach` with these arguments, which serves the state of the engine at `url`."""
+    with started("attached", ["iii_state", "attach", "--engine", url, *arguments], _ATTACHED) as host:
         yield host
 
 

@@ -17,6 +17,7 @@ from benchmarks import (
     redis_scripts,
     redis_sockets,
     redis_triggers,
+    remote,
     sketch,
 )
 from benchmarks.cpu import resident_bytes
@@ -286,6 +287,7 @@ SECTIONS: dict[str, Callable[[Plan], Report]] = {
     "events": events,
     "idle": idle,
     "clients": clients.clients,
+    "remote": remote.remote,
     "redis-scripts": with_redis("redis-scripts", "Server time of the scripts in Redis", redis_scripts.scripts),
     "redis-calls": with_redis("redis-calls", "Calls through one connection to Redis", redis_connection.calls),
     "redis-far": with_redis("redis-far", "The same on a Redis that is far away", redis_connection.far),
