@@ -131,16 +131,13 @@ class AttachedHost:
             return NotCarriedOut("invocation_stopped", str(error))
         if not isinstance(error, FunctionError):
             return error
-        code, message = error.code, error.message
-        if code in ("invocation_stopped", "channel_send_failed"):
+        if error.code in ("invocation_stopped", "channel_send_failed"):
             self.presence.missing(namespace, function_id)
-            # What is large may be what made its worker go: an old SDK drops the connection on it. That counts as an attempt.
-            return error if size > OLD_PYTHON_FRAME_BYTES // 2 else NotCarriedOut("invocation_stopped", message)
-        if function_id in message:
-            if code == "function_not_found":
-                self.presence.missing(namespace, function_id)
-            elif code == "payload_too_large":
-                return NotCarriedOut(code, message)
+            if size > OLD_PYTHON_FRAME_BYTES // 2:
+                # What is large may be what made its worker go: an old SDK drops the connection on it. So this is an attempt.
+                return FunctionError(error.code, error.message, error.stacktrace)
+        elif error.code == "function_not_found" and function_id in error.message:
+            self.presence.missing(namespace, function_id)
         return error
 
     # --- for the attachment

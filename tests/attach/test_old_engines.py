@@ -92,7 +92,7 @@ async def test_the_one_that_stands_by_registers_nothing_until_the_other_is_gone(
             first.kill()
             await said(second, "attached to")
             await call(client, "state::set", {"scope": "s", "key": "k", "value": 2})
-            await until(lambda: seen.values == [1, 2], "an event is lost")
+            await until(lambda: list(dict.fromkeys(seen.values)) == [1, 2], "an event is lost")  # one may come twice
 
 
 async def test_one_that_slept_too_long_is_replaced_and_steps_down_when_it_wakes(

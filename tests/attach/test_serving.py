@@ -179,7 +179,7 @@ def test_a_trigger_that_is_unregistered_leaves_no_queue_and_one_that_is_away_doe
 
         def waiting() -> dict[str, bool]:
             rows = witness.call("iii-state::triggers", {})["triggers"]
-            return {row["function_id"]: row["hosts"] > 0 for row in rows}
+            return {row["function_id"]: bool(row["hosts"]) for row in rows}
 
         assert waiting() == {"let::go": True, "goes::away": True}
         worker.unregister_trigger("let::go")

@@ -170,7 +170,7 @@ def test_it_takes_up_where_an_engine_that_serves_the_same_store_itself_leaves_of
         (("--prefix", "a b"), "words joined by ::"),
         (("--prefix", "engine::state"), "not engine's"),
         (("--name", "iii-state"), "a stock engine's own"),
-        (("--redis-url", "redis://x", "--file-path", "y"), "--file-path is for the kv adapter"),
+        (("--redis-url", "redis://x", "--file-path", "y"), "one engine has one store"),
     ],
 )
 def test_wrong_usage_is_exit_code_2(arguments: tuple[str, ...], words: str) -> None:
