@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 from hiredis import ReplyError
@@ -13,61 +13,42 @@ from hiredis import ReplyError
 from iii_state.adapters.base import Updated
 from iii_state.adapters.redis import queues
 from iii_state.adapters.redis.address import Address
-from iii_state.adapters.redis.connection import SESSION_MS, Again, Connection
+from iii_state.adapters.redis.connection import Connection
 from iii_state.adapters.redis.deadlines import Deadlines
 from iii_state.adapters.redis.deliveries import Deliveries
-from iii_state.adapters.redis.fanout import Fanout, Write
+from iii_state.adapters.redis.fanout import Fanout
 from iii_state.adapters.redis.fleet import Fleet, Identity
-from iii_state.adapters.redis.foreign import is_ours, stored_form
 from iii_state.adapters.redis.foreign_writes import CLASSES, ForeignWrites
 from iii_state.adapters.redis.inspection import Inspection, refuse_newer
-from iii_state.adapters.redis.keys import Keys, caller_session
+from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.keyspace import Keyspace
-from iii_state.adapters.redis.mutations import (
-    KEEP_DEADLINE,
-    NO_DEADLINE,
-    Foreign,
-    Held,
-    Reply,
-    opened,
-    plan_arguments,
-    previous,
-    update_arguments,
-    updated,
-)
+from iii_state.adapters.redis.reading import Reading
 from iii_state.adapters.redis.replicas import Replicas
 from iii_state.adapters.redis.scopes import Scopes
-from iii_state.adapters.redis.scripts import Script, script
-from iii_state.adapters.redis.subscriptions import HOLD_SECONDS, Subscriptions
+from iii_state.adapters.redis.scripts import script
+from iii_state.adapters.redis.subscriptions import Subscriptions
 from iii_state.adapters.redis.upkeep import Upkeep
 from iii_state.adapters.redis.wire import Wire, explain
+from iii_state.adapters.redis.writing import Writing
 from iii_state.config import RedisSettings
-from iii_state.errors import InvalidValue, StoreError
+from iii_state.errors import StoreError
 from iii_state.events import DeadLetter, Delivery, Failure, QueueLimits, QueueStats, Subscription
-from iii_state.host import Answer, then
+from iii_state.host import Answer
 from iii_state.ops import Plan
-from iii_state.sessions import SESSION_SECONDS, Request
+from iii_state.sessions import Request
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-INSTANT_VALUES = 2000
-INSTANT_BYTES = 1_000_000
-"""Up to here the values of a scope are read at one instant."""
-
-INSTANT_KEYS = 10_000
-"""Up to here its keys are, without the values: about a millisecond of Redis's time."""
-
-PAGE_VALUES = 200
-PAGE_BYTES = 500_000
-"""Beyond it they are read in pages of about this size, each well within a millisecond of Redis's time per 100 KB."""
 
 HEALTH_SECONDS = 2
 
 
 class RedisAdapter:
     """Values and queues on a Redis that any number of engines share."""
+
+    _subscriptions: Subscriptions
+    _deadlines: Deadlines
 
     def __init__(self, settings: RedisSettings, *, limits: QueueLimits | None = None) -> None:
         self._prefix = settings.prefix
@@ -80,13 +61,20 @@ class RedisAdapter:
             max_in_flight=settings.max_in_flight,
         )
         self._send, self._run = self._connection.send, self._connection.run
-        self._set_script, self._delete_script, self._update_script = script("set"), script("delete"), script("update")
-        self._kept_sessions: dict[str, float] = {}
-        """Session of a caller → when it was last kept from expiring by this engine."""
         self.store: str | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._call_timeout = settings.call_timeout_ms / 1000
         self._fanout = Fanout(self._keys, self._limits, self._connection.address.db, lambda queue: self._subscriptions.ring(queue))
+        self._replicas: Replicas | None = None
+        if settings.wait_replicas:
+            self._replicas = Replicas(
+                self._connection.address, self._keys.waited, self._send, settings.wait_replicas, settings.call_timeout_ms
+            )
+        self._reading = Reading(self._keys, self._connection, self._fanout.routes, self._own)
+        self._writing = Writing(
+            *(self._keys, self._connection, self._fanout, self._replicas),
+            *(lambda ttl_ms: self._deadlines.set_here(ttl_ms), self._own),
+        )
         self._bell: Callable[[str], None] = _unheard
         self._engine = Identity()
         self._recovers = False
@@ -103,7 +91,7 @@ class RedisAdapter:
             classes=CLASSES if self._watches else "Kx",
         )
         self._bells = self._keyspace.bells
-        self._deadlines = Deadlines(self._fanout, self._run, self._send, self._write, self._bells)
+        self._deadlines = Deadlines(self._fanout, self._run, self._send, self._writing.write, self._bells)
         self._subscriptions = Subscriptions(
             self._keys,
             self._run,
@@ -124,12 +112,7 @@ class RedisAdapter:
             *(self._keys, self._engine, self._run, self._send, self._keyspace, settings.heartbeat_ttl_ms, self._watches),
             *(self._begin_afresh, self._ring_all),
         )
-        self._foreign_writes = ForeignWrites(self._fanout, self._keyspace, self._engine, self._run, self._send, self._write)
-        self._replicas: Replicas | None = None
-        if settings.wait_replicas:
-            self._replicas = Replicas(
-                self._connection.address, self._keys.waited, self._send, settings.wait_replicas, settings.call_timeout_ms
-            )
+        self._foreign_writes = ForeignWrites(self._fanout, self._keyspace, self._engine, self._run, self._send, self._writing.write)
         self._scopes = Scopes(self._keys, self._send, self._fanout.routes, self._watch)
         self._was_emptied = False
         self._fanout.emptied = self._emptied
@@ -235,203 +218,32 @@ class RedisAdapter:
     # -- values
 
     def get(self, scope: str, key: str) -> Answer[bytes | None]:
-        name = self._keys.values(scope.encode())
-        if scope in self._fanout.routes.with_deadlines:
-            words: tuple[bytes, ...] = (
-                b"EVALSHA",
-                script("get").sha1,
-                b"2",
-                name,
-                self._keys.deadlines_of(scope.encode()),
-                key.encode(),
-            )
-        else:
-            words = (b"HGET", name, key.encode())
+        return self._reading.get(scope, key)
 
-        def result(reply: bytes | None) -> bytes | None:
-            if reply is None or is_ours(reply):
-                return reply
-            return self._checked(scope, key, reply)
+    def texts(self, scope: str) -> Answer[list[bytes]]:
+        return self._reading.texts(scope)
 
-        return self._connection.call(lambda *ticket: words, result, scope=scope)
+    def entries(self, scope: str) -> Answer[list[tuple[str, bytes]]]:
+        return self._reading.entries(scope)
+
+    def keys(self, scope: str) -> Answer[list[str]]:
+        return self._reading.keys(scope)
 
     def set(
         self, scope: str, key: str, value: bytes, *, ttl_ms: int | None = None, request: Request | None = None
     ) -> Answer[bytes | None]:
-        def result(reply: Reply) -> bytes | None:
-            return self._old(scope, key, reply)
-
-        if ttl_ms is None:
-            return self._mutate(self._set_script, scope, key, lambda: (value,), result, request)
-        return self._mutate_with_deadline(self._set_script, scope, key, lambda: (value,), result, request, ttl_ms)
+        return self._writing.set(scope, key, value, ttl_ms=ttl_ms, request=request)
 
     def delete(self, scope: str, key: str, *, request: Request | None = None) -> Answer[bytes | None]:
-        return self._mutate(self._delete_script, scope, key, tuple, lambda reply: self._old(scope, key, reply), request)
+        return self._writing.delete(scope, key, request=request)
 
     def update(
         self, scope: str, key: str, plan: Plan, limit: int, *, ttl_ms: int | None = None, request: Request | None = None
     ) -> Answer[Updated]:
-        ops = plan_arguments(plan)
-        foreign: bytes | None = None
-        stored = b""
-
-        def result(reply: Reply) -> Updated:
-            nonlocal foreign, stored
-            try:
-                return updated(reply, plan, limit)
-            except Foreign as found:
-                foreign = found.text
-                stored = self._checked(scope, key, foreign)
-                raise Again from None
-
-        def arguments() -> list[bytes]:
-            return update_arguments(ops, limit, foreign, stored)
-
-        if ttl_ms is None:
-            return self._mutate(self._update_script, scope, key, arguments, result, request, KEEP_DEADLINE)
-        return self._mutate_with_deadline(self._update_script, scope, key, arguments, result, request, ttl_ms)
-
-    def _mutate(
-        self,
-        command: Script,
-        scope: str,
-        key: str,
-        arguments: Callable[[], Sequence[bytes]],
-        result: Callable[[Reply], T],
-        request: Request | None,
-        ttl: bytes = NO_DEADLINE,
-    ) -> asyncio.Future[T]:
-        write = Write(self._fanout, command, scope, key, arguments, result, request, ttl=ttl)
-        if request is not None:
-            self._keep_session(request.session)
-        answer = self._connection.call(
-            write.command, write.answered, size=write.size, mutates=True, ticketed=request is None, scope=scope
-        )
-        return answer if self._replicas is None else self._replicas.confirmed(answer)
-
-    def _mutate_with_deadline(
-        self,
-        command: Script,
-        scope: str,
-        key: str,
-        arguments: Callable[[], Sequence[bytes]],
-        result: Callable[[Reply], T],
-        request: Request | None,
-        ttl_ms: int,
-    ) -> asyncio.Future[T]:
-        def done(reply: Reply) -> T:
-            answer = result(reply)
-            self._deadlines.set_here(ttl_ms)
-            return answer
-
-        def mutate() -> asyncio.Future[T]:
-            return self._mutate(command, scope, key, arguments, done, request, b"%d" % ttl_ms)
-
-        answer = mutate()
-        return answer if scope in self._fanout.routes.with_deadlines else self._own(self._first_deadline(answer, mutate))
-
-    async def _first_deadline(self, answer: asyncio.Future[T], mutate: Callable[[], asyncio.Future[T]]) -> T:
-        """The first deadline of a scope changes the routes, which may have to hold still."""
-        while True:
-            try:
-                return await answer
-            except Held:
-                await asyncio.sleep(HOLD_SECONDS)
-                answer = mutate()
-
-    def _write(self, write: Write[T], scope: str) -> asyncio.Future[T]:
-        return self._connection.call(write.command, write.answered, size=write.size, mutates=True, ticketed=True, scope=scope)
+        return self._writing.update(scope, key, plan, limit, ttl_ms=ttl_ms, request=request)
 
     def open_session(self, session: str, previous_epoch: int, epoch: int) -> Answer[None]:
-        key = self._keys.session(caller_session(session))
-        call = (b"1", key, b"%d" % previous_epoch, b"%d" % epoch, SESSION_MS)
-
-        def result(reply: Reply) -> None:
-            opened(reply)
-
-        return self._run("open", call, result)
-
-    def _keep_session(self, session: str) -> None:
-        """Keep the session of a caller from expiring while it is used, without a command more in each call."""
-        now = asyncio.get_running_loop().time()
-        interval = SESSION_SECONDS / 5
-        if now - self._kept_sessions.get(session, -interval) < interval:
-            return
-        self._kept_sessions = {name: at for name, at in self._kept_sessions.items() if now - at < interval}
-        self._kept_sessions[session] = now
-        self._send(b"PEXPIRE", self._keys.session(caller_session(session)), SESSION_MS).add_done_callback(_log_not_kept)
-
-    def _old(self, scope: str, key: str, reply: Reply) -> bytes | None:
-        """What a set or delete replaced; nothing where that is no JSON, so that a broken value can be repaired."""
-        old = previous(reply)
-        if old is None or is_ours(old):
-            return old
-        try:
-            return self._checked(scope, key, old)
-        except StoreError as error:
-            logger.warning("%s; it has been replaced, and counts as null", error)
-            return None
-
-    def _checked(self, scope: str, key: str, text: bytes) -> bytes:
-        try:
-            return stored_form(text)
-        except InvalidValue as error:
-            raise StoreError(f"the value at scope {scope!r}, key {key!r} is not ours, and no JSON: {error}") from None
-
-    def texts(self, scope: str) -> Answer[list[bytes]]:
-        return then(self.entries(scope), lambda entries: [text for _, text in entries])
-
-    def entries(self, scope: str) -> Answer[list[tuple[str, bytes]]]:
-        return self._own(self._entries(scope))
-
-    async def _entries(self, scope: str) -> list[tuple[str, bytes]]:
-        names = self._names_of(scope)
-        bounds = (b"%d" % INSTANT_VALUES, b"%d" % INSTANT_BYTES)
-        page: list[bytes] | None = await self._send(
-            b"EVALSHA", script("entries").sha1, b"%d" % len(names), *names, *bounds, scope=scope
-        )
-        if page is not None:
-            found = dict(zip(page[::2], page[1::2], strict=True))
-        else:
-            found = {}
-            async for page in self._pages(names, scope):
-                found.update(zip(page[::2], page[1::2], strict=True))
-        entries = []
-        for key, text in found.items():
-            decoded = _decoded(scope, key)
-            entries.append((decoded, text if is_ours(text) else self._checked(scope, decoded, text)))
-        return entries
-
-    def _names_of(self, scope: str) -> tuple[bytes, ...]:
-        """The keys that a read of a scope has to look at: its values, and its deadlines where it has any."""
-        name = self._keys.values(scope.encode())
-        return (name, self._keys.deadlines_of(scope.encode())) if scope in self._fanout.routes.with_deadlines else (name,)
-
-    async def _pages(self, names: tuple[bytes, ...], scope: str) -> AsyncIterator[list[bytes]]:
-        """Keys and values in turn of a scope of any size; a key may come twice."""
-        cursor, count = b"0", PAGE_VALUES
-        while True:
-            if len(names) == 1:
-                words: tuple[bytes, ...] = (b"HSCAN", *names, cursor, b"COUNT", b"%d" % count)
-            else:
-                words = (b"EVALSHA", script("page").sha1, b"2", *names, cursor, b"%d" % count)
-            cursor, page = await self._send(*words, scope=scope)
-            yield page
-            if cursor == b"0":
-                break
-            each = sum(map(len, page)) // (len(page) // 2 or 1) + 1
-            count = max(10, min(5 * PAGE_VALUES, PAGE_BYTES // each))
-
-    def keys(self, scope: str) -> Answer[list[str]]:
-        return self._own(self._keys_of(scope))
-
-    async def _keys_of(self, scope: str) -> list[str]:
-        names = self._names_of(scope)
-        if len(names) == 1 and await self._send(b"HLEN", *names, scope=scope) <= INSTANT_KEYS:
-            found = await self._send(b"HKEYS", *names, scope=scope)
-        else:
-            found = {key: None async for page in self._pages(names, scope) for key in page[::2]}
-        return [_decoded(scope, key) for key in found]
+        return self._writing.open_session(session, previous_epoch, epoch)
 
     def groups(self) -> Answer[list[str]]:
         return self._own(self._scopes.all())
@@ -551,18 +363,6 @@ class RedisAdapter:
 
     def discard(self, dead_letter_id: str) -> Answer[bool]:
         return self._own(self._inspection.discard(dead_letter_id))
-
-
-def _decoded(scope: str, key: bytes) -> str:
-    try:
-        return key.decode()
-    except UnicodeDecodeError:
-        raise StoreError(f"scope {scope!r} has a key that is not ours, and no UTF-8: {key[:200]!r}") from None
-
-
-def _log_not_kept(answer: asyncio.Future[Any]) -> None:
-    if not answer.cancelled() and (error := answer.exception()) is not None:
-        logger.warning("the session of a caller could not be kept: %s", error)
 
 
 def _unheard(subscription_id: str) -> None:

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Raw
 
 from iii_state import values
-from iii_state.errors import InvalidValue
+from iii_state.errors import InvalidValue, StoreError
 
 OURS = values.FRAME_START + b'"'
 """How a stored object begins that this module has written; no serialiser writes it."""
@@ -38,3 +38,11 @@ def stored_form(text: bytes) -> bytes:
         raise InvalidValue(f"nesting deeper than {values.MAX_DEPTH} levels") from None
     except msgspec.MsgspecError as error:
         raise InvalidValue(str(error)) from None
+
+
+def checked(scope: str, key: str, text: bytes) -> bytes:
+    """The stored form of a text that lies at this place. Raises `StoreError` where it is no JSON."""
+    try:
+        return stored_form(text)
+    except InvalidValue as error:
+        raise StoreError(f"the value at scope {scope!r}, key {key!r} is not ours, and no JSON: {error}") from None
