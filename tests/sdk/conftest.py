@@ -60,7 +60,8 @@ class Attached:
 def engine(request: pytest.FixtureRequest) -> Iterator[Reachable]:
     """An engine that all tests of a module share: scopes and function ids have to be the test's own (see `unique`).
 
-    `attached-…` is one without state of its own, to which `iii-state attach` brings it: this project's, or a stock one.
+    `bridge` is one with the state of another, over kv. `attached-…` is one without state of its own, to which `iii-state attach`
+    brings it: this project's, or a stock one.
     """
     adapter = str(request.param)
     with ExitStack() as stack:
@@ -69,6 +70,8 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Reachable]:
             if shutil.which("redis-server") is None:
                 pytest.skip("redis-server is not installed")
             arguments = ["--redis-url", stack.enter_context(RedisServer()).url]
+        if adapter == "bridge":
+            arguments = ["--bridge-url", stack.enter_context(running_engine()).url]
         if adapter.startswith("attached-"):
             url = stack.enter_context(engine_without_state(adapter.removeprefix("attached-")))
             stack.enter_context(attached(url, *arguments)).until_attached()
