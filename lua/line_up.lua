@@ -10,7 +10,7 @@ Reply: the workers before it
 
 --- @include "now"
 local own
-local others = {}
+local others, last = {}, now + ARGV[2]
 local entries = redis.call('HGETALL', KEYS[1])
 for at = 1, #entries, 2 do
   local worker = entries[at]
@@ -23,6 +23,7 @@ for at = 1, #entries, 2 do
     redis.call('HDEL', KEYS[1], worker)
   else
     others[#others + 1] = {worker, tonumber(number)}
+    last = math.max(last, tonumber(deadline))
   end
 end
 if ARGV[2] == '0' then
@@ -32,6 +33,7 @@ end
 
 own = own or redis.call('HINCRBY', KEYS[1], '#', 1)
 redis.call('HSET', KEYS[1], ARGV[1], string.format('%d %.0f', own, now + ARGV[2]))
+redis.call('PEXPIRE', KEYS[1], string.format('%.0f', last - now))
 local before = {}
 for _, other in ipairs(others) do
   if other[2] < own then

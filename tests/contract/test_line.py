@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from tests.contract.conftest import Store
+from tests.redis_server import fake_server, shared_server
 
 LONG = 60_000
 WITHOUT_LINE = ("kv", "bridge")
@@ -39,3 +40,12 @@ async def test_of_many_at_once_one_is_first(store: Store, kind: str) -> None:
         return
     found = await asyncio.gather(*(store.line_up(f"worker-{number}", LONG) for number in range(20)))
     assert sorted(map(len, found)) == list(range(20))
+
+
+async def test_a_line_in_which_nobody_stands_any_more_leaves_nothing(store: Store, kind: str) -> None:
+    if kind not in ("redis", "fakeredis"):
+        return
+    server = shared_server() if kind == "redis" else fake_server()
+    await store.line_up("a", LONG)
+    await store.line_up("b", 1)
+    assert 1 < server.client.pttl("iii-state:line") <= LONG
