@@ -1,13 +1,15 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 
 import fakeredis
 import pytest
 import redis
 
+from tests.adapters.redis.proxy import Proxy, proxy_to
 from tests.adapters.redis.servers import binary, running
+from tests.redis_server import RedisServer, shared_server
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +42,25 @@ def real(sockets: dict[str, str], request: pytest.FixtureRequest) -> Iterator[re
     """An empty real Redis, of each version there is."""
     with connect(sockets, request.param) as client:
         yield client
+
+
+@pytest.fixture
+def server() -> RedisServer:
+    """The real server of this test session, empty."""
+    server = shared_server()
+    server.client.flushall()
+    return server
+
+
+@pytest.fixture
+def own_server() -> Iterator[RedisServer]:
+    """A server whose settings a test may change."""
+    with RedisServer() as running_server:
+        yield running_server
+
+
+@pytest.fixture
+async def proxy(server: RedisServer) -> AsyncIterator[Proxy]:
+    """A way to the server on which connections can be cut and held."""
+    async with proxy_to(server.port) as running_proxy:
+        yield running_proxy

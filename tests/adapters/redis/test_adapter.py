@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -18,7 +18,7 @@ from iii_state.errors import ConfigError, StoreError
 from tests.adapters.redis.proxy import proxy_to
 from tests.adapters.redis.test_connection import INCREMENT, adapter_on, answer_of, increments, until, until_answers
 from tests.processes import free_port
-from tests.redis_server import RedisServer, shared_server
+from tests.redis_server import RedisServer
 
 LIMIT = values.MAX_VALUE_BYTES
 SMALLEST_RULES = (
@@ -28,23 +28,9 @@ SMALLEST_RULES = (
 
 
 @pytest.fixture
-def server() -> RedisServer:
-    server = shared_server()
-    server.client.flushall()
-    return server
-
-
-@pytest.fixture
 async def adapter(server: RedisServer) -> AsyncIterator[RedisAdapter]:
     async with adapter_on(server.url) as started:
         yield started
-
-
-@pytest.fixture
-def own_server() -> Iterator[RedisServer]:
-    """A server whose settings a test may change."""
-    with RedisServer() as running:
-        yield running
 
 
 async def refusal(url: str, **settings: Any) -> str:

@@ -12,12 +12,12 @@ from iii_state.adapters.redis.routes import deadlines_setting
 from iii_state.config import RedisSettings
 from iii_state.events import Delivery
 from tests.adapters.redis.proxy import Proxy
-from tests.adapters.redis.test_fanout import ALL, Open, drain, of, opened, proxy, server, until
+from tests.adapters.redis.test_fanout import ALL, Open, drain, of, opened, until
 from tests.contract.test_queues import seen
 from tests.contract.test_values import LIMIT, plan, stored
 from tests.redis_server import RedisServer
 
-__all__ = ["opened", "proxy", "server"]
+__all__ = ["opened"]
 
 LONG = 3_600_000
 INCREMENT = plan({"type": "increment", "path": "n", "by": 1})

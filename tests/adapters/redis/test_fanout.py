@@ -12,19 +12,12 @@ import pytest
 from iii_state.adapters.redis import RedisAdapter, upkeep
 from iii_state.config import RedisSettings
 from iii_state.events import Delivery, Failure, QueueLimits, Subscription
-from tests.adapters.redis.proxy import Proxy, proxy_to
-from tests.redis_server import RedisServer, shared_server
+from tests.adapters.redis.proxy import Proxy
+from tests.redis_server import RedisServer
 
 ALL = Subscription("all")
 FAILED = Failure("invocation_failed", "boom")
 Open = Callable[..., Awaitable[RedisAdapter]]
-
-
-@pytest.fixture
-def server() -> RedisServer:
-    server = shared_server()
-    server.client.flushall()
-    return server
 
 
 @pytest.fixture
@@ -43,12 +36,6 @@ async def opened(server: RedisServer) -> AsyncIterator[Open]:
             return adapter
 
         yield open_adapter
-
-
-@pytest.fixture
-async def proxy(server: RedisServer) -> AsyncIterator[Proxy]:
-    async with proxy_to(server.port) as proxy:
-        yield proxy
 
 
 async def of(answer: Any) -> Any:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -21,27 +21,13 @@ from iii_state.errors import ConfigError, StoreError
 from iii_state.events import Event, QueueLimits, Subscription
 from tests.adapters.redis.test_adapter import SMALLEST_RULES
 from tests.adapters.redis.test_connection import INCREMENT, adapter_on, answer_of, until
-from tests.redis_server import RedisServer, shared_server
+from tests.redis_server import RedisServer
 
 ALL = Subscription("all")
 LIMIT = values.MAX_VALUE_BYTES
 Open = Callable[..., Awaitable[RedisAdapter]]
 Fact = tuple[str, str, str, bytes | None, bytes | None]
 """Kind, scope, key, old and new of an event."""
-
-
-@pytest.fixture
-def server() -> RedisServer:
-    server = shared_server()
-    server.client.flushall()
-    return server
-
-
-@pytest.fixture
-def own_server() -> Iterator[RedisServer]:
-    """A server whose settings a test may change."""
-    with RedisServer() as running:
-        yield running
 
 
 @pytest.fixture

@@ -14,30 +14,17 @@ import pytest
 from iii_state.adapters.redis import RedisAdapter
 from iii_state.errors import StoreError
 from iii_state.events import Delivery, Subscription
-from tests.adapters.redis.proxy import Proxy, proxy_to
+from tests.adapters.redis.proxy import Proxy
 from tests.adapters.redis.test_connection import adapter_on, answer_of
-from tests.redis_server import RedisServer, shared_server
+from tests.redis_server import RedisServer
 
 ONE, TWO = (Subscription(name, scope="s", key=name) for name in ("one", "two"))
 PREFIX = "iii-state:"
 
 
 @pytest.fixture
-def server() -> RedisServer:
-    server = shared_server()
-    server.client.flushall()
-    return server
-
-
-@pytest.fixture
 def other_server() -> Iterator[RedisServer]:
     with RedisServer() as running:
-        yield running
-
-
-@pytest.fixture
-async def proxy(server: RedisServer) -> AsyncIterator[Proxy]:
-    async with proxy_to(server.port) as running:
         yield running
 
 
