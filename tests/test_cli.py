@@ -76,6 +76,11 @@ def test_a_value_with_a_deadline(engine: EngineProcess) -> None:
         (("serve", "--file-path", "x", "--redis-url", "y"), ["--file-path", "--redis-url"]),
         (("serve", "--adapter", "redis", "--file-path", "x"), ["--file-path is for the kv adapter"]),
         (("serve", "--bridge-url", "ws://x", "--file-path", "x"), ["--bridge-url", "--file-path"]),
+        (("get", "s", "k", "--url", "localhost"), ["--url", "an address like ws://", "'localhost'"]),
+        (("get", "s", "k", "--url", "ws://localhost:x"), ["--url", "an address like ws://"]),
+        (("attach", "--engine", "localhost:49134"), ["--engine", "an address like ws://"]),
+        (("triggers", "--prefix", "other"), ["--prefix", "give --redis-url"]),
+        (("dead", "list", "--redis-url", "redis://localhost:1", "--url", "ws://localhost:1"), ["--url", "--redis-url"]),
     ],
 )
 def test_wrong_usage_is_exit_code_2_and_says_what_is_wrong(arguments: tuple[str, ...], words: list[str]) -> None:
@@ -107,9 +112,19 @@ def test_nobody_at_the_url_is_said_in_one_line() -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("Error: no iii engine answers at ws://127.0.0.1:1: ")
     assert len(done.stderr.splitlines()) == 1
-    done = iii_state("get", "s", "k", "--url", "localhost")
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
+
+
+def test_attach_refuses_a_bridge_to_the_engine_that_it_is_to_serve() -> None:
+    done = iii_state("attach", "--engine", "ws://127.0.0.1:1", "--bridge-url", "ws://127.0.0.1:1")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("Error: a bridge must not lead back to itself: ws://127.0.0.1:1 is the engine")
+
+
+def test_what_is_wrong_with_a_configuration_is_said_once(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("workers: []\n")
+    with running_engine() as engine:
+        done = iii_state("serve", "--port", str(engine.port), "--config", str(tmp_path / "config.yaml"))
+    assert done.stderr.count("has no entry iii-state") == 1
 
 
 def test_watch_prints_events_until_it_is_interrupted(engine: EngineProcess) -> None:

@@ -6,13 +6,15 @@ import asyncio
 import re
 import signal
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import click
 import uvloop
 
 from iii_state.attach import Attachment, Refused
-from iii_state.cli.state import DEFAULT_URL
-from iii_state.cli.store import Load, collect_less, configured, reloading, store_options
+from iii_state.cli.state import DEFAULT_URL, an_address
+from iii_state.cli.store import DEFAULT_PORTS, Load, bridge_leads_to, collect_less, configured, reloading, store_options
 from iii_state.errors import ConfigError, StoreError
 from iii_state.module import StateModule
 
@@ -20,7 +22,16 @@ _ID = re.compile(r"[^\s:]+(::[^\s:]+)*")
 
 
 @click.command()
-@click.option("--engine", "url", envvar="III_URL", default=DEFAULT_URL, show_default=True, show_envvar=True, help="The engine.")
+@click.option(
+    "--engine",
+    "url",
+    envvar="III_URL",
+    default=DEFAULT_URL,
+    show_default=True,
+    show_envvar=True,
+    callback=an_address,
+    help="The engine.",
+)
 @store_options
 @click.option("--prefix", default="state", show_default=True, help="Serve PREFIX::set and so on, and the trigger type PREFIX.")
 @click.option("--name", default="state", show_default=True, help="What the worker is called; NAME-2, … where that is taken.")
@@ -48,16 +59,28 @@ def attach(
         )
     load = configured(config_path, adapter, {"kv": file_path, "redis": redis_url, "bridge": bridge_url})
     try:
+        config = load()
+        _refuse_own_engine(config, url)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_attach(load, url, prefix, name))
+            runner.run(_attach(load, config, url, prefix, name))
     except (ConfigError, StoreError, Refused) as error:
         raise click.ClickException(str(error)) from None
 
 
-async def _attach(load: Load, url: str, prefix: str, name: str) -> None:
+def _refuse_own_engine(config: dict[str, Any], url: str) -> None:
+    """An engine whose state is a bridge to itself would answer no call."""
+    engine = urlsplit(url)
+    if bridge_leads_to(config, engine.hostname, engine.port or DEFAULT_PORTS[engine.scheme]):
+        raise ConfigError(
+            f"a bridge must not lead back to itself: {url} is the engine that this worker is to serve; "
+            "name another engine with --bridge-url, or with --engine"
+        )
+
+
+async def _attach(load: Load, config: dict[str, Any], url: str, prefix: str, name: str) -> None:
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
-    module = StateModule(load())
+    module = StateModule(config)
 
     def stop() -> None:
         stopped.set()

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 import msgspec
+from click.core import ParameterSource
 
 from iii_state import values
 from iii_state.adapters.redis.inspection import inspection
@@ -34,9 +35,17 @@ def source_options(command: C) -> C:
     return url(redis_url(prefix(as_json(command))))
 
 
+def _is_typed(option: str) -> bool:
+    return click.get_current_context().get_parameter_source(option) is ParameterSource.COMMANDLINE
+
+
 @asynccontextmanager
 async def opened(url: str, redis_url: str | None, prefix: str) -> AsyncIterator[Ask]:
-    """Who is asked: an engine, or Redis itself."""
+    """Who is asked: an engine, or Redis itself. Options that would be passed over are wrong usage: they name another place."""
+    if redis_url is None and _is_typed("prefix"):
+        raise click.UsageError("--prefix is of the keys in a Redis: give --redis-url with it, or leave it out to ask an engine.")
+    if redis_url is not None and _is_typed("url"):
+        raise click.UsageError("--url (an engine) and --redis-url (Redis itself) were given; give one of them.")
     if redis_url is None:
         async with Client(url) as client:
             yield client.call

@@ -6,19 +6,16 @@ import asyncio
 import signal
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import click
 import uvloop
 
-from iii_state import config as configuration
-from iii_state.cli.store import Load, collect_less, configured, reloading, store_options
+from iii_state.cli.store import Load, bridge_leads_to, collect_less, configured, reloading, store_options
 from iii_state.engine import Engine
 from iii_state.errors import ConfigError, StoreError
 from iii_state.module import StateModule
 
 DEFAULT_PORT = 49134
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 Duplicates = Literal["round-robin", "first-wins"]
 
 
@@ -55,10 +52,11 @@ def serve(
         raise click.UsageError("--no-state leaves nothing to configure: give it without --config and the options of adapters.")
     load = None if no_state else configured(config_path, adapter, {"kv": file_path, "redis": redis_url, "bridge": bridge_url})
     try:
-        if load is not None:
-            _refuse_own_address(load(), host, port)
+        config = None if load is None else load()
+        if config is not None:
+            _refuse_own_address(config, host, port)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(load, host, port, duplicates))
+            runner.run(_serve(load, config, host, port, duplicates))
     except (ConfigError, StoreError) as error:
         raise click.ClickException(str(error)) from None
     except OSError as error:
@@ -67,22 +65,17 @@ def serve(
 
 def _refuse_own_address(config: dict[str, Any], host: str, port: int) -> None:
     """The shortest ring is found before anything listens; the longer ones are the adapter's to find."""
-    adapter = configuration.parse(config).adapter
-    if not isinstance(adapter, configuration.BridgeSettings):
-        return
-    there = urlsplit(adapter.bridge_url)
-    is_here = there.hostname == host or (there.hostname in LOOPBACK and host in (*LOOPBACK, "0.0.0.0", "::"))
-    if is_here and (there.port or 80) == port:
+    if bridge_leads_to(config, host, port):
         raise ConfigError(
-            f"a bridge must not lead back to itself: {adapter.bridge_url} is the address that this engine is to listen on; "
+            f"a bridge must not lead back to itself: ws://{host}:{port} is the address that this engine is to listen on; "
             "name another engine with --bridge-url, or listen elsewhere with --port"
         )
 
 
-async def _serve(load: Load | None, host: str, port: int, duplicates: Duplicates) -> None:
+async def _serve(load: Load | None, config: dict[str, Any] | None, host: str, port: int, duplicates: Duplicates) -> None:
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
-    module = None if load is None else StateModule(load())
+    module = None if config is None else StateModule(config)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     async with Engine(duplicates=duplicates) as engine:

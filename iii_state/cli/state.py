@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import click
 import msgspec
@@ -26,10 +27,28 @@ C = TypeVar("C", bound=Callable[..., Any])
 DEFAULT_URL = "ws://127.0.0.1:49134"
 
 
+def an_address(context: click.Context, option: click.Parameter, url: str) -> str:
+    """An engine's address, refused as wrong usage where nothing can ever answer at it."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("ws", "wss", "http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise click.BadParameter(f"it has to be an address like {DEFAULT_URL}, not {url!r}")
+    return url
+
+
 def url_option() -> Callable[[C], C]:
     """`--url`, of every command that talks to an engine."""
     return click.option(
-        "--url", envvar="III_STATE_URL", default=DEFAULT_URL, show_default=True, show_envvar=True, help="The engine."
+        "--url",
+        envvar="III_STATE_URL",
+        default=DEFAULT_URL,
+        show_default=True,
+        show_envvar=True,
+        callback=an_address,
+        help="The engine.",
     )
 
 
@@ -42,7 +61,7 @@ def engine_options(command: C) -> C:
 
 def ttl_option(command: C) -> C:
     """`--ttl-ms`, of every command that gives a value a deadline."""
-    return click.option("--ttl-ms", type=int, help="The value goes after so many milliseconds.")(command)
+    return click.option("--ttl-ms", type=int, help="The value goes after so many milliseconds, 1 or more.")(command)
 
 
 def json_text(name: str, text: str) -> bytes:

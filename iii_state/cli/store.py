@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import click
 
@@ -85,6 +86,20 @@ def _with_options(config: dict[str, Any], adapter: str | None, places: dict[str,
     elif place is not None:
         settings[f"{name}_url"] = place
     return {**config, "adapter": {"name": name, "config": settings}}
+
+
+DEFAULT_PORTS = {"ws": 80, "http": 80, "wss": 443, "https": 443}
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+def bridge_leads_to(config: dict[str, Any], host: str | None, port: int) -> bool:
+    """Whether the configuration's adapter is a bridge to that very address; raises `ConfigError`."""
+    adapter = configuration.parse(config).adapter
+    if not isinstance(adapter, configuration.BridgeSettings):
+        return False
+    there = urlsplit(adapter.bridge_url)
+    is_there = there.hostname == host or (there.hostname in _LOOPBACK and host in (*_LOOPBACK, "0.0.0.0", "::"))
+    return is_there and (there.port or DEFAULT_PORTS[there.scheme]) == port
 
 
 def collect_less() -> None:

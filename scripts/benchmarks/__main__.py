@@ -1,4 +1,4 @@
-r"""Measures the engine and prints what it found, beside the least that a Python host can do.
+"""Measures the engine and prints what it found, beside the least that a Python host can do.
 
 \b
     scripts/bench                     everything, some minutes

@@ -1,4 +1,4 @@
-r"""Hurts engines, workers and Redis for a while, and proves that nothing was lost.
+"""Hurts engines, workers and Redis for a while, and proves that nothing was lost.
 
 \b
     scripts/torture                           a minute
