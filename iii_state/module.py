@@ -349,23 +349,30 @@ class StateModule:
         if replaces is not None and self._subscription(replaces).id != subscription.id:
             self.unregister(replaces, disconnected=False)
 
-        def subscribed(_: None) -> None:
-            self._triggers.setdefault(subscription.id, {})[trigger.id] = None
-            dispatcher.add(subscription)
-
+        # It counts from now on: an equal trigger that goes before the adapter has answered leaves the queue to it.
+        self._triggers.setdefault(subscription.id, {})[trigger.id] = None
         try:
             answer = self.adapter.subscribe(subscription)
         except StoreError as error:
+            self._let_go(subscription.id, trigger, disconnected=True)
             raise _registration_failure(str(error)) from None
-        return then(answer, subscribed, lambda error: _registration_failure(str(error)))
+        registered = then(answer, lambda _: dispatcher.add(subscription), lambda error: _registration_failure(str(error)))
+        if isinstance(registered, asyncio.Future):
+
+            def look(done: asyncio.Future[None]) -> None:
+                if done.cancelled() or done.exception() is not None:
+                    self._let_go(subscription.id, trigger, disconnected=True)
+
+            registered.add_done_callback(look)
+        return registered
 
     def unregister(self, trigger: Trigger, *, disconnected: bool) -> Answer[None]:
         """Let a trigger go. The last one of a subscription ends it, or, if its worker is only away, leaves its queue waiting."""
-        if self._dispatcher is None:
-            return None
-        subscription_id = self._subscription(trigger).id
+        return self._let_go(self._subscription(trigger).id, trigger, disconnected=disconnected)
+
+    def _let_go(self, subscription_id: str, trigger: Trigger, *, disconnected: bool) -> Answer[None]:
         registered = self._triggers.get(subscription_id)
-        if registered is None or registered.pop(trigger.id, False) is False or registered:
+        if self._dispatcher is None or registered is None or registered.pop(trigger.id, False) is False or registered:
             return None
         del self._triggers[subscription_id]
         self._dispatcher.remove(subscription_id)

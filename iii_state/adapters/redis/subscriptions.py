@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -114,11 +114,11 @@ class Subscriptions:
 
     def unsubscribe(self, subscription_id: str) -> asyncio.Future[None]:
         """Let it go for good."""
-        return self._request(subscription_id, queue=self._forget(subscription_id))
+        return self._request(subscription_id)
 
     def abandon(self, subscription_id: str) -> asyncio.Future[None]:
         """Let it go for now."""
-        return self._request(subscription_id, queue=self._forget(subscription_id), retained=True)
+        return self._request(subscription_id, retained=True)
 
     def queue_of(self, subscription_id: str) -> bytes | None:
         """The queue of a subscription that is hosted here, for certain: whoever takes over from this engine will look there."""
@@ -156,21 +156,22 @@ class Subscriptions:
         name = subscription.id.encode()
         return b"%b-%b" % (name, self._engine.instance) if subscription.delivery == "broadcast" else name
 
-    def _forget(self, subscription_id: str) -> bytes:
-        known = self.hosted.pop(subscription_id, None)
+    def _forgotten(self, request: _Request) -> _Request:
+        """A request to let go, with its queue. Not before its turn: what is to be let go may be on its way to be hosted."""
+        known = self.hosted.pop(request.subscription_id, None)
         if known is None:
-            return subscription_id.encode()
+            return request if request.queue else replace(request, queue=request.subscription_id.encode())
         stream = self._keys.stream(known.queue)
         self._ids.pop(stream, None)
         self._bells.ignore(stream)
-        return known.queue
+        return replace(request, queue=known.queue)
 
     def _request(
         self,
         subscription_id: str,
         *,
         subscription: Subscription | None = None,
-        queue: bytes,
+        queue: bytes = b"",
         retained: bool = False,
         again: bool = False,
     ) -> asyncio.Future[None]:
@@ -187,6 +188,8 @@ class Subscriptions:
             if batch[0].subscription is not None:
                 while self._requests and self._requests[0].subscription and len(batch) < queues.SUBSCRIPTIONS_AT_ONCE:
                     batch.append(self._requests.popleft())
+            else:
+                batch[0] = self._forgotten(batch[0])
             try:
                 await self._carry_out(batch)
             except NoAnswer as error:
