@@ -240,7 +240,9 @@ class Attachment:
         if gone and client.is_connected:
             logger.warning("the engine at %s has lost %s; registering them again", self._url, ", ".join(gone))
             self._host.register_functions(gone)
-        taken = _taken(self._prefix, self._url, self._of_others([row for row in known.values() if row.function_id in ours]))
+        taken = _taken(
+            self._prefix, self._url, self._of_others([known[function_id] for function_id in ours if function_id in known])
+        )
         if taken is not None:
             self._warn(f"{taken}; it has taken over functions of this one")
 

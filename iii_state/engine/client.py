@@ -220,6 +220,8 @@ class Client:
             self._pending.sweep(self.trouble)
             while self._waiting and self._waiting[0][0] not in self._pending:
                 self._waiting.popleft()
+            if self._is_greeted:
+                self._send_waiting()
             if self._socket is not None:
                 self._socket.tick()
 
@@ -438,9 +440,9 @@ class Client:
         quiet.warning("%s sent a frame that cannot be used: %s", self.url, unusable.reason(error))
 
     def _take_result(self, message: protocol.InvocationResult) -> None:
+        error = protocol.read_error(message.error) if message.error else None  # one that cannot be read leaves the call open
         future = self._pending.take(message.invocation_id)
         if future is not None:
-            error = protocol.read_error(message.error) if message.error else None
             if error is not None:
                 future.set_exception(error)
             else:

@@ -244,10 +244,10 @@ class Worker:
                 future.set_exception(self._too_large(f"The call of {function.id}", len(frame)))
 
     def _take_result(self, message: protocol.InvocationResult) -> None:
+        error = protocol.read_error(message.error)  # one that cannot be read leaves the call open
         future = self.pending.take(message.invocation_id)
         if future is None:
             return
-        error = protocol.read_error(message.error)
         if error is not None:
             future.set_exception(error)
         else:

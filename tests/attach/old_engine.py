@@ -138,7 +138,7 @@ class OldEngine:
                     "response_format": None,
                     "metadata": registration.get("metadata"),
                 }
-                for name, (_, registration) in self.functions.items()
+                for name, (_, registration) in sorted(self.functions.items())
             ]
             answer["result"] = {"functions": rows}
         elif function == "engine::triggers::list":

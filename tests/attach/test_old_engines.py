@@ -188,8 +188,10 @@ async def test_functions_that_another_worker_has_overwritten_come_back_when_it_l
     with attached(engine.url, "--redis-url", redis.url) as process:
         await said(process, "attached to")
         async with Client(engine.url, name="usurper") as usurper:
-            usurper.served.register_function("state::get", Seen())
+            for function_id in ("iii-state::dead_drop", "state::get"):  # which the engine lists first
+                usurper.served.register_function(function_id, Seen())
+            await said(process, f"state::get at {engine.url} is served by")
             await said(process, "it has taken over functions of this one")
-        await said(process, "has lost state::get; registering")
+        await said(process, "has lost state::get, iii-state::dead_drop; registering")
         await call(client, "state::set", {"scope": "s", "key": "k", "value": 1})
         assert await call(client, "state::get", {"scope": "s", "key": "k"}) == 1

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from iii_state.engine import Engine
 from iii_state.engine.client import Client, ConnectionLost, Rejected
@@ -284,6 +285,41 @@ async def test_calls_beyond_the_bound_wait_for_their_turn(url: str) -> None:
         answers = await asyncio.gather(*(client.call("slow", b"%d" % number) for number in range(100)))
     assert answers == [b"%d" % number for number in range(100)]
     assert 1 <= most <= 4
+
+
+async def test_calls_that_wait_for_their_turn_get_it_when_those_before_them_are_given_up(url: str) -> None:
+    never = asyncio.get_running_loop().create_future()
+    async with Client(url, name="bounded", max_in_flight=2) as client:
+        client.served.register_function("hang", lambda data, caller: never)
+        hanging = [client.call("hang", b"{}") for _ in range(2)]
+        waiting = client.call("state::get", b'{"scope":"s","key":"k"}')
+        for call in hanging:
+            call.cancel()
+        assert await asyncio.wait_for(waiting, 10) is None
+
+
+@pytest.mark.parametrize("error", [r'{"code":"x","message":"\ud800"}', "1e999", "[" * 5000 + "]" * 5000])
+async def test_an_answer_whose_error_cannot_be_read_ends_its_call(error: str) -> None:
+    async def answer(request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        await socket.send_str(HELLO.decode())
+        async for message in socket:
+            about = f'"invocation_id":"{json.loads(message.data)["invocation_id"]}","function_id":"f"'
+            await socket.send_str(f'{{"type":"invocationresult",{about},"error":{error}}}')
+        return socket
+
+    app = web.Application()
+    app.router.add_get("/", answer)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        async with Client(f"ws://127.0.0.1:{runner.addresses[0][1]}") as client:
+            with pytest.raises(FunctionError, match="invocation_"):
+                await asyncio.wait_for(client.call("f", b"{}"), 10)
+    finally:
+        await runner.cleanup()
 
 
 async def test_calls_that_nothing_answers_end_with_a_reason() -> None:

@@ -21,6 +21,7 @@ from iii_state.adapters.redis.queues import (
     end_subscription,
     fence,
     heartbeat,
+    line_up,
     release,
     retry,
     routes_version,
@@ -347,3 +348,14 @@ def test_when_memory_is_full_hearts_beat_and_work_is_taken_over(real: redis.Redi
         assert other.run("again", again(KEYS, b"q", [again_.token.id])) == 1
     finally:
         real.config_set("maxmemory", 0)
+
+
+def test_a_line_lasts_as_long_as_the_last_one_in_it(client: redis.Redis) -> None:
+    worker = Worker(client)
+    for name, ttl_ms in ((b"a", 500_000), (b"b", 1000)):
+        worker.run("line_up", line_up(KEYS, name, ttl_ms))
+        assert 400_000 < client.pttl(KEYS.line) <= 500_000
+    worker.run("line_up", line_up(KEYS, b"a", 0))
+    assert client.exists(KEYS.line)
+    worker.run("line_up", line_up(KEYS, b"b", 0))
+    assert not client.exists(KEYS.line)
