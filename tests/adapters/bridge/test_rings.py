@@ -63,4 +63,4 @@ def test_serve_refuses_to_be_its_own_remote() -> None:
         [*SERVE, "--adapter", "bridge", "--host", "0.0.0.0"], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 1
-    assert "ws://localhost:49134 is the address that this engine is to listen on" in done.stderr
+    assert "ws://0.0.0.0:49134 is the address that this engine is to listen on" in done.stderr
