@@ -7,7 +7,6 @@ import fcntl
 import os
 import re
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.processes import SHUTDOWN_SECONDS, STARTUP_SECONDS, Lines, running_engine
+from tests.processes import SHUTDOWN_SECONDS, STARTUP_SECONDS, Lines, running_engine, started
 
 STOCK_URL = "III_STOCK_URL"
 """The variable that names a stock engine without state, for the tests that can run against one."""
@@ -32,20 +31,7 @@ class AttachProcess:
     def __init__(self, url: str, *arguments: str, config: dict[str, Any] | None = None) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="iii-state-attach-")
         command = [*ATTACH, "--engine", url, *arguments]
-        if config is not None:
-            path = Path(self._directory.name, "config.yaml")
-            path.write_text(repr({"workers": [{"name": "iii-state", "config": config}]}))
-            command += ["--config", str(path)]
-        self.process = subprocess.Popen(
-            command,
-            cwd=self._directory.name,
-            env={**os.environ, "NO_COLOR": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-        )
+        self.process = started(command, self._directory.name, config)
         assert self.process.stderr is not None
         self.stderr = Lines(self.process.stderr)
 

@@ -98,6 +98,30 @@ class Lines:
         self._thread.join(SHUTDOWN_SECONDS)
 
 
+def started(
+    command: Sequence[str],
+    folder: str,
+    config: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.Popen[str]:
+    """Start `iii-state` in a folder of its own, with this configuration: none that lies about changes a test, and no data does."""
+    command = list(command)
+    if config is not None:
+        path = Path(folder, "config.yaml")
+        path.write_text(json.dumps({"workers": [{"name": "iii-state", "config": config}]}))
+        command += ["--config", str(path)]
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env={**os.environ, "NO_COLOR": "1", **(environment or {})},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    )
+
+
 class EngineProcess:
     """An engine in a process of its own: `python -m iii_state serve …`, ready when this object exists.
 
@@ -127,22 +151,7 @@ class EngineProcess:
         on_line: Callable[[str], None] | None = None,
     ) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="iii-state-engine-")
-        command = [*serve, "--port", str(port), *arguments]
-        if config is not None:
-            path = Path(self._directory.name, "config.yaml")
-            path.write_text(json.dumps({"workers": [{"name": "iii-state", "config": config}]}))
-            command += ["--config", str(path)]
-        # In a folder of its own: no configuration or data that lies about changes a test.
-        self.process = subprocess.Popen(
-            command,
-            cwd=self._directory.name,
-            env={**os.environ, "NO_COLOR": "1", **(environment or {})},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-        )
+        self.process = started([*serve, "--port", str(port), *arguments], self._directory.name, config, environment)
         assert self.process.stderr is not None
         self.stderr = Lines(self.process.stderr, on_line)
         try:

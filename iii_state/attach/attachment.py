@@ -287,7 +287,7 @@ def _taken(prefix: str, url: str, foreign: list[survey.Row]) -> str | None:
     """In words that others serve what would be served here; None where they do not."""
     if not foreign:
         return None
-    row = min(foreign, key=lambda row: not row.function_id.endswith("::set"))  # the one that people know
+    row = foreign[0]  # in the order in which our own are registered: that of `set`, if it is one of them
     who = f"worker {row.worker_name}" if row.worker_name else "another provider"
     where = "from another store" if row.store is not None else "which is not iii-state"
     advice = "stop it (a stock engine's own state: leave iii-state out of its configuration)"

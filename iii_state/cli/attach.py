@@ -13,7 +13,7 @@ import click
 import uvloop
 
 from iii_state.attach import Attachment, Refused
-from iii_state.cli.state import DEFAULT_URL, an_address
+from iii_state.cli.state import url_option
 from iii_state.cli.store import DEFAULT_PORTS, Load, bridge_leads_to, collect_less, configured, reloading, store_options
 from iii_state.errors import ConfigError, StoreError
 from iii_state.module import StateModule
@@ -22,16 +22,7 @@ _ID = re.compile(r"[^\s:]+(::[^\s:]+)*")
 
 
 @click.command()
-@click.option(
-    "--engine",
-    "url",
-    envvar="III_URL",
-    default=DEFAULT_URL,
-    show_default=True,
-    show_envvar=True,
-    callback=an_address,
-    help="The engine.",
-)
+@url_option("--engine", "III_URL")
 @store_options
 @click.option("--prefix", default="state", show_default=True, help="Serve PREFIX::set and so on, and the trigger type PREFIX.")
 @click.option("--name", default="state", show_default=True, help="What the worker is called; NAME-2, … where that is taken.")

@@ -39,11 +39,12 @@ def an_address(context: click.Context, option: click.Parameter, url: str) -> str
     return url
 
 
-def url_option() -> Callable[[C], C]:
-    """`--url`, of every command that talks to an engine."""
+def url_option(name: str = "--url", variable: str = "III_STATE_URL") -> Callable[[C], C]:
+    """The address of an engine, of every command that talks to one."""
     return click.option(
-        "--url",
-        envvar="III_STATE_URL",
+        name,
+        "url",
+        envvar=variable,
         default=DEFAULT_URL,
         show_default=True,
         show_envvar=True,

@@ -5,8 +5,6 @@ A subscription's function at the remote is named after it, so that its dead lett
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import msgspec
 from msgspec import Raw
 
@@ -22,21 +20,9 @@ MAX_SHOWN = 1000
 """The most dead letters of one answer."""
 
 
-class Waiting(NamedTuple):
-    """What a queue at the remote holds."""
+class Queue(msgspec.Struct, frozen=True):
+    """A queue at the remote, and what it holds."""
 
-    waiting: int
-    pending: int
-    retrying: int
-    dead: int
-    dropped: int
-    oldest_at_ms: int | None
-
-
-NOTHING = Waiting(0, 0, 0, 0, 0, None)
-
-
-class _Queue(msgspec.Struct):
     function_id: str
     waiting: int
     pending: int
@@ -46,8 +32,11 @@ class _Queue(msgspec.Struct):
     oldest_at_ms: int | None
 
 
+NOTHING = Queue("", 0, 0, 0, 0, 0, None)
+
+
 class _Queues(msgspec.Struct):
-    triggers: list[_Queue]
+    triggers: list[Queue]
 
 
 class _Event(msgspec.Struct):
@@ -81,15 +70,11 @@ def function_of(subscription: Subscription, bridge: str | None) -> str:
     return f"{PREFIX}{subscription.id}::{mark}{subscription.function_id}"
 
 
-async def queues(remote: Remote) -> dict[str, Waiting]:
+async def queues(remote: Remote) -> dict[str, Queue]:
     """The queues of all bridges at the remote, by their functions."""
     read = answers.checked(remote.url, "iii-state::triggers", lambda text: _queues.decode(text or b"null"))
     found = await remote.call(b'"iii-state::triggers"', b'{"of":null', read)
-    return {
-        queue.function_id: Waiting(queue.waiting, queue.pending, queue.retrying, queue.dead, queue.dropped, queue.oldest_at_ms)
-        for queue in found.triggers
-        if queue.function_id.startswith(PREFIX)
-    }
+    return {queue.function_id: queue for queue in found.triggers if queue.function_id.startswith(PREFIX)}
 
 
 async def dead_letters(remote: Remote) -> list[DeadLetter]:

@@ -367,7 +367,3 @@ class RedisAdapter:
 
 def _unheard(subscription_id: str) -> None:
     """Nobody listens before the adapter has been started."""
-
-
-def _as_it_is(reply: Any) -> Any:
-    return reply

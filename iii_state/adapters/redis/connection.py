@@ -15,7 +15,7 @@ import random
 import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast, overload
 
 import hiredis
 
@@ -53,6 +53,26 @@ Ahead = tuple[tuple[bytes, ...] | Command, Callable[[Any], object]]
 
 class NoAnswer(StoreError):
     """Redis has not answered a call in time, or could not be asked: the same call may be answered later."""
+
+
+def _as_it_is(reply: Any) -> Any:
+    return reply
+
+
+class Send(Protocol):
+    """Sends one command and gives its reply: `Connection.send`."""
+
+    def __call__(self, *words: bytes) -> asyncio.Future[Any]: ...
+
+
+class Run(Protocol):
+    """Calls a script by its name, with its keys and arguments; `result` reads the reply: `Connection.run`."""
+
+    @overload
+    def __call__(self, name: str, call: Sequence[bytes]) -> asyncio.Future[Any]: ...
+
+    @overload
+    def __call__(self, name: str, call: Sequence[bytes], result: Callable[[Any], T]) -> asyncio.Future[T]: ...
 
 
 class Again(Exception):
@@ -180,7 +200,7 @@ class Connection:
             return
         if self._wire is not None:
             try:
-                await self.call(lambda *ticket: (b"UNLINK", self._session_key(ticket[0])), lambda reply: reply)
+                await self.call(lambda *ticket: (b"UNLINK", self._session_key(ticket[0])), _as_it_is)
             except StoreError as error:
                 logger.info("the session could not be dropped, and will expire: %s", error)
         self._closed = True
@@ -284,7 +304,7 @@ class Connection:
             if done:
                 return
             try:
-                await self.call(lambda *ticket: (b"PEXPIRE", self._session_key(ticket[0]), SESSION_MS), lambda reply: reply)
+                await self.call(lambda *ticket: (b"PEXPIRE", self._session_key(ticket[0]), SESSION_MS), _as_it_is)
             except StoreError as error:
                 logger.warning("the session could not be kept: %s", error)
 
@@ -322,9 +342,15 @@ class Connection:
 
     def send(self, *words: bytes, scope: str | None = None) -> asyncio.Future[Any]:
         """Send one command, and give its reply."""
-        return self.call(lambda *ticket: words, lambda reply: reply, scope=scope)
+        return self.call(lambda *ticket: words, _as_it_is, scope=scope)
 
-    def run(self, name: str, call: Sequence[bytes], result: Callable[[Any], T]) -> asyncio.Future[T]:
+    @overload
+    def run(self, name: str, call: Sequence[bytes]) -> asyncio.Future[Any]: ...
+
+    @overload
+    def run(self, name: str, call: Sequence[bytes], result: Callable[[Any], T]) -> asyncio.Future[T]: ...
+
+    def run(self, name: str, call: Sequence[bytes], result: Callable[[Any], Any] = _as_it_is) -> asyncio.Future[Any]:
         """Call the script of this name, with keys and arguments; `result` reads its reply."""
         words = (b"EVALSHA", script(name).sha1, *call)
         return self.call(lambda *ticket: words, result, size=sum(map(len, words)))
@@ -596,10 +622,6 @@ class Connection:
 
 async def _nothing_to_prepare(wire: Wire) -> None:
     """Nobody wants to know what the server holds."""
-
-
-def _as_it_is(reply: Reply) -> Reply:
-    return reply
 
 
 def _load_commands() -> list[tuple[bytes, ...]]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from iii_state.adapters.redis import queues
 from iii_state.adapters.redis.bells import Bells
+from iii_state.adapters.redis.connection import Run
 from iii_state.adapters.redis.fanout import Fanout, Write
 from iii_state.adapters.redis.mutations import previous
 from iii_state.adapters.redis.routes import deadlines_setting
@@ -46,7 +47,7 @@ class Deadlines:
     def __init__(
         self,
         fanout: Fanout,
-        run: Callable[[str, Sequence[bytes], Callable[[Any], Any]], asyncio.Future[Any]],
+        run: Run,
         send: Callable[..., Awaitable[Any]],
         mutate: Callable[[Write[Any], str], asyncio.Future[Any]],
         bells: Bells,
@@ -91,7 +92,7 @@ class Deadlines:
         """Remove what is over. Milliseconds until the next deadline is, -1 if there is none."""
         while True:
             call = [b"1", self._keys.deadlines, b"%d" % SCOPES_AT_ONCE, b"%d" % CLAIM_MS]
-            due, following = await self._run("claim", call, _as_it_is)
+            due, following = await self._run("claim", call)
             if not due:
                 return -1 if following < 0 else int(min(MAX_WAIT_MS, max(LOOK_MS, following)))
             for scope, looked_at in zip(due[::2], due[1::2], strict=True):
@@ -101,7 +102,7 @@ class Deadlines:
         times = self._keys.deadlines_of(scope)
         kept = 0
         while True:
-            due, _ = await self._run("due", queues.due(times, KEYS_AT_ONCE, kept), _as_it_is)
+            due, _ = await self._run("due", queues.due(times, KEYS_AT_ONCE, kept))
             if not due:
                 break
             outcomes = await asyncio.gather(*(self._expire(scope, key) for key in due), return_exceptions=True)
@@ -113,12 +114,8 @@ class Deadlines:
                     raise failures[0]
         names = (self._keys.deadlines, times, self._keys.routes, self._keys.routes_version, self._keys.routes_log, self._keys.hold)
         words = (b"%d" % (RETRY_MS if kept else 0), b"1" if was_empty else b"", b"%d" % self._forget_ms)
-        await self._run("settle", [b"6", *names, scope, deadlines_setting(scope), *words], _as_it_is)
+        await self._run("settle", [b"6", *names, scope, deadlines_setting(scope), *words])
 
     def _expire(self, scope: bytes, key: bytes) -> asyncio.Future[Any]:
         write = Write(self._fanout, script("expire"), scope.decode(), key.decode(), tuple, previous)
         return self._mutate(write, scope.decode())
-
-
-def _as_it_is(reply: Any) -> Any:
-    return reply

@@ -6,16 +6,16 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from iii_state.adapters.redis import queues
+from iii_state.adapters.redis.connection import Run, Send
 from iii_state.adapters.redis.fleet import Identity
-from iii_state.adapters.redis.inspection import Send, check
+from iii_state.adapters.redis.inspection import check
 from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.mutations import Reply
 from iii_state.adapters.redis.queues import Entry, Fenced
 from iii_state.adapters.redis.routes import Routes
-from iii_state.adapters.redis.subscriptions import Run, Subscriptions
+from iii_state.adapters.redis.subscriptions import Subscriptions
 from iii_state.errors import StoreError
 from iii_state.events import Delivery, Failure, QueueLimits
 from iii_state.host import Answer
@@ -194,13 +194,13 @@ class Deliveries:
 
     async def start_due_attempts(self) -> int:
         """Make ready what is due. Milliseconds until the next attempt is, -1 if there is none."""
-        due, following = await self._run("due", queues.due(self._keys.later, DUE_AT_ONCE), _as_it_is)
+        due, following = await self._run("due", queues.due(self._keys.later, DUE_AT_ONCE))
         by_queue: dict[bytes, list[bytes]] = {}
         for member in due:
             queue, _, entry_id = member.rpartition(b":")
             by_queue.setdefault(queue, []).append(entry_id)
         for queue, ids in by_queue.items():
-            await self._run("again", queues.again(self._keys, queue, ids), _as_it_is)
+            await self._run("again", queues.again(self._keys, queue, ids))
         return 0 if len(due) >= DUE_AT_ONCE else int(following)
 
 
@@ -208,7 +208,3 @@ def _entry(delivery: Delivery) -> Entry:
     entry = delivery.token
     assert isinstance(entry, Entry)
     return entry
-
-
-def _as_it_is(reply: Any) -> Any:
-    return reply

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from iii_state.adapters.redis import queues
+from iii_state.adapters.redis.connection import Run
 from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.keyspace import Keyspace
 from iii_state.errors import ConfigError, StoreError
@@ -62,7 +63,7 @@ class Fleet:
         self,
         keys: Keys,
         engine: Identity,
-        run: Callable[[str, Sequence[bytes], Callable[[Any], Any]], asyncio.Future[Any]],
+        run: Run,
         send: Callable[..., Awaitable[Any]],
         keyspace: Keyspace,
         ttl_ms: int,
@@ -93,7 +94,7 @@ class Fleet:
             began = asyncio.get_running_loop().time()
             others = [other for other in await self._send(b"HKEYS", self._keys.engines) if other != engine.id]
             call = queues.join(self._keys, engine.id, engine.name, self._ttl_ms, self._foreign_writes, others)
-            reply = await self._run("join", call, _as_it_is)
+            reply = await self._run("join", call)
             if reply[0] == b"OK":
                 break
             if reply[0] == b"DISAGREE":
@@ -129,7 +130,7 @@ class Fleet:
         engine = self._engine.id
         self._engine.is_member.clear()
         await self._send(b"DEL", self._keys.engine(engine))
-        await self._run("fence", queues.fence(self._keys, engine), _as_it_is)
+        await self._run("fence", queues.fence(self._keys, engine))
         await self._take_over(engine)
 
     # -- the own heart
@@ -145,7 +146,7 @@ class Fleet:
             try:
                 if not engine.was_lost.is_set():
                     began, known = loop.time(), engine.id
-                    word = await self._run("heartbeat", queues.heartbeat(self._keys, known, self._ttl_ms, engine.name), _as_it_is)
+                    word = await self._run("heartbeat", queues.heartbeat(self._keys, known, self._ttl_ms, engine.name))
                     if word == b"OK":
                         was_over = loop.time() >= engine.lease_until
                         engine.lease_until = began + self._ttl_ms / 1000
@@ -188,7 +189,7 @@ class Fleet:
                 continue
             if asyncio.get_running_loop().time() < self._nobody_dies_before:
                 continue
-            if await self._run("fence", queues.fence(self._keys, engine), _as_it_is):
+            if await self._run("fence", queues.fence(self._keys, engine)):
                 logger.warning("the engine %s is gone; its work is taken over", engine.decode())
         for engine in await self._send(b"SMEMBERS", self._keys.fenced):
             await self._take_over(engine)
@@ -205,7 +206,7 @@ class Fleet:
             entries = 0
             while True:
                 call = queues.takeover(self._keys, queue, engine, ENTRIES_AT_ONCE)
-                reply = await self._run("takeover", call, _as_it_is)
+                reply = await self._run("takeover", call)
                 if reply[0] != b"OK":
                     return
                 entries += reply[1]
@@ -214,7 +215,3 @@ class Fleet:
             if entries:
                 logger.info("%d deliveries of %s are given to others", entries, queue.decode())
         await self._send(b"SREM", self._keys.fenced, engine)
-
-
-def _as_it_is(reply: Any) -> Any:
-    return reply

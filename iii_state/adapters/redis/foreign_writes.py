@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from iii_state.adapters.redis import queues
+from iii_state.adapters.redis.connection import Run
 from iii_state.adapters.redis.fanout import Fanout, Write, notice
 from iii_state.adapters.redis.fleet import Identity
 from iii_state.adapters.redis.keyspace import Keyspace
 from iii_state.adapters.redis.routes import FOREIGN_WRITES
 from iii_state.adapters.redis.scopes import all_scopes, hashes
-from iii_state.adapters.redis.subscriptions import Run
 from iii_state.errors import StoreError
 
 logger = logging.getLogger(__name__)
@@ -211,7 +211,7 @@ class ForeignWrites:
             cursor = b"0"
             while True:
                 began = loop.time()
-                page = await self._run("differences", (*names, part, cursor, b"%d" % fields), _as_it_is)
+                page = await self._run("differences", (*names, part, cursor, b"%d" % fields))
                 pause = (loop.time() - began) * REST_PER_WORK
                 cursor, looked_at, keys = page
                 await self._notice(scope, keys)
@@ -264,7 +264,7 @@ class ForeignWrites:
                     if _is_text(scope):
                         await self._send(b"PEXPIRE", lock, _LOCK_MS)
                         await self._compare(generation, scope, lock)
-            await self._run("change_setting", queues.change_setting(self._keys, FOREIGN_WRITES, setting, generation), _as_it_is)
+            await self._run("change_setting", queues.change_setting(self._keys, FOREIGN_WRITES, setting, generation))
             await self._fanout.follow(self._send)
             logger.info("the writes of other programs have events from now on")
             await self._forget_others(generation)
@@ -284,7 +284,3 @@ def _is_text(name: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def _as_it_is(reply: Any) -> Any:
-    return reply

@@ -7,17 +7,15 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
 
 import msgspec
 
 from iii_state.adapters.redis import queues
 from iii_state.adapters.redis.address import Address
-from iii_state.adapters.redis.connection import Connection
+from iii_state.adapters.redis.connection import Connection, Run, Send
 from iii_state.adapters.redis.foreign import is_ours, stored_form
 from iii_state.adapters.redis.keys import FORMAT, Keys, lane
 from iii_state.adapters.redis.mutations import FOREIGN_WRITE
-from iii_state.adapters.redis.subscriptions import Run
 from iii_state.config import RedisSettings
 from iii_state.errors import InvalidValue, StoreError
 from iii_state.events import DeadLetter, Event, QueueLimits, QueueStats, Subscription
@@ -30,12 +28,6 @@ QUEUES_AT_ONCE = 100
 
 _UNBOUNDED = QueueLimits(max_queue_length=2**53, max_queue_bytes=2**53)
 _subscription = msgspec.json.Decoder(Subscription)
-
-
-class Send(Protocol):
-    """Sends one command and gives its reply."""
-
-    def __call__(self, *words: bytes) -> asyncio.Future[Any]: ...
 
 
 class Inspection:
@@ -131,7 +123,7 @@ class Inspection:
             return False
         limits = self._limits if self._limits.on_full == "reject" else _UNBOUNDED
         call = queues.revive(self._keys, queue, entry_id, lane(fields[3], fields[5]), limits)
-        reply = await self._run("revive", call, _as_it_is)
+        reply = await self._run("revive", call)
         function_id = fields[17].decode()
         if reply[0] == b"GONE":
             raise StoreError(f"nobody is subscribed any more: {function_id} has no queue for this event")
@@ -148,7 +140,7 @@ class Inspection:
         queue, entry_id = _place_of(dead_letter_id)
         if await self._dead_entry(queue, entry_id) is None:
             return False
-        return bool(await self._run("discard", queues.discard(self._keys, queue, entry_id), _as_it_is))
+        return bool(await self._run("discard", queues.discard(self._keys, queue, entry_id)))
 
     async def _dead_entry(self, queue: bytes, entry_id: bytes) -> list[bytes] | None:
         """The fields of a dead letter; None for an id of anything else."""
@@ -223,7 +215,3 @@ def _place_of(dead_letter_id: str) -> tuple[bytes, bytes]:
 
 def _time_of(entry_id: bytes) -> int:
     return int(entry_id.partition(b"-")[0])
-
-
-def _as_it_is(reply: Any) -> Any:
-    return reply

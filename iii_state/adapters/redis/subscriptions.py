@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from iii_state import values
 from iii_state.adapters.redis import queues
 from iii_state.adapters.redis.bells import Bells
-from iii_state.adapters.redis.connection import NoAnswer
+from iii_state.adapters.redis.connection import NoAnswer, Run
 from iii_state.adapters.redis.fleet import Identity
 from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.routes import Routes, route_text
@@ -31,12 +31,6 @@ BROADCAST_RETENTION_MS = 300_000
 
 HOLD_SECONDS = 0.02
 """How long a registration waits when a writer has asked the routes to hold still."""
-
-
-class Run(Protocol):
-    """Calls a script by its name, with its keys and arguments; `result` reads the reply."""
-
-    def __call__(self, name: str, call: Sequence[bytes], result: Callable[[Any], T]) -> asyncio.Future[T]: ...
 
 
 PAUSE_SECONDS = 0.1
@@ -214,7 +208,7 @@ class Subscriptions:
             await self._host(batch)
         elif first.retained:
             engine = self._engine.id
-            await self._run("abandon", queues.abandon(self._keys, first.queue, engine), _as_it_is)
+            await self._run("abandon", queues.abandon(self._keys, first.queue, engine))
             self._plan(0)
         else:
             await self.end(first.queue, self._engine.id)
@@ -236,7 +230,7 @@ class Subscriptions:
         while True:
             await self._engine.is_member.wait()
             engine = self._engine.id
-            reply = await self._run("subscribe", queues.subscribe(self._keys, engine, registrations), _as_it_is)
+            reply = await self._run("subscribe", queues.subscribe(self._keys, engine, registrations))
             if reply[0] == b"OK":
                 changed = [word for registration in registrations for word in (registration.queue, registration.route)]
                 self._routes.registered(reply[2], reply[1], changed)
@@ -264,7 +258,7 @@ class Subscriptions:
         """End a subscription and remove its queue; without `engine`, if its retention is over. How many events it held, None if
         it goes on."""
         while True:
-            word = await self._run("end_subscription", queues.end_subscription(self._keys, queue, engine), _as_it_is)
+            word = await self._run("end_subscription", queues.end_subscription(self._keys, queue, engine))
             if word == b"ENDED":
                 events = await self._clear(queue)
                 await self._send(b"SREM", self._keys.hosts(self._engine.id), queue)
@@ -276,7 +270,7 @@ class Subscriptions:
     async def _clear(self, queue: bytes) -> int | None:
         lanes: list[bytes] = []
         while True:
-            reply = await self._run("clear", queues.clear(self._keys, queue, lanes), _as_it_is)
+            reply = await self._run("clear", queues.clear(self._keys, queue, lanes))
             if reply[0] == b"KEPT":
                 return None
             if reply[0] == b"DONE":
@@ -285,7 +279,7 @@ class Subscriptions:
 
     async def end_orphans(self, settings_of: Callable[[bytes], Awaitable[bytes | None]]) -> int:
         """Remove the queues whose retention is over. Milliseconds until the next one's is, -1 if there is none."""
-        due, following = await self._run("due", queues.due(self._keys.orphans, 100), _as_it_is)
+        due, following = await self._run("due", queues.due(self._keys.orphans, 100))
         for queue in due:
             text = await settings_of(queue)
             events = await self.end(queue)
@@ -297,7 +291,3 @@ class Subscriptions:
                     *(subscription.function_id, subscription.retention_ms, events),
                 )
         return 0 if len(due) >= 100 else int(following)
-
-
-def _as_it_is(reply: Any) -> Any:
-    return reply
