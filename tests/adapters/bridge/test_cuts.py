@@ -34,6 +34,18 @@ def _through(url: str, port: int) -> str:
     return url.replace(str(_port(url)), str(port))
 
 
+async def _increments(bridge: State) -> list[int]:
+    """What so many increments, some at a time, have made of the counter."""
+    places = asyncio.Semaphore(20)
+
+    async def increment() -> int:
+        async with places:
+            made: int = await bridge.increment()
+            return made
+
+    return await asyncio.gather(*(increment() for _ in range(CALLS)))
+
+
 @pytest.mark.parametrize("kind", ["kv-memory", "kv-file", "redis"])
 async def test_increments_are_exact_wherever_the_connection_is_cut(kind: str, tmp_path: Path) -> None:
     randomly = random.Random(kind)
@@ -45,14 +57,7 @@ async def test_increments_are_exact_wherever_the_connection_is_cut(kind: str, tm
         # The welcome, and what follows a greeting, take some 600 bytes; an answer some 150.
         proxy.reply_bytes = lambda: randomly.randint(300, 6000)
         proxy.cut_all()
-        places = asyncio.Semaphore(20)
-
-        async def increment() -> int:
-            async with places:
-                made: int = await bridge.increment()
-                return made
-
-        made = await asyncio.gather(*(increment() for _ in range(CALLS)))
+        made = await _increments(bridge)
         assert sorted(made) == list(range(1, CALLS + 1))
         assert await remote("get", scope="s", key="n") == CALLS
         assert proxy.cuts > 10
@@ -114,14 +119,7 @@ async def test_calls_through_two_bridges_are_exact_wherever_either_is_cut() -> N
         for proxy in (near, far):
             proxy.reply_bytes = lambda: randomly.randint(1000, 10_000)
             proxy.cut_all()
-        places = asyncio.Semaphore(20)
-
-        async def increment() -> int:
-            async with places:
-                made: int = await bridge.increment()
-                return made
-
-        made = await asyncio.gather(*(increment() for _ in range(CALLS)))
+        made = await _increments(bridge)
         assert sorted(made) == list(range(2, CALLS + 2))
         assert near.cuts > 5
         assert far.cuts > 5
