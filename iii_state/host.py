@@ -134,6 +134,11 @@ class Module(Protocol):
         ...
 
 
+async def answered(answer: Answer[T]) -> T:
+    """The value of an answer, for who can wait for it. Where every call counts, `then` or a look for a Future costs less."""
+    return await answer if isinstance(answer, asyncio.Future) else answer
+
+
 def then(
     answer: Answer[T], step: Callable[[T], S], failed: Callable[[BaseException], BaseException] = lambda error: error
 ) -> Answer[S]:

@@ -12,7 +12,7 @@ from msgspec import Meta, Raw
 from iii_state import values
 from iii_state.errors import FunctionError, StoreError
 from iii_state.events import DeadLetter, QueueStats
-from iii_state.host import Answer, Caller, Handler, Host, then
+from iii_state.host import Answer, Caller, Handler, Host, answered, then
 from iii_state.requests import read
 from iii_state.values import Json
 
@@ -91,11 +91,9 @@ class Operations:
         request = read(f"iii-state::{name}", data, DeadRequest)
 
         async def run() -> bytes:
-            letters = self._chosen(request)
             count = 0
-            for letter in await letters if isinstance(letters, asyncio.Future) else letters:
-                done = self._ask(lambda letter_id=letter.id: step(letter_id))  # type: ignore[misc]
-                count += bool(await done if isinstance(done, asyncio.Future) else done)
+            for letter in await answered(self._chosen(request)):
+                count += bool(await answered(self._ask(lambda letter_id=letter.id: step(letter_id))))  # type: ignore[misc]
             return values.encode({word: count})
 
         return asyncio.ensure_future(run())

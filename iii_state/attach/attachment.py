@@ -13,7 +13,7 @@ from iii_state.attach.presence import Function
 from iii_state.engine import protocol
 from iii_state.engine.client import Client, ConnectionLost, Rejected
 from iii_state.errors import StoreError
-from iii_state.host import DEFAULT_NAMESPACE, Answer
+from iii_state.host import DEFAULT_NAMESPACE, answered
 from iii_state.module import StateModule
 
 logger = logging.getLogger(__name__)
@@ -170,7 +170,7 @@ class Attachment:
         self._has_looked = True
         await self._until_seen(client)
         self._place = client.worker_id or self._place
-        before = await _answered(self._adapter.line_up(self._place, LINE_MS))
+        before = await answered(self._adapter.line_up(self._place, LINE_MS))
         if before and await self._are_here(client, before):
             self._tell(f"standby at {self._url}: another worker of the same store serves {self._prefix}::*")
             return
@@ -224,7 +224,7 @@ class Attachment:
         if self._was_rejected:
             self._stand_by()
             return
-        before = await _answered(self._adapter.line_up(self._place, LINE_MS))
+        before = await answered(self._adapter.line_up(self._place, LINE_MS))
         if before and await self._are_here(client, before):
             logger.warning("another worker of the same store serves %s::* at %s; this one steps down", self._prefix, self._url)
             client.disconnect()  # with the connection everything goes that an engine keeps of a worker
@@ -293,10 +293,6 @@ def _taken(prefix: str, url: str, foreign: list[survey.Row]) -> str | None:
     advice = "stop it (a stock engine's own state: leave iii-state out of its configuration)"
     beside = ", or attach beside it with --prefix shared::state" if prefix == DEFAULT_PREFIX else ", or give another --prefix"
     return f"{row.function_id} at {url} is served by {who}, {where}: {advice}{beside}"
-
-
-async def _answered(answer: Answer[list[str]]) -> list[str]:
-    return await answer if isinstance(answer, asyncio.Future) else answer
 
 
 async def _first_of(*tasks: asyncio.Task[None] | asyncio.Task[bool]) -> None:

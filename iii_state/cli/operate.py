@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -17,7 +16,7 @@ from iii_state.adapters.redis.inspection import inspection
 from iii_state.cli.state import is_terminal, request, run, show, url_option
 from iii_state.config import RedisSettings
 from iii_state.engine.client import Client
-from iii_state.host import LOCAL
+from iii_state.host import LOCAL, answered
 from iii_state.operations import MAX_SHOWN, Operations
 
 C = TypeVar("C", bound=Callable[..., Any])
@@ -54,8 +53,7 @@ async def opened(url: str, redis_url: str | None, prefix: str) -> AsyncIterator[
         functions = {function_id: function for function_id, function, _ in Operations(inspected)}
 
         async def ask(function_id: str, data: bytes) -> bytes | None:
-            answer = functions[function_id](data, LOCAL)
-            return await answer if isinstance(answer, asyncio.Future) else answer
+            return await answered(functions[function_id](data, LOCAL))
 
         yield ask
 
