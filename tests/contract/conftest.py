@@ -20,11 +20,37 @@ from iii_state.config import BridgeSettings, RedisSettings
 from iii_state.engine import Engine
 from iii_state.events import Delivery, QueueLimits
 from iii_state.module import StateModule
+from tests.conftest import LOOPS, LoopFactory
 from tests.redis_server import fake_server, shared_server
 
 Opener = Callable[[QueueLimits], Adapter]
 
 ADAPTERS = ["kv-memory", "kv-file", "fakeredis", "redis", "bridge-kv", "bridge-redis", "bridge-bridge-kv"]
+
+ON_BOTH_LOOPS = {"kv-memory", "kv-file", "redis"}
+"""The others are made of these, and of sockets that `tests/engine/test_websocket.py` tries on both."""
+
+
+def pytest_asyncio_loop_factories() -> dict[str, LoopFactory]:
+    return LOOPS
+
+
+@pytest.fixture(params=LOOPS.values(), ids=LOOPS)
+def new_loop(request: pytest.FixtureRequest) -> LoopFactory:
+    """For tests that run loops of their own."""
+    factory: LoopFactory = request.param
+    return factory
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out asyncio's own loop where it would only cost time."""
+    kept, left_out = [], []
+    for item in items:
+        params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        only_uvloop = params.get("kind", "redis") not in ON_BOTH_LOOPS
+        (left_out if only_uvloop and asyncio.new_event_loop in params.values() else kept).append(item)
+    items[:] = kept
+    config.hook.pytest_deselected(items=left_out)
 
 
 class Store:
