@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import uvloop
+
+from tests.clock import Clock, compile_shim
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
@@ -19,3 +22,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, LoopFactory]:
     return LOOPS if item.get_closest_marker("both_loops") else {"uvloop": LOOPS["uvloop"]}
+
+
+@pytest.fixture(scope="session")
+def clock_shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compile_shim(tmp_path_factory.mktemp("clock"))
+
+
+@pytest.fixture
+def clock(clock_shim: Path, tmp_path: Path) -> Clock:
+    """A wall clock for processes that the test starts with its `environment`; it goes right until it is set."""
+    return Clock(clock_shim, tmp_path / "clock-shift")
