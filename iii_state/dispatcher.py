@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from iii_state import values
 from iii_state.adapters.base import Adapter
-from iii_state.errors import FunctionError, NotCarriedOut, StoreError
+from iii_state.errors import FunctionError, NotCarriedOut, StoreError, words
 from iii_state.events import Delivery, DispatchLimits, Failure, Subscription
 from iii_state.host import Answer, Host
 
@@ -198,9 +198,13 @@ class Dispatcher:
         self._scheduled = False
         dirty, self._dirty = self._dirty, {}
         for consumer in dirty:
-            if consumer.done:
-                self._acknowledge(consumer)
-            self._pump(consumer)
+            try:
+                if consumer.done:
+                    self._acknowledge(consumer)
+                self._pump(consumer)
+            except Exception as error:  # what goes wrong with one subscription is not to hold back the others
+                logger.exception("the events of %s could not be handed out", consumer.function[1])
+                self._take_failed(consumer, error)
             if consumer.gate.blocked and consumer.gate.running < self._limits.concurrency:
                 self._unblock(consumer.gate)  # it was woken for a place that it did not need
         if self._stopping:
@@ -371,7 +375,7 @@ class Dispatcher:
         if isinstance(error, FunctionError):
             failure, final = Failure(error.code, error.message), error.final
         else:
-            failure = Failure("invocation_failed", str(error) or type(error).__name__)
+            failure = Failure("invocation_failed", words(error))
         policy = consumer.subscription.retry
         refused = failure.code if isinstance(error, NotCarriedOut) else ""
         unserved = failure.code == "function_not_found" and not self._is_served(consumer)

@@ -19,6 +19,14 @@ class FunctionError(Exception):
         self.final = final
 
 
+def words(error: BaseException) -> str:
+    """What an exception says, or else what it is; one whose own text cannot be had included."""
+    try:
+        return str(error) or type(error).__name__
+    except Exception:
+        return type(error).__name__
+
+
 def too_large(size: int, limit: int) -> FunctionError:
     """The error of a value, or the result of an update, that has `size` bytes (compact) where `limit` are allowed."""
     return FunctionError("VALUE_TOO_LARGE", f"value of {size} bytes exceeds the configured max_value_bytes limit of {limit}")

@@ -12,9 +12,9 @@ from typing import Any, Literal, Self
 from iii_state import values
 from iii_state.engine.introspection import ChangeTriggers, Introspection
 from iii_state.engine.python_function import PythonCallable, PythonFunction, PythonTasks
-from iii_state.engine.registry import Call, Details, Function, Functions, as_function_error
+from iii_state.engine.registry import Call, Details, Function, Functions, contained
 from iii_state.engine.server import Server
-from iii_state.engine.triggers import Triggers, TriggerType
+from iii_state.engine.triggers import Triggers, TriggerType, registration_error
 from iii_state.engine.workers import Workers
 from iii_state.errors import FunctionError, InvalidValue
 from iii_state.host import DEFAULT_NAMESPACE, LOCAL, Answer, Handler, Module, Trigger, TriggerProvider
@@ -176,13 +176,16 @@ class Engine:
             raise FunctionError("deserialization_error", f"Failed to deserialize input for {function_id}: {error}") from None
         if function is None or (handler := function.handler) is None or len(request) > 1 + ("payload" in request):
             return await self._trigger_with_options(request, data)
+        answer: Answer[bytes | None] = None
         try:
             answer = handler(data, LOCAL)
             result = (await answer) if isinstance(answer, asyncio.Future) else answer
         except FunctionError:
             raise
-        except Exception as error:
-            raise as_function_error(error) from error
+        except BaseException as error:
+            if _interrupts(answer):
+                raise
+            raise contained(error) from error
         return None if result is None else values.decode(result)
 
     async def _trigger_with_options(self, request: dict[str, Any], data: bytes) -> Any:
@@ -193,6 +196,8 @@ class Engine:
             raise FunctionError("enqueue_error", f"this engine has no action {action!r}")
         namespace = request.get("namespace") or DEFAULT_NAMESPACE
         call = Call(data, metadata=None if metadata is None else values.encode(metadata))
+        answer: Answer[bytes | None] = None
+        limit: asyncio.Timeout | None = None
         try:
             answer = self.functions.call(self.functions.find(namespace, request["function_id"]), call)
             if action == "void":
@@ -200,18 +205,21 @@ class Engine:
                     answer.add_done_callback(_log_failure(request["function_id"]))
                 return None
             if isinstance(answer, asyncio.Future):
-                result = await asyncio.wait_for(answer, None if timeout_ms is None else timeout_ms / 1000)
+                async with asyncio.timeout(None if timeout_ms is None else timeout_ms / 1000) as limit:
+                    result = await answer
             else:
                 result = answer
-        except Exception as error:
-            if isinstance(error, TimeoutError) and timeout_ms is not None:
+        except BaseException as error:
+            if isinstance(error, TimeoutError) and limit is not None and limit.expired():
                 raise FunctionError("TIMEOUT", f"no answer within {timeout_ms:g} ms") from None
+            if _interrupts(answer):
+                raise
             if action == "void":
                 log.warning("a void call of %s failed: %s", request["function_id"], error)
                 return None
             if isinstance(error, FunctionError):
                 raise
-            raise as_function_error(error) from error
+            raise contained(error) from error
         return None if result is None else values.decode(result)
 
     def _notify(self, trigger: Trigger, event: bytes) -> None:
@@ -248,7 +256,12 @@ class Engine:
         )
         answer = self.triggers.register(trigger, self, namespace)
         if isinstance(answer, asyncio.Future):
-            await answer
+            try:
+                await answer
+            except BaseException as error:
+                if _interrupts(answer):
+                    raise
+                raise registration_error(error) from error
         return TriggerRegistration(self, trigger.id)
 
     def trigger_failed(self, trigger: Trigger, error: FunctionError) -> None:
@@ -322,6 +335,14 @@ class ModuleHost:
             self._engine.triggers.remove_type(DEFAULT_NAMESPACE, trigger_type, None)
         self._functions.clear()
         self._types.clear()
+
+
+def _interrupts(answer: object) -> bool:
+    """Whether what has just been raised is for the task that waits for a call, and not the call's own error."""
+    if not isinstance(answer, asyncio.Future):
+        return False
+    task = asyncio.current_task()
+    return not answer.done() or (answer.cancelled() and task is not None and task.cancelling() > 0)
 
 
 def _log_failure(function_id: str) -> Callable[[asyncio.Future[Any]], None]:

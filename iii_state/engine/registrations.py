@@ -14,7 +14,8 @@ from msgspec import Raw
 from iii_state.engine import protocol
 from iii_state.engine.protocol import given
 from iii_state.engine.registry import Details, Function
-from iii_state.engine.triggers import REGISTRATION_FAILED, TriggerOwner, TriggerType, registration_error
+from iii_state.engine.steps import REGISTRATION_FAILED
+from iii_state.engine.triggers import TriggerOwner, TriggerType, registration_error
 from iii_state.engine.workers import Workers
 from iii_state.errors import FunctionError
 from iii_state.host import Trigger

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import msgspec
 
 from iii_state import values
 from iii_state.engine import protocol
-from iii_state.errors import FunctionError
+from iii_state.errors import FunctionError, words
 from iii_state.host import DEFAULT_NAMESPACE, LOCAL, Answer, Caller, Handler
 from iii_state.values import Json
 
 log = logging.getLogger(__name__)
+
+LAST_WORDS_SECONDS = 0.1
+"""A program that a function ends (`sys.exit`) goes on for so long: its calls are answered first."""
 
 
 class Call(msgspec.Struct):
@@ -160,10 +164,18 @@ class Functions:
         return FunctionError("function_not_found", message)
 
     def call(self, function: Function, call: Call) -> Answer[bytes | None]:
-        """Call a function, whoever serves it. Raises (or sets in the Future) `FunctionError` or what the function raised."""
-        if function.handler is not None:
-            return function.handler(call.data, call.caller)
-        return function.pick(self.first_wins).execute(function, call)
+        """Call a function, whoever serves it. Raises (or sets in the Future) `FunctionError` or what the function raised.
+
+        What is no `Exception` is raised as a `FunctionError`: it would end more than the call.
+        """
+        try:
+            if function.handler is not None:
+                return function.handler(call.data, call.caller)
+            return function.pick(self.first_wins).execute(function, call)
+        except Exception:
+            raise
+        except BaseException as error:
+            raise contained(error) from error
 
     def add_builtin(
         self, function_id: str, handler: Handler, description: str | None, metadata: bytes | None, provider: str
@@ -249,4 +261,18 @@ def as_function_error(error: BaseException) -> FunctionError:
     """What reaches a caller of something that a function raised: its own code, else `invocation_failed` with the stack."""
     if isinstance(error, FunctionError):
         return error
-    return FunctionError("invocation_failed", str(error) or type(error).__name__, "".join(traceback.format_exception(error)))
+    return FunctionError("invocation_failed", words(error), "".join(traceback.format_exception(error)))
+
+
+def contained(error: BaseException) -> FunctionError:
+    """What reaches a caller of whatever a function raised, which goes no further than this call.
+
+    Only the end of the program (`SystemExit`, `KeyboardInterrupt`) does, as everywhere in Python, once the call has been answered.
+    """
+    if isinstance(error, SystemExit | KeyboardInterrupt):
+        asyncio.get_running_loop().call_later(LAST_WORDS_SECONDS, _end, error)
+    return as_function_error(error)
+
+
+def _end(error: BaseException) -> NoReturn:
+    raise error

@@ -15,8 +15,9 @@ from iii_state import values
 from iii_state.engine import protocol
 from iii_state.engine.answering import Answering
 from iii_state.engine.protocol import ABSENT, given
+from iii_state.engine.registry import contained
 from iii_state.engine.steps import Steps
-from iii_state.errors import FunctionError
+from iii_state.errors import FunctionError, words
 from iii_state.host import DEFAULT_NAMESPACE, Answer, Caller, Handler, Trigger, TriggerProvider, then
 from iii_state.values import Json
 
@@ -106,8 +107,8 @@ class Served:
             return
         try:
             answer = function.take(message)
-        except Exception as failure:
-            answering.fail(message.invocation_id, function.text, failure)
+        except BaseException as failure:
+            answering.fail(message.invocation_id, function.text, contained(failure))
             return
         answering.settle(message.invocation_id, function.text, answer)
 
@@ -175,7 +176,7 @@ class Served:
         text = ABSENT
         if error is not None:
             del self._bound[trigger.id]
-            failure = error if isinstance(error, FunctionError) else FunctionError("trigger_registration_failed", str(error))
+            failure = error if isinstance(error, FunctionError) else FunctionError("trigger_registration_failed", words(error))
             text = Raw(protocol.error_text(failure))
         result = protocol.TriggerRegistrationResult(trigger.id, trigger.trigger_type, trigger.function_id, text)
         self._tell(protocol.encode(result))

@@ -8,13 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from iii_state.engine.steps import Steps
-from iii_state.errors import FunctionError
+from iii_state.engine.steps import REGISTRATION_FAILED, Steps
+from iii_state.errors import FunctionError, words
 from iii_state.host import DEFAULT_NAMESPACE, Answer, Trigger, TriggerProvider
 
 log = logging.getLogger(__name__)
-
-REGISTRATION_FAILED = "trigger_registration_failed"
 
 
 class TriggerOwner(Protocol):
@@ -252,7 +250,7 @@ class Triggers:
 
 def registration_error(error: BaseException) -> FunctionError:
     """What the one who registered a trigger hears."""
-    return error if isinstance(error, FunctionError) else FunctionError(REGISTRATION_FAILED, str(error) or type(error).__name__)
+    return error if isinstance(error, FunctionError) else FunctionError(REGISTRATION_FAILED, words(error))
 
 
 def _fault(done: asyncio.Future[None]) -> BaseException | None:

@@ -20,7 +20,7 @@ from iii_state.engine.pending import PendingCalls
 from iii_state.engine.protocol import ABSENT, InvokeFunction, given
 from iii_state.engine.quiet_log import QuietLog
 from iii_state.engine.registrations import Registrations
-from iii_state.engine.registry import Call, Function
+from iii_state.engine.registry import Call, Function, contained
 from iii_state.engine.workers import Description, Link, Workers
 from iii_state.errors import FunctionError, NotCarriedOut
 from iii_state.host import DEFAULT_NAMESPACE, Answer, Caller, Trigger
@@ -120,8 +120,8 @@ class Worker:
         invocation_id = decoded.invocation_id
         try:
             answer = handler(decoded.data, self.caller)
-        except Exception as error:
-            self._answering.fail(invocation_id, function.id_text, error)
+        except BaseException as error:
+            self._answering.fail(invocation_id, function.id_text, contained(error))
             return
         if type(answer) is bytes and invocation_id is not ABSENT:
             frame = function.result_reply % (invocation_id, answer)
