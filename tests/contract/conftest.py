@@ -64,11 +64,12 @@ class Store:
         self.elapse = elapse
         self.is_remote = is_remote
         self.bells: list[str] = []
+        self.ring: Callable[[str], None] = self.bells.append
         self.adapter: Adapter
 
     async def start(self, limits: QueueLimits | None = None) -> None:
         self.adapter = self._open(limits or QueueLimits())
-        await self.adapter.start(self.bells.append)
+        await self.adapter.start(lambda subscription_id: self.ring(subscription_id))
 
     def replaced(self, old: bytes | None) -> bytes | None:
         """What `set` and `update` answer for a value that was replaced: a remote engine does not tell a stored null from none."""
