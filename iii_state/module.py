@@ -338,16 +338,19 @@ class StateModule:
     # -- the trigger type
 
     def register(self, trigger: Trigger, replaces: Trigger | None = None) -> Answer[None]:
-        """Subscribe a trigger's function to the events that match its config. One that stays the same keeps its queue."""
+        """Subscribe a trigger's function to the events that match its config. One that stays the same keeps its queue.
+
+        That of one that is replaced waits for its retention, as if its worker had gone: nobody has unregistered it.
+        """
         dispatcher = self._running()
         try:
             subscription = self._subscription(trigger)
         except FunctionError:
             if replaces is not None:
-                self.unregister(replaces, disconnected=False)
+                self.unregister(replaces, disconnected=True)
             raise
         if replaces is not None and self._subscription(replaces).id != subscription.id:
-            self.unregister(replaces, disconnected=False)
+            self.unregister(replaces, disconnected=True)
 
         # It counts from now on: an equal trigger that goes before the adapter has answered leaves the queue to it.
         self._triggers.setdefault(subscription.id, {})[trigger.id] = None
