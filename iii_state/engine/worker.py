@@ -88,8 +88,8 @@ class Worker:
 
     @property
     def is_exclusive(self) -> bool:
-        """A provider of trigger types keeps its functions: what they do and its triggers belong together."""
-        return self._registrations.has_types
+        """A provider of trigger types keeps its functions: what they do and its triggers belong together. It may say so before."""
+        return self._registrations.has_types or protocol.EXCLUSIVE in (self.description.features or ())
 
     @property
     def function_ids(self) -> list[str]:

@@ -16,6 +16,7 @@ from iii_state.adapters.base import Updated
 from iii_state.adapters.kv.deadlines import Deadlines, now_ms
 from iii_state.adapters.kv.groups import Changes, Groups, delivery_row, row_number
 from iii_state.adapters.kv.journal import Journal, Row
+from iii_state.adapters.kv.line import Line
 from iii_state.adapters.kv.sessions import Sessions
 from iii_state.afterwards import Afterwards
 from iii_state.apply import apply
@@ -67,6 +68,7 @@ class KvAdapter:
         self._bell: Callable[[str], None] = lambda subscription_id: None
         self._epoch = secrets.token_hex(6)
         self._first_number = 0
+        self._line = Line()
         self._writes = 0
         self._numbers = 0
         self._events_enabled = True
@@ -200,9 +202,10 @@ class KvAdapter:
         return visited
 
     def line_up(self, worker: str, ttl_ms: int) -> Answer[list[str]]:
-        return []  # the store belongs to this process alone
+        return self._line.line_up(worker, ttl_ms)
 
     def step_out(self, worker: str) -> Answer[None]:
+        self._line.step_out(worker)
         return None
 
     def enable_events(self, enabled: bool) -> None:
