@@ -69,6 +69,8 @@ class Client:
     does not wait for the engine, and whenever the connection is lost another one is made, with backoff and jitter, on which
     everything is registered again; without it, entering raises `ConnectionLost` when nobody answers, and what is lost is lost.
 
+    With `exclusive` it serves its functions alone, or not at all, even where an engine lets workers take turns.
+
     Calls wait for their turn where `max_in_flight` are on their way, and, with `reconnects`, for a connection; all of it within
     `call_seconds`.
 
@@ -87,6 +89,7 @@ class Client:
         reconnects: bool = False,
         call_seconds: float = CALL_SECONDS,
         max_in_flight: int = 5000,
+        exclusive: bool = False,
         greet: Callable[[], Awaitable[None]] | None = None,
         lost: Callable[[], None] | None = None,
         rejected: Callable[[protocol.RegistrationRejected], None] | None = None,
@@ -100,7 +103,7 @@ class Client:
         self.call_seconds = call_seconds
         self.has_tried = asyncio.Event()
         """Set once the first attempt to connect has come to something, or to nothing."""
-        self._about = _description(name, namespace, description)
+        self._about = _description(name, namespace, description, exclusive=exclusive)
         self._reconnects = reconnects
         self._greet = greet
         self._lost = lost
@@ -501,14 +504,14 @@ class _Welcome(msgspec.Struct):
     max_depth: int = protocol.STOCK_FRAME_DEPTH
 
 
-def _description(name: str, namespace: str | None, description: str | None) -> bytes:
+def _description(name: str, namespace: str | None, description: str | None, *, exclusive: bool) -> bytes:
     about = {
         "runtime": "python",
         "version": SDK_VERSION,
         "name": name,
         "os": f"{platform.system()} {platform.release()} ({platform.machine()})",
         "pid": os.getpid(),
-        "features": [protocol.OURS],
+        "features": [protocol.OURS, protocol.EXCLUSIVE] if exclusive else [protocol.OURS],
         **({} if namespace is None else {"namespace": namespace}),
         **({} if description is None else {"description": description}),
     }

@@ -17,7 +17,7 @@ from iii_state.engine.server import Server
 from iii_state.engine.triggers import Triggers, TriggerType, registration_error
 from iii_state.engine.workers import Workers
 from iii_state.errors import FunctionError, InvalidValue
-from iii_state.host import DEFAULT_NAMESPACE, LOCAL, Answer, Handler, Module, Trigger, TriggerProvider
+from iii_state.host import DEFAULT_NAMESPACE, LOCAL, Answer, Handler, Module, Trigger, TriggerProvider, answered
 
 log = logging.getLogger(__name__)
 
@@ -304,7 +304,8 @@ class ModuleHost:
         self._engine = engine
         self._name = module_name
         self._functions: list[Function] = []
-        self._types: list[tuple[str, object]] = []
+        self._types: list[TriggerType] = []
+        self._unwatch: list[Callable[[], None]] = []
 
     def register_function(
         self, function_id: str, handler: Handler, *, description: str | None = None, metadata: bytes | None = None
@@ -312,29 +313,43 @@ class ModuleHost:
         self._functions.append(self._engine.functions.add_builtin(function_id, handler, description, metadata, self._name))
 
     def register_trigger_type(self, trigger_type: str, provider: TriggerProvider, *, description: str) -> None:
-        self._engine.triggers.add_type(TriggerType(DEFAULT_NAMESPACE, trigger_type, provider, description, None, self._name))
-        self._types.append((trigger_type, provider))
+        offered = TriggerType(DEFAULT_NAMESPACE, trigger_type, provider, description, None, self._name)
+        self._engine.triggers.add_type(offered)
+        self._types.append(offered)
 
     def invoke(
         self, function_id: str, data: bytes, *, namespace: str = DEFAULT_NAMESPACE, metadata: bytes | None = None
     ) -> Answer[bytes | None]:
+        functions, call = self._engine.functions, Call(data, metadata=metadata)
+        function = functions.find(namespace, function_id)
+        if function.is_served:
+            return functions.call(function, call)
+        return asyncio.ensure_future(self._invoke_settled(namespace, function_id, call))
+
+    async def _invoke_settled(self, namespace: str, function_id: str, call: Call) -> bytes | None:
+        """Call a function whose worker may turn out to belong to another namespace, once that is known."""
         functions = self._engine.functions
-        return functions.call(functions.find(namespace, function_id), Call(data, metadata=metadata))
+        while not (function := functions.find(namespace, function_id)).is_served:
+            await functions.settling(function)
+        return await answered(functions.call(function, call))
 
     def has_function(self, function_id: str, namespace: str = DEFAULT_NAMESPACE) -> bool:
         return self._engine.functions.get(namespace, function_id) is not None
 
     def watch_functions(self, changed: Callable[[str, str], None]) -> None:
-        self._engine.functions.watch(changed)
+        self._unwatch.append(self._engine.functions.watch(changed))
 
     def withdraw(self) -> None:
         """Take back the functions and trigger types of a module that has stopped."""
         for function in self._functions:
             self._engine.functions.remove_builtin(function)
-        for trigger_type, _ in self._types:
-            self._engine.triggers.remove_type(DEFAULT_NAMESPACE, trigger_type, None)
+        for offered in self._types:
+            self._engine.triggers.remove_type(offered)
+        for unwatch in self._unwatch:
+            unwatch()
         self._functions.clear()
         self._types.clear()
+        self._unwatch.clear()
 
 
 def _interrupts(answer: object) -> bool:

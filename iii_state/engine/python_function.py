@@ -88,6 +88,7 @@ class PythonFunction:
     id = ""
     name = "in-process"
     is_exclusive = False
+    is_settled = True
 
     def __init__(self, function: PythonCallable, tasks: PythonTasks) -> None:
         self._function = function

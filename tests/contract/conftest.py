@@ -64,11 +64,12 @@ class Store:
         self.elapse = elapse
         self.is_remote = is_remote
         self.bells: list[str] = []
+        self.ring: Callable[[str], None] = self.bells.append
         self.adapter: Adapter
 
     async def start(self, limits: QueueLimits | None = None) -> None:
         self.adapter = self._open(limits or QueueLimits())
-        await self.adapter.start(self.bells.append)
+        await self.adapter.start(lambda subscription_id: self.ring(subscription_id))
 
     def replaced(self, old: bytes | None) -> bytes | None:
         """What `set` and `update` answer for a value that was replaced: a remote engine does not tell a stored null from none."""
@@ -109,14 +110,14 @@ class Store:
 
 
 @asynccontextmanager
-async def _remote(kind: str, directory: Path, limits: QueueLimits | None) -> AsyncIterator[tuple[str, Callable[[int], None]]]:
+async def engine_over(kind: str, directory: Path, limits: QueueLimits | None) -> AsyncIterator[tuple[str, Callable[[int], None]]]:
     """The address of an engine whose state is of a kind, and what brings its deadlines nearer."""
     bounds = {} if limits is None else msgspec.structs.asdict(limits)
     async with AsyncExitStack() as stack:
         elapse: Callable[[int], None]
         store: KvAdapter | None = None
         if kind.startswith("bridge-"):
-            url, elapse = await stack.enter_async_context(_remote(kind.removeprefix("bridge-"), directory, limits))
+            url, elapse = await stack.enter_async_context(engine_over(kind.removeprefix("bridge-"), directory, limits))
             adapter = {"name": "bridge", "config": {"bridge_url": url}}
         elif kind == "kv":
             clock, elapse = _clock()
@@ -157,7 +158,7 @@ async def opened(kind: str, directory: Path, limits: QueueLimits | None = None) 
     """A started store of a kind; `directory` is empty, or holds what an earlier one left."""
     async with AsyncExitStack() as stack:
         if kind.startswith("bridge-"):
-            url, elapse = await stack.enter_async_context(_remote(kind.removeprefix("bridge-"), directory, limits))
+            url, elapse = await stack.enter_async_context(engine_over(kind.removeprefix("bridge-"), directory, limits))
             settings = BridgeSettings(bridge_url=url)
             store = Store(lambda limits: BridgeAdapter(settings, limits=limits), elapse, is_remote=True)
         else:

@@ -21,6 +21,7 @@ from msgspec import Raw
 from iii_state.adapters.bridge import answers, letters
 from iii_state.adapters.bridge.feed import Feed
 from iii_state.adapters.bridge.remote import Remote
+from iii_state.afterwards import Afterwards
 from iii_state.engine.client import ConnectionLost
 from iii_state.errors import FunctionError, InvalidValue, StoreError
 from iii_state.events import (
@@ -42,6 +43,8 @@ from iii_state.values import Json
 logger = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 1.0
+
+_ringing = Afterwards("telling the dispatcher of an event")
 
 
 class _Event(msgspec.Struct):
@@ -111,7 +114,8 @@ class Feeds:
         return task
 
     def _ring(self, subscription_id: str) -> None:
-        self.bell(subscription_id)
+        with _ringing:
+            self.bell(subscription_id)
 
     async def _registered(self, feed: Feed) -> None:
         try:

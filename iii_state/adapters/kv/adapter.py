@@ -16,7 +16,9 @@ from iii_state.adapters.base import Updated
 from iii_state.adapters.kv.deadlines import Deadlines, now_ms
 from iii_state.adapters.kv.groups import Changes, Groups, delivery_row, row_number
 from iii_state.adapters.kv.journal import Journal, Row
+from iii_state.adapters.kv.line import Line
 from iii_state.adapters.kv.sessions import Sessions
+from iii_state.afterwards import Afterwards
 from iii_state.apply import apply
 from iii_state.errors import StoreError, too_large
 from iii_state.events import FOREVER, DeadLetter, Delivery, Event, EventType, Failure, QueueLimits, QueueStats, Subscription
@@ -30,6 +32,10 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _subscription = msgspec.json.Decoder(Subscription)
+
+_queueing = Afterwards("handing an event to its queue")
+_ringing = Afterwards("telling the dispatcher of an event")
+_watching = Afterwards("planning the end of a value with a deadline")
 
 
 class KvAdapter:
@@ -62,6 +68,7 @@ class KvAdapter:
         self._bell: Callable[[str], None] = lambda subscription_id: None
         self._epoch = secrets.token_hex(6)
         self._first_number = 0
+        self._line = Line()
         self._writes = 0
         self._numbers = 0
         self._events_enabled = True
@@ -195,9 +202,10 @@ class KvAdapter:
         return visited
 
     def line_up(self, worker: str, ttl_ms: int) -> Answer[list[str]]:
-        return []  # the store belongs to this process alone
+        return self._line.line_up(worker, ttl_ms)
 
     def step_out(self, worker: str) -> Answer[None]:
+        self._line.step_out(worker)
         return None
 
     def enable_events(self, enabled: bool) -> None:
@@ -274,10 +282,12 @@ class KvAdapter:
                 self._deadlines.commit(scope, key, deadline)
             if event is not None:
                 for queue in queues:
-                    self._make_room(queue, event)
-                    queue.push(Delivery(queue.id, event, token=self._next_number()))
+                    with _queueing:
+                        self._make_room(queue, event)
+                        queue.push(Delivery(queue.id, event, token=self._next_number()))
             if deadline is not None:
-                self._deadlines.watch(scope, key, deadline)
+                with _watching:
+                    self._deadlines.watch(scope, key, deadline)
             return answer
         deliveries: list[tuple[Queue, Delivery]] = []
         if event is not None:
@@ -288,7 +298,8 @@ class KvAdapter:
         if changes_deadline:
             self._groups.filling.deadlines[scope, key] = deadline
         if deadline is not None:
-            self._deadlines.watch(scope, key, deadline)
+            with _watching:
+                self._deadlines.watch(scope, key, deadline)
         return written
 
     def _next_number(self) -> int:
@@ -326,8 +337,9 @@ class KvAdapter:
             for queue, delivery in write.deliveries:
                 queue.unreserve(delivery.event)
                 if self._queues.get(queue.id) is queue:
-                    self._make_room(queue, delivery.event)
-                    queue.push(delivery)
+                    with _queueing:
+                        self._make_room(queue, delivery.event)
+                        queue.push(delivery)
 
     # -- subscriptions
 
@@ -365,7 +377,8 @@ class KvAdapter:
         return queue
 
     def _ring(self, subscription_id: str) -> None:
-        self._bell(subscription_id)
+        with _ringing:
+            self._bell(subscription_id)
 
     def _orphan(self, queue: Queue) -> None:
         queue.orphaned_at_ms = now_ms()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from iii_state.adapters.kv.journal import Group, Journal, Outcome, Row, Slot
+from iii_state.afterwards import Afterwards
 from iii_state.errors import StoreError
 from iii_state.events import Delivery
 from iii_state.queues import Queue
@@ -18,6 +19,9 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 Place = tuple[str, str]
 """Scope and key."""
+
+_showing = Afterwards("showing what a group has written")
+_settling = Afterwards("what waited for a group")
 
 UPKEEP_RETRY_SECONDS = 0.2
 STOP_SECONDS = 10
@@ -158,7 +162,13 @@ class Groups:
         if self._writing is not None or self._idle.is_set():
             return
         self._writing, self.filling = self.filling, Changes()
-        self._journal.write(self._writing.group(), self._written)
+        try:
+            group = self._writing.group()
+        except Exception as failure:  # what cannot be written must not keep everything behind it from being written
+            logger.exception("a group cannot be written to %s", self._journal.path)
+            self._written(StoreError(f"{self._journal.path}: {failure}"))
+            return
+        self._journal.write(group, self._written)
 
     def _written(self, error: StoreError | None) -> None:
         written, self._writing = self._writing, None
@@ -169,12 +179,14 @@ class Groups:
         if error is not None:
             self._failed(written, error)
             return
-        self._committed(written)
+        with _showing:
+            self._committed(written)
         for write in written.writes:
             if not write.waiter.done():
                 write.waiter.set_result(write.answer)
         for settle in written.settled:
-            settle()
+            with _settling:
+                settle()
         if self.filling.is_empty():
             self._idle.set()
         else:
