@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from iii_state import values
 from iii_state.adapters.base import Adapter
+from iii_state.awake import LATE_SECONDS
 from iii_state.errors import FunctionError, NotCarriedOut, StoreError, words
 from iii_state.events import Delivery, DispatchLimits, Failure, Subscription
 from iii_state.host import Answer, Host
@@ -401,6 +402,10 @@ class Dispatcher:
 
     def _expire(self, consumer: _Consumer) -> None:
         now = self._loop.time()
+        late = now - min((attempt.deadline for attempt in consumer.running), default=now)
+        if late > LATE_SECONDS:  # this process did not run: answers may lie in its sockets, unread
+            for attempt in consumer.running:
+                attempt.deadline += late
         for attempt in [attempt for attempt in consumer.running if attempt.deadline <= now]:
             timeout = consumer.subscription.retry.timeout_ms
             if attempt.waiting_for is not None:

@@ -23,6 +23,8 @@ MAX_MERGE_MEMBERS = 1024
 MAX_MERGE_DEPTH = 16
 MAX_ERROR_BYTES = 30 * 1024 * 1024
 """What the errors of an op list may take: its answer holds the old value and the new one, too, and has to fit into a frame."""
+ERROR_BYTES = 200
+"""An error as JSON, without the path that it names, at most."""
 FORBIDDEN_NAMES = frozenset({"__proto__", "constructor", "prototype"})
 
 INTEGER_MIN = -(2**63)
@@ -147,6 +149,7 @@ def compile_text(text: Json) -> Plan:
 def _compile_all(requests: list[OpRequest], text: bytes) -> Plan:
     ops: list[Op] = []
     errors: list[OpError] = []
+    _check_errors_size(len(requests) * ERROR_BYTES)
     for index, request in enumerate(requests):
         op = _compile(index, request)
         if isinstance(op, Op):
@@ -154,16 +157,16 @@ def _compile_all(requests: list[OpRequest], text: bytes) -> Plan:
         else:
             errors.append(op)
     if len(text) * 10 > MAX_ERROR_BYTES:
-        _refuse_unanswerable(ops, errors)
+        _check_errors_size(len(requests) * ERROR_BYTES + sum(2 * len(op.tokens) + sum(map(len, op.tokens)) for op in ops))
     return Plan(tuple(ops), tuple(errors), text)
 
 
-def _refuse_unanswerable(ops: list[Op], errors: list[OpError]) -> None:
-    """A change whose errors cannot be told must not be made."""
-    size = 200 * len(errors) + sum(200 + 2 * len(op.tokens) + sum(map(len, op.tokens)) for op in ops)
+def _check_errors_size(size: int) -> None:
+    """A change whose errors cannot be told must not be made. `size` is what they take at most."""
     if size > MAX_ERROR_BYTES:
-        told = f"the errors of {len(ops) + len(errors)} ops can take {size} bytes, and an answer has room for {MAX_ERROR_BYTES}"
-        raise InvalidOp(f"ops: {told}; send them in several calls")
+        raise InvalidOp(
+            f"ops: their errors can take {size} bytes, and an answer has room for {MAX_ERROR_BYTES}; send them in several calls"
+        )
 
 
 class InvalidOp(ValueError):

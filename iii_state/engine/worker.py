@@ -50,13 +50,15 @@ class Worker:
         self.link = link
         self.remote = remote
         self.connected_at_ms = int(time.time() * 1000)
+        self._loop = asyncio.get_running_loop()
+        self._connected_at = self._loop.time()
         self.description = Description()
         self.is_settled = False
         """Whether it is known which namespace it belongs to, which SDKs say behind their registrations. Events wait for it."""
         self._settles: asyncio.TimerHandle | None = None
         self._means_null = False
         """Whether a result of null is one: SDKs send it for none at all, too."""
-        self.pending = PendingCalls(asyncio.get_running_loop(), workers.call_timeout)
+        self.pending = PendingCalls(self._loop, workers.call_timeout)
         """Calls that it executes."""
         self._answering = Answering(link, self._too_large, _unheard)
         self._workers = workers
@@ -329,7 +331,7 @@ class Worker:
     def sweep(self) -> None:
         """Called about once a second: end what takes longer than the engine's timeout."""
         self.pending.sweep()
-        if self._large_calls is not None and time.time() * 1000 - self.connected_at_ms > DESCRIBES_ITSELF_WITHIN_SECONDS * 1000:
+        if self._large_calls is not None and self._loop.time() - self._connected_at > DESCRIBES_ITSELF_WITHIN_SECONDS:
             self._send_large_calls()
         self._registrations.give_up_waiting(self._workers.call_timeout)
 

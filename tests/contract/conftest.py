@@ -14,7 +14,7 @@ import pytest
 from iii_state.adapters.base import Adapter
 from iii_state.adapters.bridge import BridgeAdapter
 from iii_state.adapters.kv import KvAdapter
-from iii_state.adapters.kv.deadlines import now_ms
+from iii_state.adapters.kv.clock import now_ms
 from iii_state.adapters.redis import RedisAdapter
 from iii_state.config import BridgeSettings, RedisSettings
 from iii_state.engine import Engine

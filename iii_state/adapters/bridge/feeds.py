@@ -22,6 +22,7 @@ from iii_state.adapters.bridge import answers, letters
 from iii_state.adapters.bridge.feed import Feed
 from iii_state.adapters.bridge.remote import Remote
 from iii_state.afterwards import Afterwards
+from iii_state.awake import AwakeTimer
 from iii_state.engine.client import ConnectionLost
 from iii_state.errors import FunctionError, InvalidValue, StoreError
 from iii_state.events import (
@@ -201,7 +202,7 @@ class Feeds:
         if retention <= 0:
             end()
         else:
-            feed.ends = asyncio.get_running_loop().call_later(retention / 1000, end)
+            feed.ends = AwakeTimer(retention / 1000, end)
 
     # -- connections
 

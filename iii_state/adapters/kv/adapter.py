@@ -13,13 +13,15 @@ import msgspec
 
 from iii_state import values
 from iii_state.adapters.base import Updated
-from iii_state.adapters.kv.deadlines import Deadlines, now_ms
+from iii_state.adapters.kv.clock import Clock, now_ms
+from iii_state.adapters.kv.deadlines import Deadlines
 from iii_state.adapters.kv.groups import Changes, Groups, delivery_row, row_number
 from iii_state.adapters.kv.journal import Journal, Row
 from iii_state.adapters.kv.line import Line
 from iii_state.adapters.kv.sessions import Sessions
 from iii_state.afterwards import Afterwards
 from iii_state.apply import apply
+from iii_state.awake import AwakeTimer
 from iii_state.errors import StoreError, too_large
 from iii_state.events import FOREVER, DeadLetter, Delivery, Event, EventType, Failure, QueueLimits, QueueStats, Subscription
 from iii_state.host import Answer, engine_name
@@ -41,7 +43,7 @@ _watching = Afterwards("planning the end of a value with a deadline")
 class KvAdapter:
     """Values and queues of one engine. Without `directory` they live in memory, with it in an SQLite file there.
 
-    `clock` gives the milliseconds since 1970 by which deadlines go.
+    `clock` gives the milliseconds since 1970 of the wall clock.
     """
 
     def __init__(
@@ -55,16 +57,17 @@ class KvAdapter:
     ) -> None:
         self._limits = limits or QueueLimits()
         self._journal = None if directory is None else Journal(directory, save_interval_ms)
-        self._groups = None if self._journal is None else Groups(self._journal, self._committed)
+        self._clock = Clock(clock)
+        self._groups = None if self._journal is None else Groups(self._journal, self._committed, self._clock)
         self._sessions = Sessions(self._groups, expiry_seconds=session_seconds)
         self.store = secrets.token_hex(8)
         self._data: dict[str, dict[str, bytes]] = {}
-        self._deadlines = Deadlines(self._has_deadline, self._end_if_over, clock)
+        self._deadlines = Deadlines(self._has_deadline, self._end_if_over, self._clock)
         self._watched = self._deadlines.watched
         self._queues: dict[str, Queue] = {}
         self._routes = Routes()
         self._dead: dict[str, DeadLetter] = {}
-        self._removals: dict[str, asyncio.TimerHandle] = {}
+        self._removals: dict[str, AwakeTimer] = {}
         self._bell: Callable[[str], None] = lambda subscription_id: None
         self._epoch = secrets.token_hex(6)
         self._first_number = 0
@@ -80,7 +83,7 @@ class KvAdapter:
         self._bell = bell
         if self._journal is None:
             return
-        contents = await self._journal.open()
+        contents = await self._journal.open(self._clock())
         self._epoch = str(contents.epoch)
         self._first_number = contents.epoch << 32
         self.store = contents.store
@@ -94,7 +97,7 @@ class KvAdapter:
             queue = self._add_queue(_subscription.decode(definition))
             queue.dropped = dropped
             self._orphan(queue)
-        now = now_ms()
+        now = self._clock()
         for number, subscription_id, write_id, event_type, scope, key, old, new, attempt, due in contents.deliveries:
             event = Event(write_id, scope.decode(), key.decode(), event_type, old, new)
             delivery = Delivery(subscription_id, event, attempt, token=number)
@@ -121,7 +124,7 @@ class KvAdapter:
         self._sessions.close()
         if self._journal is not None and self._groups is not None:
             await self._groups.drain()
-            await self._journal.close()
+            await self._journal.close(self._clock())
 
     async def health(self) -> str | None:
         if self._journal is None:
@@ -402,7 +405,7 @@ class KvAdapter:
         if retention <= 0:
             end()
         else:
-            self._removals[queue.id] = asyncio.get_running_loop().call_later(retention / 1000, end)
+            self._removals[queue.id] = AwakeTimer(retention / 1000, end)
 
     def _remove_queue(self, queue: Queue) -> None:
         timer = self._removals.pop(queue.id, None)
@@ -458,7 +461,7 @@ class KvAdapter:
         if queue is None or not queue.is_pending(delivery):
             return
         queue.retry(delivery, delay_ms)
-        planned = (delivery.attempt, now_ms() + delay_ms)
+        planned = (delivery.attempt, self._clock() + delay_ms)
         self._keep(lambda changes: changes.attempts.update({row_number(delivery): planned}))
 
     def bury(self, delivery: Delivery, failure: Failure) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush, heapreplace
 
@@ -20,11 +19,6 @@ MAX_WAIT_SECONDS = 1
 
 ENDS_PER_TURN = 500
 """So many values go before the event loop gets its turn."""
-
-
-def now_ms() -> int:
-    """Milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
 
 
 class Deadlines:

@@ -62,7 +62,7 @@ class Changes:
         for name in ("dead_letters", "revived", "finished", "discarded", "ended_sessions", "settled"):
             setattr(self, name, getattr(other, name) + getattr(self, name))
 
-    def group(self) -> Group:
+    def group(self, clock: Callable[[], int]) -> Group:
         """What the journal writes."""
         return Group(
             values={(scope.encode(), key.encode()): value for (scope, key), value in self.overlay.items()},
@@ -72,6 +72,7 @@ class Changes:
             subscriptions=self.subscriptions,
             deliveries=[delivery_row(delivery) for write in self.writes for _, delivery in write.deliveries] + self.revived,
             attempts=self.attempts,
+            clock=clock() if self.attempts or self.deadlines else None,
             dead_letters=self.dead_letters,
             finished=self.finished,
             discarded=self.discarded,
@@ -85,11 +86,13 @@ class Changes:
 class Groups:
     """The changes of a store on their way into its journal.
 
-    `committed` is called with a group that lasts, before those who wait for it are answered.
+    `committed` is called with a group that lasts, before those who wait for it are answered; `clock` is what the moments in the
+    changes are by.
     """
 
-    def __init__(self, journal: Journal, committed: Callable[[Changes], None]) -> None:
+    def __init__(self, journal: Journal, committed: Callable[[Changes], None], clock: Callable[[], int]) -> None:
         self._journal = journal
+        self._clock = clock
         self._committed = committed
         self.filling = Changes()
         """What is written next."""
@@ -163,7 +166,7 @@ class Groups:
             return
         self._writing, self.filling = self.filling, Changes()
         try:
-            group = self._writing.group()
+            group = self._writing.group(self._clock)
         except Exception as failure:  # what cannot be written must not keep everything behind it from being written
             logger.exception("a group cannot be written to %s", self._journal.path)
             self._written(StoreError(f"{self._journal.path}: {failure}"))
