@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -16,8 +16,8 @@ from iii_state.engine.registry import Call, Details, Function, Functions, contai
 from iii_state.engine.server import Server
 from iii_state.engine.triggers import Triggers, TriggerType, registration_error
 from iii_state.engine.workers import Workers
-from iii_state.errors import FunctionError, InvalidValue
-from iii_state.host import DEFAULT_NAMESPACE, LOCAL, Answer, Handler, Module, Trigger, TriggerProvider
+from iii_state.errors import FunctionError, InvalidValue, NotCarriedOut, own
+from iii_state.host import DEFAULT_NAMESPACE, LOCAL, Answer, Handler, Module, Runner, Trigger, TriggerProvider, then
 
 log = logging.getLogger(__name__)
 
@@ -316,10 +316,37 @@ class ModuleHost:
         self._types.append((trigger_type, provider))
 
     def invoke(
-        self, function_id: str, data: bytes, *, namespace: str = DEFAULT_NAMESPACE, metadata: bytes | None = None
+        self,
+        function_id: str,
+        data: bytes,
+        *,
+        namespace: str = DEFAULT_NAMESPACE,
+        metadata: bytes | None = None,
+        runner: Runner | None = None,
     ) -> Answer[bytes | None]:
         functions = self._engine.functions
-        return functions.call(functions.find(namespace, function_id), Call(data, metadata=metadata))
+        function = functions.find(namespace, function_id)
+        call = Call(data, metadata=metadata)
+        if function.handler is not None:
+            return _own_errors(lambda: functions.call(function, call))
+        if runner is None:
+            return functions.call(function, call)
+        for executor in function.executors:
+            if executor is runner:
+                return functions.call(function, call, executor)
+        raise NotCarriedOut("invocation_stopped", f"{runner.name} does not serve {function_id} any more")
+
+    def pick(self, function_id: str, namespace: str = DEFAULT_NAMESPACE, avoid: Container[object] = ()) -> Runner | None:
+        functions = self._engine.functions
+        function = functions.get(namespace, function_id)
+        return None if function is None or function.handler is not None else function.pick(functions.first_wins, avoid)
+
+    def runners(self, function_id: str, namespace: str = DEFAULT_NAMESPACE) -> Sequence[Runner]:
+        functions = self._engine.functions
+        function = functions.get(namespace, function_id)
+        if function is None or function.handler is not None:
+            return ()
+        return [executor for executor in function.serving(functions.first_wins) if executor.may_crash]
 
     def has_function(self, function_id: str, namespace: str = DEFAULT_NAMESPACE) -> bool:
         return self._engine.functions.get(namespace, function_id) is not None
@@ -335,6 +362,23 @@ class ModuleHost:
             self._engine.triggers.remove_type(DEFAULT_NAMESPACE, trigger_type, None)
         self._functions.clear()
         self._types.clear()
+
+
+def _own_errors(call: Callable[[], Answer[bytes | None]]) -> Answer[bytes | None]:
+    """Make a call of a built-in function, whose errors are its own: those of a call that it makes itself, too."""
+
+    def in_own_words(error: BaseException) -> BaseException:
+        return own(error) if isinstance(error, FunctionError) else error
+
+    try:
+        answer = call()
+    except FunctionError as error:
+        raise own(error) from error
+    outcome = then(answer, lambda result: result, in_own_words)
+    if isinstance(answer, asyncio.Future) and isinstance(outcome, asyncio.Future):
+        made = answer
+        outcome.add_done_callback(lambda done: made.cancel() if done.cancelled() else None)
+    return outcome
 
 
 def _interrupts(answer: object) -> bool:

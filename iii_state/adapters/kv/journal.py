@@ -47,6 +47,7 @@ INSERT INTO meta VALUES ('epoch', 0);
 """
 
 # What an older format has not got; an older version must not write a file that has deadlines, and so refuses it by its number.
+# How often a delivery crashed its worker stands in a table of its own, of which a version that does not count it need not know.
 _ADDED = """
 CREATE TABLE IF NOT EXISTS session (
     id TEXT NOT NULL, slot INTEGER NOT NULL, seq INTEGER NOT NULL, old BLOB, forgotten INTEGER NOT NULL, PRIMARY KEY (id, slot)
@@ -55,6 +56,8 @@ INSERT OR IGNORE INTO meta VALUES ('store', random() & 0x7fffffffffffffff);
 CREATE TABLE IF NOT EXISTS deadline (
     scope BLOB NOT NULL, key BLOB NOT NULL, at_ms INTEGER NOT NULL, PRIMARY KEY (scope, key)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS crash (number INTEGER PRIMARY KEY, crashes INTEGER NOT NULL);
+DELETE FROM crash WHERE number NOT IN (SELECT number FROM delivery);
 """
 
 ROWS_PER_STATEMENT = 256
@@ -89,6 +92,7 @@ class Group:
     subscriptions: dict[str, Row | None] = field(default_factory=dict)
     deliveries: list[Row] = field(default_factory=list)
     attempts: dict[int, tuple[int, int]] = field(default_factory=dict)
+    crashes: dict[int, int] = field(default_factory=dict)
     dead_letters: list[Row] = field(default_factory=list)
     finished: list[int] = field(default_factory=list)
     discarded: list[str] = field(default_factory=list)
@@ -111,6 +115,7 @@ class Group:
             ("INSERT OR REPLACE INTO session VALUES", "(?,?,?,?,?)", "", outcomes),
             ("INSERT OR REPLACE INTO subscription VALUES", "(?,?,?,?)", "", kept),
             ("INSERT INTO delivery VALUES", "(?,?,?,?,?,?,?,?,?,?)", "", self.deliveries),
+            ("INSERT OR REPLACE INTO crash VALUES", "(?,?)", "", list(self.crashes.items())),
             ("INSERT INTO dead_letter VALUES", "(?,?,?,?,?,?,?,?,?,?,?,?)", "", self.dead_letters),
             ("DELETE FROM delivery WHERE number IN (VALUES", "(?)", ")", [(number,) for number in self.finished]),
             ("DELETE FROM dead_letter WHERE id IN (VALUES", "(?)", ")", [(name,) for name in self.discarded]),
@@ -129,6 +134,7 @@ class Contents:
     sessions: list[tuple[str, int, int, bytes | None, int]]
     subscriptions: list[Row]
     deliveries: list[Row]
+    crashes: list[tuple[int, int]]
     dead_letters: list[Row]
 
 
@@ -277,6 +283,7 @@ class Journal:
                 deadlines=connection.execute("SELECT scope, key, at_ms FROM deadline").fetchall(),
                 subscriptions=connection.execute("SELECT * FROM subscription").fetchall(),
                 deliveries=connection.execute("SELECT * FROM delivery ORDER BY number").fetchall(),
+                crashes=connection.execute("SELECT number, crashes FROM crash").fetchall(),
                 dead_letters=connection.execute("SELECT * FROM dead_letter ORDER BY buried_at_ms").fetchall(),
             )
         except BaseException:
