@@ -33,7 +33,21 @@ def too_large(size: int, limit: int) -> FunctionError:
 
 
 class NotCarriedOut(FunctionError):
-    """The engine could not have a call carried out: its worker went away, or cannot receive it. The function has not failed."""
+    """A call was never begun, or was given back by somebody who only passes calls on: the function has not failed.
+
+    Only who knows this for certain raises it. A code alone, which any function can answer, never counts as this.
+    """
+
+
+class WorkerLost(FunctionError):
+    """A call's worker went away in mid-call, perhaps because of the call: how far it came is not known."""
+
+
+def own(error: FunctionError) -> FunctionError:
+    """The error of a function that failed because a call did that it made itself: what became of that call is not said of it."""
+    if isinstance(error, NotCarriedOut | WorkerLost):
+        return FunctionError(error.code, error.message, error.stacktrace)
+    return error
 
 
 class ConfigError(Exception):

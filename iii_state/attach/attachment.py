@@ -289,15 +289,15 @@ class Attachment:
             if isinstance(answer, asyncio.Future):
                 answer.add_done_callback(lambda done: done.cancelled() or done.exception())
 
-    async def _functions_there(self) -> set[Function] | None:
+    async def _functions_there(self) -> dict[Function, str] | None:
         client = self._client
         if client is None or not client.is_connected:
-            return set()
+            return {}
         try:
             listed = await survey.functions(client)
         except ConnectionLost:
-            return set()
-        return None if listed is None else {(row.namespace, row.function_id) for row in listed}
+            return {}
+        return None if listed is None else {(row.namespace, row.function_id): row.worker_name for row in listed}
 
     # --- words
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 from functools import partial
 
 import msgspec
@@ -12,9 +12,9 @@ from iii_state import values
 from iii_state.attach.callers import Callers
 from iii_state.attach.presence import Presence
 from iii_state.engine.client import Client, ConnectionLost
-from iii_state.engine.protocol import OLD_PYTHON_FRAME_BYTES
-from iii_state.errors import FunctionError, NotCarriedOut
-from iii_state.host import DEFAULT_NAMESPACE, Answer, Caller, Handler, Trigger, TriggerProvider
+from iii_state.engine.protocol import STOPPED
+from iii_state.errors import FunctionError, NotCarriedOut, WorkerLost
+from iii_state.host import DEFAULT_NAMESPACE, Answer, Caller, Handler, Runner, Trigger, TriggerProvider
 from iii_state.values import Json
 
 DEFAULT_PREFIX = "state"
@@ -27,6 +27,12 @@ class _Function(msgspec.Struct, frozen=True):
     handler: Handler
     description: str | None
     metadata: bytes | None
+
+
+class _Worker(msgspec.Struct, frozen=True):
+    """A worker of the engine, by its name; those whose names are not known count as one."""
+
+    name: str
 
 
 class _Type(msgspec.Struct, frozen=True):
@@ -102,8 +108,20 @@ class AttachedHost:
     def watch_functions(self, changed: Callable[[str, str], None]) -> None:
         self.presence.watch(changed)
 
+    def pick(self, function_id: str, namespace: str = DEFAULT_NAMESPACE, avoid: Container[object] = ()) -> Runner | None:
+        return _Worker(self.presence.worker_of(namespace, function_id))
+
+    def runners(self, function_id: str, namespace: str = DEFAULT_NAMESPACE) -> Sequence[Runner]:
+        return (_Worker(self.presence.worker_of(namespace, function_id)),)
+
     def invoke(
-        self, function_id: str, data: bytes, *, namespace: str = DEFAULT_NAMESPACE, metadata: bytes | None = None
+        self,
+        function_id: str,
+        data: bytes,
+        *,
+        namespace: str = DEFAULT_NAMESPACE,
+        metadata: bytes | None = None,
+        runner: Runner | None = None,
     ) -> Answer[bytes | None]:
         client = self._client
         if client is None or not client.is_connected:
@@ -120,7 +138,7 @@ class AttachedHost:
             elif settled.cancelled():
                 outcome.cancel()
             elif (error := settled.exception()) is not None:
-                outcome.set_exception(self._outcome(namespace, function_id, len(data), error))
+                outcome.set_exception(self._outcome(client, namespace, function_id, error))
             else:
                 outcome.set_result(settled.result())
 
@@ -128,19 +146,27 @@ class AttachedHost:
         outcome.add_done_callback(partial(_give_up, answer))
         return outcome
 
-    def _outcome(self, namespace: str, function_id: str, size: int, error: BaseException) -> BaseException:
-        """What an error of a call means: that the function failed, or that the engine could not have the call carried out."""
+    def _outcome(self, client: Client, namespace: str, function_id: str, error: BaseException) -> BaseException:
+        """What an error of a call means: that the function failed, or that the engine could not have the call carried out.
+
+        This project's engine says so. A stock one says it with codes, and a handler can answer with the same ones. So what they say
+        is taken for true where what follows from it is bounded: a worker that has gone costs a crash, and a function that is not
+        there is waited for only while the engine's list does not hold it.
+        """
         if isinstance(error, ConnectionLost):
             return NotCarriedOut("invocation_stopped", str(error))
         if not isinstance(error, FunctionError):
             return error
-        if error.code in ("invocation_stopped", "channel_send_failed"):
-            self.presence.missing(namespace, function_id)
-            if size > OLD_PYTHON_FRAME_BYTES // 2:
-                # What is large may be what made its worker go: an old SDK drops the connection on it. So this is an attempt.
-                return FunctionError(error.code, error.message, error.stacktrace)
-        elif error.code == "function_not_found" and function_id in error.message:
-            self.presence.missing(namespace, function_id)
+        if client.hears_fates:
+            if isinstance(error, WorkerLost) or (isinstance(error, NotCarriedOut) and error.code != "payload_too_large"):
+                self.presence.left(namespace, function_id)
+            return error
+        if error.code in STOPPED:
+            self.presence.left(namespace, function_id)
+            return WorkerLost(error.code, error.message, error.stacktrace)
+        says_missing = error.code == "function_not_found" and error.message.startswith(f"Function {function_id} not found")
+        if says_missing and self.presence.missing(namespace, function_id):
+            return NotCarriedOut(error.code, error.message, error.stacktrace)
         return error
 
     # --- for the attachment

@@ -31,6 +31,8 @@ class Answering:
         self.open_calls = 0
         self.max_frame_bytes = protocol.MAX_FRAME_BYTES
         self.max_frame_depth = protocol.MAX_FRAME_DEPTH
+        self.tells_fates = False
+        """Whether the peer is told what became of a call that failed (`protocol.FATES`)."""
         self._link = link
         self._too_large = too_large
         self._unheard = unheard
@@ -87,9 +89,9 @@ class Answering:
 
     def refuse(self, invocation_id: Json, function_text: bytes, error: FunctionError) -> None:
         """Answer with an error, shortened to what the peer can receive."""
-        frame = protocol.error_frame(invocation_id, function_text, error)
+        frame = protocol.error_frame(invocation_id, function_text, error, tells_fate=self.tells_fates)
         if len(frame) > self.max_frame_bytes:
-            shortened = FunctionError(error.code[:100], error.message[:10_000] + " …")
-            frame = protocol.error_frame(invocation_id, function_text, shortened)
+            shortened = type(error)(error.code[:100], error.message[:10_000] + " …")
+            frame = protocol.error_frame(invocation_id, function_text, shortened, tells_fate=self.tells_fates)
         if len(frame) <= self.max_frame_bytes:
             self._link.send(frame)

@@ -100,6 +100,8 @@ class Client:
         """What the engine calls this worker, on the connection there is; empty before it has said so."""
         self.max_frame_depth = protocol.STOCK_FRAME_DEPTH
         """How deep a frame may nest that the engine can read."""
+        self.hears_fates = False
+        """Whether the engine says what became of a call that failed (`protocol.FATES`); a stock one does not."""
         self.call_seconds = call_seconds
         self.has_tried = asyncio.Event()
         """Set once the first attempt to connect has come to something, or to nothing."""
@@ -266,6 +268,7 @@ class Client:
         if self._previous is not None:
             socket.send(protocol.encode(self._previous))
         self.max_frame_depth = self._answering.max_frame_depth = protocol.STOCK_FRAME_DEPTH
+        self.hears_fates = False
         self.call("engine::workers::register", self._about, ahead=True).add_done_callback(self._introduced)
         for registration in (*self.served.registrations(), *self._triggers.values()):
             socket.send(registration)
@@ -286,6 +289,7 @@ class Client:
         except msgspec.MsgspecError:
             return
         self.max_frame_depth = self._answering.max_frame_depth = min(told.max_depth, protocol.MAX_FRAME_DEPTH)
+        self.hears_fates = self._answering.tells_fates = told.tells_fates
 
     async def _close(self, socket: WebSocket) -> None:
         socket.close(NORMAL)
@@ -443,7 +447,9 @@ class Client:
         quiet.warning("%s sent a frame that cannot be used: %s", self.url, unusable.reason(error))
 
     def _take_result(self, message: protocol.InvocationResult) -> None:
-        error = protocol.read_error(message.error) if message.error else None  # one that cannot be read leaves the call open
+        error = None
+        if message.error:
+            error = protocol.read_error(message.error, tells_fate=self.hears_fates)  # one that cannot be read leaves the call open
         future = self._pending.take(message.invocation_id)
         if future is not None:
             if error is not None:
@@ -502,6 +508,7 @@ class Client:
 
 class _Welcome(msgspec.Struct):
     max_depth: int = protocol.STOCK_FRAME_DEPTH
+    tells_fates: bool = False
 
 
 def _description(name: str, namespace: str | None, description: str | None, *, exclusive: bool) -> bytes:

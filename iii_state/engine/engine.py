@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -16,8 +16,8 @@ from iii_state.engine.registry import Call, Details, Function, Functions, contai
 from iii_state.engine.server import Server
 from iii_state.engine.triggers import Triggers, TriggerType, registration_error
 from iii_state.engine.workers import Workers
-from iii_state.errors import FunctionError, InvalidValue
-from iii_state.host import DEFAULT_NAMESPACE, LOCAL, Answer, Handler, Module, Trigger, TriggerProvider, answered
+from iii_state.errors import FunctionError, InvalidValue, NotCarriedOut, own
+from iii_state.host import DEFAULT_NAMESPACE, LOCAL, Answer, Handler, Module, Runner, Trigger, TriggerProvider, answered, then
 
 log = logging.getLogger(__name__)
 
@@ -318,20 +318,49 @@ class ModuleHost:
         self._types.append(offered)
 
     def invoke(
-        self, function_id: str, data: bytes, *, namespace: str = DEFAULT_NAMESPACE, metadata: bytes | None = None
+        self,
+        function_id: str,
+        data: bytes,
+        *,
+        namespace: str = DEFAULT_NAMESPACE,
+        metadata: bytes | None = None,
+        runner: Runner | None = None,
     ) -> Answer[bytes | None]:
         functions, call = self._engine.functions, Call(data, metadata=metadata)
         function = functions.find(namespace, function_id)
+        if function.handler is not None:
+            return _own_errors(lambda: functions.call(function, call))
         if function.is_served:
-            return functions.call(function, call)
-        return asyncio.ensure_future(self._invoke_settled(namespace, function_id, call))
+            return self._run(function, call, runner)
+        return asyncio.ensure_future(self._invoke_settled(namespace, function_id, call, runner))
 
-    async def _invoke_settled(self, namespace: str, function_id: str, call: Call) -> bytes | None:
+    async def _invoke_settled(self, namespace: str, function_id: str, call: Call, runner: Runner | None) -> bytes | None:
         """Call a function whose worker may turn out to belong to another namespace, once that is known."""
         functions = self._engine.functions
         while not (function := functions.find(namespace, function_id)).is_served:
             await functions.settling(function)
-        return await answered(functions.call(function, call))
+        return await answered(self._run(function, call, runner))
+
+    def _run(self, function: Function, call: Call, runner: Runner | None) -> Answer[bytes | None]:
+        functions = self._engine.functions
+        if runner is None:
+            return functions.call(function, call)
+        for executor in function.executors:
+            if executor is runner:
+                return functions.call(function, call, executor)
+        raise NotCarriedOut("invocation_stopped", f"{runner.name} does not serve {function.id} any more")
+
+    def pick(self, function_id: str, namespace: str = DEFAULT_NAMESPACE, avoid: Container[object] = ()) -> Runner | None:
+        functions = self._engine.functions
+        function = functions.get(namespace, function_id)
+        return None if function is None or function.handler is not None else function.pick(functions.first_wins, avoid)
+
+    def runners(self, function_id: str, namespace: str = DEFAULT_NAMESPACE) -> Sequence[Runner]:
+        functions = self._engine.functions
+        function = functions.get(namespace, function_id)
+        if function is None or function.handler is not None:
+            return ()
+        return [executor for executor in function.serving(functions.first_wins) if executor.may_crash]
 
     def has_function(self, function_id: str, namespace: str = DEFAULT_NAMESPACE) -> bool:
         return self._engine.functions.get(namespace, function_id) is not None
@@ -350,6 +379,23 @@ class ModuleHost:
         self._functions.clear()
         self._types.clear()
         self._unwatch.clear()
+
+
+def _own_errors(call: Callable[[], Answer[bytes | None]]) -> Answer[bytes | None]:
+    """Make a call of a built-in function, whose errors are its own: those of a call that it makes itself, too."""
+
+    def in_own_words(error: BaseException) -> BaseException:
+        return own(error) if isinstance(error, FunctionError) else error
+
+    try:
+        answer = call()
+    except FunctionError as error:
+        raise own(error) from error
+    outcome = then(answer, lambda result: result, in_own_words)
+    if isinstance(answer, asyncio.Future) and isinstance(outcome, asyncio.Future):
+        made = answer
+        outcome.add_done_callback(lambda done: made.cancel() if done.cancelled() else None)
+    return outcome
 
 
 def _interrupts(answer: object) -> bool:

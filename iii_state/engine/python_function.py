@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from iii_state import values
 from iii_state.engine.pending import PendingCalls
 from iii_state.engine.registry import Call, Function, contained
-from iii_state.errors import FunctionError, NotCarriedOut
+from iii_state.errors import FunctionError, own
 from iii_state.host import Answer
 
 PythonCallable: TypeAlias = Callable[..., Any] | Callable[..., Awaitable[Any]]
@@ -41,7 +41,7 @@ class PythonTasks:
                 if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                     raise  # given up; one that it raises without being asked to is an error like any other
                 if not answer.done() and not self.loop.is_closed():
-                    answer.set_exception(_own_error(error))
+                    answer.set_exception(own(contained(error)))
                 if isinstance(error, GeneratorExit):
                     raise
             else:
@@ -89,6 +89,7 @@ class PythonFunction:
     name = "in-process"
     is_exclusive = False
     is_settled = True
+    may_crash = False
 
     def __init__(self, function: PythonCallable, tasks: PythonTasks) -> None:
         self._function = function
@@ -107,13 +108,7 @@ class PythonFunction:
                 return self._tasks.run(result)
             return None if result is None else values.encode(result)
         except BaseException as error:
-            raise _own_error(error) from error
-
-
-def _own_error(error: BaseException) -> FunctionError:
-    """The function's own failure, also where that is one of a call that it made itself."""
-    failure = contained(error)
-    return FunctionError(failure.code, failure.message, failure.stacktrace) if isinstance(failure, NotCarriedOut) else failure
+            raise own(contained(error)) from error
 
 
 def _takes_metadata(function: PythonCallable) -> bool:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import NoReturn, Protocol
 
 import msgspec
 
 from iii_state import values
 from iii_state.engine import protocol
-from iii_state.errors import FunctionError, words
+from iii_state.errors import FunctionError, NotCarriedOut, words
 from iii_state.host import DEFAULT_NAMESPACE, LOCAL, Answer, Caller, Handler
 from iii_state.values import Json
 
@@ -53,6 +53,11 @@ class Executor(Protocol):
     @property
     def is_settled(self) -> bool:
         """Whether its functions stay where they are: a worker may be about to say that it belongs to another namespace."""
+        ...
+
+    @property
+    def may_crash(self) -> bool:
+        """Whether it may go away by itself, with all that it runs, because of what it runs."""
         ...
 
     def execute(self, function: Function, call: Call) -> Answer[bytes | None]:
@@ -127,16 +132,30 @@ class Function:
         """Whether somebody serves it who will not turn out to belong elsewhere."""
         return self.handler is not None or any(executor.is_settled for executor in self.executors)
 
-    def pick(self, first_wins: bool) -> Executor:
-        """Whose turn it is."""
+    def serving(self, first_wins: bool) -> list[Executor]:
+        """Those that take its calls in turn."""
+        executors = self.executors
+        if len(executors) == 1:
+            return executors
+        executors = [executor for executor in executors if executor.is_settled] or executors
+        if first_wins or any(executor.is_exclusive for executor in executors):
+            return executors[:1]
+        return executors
+
+    def pick(self, first_wins: bool, avoid: Container[object] = ()) -> Executor:
+        """Whose turn it is; one to `avoid` only where there is no other."""
         executors = self.executors
         if len(executors) == 1:
             return executors[0]
-        executors = [executor for executor in executors if executor.is_settled] or executors
-        if first_wins or any(executor.is_exclusive for executor in executors):
-            return executors[0]
+        serving = self.serving(first_wins)
+        first = self._turn
         self._turn += 1
-        return executors[(self._turn - 1) % len(executors)]
+        for turn in range(first, first + len(serving)):
+            executor = serving[turn % len(serving)]
+            if executor not in avoid:
+                self._turn = turn + 1
+                return executor
+        return serving[first % len(serving)]
 
 
 class Functions:
@@ -175,17 +194,18 @@ class Functions:
         elsewhere = sorted(function.namespace for function in self if function.id == function_id)
         if elsewhere:
             message += f" It is registered in namespace(s): {', '.join(elsewhere)}."
-        return FunctionError("function_not_found", message)
+        return NotCarriedOut("function_not_found", message)
 
-    def call(self, function: Function, call: Call) -> Answer[bytes | None]:
-        """Call a function, whoever serves it. Raises (or sets in the Future) `FunctionError` or what the function raised.
+    def call(self, function: Function, call: Call, executor: Executor | None = None) -> Answer[bytes | None]:
+        """Call a function, by the executor given or whoever serves it. Raises (or sets in the Future) `FunctionError` or what the
+        function raised.
 
         What is no `Exception` is raised as a `FunctionError`: it would end more than the call.
         """
         try:
             if function.handler is not None:
                 return function.handler(call.data, call.caller)
-            return function.pick(self.first_wins).execute(function, call)
+            return (executor or function.pick(self.first_wins)).execute(function, call)
         except Exception:
             raise
         except BaseException as error:

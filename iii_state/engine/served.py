@@ -17,7 +17,7 @@ from iii_state.engine.answering import Answering
 from iii_state.engine.protocol import ABSENT, given
 from iii_state.engine.registry import contained
 from iii_state.engine.steps import Steps
-from iii_state.errors import FunctionError, words
+from iii_state.errors import FunctionError, NotCarriedOut, words
 from iii_state.host import DEFAULT_NAMESPACE, Answer, Caller, Handler, Trigger, TriggerProvider, then
 from iii_state.values import Json
 
@@ -120,7 +120,7 @@ class Served:
     def _carry_out(self, message: protocol.InvokeFunction, answering: Answering) -> None:
         function = self._functions.get(message.function_id)
         if function is None:
-            error = FunctionError("function_not_found", f"Function {message.function_id} not found")
+            error = NotCarriedOut("function_not_found", f"Function {message.function_id} not found")
             answering.fail(message.invocation_id, values.encode_string(message.function_id), error)
             return
         try:

@@ -22,7 +22,7 @@ from iii_state.engine.quiet_log import QuietLog
 from iii_state.engine.registrations import Registrations
 from iii_state.engine.registry import Call, Function, contained
 from iii_state.engine.workers import Description, Link, Workers
-from iii_state.errors import FunctionError, NotCarriedOut
+from iii_state.errors import FunctionError, NotCarriedOut, WorkerLost
 from iii_state.host import DEFAULT_NAMESPACE, Answer, Caller, Trigger
 
 log = logging.getLogger(__name__)
@@ -56,8 +56,11 @@ class Worker:
         self.is_settled = False
         """Whether it is known which namespace it belongs to, which SDKs say behind their registrations. Events wait for it."""
         self._settles: asyncio.TimerHandle | None = None
-        self._means_null = False
-        """Whether a result of null is one: SDKs send it for none at all, too."""
+        self._is_ours = False
+        """Whether this project's client speaks, for an engine with a bridge to this one, or an attached worker.
+
+        A null result of its is one (SDKs send it for none at all, too), and what it says of a call's fate counts.
+        """
         self.pending = PendingCalls(self._loop, workers.call_timeout)
         """Calls that it executes."""
         self._answering = Answering(link, self._too_large, _unheard)
@@ -92,6 +95,14 @@ class Worker:
     def is_exclusive(self) -> bool:
         """A provider of trigger types keeps its functions: what they do and its triggers belong together. It may say so before."""
         return self._registrations.has_types or protocol.EXCLUSIVE in (self.description.features or ())
+
+    @property
+    def may_crash(self) -> bool:
+        """Whether it may go away because of a call that it runs.
+
+        An engine with a bridge to this one only passes on what it is called with: when it goes, nothing has crashed.
+        """
+        return not self._is_ours
 
     @property
     def function_ids(self) -> list[str]:
@@ -224,7 +235,7 @@ class Worker:
     # --- calls that it executes
 
     def execute(self, function: Function, call: Call) -> Answer[bytes | None]:
-        """Send a call to the worker. The Future fails with `invocation_stopped` when it goes away, with the engine's `TIMEOUT`."""
+        """Send a call to the worker. The Future fails with `WorkerLost` when it goes away, with the engine's `TIMEOUT`."""
         if not self.link.is_open:
             raise NotCarriedOut("invocation_stopped", "Invocation stopped")
         self._registrations.check_invokable(function.id)
@@ -252,7 +263,7 @@ class Worker:
                 future.set_exception(self._too_large(f"The call of {function.id}", len(frame)))
 
     def _take_result(self, message: protocol.InvocationResult) -> None:
-        error = protocol.read_error(message.error)  # one that cannot be read leaves the call open
+        error = protocol.read_error(message.error, tells_fate=self._is_ours)  # one that cannot be read leaves the call open
         future = self.pending.take(message.invocation_id)
         if future is None:
             return
@@ -260,7 +271,7 @@ class Worker:
             future.set_exception(error)
         else:
             result = given(message.result)
-            if result is None and message.result is not ABSENT and self._means_null:
+            if result is None and message.result is not ABSENT and self._is_ours:
                 result = protocol.NULL
             future.set_result(None if result is None else bytes(result))
 
@@ -296,7 +307,7 @@ class Worker:
     def describe(self, description: Description) -> None:
         """Take what the worker tells of itself; its registrations move to the namespace that it names."""
         self.description = description
-        self._means_null = protocol.OURS in (description.features or ())
+        self._is_ours = self._answering.tells_fates = protocol.OURS in (description.features or ())
         self._answering.max_frame_bytes = protocol.max_frame_bytes(description.runtime or "", description.version or "")
         self._send_large_calls()
         namespace = description.namespace or DEFAULT_NAMESPACE
@@ -354,7 +365,11 @@ class Worker:
         if self._settles is not None:
             self._settles.cancel()
         self._registrations.drop_served()
-        self.pending.fail(lambda: NotCarriedOut("invocation_stopped", "Invocation stopped"))
+        for invocation_id in self._large_calls or ():
+            if (unsent := self.pending.take(invocation_id)) is not None:
+                unsent.set_exception(NotCarriedOut("invocation_stopped", "Invocation stopped"))
+        lost = WorkerLost if self.may_crash else NotCarriedOut
+        self.pending.fail(lambda: lost("invocation_stopped", "Invocation stopped"))
         self._registrations.drop_triggers()
         self._behind_registrations = None
         self._large_calls = None

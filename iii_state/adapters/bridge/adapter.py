@@ -231,8 +231,8 @@ class BridgeAdapter:
     def ack(self, deliveries: Sequence[Delivery], want: int = 0) -> list[Delivery]:
         return self._feeds.ack(deliveries, want)
 
-    def retry(self, delivery: Delivery, delay_ms: int, failure: Failure) -> None:
-        self._feeds.retry(delivery, delay_ms, failure)
+    def retry(self, delivery: Delivery, delay_ms: int, failure: Failure, *, crashed: bool = False) -> None:
+        self._feeds.retry(delivery, delay_ms, failure, crashed=crashed)
 
     def bury(self, delivery: Delivery, failure: Failure) -> None:
         self._feeds.bury(delivery, failure)

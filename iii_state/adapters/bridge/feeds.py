@@ -60,6 +60,7 @@ class _Mark(msgspec.Struct):
     event_id: str
     attempt: int = 1
     fence: int = 0
+    crashes: int = 0
 
 
 class _Metadata(msgspec.Struct):
@@ -247,7 +248,7 @@ class Feeds:
         if mark is None:
             feed.keep(whole)
             return None
-        return feed.hold(mark.event_id, whole, mark.attempt, mark.fence)
+        return feed.hold(mark.event_id, whole, mark.attempt, mark.fence, mark.crashes)
 
     def _write_id(self, mark: _Mark | None) -> str:
         if mark is not None:
@@ -271,14 +272,14 @@ class Feeds:
             feed.finish(delivery)
         return feed.queue.take(want) if want and feed.queue.hosted else []
 
-    def retry(self, delivery: Delivery, delay_ms: int, failure: Failure) -> None:
+    def retry(self, delivery: Delivery, delay_ms: int, failure: Failure, *, crashed: bool = False) -> None:
         feed = self._feeds.get(delivery.subscription_id)
         if feed is None or not feed.queue.is_pending(delivery):
             return
         if feed.is_held(delivery):
-            feed.finish(delivery, failure)  # the remote has the same policy, and plans the next attempt
+            feed.finish(delivery, failure, crashed=crashed)  # the remote has the same policy, and plans the next attempt
         else:
-            feed.queue.retry(delivery, delay_ms)
+            feed.queue.retry(delivery, delay_ms, crashed=crashed)
 
     def bury(self, delivery: Delivery, failure: Failure) -> None:
         feed = self._feeds.get(delivery.subscription_id)

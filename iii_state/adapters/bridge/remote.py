@@ -18,7 +18,8 @@ from iii_state.adapters.bridge.session import NOT_RETRY_SAFE, SESSION_OPEN, Sess
 from iii_state.afterwards import Afterwards
 from iii_state.config import BridgeSettings
 from iii_state.engine.client import Client, ConnectionLost
-from iii_state.errors import FunctionError, NotCarriedOut, StoreError
+from iii_state.engine.protocol import STOPPED
+from iii_state.errors import FunctionError, StoreError
 
 logger = logging.getLogger(__name__)
 
@@ -269,7 +270,7 @@ class Remote:
                 self._again.append(call)
         elif isinstance(error, FunctionError) and call.session is not None and error.code in ("SESSION_LOST", "REQUEST_FENCED"):
             self._session_lost(call)
-        elif isinstance(error, NotCarriedOut) and error.code != "payload_too_large":
+        elif isinstance(error, FunctionError) and error.code in STOPPED:
             call.fail(StoreError(f"{self.url}: {error}; {self._fate(call)}"))
         elif isinstance(error, FunctionError) and error.code == "TIMEOUT":
             call.fail(StoreError(f"{self.url}: {error.message}; {self._fate(call)}"))

@@ -98,9 +98,10 @@ class KvAdapter:
             queue.dropped = dropped
             self._orphan(queue)
         now = self._clock()
+        crashes = dict(contents.crashes)
         for number, subscription_id, write_id, event_type, scope, key, old, new, attempt, due in contents.deliveries:
             event = Event(write_id, scope.decode(), key.decode(), event_type, old, new)
-            delivery = Delivery(subscription_id, event, attempt, token=number)
+            delivery = Delivery(subscription_id, event, attempt, token=number, crashes=crashes.get(number, 0))
             waiting = self._queues.get(subscription_id)
             if waiting is None:  # its retention had ended
                 self._keep(_finished([number]))
@@ -456,13 +457,16 @@ class KvAdapter:
         self._keep(_finished([row_number(delivery) for delivery in done]), settled)
         return waiter
 
-    def retry(self, delivery: Delivery, delay_ms: int, failure: Failure) -> None:
+    def retry(self, delivery: Delivery, delay_ms: int, failure: Failure, *, crashed: bool = False) -> None:
         queue = self._queues.get(delivery.subscription_id)
         if queue is None or not queue.is_pending(delivery):
             return
-        queue.retry(delivery, delay_ms)
+        queue.retry(delivery, delay_ms, crashed=crashed)
         planned = (delivery.attempt, self._clock() + delay_ms)
         self._keep(lambda changes: changes.attempts.update({row_number(delivery): planned}))
+        if crashed:
+            crashes = delivery.crashes
+            self._keep(lambda changes: changes.crashes.update({row_number(delivery): crashes}))
 
     def bury(self, delivery: Delivery, failure: Failure) -> None:
         queue = self._queues.get(delivery.subscription_id)

@@ -47,6 +47,7 @@ class Changes:
     writes: list[Write] = field(default_factory=list)
     subscriptions: dict[str, Row | None] = field(default_factory=dict)
     attempts: dict[int, tuple[int, int]] = field(default_factory=dict)
+    crashes: dict[int, int] = field(default_factory=dict)
     dead_letters: list[Row] = field(default_factory=list)
     revived: list[Row] = field(default_factory=list)
     finished: list[int] = field(default_factory=list)
@@ -59,6 +60,7 @@ class Changes:
         """Put the upkeep of `other`, which was to come first, in front of one's own."""
         self.subscriptions = {**other.subscriptions, **self.subscriptions}
         self.attempts = {**other.attempts, **self.attempts}
+        self.crashes = {**other.crashes, **self.crashes}
         for name in ("dead_letters", "revived", "finished", "discarded", "ended_sessions", "settled"):
             setattr(self, name, getattr(other, name) + getattr(self, name))
 
@@ -73,6 +75,7 @@ class Changes:
             deliveries=[delivery_row(delivery) for write in self.writes for _, delivery in write.deliveries] + self.revived,
             attempts=self.attempts,
             clock=clock() if self.attempts or self.deadlines else None,
+            crashes=self.crashes,
             dead_letters=self.dead_letters,
             finished=self.finished,
             discarded=self.discarded,

@@ -47,6 +47,7 @@ INSERT INTO meta VALUES ('epoch', 0);
 """
 
 # What an older format has not got; an older version must not write a file that has deadlines, and so refuses it by its number.
+# How often a delivery crashed its worker stands in a table of its own, of which a version that does not count it need not know.
 _ADDED = """
 CREATE TABLE IF NOT EXISTS session (
     id TEXT NOT NULL, slot INTEGER NOT NULL, seq INTEGER NOT NULL, old BLOB, forgotten INTEGER NOT NULL, PRIMARY KEY (id, slot)
@@ -55,6 +56,8 @@ INSERT OR IGNORE INTO meta VALUES ('store', random() & 0x7fffffffffffffff);
 CREATE TABLE IF NOT EXISTS deadline (
     scope BLOB NOT NULL, key BLOB NOT NULL, at_ms INTEGER NOT NULL, PRIMARY KEY (scope, key)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS crash (number INTEGER PRIMARY KEY, crashes INTEGER NOT NULL);
+DELETE FROM crash WHERE number NOT IN (SELECT number FROM delivery);
 """
 
 _CLOCK_HEAD, _CLOCK_ROW, _CLOCK_TAIL = "INSERT INTO meta VALUES", "('clock',?)", " ON CONFLICT DO UPDATE SET value=excluded.value"
@@ -93,6 +96,7 @@ class Group:
     attempts: dict[int, tuple[int, int]] = field(default_factory=dict)
     clock: int | None = None
     """What the store's clock shows, in a group that holds moments: none of them is further from it than was asked."""
+    crashes: dict[int, int] = field(default_factory=dict)
     dead_letters: list[Row] = field(default_factory=list)
     finished: list[int] = field(default_factory=list)
     discarded: list[str] = field(default_factory=list)
@@ -117,6 +121,7 @@ class Group:
             ("INSERT OR REPLACE INTO session VALUES", "(?,?,?,?,?)", "", outcomes),
             ("INSERT OR REPLACE INTO subscription VALUES", "(?,?,?,?)", "", kept),
             ("INSERT INTO delivery VALUES", "(?,?,?,?,?,?,?,?,?,?)", "", self.deliveries),
+            ("INSERT OR REPLACE INTO crash VALUES", "(?,?)", "", list(self.crashes.items())),
             ("INSERT INTO dead_letter VALUES", "(?,?,?,?,?,?,?,?,?,?,?,?)", "", self.dead_letters),
             ("DELETE FROM delivery WHERE number IN (VALUES", "(?)", ")", [(number,) for number in self.finished]),
             ("DELETE FROM dead_letter WHERE id IN (VALUES", "(?)", ")", [(name,) for name in self.discarded]),
@@ -135,6 +140,7 @@ class Contents:
     sessions: list[tuple[str, int, int, bytes | None, int]]
     subscriptions: list[Row]
     deliveries: list[Row]
+    crashes: list[tuple[int, int]]
     dead_letters: list[Row]
 
 
@@ -288,6 +294,7 @@ class Journal:
                 deadlines=connection.execute("SELECT scope, key, at_ms FROM deadline").fetchall(),
                 subscriptions=connection.execute("SELECT * FROM subscription").fetchall(),
                 deliveries=connection.execute("SELECT * FROM delivery ORDER BY number").fetchall(),
+                crashes=connection.execute("SELECT number, crashes FROM crash").fetchall(),
                 dead_letters=connection.execute("SELECT * FROM dead_letter ORDER BY rowid").fetchall(),
             )
         except BaseException:

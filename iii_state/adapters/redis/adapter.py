@@ -350,8 +350,8 @@ class RedisAdapter:
     def ack(self, deliveries: Sequence[Delivery], want: int = 0) -> Answer[list[Delivery]]:
         return self._deliveries.ack(deliveries, want)
 
-    def retry(self, delivery: Delivery, delay_ms: int, failure: Failure) -> Answer[None]:
-        return self._deliveries.retry(delivery, delay_ms, failure)
+    def retry(self, delivery: Delivery, delay_ms: int, failure: Failure, *, crashed: bool = False) -> Answer[None]:
+        return self._deliveries.retry(delivery, delay_ms, failure, crashed=crashed)
 
     def bury(self, delivery: Delivery, failure: Failure) -> Answer[None]:
         return self._deliveries.bury(delivery, failure)
