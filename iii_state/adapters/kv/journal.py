@@ -8,7 +8,6 @@ outlives the machine, too.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import sqlite3
@@ -60,6 +59,9 @@ CREATE TABLE IF NOT EXISTS deadline (
 ROWS_PER_STATEMENT = 256
 LOG_PAGES = 8192
 """Pages of 4 KiB after which the log is copied into the file, which costs two forced writes."""
+
+JOIN_SECONDS = 10.0
+"""For so long an end waits for a disk that does not answer."""
 
 Row = tuple[Any, ...]
 Slot = tuple[str, int]
@@ -182,22 +184,27 @@ class Journal:
         """Write the log into the database file, force it to disk, and close."""
         if self._saver is not None:
             self._saver.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._saver
+            await asyncio.gather(self._saver, return_exceptions=True)
         try:
-            await self._call(self._close)
+            if self._thread is not None:
+                await self._call(self._close)
         finally:
             await self._join()
 
     async def _join(self) -> None:
+        """End the thread, which closes what is open: whoever waited for it may have given up."""
         if self._thread is not None:
+            thread, self._thread = self._thread, None
             self._work.put(None)
-            await asyncio.to_thread(self._thread.join)
-            self._thread = None
+            await asyncio.to_thread(thread.join, JOIN_SECONDS)
 
     def _run(self) -> None:
         while (work := self._work.get()) is not None:
             work()
+        try:
+            self._close()
+        except sqlite3.Error as error:
+            logger.error("%s", _in_words(error, self.path))
 
     async def _call(self, function: Callable[[], T]) -> T:
         loop = asyncio.get_running_loop()
