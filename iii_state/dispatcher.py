@@ -11,6 +11,7 @@ along even so, `max_attempts` times, is buried.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections import Counter, deque
@@ -35,6 +36,12 @@ ADAPTER_RETRY_SECONDS = 0.5
 
 WORKER_LOST = "worker_lost"
 """The code of a dead letter whose worker kept going away."""
+
+QUIET_SECONDS = 5.0
+"""So often it is said that acknowledgements cannot be written."""
+
+SETTLE_SECONDS = 3.0
+"""So long, at most, an end waits for acknowledgements to be written: without them the events are delivered again."""
 
 Function = tuple[str, str]
 """Namespace and id."""
@@ -115,6 +122,9 @@ class Dispatcher:
         self._stopping = False
         self._paused = False
         self._unsettled = 0
+        self._why_unsettled = ""
+        self._quiet_until = 0.0
+        """Up to here, by the loop's clock, nothing is said of what cannot be written."""
         self._quiet = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         host.watch_functions(self._function_changed)
@@ -177,24 +187,25 @@ class Dispatcher:
         for consumer in consumers:
             self._give_back(consumer)
         try:
-            async with asyncio.timeout(grace_seconds):
-                await self._until_quiet()
-        except TimeoutError:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(grace_seconds):
+                    await self._until(lambda: not any(consumer.running or consumer.done for consumer in self._consumers.values()))
             for consumer in consumers:
                 for attempt in list(consumer.running):
                     self._stop_attempt(consumer, attempt)
                     self._settle(partial(self._adapter.release, [attempt.delivery]))
             try:
-                async with asyncio.timeout(grace_seconds):
-                    await self._until_quiet()
+                async with asyncio.timeout(min(SETTLE_SECONDS, grace_seconds)):
+                    await self._until(lambda: not self._unsettled)
             except TimeoutError:
-                logger.error("%d acknowledgements could not be written before stopping", self._unsettled)
-        for consumer in consumers:
-            if consumer.timer is not None:
-                consumer.timer.cancel()
+                logger.error("%d acknowledgements could not be written before stopping: %s", self._unsettled, self._why_unsettled)
+        finally:
+            for consumer in consumers:
+                if consumer.timer is not None:
+                    consumer.timer.cancel()
 
-    async def _until_quiet(self) -> None:
-        while self._unsettled or any(consumer.running or consumer.done for consumer in self._consumers.values()):
+    async def _until(self, holds: Callable[[], bool]) -> None:
+        while not holds():
             self._quiet.clear()
             await self._quiet.wait()
 
@@ -641,7 +652,10 @@ class Dispatcher:
         answer.add_done_callback(settled)
 
     def _settle_later(self, ask: Callable[[], Answer[T]], answered: Callable[[T], None] | None, error: BaseException) -> None:
-        logger.error("%s; asking again in %s s", error, ADAPTER_RETRY_SECONDS)
+        self._why_unsettled = str(error)
+        if not self._stopping and self._loop.time() >= self._quiet_until:
+            self._quiet_until = self._loop.time() + QUIET_SECONDS
+            logger.error("%s; asking again every %s s", error, ADAPTER_RETRY_SECONDS)
         self._unsettled += 1
 
         def again() -> None:

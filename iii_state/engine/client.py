@@ -27,6 +27,7 @@ from iii_state.engine.served import Served
 from iii_state.engine.websocket import NORMAL, WebSocket
 from iii_state.errors import FunctionError, NotCarriedOut
 from iii_state.host import DEFAULT_NAMESPACE, Caller
+from iii_state.stopping import Stopping, in_turn
 from iii_state.values import Json
 
 log = logging.getLogger(__name__)
@@ -124,6 +125,7 @@ class Client:
         self._waiting: deque[tuple[str, bytes]] = deque()
         self._why_lost = ConnectionLost(f"there is no connection to {url} yet")
         self._over: asyncio.Future[None] | None = None
+        self._stopping = Stopping(self._stop)
         self._tasks: list[asyncio.Task[None]] = []
         self._take: dict[type[Any], Callable[[Any], None]] = {
             protocol.InvocationResult: self._take_result,
@@ -143,6 +145,8 @@ class Client:
     # --- life
 
     async def __aenter__(self) -> Self:
+        if self._over is not None:
+            raise RuntimeError("a client is entered once: make another one")
         loop = asyncio.get_running_loop()
         self._pending = PendingCalls(loop, self.call_seconds)
         self._over = loop.create_future()
@@ -161,12 +165,23 @@ class Client:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self._stopping()
+
+    async def _stop(self) -> None:
+        await in_turn(self._stop_tasks, self._session.close)
+
+    async def _stop_tasks(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._over is not None and self._over.done() and not self._over.cancelled():
+        assert self._over is not None
+        self._why_lost = ConnectionLost(f"this client of {self.url} has been closed")
+        self._waiting.clear()
+        self._pending.fail(lambda: ConnectionLost(str(self._why_lost)))
+        if not self._over.done():
+            self._over.set_exception(self._why_lost)
+        if not self._over.cancelled():
             self._over.exception()  # has been said to whoever asked
-        await self._session.close()
 
     @property
     def is_connected(self) -> bool:
@@ -313,6 +328,8 @@ class Client:
         It fails with `FunctionError`: the engine's, with its code, or `TIMEOUT` after `call_seconds`; or with `ConnectionLost`.
         `ahead` passes by what waits, for calls of `greet`.
         """
+        if self._over is None:
+            raise RuntimeError(f"there is no connection to {self.url} yet: use the client inside `async with`")
         prefix, numbers = self._ids
         invocation_id = f"{prefix}{next(numbers):012x}"
         future = self._pending.add(invocation_id)

@@ -8,7 +8,6 @@ outlives the machine, too.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import sqlite3
@@ -65,6 +64,9 @@ _CLOCK_HEAD, _CLOCK_ROW, _CLOCK_TAIL = "INSERT INTO meta VALUES", "('clock',?)",
 ROWS_PER_STATEMENT = 256
 LOG_PAGES = 8192
 """Pages of 4 KiB after which the log is copied into the file, which costs two forced writes."""
+
+JOIN_SECONDS = 10.0
+"""For so long an end waits for a disk that does not answer."""
 
 Row = tuple[Any, ...]
 Slot = tuple[str, int]
@@ -198,22 +200,27 @@ class Journal:
         """Note what the store's clock shows, write the log into the database file, force it to disk, and close."""
         if self._saver is not None:
             self._saver.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._saver
+            await asyncio.gather(self._saver, return_exceptions=True)
         try:
-            await self._call(lambda: self._close(now))
+            if self._thread is not None:
+                await self._call(lambda: self._close(now))
         finally:
             await self._join()
 
     async def _join(self) -> None:
+        """End the thread, which closes what is open: whoever waited for it may have given up."""
         if self._thread is not None:
+            thread, self._thread = self._thread, None
             self._work.put(None)
-            await asyncio.to_thread(self._thread.join)
-            self._thread = None
+            await asyncio.to_thread(thread.join, JOIN_SECONDS)
 
     def _run(self) -> None:
         while (work := self._work.get()) is not None:
             work()
+        try:
+            self._close()
+        except sqlite3.Error as error:
+            logger.error("%s", _in_words(error, self.path))
 
     async def _call(self, function: Callable[[], T]) -> T:
         loop = asyncio.get_running_loop()
@@ -354,11 +361,12 @@ class Journal:
         finally:
             os.close(log)
 
-    def _close(self, now: int) -> None:
+    def _close(self, now: int | None = None) -> None:
         if self._connection is not None:
             connection, self._connection = self._connection, None
             try:
-                connection.execute(f"{_CLOCK_HEAD} {_CLOCK_ROW}{_CLOCK_TAIL}", (now,))
+                if now is not None:
+                    connection.execute(f"{_CLOCK_HEAD} {_CLOCK_ROW}{_CLOCK_TAIL}", (now,))
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             finally:
                 connection.close()

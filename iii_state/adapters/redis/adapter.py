@@ -37,6 +37,7 @@ from iii_state.events import DeadLetter, Delivery, Failure, QueueLimits, QueueSt
 from iii_state.host import Answer
 from iii_state.ops import Plan
 from iii_state.sessions import Request
+from iii_state.stopping import Stopping, in_turn
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,8 @@ class RedisAdapter:
         )
         self._send, self._run = self._connection.send, self._connection.run
         self.store: str | None = None
+        self._has_started = False
+        self._stopping = Stopping(self._stop)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._call_timeout = settings.call_timeout_ms / 1000
         self._fanout = Fanout(self._keys, self._limits, self._connection.address.db, lambda queue: self._subscriptions.ring(queue))
@@ -123,6 +126,8 @@ class RedisAdapter:
     # -- opening and closing
 
     async def start(self, bell: Callable[[str], None]) -> None:
+        if self._has_started:
+            raise StoreError("this redis adapter has been started before, and cannot be used again: make another one")
         await self._connection.start(self._check_server)
         try:
             await self._check_format()
@@ -133,6 +138,7 @@ class RedisAdapter:
         except BaseException:
             await self._connection.stop()
             raise
+        self._has_started = True
         self._bell = bell
         self._connection.prepare = self._look_at_server
         self._connection.restored = self._reconnected
@@ -189,24 +195,42 @@ class RedisAdapter:
             self._emptied()
 
     async def stop(self) -> None:
-        await self._foreign_writes.stop()
-        await self._scopes.stop()
-        await self._upkeep.stop()
-        await self._deadlines.stop()
-        await self._fleet.stop()
+        await self._stopping()
+
+    async def _stop(self) -> None:
+        await in_turn(
+            self._foreign_writes.stop,
+            self._scopes.stop,
+            self._upkeep.stop,
+            self._deadlines.stop,
+            self._fleet.stop,
+            self._leave,
+            self._stop_replicas,
+            self._bells.stop,
+            self._stop_tasks,
+            self._connection.stop,
+        )
+
+    async def _leave(self) -> None:
+        """Give back what is pending here, unless Redis does not answer."""
+        if not self._has_started:
+            return
         try:
             async with asyncio.timeout(self._call_timeout):
-                await self._subscriptions.stop()
-                await self._fleet.leave()
+                await in_turn(self._subscriptions.stop, self._fleet.leave)
         except (StoreError, TimeoutError) as error:
-            logger.info("what is pending here could not be given back, and will be taken over: %s", error or "no answer")
+            self._connection.forget_session()
+            words = str(error) or f"no answer within {self._call_timeout:g} s"
+            logger.warning("what is pending here could not be given back, and will be taken over: %s", words)
+
+    async def _stop_replicas(self) -> None:
         if self._replicas is not None:
             await self._replicas.stop()
-        await self._bells.stop()
+
+    async def _stop_tasks(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._connection.stop()
 
     async def health(self) -> str | None:
         try:

@@ -172,6 +172,7 @@ class Connection:
         self._keeper: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop
         self._closed = True
+        self._keeps_session = True
 
     def _new_session(self) -> None:
         self.session = secrets.token_hex(6).encode()
@@ -194,11 +195,15 @@ class Connection:
         self._adopt(wire)
         self._keeper = asyncio.create_task(self._keep(), name="iii-state redis connection")
 
+    def forget_session(self) -> None:
+        """Redis does not answer: let the session expire."""
+        self._keeps_session = False
+
     async def stop(self) -> None:
         """Let what is in flight be answered (bounded by the call timeout), drop the session, and close."""
         if self._closed:
             return
-        if self._wire is not None:
+        if self._wire is not None and self._keeps_session:
             try:
                 await self.call(lambda *ticket: (b"UNLINK", self._session_key(ticket[0])), _as_it_is)
             except StoreError as error:
