@@ -40,8 +40,8 @@ redis.call('XLEN', KEYS[3])
 redis.call('GET', KEYS[2])
 
 if redis.call('HDEL', KEYS[1], ARGV[2]) == 1 then
-  local version = redis.call('INCR', KEYS[2])
-  redis.call('XADD', KEYS[3], 'MAXLEN', 1000, string.format('%d-0', version), ARGV[2], '')
+  local version_key, log_key, changes = KEYS[2], KEYS[3], {ARGV[2], ''}
+  --- @include "raise"
 end
 redis.call('HDEL', KEYS[6], own)
 redis.call('HSET', KEYS[6], 'ending', '1')

@@ -45,16 +45,14 @@ if not version then
 end
 if changes then
   local text = ''
-  version = string.format('%d', redis.call('INCR', KEYS[2]))
   if ARGV[4] == '1' then
-    text = version .. ' filling'
+    text = string.format('%d filling', time[1] * 1000000 + time[2])
     redis.call('HSET', KEYS[1], ':foreign_writes', text)
   else
     redis.call('HDEL', KEYS[1], ':foreign_writes')
   end
-  redis.call('XADD', KEYS[3], 'MAXLEN', 1000, version .. '-0', ':foreign_writes', text)
-end
-if changes then
+  local version_key, log_key, changes = KEYS[2], KEYS[3], {':foreign_writes', text}
+  --- @include "raise"
   redis.call('PUBLISH', KEYS[1], '')
 end
 redis.call('SET', KEYS[6], ARGV[5], 'PX', ARGV[2])

@@ -24,8 +24,8 @@ redis.call('XLEN', KEYS[5])
 redis.call('GET', KEYS[4])
 redis.call('ZREM', KEYS[1], ARGV[1])
 if redis.call('HDEL', KEYS[3], ARGV[2]) == 1 then
-  local version = redis.call('INCR', KEYS[4])
-  redis.call('XADD', KEYS[5], 'MAXLEN', 1000, string.format('%d-0', version), ARGV[2], '')
+  local version_key, log_key, changes = KEYS[4], KEYS[5], {ARGV[2], ''}
+  --- @include "raise"
   redis.call('PUBLISH', KEYS[3], '')
 end
 return 1

@@ -16,8 +16,9 @@ if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1 then
 end
 local released, done = 0, 1
 redis.call('ZCARD', KEYS[5])
-if redis.call('HEXISTS', KEYS[4], 'settings') == 1 and redis.call('EXISTS', KEYS[1]) == 1 then
-  local pending = redis.call('XPENDING', KEYS[1], 'engines', '-', '+', ARGV[3], ARGV[1])
+local engine, queue, subscription, orphans = ARGV[1], ARGV[2], KEYS[4], KEYS[5]
+local pending = redis.pcall('XPENDING', KEYS[1], 'engines', '-', '+', ARGV[3], ARGV[1]) -- an error where there is no such queue
+if not pending.err then
   for _, entry in ipairs(pending) do
     local id = entry[1]
     --- @include "give_back"
@@ -30,8 +31,7 @@ if redis.call('HEXISTS', KEYS[4], 'settings') == 1 and redis.call('EXISTS', KEYS
     return {'OK', released, 0}
   end
   redis.call('XGROUP', 'DELCONSUMER', KEYS[1], 'engines', ARGV[1])
-  local engine, queue, subscription, orphans = ARGV[1], ARGV[2], KEYS[4], KEYS[5]
-  --- @include "leave"
 end
+--- @include "leave"
 redis.call('SREM', KEYS[6], ARGV[2])
 return {'OK', released, 1}

@@ -146,6 +146,8 @@ class Connection:
         """Called when a broken connection has been replaced."""
         self.prepare: Callable[[Wire], Awaitable[None]] = _nothing_to_prepare
         """Awaited on every new connection but the first, before any call is sent: another server may answer by now."""
+        self.stumbled: Callable[[], None] = lambda: None
+        """Called when Redis holds something else than iii-state has left there."""
         self._session_key = session_key
         self._timeout = call_timeout_ms / 1000
         self._max_in_flight = max_in_flight
@@ -566,6 +568,8 @@ class Connection:
             self._reload = True
             raise Again
         trouble = trouble_of(text)
+        if trouble == "WRONGTYPE" or "NOGROUP" in text or "user_script" in text or "not an integer" in text:
+            self.stumbled()
         if trouble == "WRONGTYPE" and call.scope is not None:
             raise StoreError(
                 f"a key on Redis at {self.address} has the wrong type: state:{call.scope}, or one that iii-state keeps: {text}"

@@ -84,8 +84,13 @@ class Fleet:
         self._nobody_dies_before = 0.0
         self._look = asyncio.Event()
         """Set where a heart may have stopped."""
+        self._others: set[bytes] = set()
         self._watched: set[bytes] = set()
         """The engines whose hearts are listened to."""
+
+    def is_first(self) -> bool:
+        """Whether of all engines this one does what only one has to; two of them may think so for a moment."""
+        return not self._others or self._engine.id < min(self._others)
 
     async def join(self) -> None:
         """Become one of the engines. Raises `ConfigError` where these have agreed on something else."""
@@ -154,8 +159,12 @@ class Fleet:
                             self._sure()
                         continue
                     engine.lost(known)
+                lost = engine.id
                 engine.renew()
                 await self.join()
+                # Nobody may have declared it dead: somebody has removed it from the engines. What is pending there is taken over.
+                await self._send(b"DEL", self._keys.engine(lost))
+                await self._run("fence", queues.fence(self._keys, lost))
                 await self._afresh()
             except (StoreError, ConfigError) as error:
                 if not engine.is_member.is_set():
@@ -183,7 +192,8 @@ class Fleet:
     async def sweep(self) -> None:
         """Declare dead who is, and take over."""
         engines = await self._send(b"HKEYS", self._keys.engines)
-        self._watch({engine for engine in engines if engine != self._engine.id})
+        self._others = {engine for engine in engines if engine != self._engine.id}
+        self._watch(self._others)
         for engine in engines:
             if engine == self._engine.id or await self._send(b"EXISTS", self._keys.engine(engine)):
                 continue

@@ -173,6 +173,14 @@ class Keys:
         """List: events behind an outstanding one of the same lane."""
         return b"%bwait:%b:%b" % (self._own, queue, lane)
 
+    def waiting(self, queue: bytes) -> bytes:
+        """What the names of a queue's lists begin with."""
+        return self.wait(queue, b"")
+
+    def aside(self, key: bytes, now_ms: int) -> bytes:
+        """What a key is called from now on that was in the way of one of ours."""
+        return b"%b:damaged:%d" % (key, now_ms)
+
     def dead(self, queue: bytes) -> bytes:
         """Stream: events whose handler kept failing."""
         return b"%bdead:%b" % (self._own, queue)

@@ -65,6 +65,16 @@ class Routes:
         route = self._routes.get(queue)
         return "" if route is None else route.function_id
 
+    def queues(self) -> list[bytes]:
+        """Every queue there is."""
+        return list(self._routes)
+
+    def table(self) -> list[bytes]:
+        """The whole table, as `load` takes it."""
+        entries = {queue: _encode(route) for queue, route in self._routes.items()} | self.settings
+        entries |= {deadlines_setting(scope.encode()): b"1" for scope in self.with_deadlines}
+        return [word for entry in entries.items() for word in entry]
+
     def matching(self, scope: str, key: str) -> list[tuple[bytes, str]]:
         """The queues that want the events of this scope and key, each with the function that it is for."""
         queues = self._queues

@@ -137,7 +137,7 @@ class Scopes:
 
 async def hashes(send: Send, beginning: bytes) -> AsyncIterator[list[bytes]]:
     """The names of all hashes that begin so, page by page; a page may be empty."""
-    cursor, pattern = b"0", _escaped(beginning) + b"*"
+    cursor, pattern = b"0", escaped(beginning) + b"*"
     while True:
         cursor, page = await send(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"%d" % KEYS_PER_STEP, b"TYPE", b"hash")
         yield page
@@ -155,7 +155,7 @@ async def all_scopes(keys: Keys, send: Send) -> AsyncIterator[list[bytes]]:
             return
 
 
-def _escaped(text: bytes) -> bytes:
+def escaped(text: bytes) -> bytes:
     for special in b"\\*?[]":
         text = text.replace(bytes((special,)), b"\\%c" % special)
     return text

@@ -123,6 +123,13 @@ class Subscriptions:
         """Another Redis may answer by now, that has not heard of the latest."""
         self.hosted = {name: hosted._replace(engine=b"") for name, hosted in self.hosted.items()}
 
+    def doubt_one(self, queue: bytes) -> None:
+        """Redis has lost that this queue is hosted here."""
+        name = self._ids.get(self._keys.stream(queue), "")
+        if name in self.hosted:
+            self.hosted[name] = self.hosted[name]._replace(engine=b"")
+            self._plan(0)
+
     async def host_again(self) -> None:
         """Register what is not registered for certain, or under another id of this engine."""
         missing = [(name, hosted) for name, hosted in self.hosted.items() if hosted.engine != self._engine.id]
