@@ -9,7 +9,7 @@ In a queue that nobody else has touched
 The first is looked at here, what takes a look at each event or lane in mend_entries.lua and mend_lanes.lua.
 
 KEYS  1 engines (hash)   2 routes (hash)   3 queues of the engine (set)   4 orphans (sorted set)   5 queues with dead letters (set)
-      then of each queue: stream, busy (hash), subscription (hash), dead (stream)
+      6 clock (hash)   then of each queue: stream, busy (hash), subscription (hash), dead (stream)
 ARGV  1 engine   2 milliseconds that a queue is kept whose subscription is gone   then of each queue: its name, `1` where the engine
       hosts it
 
@@ -20,15 +20,17 @@ Reply: an array of what was found, each {number of the queue (from 1), word, det
   EVENTS       the stream is not empty
   GONE         this engine hosts the queue, or has something pending in it, but is none of the engines
   UNHOSTED     the engine should host it, and does not
+  UNSERVED     nobody hosts it
   UNKNOWN      there is no subscription, and was none before: the queue is kept for so many milliseconds from now on
   LOST         so many events were found missing by other scripts; told once
   DEAD         there were dead letters, and are none any more
 ]]
 
+local clock = KEYS[6]
 --- @include "now"
 local found = {}
-for number = 1, (#KEYS - 5) / 4 do
-  local stream, busy, subscription, dead = unpack(KEYS, 2 + 4 * number, 5 + 4 * number)
+for number = 1, (#KEYS - 6) / 4 do
+  local stream, busy, subscription, dead = unpack(KEYS, 3 + 4 * number, 6 + 4 * number)
   local queue, is_hosted = ARGV[2 * number + 1], ARGV[2 * number + 2] == '1'
   local function note(word, detail)
     found[#found + 1] = {number, word, detail or ''}
@@ -83,6 +85,9 @@ for number = 1, (#KEYS - 5) / 4 do
       note('UNKNOWN', ARGV[2])
     elseif hosts == 0 and retention and not redis.call('ZSCORE', KEYS[4], queue) then
       redis.call('ZADD', KEYS[4], now + redis.call('HGET', subscription, 'retention'), queue)
+    end
+    if hosts == 0 then
+      note('UNSERVED')
     end
     if is_hosted and (redis.call('HEXISTS', subscription, 'at:' .. ARGV[1]) == 0 or redis.call('SISMEMBER', KEYS[3], queue) == 0) then
       note('UNHOSTED')

@@ -3,7 +3,7 @@ Makes what is pending at a fenced engine in one queue ready again, for whoever t
 more. The queue's fence grows, so that handlers can tell what the dead engine may still send.
 
 KEYS  1 stream of the queue   2 engines (hash)   3 busy (hash)   4 subscription (hash)   5 orphans (sorted set)
-      6 queues of the engine (set)
+      6 queues of the engine (set)   7 clock (hash)
 ARGV  1 engine   2 queue   3 most entries
 
 Reply, an array that begins with a word:
@@ -32,6 +32,7 @@ if not pending.err then
   end
   redis.call('XGROUP', 'DELCONSUMER', KEYS[1], 'engines', ARGV[1])
 end
+local clock = KEYS[7]
 --- @include "leave"
 redis.call('SREM', KEYS[6], ARGV[2])
 return {'OK', released, 1}

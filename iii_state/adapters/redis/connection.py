@@ -65,14 +65,18 @@ class Send(Protocol):
     def __call__(self, *words: bytes) -> asyncio.Future[Any]: ...
 
 
+ScriptCall = Sequence[bytes] | Callable[[], Sequence[bytes]]
+"""Keys and arguments of a script; or what gives them each time when they are sent."""
+
+
 class Run(Protocol):
     """Calls a script by its name, with its keys and arguments; `result` reads the reply: `Connection.run`."""
 
     @overload
-    def __call__(self, name: str, call: Sequence[bytes]) -> asyncio.Future[Any]: ...
+    def __call__(self, name: str, call: ScriptCall) -> asyncio.Future[Any]: ...
 
     @overload
-    def __call__(self, name: str, call: Sequence[bytes], result: Callable[[Any], T]) -> asyncio.Future[T]: ...
+    def __call__(self, name: str, call: ScriptCall, result: Callable[[Any], T]) -> asyncio.Future[T]: ...
 
 
 class Again(Exception):
@@ -347,13 +351,16 @@ class Connection:
         return self.call(lambda *ticket: words, _as_it_is, scope=scope)
 
     @overload
-    def run(self, name: str, call: Sequence[bytes]) -> asyncio.Future[Any]: ...
+    def run(self, name: str, call: ScriptCall) -> asyncio.Future[Any]: ...
 
     @overload
-    def run(self, name: str, call: Sequence[bytes], result: Callable[[Any], T]) -> asyncio.Future[T]: ...
+    def run(self, name: str, call: ScriptCall, result: Callable[[Any], T]) -> asyncio.Future[T]: ...
 
-    def run(self, name: str, call: Sequence[bytes], result: Callable[[Any], Any] = _as_it_is) -> asyncio.Future[Any]:
+    def run(self, name: str, call: ScriptCall, result: Callable[[Any], Any] = _as_it_is) -> asyncio.Future[Any]:
         """Call the script of this name, with keys and arguments; `result` reads its reply."""
+        if callable(call):
+            digest = script(name).sha1
+            return self.call(lambda *ticket: (b"EVALSHA", digest, *call()), result)
         words = (b"EVALSHA", script(name).sha1, *call)
         return self.call(lambda *ticket: words, result, size=sum(map(len, words)))
 

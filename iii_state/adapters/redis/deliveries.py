@@ -199,7 +199,7 @@ class Deliveries:
 
     async def start_due_attempts(self) -> int:
         """Make ready what is due. Milliseconds until the next attempt is, -1 if there is none."""
-        due, following = await self._run("due", queues.due(self._keys.later, DUE_AT_ONCE))
+        due, following = await self._run("due", queues.due(self._keys, self._keys.later, DUE_AT_ONCE))
         by_queue: dict[bytes, list[bytes]] = {}
         for member in due:
             queue, _, entry_id = member.rpartition(b":")

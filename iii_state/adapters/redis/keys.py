@@ -110,8 +110,13 @@ class Keys:
 
     @cached_property
     def engines(self) -> bytes:
-        """Hash: engine -> since when."""
+        """Hash: engine -> its milliseconds to live, and how often its heart has beaten."""
         return self._own + b"engines"
+
+    @cached_property
+    def clock(self) -> bytes:
+        """Hash: the time of the fleet, by Redis's clock (`lua/lib/now.lua`)."""
+        return self._own + b"clock"
 
     @cached_property
     def store(self) -> bytes:

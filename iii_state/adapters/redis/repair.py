@@ -11,17 +11,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
 from iii_state.adapters.redis import queues
 from iii_state.adapters.redis.connection import Run
-from iii_state.adapters.redis.fanout import Fanout
+from iii_state.adapters.redis.fanout import HOLD_MS, Fanout
 from iii_state.adapters.redis.fleet import Identity
+from iii_state.adapters.redis.foreign_writes import LOCK_SECONDS
 from iii_state.adapters.redis.keys import FORMAT, Keys, lane
-from iii_state.adapters.redis.routes import BEGAN, deadlines_setting
-from iii_state.adapters.redis.scopes import escaped
+from iii_state.adapters.redis.routes import BEGAN, Wanted, deadlines_setting
+from iii_state.adapters.redis.scopes import PAUSE_SECONDS, escaped
 from iii_state.adapters.redis.subscriptions import BROADCAST_RETENTION_MS, Subscriptions
 from iii_state.adapters.redis.upkeep import SWEEP_SECONDS, Upkeep
 
@@ -52,7 +54,9 @@ HASTE_SECONDS = 0.1
 HANDLER_SECONDS = 5.0
 """For so long a handler may end an event that is not in the stream any more; then its lane goes on without waiting for that."""
 
-HOLD_MS = 10_000
+UNSERVED = 50
+"""So many subscriptions that want the events of one write, and that nobody serves, are worth a warning."""
+
 FACTS_PER_SWEEP = 500
 
 
@@ -91,6 +95,9 @@ class Repair:
         self._is_urgent = False
         self._hosted_at = self._others_at = self._facts_at = 0
         self._lists_at = b"0"
+        self._unserved: set[bytes] = set()
+        """Queues that nobody hosts."""
+        self._warned: set[Wanted] = set()
         self._pages: dict[bytes, tuple[bytes, bytes, int]] = {}
         """Of queues that are looked at event by event: how far in their stream and their lanes, and entries of the next page."""
         self._dangling: dict[bytes, float] = {}
@@ -129,22 +136,22 @@ class Repair:
 
     def _fleet_keys(self) -> list[tuple[bytes, bytes]]:
         keys, engine = self._keys, self._engine.id
+        first = [keys.format, keys.store, keys.routes, keys.hold, keys.filling, keys.scopes + b":scanning"]
         typed: dict[bytes, list[bytes]] = {
-            b"string": [keys.format, keys.store, keys.hold],
-            b"hash": [keys.routes, keys.engines, keys.session(self._session()), keys.line],
+            b"hash": [keys.engines, keys.session(self._session()), keys.line, keys.clock],
             b"set": [keys.scopes, keys.dead_queues, keys.fenced, keys.hosts(engine)],
             b"zset": [keys.orphans, keys.later, keys.deadlines],
             b"stream": [keys.routes_log],
+            b"string": [keys.routes_version, keys.engine(engine), keys.waited, keys.scopes + b":scanned"],
         }
-        found = [(key, kind) for kind, names in typed.items() for key in names]
-        more = [keys.routes_version, keys.engine(engine), keys.waited, keys.filling]
-        more += [keys.scopes + b":scanned", keys.scopes + b":scanning"]
-        return [*found, *((key, b"string") for key in more)]
+        found = [(key, b"hash" if key == keys.routes else b"string") for key in first]
+        return [*found, *((key, kind) for kind, names in typed.items() for key in names)]
 
     async def _check_fleet(self) -> bool:
         """Whether the keys that all share are as they should be by now."""
         typed = self._fleet_keys()
-        words = [b"%d" % FORMAT, (self._store() or "").encode(), b"%d" % HOLD_MS, *(kind for _, kind in typed)]
+        held = (10 * HOLD_MS, 1000 * LOCK_SECONDS, 1000 * PAUSE_SECONDS)
+        words = [b"%d" % FORMAT, (self._store() or "").encode(), *(b"%d" % ms for ms in held), *(kind for _, kind in typed)]
         is_routed, wrong = await self._run("check_fleet", [b"%d" % len(typed), *(key for key, _ in typed), *words])
         for number in wrong:
             await self._move_aside(*typed[number - 1])
@@ -210,8 +217,12 @@ class Repair:
             self._hosted_at = self._others_at = 0
         part, self._hosted_at = _part(hosted, self._hosted_at)
         rest, self._others_at = _part(others, self._others_at)
+        found = [*await self._found(part, b"1"), *await self._found(rest, b"")]
+        self._unserved = (self._unserved - set(rest)) & set(others)
+        self._unserved.update(queue for queue, word, _ in found if word == b"UNSERVED")
+        self._warn_of_unserved()
         pages = PAGES_PER_SWEEP
-        for queue, word, detail in [*await self._found(part, b"1"), *await self._found(rest, b"")]:
+        for queue, word, detail in found:
             match word:
                 case b"TYPE":
                     keys = self._keys
@@ -242,11 +253,24 @@ class Repair:
                     pass
         self._pages = {queue: page for queue, page in self._pages.items() if queue in hosted_here}
 
+    def _warn_of_unserved(self) -> None:
+        """Every write that many queues want pays for each of them, whether anybody serves it or not."""
+        wanted = Counter(self._fanout.routes.wanted_by(queue) for queue in self._unserved)
+        many = {match: count for match, count in wanted.items() if match is not None and count > UNSERVED}
+        for (scope, key), count in many.items():
+            if (scope, key) not in self._warned:
+                logger.warning(
+                    "%d subscriptions with scope %s and key %s are served by nobody, and each write that they want pays for "
+                    "each of them: unregister what is not needed any more, or give it a shorter retention_ms",
+                    *(count, "(any)" if scope is None else repr(scope), "(any)" if key is None else repr(key)),
+                )
+        self._warned = set(many)
+
     async def _found(self, looked_at: Sequence[bytes], is_hosted: bytes) -> list[tuple[bytes, bytes, bytes]]:
         if not looked_at:
             return []
         keys, engine = self._keys, self._engine.id
-        names = [keys.engines, keys.routes, keys.hosts(engine), keys.orphans, keys.dead_queues]
+        names = [keys.engines, keys.routes, keys.hosts(engine), keys.orphans, keys.dead_queues, keys.clock]
         for queue in looked_at:
             names += [keys.stream(queue), keys.busy(queue), keys.subscription(queue), keys.dead(queue)]
         words = [word for queue in looked_at for word in (queue, is_hosted)]

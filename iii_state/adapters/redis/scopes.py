@@ -82,7 +82,7 @@ class Scopes:
         for start in range(0, len(scopes), KEYS_PER_STEP):
             part = [scope.encode() for scope in scopes[start : start + KEYS_PER_STEP]]
             names = [name for scope in part for name in (self._keys.values(scope), self._keys.deadlines_of(scope))]
-            call = (b"EVALSHA", script("without_values").sha1, b"%d" % len(names), *names, *part)
+            call = (b"EVALSHA", script("without_values").sha1, b"%d" % (len(names) + 1), *names, self._keys.clock, *part)
             over.update(scope.decode() for scope in await self._send(*call))
         return over
 
