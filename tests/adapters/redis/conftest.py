@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import fakeredis
 import pytest
@@ -10,19 +9,7 @@ import redis
 
 from tests.adapters.redis.proxy import Proxy, proxy_to
 from tests.adapters.redis.servers import binary, running
-from tests.clock import Clock, compile_shim
 from tests.redis_server import RedisServer, shared_server
-
-
-@pytest.fixture(scope="session")
-def redis_clock_shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compile_shim(tmp_path_factory.mktemp("clock"))
-
-
-@pytest.fixture
-def redis_clock(redis_clock_shim: Path, tmp_path: Path) -> Clock:
-    """The wall clock of a Redis that the test starts with its `environment`."""
-    return Clock(redis_clock_shim, tmp_path / "redis-clock")
 
 
 @pytest.fixture(scope="session")

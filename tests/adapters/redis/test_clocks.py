@@ -36,11 +36,11 @@ class ClockCluster(Cluster):
 
 
 @pytest.fixture
-async def cluster(redis_clock: Clock) -> AsyncIterator[ClockCluster]:
+async def cluster(clock: Clock) -> AsyncIterator[ClockCluster]:
     async with AsyncExitStack() as stack:
-        server = stack.enter_context(RedisServer("--appendonly", "yes", environment=redis_clock.environment))
+        server = stack.enter_context(RedisServer("--appendonly", "yes", environment=clock.environment))
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        yield ClockCluster(stack, session, server, redis_clock)
+        yield ClockCluster(stack, session, server, clock)
 
 
 async def value(worker: RawWorker, key: str) -> Any:
