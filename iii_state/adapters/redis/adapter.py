@@ -23,6 +23,7 @@ from iii_state.adapters.redis.inspection import Inspection, refuse_newer
 from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.keyspace import Keyspace
 from iii_state.adapters.redis.reading import Reading
+from iii_state.adapters.redis.repair import Repair
 from iii_state.adapters.redis.replicas import Replicas
 from iii_state.adapters.redis.scopes import Scopes
 from iii_state.adapters.redis.scripts import script
@@ -44,6 +45,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 HEALTH_SECONDS = 2
+STUMBLED_SECONDS = 0.2
+"""Calls that stumble together are made good together."""
 
 _ringing = Afterwards("telling the dispatcher of an event")
 
@@ -53,6 +56,7 @@ class RedisAdapter:
 
     _subscriptions: Subscriptions
     _deadlines: Deadlines
+    _repair: Repair
 
     def __init__(self, settings: RedisSettings, *, limits: QueueLimits | None = None) -> None:
         self._prefix = settings.prefix
@@ -111,13 +115,18 @@ class RedisAdapter:
         )
         self._deliveries = Deliveries(
             *(self._keys, self._run, self._send, self._engine, self._subscriptions, self._fanout.routes, self._limits),
-            self._upkeep.plan,
+            *(self._upkeep.plan, self._stumbled),
         )
         self._inspection = Inspection(self._keys, self._run, self._send, self._limits)
         self._fleet = Fleet(
             *(self._keys, self._engine, self._run, self._send, self._keyspace, settings.heartbeat_ttl_ms, self._watches),
             *(self._begin_afresh, self._ring_all),
         )
+        self._repair = Repair(
+            *(self._fanout, self._run, self._send, self._engine, self._subscriptions),
+            *(lambda: self.store, self._fleet.is_first, lambda: self._connection.session),
+        )
+        self._connection.stumbled = self._stumbled
         self._foreign_writes = ForeignWrites(self._fanout, self._keyspace, self._engine, self._run, self._send, self._writing.write)
         self._scopes = Scopes(self._keys, self._send, self._fanout.routes, self._watch)
         self._was_emptied = False
@@ -149,6 +158,7 @@ class RedisAdapter:
         self._fleet.start()
         self._upkeep.start()
         self._scopes.start()
+        self._repair.start()
         if self._watches:
             self._foreign_writes.start()
 
@@ -200,6 +210,7 @@ class RedisAdapter:
     async def _stop(self) -> None:
         await in_turn(
             self._foreign_writes.stop,
+            self._repair.stop,
             self._scopes.stop,
             self._upkeep.stop,
             self._deadlines.stop,
@@ -305,6 +316,12 @@ class RedisAdapter:
         self._recovers = True
         self._upkeep.plan(0)
         self._deadlines.look()
+
+    def _stumbled(self) -> None:
+        """Redis holds something else than was left there. What a call had taken before it failed is given back."""
+        self._recovers = True
+        self._upkeep.plan(STUMBLED_SECONDS)
+        self._repair.stumbled()
 
     async def _recover(self) -> int:
         if self._recovers:
