@@ -359,7 +359,7 @@ class Journal:
         connection = self._opened()
         free, pages = _pages(connection)
         if free > max(MAX_FREE_PAGES, (pages - free) // 4):
-            connection.execute(f"PRAGMA incremental_vacuum({PAGES_PER_STEP})").fetchall()
+            connection.executescript(f"PRAGMA incremental_vacuum({PAGES_PER_STEP})")  # `execute` ends after the first page
             if connection.execute("PRAGMA freelist_count").fetchone()[0] < free:  # a file of an older version gives nothing
                 self._gave_back = True
                 return True
