@@ -11,6 +11,7 @@ along even so, `max_attempts` times, is buried.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections import Counter, deque
@@ -21,6 +22,7 @@ from typing import TypeVar
 
 from iii_state import values
 from iii_state.adapters.base import Adapter
+from iii_state.awake import LATE_SECONDS
 from iii_state.errors import FunctionError, NotCarriedOut, StoreError, WorkerLost, words
 from iii_state.events import Delivery, DispatchLimits, Failure, Subscription
 from iii_state.host import Answer, Host, Runner
@@ -37,6 +39,12 @@ WORKER_LOST = "worker_lost"
 
 LOOK_AGAIN_SECONDS = 0.25
 """How long an event that is to be alone may miss that a worker has come which has nothing to do."""
+
+QUIET_SECONDS = 5.0
+"""So often it is said that acknowledgements cannot be written."""
+
+SETTLE_SECONDS = 3.0
+"""So long, at most, an end waits for acknowledgements to be written: without them the events are delivered again."""
 
 Function = tuple[str, str]
 """Namespace and id."""
@@ -118,6 +126,9 @@ class Dispatcher:
         self._stopping = False
         self._paused = False
         self._unsettled = 0
+        self._why_unsettled = ""
+        self._quiet_until = 0.0
+        """Up to here, by the loop's clock, nothing is said of what cannot be written."""
         self._quiet = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         host.watch_functions(self._function_changed)
@@ -180,24 +191,25 @@ class Dispatcher:
         for consumer in consumers:
             self._give_back(consumer)
         try:
-            async with asyncio.timeout(grace_seconds):
-                await self._until_quiet()
-        except TimeoutError:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(grace_seconds):
+                    await self._until(lambda: not any(consumer.running or consumer.done for consumer in self._consumers.values()))
             for consumer in consumers:
                 for attempt in list(consumer.running):
                     self._stop_attempt(consumer, attempt)
                     self._settle(partial(self._adapter.release, [attempt.delivery]))
             try:
-                async with asyncio.timeout(grace_seconds):
-                    await self._until_quiet()
+                async with asyncio.timeout(min(SETTLE_SECONDS, grace_seconds)):
+                    await self._until(lambda: not self._unsettled)
             except TimeoutError:
-                logger.error("%d acknowledgements could not be written before stopping", self._unsettled)
-        for timer in (*(consumer.timer for consumer in consumers), self._look_again):
-            if timer is not None:
-                timer.cancel()
+                logger.error("%d acknowledgements could not be written before stopping: %s", self._unsettled, self._why_unsettled)
+        finally:
+            for timer in (*(consumer.timer for consumer in consumers), self._look_again):
+                if timer is not None:
+                    timer.cancel()
 
-    async def _until_quiet(self) -> None:
-        while self._unsettled or any(consumer.running or consumer.done for consumer in self._consumers.values()):
+    async def _until(self, holds: Callable[[], bool]) -> None:
+        while not holds():
             self._quiet.clear()
             await self._quiet.wait()
 
@@ -613,6 +625,10 @@ class Dispatcher:
 
     def _expire(self, consumer: _Consumer) -> None:
         now = self._loop.time()
+        late = now - min((attempt.deadline for attempt in consumer.running), default=now)
+        if late > LATE_SECONDS:  # this process did not run: answers may lie in its sockets, unread
+            for attempt in consumer.running:
+                attempt.deadline += late
         for attempt in [attempt for attempt in consumer.running if attempt.deadline <= now]:
             timeout = consumer.subscription.retry.timeout_ms
             if attempt.waiting_for is not None:
@@ -652,7 +668,10 @@ class Dispatcher:
         answer.add_done_callback(settled)
 
     def _settle_later(self, ask: Callable[[], Answer[T]], answered: Callable[[T], None] | None, error: BaseException) -> None:
-        logger.error("%s; asking again in %s s", error, ADAPTER_RETRY_SECONDS)
+        self._why_unsettled = str(error)
+        if not self._stopping and self._loop.time() >= self._quiet_until:
+            self._quiet_until = self._loop.time() + QUIET_SECONDS
+            logger.error("%s; asking again every %s s", error, ADAPTER_RETRY_SECONDS)
         self._unsettled += 1
 
         def again() -> None:

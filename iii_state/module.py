@@ -1,10 +1,10 @@
-"""The state module: eight functions and a trigger type, over any adapter."""
+"""The state module: its functions and a trigger type, over any adapter."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Literal, NoReturn
 
@@ -24,6 +24,7 @@ from iii_state.ops import InvalidOp, OpRequest, compile_text
 from iii_state.requests import describe, read, refusal, within
 from iii_state.sessions import MAX_NUMBER, OpenRequest, SessionError, check_session, parse_request
 from iii_state.snapshots import EntriesRequest, Snapshots
+from iii_state.stopping import Stopping, in_turn
 from iii_state.values import Json
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,8 @@ LIST_BYTES = 60 * 1024 * 1024
 """The largest answer of `state::list`; more does not fit into a frame."""
 
 MAX_TTL_MS = 10**13
+
+MAX_LINE_MS = 3_600_000
 
 STOP_SECONDS = 10.0
 
@@ -99,6 +102,13 @@ class RouteRequest(msgspec.Struct):
     visited: list[str] = []
 
 
+class LineRequest(msgspec.Struct):
+    """`iii-state::line_up`: for how long a worker stands in line; with 0 it does so no more."""
+
+    worker: str
+    ttl_ms: int
+
+
 class TriggerConfig(msgspec.Struct):
     """The config of a `state` trigger; unknown members are ignored."""
 
@@ -138,14 +148,33 @@ class StateModule:
         self._triggers: dict[str, dict[str, None]] = {}
         """Subscription id → ids of the triggers that are registered here for it."""
         self._limit = 0
+        self._has_started = False
+        self._stopping = Stopping(self._stop)
         self._apply_live_settings()
 
     async def start(self, host: Host) -> None:
-        """Open the store, and register the functions and the trigger type."""
+        """Open the store, and register the functions and the trigger type. When that fails, nothing is left open.
+
+        Raises `ConfigError` for a module that has been started before: it is for one engine, and does not come back.
+        """
+        if self._has_started:
+            raise ConfigError("this state module has been started before, and cannot be used again: make another one")
         dispatcher = Dispatcher(host, self.adapter, self._settings.dispatch)
-        await self.adapter.start(dispatcher.ring)
-        self._dispatcher = dispatcher
-        self._apply_live_settings()
+        self._has_started = True
+        try:
+            await self.adapter.start(dispatcher.ring)
+        except BaseException:
+            self._has_started = False
+            raise
+        try:
+            self._dispatcher = dispatcher
+            self._apply_live_settings()
+            self._register_with(host)
+        except BaseException:
+            await self.stop()
+            raise
+
+    def _register_with(self, host: Host) -> None:
         about = {"retry_safe": self.adapter.store is not None, "store": self.adapter.store}
         for function_id, handler, description in (
             ("state::set", self._set, "Set a value at a scope and a key"),
@@ -161,6 +190,7 @@ class StateModule:
                 self._open_session,
                 "Open a session, or raise its epoch: {session, epoch, previous_epoch?}",
             ),
+            ("iii-state::line_up", self._line_up, "Line up to serve this store to an engine, or step out: {worker, ttl_ms}"),
             ("iii-state::route", self._route, "Which bridges a call passes on its way to the store: {visited}"),
         ):
             metadata = values.encode({"iii_state": about}) if function_id == "state::set" else None
@@ -169,12 +199,19 @@ class StateModule:
         host.register_trigger_type("state", self, description="State trigger: a function runs after every change")
 
     async def stop(self) -> None:
-        """Let running handlers finish (bounded), give the rest back, and close the store."""
-        if self._dispatcher is not None:
-            dispatcher, self._dispatcher = self._dispatcher, None
-            await dispatcher.stop(STOP_SECONDS)
-            self._snapshots.close()
-            await self.adapter.stop()
+        """Let running handlers finish (bounded), give the rest back, and close the store. It happens once (`stopping.Stopping`)."""
+        if self._has_started:
+            await self._stopping()
+
+    async def _stop(self) -> None:
+        dispatcher, self._dispatcher = self._dispatcher, None
+        steps: list[Callable[[], Awaitable[None]]] = [self._close_snapshots, self.adapter.stop]
+        if dispatcher is not None:
+            steps.insert(0, partial(dispatcher.stop, STOP_SECONDS))
+        await in_turn(*steps)
+
+    async def _close_snapshots(self) -> None:
+        self._snapshots.close()
 
     async def health(self) -> str | None:
         """None when the store answers, else why not."""
@@ -331,6 +368,24 @@ class StateModule:
         answer = self.adapter.route(read("iii-state::route", data, RouteRequest).visited)
         return then(answer, lambda visited: values.encode({"visited": visited}))
 
+    def _line_up(self, data: Json, caller: Caller) -> Answer[bytes | None]:
+        request = read("iii-state::line_up", data, LineRequest)
+        try:
+            within("ttl_ms", request.ttl_ms, 0, MAX_LINE_MS)
+            if request.ttl_ms:
+                before = self.adapter.line_up(request.worker, request.ttl_ms)
+            else:
+                before = then(self.adapter.step_out(request.worker), lambda _: [])
+        except InvalidValue as error:
+            _refuse("iii-state::line_up", data, LineRequest, error)
+        except StoreError as error:
+            raise _failure("STORE_ERROR", "line up", error) from None
+        return then(
+            before,
+            lambda workers: values.encode({"before": workers}),
+            lambda error: _failure("STORE_ERROR", "line up", error),
+        )
+
     def _check_size(self, size: int) -> None:
         if size > self._limit:
             raise too_large(size, self._limit)
@@ -338,16 +393,19 @@ class StateModule:
     # -- the trigger type
 
     def register(self, trigger: Trigger, replaces: Trigger | None = None) -> Answer[None]:
-        """Subscribe a trigger's function to the events that match its config. One that stays the same keeps its queue."""
+        """Subscribe a trigger's function to the events that match its config. One that stays the same keeps its queue.
+
+        That of one that is replaced waits for its retention, as if its worker had gone: nobody has unregistered it.
+        """
         dispatcher = self._running()
         try:
             subscription = self._subscription(trigger)
         except FunctionError:
             if replaces is not None:
-                self.unregister(replaces, disconnected=False)
+                self.unregister(replaces, disconnected=True)
             raise
         if replaces is not None and self._subscription(replaces).id != subscription.id:
-            self.unregister(replaces, disconnected=False)
+            self.unregister(replaces, disconnected=True)
 
         # It counts from now on: an equal trigger that goes before the adapter has answered leaves the queue to it.
         self._triggers.setdefault(subscription.id, {})[trigger.id] = None

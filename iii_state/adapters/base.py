@@ -128,7 +128,7 @@ class Adapter(Protocol):
         """Say that this process serves the store, or is ready to, as this worker of some engine; it counts for `ttl_ms`.
 
         Answers the workers that said so earlier and still count, in any order. Of two that stand in line one is before the other,
-        whatever happens: that one serves.
+        whatever happens: that one serves. A remote that knows of no line answers none.
         """
         ...
 

@@ -66,6 +66,11 @@ class AttachedHost:
         """The functions of the module, as the engine knows them."""
         return list(self._functions)
 
+    @property
+    def trigger_types(self) -> list[str]:
+        """The trigger types of the module, as the engine knows them."""
+        return list(self._types)
+
     def name_of(self, known_as: str) -> str:
         """What the engine knows a function or trigger type of the module as."""
         if self._prefix == DEFAULT_PREFIX:
@@ -78,8 +83,6 @@ class AttachedHost:
     def register_function(
         self, function_id: str, handler: Handler, *, description: str | None = None, metadata: bytes | None = None
     ) -> None:
-        if metadata is None:
-            metadata = values.encode({"iii_state": {"store": self._store()}})
         self._functions[self.name_of(function_id)] = _Function(self._serving(function_id, handler), description, metadata)
 
     def _serving(self, function_id: str, handler: Handler) -> Handler:
@@ -168,20 +171,52 @@ class AttachedHost:
 
     # --- for the attachment
 
-    def register_with(self, client: Client) -> None:
-        """Serve, from now on, whatever the module has registered."""
+    def offer_functions(self, client: Client) -> None:
+        """Register the functions of the module with the engine, which may reject them. Calls wait for `begin`."""
         self.presence.forget()
         self._client = client
-        for trigger_type, provided in self._types.items():  # first: a provider keeps the functions that it registers
-            client.served.register_trigger_type(trigger_type, provided.provider, provided.description)
+        client.served.hold()
         self.register_functions(self._functions)
+
+    def offer_types(self) -> None:
+        """Provide the trigger types of the module: only where its functions were taken. A stock engine never takes a type back."""
+        assert self._client is not None
+        for trigger_type, provided in self._types.items():
+            self._client.served.register_trigger_type(trigger_type, provided.provider, provided.description)
+
+    def begin(self) -> None:
+        """Carry calls out: the triggers that the engine had are there."""
+        assert self._client is not None
+        self._client.served.release()
+
+    def renew_types(self, trigger_types: Iterable[str]) -> None:
+        """Provide trigger types once more that the engine has lost; `types_renewed` when it has handed over their triggers."""
+        assert self._client is not None
+        for trigger_type in trigger_types:
+            self._client.served.renew_trigger_type(trigger_type)
+
+    def types_renewed(self, trigger_types: Iterable[str]) -> None:
+        """What was not handed over again is gone."""
+        if self._client is not None:
+            for trigger_type in trigger_types:
+                self._client.served.drop_unsaid(trigger_type)
 
     def register_functions(self, function_ids: Iterable[str]) -> None:
         """Register functions with the engine, once more where it had forgotten them."""
         assert self._client is not None
         for function_id in function_ids:
             function = self._functions[function_id]
-            self._client.served.register_function(function_id, function.handler, function.description, function.metadata)
+            metadata = self._about(function.metadata)
+            self._client.served.register_function(function_id, function.handler, function.description, metadata)
+
+    def _about(self, metadata: bytes | None) -> bytes:
+        """A function's metadata with the store's id as it is now: a bridge learns it when it is connected."""
+        told = values.decode(metadata or b"{}")
+        about = told.setdefault("iii_state", {})
+        about["store"] = self._store()
+        if "retry_safe" in about:
+            about["retry_safe"] = about["store"] is not None
+        return values.encode(told)
 
     def retire(self) -> None:
         """Leave everything to others but what is under way."""
@@ -196,6 +231,7 @@ class AttachedHost:
                 client.served.unregister_trigger_type(trigger_type)
             for function_id in self._functions:
                 client.served.unregister_function(function_id)
+            client.served.release()
             self.presence.forget()
 
 

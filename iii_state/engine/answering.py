@@ -64,7 +64,11 @@ class Answering:
     def _answer(self, invocation_id: Raw, function_text: bytes, result: bytes | None) -> None:
         frame = protocol.result_frame(invocation_id, function_text, result)
         if len(frame) > self.max_frame_bytes:
-            self.refuse(invocation_id, function_text, self._too_large(f"The result of {function_text.decode()[1:-1]}", len(frame)))
+            self.refuse(
+                invocation_id,
+                function_text,
+                self._too_large(f"{function_text.decode()[1:-1]} was carried out, but its result", len(frame)),
+            )
         elif self.max_frame_depth < protocol.MAX_FRAME_DEPTH and values.nesting_exceeds(frame, self.max_frame_depth):
             deep = FunctionError(
                 "serialization_error",

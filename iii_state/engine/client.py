@@ -27,6 +27,7 @@ from iii_state.engine.served import Served
 from iii_state.engine.websocket import NORMAL, WebSocket
 from iii_state.errors import FunctionError, NotCarriedOut
 from iii_state.host import DEFAULT_NAMESPACE, Caller
+from iii_state.stopping import Stopping, in_turn
 from iii_state.values import Json
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,8 @@ class Client:
     does not wait for the engine, and whenever the connection is lost another one is made, with backoff and jitter, on which
     everything is registered again; without it, entering raises `ConnectionLost` when nobody answers, and what is lost is lost.
 
+    With `exclusive` it serves its functions alone, or not at all, even where an engine lets workers take turns.
+
     Calls wait for their turn where `max_in_flight` are on their way, and, with `reconnects`, for a connection; all of it within
     `call_seconds`.
 
@@ -87,6 +90,7 @@ class Client:
         reconnects: bool = False,
         call_seconds: float = CALL_SECONDS,
         max_in_flight: int = 5000,
+        exclusive: bool = False,
         greet: Callable[[], Awaitable[None]] | None = None,
         lost: Callable[[], None] | None = None,
         rejected: Callable[[protocol.RegistrationRejected], None] | None = None,
@@ -102,7 +106,7 @@ class Client:
         self.call_seconds = call_seconds
         self.has_tried = asyncio.Event()
         """Set once the first attempt to connect has come to something, or to nothing."""
-        self._about = _description(name, namespace, description)
+        self._about = _description(name, namespace, description, exclusive=exclusive)
         self._reconnects = reconnects
         self._greet = greet
         self._lost = lost
@@ -121,6 +125,7 @@ class Client:
         self._waiting: deque[tuple[str, bytes]] = deque()
         self._why_lost = ConnectionLost(f"there is no connection to {url} yet")
         self._over: asyncio.Future[None] | None = None
+        self._stopping = Stopping(self._stop)
         self._tasks: list[asyncio.Task[None]] = []
         self._take: dict[type[Any], Callable[[Any], None]] = {
             protocol.InvocationResult: self._take_result,
@@ -140,6 +145,8 @@ class Client:
     # --- life
 
     async def __aenter__(self) -> Self:
+        if self._over is not None:
+            raise RuntimeError("a client is entered once: make another one")
         loop = asyncio.get_running_loop()
         self._pending = PendingCalls(loop, self.call_seconds)
         self._over = loop.create_future()
@@ -158,12 +165,23 @@ class Client:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self._stopping()
+
+    async def _stop(self) -> None:
+        await in_turn(self._stop_tasks, self._session.close)
+
+    async def _stop_tasks(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._over is not None and self._over.done() and not self._over.cancelled():
+        assert self._over is not None
+        self._why_lost = ConnectionLost(f"this client of {self.url} has been closed")
+        self._waiting.clear()
+        self._pending.fail(lambda: ConnectionLost(str(self._why_lost)))
+        if not self._over.done():
+            self._over.set_exception(self._why_lost)
+        if not self._over.cancelled():
             self._over.exception()  # has been said to whoever asked
-        await self._session.close()
 
     @property
     def is_connected(self) -> bool:
@@ -310,6 +328,8 @@ class Client:
         It fails with `FunctionError`: the engine's, with its code, or `TIMEOUT` after `call_seconds`; or with `ConnectionLost`.
         `ahead` passes by what waits, for calls of `greet`.
         """
+        if self._over is None:
+            raise RuntimeError(f"there is no connection to {self.url} yet: use the client inside `async with`")
         prefix, numbers = self._ids
         invocation_id = f"{prefix}{next(numbers):012x}"
         future = self._pending.add(invocation_id)
@@ -508,14 +528,14 @@ class _Welcome(msgspec.Struct):
     tells_fates: bool = False
 
 
-def _description(name: str, namespace: str | None, description: str | None) -> bytes:
+def _description(name: str, namespace: str | None, description: str | None, *, exclusive: bool) -> bytes:
     about = {
         "runtime": "python",
         "version": SDK_VERSION,
         "name": name,
         "os": f"{platform.system()} {platform.release()} ({platform.machine()})",
         "pid": os.getpid(),
-        "features": [protocol.OURS],
+        "features": [protocol.OURS, protocol.EXCLUSIVE] if exclusive else [protocol.OURS],
         **({} if namespace is None else {"namespace": namespace}),
         **({} if description is None else {"description": description}),
     }

@@ -16,13 +16,16 @@ from iii_state.engine.registry import Call, Details, Function, Functions, contai
 from iii_state.engine.server import Server
 from iii_state.engine.triggers import Triggers, TriggerType, registration_error
 from iii_state.engine.workers import Workers
-from iii_state.errors import FunctionError, InvalidValue, NotCarriedOut, own
-from iii_state.host import DEFAULT_NAMESPACE, LOCAL, Answer, Handler, Module, Runner, Trigger, TriggerProvider, then
+from iii_state.errors import ConfigError, FunctionError, InvalidValue, NotCarriedOut, own
+from iii_state.host import DEFAULT_NAMESPACE, LOCAL, Answer, Handler, Module, Runner, Trigger, TriggerProvider, answered, then
+from iii_state.stopping import Stopping, in_turn
 
 log = logging.getLogger(__name__)
 
 _SWEEP_SECONDS = 1
 _HEALTH_SECONDS = 5
+_FUNCTIONS_SECONDS = 10
+_MODULE_SECONDS = 30
 
 
 class Engine:
@@ -48,14 +51,19 @@ class Engine:
         self.workers = Workers(self.functions, self.triggers, call_timeout)
         self._call_timeout = call_timeout
         self._modules: list[tuple[Module, ModuleHost]] = []
+        self._starting: list[Module] = []
         self._own: dict[tuple[str, str], PythonFunction] = {}
         self._background: set[asyncio.Task[Any]] = set()
         self._find = self.functions.get_default
         self._server: Server | None = None
+        self._tasks: PythonTasks | None = None
+        self._stopping = Stopping(self._stop)
 
     # --- life
 
     async def __aenter__(self) -> Self:
+        if self._server is not None:
+            raise RuntimeError("an engine runs once: make another one")
         self._loop = asyncio.get_running_loop()
         self._tasks = PythonTasks(self._loop, self._call_timeout)
         self._server = Server(self.workers, self.health)
@@ -70,19 +78,63 @@ class Engine:
         await self.stop()
 
     async def stop(self) -> None:
-        """Take no more connections, stop the modules in reverse order, then let the workers go (1012) and end what runs."""
-        await self.server.stop_listening()
+        """Take no more connections, stop the modules in reverse order, then let the workers go (1012) and end what runs.
+
+        Handlers that run may finish (10 s). It happens once: giving up waiting does not cut it off, and every call waits for it.
+        In a Python function of this engine it returns at once, and the engine stops behind that function.
+        """
+        if self._server is None:
+            return
+        tasks = self._tasks
+        if tasks is not None and tasks.runs(asyncio.current_task()):
+            self._stopping.begin()
+        else:
+            await self._stopping()
+
+    async def _stop(self) -> None:
+        ends = self._loop.time() + _FUNCTIONS_SECONDS
+        tasks = self._tasks
+        assert tasks is not None
+        await in_turn(
+            self.server.stop_listening,
+            self._stop_modules,
+            self.server.stop,
+            lambda: tasks.stop(max(1.0, ends - self._loop.time())),
+            self._stop_sweeper,
+        )
+
+    async def _stop_modules(self) -> None:
+        cut_off = None
         while self._modules:
             module, host = self._modules.pop()
             try:
-                await module.stop()
-            except Exception:
-                log.exception("module %s failed to stop", module.name)
+                async with asyncio.timeout(_MODULE_SECONDS):
+                    await module.stop()
+            except TimeoutError:
+                log.error("module %s has not stopped within %d s, and is left alone", module.name, _MODULE_SECONDS)
+            except BaseException as error:
+                task = asyncio.current_task()
+                if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                    cut_off = error  # the event loop ends: the other modules are stopped all the same
+                log.error("module %s failed to stop: %s", module.name, error or type(error).__name__, exc_info=error)
             host.withdraw()
-        await self.server.stop()
-        await self._tasks.stop()
+        if cut_off is not None:
+            raise cut_off
+
+    async def _stop_sweeper(self) -> None:
         self._sweeper.cancel()
         await asyncio.wait([self._sweeper])
+
+    def _running(self) -> PythonTasks:
+        """The engine's own tasks. Raises `RuntimeError` outside `async with`."""
+        if self._tasks is None or self._stopping.is_over:
+            raise RuntimeError("this engine is not running: use it inside `async with Engine() as engine`")
+        return self._tasks
+
+    def _check_takes_more(self) -> None:
+        self._running()
+        if self._stopping.has_begun:
+            raise RuntimeError("this engine has been stopped: make another one")
 
     async def _look_after(self) -> None:
         while True:
@@ -96,32 +148,44 @@ class Engine:
     def sweep(self) -> None:
         """End calls that take longer than the engine's timeout; the engine does it about once a second."""
         self.workers.sweep()
-        self._tasks.sweep()
+        self._running().sweep()
 
     async def add_module(self, module: Module) -> None:
         """Start a module in this engine. It is stopped with the engine, in reverse order.
 
-        Raises what the module's `start` raises (`ConfigError`, `StoreError`); what it had registered is gone then.
+        Raises what the module's `start` raises (`ConfigError`, `StoreError`); what it had registered is gone then. One that is in
+        this engine already is a `ConfigError`.
         """
+        self._check_takes_more()
+        if module in self._starting or any(known is module for known, _ in self._modules):
+            raise ConfigError(f"the module {module.name} is in this engine already")
         host = ModuleHost(self, module.name)
+        self._starting.append(module)
         try:
             await module.start(host)
         except BaseException:
             host.withdraw()
             raise
+        finally:
+            self._starting.remove(module)
         self._modules.append((module, host))
+        if self._stopping.has_begun:
+            await self._stop_modules()
+            self._check_takes_more()
 
     async def serve(self, host: str = "127.0.0.1", port: int = 49134) -> tuple[str, int]:
         """Take workers on a WebSocket port; port 0 is a free one. Returns the address once it listens. May be called several times.
 
         Raises `OSError` for an address that cannot be had.
         """
+        self._check_takes_more()
         return await self.server.listen(host, port)
 
     @property
     def server(self) -> Server:
         """The ports; there from `async with` on."""
-        assert self._server is not None, "an engine has ports inside `async with Engine()`"
+        self._running()
+        assert self._server is not None
         return self._server
 
     async def health(self) -> dict[str, str]:
@@ -146,7 +210,7 @@ class Engine:
         known = self.functions.get(namespace, function_id)
         if known is not None and known.handler is not None:
             raise ValueError(f"function {function_id} is built in")
-        executor = PythonFunction(function, self._tasks)
+        executor = PythonFunction(function, self._running())
         earlier = self._own.get((namespace, function_id))
         registered, _ = self.functions.add_executor(namespace, function_id, executor)
         if earlier is not None:
@@ -189,6 +253,7 @@ class Engine:
         return None if result is None else values.decode(result)
 
     async def _trigger_with_options(self, request: dict[str, Any], data: bytes) -> Any:
+        self._running()
         action = (request.get("action") or {}).get("type")
         metadata = request.get("metadata")
         timeout_ms = request.get("timeout_ms")
@@ -243,6 +308,7 @@ class Engine:
         Once this has returned, nothing that happens later is missed. Without a provider of the type the trigger waits for one.
         Raises `FunctionError` (`trigger_registration_failed`) for a config that cannot be used.
         """
+        self._running()
         config = request.get("config")
         metadata = request.get("metadata")
         namespace = request.get("namespace") or DEFAULT_NAMESPACE
@@ -304,7 +370,8 @@ class ModuleHost:
         self._engine = engine
         self._name = module_name
         self._functions: list[Function] = []
-        self._types: list[tuple[str, object]] = []
+        self._types: list[TriggerType] = []
+        self._unwatch: list[Callable[[], None]] = []
 
     def register_function(
         self, function_id: str, handler: Handler, *, description: str | None = None, metadata: bytes | None = None
@@ -312,8 +379,9 @@ class ModuleHost:
         self._functions.append(self._engine.functions.add_builtin(function_id, handler, description, metadata, self._name))
 
     def register_trigger_type(self, trigger_type: str, provider: TriggerProvider, *, description: str) -> None:
-        self._engine.triggers.add_type(TriggerType(DEFAULT_NAMESPACE, trigger_type, provider, description, None, self._name))
-        self._types.append((trigger_type, provider))
+        offered = TriggerType(DEFAULT_NAMESPACE, trigger_type, provider, description, None, self._name)
+        self._engine.triggers.add_type(offered)
+        self._types.append(offered)
 
     def invoke(
         self,
@@ -324,17 +392,29 @@ class ModuleHost:
         metadata: bytes | None = None,
         runner: Runner | None = None,
     ) -> Answer[bytes | None]:
-        functions = self._engine.functions
+        functions, call = self._engine.functions, Call(data, metadata=metadata)
         function = functions.find(namespace, function_id)
-        call = Call(data, metadata=metadata)
         if function.handler is not None:
             return _own_errors(lambda: functions.call(function, call))
+        if function.is_served:
+            return self._run(function, call, runner)
+        return asyncio.ensure_future(self._invoke_settled(namespace, function_id, call, runner))
+
+    async def _invoke_settled(self, namespace: str, function_id: str, call: Call, runner: Runner | None) -> bytes | None:
+        """Call a function whose worker may turn out to belong to another namespace, once that is known."""
+        functions = self._engine.functions
+        while not (function := functions.find(namespace, function_id)).is_served:
+            await functions.settling(function)
+        return await answered(self._run(function, call, runner))
+
+    def _run(self, function: Function, call: Call, runner: Runner | None) -> Answer[bytes | None]:
+        functions = self._engine.functions
         if runner is None:
             return functions.call(function, call)
         for executor in function.executors:
             if executor is runner:
                 return functions.call(function, call, executor)
-        raise NotCarriedOut("invocation_stopped", f"{runner.name} does not serve {function_id} any more")
+        raise NotCarriedOut("invocation_stopped", f"{runner.name} does not serve {function.id} any more")
 
     def pick(self, function_id: str, namespace: str = DEFAULT_NAMESPACE, avoid: Container[object] = ()) -> Runner | None:
         functions = self._engine.functions
@@ -352,16 +432,19 @@ class ModuleHost:
         return self._engine.functions.get(namespace, function_id) is not None
 
     def watch_functions(self, changed: Callable[[str, str], None]) -> None:
-        self._engine.functions.watch(changed)
+        self._unwatch.append(self._engine.functions.watch(changed))
 
     def withdraw(self) -> None:
         """Take back the functions and trigger types of a module that has stopped."""
         for function in self._functions:
             self._engine.functions.remove_builtin(function)
-        for trigger_type, _ in self._types:
-            self._engine.triggers.remove_type(DEFAULT_NAMESPACE, trigger_type, None)
+        for offered in self._types:
+            self._engine.triggers.remove_type(offered)
+        for unwatch in self._unwatch:
+            unwatch()
         self._functions.clear()
         self._types.clear()
+        self._unwatch.clear()
 
 
 def _own_errors(call: Callable[[], Answer[bytes | None]]) -> Answer[bytes | None]:

@@ -24,6 +24,9 @@ MAX_FRAME_BYTES = 64 * 1024 * 1024
 OURS = "iii-state.v1"
 """The feature with which this project's client tells this project's engine that it knows what a stock one does not say."""
 
+EXCLUSIVE = "iii-state.exclusive.v1"
+"""The feature with which a worker tells this project's engine that it wants all of a function's calls, or none."""
+
 MAX_FRAME_DEPTH = 520
 """How deep a frame may nest that this engine takes: what a value may, and the members around it."""
 

@@ -51,6 +51,11 @@ class Executor(Protocol):
         ...
 
     @property
+    def is_settled(self) -> bool:
+        """Whether its functions stay where they are: a worker may be about to say that it belongs to another namespace."""
+        ...
+
+    @property
     def may_crash(self) -> bool:
         """Whether it may go away by itself, with all that it runs, because of what it runs."""
         ...
@@ -122,10 +127,18 @@ class Function:
         self.executors.remove(executor)
         self._details.pop(executor, None)
 
+    @property
+    def is_served(self) -> bool:
+        """Whether somebody serves it who will not turn out to belong elsewhere."""
+        return self.handler is not None or any(executor.is_settled for executor in self.executors)
+
     def serving(self, first_wins: bool) -> list[Executor]:
         """Those that take its calls in turn."""
         executors = self.executors
-        if len(executors) > 1 and (first_wins or any(executor.is_exclusive for executor in executors)):
+        if len(executors) == 1:
+            return executors
+        executors = [executor for executor in executors if executor.is_settled] or executors
+        if first_wins or any(executor.is_exclusive for executor in executors):
             return executors[:1]
         return executors
 
@@ -155,6 +168,7 @@ class Functions:
     def __init__(self, *, first_wins: bool = False) -> None:
         self._namespaces: dict[str, dict[str, Function]] = {DEFAULT_NAMESPACE: {}}
         self._watchers: list[Callable[[str, str], None]] = []
+        self._settling: dict[Function, list[asyncio.Future[None]]] = {}
         self.first_wins = first_wins
         self.get_default = self._namespaces[DEFAULT_NAMESPACE].get
         """Look a function of the namespace `default` up by its id: the short way of `get`, for the path of every call."""
@@ -263,14 +277,28 @@ class Functions:
         del functions[function.id]
         if not functions and function.namespace != DEFAULT_NAMESPACE:
             del self._namespaces[function.namespace]
+        self.settled(function)
         self._changed(function)
 
-    def watch(self, changed: Callable[[str, str], None]) -> None:
-        """Call `changed(namespace, function_id)` whenever a function comes or goes."""
+    def watch(self, changed: Callable[[str, str], None]) -> Callable[[], None]:
+        """Call `changed(namespace, function_id)` whenever a function comes or goes, until what is returned is called."""
         self._watchers.append(changed)
+        return lambda: self._watchers.remove(changed)
+
+    async def settling(self, function: Function) -> None:
+        """Wait until an executor of a function settles, or the function goes."""
+        settled = asyncio.get_running_loop().create_future()
+        self._settling.setdefault(function, []).append(settled)
+        await settled
+
+    def settled(self, function: Function) -> None:
+        """An executor of a function is settled now, or the function gone."""
+        for settled in self._settling.pop(function, ()):
+            if not settled.done():
+                settled.set_result(None)
 
     def _changed(self, function: Function) -> None:
-        for changed in self._watchers:
+        for changed in list(self._watchers):
             try:
                 changed(function.namespace, function.id)
             except Exception:

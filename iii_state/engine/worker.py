@@ -30,6 +30,9 @@ quiet = QuietLog(log)
 
 DESCRIBES_ITSELF_WITHIN_SECONDS = 5
 """For so long a worker that has not said what it is gets no call that an old one could not receive."""
+SETTLES_WITHIN_SECONDS = 0.25
+"""So long after its last registration a worker that has not said what it is belongs to the namespace `default`."""
+
 _UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 _decode = protocol.decode
 _ID_AT = len(protocol.RESULT_START)
@@ -47,13 +50,18 @@ class Worker:
         self.link = link
         self.remote = remote
         self.connected_at_ms = int(time.time() * 1000)
+        self._loop = asyncio.get_running_loop()
+        self._connected_at = self._loop.time()
         self.description = Description()
+        self.is_settled = False
+        """Whether it is known which namespace it belongs to, which SDKs say behind their registrations. Events wait for it."""
+        self._settles: asyncio.TimerHandle | None = None
         self._is_ours = False
         """Whether this project's client speaks, for an engine with a bridge to this one, or an attached worker.
 
         A null result of its is one (SDKs send it for none at all, too), and what it says of a call's fate counts.
         """
-        self.pending = PendingCalls(asyncio.get_running_loop(), workers.call_timeout)
+        self.pending = PendingCalls(self._loop, workers.call_timeout)
         """Calls that it executes."""
         self._answering = Answering(link, self._too_large, _unheard)
         self._workers = workers
@@ -85,8 +93,8 @@ class Worker:
 
     @property
     def is_exclusive(self) -> bool:
-        """A provider of trigger types keeps its functions: what they do and its triggers belong together."""
-        return self._registrations.has_types
+        """A provider of trigger types keeps its functions: what they do and its triggers belong together. It may say so before."""
+        return self._registrations.has_types or protocol.EXCLUSIVE in (self.description.features or ())
 
     @property
     def may_crash(self) -> bool:
@@ -307,12 +315,34 @@ class Worker:
             before, self.namespace = self.namespace, namespace
             self.caller = Caller(self.id, namespace)
             self._registrations.move(before, namespace)
+        self._settle()
         self._workers.changed("worker_metadata_updated", self.id)
+
+    def registers(self) -> None:
+        """It is registering something, and may be about to say what it is."""
+        if not self.is_settled:
+            if self._settles is not None:
+                self._settles.cancel()
+            self._settles = asyncio.get_running_loop().call_later(SETTLES_WITHIN_SECONDS, self._settle_unless_busy)
+
+    def _settle_unless_busy(self) -> None:
+        if self._registrations.open:
+            self.registers()
+        else:
+            self._settle()
+
+    def _settle(self) -> None:
+        if self._settles is not None:
+            self._settles.cancel()
+            self._settles = None
+        if not self.is_settled:
+            self.is_settled = True
+            self._registrations.settled()
 
     def sweep(self) -> None:
         """Called about once a second: end what takes longer than the engine's timeout."""
         self.pending.sweep()
-        if self._large_calls is not None and time.time() * 1000 - self.connected_at_ms > DESCRIBES_ITSELF_WITHIN_SECONDS * 1000:
+        if self._large_calls is not None and self._loop.time() - self._connected_at > DESCRIBES_ITSELF_WITHIN_SECONDS:
             self._send_large_calls()
         self._registrations.give_up_waiting(self._workers.call_timeout)
 
@@ -332,6 +362,8 @@ class Worker:
     def disconnected(self) -> None:
         """The connection is gone: so are its functions, types and triggers; calls that it was executing fail."""
         self._workers.remove(self)
+        if self._settles is not None:
+            self._settles.cancel()
         self._registrations.drop_served()
         for invocation_id in self._large_calls or ():
             if (unsent := self.pending.take(invocation_id)) is not None:

@@ -17,10 +17,12 @@ from iii_state.events import DeadLetter, Delivery, DispatchLimits, Failure, Queu
 from iii_state.host import Answer
 from iii_state.ops import Plan
 from iii_state.sessions import Request
+from iii_state.stopping import Stopping
 
 T = TypeVar("T")
 
 HEALTH_SECONDS = 2.0
+LINE_UP = b'"iii-state::line_up"'
 PAGE = b',"limit":1000,"max_bytes":8000000'
 
 
@@ -40,16 +42,29 @@ class BridgeAdapter:
         self._read_texts = answers.checked(url, "state::list", answers.texts)
         self._read_groups = answers.checked(url, "state::list_groups", answers.groups)
         self._read_keys = answers.checked(url, "state::list_keys", answers.keys)
+        self._read_line = answers.checked(url, "iii-state::line_up", answers.before)
         self._read_page = answers.checked(url, "state::list_entries", answers.page)
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._has_started = False
+        self._stopping = Stopping(self._stop)
 
     # -- opening and closing
 
     async def start(self, bell: Callable[[str], None]) -> None:
+        if self._has_started:
+            raise StoreError("this bridge adapter has been started before, and cannot be used again: make another one")
+        self._has_started = True
         self._feeds.bell = bell
-        await self._remote.start()
+        try:
+            await self._remote.start()
+        except BaseException:
+            await self.stop()
+            raise
 
     async def stop(self) -> None:
+        await self._stopping()
+
+    async def _stop(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -185,10 +200,23 @@ class BridgeAdapter:
         return self._remote.call(b'"state::list_groups"', b"{", self._read_groups)
 
     def line_up(self, worker: str, ttl_ms: int) -> Answer[list[str]]:
-        return []  # the functions of the remote tell nobody of it
+        return self._own(self._line_up(worker, ttl_ms))
 
     def step_out(self, worker: str) -> Answer[None]:
-        return None
+        return self._own(self._step_out(worker))
+
+    async def _line_up(self, worker: str, ttl_ms: int) -> list[str]:
+        request = b'{"worker":%b,"ttl_ms":%d' % (values.encode_string(worker), ttl_ms)
+        try:
+            before: list[str] = await self._remote.call(LINE_UP, request, self._read_line)
+        except FunctionError as error:
+            if error.code != NOT_FOUND:
+                raise
+            return []  # a stock engine, or an older one of this project
+        return before
+
+    async def _step_out(self, worker: str) -> None:
+        await self._line_up(worker, 0)
 
     def route(self, visited: list[str]) -> Answer[list[str]]:
         return self._own(self._remote.route(visited))

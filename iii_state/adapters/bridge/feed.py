@@ -11,6 +11,7 @@ import logging
 import uuid
 from typing import NamedTuple
 
+from iii_state.awake import AwakeTimer
 from iii_state.errors import FunctionError, NotCarriedOut, WorkerLost
 from iii_state.events import Delivery, Event, Failure, Subscription
 from iii_state.host import Answer
@@ -41,7 +42,7 @@ class Feed:
         self.name: str | None = None
         """The function at the remote; None before it is known what the remote is."""
         self.is_served = False
-        self.ends: asyncio.TimerHandle | None = None
+        self.ends: AwakeTimer | None = None
         self._held: dict[str, Delivery] = {}
         """What the remote keeps in its queue until it is answered, by the event's id there."""
         self._open: dict[str, _Open] = {}

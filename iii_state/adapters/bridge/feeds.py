@@ -21,6 +21,8 @@ from msgspec import Raw
 from iii_state.adapters.bridge import answers, letters
 from iii_state.adapters.bridge.feed import Feed
 from iii_state.adapters.bridge.remote import Remote
+from iii_state.afterwards import Afterwards
+from iii_state.awake import AwakeTimer
 from iii_state.engine.client import ConnectionLost
 from iii_state.errors import FunctionError, InvalidValue, StoreError
 from iii_state.events import (
@@ -42,6 +44,8 @@ from iii_state.values import Json
 logger = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 1.0
+
+_ringing = Afterwards("telling the dispatcher of an event")
 
 
 class _Event(msgspec.Struct):
@@ -112,7 +116,8 @@ class Feeds:
         return task
 
     def _ring(self, subscription_id: str) -> None:
-        self.bell(subscription_id)
+        with _ringing:
+            self.bell(subscription_id)
 
     async def _registered(self, feed: Feed) -> None:
         try:
@@ -198,7 +203,7 @@ class Feeds:
         if retention <= 0:
             end()
         else:
-            feed.ends = asyncio.get_running_loop().call_later(retention / 1000, end)
+            feed.ends = AwakeTimer(retention / 1000, end)
 
     # -- connections
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from iii_state import values
 from iii_state.adapters.bridge.session import NOT_RETRY_SAFE, SESSION_OPEN, Session, SessionGone, session_error
+from iii_state.afterwards import Afterwards
 from iii_state.config import BridgeSettings
 from iii_state.engine.client import Client, ConnectionLost
 from iii_state.engine.protocol import STOPPED
@@ -26,6 +27,8 @@ GREETING_AGAIN_SECONDS = 0.5
 """How long to wait before a remote that could not say where it leads is asked again."""
 
 NOT_FOUND = "function_not_found"
+
+_going_on = Afterwards("going on with calls that waited for this one")
 
 ROUTE = b'"iii-state::route"'
 
@@ -88,7 +91,8 @@ class Call:
         return False
 
     def set_result(self, result: bytes | None, /) -> None:
-        self.remote.end(self)
+        with _going_on:
+            self.remote.end(self)
         if self.future.done():
             return
         try:

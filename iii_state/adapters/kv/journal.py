@@ -8,7 +8,6 @@ outlives the machine, too.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import sqlite3
@@ -60,9 +59,24 @@ CREATE TABLE IF NOT EXISTS crash (number INTEGER PRIMARY KEY, crashes INTEGER NO
 DELETE FROM crash WHERE number NOT IN (SELECT number FROM delivery);
 """
 
+_CLOCK_HEAD, _CLOCK_ROW, _CLOCK_TAIL = "INSERT INTO meta VALUES", "('clock',?)", " ON CONFLICT DO UPDATE SET value=excluded.value"
+
 ROWS_PER_STATEMENT = 256
 LOG_PAGES = 8192
 """Pages of 4 KiB after which the log is copied into the file, which costs two forced writes."""
+
+JOIN_SECONDS = 10.0
+"""For so long an end waits for a disk that does not answer."""
+
+PAGE_BYTES = 4096
+MAX_FREE_PAGES = 256
+"""So many free pages a file keeps, or a quarter of those in use: what has been used will be again. The rest it gives back."""
+PAGES_PER_STEP = 128
+"""So many it gives back before anything else that waits to be written is."""
+REST_PER_STEP = 4
+"""And then for so many times as long as that took it gives back none."""
+MAX_PAGES_TO_REWRITE = 65_536
+"""A file of an older version gives nothing back. Where most of it is free, and no more than this in use, a start rewrites it."""
 
 Row = tuple[Any, ...]
 Slot = tuple[str, int]
@@ -92,6 +106,8 @@ class Group:
     subscriptions: dict[str, Row | None] = field(default_factory=dict)
     deliveries: list[Row] = field(default_factory=list)
     attempts: dict[int, tuple[int, int]] = field(default_factory=dict)
+    clock: int | None = None
+    """What the store's clock shows, in a group that holds moments: none of them is further from it than was asked."""
     crashes: dict[int, int] = field(default_factory=dict)
     dead_letters: list[Row] = field(default_factory=list)
     finished: list[int] = field(default_factory=list)
@@ -106,11 +122,13 @@ class Group:
         outcomes = [(*slot, *outcome) for slot, outcome in self.outcomes.items()]
         kept = [row for row in self.subscriptions.values() if row is not None]
         ended = [(name,) for name, row in self.subscriptions.items() if row is None]
+        clock = [] if self.clock is None else [(self.clock,)]
         return [
             ("INSERT INTO state VALUES", "(?,?,?)", " ON CONFLICT DO UPDATE SET value=excluded.value", upserts),
             ("DELETE FROM state WHERE (scope, key) IN (VALUES", "(?,?)", ")", removals),
             ("INSERT INTO deadline VALUES", "(?,?,?)", " ON CONFLICT DO UPDATE SET at_ms=excluded.at_ms", deadlines),
             ("DELETE FROM deadline WHERE (scope, key) IN (VALUES", "(?,?)", ")", no_deadlines),
+            (_CLOCK_HEAD, _CLOCK_ROW, _CLOCK_TAIL, clock),
             ("DELETE FROM session WHERE id IN (VALUES", "(?)", ")", [(session,) for session in self.ended_sessions]),
             ("INSERT OR REPLACE INTO session VALUES", "(?,?,?,?,?)", "", outcomes),
             ("INSERT OR REPLACE INTO subscription VALUES", "(?,?,?,?)", "", kept),
@@ -147,19 +165,25 @@ class Journal:
         self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._connection: sqlite3.Connection | None = None
-        self._saver: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._unsaved = False
+        self._gave_back = False
+        """Whether pages have been given back since the log was copied into the file: that is when it gets shorter."""
 
-    async def open(self) -> Contents:
-        """Open or make the file and read it. Raises `StoreError` in words when that cannot be."""
+    async def open(self, now: int) -> Contents:
+        """Open or make the file and read it. Raises `StoreError` in words when that cannot be.
+
+        `now` is what the store's clock shows, in milliseconds. Where it showed more when the file was written last, the moments in
+        it are moved back by the difference, so that nothing waits for longer than was asked.
+        """
         self._thread = threading.Thread(target=self._run, name="iii-state-sqlite", daemon=True)
         self._thread.start()
         try:
-            contents = await self._call(self._open)
+            contents = await self._call(lambda: self._open(now))
         except BaseException:
             await self._join()
             raise
-        self._saver = asyncio.create_task(self._save_regularly())
+        self._tasks = [asyncio.create_task(work()) for work in (self._save_regularly, self._give_back_regularly)]
         return contents
 
     def write(self, group: Group, done: Callable[[StoreError | None], None]) -> None:
@@ -184,26 +208,31 @@ class Journal:
         """Raise `StoreError` unless the file answers."""
         await self._call(lambda: self._opened().execute("SELECT value FROM meta WHERE name='epoch'").fetchone())
 
-    async def close(self) -> None:
-        """Write the log into the database file, force it to disk, and close."""
-        if self._saver is not None:
-            self._saver.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._saver
+    async def close(self, now: int) -> None:
+        """Note what the store's clock shows, write the log into the database file, force it to disk, and close."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
-            await self._call(self._close)
+            if self._thread is not None:
+                await self._call(lambda: self._close(now))
         finally:
             await self._join()
 
     async def _join(self) -> None:
+        """End the thread, which closes what is open: whoever waited for it may have given up."""
         if self._thread is not None:
+            thread, self._thread = self._thread, None
             self._work.put(None)
-            await asyncio.to_thread(self._thread.join)
-            self._thread = None
+            await asyncio.to_thread(thread.join, JOIN_SECONDS)
 
     def _run(self) -> None:
         while (work := self._work.get()) is not None:
             work()
+        try:
+            self._close()
+        except sqlite3.Error as error:
+            logger.error("%s", _in_words(error, self.path))
 
     async def _call(self, function: Callable[[], T]) -> T:
         loop = asyncio.get_running_loop()
@@ -241,13 +270,26 @@ class Journal:
                     self._unsaved = True
                     logger.error("cannot force %s to disk: %s", self.path, error)
 
+    async def _give_back_regularly(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self._interval)
+            try:
+                while True:
+                    begun = loop.time()
+                    if not await self._call(self._give_back):
+                        break
+                    await asyncio.sleep(REST_PER_STEP * (loop.time() - begun))
+            except StoreError as error:
+                logger.info("what is free in %s cannot be given back yet: %s", self.path, error)
+
     # Everything below runs on the thread.
 
     def _opened(self) -> sqlite3.Connection:
         assert self._connection is not None
         return self._connection
 
-    def _open(self) -> Contents:
+    def _open(self, now: int) -> Contents:
         directory = self.path.parent
         if directory.exists() and not directory.is_dir():
             raise StoreError(f"file_path {str(directory)!r} is a file; it has to be a directory, in which {FILE_NAME} is kept")
@@ -268,13 +310,17 @@ class Journal:
         connection = sqlite3.connect(self.path, isolation_level=None, timeout=1.0, cached_statements=256, check_same_thread=False)
         try:
             connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+            connection.execute("PRAGMA auto_vacuum=INCREMENTAL")  # of a new file; one that has tables keeps its own
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")
             connection.execute(f"PRAGMA wal_autocheckpoint={LOG_PAGES}")
+            connection.execute(f"PRAGMA journal_size_limit={LOG_PAGES * PAGE_BYTES}")
             connection.execute("BEGIN IMMEDIATE")
             self._check_format(connection)
             connection.execute("UPDATE meta SET value = value + 1 WHERE name='epoch'")
+            self._set_clock(connection, now)
             connection.execute("COMMIT")
+            self._rewrite_if_mostly_free(connection)
             contents = Contents(
                 epoch=connection.execute("SELECT value FROM meta WHERE name='epoch'").fetchone()[0],
                 store=connection.execute("SELECT printf('%016x', value) FROM meta WHERE name='store'").fetchone()[0],
@@ -284,13 +330,56 @@ class Journal:
                 subscriptions=connection.execute("SELECT * FROM subscription").fetchall(),
                 deliveries=connection.execute("SELECT * FROM delivery ORDER BY number").fetchall(),
                 crashes=connection.execute("SELECT number, crashes FROM crash").fetchall(),
-                dead_letters=connection.execute("SELECT * FROM dead_letter ORDER BY buried_at_ms").fetchall(),
+                dead_letters=connection.execute("SELECT * FROM dead_letter ORDER BY rowid").fetchall(),
             )
         except BaseException:
             connection.close()
             raise
         self._connection = connection
         return contents
+
+    def _rewrite_if_mostly_free(self, connection: sqlite3.Connection) -> None:
+        """A file of an older version becomes one that can give back what is free."""
+        free, pages = _pages(connection)
+        is_large = free > max(MAX_FREE_PAGES, pages // 2)
+        if not is_large or pages - free > MAX_PAGES_TO_REWRITE or connection.execute("PRAGMA auto_vacuum").fetchone()[0]:
+            return
+        try:
+            connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except sqlite3.Error as error:  # a full disk: the file is as it was
+            logger.warning("%s is mostly free, but could not be rewritten: %s", self.path, error)
+        else:
+            after = _pages(connection)[1]
+            logger.info("%s was mostly free: rewritten, from %d to %d MiB", self.path, *(size >> 8 for size in (pages, after)))
+
+    def _give_back(self) -> bool:
+        """Give back some pages; whether there are more to give back."""
+        connection = self._opened()
+        free, pages = _pages(connection)
+        if free > max(MAX_FREE_PAGES, (pages - free) // 4):
+            connection.execute(f"PRAGMA incremental_vacuum({PAGES_PER_STEP})").fetchall()
+            if connection.execute("PRAGMA freelist_count").fetchone()[0] < free:  # a file of an older version gives nothing
+                self._gave_back = True
+                return True
+        if self._gave_back:
+            self._gave_back = False
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return False
+
+    def _set_clock(self, connection: sqlite3.Connection, now: int) -> None:
+        row = connection.execute("SELECT value FROM meta WHERE name='clock'").fetchone()
+        back = 0 if row is None else row[0] - now
+        if back > 0:
+            if back > 1000:
+                logger.warning(
+                    "the clock shows %.0f s less than when %s was written last: deadlines and planned attempts are moved back",
+                    *(back / 1000, self.path),
+                )
+            connection.execute("UPDATE deadline SET at_ms = at_ms - ?", (back,))
+            connection.execute("UPDATE delivery SET due_at_ms = due_at_ms - ? WHERE due_at_ms > 0", (back,))
+        connection.execute(f"{_CLOCK_HEAD} {_CLOCK_ROW}{_CLOCK_TAIL}", (now,))
 
     def _check_format(self, connection: sqlite3.Connection) -> None:
         application = connection.execute("PRAGMA application_id").fetchone()[0]
@@ -330,13 +419,21 @@ class Journal:
         finally:
             os.close(log)
 
-    def _close(self) -> None:
+    def _close(self, now: int | None = None) -> None:
         if self._connection is not None:
             connection, self._connection = self._connection, None
             try:
+                if now is not None:
+                    connection.execute(f"{_CLOCK_HEAD} {_CLOCK_ROW}{_CLOCK_TAIL}", (now,))
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             finally:
                 connection.close()
+
+
+def _pages(connection: sqlite3.Connection) -> tuple[int, int]:
+    """How many pages of a file are free, and how many it has."""
+    free: int = connection.execute("PRAGMA freelist_count").fetchone()[0]
+    return free, connection.execute("PRAGMA page_count").fetchone()[0]
 
 
 def _execute_rows(connection: sqlite3.Connection, head: str, template: str, tail: str, rows: Sequence[Row]) -> None:

@@ -27,6 +27,7 @@ from iii_state.adapters.redis.mutations import (
 from iii_state.adapters.redis.packing import Packing, packed
 from iii_state.adapters.redis.routes import BEGAN, Routes, deadlines_setting
 from iii_state.adapters.redis.scripts import Script, script
+from iii_state.afterwards import Afterwards
 from iii_state.errors import StoreError
 from iii_state.events import QueueLimits
 from iii_state.sessions import Request
@@ -34,6 +35,8 @@ from iii_state.sessions import Request
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_ringing = Afterwards("ringing for an event")
 
 PATIENCE = 3
 """A call that was stale so often in a row has the routes hold still for the next time."""
@@ -80,8 +83,13 @@ class Fanout:
             self.emptied()
 
     def load(self, version: int, table: Sequence[bytes]) -> bool:
-        """Take on the whole table. True where it is that of another database: the one before has been emptied, or replaced."""
+        """Take on the whole table. True where it is that of another database: the one before has been emptied, or replaced.
+
+        Where somebody has removed nothing but the table, what was known stays, until it is written down again (`Repair`).
+        """
         before = self.routes.settings.get(BEGAN)
+        if version and before is not None and BEGAN not in table[::2]:
+            table = [*self.routes.table(), *table]
         self.routes.load(version, table)
         return before is not None and self.routes.settings.get(BEGAN) != before
 
@@ -175,7 +183,8 @@ class Write(Generic[T]):
                 *(self._packed_place, self._packed_own, len(self._own)),
             )
         for queue, _ in wanted:
-            fanout.ring(queue)
+            with _ringing:  # a call that is sent again may have been applied already
+                fanout.ring(queue)
         limits = fanout.limits
         routes = [
             Route(queue, UNBOUNDED, UNBOUNDED)
