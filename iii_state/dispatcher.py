@@ -15,7 +15,7 @@ import contextlib
 import logging
 import random
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -36,6 +36,9 @@ ADAPTER_RETRY_SECONDS = 0.5
 
 WORKER_LOST = "worker_lost"
 """The code of a dead letter whose worker kept going away."""
+
+LOOK_AGAIN_SECONDS = 0.25
+"""How long an event that is to be alone may miss that a worker has come which has nothing to do."""
 
 QUIET_SECONDS = 5.0
 """So often it is said that acknowledgements cannot be written."""
@@ -116,6 +119,7 @@ class Dispatcher:
         """Those with suspects."""
         self._kept_waiting: dict[_Consumer, None] = {}
         """Those whose workers are all claimed."""
+        self._look_again: asyncio.TimerHandle | None = None
         self._crashed: dict[Runner | None, list[tuple[_Consumer, Delivery]]] = {}
         """What is still to be told of in the log."""
         self._scheduled = False
@@ -200,9 +204,9 @@ class Dispatcher:
             except TimeoutError:
                 logger.error("%d acknowledgements could not be written before stopping: %s", self._unsettled, self._why_unsettled)
         finally:
-            for consumer in consumers:
-                if consumer.timer is not None:
-                    consumer.timer.cancel()
+            for timer in (*(consumer.timer for consumer in consumers), self._look_again):
+                if timer is not None:
+                    timer.cancel()
 
     async def _until(self, holds: Callable[[], bool]) -> None:
         while not holds():
@@ -258,8 +262,16 @@ class Dispatcher:
                 self._unblock(consumer.gate)  # it was woken for a place that it did not need
         for gate in list(self._suspicious):  # behind all others: workers get their fill before one is claimed again
             self._try_alone(gate)
+        if self._suspicious and self._look_again is None and not self._stopping:
+            self._look_again = self._loop.call_later(LOOK_AGAIN_SECONDS, self._workers_may_have_changed)
         if self._stopping:
             self._quiet.set()
+
+    def _workers_may_have_changed(self) -> None:
+        """Suspects wait for workers to have nothing to do: one that has come meanwhile may be the first that has not."""
+        self._look_again = None
+        if self._suspicious and not self._scheduled:
+            self._run()
 
     def _pump(self, consumer: _Consumer) -> None:
         if self._stopping or self._paused or not consumer.hosted:
@@ -368,7 +380,7 @@ class Dispatcher:
     def _claim(self, gate: _Gate, consumer: _Consumer) -> tuple[Runner | None, Runner | None] | None:
         """Claim the workers on which its next suspect is to run, of condition and handler; None if others have claimed them.
 
-        Those claimed already are kept, and those that have least to do are preferred.
+        One that has nothing to do is preferred, then one that is claimed already, then one that has least to do.
         """
         chosen: dict[Function, Runner] = {}
         for namespace, name in self._functions(consumer):
@@ -376,7 +388,7 @@ class Dispatcher:
             free = [runner for runner in runners if self._claims.get(runner, gate) is gate]
             if free:
                 own = (*chosen.values(), *gate.claim)
-                chosen[namespace, name] = min(free, key=lambda runner: (runner not in own, self._load.get(runner, 0)))
+                chosen[namespace, name] = min(free, key=lambda runner: self._preference(runner, own))
             elif runners:
                 self._let_go(gate)
                 return None
@@ -386,6 +398,10 @@ class Dispatcher:
             gate.claim = claim
             self._claims.update(dict.fromkeys(claim, gate))
         return None if consumer.condition is None else chosen.get(consumer.condition), chosen.get(consumer.function)
+
+    def _preference(self, runner: Runner, own: Container[Runner]) -> tuple[bool, bool, int]:
+        load = self._load.get(runner, 0)
+        return load > 0, runner not in own, load
 
     def _let_go(self, gate: _Gate) -> None:
         """Claim no worker any more: those that were kept waiting go on."""

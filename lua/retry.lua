@@ -18,9 +18,10 @@ local clock = KEYS[4]
 redis.call('ZSCORE', KEYS[3], '')
 local planned = redis.call('XACK', KEYS[1], 'engines', ARGV[3])
 if planned == 1 then
+  local due = math.floor(now + ARGV[4])
   if ARGV[5] == '1' then
-    now = now + 0.5 -- the half tells again.lua that it was a crash
+    due = due + 0.5 -- the half tells again.lua that it was a crash
   end
-  redis.call('ZADD', KEYS[3], now + ARGV[4], ARGV[2] .. ':' .. ARGV[3])
+  redis.call('ZADD', KEYS[3], due, ARGV[2] .. ':' .. ARGV[3])
 end
 return {'OK', planned}
