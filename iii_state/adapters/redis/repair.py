@@ -16,16 +16,19 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
+import msgspec
+
 from iii_state.adapters.redis import queues
 from iii_state.adapters.redis.connection import Run
 from iii_state.adapters.redis.fanout import HOLD_MS, Fanout
 from iii_state.adapters.redis.fleet import Identity
 from iii_state.adapters.redis.foreign_writes import LOCK_SECONDS
 from iii_state.adapters.redis.keys import FORMAT, Keys, lane
-from iii_state.adapters.redis.routes import BEGAN, Wanted, deadlines_setting
-from iii_state.adapters.redis.scopes import PAUSE_SECONDS, escaped
+from iii_state.adapters.redis.routes import BEGAN, Wanted, deadlines_setting, route_text
+from iii_state.adapters.redis.scopes import PAUSE_SECONDS, escaped, hashes
 from iii_state.adapters.redis.subscriptions import BROADCAST_RETENTION_MS, Subscriptions
 from iii_state.adapters.redis.upkeep import SWEEP_SECONDS, Upkeep
+from iii_state.events import Subscription
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +60,14 @@ HANDLER_SECONDS = 5.0
 UNSERVED = 50
 """So many subscriptions that want the events of one write, and that nobody serves, are worth a warning."""
 
+UNROUTED_SWEEPS = 3
+"""So often another engine may still remember the routes that are gone."""
+
+MOST_PATIENCE_SECONDS = 60.0
+
 FACTS_PER_SWEEP = 500
+
+_subscription = msgspec.json.Decoder(Subscription)
 
 
 class Repair:
@@ -95,6 +105,10 @@ class Repair:
         self._is_urgent = False
         self._hosted_at = self._others_at = self._facts_at = 0
         self._lists_at = b"0"
+        self._unrouted = 0
+        """At so many sweeps there were no routes."""
+        self._mended: dict[bytes, tuple[float, float]] = {}
+        """Queues in which nothing was found to put right, though they are uneven: when to look again, and after how long next."""
         self._unserved: set[bytes] = set()
         """Queues that nobody hosts."""
         self._warned: set[Wanted] = set()
@@ -162,8 +176,11 @@ class Repair:
         if version is not None and not version.isdigit():
             await self._send(b"RENAME", self._keys.routes_version, self._keys.aside(self._keys.routes_version, _now_ms()))
             logger.error("the version of the routes in Redis was %r, which is none of ours: it has been moved aside", version[:80])
-        if not is_routed and BEGAN in self._fanout.routes.settings:
+        self._unrouted = 0 if is_routed else self._unrouted + 1
+        if self._unrouted and BEGAN in self._fanout.routes.settings:
             await self._restore_routes()
+        elif self._unrouted >= UNROUTED_SWEEPS and self._is_first():
+            await self._rebuild_routes()
         return True
 
     async def _restore_routes(self) -> None:
@@ -178,6 +195,30 @@ class Repair:
                 "%d subscriptions",
                 len(routes.queues()),
             )
+
+    async def _rebuild_routes(self) -> None:
+        """No engine remembers the routes: they follow from the subscriptions, and from the scopes that have deadlines."""
+        table: list[tuple[bytes, bytes]] = []
+        beginning = self._keys.subscription(b"")
+        async for page in hashes(self._send, beginning):
+            for name in page:
+                settings, ending = await self._send(b"HMGET", name, b"settings", b"ending")
+                if settings is not None and ending is None:
+                    table.append((name[len(beginning) :], route_text(_subscription.decode(settings))))
+        cursor = b"0"
+        while True:
+            cursor, page = await self._send(b"ZSCAN", self._keys.deadlines, cursor, b"COUNT", b"1000")
+            table += [(deadlines_setting(scope), b"1") for scope in page[::2]]
+            if cursor == b"0":
+                break
+        names = (b"2", self._keys.routes, self._keys.routes_version)
+        for part in _batches([*table, (BEGAN, b"%d" % self._fanout.routes.version)], LANES_AT_ONCE):
+            await self._run("restore_routes", [*names, *(word for pair in part for word in pair)])
+        await self._fanout.read(self._send)
+        logger.error(
+            "somebody has removed the routes from Redis while no engine ran; they have been made again from what else is there: %d",
+            len(table),
+        )
 
     async def _move_aside(self, key: bytes, kind: bytes) -> None:
         aside = self._keys.aside(key, _now_ms())
@@ -221,6 +262,9 @@ class Repair:
         self._unserved = (self._unserved - set(rest)) & set(others)
         self._unserved.update(queue for queue, word, _ in found if word == b"UNSERVED")
         self._warn_of_unserved()
+        uneven = {queue for queue, word, _ in found if word == b"UNEVEN"}
+        even = {*part, *rest} - uneven
+        self._mended = {queue: when for queue, when in self._mended.items() if queue not in even}
         pages = PAGES_PER_SWEEP
         for queue, word, detail in found:
             match word:
@@ -243,8 +287,10 @@ class Repair:
                     self._tell_lost(queue, int(detail))
                 case b"DEAD":
                     logger.error("the dead letters of %s are gone: somebody has removed them from Redis", self._name(queue))
-                case b"GROUP" | b"UNEVEN":
-                    await self._mend(queue, was_counted=detail != b"doubt")
+                case b"GROUP":
+                    await self._mend(queue, was_counted=True)
+                case b"UNEVEN":
+                    await self._mend_if_due(queue, was_counted=detail != b"doubt")
                 case b"EVENTS" if pages > 0:
                     pages -= 1
                     await self._look_at_page(queue)
@@ -345,8 +391,17 @@ class Repair:
         cursor, page = await self._send(b"HSCAN", self._keys.busy(queue), cursor, b"COUNT", b"%d" % LANES_AT_ONCE)
         return cursor, [name for name in page[::2] if not name[:1].isalpha()]
 
-    async def _mend(self, queue: bytes, *, was_counted: bool) -> None:
-        """Go through a whole queue, step by step, and have every lane go on that has stopped."""
+    async def _mend_if_due(self, queue: bytes, *, was_counted: bool) -> None:
+        """What an old backup brought back may keep a queue uneven until it has been handled: look less and less often."""
+        loop = asyncio.get_running_loop()
+        due, pause = self._mended.pop(queue, (0.0, SWEEP_SECONDS))
+        if loop.time() < due:
+            self._mended[queue] = (due, pause)
+        elif not await self._mend(queue, was_counted=was_counted):
+            self._mended[queue] = (loop.time() + pause, min(MOST_PATIENCE_SECONDS, 2 * pause))
+
+    async def _mend(self, queue: bytes, *, was_counted: bool) -> bool:
+        """Go through a whole queue, step by step, and have every lane go on that has stopped. Whether there was one, or may be."""
         loop = asyncio.get_running_loop()
         began, behind, entries, met = loop.time(), b"-", FIRST_ENTRIES, set[bytes]()
         at_end = False
@@ -361,7 +416,7 @@ class Repair:
             await asyncio.sleep((loop.time() - began) * REST)
         behind = b"0-0" if behind == b"-" else behind
         if await self._is_being_handled(queue):
-            return
+            return True
         lost = 0
         cursor = b"0"
         while True:
@@ -380,6 +435,7 @@ class Repair:
         if lost:
             await self._send(b"HINCRBY", self._keys.subscription(queue), b"lost", b"%d" % lost)
             self._tell_lost(queue, lost)
+        return bool(lost) or not was_counted
 
     async def _adopt(self, queue: bytes, found: Sequence[tuple[bytes, bytes, int]]) -> None:
         if not found:

@@ -150,6 +150,25 @@ async def test_a_queue_under_traffic_is_never_taken_for_a_damaged_one(
     assert told(caplog) == []
 
 
+async def test_routes_that_were_removed_while_no_engine_ran_are_made_again(server: RedisServer) -> None:
+    async with adapter_on(server.url) as adapter:
+        await adapter.subscribe(OFTEN)
+        await answer_of(adapter.set("t", "k", b"1", ttl_ms=600_000))
+        await answer_of(adapter.abandon(OFTEN.id))
+        await fill(adapter, 3, 2)
+    server.client.delete("iii-state:routes")
+    async with adapter_on(server.url) as adapter:
+        async with asyncio.timeout(30):
+            while not server.client.hexists("iii-state:routes", ":began"):
+                adapter._repair.stumbled()
+                await asyncio.sleep(0.05)
+        await until(lambda: adapter._fanout.routes.queues() == [OFTEN.id.encode()])
+        assert adapter._fanout.routes.with_deadlines == {"t"}
+        await fill(adapter, 3, 3)
+        await adapter.subscribe(OFTEN)
+        assert await drain(adapter, OFTEN) == {f"k{lane}": [0, 1, 0, 1, 2] for lane in range(3)}
+
+
 async def test_an_older_session_in_the_place_of_the_own_is_an_outcome_unknown(server: RedisServer) -> None:
     async with adapter_on(server.url) as adapter:
         connection = adapter._connection
