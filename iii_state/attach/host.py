@@ -99,6 +99,12 @@ class AttachedHost:
     def watch_functions(self, changed: Callable[[str, str], None]) -> None:
         self.presence.watch(changed)
 
+    def takes_events(self, function_id: str, namespace: str, go_on: Callable[[], None]) -> bool:
+        return self._client is None or self._client.takes_events(go_on)
+
+    def is_on_its_way(self, answer: asyncio.Future[bytes | None]) -> bool:
+        return False  # when the engine sends it on is not known
+
     def invoke(
         self, function_id: str, data: bytes, *, namespace: str = DEFAULT_NAMESPACE, metadata: bytes | None = None
     ) -> Answer[bytes | None]:
@@ -133,7 +139,7 @@ class AttachedHost:
             return error
         if error.code in ("invocation_stopped", "channel_send_failed"):
             self.presence.missing(namespace, function_id)
-            if size > OLD_PYTHON_FRAME_BYTES // 2:
+            if error.code == "invocation_stopped" and size > OLD_PYTHON_FRAME_BYTES // 2:
                 # What is large may be what made its worker go: an old SDK drops the connection on it. So this is an attempt.
                 return FunctionError(error.code, error.message, error.stacktrace)
         elif error.code == "function_not_found" and function_id in error.message:

@@ -83,6 +83,7 @@ class PythonFunction:
     id = ""
     name = "in-process"
     is_exclusive = False
+    outlet = None
 
     def __init__(self, function: PythonCallable, tasks: PythonTasks) -> None:
         self._function = function

@@ -46,8 +46,39 @@ class Executor(Protocol):
         """Whether it keeps its functions to itself while it lives."""
         ...
 
+    @property
+    def outlet(self) -> Outlet | None:
+        """How calls reach it, None where they always do at once."""
+        ...
+
     def execute(self, function: Function, call: Call) -> Answer[bytes | None]:
         """Run a call. Raises (or sets in the Future) `FunctionError`."""
+        ...
+
+
+class Outlet(Protocol):
+    """What calls of an executor go through, and who reads it more slowly than it is sent to (`websocket.WebSocket`)."""
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether much of what was sent has still to be read."""
+        ...
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether what can wait may be sent now."""
+        ...
+
+    def when_read(self, go_on: Callable[[], None]) -> None:
+        """Call `go_on` once, in its turn, when it is not behind any more, or gone."""
+        ...
+
+    def when_idle(self, go_on: Callable[[], None]) -> None:
+        """Call `go_on` once, in its turn, when it takes more, or is gone."""
+        ...
+
+    def end_turns(self) -> None:
+        """Call now all that wait."""
         ...
 
 
@@ -114,12 +145,25 @@ class Function:
         self._details.pop(executor, None)
 
     def pick(self, first_wins: bool) -> Executor:
-        """Whose turn it is."""
+        """Whose turn it is: of several, those that still have much to read are passed by."""
         executors = self.executors
         if len(executors) == 1 or first_wins or any(executor.is_exclusive for executor in executors):
             return executors[0]
         self._turn += 1
+        for step in range(len(executors)):
+            executor = executors[(self._turn - 1 + step) % len(executors)]
+            if (outlet := executor.outlet) is None or not outlet.is_behind:
+                self._turn += step
+                return executor
         return executors[(self._turn - 1) % len(executors)]
+
+    def outlets(self, first_wins: bool) -> list[Outlet]:
+        """The outlets of those who can be picked; empty where one of them takes calls at once."""
+        executors = self.executors
+        if first_wins or any(executor.is_exclusive for executor in executors):
+            executors = executors[:1]
+        outlets = [executor.outlet for executor in executors]
+        return [outlet for outlet in outlets if outlet is not None] if None not in outlets else []
 
 
 class Functions:
@@ -165,6 +209,36 @@ class Functions:
             return function.handler(call.data, call.caller)
         return function.pick(self.first_wins).execute(function, call)
 
+    def takes_events(self, function: Function, go_on: Callable[[], None]) -> bool:
+        """Whether an event can be sent to a worker that serves the function. If not, `go_on` is called once when it may be so."""
+        executors = function.executors
+        if function.handler is not None or not executors:
+            return True
+        if (outlet := executors[0].outlet) is None or outlet.takes_more:
+            return True
+        outlets = function.outlets(self.first_wins)
+        if not outlets or any(outlet.takes_more for outlet in outlets):
+            return True
+        go_on = _Once(go_on)
+        for outlet in outlets:
+            outlet.when_idle(go_on)
+        return False
+
+    def takes_calls(self, function: Function, go_on: Callable[[], None]) -> bool:
+        """Whether a call can be sent to some worker that serves the function. If not, `go_on` is called once when it may be so."""
+        executors = function.executors
+        if function.handler is not None or not executors:
+            return True
+        if (outlet := executors[0].outlet) is None or not outlet.is_behind:
+            return True
+        outlets = function.outlets(self.first_wins)
+        if not outlets or any(not outlet.is_behind for outlet in outlets):
+            return True
+        go_on = _Once(go_on)
+        for outlet in outlets:
+            outlet.when_read(go_on)
+        return False
+
     def add_builtin(
         self, function_id: str, handler: Handler, description: str | None, metadata: bytes | None, provider: str
     ) -> Function:
@@ -206,7 +280,10 @@ class Functions:
         if function.handler is not None:
             return function, ""
         if executor not in function.executors:
+            before = function.outlets(self.first_wins)
             function.executors.append(executor)
+            for outlet in before:
+                outlet.end_turns()  # who waits for one that serves it finds that another one can
         first = function.executors[0]
         if first is not executor and (self.first_wins or first.is_exclusive or executor.is_exclusive):
             return function, first.id
@@ -243,6 +320,20 @@ class Functions:
                 changed(function.namespace, function.id)
             except Exception:
                 log.exception("a watcher of functions failed on %s", function.id)
+
+
+class _Once:
+    """Calls another once, however often it is called: who waits for several is called by the first of them."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call: Callable[[], None] | None = call
+
+    def __call__(self) -> None:
+        call, self._call = self._call, None
+        if call is not None:
+            call()
 
 
 def as_function_error(error: BaseException) -> FunctionError:
