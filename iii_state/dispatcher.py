@@ -2,6 +2,10 @@
 
 One per engine, the same over every adapter. A delivery is acknowledged only after its handler has returned (at least once). What
 an adapter or an engine answers at once is dealt with at once, the rest in callbacks: a delivery costs no task of its own.
+
+*Crashes.* All that a worker runs goes with it when it goes. Which of its events made it go cannot be told, so each of them waits as
+after a failure, and is then handed out alone: the worker gets nothing else until that one event is done. What takes its worker
+along even so, `max_attempts` times, is buried.
 """
 
 from __future__ import annotations
@@ -9,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,9 +21,10 @@ from typing import TypeVar
 
 from iii_state import values
 from iii_state.adapters.base import Adapter
-from iii_state.errors import FunctionError, NotCarriedOut, StoreError
+from iii_state.awake import LATE_SECONDS
+from iii_state.errors import FunctionError, NotCarriedOut, StoreError, WorkerLost, words
 from iii_state.events import Delivery, DispatchLimits, Failure, Subscription
-from iii_state.host import Answer, Host
+from iii_state.host import Answer, Host, Runner
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +51,9 @@ GIVE_BACK_SECONDS = 1.0
 ADAPTER_RETRY_SECONDS = 0.5
 """How long to wait before asking an adapter again that could not take an acknowledgement."""
 
+WORKER_LOST = "worker_lost"
+"""The code of a dead letter whose worker kept going away."""
+
 Function = tuple[str, str]
 """Namespace and id."""
 
@@ -56,6 +64,8 @@ class _Attempt:
 
     delivery: Delivery
     deadline: float
+    condition_runner: Runner | None = None
+    runner: Runner | None = None
     waiting_for: asyncio.Future[bytes | None] | None = None
 
 
@@ -66,10 +76,22 @@ class _Gate:
     running: int = 0
     bytes: int = 0
     blocked: deque[_Consumer] = field(default_factory=deque)
+    suspects: deque[tuple[_Consumer, Delivery]] = field(default_factory=deque)
+    """What crashed a worker, or was there when it crashed, and waits to be handed out alone."""
+    claim: tuple[Runner, ...] = ()
+    """The workers that get nothing else until the first suspect is done."""
+    alone: _Attempt | None = None
+    """The suspect that runs."""
+
+    @property
+    def reserved(self) -> int:
+        """Places that are kept for the next suspect."""
+        return 1 if self.suspects and self.alone is None else 0
 
     def is_full(self, limit: int) -> bool:
         """Whether no further handler may start, where `limit` may run."""
-        return self.running >= limit or (self.bytes > MAX_RUNNING_BYTES and self.running > 0)
+        running = self.running + self.reserved
+        return running >= limit or (self.bytes > MAX_RUNNING_BYTES and self.running > 0)
 
 
 @dataclass(slots=True, eq=False)
@@ -85,6 +107,8 @@ class _Consumer:
     buffer: deque[Delivery] = field(default_factory=deque)
     running: dict[_Attempt, None] = field(default_factory=dict)
     done: list[Delivery] = field(default_factory=list)
+    suspects: int = 0
+    """How many of the gate's are of this subscription."""
     more: bool = True
     taking: bool = False
     hosted: bool = True
@@ -108,6 +132,15 @@ class Dispatcher:
         self._gates: dict[Function, _Gate] = {}
         self._by_function: dict[Function, dict[str, _Consumer]] = {}
         self._dirty: dict[_Consumer, None] = {}
+        self._load: dict[Runner, int] = {}
+        """How many attempts each worker runs."""
+        self._claims: dict[Runner, _Gate] = {}
+        self._suspicious: dict[_Gate, None] = {}
+        """Those with suspects."""
+        self._kept_waiting: dict[_Consumer, None] = {}
+        """Those whose workers are all claimed."""
+        self._crashed: dict[Runner | None, list[tuple[_Consumer, Delivery]]] = {}
+        """What is still to be told of in the log."""
         self._scheduled = False
         self._stopping = False
         self._paused = False
@@ -213,9 +246,15 @@ class Dispatcher:
         return has(function_id, namespace) and (consumer.condition is None or has(consumer.condition[1], namespace))
 
     def _give_back(self, consumer: _Consumer) -> None:
-        if consumer.buffer:
-            held = list(consumer.buffer)
-            consumer.buffer.clear()
+        held = list(consumer.buffer)
+        consumer.buffer.clear()
+        if consumer.suspects:
+            gate = consumer.gate
+            held += [delivery for suspect, delivery in gate.suspects if suspect is consumer]
+            gate.suspects = deque(suspect for suspect in gate.suspects if suspect[0] is not consumer)
+            consumer.suspects = 0
+            self._after_suspect(gate)
+        if held:
             self._settle(partial(self._adapter.release, held))
 
     def _schedule(self, consumer: _Consumer) -> None:
@@ -228,11 +267,17 @@ class Dispatcher:
         self._scheduled = False
         dirty, self._dirty = self._dirty, {}
         for consumer in dirty:
-            if consumer.done:
-                self._acknowledge(consumer)
-            self._pump(consumer)
+            try:
+                if consumer.done:
+                    self._acknowledge(consumer)
+                self._pump(consumer)
+            except Exception as error:  # what goes wrong with one subscription is not to hold back the others
+                logger.exception("the events of %s could not be handed out", consumer.function[1])
+                self._take_failed(consumer, error)
             if consumer.gate.blocked and not consumer.gate.is_full(self._limits.concurrency):
                 self._unblock(consumer.gate)  # it was woken for a place that it did not need
+        for gate in list(self._suspicious):  # behind all others: workers get their fill before one is claimed again
+            self._try_alone(gate)
         if self._stopping:
             self._quiet.set()
 
@@ -243,13 +288,15 @@ class Dispatcher:
         gate = consumer.gate
         limit = max(self._limits.concurrency, own or 0)
         unasked = 0
-        while own is None or len(consumer.running) < own:
+        while own is None or len(consumer.running) + (gate.reserved and gate.suspects[0][0] is consumer) < own:
             if gate.is_full(limit):
                 if consumer not in gate.blocked:
                     gate.blocked.append(consumer)
                 return
             if not consumer.buffer:
-                if consumer.taking or not consumer.more or not self._is_served(consumer) or self._waits(consumer):
+                if consumer.taking or not consumer.more or not self._is_served(consumer) or consumer.suspects >= limit:
+                    return
+                if self._waits(consumer):
                     return
                 wanted = _within_bytes(consumer, min(own or limit, limit - gate.running) + self._limits.prefetch)
                 consumer.more = False  # a bell that rings before the answer is read is not about what it holds
@@ -268,6 +315,14 @@ class Dispatcher:
             if not self._adapter.holds(consumer.buffer[0]):
                 consumer.more = True
                 self._give_back(consumer)
+                return
+            if consumer.buffer[0].crashes and self._crashable(consumer):
+                gate.suspects.append((consumer, consumer.buffer.popleft()))
+                consumer.suspects += 1
+                self._suspicious[gate] = None
+                continue
+            if self._claims and self._is_claimed(consumer):
+                self._kept_waiting[consumer] = None
                 return
             if unasked <= 0:
                 if self._waits(consumer):
@@ -324,10 +379,106 @@ class Dispatcher:
         logger.error("cannot take events for %s: %s", consumer.function[1], error)
         self._loop.call_later(ADAPTER_RETRY_SECONDS, self.ring, consumer.subscription.id)
 
+    # -- one delivery alone
+
+    def _functions(self, consumer: _Consumer) -> tuple[Function, ...]:
+        return (consumer.function,) if consumer.condition is None else (consumer.condition, consumer.function)
+
+    def _crashable(self, consumer: _Consumer) -> bool:
+        """Whether there are workers that may go away because of its events."""
+        return any(self._host.runners(name, namespace) for namespace, name in self._functions(consumer))
+
+    def _is_claimed(self, consumer: _Consumer) -> bool:
+        """Whether all workers of its handler, or its condition, are to get nothing else at the moment."""
+        for namespace, name in self._functions(consumer):
+            runners = self._host.runners(name, namespace)
+            if runners and all(runner in self._claims for runner in runners):
+                return True
+        return False
+
+    def _try_alone(self, gate: _Gate) -> None:
+        """Start the first suspect if its workers have nothing else to do; otherwise see to it that they get nothing more."""
+        while gate.suspects and gate.alone is None and not self._stopping and not self._paused:
+            consumer, delivery = gate.suspects[0]
+            if not self._adapter.holds(delivery):
+                self._give_back(consumer)
+                continue
+            chosen = self._claim(gate, consumer)
+            own = consumer.subscription.concurrency
+            if (
+                chosen is None
+                or any(self._load.get(runner) for runner in gate.claim)
+                or (own is not None and len(consumer.running) >= own)
+                or gate.running >= max(self._limits.concurrency, own or 0)
+            ):
+                return
+            gate.suspects.popleft()
+            consumer.suspects -= 1
+            gate.alone = attempt = self._attempt(consumer, delivery)
+            attempt.condition_runner, attempt.runner = chosen
+            self._begin(consumer, attempt)
+
+    def _claim(self, gate: _Gate, consumer: _Consumer) -> tuple[Runner | None, Runner | None] | None:
+        """Claim the workers on which its next suspect is to run, of condition and handler; None if others have claimed them.
+
+        Those claimed already are kept, and those that have least to do are preferred.
+        """
+        chosen: dict[Function, Runner] = {}
+        for namespace, name in self._functions(consumer):
+            runners = self._host.runners(name, namespace)
+            free = [runner for runner in runners if self._claims.get(runner, gate) is gate]
+            if free:
+                own = (*chosen.values(), *gate.claim)
+                chosen[namespace, name] = min(free, key=lambda runner: (runner not in own, self._load.get(runner, 0)))
+            elif runners:
+                self._let_go(gate)
+                return None
+        claim = tuple(dict.fromkeys(chosen.values()))
+        if claim != gate.claim:
+            self._let_go(gate)
+            gate.claim = claim
+            self._claims.update(dict.fromkeys(claim, gate))
+        return None if consumer.condition is None else chosen.get(consumer.condition), chosen.get(consumer.function)
+
+    def _let_go(self, gate: _Gate) -> None:
+        """Claim no worker any more: those that were kept waiting go on."""
+        if not gate.claim:
+            return
+        for runner in gate.claim:
+            del self._claims[runner]
+        gate.claim = ()
+        waiting, self._kept_waiting = self._kept_waiting, {}
+        for consumer in waiting:
+            self._schedule(consumer)
+
+    def _after_suspect(self, gate: _Gate) -> None:
+        """A suspect is done, or has been given back."""
+        if gate.alone is None:
+            self._let_go(gate)
+        if not gate.suspects:
+            self._suspicious.pop(gate, None)
+
     # -- one delivery
 
     def _start(self, consumer: _Consumer, delivery: Delivery) -> None:
-        attempt = _Attempt(delivery, self._loop.time() + consumer.subscription.retry.timeout_ms / 1000)
+        attempt = self._attempt(consumer, delivery)
+        pick = self._host.pick
+        namespace, function_id = consumer.function
+        if consumer.condition is not None:
+            attempt.condition_runner = pick(consumer.condition[1], namespace, self._claims)
+        attempt.runner = pick(function_id, namespace, self._claims)
+        self._begin(consumer, attempt)
+
+    def _attempt(self, consumer: _Consumer, delivery: Delivery) -> _Attempt:
+        delivery.begun = True
+        return _Attempt(delivery, self._loop.time() + consumer.subscription.retry.timeout_ms / 1000)
+
+    def _begin(self, consumer: _Consumer, attempt: _Attempt) -> None:
+        delivery = attempt.delivery
+        load = self._load
+        for runner in (attempt.runner, attempt.condition_runner):
+            if runner is not None:
+                load[runner] = load.get(runner, 0) + 1
         consumer.running[attempt] = None
         gate = consumer.gate
         gate.running += 1
@@ -340,9 +491,8 @@ class Dispatcher:
             self._call(consumer, attempt, payload)
             return
         namespace, condition = consumer.condition
-        self._invoke(
-            consumer, attempt, condition, namespace, payload, None, partial(self._condition_answered, consumer, attempt, payload)
-        )
+        answered = partial(self._condition_answered, consumer, attempt, payload)
+        self._invoke(consumer, attempt, condition, namespace, payload, None, attempt.condition_runner, answered)
 
     def _condition_answered(self, consumer: _Consumer, attempt: _Attempt, payload: bytes, result: bytes | None) -> None:
         if result is not None and result.strip() == b"false":
@@ -362,14 +512,16 @@ class Dispatcher:
         if consumer.metadata_head is None:
             metadata = consumer.subscription.metadata
         else:
-            metadata = b'%b"iii_state":{"event_id":"%b","attempt":%d,"fence":%d}}' % (
+            metadata = b'%b"iii_state":{"event_id":"%b","attempt":%d,"fence":%d%b}}' % (
                 consumer.metadata_head,
                 delivery.event_id.encode(),
                 delivery.attempt,
                 delivery.fence,
+                b',"crashes":%d' % delivery.crashes if delivery.crashes else b"",
             )
         namespace, function_id = consumer.function
-        self._invoke(consumer, attempt, function_id, namespace, payload, metadata, lambda result: self._done(consumer, attempt))
+        answered = partial(self._answered, consumer, attempt)
+        self._invoke(consumer, attempt, function_id, namespace, payload, metadata, attempt.runner, answered)
 
     def _invoke(
         self,
@@ -379,10 +531,11 @@ class Dispatcher:
         namespace: str,
         payload: bytes,
         metadata: bytes | None,
+        runner: Runner | None,
         answered: Callable[[bytes | None], None],
     ) -> None:
         try:
-            answer = self._host.invoke(function_id, payload, namespace=namespace, metadata=metadata)
+            answer = self._host.invoke(function_id, payload, namespace=namespace, metadata=metadata, runner=runner)
         except Exception as error:
             self._failed(consumer, attempt, error)
             return
@@ -406,6 +559,16 @@ class Dispatcher:
     def _end(self, consumer: _Consumer, attempt: _Attempt) -> None:
         del consumer.running[attempt]
         gate = consumer.gate
+        load = self._load
+        for runner in (attempt.runner, attempt.condition_runner):
+            if runner is not None:
+                if (left := load[runner] - 1) > 0:
+                    load[runner] = left
+                else:
+                    del load[runner]
+        if gate.alone is attempt:
+            gate.alone = None
+            self._after_suspect(gate)
         gate.running -= 1
         gate.bytes -= attempt.delivery.event.size
         if not gate.running and consumer.function not in self._by_function:
@@ -420,6 +583,9 @@ class Dispatcher:
                 self._schedule(blocked)
                 break
 
+    def _answered(self, consumer: _Consumer, attempt: _Attempt, result: bytes | None) -> None:
+        self._done(consumer, attempt)
+
     def _done(self, consumer: _Consumer, attempt: _Attempt) -> None:
         self._end(consumer, attempt)
         consumer.done.append(attempt.delivery)
@@ -428,7 +594,7 @@ class Dispatcher:
         done, consumer.done = consumer.done, []
         idle = consumer.hosted and not self._stopping and not self._paused and not consumer.buffer
         want = 0
-        if idle and not consumer.waits and self._is_served(consumer):
+        if idle and not consumer.suspects and not consumer.waits and self._is_served(consumer):
             want = _within_bytes(consumer, self._limits.prefetch)
         self._settle(partial(self._adapter.ack, done, want), partial(self._receive_more, consumer, want))
 
@@ -445,23 +611,61 @@ class Dispatcher:
         if isinstance(error, FunctionError):
             failure, final = Failure(error.code, error.message), error.final
         else:
-            failure = Failure("invocation_failed", str(error) or type(error).__name__)
-        policy = consumer.subscription.retry
-        refused = failure.code if isinstance(error, NotCarriedOut) else ""
+            failure = Failure("invocation_failed", words(error))
         unserved = failure.code == "function_not_found" and not self._is_served(consumer)
-        if unserved or refused in ("invocation_stopped", "channel_send_failed"):
-            self._settle(partial(self._adapter.release, [delivery]))  # its worker left: nothing was the event's fault
-        elif refused == "payload_too_large" or final or delivery.attempt >= policy.max_attempts:
-            event = delivery.event
-            logger.error(
-                "%s: the event %s of %r %r is a dead letter after %d attempts: %s",
-                *(consumer.function[1], delivery.event_id, event.scope, event.key, delivery.attempt, failure),
-            )
-            self._settle(partial(self._adapter.bury, delivery, failure))
+        too_large = failure.code == "payload_too_large"
+        if isinstance(error, WorkerLost):
+            self._crash(consumer, attempt)
+        elif unserved or (isinstance(error, NotCarriedOut) and not too_large):
+            self._settle(partial(self._adapter.release, [delivery]))  # it has not begun
+        elif final or isinstance(error, NotCarriedOut) or delivery.attempt >= consumer.subscription.retry.max_attempts:
+            self._bury(consumer, delivery, failure)
         else:
-            delay = min(policy.max_backoff_ms, policy.backoff_ms * 2 ** min(delivery.attempt - 1, 30))
-            jittered = int(delay * random.uniform(0.5, 1.0))
-            self._settle(partial(self._adapter.retry, delivery, jittered, failure))
+            delay_ms = self._pause_ms(consumer, delivery.attempt)
+            self._settle(partial(self._adapter.retry, delivery, delay_ms, failure))
+
+    def _bury(self, consumer: _Consumer, delivery: Delivery, failure: Failure) -> None:
+        event = delivery.event
+        logger.error(
+            "%s: the event %s of %r %r is a dead letter after %d attempts: %s",
+            *(consumer.function[1], delivery.event_id, event.scope, event.key, delivery.attempt, failure),
+        )
+        self._settle(partial(self._adapter.bury, delivery, failure))
+
+    def _pause_ms(self, consumer: _Consumer, failures: int) -> int:
+        policy = consumer.subscription.retry
+        delay = min(policy.max_backoff_ms, policy.backoff_ms * 2 ** min(failures - 1, 30))
+        return int(delay * random.uniform(0.5, 1.0))
+
+    # -- crashes
+
+    def _crash(self, consumer: _Consumer, attempt: _Attempt) -> None:
+        """Its worker went away in mid-call. The first time others may have been the cause, later it was alone there."""
+        delivery = attempt.delivery
+        alone = delivery.crashes
+        if alone >= consumer.subscription.retry.max_attempts:
+            about = f"its worker went away in mid-call {alone + 1} times, the last {alone} with this event alone"
+            self._bury(consumer, delivery, Failure(WORKER_LOST, about))
+            return
+        if not self._crashed:
+            self._loop.call_soon(self._tell_of_crashes)  # behind all that the same worker leaves
+        self._crashed.setdefault(attempt.runner, []).append((consumer, delivery))
+        failure = Failure(WORKER_LOST, "its worker went away in mid-call")
+        delay_ms = self._pause_ms(consumer, alone + 1)
+        self._settle(partial(self._adapter.retry, delivery, delay_ms, failure, crashed=True))
+
+    def _tell_of_crashes(self) -> None:
+        crashed, self._crashed = self._crashed, {}
+        for runner, broken_off in crashed.items():
+            worker = "a worker" if runner is None or not runner.name else f"worker {runner.name}"
+            consumer, delivery = broken_off[0]
+            if len(broken_off) == 1:
+                event = delivery.event
+                what = f"the event {delivery.event_id} of {event.scope!r} {event.key!r} for {consumer.function[1]}"
+            else:
+                functions = Counter(consumer.function[1] for consumer, _ in broken_off)
+                what = f"{len(broken_off)} events ({', '.join(f'{name}: {count}' for name, count in functions.items())})"
+            logger.warning("%s broke off %s in mid-call: delivered again after a pause, each alone", worker, what)
 
     # -- time limits
 
@@ -471,6 +675,10 @@ class Dispatcher:
 
     def _expire(self, consumer: _Consumer) -> None:
         now = self._loop.time()
+        late = now - min((attempt.deadline for attempt in consumer.running), default=now)
+        if late > LATE_SECONDS:  # this process did not run: answers may lie in its sockets, unread
+            for attempt in consumer.running:
+                attempt.deadline += late
         for attempt in [attempt for attempt in consumer.running if attempt.deadline <= now]:
             timeout = consumer.subscription.retry.timeout_ms
             if attempt.waiting_for is not None and self._host.is_on_its_way(attempt.waiting_for):

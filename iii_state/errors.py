@@ -19,13 +19,35 @@ class FunctionError(Exception):
         self.final = final
 
 
+def words(error: BaseException) -> str:
+    """What an exception says, or else what it is; one whose own text cannot be had included."""
+    try:
+        return str(error) or type(error).__name__
+    except Exception:
+        return type(error).__name__
+
+
 def too_large(size: int, limit: int) -> FunctionError:
     """The error of a value, or the result of an update, that has `size` bytes (compact) where `limit` are allowed."""
     return FunctionError("VALUE_TOO_LARGE", f"value of {size} bytes exceeds the configured max_value_bytes limit of {limit}")
 
 
 class NotCarriedOut(FunctionError):
-    """The engine could not have a call carried out: its worker went away, or cannot receive it. The function has not failed."""
+    """A call was never begun, or was given back by somebody who only passes calls on: the function has not failed.
+
+    Only who knows this for certain raises it. A code alone, which any function can answer, never counts as this.
+    """
+
+
+class WorkerLost(FunctionError):
+    """A call's worker went away in mid-call, perhaps because of the call: how far it came is not known."""
+
+
+def own(error: FunctionError) -> FunctionError:
+    """The error of a function that failed because a call did that it made itself: what became of that call is not said of it."""
+    if isinstance(error, NotCarriedOut | WorkerLost):
+        return FunctionError(error.code, error.message, error.stacktrace)
+    return error
 
 
 class ConfigError(Exception):

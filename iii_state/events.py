@@ -94,7 +94,8 @@ class Delivery:
     """One event on its way to one subscription's handler, pending until it is acknowledged, retried, buried or released.
 
     `attempt` counts from 1; `fence` grows whenever another engine takes over; `token` is the adapter's own handle, `queued_at_ms`
-    when it was queued, where the adapter knows.
+    when it was queued, where the adapter knows. `crashes` tells how often a worker went away with it in mid-call: from the second
+    on it was alone there.
     """
 
     subscription_id: str
@@ -103,6 +104,9 @@ class Delivery:
     fence: int = 0
     token: object = None
     queued_at_ms: int = 0
+    crashes: int = 0
+    begun: bool = False
+    """Whether it has been handed on to its handler or condition since it was taken."""
 
     @property
     def event_id(self) -> str:

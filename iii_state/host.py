@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
 from typing import Protocol, TypeAlias, TypeVar
 
 import msgspec
@@ -79,6 +79,13 @@ class TriggerProvider(Protocol):
         ...
 
 
+class Runner(Protocol):
+    """Who runs functions: a worker's connection, with which all goes that it runs. Each is itself alone; `name` is for people."""
+
+    @property
+    def name(self) -> str: ...
+
+
 class Host(Protocol):
     """The engine's side: what a module may do with it."""
 
@@ -98,12 +105,18 @@ class Host(Protocol):
         ...
 
     def invoke(
-        self, function_id: str, data: bytes, *, namespace: str = DEFAULT_NAMESPACE, metadata: bytes | None = None
+        self,
+        function_id: str,
+        data: bytes,
+        *,
+        namespace: str = DEFAULT_NAMESPACE,
+        metadata: bytes | None = None,
+        runner: Runner | None = None,
     ) -> Answer[bytes | None]:
-        """Call any function of the engine, a worker's too. Cancelling the Future gives the call up.
+        """Call any function of the engine, a worker's too, by `runner` where that was picked. Cancelling the Future gives it up.
 
-        Raises `FunctionError`: `function_not_found`; `invocation_stopped` when its worker goes away in mid-call;
-        `payload_too_large` when its worker cannot receive it; whatever the function raised; a `TIMEOUT` of the engine's own.
+        Raises `NotCarriedOut` where nobody has begun it (code `payload_too_large` when its worker cannot receive it), `WorkerLost`
+        when its worker goes away in mid-call, and `FunctionError` for whatever the function raised or a `TIMEOUT` of the engine's.
         """
         ...
 
@@ -117,6 +130,15 @@ class Host(Protocol):
 
     def is_on_its_way(self, answer: asyncio.Future[bytes | None]) -> bool:
         """Whether a large call that `invoke` has answered with this Future has not left in whole yet, since its worker is slow."""
+        ...
+
+    def pick(self, function_id: str, namespace: str = DEFAULT_NAMESPACE, avoid: Container[object] = ()) -> Runner | None:
+        """Whose turn it is to serve a function; one to `avoid` only where there is no other. None for a built-in function, and
+        where nobody serves it."""
+        ...
+
+    def runners(self, function_id: str, namespace: str = DEFAULT_NAMESPACE) -> Sequence[Runner]:
+        """Those that serve a function in turn and may go away because of what they run."""
         ...
 
     def has_function(self, function_id: str, namespace: str = DEFAULT_NAMESPACE) -> bool:

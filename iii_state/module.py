@@ -1,4 +1,4 @@
-"""The state module: eight functions and a trigger type, over any adapter."""
+"""The state module: its functions and a trigger type, over any adapter."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ LIST_BYTES = 60 * 1024 * 1024
 """The largest answer of `state::list`; more does not fit into a frame."""
 
 MAX_TTL_MS = 10**13
+
+MAX_LINE_MS = 3_600_000
 
 STOP_SECONDS = 10.0
 
@@ -99,6 +101,13 @@ class RouteRequest(msgspec.Struct):
     visited: list[str] = []
 
 
+class LineRequest(msgspec.Struct):
+    """`iii-state::line_up`: for how long a worker stands in line; with 0 it does so no more."""
+
+    worker: str
+    ttl_ms: int
+
+
 class TriggerConfig(msgspec.Struct):
     """The config of a `state` trigger; unknown members are ignored."""
 
@@ -161,6 +170,7 @@ class StateModule:
                 self._open_session,
                 "Open a session, or raise its epoch: {session, epoch, previous_epoch?}",
             ),
+            ("iii-state::line_up", self._line_up, "Line up to serve this store to an engine, or step out: {worker, ttl_ms}"),
             ("iii-state::route", self._route, "Which bridges a call passes on its way to the store: {visited}"),
         ):
             metadata = values.encode({"iii_state": about}) if function_id == "state::set" else None
@@ -331,6 +341,24 @@ class StateModule:
         answer = self.adapter.route(read("iii-state::route", data, RouteRequest).visited)
         return then(answer, lambda visited: values.encode({"visited": visited}))
 
+    def _line_up(self, data: Json, caller: Caller) -> Answer[bytes | None]:
+        request = read("iii-state::line_up", data, LineRequest)
+        try:
+            within("ttl_ms", request.ttl_ms, 0, MAX_LINE_MS)
+            if request.ttl_ms:
+                before = self.adapter.line_up(request.worker, request.ttl_ms)
+            else:
+                before = then(self.adapter.step_out(request.worker), lambda _: [])
+        except InvalidValue as error:
+            _refuse("iii-state::line_up", data, LineRequest, error)
+        except StoreError as error:
+            raise _failure("STORE_ERROR", "line up", error) from None
+        return then(
+            before,
+            lambda workers: values.encode({"before": workers}),
+            lambda error: _failure("STORE_ERROR", "line up", error),
+        )
+
     def _check_size(self, size: int) -> None:
         if size > self._limit:
             raise too_large(size, self._limit)
@@ -338,16 +366,19 @@ class StateModule:
     # -- the trigger type
 
     def register(self, trigger: Trigger, replaces: Trigger | None = None) -> Answer[None]:
-        """Subscribe a trigger's function to the events that match its config. One that stays the same keeps its queue."""
+        """Subscribe a trigger's function to the events that match its config. One that stays the same keeps its queue.
+
+        That of one that is replaced waits for its retention, as if its worker had gone: nobody has unregistered it.
+        """
         dispatcher = self._running()
         try:
             subscription = self._subscription(trigger)
         except FunctionError:
             if replaces is not None:
-                self.unregister(replaces, disconnected=False)
+                self.unregister(replaces, disconnected=True)
             raise
         if replaces is not None and self._subscription(replaces).id != subscription.id:
-            self.unregister(replaces, disconnected=False)
+            self.unregister(replaces, disconnected=True)
 
         # It counts from now on: an equal trigger that goes before the adapter has answered leaves the queue to it.
         self._triggers.setdefault(subscription.id, {})[trigger.id] = None

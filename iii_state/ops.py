@@ -21,6 +21,10 @@ MAX_SEGMENTS = 32
 MAX_SEGMENT_BYTES = 256
 MAX_MERGE_MEMBERS = 1024
 MAX_MERGE_DEPTH = 16
+MAX_ERROR_BYTES = 30 * 1024 * 1024
+"""What the errors of an op list may take: its answer holds the old value and the new one, too, and has to fit into a frame."""
+ERROR_BYTES = 200
+"""An error as JSON, without the path that it names, at most."""
 FORBIDDEN_NAMES = frozenset({"__proto__", "constructor", "prototype"})
 
 INTEGER_MIN = -(2**63)
@@ -145,13 +149,24 @@ def compile_text(text: Json) -> Plan:
 def _compile_all(requests: list[OpRequest], text: bytes) -> Plan:
     ops: list[Op] = []
     errors: list[OpError] = []
+    _check_errors_size(len(requests) * ERROR_BYTES)
     for index, request in enumerate(requests):
         op = _compile(index, request)
         if isinstance(op, Op):
             ops.append(op)
         else:
             errors.append(op)
+    if len(text) * 10 > MAX_ERROR_BYTES:
+        _check_errors_size(len(requests) * ERROR_BYTES + sum(2 * len(op.tokens) + sum(map(len, op.tokens)) for op in ops))
     return Plan(tuple(ops), tuple(errors), text)
+
+
+def _check_errors_size(size: int) -> None:
+    """A change whose errors cannot be told must not be made. `size` is what they take at most."""
+    if size > MAX_ERROR_BYTES:
+        raise InvalidOp(
+            f"ops: their errors can take {size} bytes, and an answer has room for {MAX_ERROR_BYTES}; send them in several calls"
+        )
 
 
 class InvalidOp(ValueError):
@@ -167,7 +182,7 @@ def _compile(index: int, request: OpRequest) -> Op | OpError:
         operand = _operand(index, request)
         value = values.encode_float(operand) if isinstance(operand, float) else b"%d" % operand
     elif word != "remove":
-        value = _value(index, request, len(names))
+        value = _value(index, request)
     if fault is not None:
         return OpError(index, f"{word}.path.{fault[0]}", fault[1])
     members: tuple[tuple[str, bytes], ...] = ()
@@ -180,27 +195,33 @@ def _compile(index: int, request: OpRequest) -> Op | OpError:
             return OpError(index, f"merge.value.{fault[0]}", fault[1])
         members = tuple((name, bytes(text)) for name, text in given_members.items())
         value = b""
-    elif word == "set" and not names:
-        value = values.frame(value)
+    elif value:
+        _check_depth(index, request, value, len(names))
+        if word == "set" and not names:
+            value = values.frame(value)
     kind: Any = "increment" if word == "decrement" else word
     return Op(index, kind, names, tokens, line, value, members, operand, request)
 
 
-def _value(index: int, request: OpRequest, levels: int) -> bytes:
+def _value(index: int, request: OpRequest) -> bytes:
+    """The value in normal form, of any depth: what an op has limits of its own for is judged by these."""
     given = request.value
     if isinstance(given, UnsetType):
         if request.type != "set":
             raise InvalidOp(f"ops[{index}]: missing field `value`")
         return b"null"
     try:
-        value = values.normalize(given)
+        return values.normalize_any_depth(given)
     except InvalidValue as error:
         raise InvalidOp(f"ops[{index}].value: {error}") from None
+
+
+def _check_depth(index: int, request: OpRequest, value: bytes, levels: int) -> None:
     if request.type == "append":
         levels += 1
-    if levels and values.nesting_exceeds(value, values.MAX_DEPTH - levels):
-        raise InvalidOp(f"ops[{index}].value: at this path it would nest deeper than {values.MAX_DEPTH} levels")
-    return value
+    if values.nesting_exceeds(value, values.MAX_DEPTH - levels):
+        at = "at this path it would nest" if levels else "nesting"
+        raise InvalidOp(f"ops[{index}].value: {at} deeper than {values.MAX_DEPTH} levels")
 
 
 def _operand(index: int, request: OpRequest) -> int | float:

@@ -95,6 +95,7 @@ class Queue:
             number = _number(delivery)
             if number in self._entries:
                 self._pending[number] = delivery
+                delivery.begun = False
                 taken.append(delivery)
         return taken
 
@@ -108,11 +109,14 @@ class Queue:
         del self._pending[number]
         self._forget(number)
 
-    def retry(self, delivery: Delivery, delay_ms: int) -> None:
-        """The next attempt of a pending delivery, when `delay_ms` have passed; its lane waits."""
+    def retry(self, delivery: Delivery, delay_ms: int, *, crashed: bool = False) -> None:
+        """The next attempt of a pending delivery, or the same after a crash, when `delay_ms` have passed; its lane waits."""
         number = _number(delivery)
         del self._pending[number]
-        delivery.attempt += 1
+        if crashed:
+            delivery.crashes += 1
+        else:
+            delivery.attempt += 1
         self._wait(number, delivery, delay_ms)
 
     def release(self, delivery: Delivery) -> None:

@@ -6,13 +6,13 @@ been handed out is kept no longer.
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 
 import msgspec
 
 from iii_state import values
 from iii_state.adapters.base import Adapter
+from iii_state.awake import AwakeTimer
 from iii_state.errors import FunctionError
 from iii_state.host import Answer, then
 from iii_state.requests import within
@@ -120,7 +120,7 @@ class Snapshots:
             cursor = secrets.token_urlsafe(_CURSOR_BYTES * 3 // 4)
             next_cursor = b'"%b"' % cursor.encode()
             self._held[cursor] = snapshot
-            snapshot.expiry = asyncio.get_running_loop().call_later(self._expiry_seconds, self._drop, cursor)
+            snapshot.expiry = AwakeTimer(self._expiry_seconds, lambda: self._drop(cursor))
         done = b"false" if snapshot.rows else b"true"
         offset = snapshot.total - len(snapshot.rows) - len(page)
         return _PAGE % (b",".join(page), next_cursor, done, offset, snapshot.total)
@@ -142,7 +142,7 @@ class _Snapshot:
         self.rows = entries[::-1]
         self.rows.sort(key=lambda row: _size(row) < MAX_PAGE_BYTES)
         self.bytes = sum(map(_size, entries))
-        self.expiry: asyncio.TimerHandle | None = None
+        self.expiry: AwakeTimer | None = None
 
     def take(self, limit: int, max_bytes: int) -> list[bytes]:
         """Take out the next rows, as many as fit into a page: their texts. Raises `FunctionError` where not even one does."""

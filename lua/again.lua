@@ -1,5 +1,7 @@
 --[[
-Makes planned attempts ready.
+Makes planned attempts ready: as the next attempt, or, where the half of a millisecond in its time says that its worker went away in
+mid-call, as the same one with one crash more. Items 13 and 14 of an entry are `a` and the number of its attempt, 15 and 16 `c` and
+how many crashes there were.
 
 KEYS  1 later (sorted set)   2 stream of the queue
 ARGV  1 queue   then the entry ids
@@ -10,12 +12,18 @@ Reply: how many there were still. One that another engine has made ready, or who
 redis.call('XLEN', KEYS[2])
 local made = 0
 for number = 2, #ARGV do
-  if redis.call('ZREM', KEYS[1], ARGV[1] .. ':' .. ARGV[number]) == 1 then
+  local planned = ARGV[1] .. ':' .. ARGV[number]
+  local due = redis.call('ZSCORE', KEYS[1], planned)
+  if due then
+    redis.call('ZREM', KEYS[1], planned)
     local entry = redis.call('XRANGE', KEYS[2], ARGV[number], ARGV[number])[1]
     if entry then
       local fields = entry[2]
-      fields[14] = tonumber(fields[14] or 1) + 1
-      fields[13] = 'a'
+      local crashed = tonumber(due) % 1 ~= 0
+      fields[13], fields[14] = 'a', tonumber(fields[14] or 1) + (crashed and 0 or 1)
+      if crashed then
+        fields[15], fields[16] = 'c', tonumber(fields[16] or 0) + 1
+      end
       redis.call('XADD', KEYS[2], '*', unpack(fields))
       redis.call('XDEL', KEYS[2], ARGV[number])
       made = made + 1

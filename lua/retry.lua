@@ -3,7 +3,7 @@ Plans the next attempt of a delivery. Its entry stays in the stream, pending now
 waits.
 
 KEYS  1 stream of the queue   2 engines (hash)   3 later (sorted set of planned attempts of all queues)
-ARGV  1 engine   2 queue   3 entry id   4 delay in milliseconds
+ARGV  1 engine   2 queue   3 entry id   4 delay in milliseconds   5 '1' where its worker went away in mid-call
 
 Reply, an array that begins with a word:
   OK planned     1, or 0 where the delivery was not pending any more
@@ -17,6 +17,9 @@ end
 redis.call('ZSCORE', KEYS[3], '')
 local planned = redis.call('XACK', KEYS[1], 'engines', ARGV[3])
 if planned == 1 then
+  if ARGV[5] == '1' then
+    now = now + 0.5 -- the half tells again.lua that it was a crash
+  end
   redis.call('ZADD', KEYS[3], now + ARGV[4], ARGV[2] .. ':' .. ARGV[3])
 end
 return {'OK', planned}

@@ -6,7 +6,8 @@ ARGV  1 engine   2 most deliveries
 
 Reply, an array that begins with a word:
   OK entries fence     each entry is {id, fields}; fields are `w` write id, `s` scope, `k` key, `t` event type, `o` old, `n` new
-                       ('' for none), and, from the second attempt on, `a` its number; the fence has grown with every takeover
+                       ('' for none), and, where it has been tried before, `a` the attempt's number, and, where a worker went away
+                       with it, `c` how often; the fence has grown with every takeover
   FENCED               the engine is not among the engines: nothing was taken
 An error NOGROUP says that there is no such queue.
 ]]

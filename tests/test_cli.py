@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from iii_state.cli.state import request
 from iii_state.engine.client import Client
@@ -233,7 +234,7 @@ def test_entries_reads_a_scope_of_many_pages(engine: EngineProcess) -> None:
         async with Client(engine.url) as client:
             await asyncio.gather(*(client.call("state::set", request(scope="many", key=str(n), value=n)) for n in numbers))
 
-    asyncio.run(fill())
+    uvloop.run(fill())
     printed = iii_state("entries", "many", url=engine.url).stdout.splitlines()
     assert sorted(map(json.loads, printed)) == sorted([str(number), number] for number in numbers)
 

@@ -128,7 +128,7 @@ class Adapter(Protocol):
         """Say that this process serves the store, or is ready to, as this worker of some engine; it counts for `ttl_ms`.
 
         Answers the workers that said so earlier and still count, in any order. Of two that stand in line one is before the other,
-        whatever happens: that one serves.
+        whatever happens: that one serves. A remote that knows of no line answers none.
         """
         ...
 
@@ -170,8 +170,9 @@ class Adapter(Protocol):
         """These deliveries of one subscription are done; their lanes go on. Answers up to `want` further ones."""
         ...
 
-    def retry(self, delivery: Delivery, delay_ms: int, failure: Failure) -> Answer[None]:
-        """Deliver again, as the next attempt, when `delay_ms` have passed; its lane waits, and no other."""
+    def retry(self, delivery: Delivery, delay_ms: int, failure: Failure, *, crashed: bool = False) -> Answer[None]:
+        """Deliver again, when `delay_ms` have passed; its lane waits, and no other. As the next attempt, or, where its worker went
+        away in mid-call (`crashed`), as the same one with one crash more."""
         ...
 
     def bury(self, delivery: Delivery, failure: Failure) -> Answer[None]:

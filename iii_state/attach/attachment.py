@@ -12,7 +12,7 @@ from iii_state.attach.host import DEFAULT_PREFIX, AttachedHost
 from iii_state.attach.presence import Function
 from iii_state.engine import protocol
 from iii_state.engine.client import Client, ConnectionLost, Rejected
-from iii_state.errors import StoreError
+from iii_state.errors import FunctionError, StoreError
 from iii_state.host import DEFAULT_NAMESPACE, answered
 from iii_state.module import StateModule
 
@@ -99,6 +99,7 @@ class Attachment:
                 name=self._name if number == 1 else f"{self._name}-{number}",
                 description="State: JSON values at a scope and a key, and triggers of their changes",
                 reconnects=True,
+                exclusive=True,
                 call_seconds=CALL_SECONDS,
                 greet=self._greet,
                 lost=self._lost,
@@ -144,8 +145,10 @@ class Attachment:
                         await self._keep(client, thoroughly=beats % BEATS_PER_SURVEY == 0)
                     else:
                         await self._offer(client)
-                except (ConnectionLost, StoreError) as error:
+                except ConnectionLost as error:
                     logger.info("%s", error)
+                except (StoreError, FunctionError) as error:
+                    self._warn(f"the store cannot be asked who serves {self._url}: {error}")
                 beats += 1
                 self._look_now.clear()
                 if self._was_rejected and self._host.serves:
@@ -170,21 +173,37 @@ class Attachment:
         self._has_looked = True
         await self._until_seen(client)
         self._place = client.worker_id or self._place
-        before = await answered(self._adapter.line_up(self._place, LINE_MS))
-        if before and await self._are_here(client, before):
+        if await self._is_behind(client):
             self._tell(f"standby at {self._url}: another worker of the same store serves {self._prefix}::*")
             return
         if connection != self._connections or not self._connected.is_set():
             return
         self._was_rejected = False
-        self._host.register_with(client)
+        self._host.offer_functions(client)
         await survey.functions(client)  # what the engine rejects it has said by then
-        if not self._was_rejected and self._host.serves:
+        if self._may_serve():
+            self._host.offer_types()
+            await survey.types(client)  # as well, and it has handed over the triggers there are
+        if self._may_serve():
+            self._host.begin()
             self._warned = ""
             self._rejections = 0
             self._tell(f"attached to {self._url} as {client.name}: serving {self._prefix}::*")
         else:
             self._stand_by()
+
+    def _may_serve(self) -> bool:
+        return self._host.serves and not self._was_rejected
+
+    async def _is_behind(self, client: Client) -> bool:
+        """Line up, and see whether an earlier worker of the same store and prefix is connected to this engine."""
+        before = await answered(self._adapter.line_up(self._in_line(self._place), LINE_MS))
+        rivals = [worker_id for place in before if self._in_line(worker_id := place.rpartition(" ")[2]) == place]
+        return bool(rivals) and await self._are_here(client, rivals)
+
+    def _in_line(self, worker_id: str) -> str:
+        """What a worker is called in the store's line: those of another prefix stand in a line of their own."""
+        return worker_id if self._prefix == DEFAULT_PREFIX else f"{self._prefix} {worker_id}"
 
     async def _until_seen(self, client: Client) -> None:
         """Wait until the engine lists this worker: who lines up later finds it there."""
@@ -224,8 +243,7 @@ class Attachment:
         if self._was_rejected:
             self._stand_by()
             return
-        before = await answered(self._adapter.line_up(self._place, LINE_MS))
-        if before and await self._are_here(client, before):
+        if await self._is_behind(client):
             logger.warning("another worker of the same store serves %s::* at %s; this one steps down", self._prefix, self._url)
             client.disconnect()  # with the connection everything goes that an engine keeps of a worker
             return
@@ -245,6 +263,17 @@ class Attachment:
         )
         if taken is not None:
             self._warn(f"{taken}; it has taken over functions of this one")
+            return
+        provided = await survey.types(client)
+        if provided is None or not self._host.serves:
+            return
+        lost = [name for name in self._host.trigger_types if provided.get(name) not in ("", client.name)]
+        if lost:
+            by = "has lost" if all(name not in provided for name in lost) else "has given to another worker"
+            logger.warning("the engine at %s %s the trigger type %s; providing it again", self._url, by, ", ".join(lost))
+            self._host.renew_types(lost)
+            await survey.types(client)  # what the engine hands over again it has handed over by then
+            self._host.types_renewed(lost)
 
     def _stand_by(self) -> None:
         self._rejections += 1
@@ -256,19 +285,19 @@ class Attachment:
     def _step_out(self) -> None:
         place, self._place = self._place, ""
         if place:
-            answer = self._adapter.step_out(place)
+            answer = self._adapter.step_out(self._in_line(place))
             if isinstance(answer, asyncio.Future):
                 answer.add_done_callback(lambda done: done.cancelled() or done.exception())
 
-    async def _functions_there(self) -> set[Function] | None:
+    async def _functions_there(self) -> dict[Function, str] | None:
         client = self._client
         if client is None or not client.is_connected:
-            return set()
+            return {}
         try:
             listed = await survey.functions(client)
         except ConnectionLost:
-            return set()
-        return None if listed is None else {(row.namespace, row.function_id) for row in listed}
+            return {}
+        return None if listed is None else {(row.namespace, row.function_id): row.worker_name for row in listed}
 
     # --- words
 

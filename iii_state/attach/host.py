@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 from functools import partial
 
 import msgspec
@@ -12,9 +12,9 @@ from iii_state import values
 from iii_state.attach.callers import Callers
 from iii_state.attach.presence import Presence
 from iii_state.engine.client import Client, ConnectionLost
-from iii_state.engine.protocol import OLD_PYTHON_FRAME_BYTES
-from iii_state.errors import FunctionError, NotCarriedOut
-from iii_state.host import DEFAULT_NAMESPACE, Answer, Caller, Handler, Trigger, TriggerProvider
+from iii_state.engine.protocol import STOPPED
+from iii_state.errors import FunctionError, NotCarriedOut, WorkerLost
+from iii_state.host import DEFAULT_NAMESPACE, Answer, Caller, Handler, Runner, Trigger, TriggerProvider
 from iii_state.values import Json
 
 DEFAULT_PREFIX = "state"
@@ -27,6 +27,12 @@ class _Function(msgspec.Struct, frozen=True):
     handler: Handler
     description: str | None
     metadata: bytes | None
+
+
+class _Worker(msgspec.Struct, frozen=True):
+    """A worker of the engine, by its name; those whose names are not known count as one."""
+
+    name: str
 
 
 class _Type(msgspec.Struct, frozen=True):
@@ -60,6 +66,11 @@ class AttachedHost:
         """The functions of the module, as the engine knows them."""
         return list(self._functions)
 
+    @property
+    def trigger_types(self) -> list[str]:
+        """The trigger types of the module, as the engine knows them."""
+        return list(self._types)
+
     def name_of(self, known_as: str) -> str:
         """What the engine knows a function or trigger type of the module as."""
         if self._prefix == DEFAULT_PREFIX:
@@ -72,8 +83,6 @@ class AttachedHost:
     def register_function(
         self, function_id: str, handler: Handler, *, description: str | None = None, metadata: bytes | None = None
     ) -> None:
-        if metadata is None:
-            metadata = values.encode({"iii_state": {"store": self._store()}})
         self._functions[self.name_of(function_id)] = _Function(self._serving(function_id, handler), description, metadata)
 
     def _serving(self, function_id: str, handler: Handler) -> Handler:
@@ -105,8 +114,20 @@ class AttachedHost:
     def is_on_its_way(self, answer: asyncio.Future[bytes | None]) -> bool:
         return False  # when the engine sends it on is not known
 
+    def pick(self, function_id: str, namespace: str = DEFAULT_NAMESPACE, avoid: Container[object] = ()) -> Runner | None:
+        return _Worker(self.presence.worker_of(namespace, function_id))
+
+    def runners(self, function_id: str, namespace: str = DEFAULT_NAMESPACE) -> Sequence[Runner]:
+        return (_Worker(self.presence.worker_of(namespace, function_id)),)
+
     def invoke(
-        self, function_id: str, data: bytes, *, namespace: str = DEFAULT_NAMESPACE, metadata: bytes | None = None
+        self,
+        function_id: str,
+        data: bytes,
+        *,
+        namespace: str = DEFAULT_NAMESPACE,
+        metadata: bytes | None = None,
+        runner: Runner | None = None,
     ) -> Answer[bytes | None]:
         client = self._client
         if client is None or not client.is_connected:
@@ -123,7 +144,7 @@ class AttachedHost:
             elif settled.cancelled():
                 outcome.cancel()
             elif (error := settled.exception()) is not None:
-                outcome.set_exception(self._outcome(namespace, function_id, len(data), error))
+                outcome.set_exception(self._outcome(client, namespace, function_id, error))
             else:
                 outcome.set_result(settled.result())
 
@@ -131,37 +152,77 @@ class AttachedHost:
         outcome.add_done_callback(partial(_give_up, answer))
         return outcome
 
-    def _outcome(self, namespace: str, function_id: str, size: int, error: BaseException) -> BaseException:
-        """What an error of a call means: that the function failed, or that the engine could not have the call carried out."""
+    def _outcome(self, client: Client, namespace: str, function_id: str, error: BaseException) -> BaseException:
+        """What an error of a call means: that the function failed, or that the engine could not have the call carried out.
+
+        This project's engine says so. A stock one says it with codes, and a handler can answer with the same ones. So what they say
+        is taken for true where what follows from it is bounded: a worker that has gone costs a crash, and a function that is not
+        there is waited for only while the engine's list does not hold it.
+        """
         if isinstance(error, ConnectionLost):
             return NotCarriedOut("invocation_stopped", str(error))
         if not isinstance(error, FunctionError):
             return error
-        if error.code in ("invocation_stopped", "channel_send_failed"):
-            self.presence.missing(namespace, function_id)
-            if error.code == "invocation_stopped" and size > OLD_PYTHON_FRAME_BYTES // 2:
-                # What is large may be what made its worker go: an old SDK drops the connection on it. So this is an attempt.
-                return FunctionError(error.code, error.message, error.stacktrace)
-        elif error.code == "function_not_found" and function_id in error.message:
-            self.presence.missing(namespace, function_id)
+        if client.hears_fates:
+            if isinstance(error, WorkerLost) or (isinstance(error, NotCarriedOut) and error.code != "payload_too_large"):
+                self.presence.left(namespace, function_id)
+            return error
+        if error.code in STOPPED:
+            self.presence.left(namespace, function_id)
+            return WorkerLost(error.code, error.message, error.stacktrace)
+        says_missing = error.code == "function_not_found" and error.message.startswith(f"Function {function_id} not found")
+        if says_missing and self.presence.missing(namespace, function_id):
+            return NotCarriedOut(error.code, error.message, error.stacktrace)
         return error
 
     # --- for the attachment
 
-    def register_with(self, client: Client) -> None:
-        """Serve, from now on, whatever the module has registered."""
+    def offer_functions(self, client: Client) -> None:
+        """Register the functions of the module with the engine, which may reject them. Calls wait for `begin`."""
         self.presence.forget()
         self._client = client
-        for trigger_type, provided in self._types.items():  # first: a provider keeps the functions that it registers
-            client.served.register_trigger_type(trigger_type, provided.provider, provided.description)
+        client.served.hold()
         self.register_functions(self._functions)
+
+    def offer_types(self) -> None:
+        """Provide the trigger types of the module: only where its functions were taken. A stock engine never takes a type back."""
+        assert self._client is not None
+        for trigger_type, provided in self._types.items():
+            self._client.served.register_trigger_type(trigger_type, provided.provider, provided.description)
+
+    def begin(self) -> None:
+        """Carry calls out: the triggers that the engine had are there."""
+        assert self._client is not None
+        self._client.served.release()
+
+    def renew_types(self, trigger_types: Iterable[str]) -> None:
+        """Provide trigger types once more that the engine has lost; `types_renewed` when it has handed over their triggers."""
+        assert self._client is not None
+        for trigger_type in trigger_types:
+            self._client.served.renew_trigger_type(trigger_type)
+
+    def types_renewed(self, trigger_types: Iterable[str]) -> None:
+        """What was not handed over again is gone."""
+        if self._client is not None:
+            for trigger_type in trigger_types:
+                self._client.served.drop_unsaid(trigger_type)
 
     def register_functions(self, function_ids: Iterable[str]) -> None:
         """Register functions with the engine, once more where it had forgotten them."""
         assert self._client is not None
         for function_id in function_ids:
             function = self._functions[function_id]
-            self._client.served.register_function(function_id, function.handler, function.description, function.metadata)
+            metadata = self._about(function.metadata)
+            self._client.served.register_function(function_id, function.handler, function.description, metadata)
+
+    def _about(self, metadata: bytes | None) -> bytes:
+        """A function's metadata with the store's id as it is now: a bridge learns it when it is connected."""
+        told = values.decode(metadata or b"{}")
+        about = told.setdefault("iii_state", {})
+        about["store"] = self._store()
+        if "retry_safe" in about:
+            about["retry_safe"] = about["store"] is not None
+        return values.encode(told)
 
     def retire(self) -> None:
         """Leave everything to others but what is under way."""
@@ -176,6 +237,7 @@ class AttachedHost:
                 client.served.unregister_trigger_type(trigger_type)
             for function_id in self._functions:
                 client.served.unregister_function(function_id)
+            client.served.release()
             self.presence.forget()
 
 

@@ -42,6 +42,25 @@ async def workers(client: Client) -> dict[str, str] | None:
     return {str(row.get("id")): str(row.get("name") or "") for row in rows if isinstance(row, dict)}
 
 
+async def types(client: Client) -> dict[str, str] | None:
+    """The names of those who provide trigger types (empty where an engine does not say) by the types' ids.
+
+    None where the engine does not tell. Raises `ConnectionLost`.
+    """
+    listed = await _ask(client, "engine::trigger-types::list", b'{"include_internal":true}')  # 0.12
+    rows = listed.get("trigger_types") if isinstance(listed, dict) else None
+    if rows is None:
+        listed = await _ask(client, "engine::triggers::list", b'{"include_internal":true}')
+        rows = listed.get("triggers") if isinstance(listed, dict) else None
+    if not isinstance(rows, list):
+        return None
+    return {
+        str(row.get("id")): str(row.get("worker_name") or "")
+        for row in rows
+        if isinstance(row, dict) and (row.get("namespace") or DEFAULT_NAMESPACE) == DEFAULT_NAMESPACE
+    }
+
+
 async def _ask(client: Client, function_id: str, data: bytes) -> Any:
     try:
         async with asyncio.timeout(ASK_SECONDS):

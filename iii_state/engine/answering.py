@@ -54,6 +54,8 @@ class Answering:
         """Whether calls have to be let in by `let_in`."""
         self.max_frame_bytes = protocol.MAX_FRAME_BYTES
         self.max_frame_depth = protocol.MAX_FRAME_DEPTH
+        self.tells_fates = False
+        """Whether the peer is told what became of a call that failed (`protocol.FATES`)."""
         self._link = link
         self._too_large = too_large
         self._unheard = unheard
@@ -164,7 +166,11 @@ class Answering:
     def _answer(self, invocation_id: Raw, function_text: bytes, result: bytes | None) -> None:
         frame = protocol.result_frame(invocation_id, function_text, result)
         if len(frame) > self.max_frame_bytes:
-            self.refuse(invocation_id, function_text, self._too_large(f"The result of {function_text.decode()[1:-1]}", len(frame)))
+            self.refuse(
+                invocation_id,
+                function_text,
+                self._too_large(f"{function_text.decode()[1:-1]} was carried out, but its result", len(frame)),
+            )
         elif self.max_frame_depth < protocol.MAX_FRAME_DEPTH and values.nesting_exceeds(frame, self.max_frame_depth):
             deep = FunctionError(
                 "serialization_error",
@@ -185,9 +191,9 @@ class Answering:
 
     def refuse(self, invocation_id: Json, function_text: bytes, error: FunctionError) -> None:
         """Answer with an error, shortened to what the peer can receive."""
-        frame = protocol.error_frame(invocation_id, function_text, error)
+        frame = protocol.error_frame(invocation_id, function_text, error, tells_fate=self.tells_fates)
         if len(frame) > self.max_frame_bytes:
-            shortened = FunctionError(error.code[:100], error.message[:10_000] + " …")
-            frame = protocol.error_frame(invocation_id, function_text, shortened)
+            shortened = type(error)(error.code[:100], error.message[:10_000] + " …")
+            frame = protocol.error_frame(invocation_id, function_text, shortened, tells_fate=self.tells_fates)
         if len(frame) <= self.max_frame_bytes:
             self._link.send(frame)

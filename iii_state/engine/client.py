@@ -69,6 +69,8 @@ class Client:
     does not wait for the engine, and whenever the connection is lost another one is made, with backoff and jitter, on which
     everything is registered again; without it, entering raises `ConnectionLost` when nobody answers, and what is lost is lost.
 
+    With `exclusive` it serves its functions alone, or not at all, even where an engine lets workers take turns.
+
     Calls wait for their turn where `max_in_flight` are on their way, and, with `reconnects`, for a connection; all of it within
     `call_seconds`.
 
@@ -87,6 +89,7 @@ class Client:
         reconnects: bool = False,
         call_seconds: float = CALL_SECONDS,
         max_in_flight: int = 5000,
+        exclusive: bool = False,
         greet: Callable[[], Awaitable[None]] | None = None,
         lost: Callable[[], None] | None = None,
         rejected: Callable[[protocol.RegistrationRejected], None] | None = None,
@@ -97,10 +100,12 @@ class Client:
         """What the engine calls this worker, on the connection there is; empty before it has said so."""
         self.max_frame_depth = protocol.STOCK_FRAME_DEPTH
         """How deep a frame may nest that the engine can read."""
+        self.hears_fates = False
+        """Whether the engine says what became of a call that failed (`protocol.FATES`); a stock one does not."""
         self.call_seconds = call_seconds
         self.has_tried = asyncio.Event()
         """Set once the first attempt to connect has come to something, or to nothing."""
-        self._about = _description(name, namespace, description)
+        self._about = _description(name, namespace, description, exclusive=exclusive)
         self._reconnects = reconnects
         self._greet = greet
         self._lost = lost
@@ -282,6 +287,7 @@ class Client:
         if self._previous is not None:
             socket.send(protocol.encode(self._previous))
         self.max_frame_depth = self._answering.max_frame_depth = protocol.STOCK_FRAME_DEPTH
+        self.hears_fates = False
         self.call("engine::workers::register", self._about, ahead=True).add_done_callback(self._introduced)
         for registration in (*self.served.registrations(), *self._triggers.values()):
             socket.send(registration)
@@ -302,6 +308,7 @@ class Client:
         except msgspec.MsgspecError:
             return
         self.max_frame_depth = self._answering.max_frame_depth = min(told.max_depth, protocol.MAX_FRAME_DEPTH)
+        self.hears_fates = self._answering.tells_fates = told.tells_fates
 
     async def _close(self, socket: WebSocket) -> None:
         socket.close(NORMAL)
@@ -459,7 +466,9 @@ class Client:
         quiet.warning("%s sent a frame that cannot be used: %s", self.url, unusable.reason(error))
 
     def _take_result(self, message: protocol.InvocationResult) -> None:
-        error = protocol.read_error(message.error) if message.error else None  # one that cannot be read leaves the call open
+        error = None
+        if message.error:
+            error = protocol.read_error(message.error, tells_fate=self.hears_fates)  # one that cannot be read leaves the call open
         future = self._pending.take(message.invocation_id)
         if future is not None:
             if error is not None:
@@ -520,16 +529,17 @@ class Client:
 
 class _Welcome(msgspec.Struct):
     max_depth: int = protocol.STOCK_FRAME_DEPTH
+    tells_fates: bool = False
 
 
-def _description(name: str, namespace: str | None, description: str | None) -> bytes:
+def _description(name: str, namespace: str | None, description: str | None, *, exclusive: bool) -> bytes:
     about = {
         "runtime": "python",
         "version": SDK_VERSION,
         "name": name,
         "os": f"{platform.system()} {platform.release()} ({platform.machine()})",
         "pid": os.getpid(),
-        "features": [protocol.OURS],
+        "features": [protocol.OURS, protocol.EXCLUSIVE] if exclusive else [protocol.OURS],
         **({} if namespace is None else {"namespace": namespace}),
         **({} if description is None else {"description": description}),
     }

@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from iii_state import values
 from iii_state.engine.introspection import ChangeTriggers, Introspection
 from iii_state.engine.python_function import PythonCallable, PythonFunction, PythonTasks
-from iii_state.engine.registry import Call, Details, Function, Functions, as_function_error
+from iii_state.engine.registry import Call, Details, Function, Functions, contained
 from iii_state.engine.server import Server
-from iii_state.engine.triggers import Triggers, TriggerType
+from iii_state.engine.triggers import Triggers, TriggerType, registration_error
 from iii_state.engine.workers import Workers
-from iii_state.errors import FunctionError, InvalidValue
-from iii_state.host import DEFAULT_NAMESPACE, LOCAL, Answer, Handler, Module, Trigger, TriggerProvider
+from iii_state.errors import FunctionError, InvalidValue, NotCarriedOut, own
+from iii_state.host import DEFAULT_NAMESPACE, LOCAL, Answer, Handler, Module, Runner, Trigger, TriggerProvider, answered, then
 
 log = logging.getLogger(__name__)
 
@@ -176,13 +176,16 @@ class Engine:
             raise FunctionError("deserialization_error", f"Failed to deserialize input for {function_id}: {error}") from None
         if function is None or (handler := function.handler) is None or len(request) > 1 + ("payload" in request):
             return await self._trigger_with_options(request, data)
+        answer: Answer[bytes | None] = None
         try:
             answer = handler(data, LOCAL)
             result = (await answer) if isinstance(answer, asyncio.Future) else answer
         except FunctionError:
             raise
-        except Exception as error:
-            raise as_function_error(error) from error
+        except BaseException as error:
+            if _interrupts(answer):
+                raise
+            raise contained(error) from error
         return None if result is None else values.decode(result)
 
     async def _trigger_with_options(self, request: dict[str, Any], data: bytes) -> Any:
@@ -193,6 +196,8 @@ class Engine:
             raise FunctionError("enqueue_error", f"this engine has no action {action!r}")
         namespace = request.get("namespace") or DEFAULT_NAMESPACE
         call = Call(data, metadata=None if metadata is None else values.encode(metadata))
+        answer: Answer[bytes | None] = None
+        limit: asyncio.Timeout | None = None
         try:
             answer = self.functions.call(self.functions.find(namespace, request["function_id"]), call)
             if action == "void":
@@ -200,18 +205,21 @@ class Engine:
                     answer.add_done_callback(_log_failure(request["function_id"]))
                 return None
             if isinstance(answer, asyncio.Future):
-                result = await asyncio.wait_for(answer, None if timeout_ms is None else timeout_ms / 1000)
+                async with asyncio.timeout(None if timeout_ms is None else timeout_ms / 1000) as limit:
+                    result = await answer
             else:
                 result = answer
-        except Exception as error:
-            if isinstance(error, TimeoutError) and timeout_ms is not None:
+        except BaseException as error:
+            if isinstance(error, TimeoutError) and limit is not None and limit.expired():
                 raise FunctionError("TIMEOUT", f"no answer within {timeout_ms:g} ms") from None
+            if _interrupts(answer):
+                raise
             if action == "void":
                 log.warning("a void call of %s failed: %s", request["function_id"], error)
                 return None
             if isinstance(error, FunctionError):
                 raise
-            raise as_function_error(error) from error
+            raise contained(error) from error
         return None if result is None else values.decode(result)
 
     def _notify(self, trigger: Trigger, event: bytes) -> None:
@@ -248,7 +256,12 @@ class Engine:
         )
         answer = self.triggers.register(trigger, self, namespace)
         if isinstance(answer, asyncio.Future):
-            await answer
+            try:
+                await answer
+            except BaseException as error:
+                if _interrupts(answer):
+                    raise
+                raise registration_error(error) from error
         return TriggerRegistration(self, trigger.id)
 
     def trigger_failed(self, trigger: Trigger, error: FunctionError) -> None:
@@ -291,7 +304,8 @@ class ModuleHost:
         self._engine = engine
         self._name = module_name
         self._functions: list[Function] = []
-        self._types: list[tuple[str, object]] = []
+        self._types: list[TriggerType] = []
+        self._unwatch: list[Callable[[], None]] = []
 
     def register_function(
         self, function_id: str, handler: Handler, *, description: str | None = None, metadata: bytes | None = None
@@ -299,14 +313,54 @@ class ModuleHost:
         self._functions.append(self._engine.functions.add_builtin(function_id, handler, description, metadata, self._name))
 
     def register_trigger_type(self, trigger_type: str, provider: TriggerProvider, *, description: str) -> None:
-        self._engine.triggers.add_type(TriggerType(DEFAULT_NAMESPACE, trigger_type, provider, description, None, self._name))
-        self._types.append((trigger_type, provider))
+        offered = TriggerType(DEFAULT_NAMESPACE, trigger_type, provider, description, None, self._name)
+        self._engine.triggers.add_type(offered)
+        self._types.append(offered)
 
     def invoke(
-        self, function_id: str, data: bytes, *, namespace: str = DEFAULT_NAMESPACE, metadata: bytes | None = None
+        self,
+        function_id: str,
+        data: bytes,
+        *,
+        namespace: str = DEFAULT_NAMESPACE,
+        metadata: bytes | None = None,
+        runner: Runner | None = None,
     ) -> Answer[bytes | None]:
+        functions, call = self._engine.functions, Call(data, metadata=metadata)
+        function = functions.find(namespace, function_id)
+        if function.handler is not None:
+            return _own_errors(lambda: functions.call(function, call))
+        if function.is_served:
+            return self._run(function, call, runner)
+        return asyncio.ensure_future(self._invoke_settled(namespace, function_id, call, runner))
+
+    async def _invoke_settled(self, namespace: str, function_id: str, call: Call, runner: Runner | None) -> bytes | None:
+        """Call a function whose worker may turn out to belong to another namespace, once that is known."""
         functions = self._engine.functions
-        return functions.call(functions.find(namespace, function_id), Call(data, metadata=metadata))
+        while not (function := functions.find(namespace, function_id)).is_served:
+            await functions.settling(function)
+        return await answered(self._run(function, call, runner))
+
+    def _run(self, function: Function, call: Call, runner: Runner | None) -> Answer[bytes | None]:
+        functions = self._engine.functions
+        if runner is None:
+            return functions.call(function, call)
+        for executor in function.executors:
+            if executor is runner:
+                return functions.call(function, call, executor)
+        raise NotCarriedOut("invocation_stopped", f"{runner.name} does not serve {function.id} any more")
+
+    def pick(self, function_id: str, namespace: str = DEFAULT_NAMESPACE, avoid: Container[object] = ()) -> Runner | None:
+        functions = self._engine.functions
+        function = functions.get(namespace, function_id)
+        return None if function is None or function.handler is not None else function.pick(functions.first_wins, avoid)
+
+    def runners(self, function_id: str, namespace: str = DEFAULT_NAMESPACE) -> Sequence[Runner]:
+        functions = self._engine.functions
+        function = functions.get(namespace, function_id)
+        if function is None or function.handler is not None:
+            return ()
+        return [executor for executor in function.serving(functions.first_wins) if executor.may_crash]
 
     def takes_events(self, function_id: str, namespace: str, go_on: Callable[[], None]) -> bool:
         functions = self._engine.functions
@@ -320,16 +374,44 @@ class ModuleHost:
         return self._engine.functions.get(namespace, function_id) is not None
 
     def watch_functions(self, changed: Callable[[str, str], None]) -> None:
-        self._engine.functions.watch(changed)
+        self._unwatch.append(self._engine.functions.watch(changed))
 
     def withdraw(self) -> None:
         """Take back the functions and trigger types of a module that has stopped."""
         for function in self._functions:
             self._engine.functions.remove_builtin(function)
-        for trigger_type, _ in self._types:
-            self._engine.triggers.remove_type(DEFAULT_NAMESPACE, trigger_type, None)
+        for offered in self._types:
+            self._engine.triggers.remove_type(offered)
+        for unwatch in self._unwatch:
+            unwatch()
         self._functions.clear()
         self._types.clear()
+        self._unwatch.clear()
+
+
+def _own_errors(call: Callable[[], Answer[bytes | None]]) -> Answer[bytes | None]:
+    """Make a call of a built-in function, whose errors are its own: those of a call that it makes itself, too."""
+
+    def in_own_words(error: BaseException) -> BaseException:
+        return own(error) if isinstance(error, FunctionError) else error
+
+    try:
+        answer = call()
+    except FunctionError as error:
+        raise own(error) from error
+    outcome = then(answer, lambda result: result, in_own_words)
+    if isinstance(answer, asyncio.Future) and isinstance(outcome, asyncio.Future):
+        made = answer
+        outcome.add_done_callback(lambda done: made.cancel() if done.cancelled() else None)
+    return outcome
+
+
+def _interrupts(answer: object) -> bool:
+    """Whether what has just been raised is for the task that waits for a call, and not the call's own error."""
+    if not isinstance(answer, asyncio.Future):
+        return False
+    task = asyncio.current_task()
+    return not answer.done() or (answer.cancelled() and task is not None and task.cancelling() > 0)
 
 
 def _log_failure(function_id: str) -> Callable[[asyncio.Future[Any]], None]:

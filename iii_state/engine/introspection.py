@@ -93,7 +93,7 @@ class Introspection:
         if worker is not None:
             worker.describe(description)
         if protocol.OURS in (description.features or ()):
-            return b'{"success":true,"max_depth":%d}' % protocol.MAX_FRAME_DEPTH
+            return b'{"success":true,"max_depth":%d,"tells_fates":true}' % protocol.MAX_FRAME_DEPTH
         return b'{"success":true}'
 
     def _list_workers(self, data: Json, caller: Caller) -> bytes:

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Raw
 
 from iii_state import values
-from iii_state.errors import FunctionError, NotCarriedOut
+from iii_state.errors import FunctionError, NotCarriedOut, WorkerLost
 from iii_state.values import Json
 
 ABSENT = Raw()
@@ -23,6 +23,9 @@ MAX_FRAME_BYTES = 64 * 1024 * 1024
 
 OURS = "iii-state.v1"
 """The feature with which this project's client tells this project's engine that it knows what a stock one does not say."""
+
+EXCLUSIVE = "iii-state.exclusive.v1"
+"""The feature with which a worker tells this project's engine that it wants all of a function's calls, or none."""
 
 MAX_FRAME_DEPTH = 520
 """How deep a frame may nest that this engine takes: what a value may, and the members around it."""
@@ -37,8 +40,12 @@ TELEMETRY = (b"OTLP", b"MTRC", b"LOGS")
 """First bytes of binary frames that carry telemetry, which this engine does not keep."""
 
 
-NOT_CARRIED_OUT = frozenset({"invocation_stopped", "channel_send_failed", "payload_too_large"})
-"""Codes by which an engine, or a worker that passes calls on, says that a function has not failed: it could not be called."""
+FATES: dict[str, type[FunctionError]] = {"not_carried_out": NotCarriedOut, "worker_lost": WorkerLost}
+"""What an error's member `fate` says of the call. Only parties of this project tell it to each other, and only from each other it
+counts: a code would not do, since any function can answer with any code."""
+
+STOPPED = frozenset({"invocation_stopped", "channel_send_failed"})
+"""Codes with which an engine says that a call's worker has gone, or is going. Of a stock engine's errors they are all there is."""
 
 RESULT_START = b'{"type":"invocationresult","invocation_id":'
 """How the frame of an outcome begins; the invocation's id follows."""
@@ -223,20 +230,25 @@ class _Error(msgspec.Struct, omit_defaults=True):
     message: str
     stacktrace: str | None = None
     final: bool = False
+    fate: str | None = None
 
 
-def error_text(error: FunctionError) -> bytes:
-    """The JSON object that stands for an error on the wire."""
+def error_text(error: FunctionError, *, tells_fate: bool = False) -> bytes:
+    """The JSON object that stands for an error on the wire; `tells_fate` for a peer to whom the fate of a call is told."""
+    fate = next((word for word, kind in FATES.items() if isinstance(error, kind)), None) if tells_fate else None
     try:
-        return _encoder.encode(_Error(error.code, error.message, error.stacktrace, error.final))
-    except UnicodeEncodeError:  # lone surrogates, which a Python exception's text may hold
+        return _encoder.encode(_Error(error.code, error.message, error.stacktrace, error.final, fate))
+    except (UnicodeEncodeError, TypeError):  # lone surrogates, which a Python exception's text may hold; what is no text at all
         parts = (error.code, error.message, error.stacktrace or "")
-        code, message, stacktrace = (part.encode(errors="replace").decode() for part in parts)
-        return _encoder.encode(_Error(code, message, stacktrace or None, error.final))
+        code, message, stacktrace = (str(part).encode(errors="replace").decode() for part in parts)
+        return _encoder.encode(_Error(code, message, stacktrace or None, bool(error.final), fate))
 
 
-def read_error(text: Raw) -> FunctionError | None:
-    """The error of an `error` member; None where it is absent or falsy. Whatever is truthy is an error, well formed or not."""
+def read_error(text: Raw, *, tells_fate: bool = False) -> FunctionError | None:
+    """The error of an `error` member; None where it is absent or falsy. Whatever is truthy is an error, well formed or not.
+
+    `tells_fate` for a peer whose word counts for what became of the call.
+    """
     if not text:
         return None
     value = values.decode(text)
@@ -246,7 +258,7 @@ def read_error(text: Raw) -> FunctionError | None:
         return FunctionError("invocation_failed", str(value))
     code = str(value.get("code") or "invocation_failed")
     stacktrace = value.get("stacktrace")
-    kind = NotCarriedOut if code in NOT_CARRIED_OUT else FunctionError
+    kind = FATES.get(str(value.get("fate")), FunctionError) if tells_fate else FunctionError
     return kind(
         code,
         str(value.get("message") or ""),
@@ -286,9 +298,10 @@ def result_frame(invocation_id: Json, function_id: bytes, result: Json | None) -
     return b'%b%b,"function_id":%b,"result":%b}' % (RESULT_START, invocation_id, function_id, result)
 
 
-def error_frame(invocation_id: Json, function_id: bytes, error: FunctionError) -> bytes:
+def error_frame(invocation_id: Json, function_id: bytes, error: FunctionError, *, tells_fate: bool = False) -> bytes:
     """A failed outcome; the ids are JSON texts."""
-    return b'%b%b,"function_id":%b,"error":%b}' % (RESULT_START, invocation_id, function_id, error_text(error))
+    text = error_text(error, tells_fate=tells_fate)
+    return b'%b%b,"function_id":%b,"error":%b}' % (RESULT_START, invocation_id, function_id, text)
 
 
 def with_caller(data: Json, worker_id: str) -> Json:

@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 
 from iii_state import values
 from iii_state.engine.pending import PendingCalls
-from iii_state.engine.registry import Call, Function, as_function_error
-from iii_state.errors import FunctionError, NotCarriedOut
+from iii_state.engine.registry import Call, Function, contained
+from iii_state.errors import FunctionError, own
 from iii_state.host import Answer
 
 PythonCallable: TypeAlias = Callable[..., Any] | Callable[..., Awaitable[Any]]
@@ -36,9 +36,14 @@ class PythonTasks:
             try:
                 result = await work
                 text = None if result is None else values.encode(result)
-            except Exception as error:
-                if not answer.done():
-                    answer.set_exception(_own_error(error))
+            except BaseException as error:
+                task = asyncio.current_task()
+                if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                    raise  # given up; one that it raises without being asked to is an error like any other
+                if not answer.done() and not self.loop.is_closed():
+                    answer.set_exception(own(contained(error)))
+                if isinstance(error, GeneratorExit):
+                    raise
             else:
                 if not answer.done():
                     answer.set_result(text)
@@ -84,6 +89,8 @@ class PythonFunction:
     name = "in-process"
     is_exclusive = False
     outlet = None
+    is_settled = True
+    may_crash = False
 
     def __init__(self, function: PythonCallable, tasks: PythonTasks) -> None:
         self._function = function
@@ -101,14 +108,8 @@ class PythonFunction:
             if inspect.isawaitable(result):
                 return self._tasks.run(result)
             return None if result is None else values.encode(result)
-        except Exception as error:
-            raise _own_error(error) from error
-
-
-def _own_error(error: Exception) -> FunctionError:
-    """The function's own failure, also where that is one of a call that it made itself."""
-    failure = as_function_error(error)
-    return FunctionError(failure.code, failure.message, failure.stacktrace) if isinstance(failure, NotCarriedOut) else failure
+        except BaseException as error:
+            raise own(contained(error)) from error
 
 
 def _takes_metadata(function: PythonCallable) -> bool:

@@ -14,10 +14,11 @@ from msgspec import Raw
 from iii_state.engine import protocol
 from iii_state.engine.protocol import given
 from iii_state.engine.registry import Details, Function
-from iii_state.engine.triggers import REGISTRATION_FAILED, TriggerOwner, TriggerType, registration_error
+from iii_state.engine.steps import REGISTRATION_FAILED
+from iii_state.engine.triggers import TriggerType, registration_error
 from iii_state.engine.workers import Workers
 from iii_state.errors import FunctionError
-from iii_state.host import Trigger
+from iii_state.host import Answer, Trigger
 
 if TYPE_CHECKING:
     from iii_state.engine.worker import Worker
@@ -48,7 +49,8 @@ class Registrations:
         self._since = 0.0
         self._served: dict[str, Function] = {}
         self._uninvokable: set[str] = set()
-        self._types: set[tuple[str, str]] = set()
+        self._types: dict[tuple[str, str], tuple[TriggerType, bool]] = {}
+        """By namespace and id; and whether the namespace is the worker's own, and moves with it."""
 
     @property
     def has_types(self) -> bool:
@@ -69,6 +71,7 @@ class Registrations:
 
     def register_function(self, message: protocol.RegisterFunction) -> None:
         """It serves a function from now on."""
+        self._worker.registers()
         function, owner = self._functions.add_executor(self._worker.namespace, message.id, self._worker)
         if function.handler is None:
             self._served[message.id] = function
@@ -106,17 +109,20 @@ class Registrations:
     def register_trigger_type(self, message: protocol.RegisterTriggerType) -> None:
         """It provides a trigger type from now on."""
         namespace = message.namespace or self._worker.namespace
-        self._types.add((namespace, message.id))
         offered = TriggerType(namespace, message.id, _WorkerProvider(self._worker), message.description or "", owner=self._worker)
+        self._offer(offered, follows_owner=message.namespace is None)
+
+    def _offer(self, offered: TriggerType, *, follows_owner: bool) -> None:
+        self._types[offered.namespace, offered.id] = (offered, follows_owner)
         serving = self._triggers.add_type(offered)
         if serving is not offered:
-            self._reject(message.id, "" if serving.owner is None else serving.owner.id)
+            self._reject(offered.id, "" if serving.owner is None else serving.owner.id)
 
     def unregister_trigger_type(self, message: protocol.UnregisterTriggerType) -> None:
         """It does not provide a trigger type any more."""
-        key = (message.namespace or self._worker.namespace, message.id)
-        self._types.discard(key)
-        self._triggers.remove_type(*key, self._worker)
+        known = self._types.pop((message.namespace or self._worker.namespace, message.id), None)
+        if known is not None:
+            self._triggers.remove_type(known[0])
 
     def take_registration_result(self, message: protocol.TriggerRegistrationResult) -> None:
         """What it, as a provider, says to a trigger that it was handed."""
@@ -128,6 +134,7 @@ class Registrations:
 
     def register_trigger(self, message: protocol.RegisterTrigger) -> None:
         """It wants a trigger; it hears of failures only."""
+        self._worker.registers()
         trigger = Trigger(
             message.id,
             message.trigger_type,
@@ -136,8 +143,13 @@ class Registrations:
             _kept(message.metadata),
             message.namespace or self._worker.namespace,
         )
-        self._start_registration(trigger, message.trigger_namespace or self._worker.namespace)
-        if trigger.trigger_type in NOT_SERVED and self._triggers.is_waiting(trigger.id):
+        other = self._triggers.others(trigger.id, self._worker)
+        if other is not None and (worker := self._workers.get(other.id)) is not None:
+            worker.link.probe()  # it may be the dead half of this worker
+        home = message.trigger_namespace or self._worker.namespace
+        follows_owner = (message.namespace is None, message.trigger_namespace is None)
+        self._start_registration(trigger, lambda: self._triggers.register(trigger, self._worker, home, follows_owner=follows_owner))
+        if trigger.trigger_type in NOT_SERVED and self._triggers.is_waiting(trigger.id, self._worker):
             self._worker.trigger_failed(
                 trigger,
                 FunctionError(
@@ -146,9 +158,9 @@ class Registrations:
                 ),
             )
 
-    def _start_registration(self, trigger: Trigger, home: str) -> None:
+    def _start_registration(self, trigger: Trigger, register: Callable[[], Answer[None]]) -> None:
         try:
-            answer = self._triggers.register(trigger, self._worker, home)
+            answer = register()
         except FunctionError as error:
             self._worker.trigger_failed(trigger, error)
             return
@@ -182,9 +194,13 @@ class Registrations:
 
     # --- all of them
 
+    def settled(self) -> None:
+        """The worker belongs where it is: its functions can be called with what has been waiting for them."""
+        for function in self._served.values():
+            self._functions.settled(function)
+
     def move(self, before: str, namespace: str) -> None:
         """File under `namespace` what was registered before the worker had said where it belongs."""
-        worker: TriggerOwner = self._worker
         for function_id, served in list(self._served.items()):
             details = served.details_of(self._worker)
             self._functions.remove_executor(before, function_id, self._worker)
@@ -193,21 +209,17 @@ class Registrations:
             function.describe(details, self._worker)
             if owner is not None:
                 self._reject(function_id, owner)
-        for offered in self._triggers.types_of(self._worker):
-            if offered.namespace == before:
-                self._triggers.remove_type(before, offered.id, self._worker)
-                self._types.discard((before, offered.id))
-                self._types.add((namespace, offered.id))
-                self._triggers.add_type(TriggerType(namespace, offered.id, offered.provider, offered.description, self._worker))
-        for binding in [binding for binding in self._triggers if binding.owner is worker]:
-            trigger = binding.trigger
-            if trigger.namespace == before or binding.home == before:
-                moved = namespace if trigger.namespace == before else trigger.namespace
-                self._triggers.unregister(trigger.id, worker)
-                self._start_registration(
-                    Trigger(trigger.id, trigger.trigger_type, trigger.function_id, trigger.config, trigger.metadata, moved),
-                    namespace if binding.home == before else binding.home,
-                )
+        for name, (offered, follows_owner) in list(self._types.items()):
+            if follows_owner:
+                del self._types[name]
+                self._triggers.remove_type(offered, tell=True)
+                moved = TriggerType(namespace, offered.id, offered.provider, offered.description, self._worker)
+                self._offer(moved, follows_owner=True)
+        for binding in self._triggers.of(self._worker):
+            follows, provider_follows = binding.follows_owner
+            target = namespace if follows else binding.trigger.namespace
+            home = namespace if provider_follows else binding.home
+            self._start_registration(binding.trigger, partial(self._triggers.move, binding, target, home))
 
     def give_up_waiting(self, seconds: float) -> None:
         """Count what has been open for so long as over: its worker's calls do not wait for it any more."""
@@ -221,8 +233,8 @@ class Registrations:
         for function_id in self._served:
             self._functions.remove_executor(self._worker.namespace, function_id, self._worker)
         self._served.clear()
-        for namespace, type_id in list(self._types):
-            self._triggers.remove_type(namespace, type_id, self._worker)
+        for offered, _ in self._types.values():
+            self._triggers.remove_type(offered)
         self._types.clear()
 
     def drop_triggers(self) -> None:
@@ -237,12 +249,16 @@ class _WorkerProvider:
         self._worker = worker
 
     def register(self, trigger: Trigger, replaces: Trigger | None = None) -> None:
-        if replaces is not None:
-            self.unregister(replaces, disconnected=False)
+        if replaces is not None and not self._is_ours:  # one of this project's replaces by the id, and keeps what waits
+            self.unregister(replaces, disconnected=True)
         self._worker.provide(trigger)
 
+    @property
+    def _is_ours(self) -> bool:
+        return protocol.OURS in (self._worker.description.features or ())
+
     def unregister(self, trigger: Trigger, *, disconnected: bool) -> None:
-        told = disconnected if protocol.OURS in (self._worker.description.features or ()) else None
+        told = disconnected if self._is_ours else None
         self._worker.link.send(protocol.encode(protocol.UnregisterTrigger(trigger.id, trigger.trigger_type, told)))
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import traceback
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Container, Iterator
+from typing import NoReturn, Protocol
 
 import msgspec
 
 from iii_state import values
 from iii_state.engine import protocol
-from iii_state.errors import FunctionError
+from iii_state.errors import FunctionError, NotCarriedOut, words
 from iii_state.host import DEFAULT_NAMESPACE, LOCAL, Answer, Caller, Handler
 from iii_state.values import Json
 
 log = logging.getLogger(__name__)
+
+LAST_WORDS_SECONDS = 0.1
+"""A program that a function ends (`sys.exit`) goes on for so long: its calls are answered first."""
 
 
 class Call(msgspec.Struct):
@@ -49,6 +53,16 @@ class Executor(Protocol):
     @property
     def outlet(self) -> Outlet | None:
         """How calls reach it, None where they always do at once."""
+        ...
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether its functions stay where they are: a worker may be about to say that it belongs to another namespace."""
+        ...
+
+    @property
+    def may_crash(self) -> bool:
+        """Whether it may go away by itself, with all that it runs, because of what it runs."""
         ...
 
     def execute(self, function: Function, call: Call) -> Answer[bytes | None]:
@@ -144,25 +158,42 @@ class Function:
         self.executors.remove(executor)
         self._details.pop(executor, None)
 
-    def pick(self, first_wins: bool) -> Executor:
-        """Whose turn it is: of several, those that still have much to read are passed by."""
+    @property
+    def is_served(self) -> bool:
+        """Whether somebody serves it who will not turn out to belong elsewhere."""
+        return self.handler is not None or any(executor.is_settled for executor in self.executors)
+
+    def serving(self, first_wins: bool) -> list[Executor]:
+        """Those that take its calls in turn."""
         executors = self.executors
-        if len(executors) == 1 or first_wins or any(executor.is_exclusive for executor in executors):
+        if len(executors) == 1:
+            return executors
+        executors = [executor for executor in executors if executor.is_settled] or executors
+        if first_wins or any(executor.is_exclusive for executor in executors):
+            return executors[:1]
+        return executors
+
+    def pick(self, first_wins: bool, avoid: Container[object] = ()) -> Executor:
+        """Whose turn it is; one to `avoid`, or one that still has much to read, only where there is no other."""
+        executors = self.executors
+        if len(executors) == 1:
             return executors[0]
+        serving = self.serving(first_wins)
+        first = self._turn
         self._turn += 1
-        for step in range(len(executors)):
-            executor = executors[(self._turn - 1 + step) % len(executors)]
-            if (outlet := executor.outlet) is None or not outlet.is_behind:
-                self._turn += step
-                return executor
-        return executors[(self._turn - 1) % len(executors)]
+        second: Executor | None = None
+        for turn in range(first, first + len(serving)):
+            executor = serving[turn % len(serving)]
+            if executor not in avoid:
+                if (outlet := executor.outlet) is None or not outlet.is_behind:
+                    self._turn = turn + 1
+                    return executor
+                second = second or executor
+        return second or serving[first % len(serving)]
 
     def outlets(self, first_wins: bool) -> list[Outlet]:
         """The outlets of those who can be picked; empty where one of them takes calls at once."""
-        executors = self.executors
-        if first_wins or any(executor.is_exclusive for executor in executors):
-            executors = executors[:1]
-        outlets = [executor.outlet for executor in executors]
+        outlets = [executor.outlet for executor in self.serving(first_wins)]
         return [outlet for outlet in outlets if outlet is not None] if None not in outlets else []
 
 
@@ -176,6 +207,7 @@ class Functions:
     def __init__(self, *, first_wins: bool = False) -> None:
         self._namespaces: dict[str, dict[str, Function]] = {DEFAULT_NAMESPACE: {}}
         self._watchers: list[Callable[[str, str], None]] = []
+        self._settling: dict[Function, list[asyncio.Future[None]]] = {}
         self.first_wins = first_wins
         self.get_default = self._namespaces[DEFAULT_NAMESPACE].get
         """Look a function of the namespace `default` up by its id: the short way of `get`, for the path of every call."""
@@ -201,13 +233,22 @@ class Functions:
         elsewhere = sorted(function.namespace for function in self if function.id == function_id)
         if elsewhere:
             message += f" It is registered in namespace(s): {', '.join(elsewhere)}."
-        return FunctionError("function_not_found", message)
+        return NotCarriedOut("function_not_found", message)
 
-    def call(self, function: Function, call: Call) -> Answer[bytes | None]:
-        """Call a function, whoever serves it. Raises (or sets in the Future) `FunctionError` or what the function raised."""
-        if function.handler is not None:
-            return function.handler(call.data, call.caller)
-        return function.pick(self.first_wins).execute(function, call)
+    def call(self, function: Function, call: Call, executor: Executor | None = None) -> Answer[bytes | None]:
+        """Call a function, by the executor given or whoever serves it. Raises (or sets in the Future) `FunctionError` or what the
+        function raised.
+
+        What is no `Exception` is raised as a `FunctionError`: it would end more than the call.
+        """
+        try:
+            if function.handler is not None:
+                return function.handler(call.data, call.caller)
+            return (executor or function.pick(self.first_wins)).execute(function, call)
+        except Exception:
+            raise
+        except BaseException as error:
+            raise contained(error) from error
 
     def takes_events(self, function: Function, go_on: Callable[[], None]) -> bool:
         """Whether an event can be sent to a worker that serves the function. If not, `go_on` is called once when it may be so."""
@@ -308,14 +349,28 @@ class Functions:
         del functions[function.id]
         if not functions and function.namespace != DEFAULT_NAMESPACE:
             del self._namespaces[function.namespace]
+        self.settled(function)
         self._changed(function)
 
-    def watch(self, changed: Callable[[str, str], None]) -> None:
-        """Call `changed(namespace, function_id)` whenever a function comes or goes."""
+    def watch(self, changed: Callable[[str, str], None]) -> Callable[[], None]:
+        """Call `changed(namespace, function_id)` whenever a function comes or goes, until what is returned is called."""
         self._watchers.append(changed)
+        return lambda: self._watchers.remove(changed)
+
+    async def settling(self, function: Function) -> None:
+        """Wait until an executor of a function settles, or the function goes."""
+        settled = asyncio.get_running_loop().create_future()
+        self._settling.setdefault(function, []).append(settled)
+        await settled
+
+    def settled(self, function: Function) -> None:
+        """An executor of a function is settled now, or the function gone."""
+        for settled in self._settling.pop(function, ()):
+            if not settled.done():
+                settled.set_result(None)
 
     def _changed(self, function: Function) -> None:
-        for changed in self._watchers:
+        for changed in list(self._watchers):
             try:
                 changed(function.namespace, function.id)
             except Exception:
@@ -340,4 +395,18 @@ def as_function_error(error: BaseException) -> FunctionError:
     """What reaches a caller of something that a function raised: its own code, else `invocation_failed` with the stack."""
     if isinstance(error, FunctionError):
         return error
-    return FunctionError("invocation_failed", str(error) or type(error).__name__, "".join(traceback.format_exception(error)))
+    return FunctionError("invocation_failed", words(error), "".join(traceback.format_exception(error)))
+
+
+def contained(error: BaseException) -> FunctionError:
+    """What reaches a caller of whatever a function raised, which goes no further than this call.
+
+    Only the end of the program (`SystemExit`, `KeyboardInterrupt`) does, as everywhere in Python, once the call has been answered.
+    """
+    if isinstance(error, SystemExit | KeyboardInterrupt):
+        asyncio.get_running_loop().call_later(LAST_WORDS_SECONDS, _end, error)
+    return as_function_error(error)
+
+
+def _end(error: BaseException) -> NoReturn:
+    raise error

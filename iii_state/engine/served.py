@@ -15,8 +15,9 @@ from iii_state import values
 from iii_state.engine import protocol
 from iii_state.engine.answering import Answering
 from iii_state.engine.protocol import ABSENT, given
+from iii_state.engine.registry import contained
 from iii_state.engine.steps import Steps
-from iii_state.errors import FunctionError
+from iii_state.errors import FunctionError, NotCarriedOut, words
 from iii_state.host import DEFAULT_NAMESPACE, Answer, Caller, Handler, Trigger, TriggerProvider, then
 from iii_state.values import Json
 
@@ -53,6 +54,9 @@ class Served:
         self._steps = Steps()
         self._in_order: deque[asyncio.Future[None] | Callable[[], None]] = deque()
         """Triggers that are being registered, and the calls that came behind them."""
+        self._gate: asyncio.Future[None] | None = None
+        self._unsaid: dict[str, set[str]] = {}
+        """Of types that are being provided anew: the triggers that the engine has not handed over again."""
 
     def registrations(self) -> Iterator[bytes]:
         """The frames that tell an engine of all of it."""
@@ -67,6 +71,21 @@ class Served:
             self._tell(protocol.encode(protocol.UnregisterTriggerType(trigger_type)))
         for function_id in self._functions:
             self._tell(protocol.encode(protocol.UnregisterFunction(function_id)))
+
+    # --- what comes too early
+
+    def hold(self) -> None:
+        """Carry no call out until `release`: a trigger that the engine is about to hand over may be there for what it does."""
+        if self._gate is None:
+            self._gate = asyncio.get_running_loop().create_future()
+            self._gate.add_done_callback(self._go_on)
+            self._in_order.append(self._gate)
+
+    def release(self) -> None:
+        """Carry out what has waited, in order, and what comes from now on."""
+        gate, self._gate = self._gate, None
+        if gate is not None:
+            gate.set_result(None)
 
     # --- functions
 
@@ -109,7 +128,7 @@ class Served:
     def _carry_out(self, message: protocol.InvokeFunction, answering: Answering) -> None:
         function = self._functions.get(message.function_id)
         if function is None:
-            error = FunctionError("function_not_found", f"Function {message.function_id} not found")
+            error = NotCarriedOut("function_not_found", f"Function {message.function_id} not found")
             answering.fail(message.invocation_id, values.encode_string(message.function_id), error)
         elif function.answers:
             size = len(message.data) + 1
@@ -134,8 +153,22 @@ class Served:
             del self._types[trigger_type]
             self._tell(protocol.encode(protocol.UnregisterTriggerType(trigger_type)))
 
+    def renew_trigger_type(self, trigger_type: str) -> None:
+        """Provide a type once more that the engine has lost, or has given to somebody else; it hands over the triggers again."""
+        self._unsaid[trigger_type] = {trigger.id for trigger in self._bound.values() if trigger.trigger_type == trigger_type}
+        self._tell(self._types[trigger_type].registration)
+
+    def drop_unsaid(self, trigger_type: str) -> None:
+        """Let the triggers of a renewed type go that the engine has not handed over again: they went while nobody was told."""
+        for trigger_id in self._unsaid.pop(trigger_type, ()):
+            trigger = self._bound.pop(trigger_id, None)
+            if trigger is not None:
+                self._let_go(trigger)
+
     def take_trigger(self, message: protocol.RegisterTrigger) -> None:
         """Take on a trigger of a type that is provided here, and tell the engine what became of it."""
+        if message.trigger_type in self._unsaid:
+            self._unsaid[message.trigger_type].discard(message.id)
         config, metadata = given(message.config), given(message.metadata)
         trigger = Trigger(
             message.id,
@@ -181,7 +214,7 @@ class Served:
         text = ABSENT
         if error is not None:
             del self._bound[trigger.id]
-            failure = error if isinstance(error, FunctionError) else FunctionError("trigger_registration_failed", str(error))
+            failure = error if isinstance(error, FunctionError) else FunctionError("trigger_registration_failed", words(error))
             text = Raw(protocol.error_text(failure))
         result = protocol.TriggerRegistrationResult(trigger.id, trigger.trigger_type, trigger.function_id, text)
         self._tell(protocol.encode(result))
@@ -200,6 +233,8 @@ class Served:
         """The connection is gone, and with it all triggers; the engine hands them over again on the next one."""
         bound, self._bound = self._bound, {}
         self._in_order.clear()
+        self._gate = None
+        self._unsaid.clear()
         for trigger in bound.values():
             self._let_go(trigger)
 
@@ -217,8 +252,8 @@ class Served:
 def _answer(function: _Function, message: protocol.InvokeFunction, answering: Answering, size: int) -> None:
     try:
         answer = function.take(message)
-    except Exception as failure:
-        answering.fail(message.invocation_id, function.text, failure)
+    except BaseException as failure:
+        answering.fail(message.invocation_id, function.text, contained(failure))
         return
     answering.settle(message.invocation_id, function.text, answer, size)
 

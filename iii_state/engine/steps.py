@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from iii_state.engine.registry import contained
+from iii_state.errors import FunctionError
 from iii_state.host import Answer
+
+REGISTRATION_FAILED = "trigger_registration_failed"
 
 
 class Steps:
@@ -18,7 +22,7 @@ class Steps:
         """Take a step now, or, where an earlier one for this thing is not over, after it, however that one ends."""
         earlier = self._last.get(thing)
         if earlier is None:
-            answer = step()
+            answer = _taken(step)
             if not isinstance(answer, asyncio.Future):
                 return None
             following = answer
@@ -40,6 +44,17 @@ class Steps:
             await asyncio.wait(list(self._last.values()))
 
 
+def _taken(step: Callable[[], Answer[None]]) -> Answer[None]:
+    """Take a step; what it raises that is no `Exception`, and would end more than the step, is raised as a `FunctionError`."""
+    try:
+        return step()
+    except Exception:
+        raise
+    except BaseException as error:
+        failure = contained(error)
+        raise FunctionError(REGISTRATION_FAILED, failure.message, failure.stacktrace) from error
+
+
 def _chain(earlier: asyncio.Future[None], step: Callable[[], Answer[None]], following: asyncio.Future[None]) -> None:
     def settle(done: asyncio.Future[None]) -> None:
         if following.done():
@@ -53,7 +68,7 @@ def _chain(earlier: asyncio.Future[None], step: Callable[[], Answer[None]], foll
 
     def begin(_: asyncio.Future[None]) -> None:
         try:
-            answer = step()
+            answer = _taken(step)
         except Exception as error:
             following.set_exception(error)
             return

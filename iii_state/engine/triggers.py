@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from iii_state.engine.steps import Steps
-from iii_state.errors import FunctionError
+import msgspec
+
+from iii_state.engine.steps import REGISTRATION_FAILED, Steps
+from iii_state.errors import FunctionError, words
 from iii_state.host import DEFAULT_NAMESPACE, Answer, Trigger, TriggerProvider
 
 log = logging.getLogger(__name__)
-
-REGISTRATION_FAILED = "trigger_registration_failed"
 
 
 class TriggerOwner(Protocol):
@@ -58,21 +59,33 @@ class Binding:
 
     trigger: Trigger
     owner: TriggerOwner
+    known_as: str
+    """The trigger's id as its owner has it. Providers get another one where two owners have chosen the same."""
     home: str = DEFAULT_NAMESPACE
     """The namespace in which its provider is looked for first."""
+    follows_owner: tuple[bool, bool] = (False, False)
+    """Whether its function's namespace, and `home`, are those of its owner, and move with it."""
     type: TriggerType | None = None
     failed: bool = field(default=False, repr=False)
+
+    def tell_owner(self, error: FunctionError) -> None:
+        """Its owner hears that it is not served."""
+        self.owner.trigger_failed(msgspec.structs.replace(self.trigger, id=self.known_as), error)
 
 
 class Triggers:
     """All trigger types and triggers of an engine.
 
-    What concerns one trigger reaches its provider one step after another, each after the one before has been answered.
+    What concerns one trigger reaches its provider one step after another, each after the one before has been answered. Providers
+    hear that a trigger is gone for good only when its owner unregisters it: whatever else takes it from them counts as a
+    disconnection, so that what waits for the trigger goes on waiting.
     """
 
     def __init__(self) -> None:
         self._types: dict[tuple[str, str], list[TriggerType]] = {}
         self._bindings: dict[str, Binding] = {}
+        self._owned: dict[tuple[TriggerOwner, str], Binding] = {}
+        """The same, by their owners and the ids that these have given."""
         self._steps = Steps()
 
     def __iter__(self) -> Iterator[Binding]:
@@ -101,20 +114,22 @@ class Triggers:
             if offered.owner is None:
                 offers.insert(0, offered)
                 for known in offers[1:]:
-                    self._park(known)
+                    self._park(known, tell=True)
             else:
                 offers.append(offered)
         self._bind_waiting()
         return offers[0]
 
-    def remove_type(self, namespace: str, type_id: str, owner: object | None) -> None:
-        """Provide a type no more: its triggers wait, or go to the next who offers it."""
-        offers = self._types.get((namespace, type_id), [])
-        for offered in [offer for offer in offers if offer.owner is owner]:
-            offers.remove(offered)
-            self._park(offered)
+    def remove_type(self, offered: TriggerType, *, tell: bool = False) -> None:
+        """Provide a type no more: its triggers wait, or go to the next who offers it. The provider is told of it with `tell`."""
+        name = (offered.namespace, offered.id)
+        offers = self._types.get(name, [])
+        if offered not in offers:
+            return
+        offers.remove(offered)
+        self._park(offered, tell=tell)
         if not offers:
-            self._types.pop((namespace, type_id), None)
+            self._types.pop(name, None)
         else:
             self._bind_waiting()
 
@@ -122,10 +137,12 @@ class Triggers:
         """The types that a worker provides or waits to provide."""
         return [offer for offers in self._types.values() for offer in offers if offer.owner is owner]
 
-    def _park(self, served: TriggerType) -> None:
+    def _park(self, served: TriggerType, *, tell: bool = False) -> None:
         for binding in self._bindings.values():
             if binding.type is served:
                 binding.type = None
+                if tell:
+                    self._let_go(binding, served, disconnected=True)
 
     def _bind_waiting(self) -> None:
         for binding in list(self._bindings.values()):
@@ -143,28 +160,51 @@ class Triggers:
 
     # --- triggers
 
-    def register(self, trigger: Trigger, owner: TriggerOwner, home: str = DEFAULT_NAMESPACE) -> Answer[None]:
-        """Bind a trigger to its type's provider, or let it wait for one. One with the same id is replaced.
+    def register(
+        self,
+        trigger: Trigger,
+        owner: TriggerOwner,
+        home: str = DEFAULT_NAMESPACE,
+        *,
+        follows_owner: tuple[bool, bool] = (False, False),
+    ) -> Answer[None]:
+        """Bind a trigger to its type's provider, or let it wait for one. One of this owner's with the same id is replaced.
 
         Raises (or sets in the Future) the provider's `FunctionError`; the trigger is gone then.
         """
-        known = self._bindings.get(trigger.id)
-        binding = Binding(trigger, owner, home)
+        known = self._owned.get((owner, trigger.id))
+        if known is not None:
+            provided = msgspec.structs.replace(trigger, id=known.trigger.id)
+        elif trigger.id in self._bindings:
+            provided = msgspec.structs.replace(trigger, id=str(uuid.uuid4()))
+        else:
+            provided = trigger
+        binding = Binding(provided, owner, trigger.id, home, follows_owner)
         served = self._find_type(binding)
         replaces: Trigger | None = None
-        if known is not None and known.owner is owner and known.type is served and not known.failed:
+        if known is not None and known.type is served and not known.failed:
             replaces = known.trigger
         elif known is not None:
-            self._unbind(known, disconnected=known.owner is not owner)
-        self._bindings[trigger.id] = binding
+            self._unbind(known, disconnected=True)
+        self._keep(binding)
         if served is None:
             return None
         return self._bind(binding, raising=True, replaces=replaces)
 
+    def move(self, binding: Binding, namespace: str, home: str) -> Answer[None]:
+        """File a trigger under other namespaces: its function's, and the one in which its provider is looked for."""
+        trigger = msgspec.structs.replace(binding.trigger, id=binding.known_as, namespace=namespace)
+        if namespace == binding.trigger.namespace:
+            before, binding.home = binding.home, home
+            if self._find_type(binding) is binding.type:
+                return None
+            binding.home = before
+        return self.register(trigger, binding.owner, home, follows_owner=binding.follows_owner)
+
     def unregister(self, trigger_id: str, owner: TriggerOwner | None = None) -> Answer[bool]:
-        """Let a trigger go, only one of `owner` if given. Whether there was one."""
-        binding = self._bindings.get(trigger_id)
-        if binding is None or (owner is not None and binding.owner is not owner):
+        """Let a trigger go for good: of `owner`, by the id that it has given, or of anybody's. Whether there was one."""
+        binding = self._bindings.get(trigger_id) if owner is None else self._owned.get((owner, trigger_id))
+        if binding is None:
             return False
         answer = self._unbind(binding, disconnected=False)
         if not isinstance(answer, asyncio.Future):
@@ -178,21 +218,30 @@ class Triggers:
         answer.add_done_callback(tell)
         return gone
 
+    def of(self, owner: TriggerOwner) -> list[Binding]:
+        """The triggers of an owner."""
+        return [binding for binding in self._bindings.values() if binding.owner is owner]
+
     def drop_owner(self, owner: TriggerOwner) -> None:
         """Let all triggers of a worker go that went away."""
-        for binding in [binding for binding in self._bindings.values() if binding.owner is owner]:
+        for binding in self.of(owner):
             self._unbind(binding, disconnected=True)
+
+    def others(self, trigger_id: str, owner: TriggerOwner) -> TriggerOwner | None:
+        """Another owner that has a trigger of this id, if there is one."""
+        binding = self._bindings.get(trigger_id)
+        return None if binding is None or binding.owner is owner else binding.owner
 
     def refused(self, trigger_id: str, provider_owner: object, error: FunctionError) -> None:
         """A worker that provides a type has refused a trigger: it waits for the next provider, and its owner is told."""
         binding = self._bindings.get(trigger_id)
         if binding is not None and binding.type is not None and binding.type.owner is provider_owner:
             binding.type = None
-            binding.owner.trigger_failed(binding.trigger, error)
+            binding.tell_owner(error)
 
-    def is_waiting(self, trigger_id: str) -> bool:
-        """Whether a trigger is known and nobody provides its type."""
-        binding = self._bindings.get(trigger_id)
+    def is_waiting(self, trigger_id: str, owner: TriggerOwner) -> bool:
+        """Whether a trigger of this owner is known and nobody provides its type."""
+        binding = self._owned.get((owner, trigger_id))
         return binding is not None and binding.type is None
 
     def _bind(self, binding: Binding, *, raising: bool = False, replaces: Trigger | None = None) -> Answer[None]:
@@ -203,10 +252,9 @@ class Triggers:
 
         def failed(error: BaseException) -> None:
             binding.failed = True
-            if self._bindings.get(trigger.id) is binding:
-                del self._bindings[trigger.id]
+            self._forget(binding)
             if not raising:
-                binding.owner.trigger_failed(trigger, registration_error(error))
+                binding.tell_owner(registration_error(error))
 
         try:
             answer = self._steps.after(trigger.id, lambda: served.provider.register(trigger, replaces))
@@ -225,13 +273,21 @@ class Triggers:
             answer.add_done_callback(look)
         return answer
 
+    def _keep(self, binding: Binding) -> None:
+        self._bindings[binding.trigger.id] = binding
+        self._owned[binding.owner, binding.known_as] = binding
+
+    def _forget(self, binding: Binding) -> None:
+        if self._bindings.get(binding.trigger.id) is binding:
+            del self._bindings[binding.trigger.id]
+            del self._owned[binding.owner, binding.known_as]
+
     def _unbind(self, binding: Binding, *, disconnected: bool) -> Answer[None]:
+        self._forget(binding)
+        return None if binding.type is None else self._let_go(binding, binding.type, disconnected=disconnected)
+
+    def _let_go(self, binding: Binding, served: TriggerType, *, disconnected: bool) -> Answer[None]:
         trigger = binding.trigger
-        if self._bindings.get(trigger.id) is binding:
-            del self._bindings[trigger.id]
-        served = binding.type
-        if served is None:
-            return None
 
         def let_go() -> Answer[None]:
             return None if binding.failed else served.provider.unregister(trigger, disconnected=disconnected)
@@ -252,7 +308,7 @@ class Triggers:
 
 def registration_error(error: BaseException) -> FunctionError:
     """What the one who registered a trigger hears."""
-    return error if isinstance(error, FunctionError) else FunctionError(REGISTRATION_FAILED, str(error) or type(error).__name__)
+    return error if isinstance(error, FunctionError) else FunctionError(REGISTRATION_FAILED, words(error))
 
 
 def _fault(done: asyncio.Future[None]) -> BaseException | None:

@@ -21,9 +21,9 @@ from iii_state.engine.pending import PendingCalls
 from iii_state.engine.protocol import ABSENT, InvokeFunction, given
 from iii_state.engine.quiet_log import QuietLog
 from iii_state.engine.registrations import Registrations
-from iii_state.engine.registry import Call, Function
+from iii_state.engine.registry import Call, Function, contained
 from iii_state.engine.workers import Description, Link, Workers
-from iii_state.errors import FunctionError, NotCarriedOut
+from iii_state.errors import FunctionError, NotCarriedOut, WorkerLost
 from iii_state.host import DEFAULT_NAMESPACE, Answer, Caller, Trigger
 
 log = logging.getLogger(__name__)
@@ -31,6 +31,7 @@ quiet = QuietLog(log)
 
 DESCRIBES_ITSELF_WITHIN_SECONDS = 5
 """For so long a worker that has not said what it is gets no call that an old one could not receive."""
+
 MAX_DEFERRED_BYTES = 16 * 1024 * 1024
 """A worker is not read any more when its calls that wait for other workers to read hold this much, until they hold half of it.
 
@@ -42,6 +43,9 @@ MAX_UNSENT_BYTES = 64 * 1024 * 1024
 
 LARGE_BYTES = 256 * 1024
 """A call of this size takes a while to send, on a slow connection."""
+
+SETTLES_WITHIN_SECONDS = 0.25
+"""So long after its last registration a worker that has not said what it is belongs to the namespace `default`."""
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 _decode = protocol.decode
@@ -60,10 +64,18 @@ class Worker:
         self.link = link
         self.remote = remote
         self.connected_at_ms = int(time.time() * 1000)
+        self._loop = asyncio.get_running_loop()
+        self._connected_at = self._loop.time()
         self.description = Description()
-        self._means_null = False
-        """Whether a result of null is one: SDKs send it for none at all, too."""
-        self.pending = PendingCalls(asyncio.get_running_loop(), workers.call_timeout)
+        self.is_settled = False
+        """Whether it is known which namespace it belongs to, which SDKs say behind their registrations. Events wait for it."""
+        self._settles: asyncio.TimerHandle | None = None
+        self._is_ours = False
+        """Whether this project's client speaks, for an engine with a bridge to this one, or an attached worker.
+
+        A null result of its is one (SDKs send it for none at all, too), and what it says of a call's fate counts.
+        """
+        self.pending = PendingCalls(self._loop, workers.call_timeout)
         """Calls that it executes."""
         self.outlet = link
         self._answering = Answering(link, self._too_large, _unheard)
@@ -77,9 +89,9 @@ class Worker:
         self._send = link.send
         self._registrations = Registrations(self, workers, self._go_on)
         self._behind_registrations: tuple[InvokeFunction, int] | None = None
-        self._large_bytes = 0
         self._large_calls: dict[str, tuple[Function, bytes]] | None = {}
         """Calls that wait until it is known whether the worker can receive them, by their id; None once that is known."""
+        self._large_bytes = 0
         self._fresh = (str(uuid.uuid4())[:24], count(1))
         self._take: dict[type[Any], Callable[[Any], None]] = {
             protocol.InvocationResult: self._take_result,
@@ -101,8 +113,16 @@ class Worker:
 
     @property
     def is_exclusive(self) -> bool:
-        """A provider of trigger types keeps its functions: what they do and its triggers belong together."""
-        return self._registrations.has_types
+        """A provider of trigger types keeps its functions: what they do and its triggers belong together. It may say so before."""
+        return self._registrations.has_types or protocol.EXCLUSIVE in (self.description.features or ())
+
+    @property
+    def may_crash(self) -> bool:
+        """Whether it may go away because of a call that it runs.
+
+        An engine with a bridge to this one only passes on what it is called with: when it goes, nothing has crashed.
+        """
+        return not self._is_ours
 
     @property
     def function_ids(self) -> list[str]:
@@ -141,8 +161,8 @@ class Worker:
         invocation_id = decoded.invocation_id
         try:
             answer = handler(decoded.data, self.caller)
-        except Exception as error:
-            self._answering.fail(invocation_id, function.id_text, error)
+        except BaseException as error:
+            self._answering.fail(invocation_id, function.id_text, contained(error))
             return
         if type(answer) is bytes and invocation_id is not ABSENT:
             frame = function.result_reply % (invocation_id, answer)
@@ -236,6 +256,9 @@ class Worker:
         """Pass a call on to a worker; one that has much to read is waited for. `deferred` is its size if it has waited already."""
         if deferred:
             self._deferred_bytes -= deferred
+            if self._deferring and self._deferred_bytes <= MAX_DEFERRED_BYTES // 2:
+                self._deferring = False
+                self.link.release()
             found = self._functions.get(function.namespace, function.id)
             if found is None:
                 error = self._functions.not_found(function.namespace, function.id)
@@ -254,9 +277,6 @@ class Worker:
                 self.link.hold()
             return
         self._carry_out(invocation_id, function, call, 0)
-        if self._deferring and self._deferred_bytes <= MAX_DEFERRED_BYTES // 2:
-            self._deferring = False
-            self.link.release()
 
     def _too_large(self, what: str, size: int) -> FunctionError:
         about = self.description
@@ -269,7 +289,7 @@ class Worker:
     # --- calls that it executes
 
     def execute(self, function: Function, call: Call) -> Answer[bytes | None]:
-        """Send a call to the worker. The Future fails with `invocation_stopped` when it goes away, with the engine's `TIMEOUT`."""
+        """Send a call to the worker. The Future fails with `WorkerLost` when it goes away, with the engine's `TIMEOUT`."""
         if not self.link.is_open:
             raise NotCarriedOut("invocation_stopped", "Invocation stopped")
         waiting = self._large_bytes + (self.link.unsent if self.link.is_behind else 0)
@@ -310,7 +330,7 @@ class Worker:
                 future.set_exception(self._too_large(f"The call of {function.id}", len(frame)))
 
     def _take_result(self, message: protocol.InvocationResult) -> None:
-        error = protocol.read_error(message.error)  # one that cannot be read leaves the call open
+        error = protocol.read_error(message.error, tells_fate=self._is_ours)  # one that cannot be read leaves the call open
         future = self.pending.take(message.invocation_id)
         if future is None:
             return
@@ -318,7 +338,7 @@ class Worker:
             future.set_exception(error)
         else:
             result = given(message.result)
-            if result is None and message.result is not ABSENT and self._means_null:
+            if result is None and message.result is not ABSENT and self._is_ours:
                 result = protocol.NULL
             future.set_result(None if result is None else bytes(result))
 
@@ -354,7 +374,7 @@ class Worker:
     def describe(self, description: Description) -> None:
         """Take what the worker tells of itself; its registrations move to the namespace that it names."""
         self.description = description
-        self._means_null = protocol.OURS in (description.features or ())
+        self._is_ours = self._answering.tells_fates = protocol.OURS in (description.features or ())
         self._answering.max_frame_bytes = protocol.max_frame_bytes(description.runtime or "", description.version or "")
         self._send_large_calls()
         namespace = description.namespace or DEFAULT_NAMESPACE
@@ -362,12 +382,34 @@ class Worker:
             before, self.namespace = self.namespace, namespace
             self.caller = Caller(self.id, namespace)
             self._registrations.move(before, namespace)
+        self._settle()
         self._workers.changed("worker_metadata_updated", self.id)
+
+    def registers(self) -> None:
+        """It is registering something, and may be about to say what it is."""
+        if not self.is_settled:
+            if self._settles is not None:
+                self._settles.cancel()
+            self._settles = asyncio.get_running_loop().call_later(SETTLES_WITHIN_SECONDS, self._settle_unless_busy)
+
+    def _settle_unless_busy(self) -> None:
+        if self._registrations.open:
+            self.registers()
+        else:
+            self._settle()
+
+    def _settle(self) -> None:
+        if self._settles is not None:
+            self._settles.cancel()
+            self._settles = None
+        if not self.is_settled:
+            self.is_settled = True
+            self._registrations.settled()
 
     def sweep(self) -> None:
         """Called about once a second: end what takes longer than the engine's timeout."""
         self.pending.sweep()
-        if self._large_calls is not None and time.time() * 1000 - self.connected_at_ms > DESCRIBES_ITSELF_WITHIN_SECONDS * 1000:
+        if self._large_calls is not None and self._loop.time() - self._connected_at > DESCRIBES_ITSELF_WITHIN_SECONDS:
             self._send_large_calls()
         self._registrations.give_up_waiting(self._workers.call_timeout)
 
@@ -387,8 +429,14 @@ class Worker:
     def disconnected(self) -> None:
         """The connection is gone: so are its functions, types and triggers; calls that it was executing fail."""
         self._workers.remove(self)
+        if self._settles is not None:
+            self._settles.cancel()
         self._registrations.drop_served()
-        self.pending.fail(lambda: NotCarriedOut("invocation_stopped", "Invocation stopped"))
+        for invocation_id in self._large_calls or ():
+            if (unsent := self.pending.take(invocation_id)) is not None:
+                unsent.set_exception(NotCarriedOut("invocation_stopped", "Invocation stopped"))
+        lost = WorkerLost if self.may_crash else NotCarriedOut
+        self.pending.fail(lambda: lost("invocation_stopped", "Invocation stopped"))
         self._registrations.drop_triggers()
         self._behind_registrations = None
         self._answering.disconnected()

@@ -149,6 +149,7 @@ def script(body: str, directory: Path, **options: object) -> subprocess.Popen[st
     program = f"""
 import asyncio, os, resource, signal, sys
 from pathlib import Path
+import uvloop
 from iii_state.errors import StoreError
 from iii_state.events import Subscription
 from tests.contract.conftest import Store, opened
@@ -159,7 +160,7 @@ def say(*words):
 async def main(directory):
 {textwrap.indent(textwrap.dedent(body), "    ")}
 
-asyncio.run(main(Path({str(directory)!r})))
+uvloop.run(main(Path({str(directory)!r})))
 """
     return subprocess.Popen(
         [sys.executable, "-c", program],

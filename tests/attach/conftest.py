@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+import uvloop
 
 from iii_state.engine.client import Client
 from tests.attached import engine_without_state
@@ -70,7 +71,7 @@ def call(url: str, function_id: str, payload: Any) -> Any:
             data = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
             return await client.call(function_id, data)
 
-    answer = asyncio.run(asyncio.wait_for(action(), SOON))
+    answer = uvloop.run(asyncio.wait_for(action(), SOON))
     return None if answer is None else json.loads(answer)
 
 

@@ -2,6 +2,9 @@
 
 It rejects nothing, knows no namespaces and no `reattach`, lists functions in rows of the shape of 0.12, does not say why a trigger
 is unregistered, runs each call in a task of its own, and drops results of null.
+
+With `first_wins` it is as one of 0.23: the first owner of a function keeps it, and the second is told so; but a trigger type is
+whose who registers it last, and nobody can give one back.
 """
 
 from __future__ import annotations
@@ -19,8 +22,12 @@ Frame = dict[str, Any]
 class OldEngine:
     """Use with `async with`; `url` is where it listens. With `unique_names` it rejects a second worker of a name, as since 0.23."""
 
-    def __init__(self, *, unique_names: bool = False) -> None:
-        self._unique_names = unique_names
+    def __init__(self, *, unique_names: bool = False, first_wins: bool = False) -> None:
+        self._unique_names = unique_names or first_wins
+        self._first_wins = first_wins
+        self.rejections = 0
+        self.tells_who_provides = first_wins
+        """Whether its list of trigger types names their providers."""
         self.functions: dict[str, tuple[str, Frame]] = {}
         """Function → worker, and its registration."""
         self.types: dict[str, str] = {}
@@ -72,6 +79,11 @@ class OldEngine:
             if owner == worker:
                 await self._unbind(trigger, registration)
 
+    async def _reject_function(self, worker: str, function: str) -> None:
+        self.rejections += 1
+        rejected = {"type": "registrationrejected", "code": "FUNCTION_NAMESPACE_CONFLICT", "namespace": "default"}
+        await self._send(worker, {**rejected, "function_id": function, "owner_worker_id": self.functions[function][0]})
+
     async def _reject(self, worker: str, name: str) -> None:
         rejected = {"type": "registrationrejected", "code": "WORKER_NAMESPACE_CONFLICT", "namespace": "default"}
         await self._send(worker, {**rejected, "worker_name": name, "owner_worker_id": ""})
@@ -88,6 +100,8 @@ class OldEngine:
 
     async def _take(self, worker: str, frame: Frame) -> None:
         match frame["type"]:
+            case "registerfunction" if self._first_wins and self.functions.get(frame["id"], (worker,))[0] != worker:
+                await self._reject_function(worker, frame["id"])
             case "registerfunction":
                 self.functions[frame["id"]] = (worker, frame)
             case "unregisterfunction":
@@ -104,6 +118,10 @@ class OldEngine:
             case "unregistertrigger":
                 if frame["id"] in self.triggers:
                     await self._unbind(frame["id"], self.triggers[frame["id"]][1])
+            case "triggerregistrationresult":
+                owner, _ = self.triggers.get(frame["id"], (None, None))
+                if frame.get("error") and self.types.get(frame["trigger_type"]) == worker:
+                    await self._send(owner, frame)
             case "invokefunction":
                 task = asyncio.create_task(self._invoke(worker, frame))
                 self._tasks.add(task)
@@ -141,6 +159,14 @@ class OldEngine:
                 for name, (_, registration) in sorted(self.functions.items())
             ]
             answer["result"] = {"functions": rows}
+        elif function == "engine::triggers::list" and self._first_wins:
+            rows = [
+                {"id": name, "namespace": "default", "worker_name": self.about.get(provider, {}).get("name"), "description": ""}
+                for name, provider in self.types.items()
+            ]
+            answer["result"] = {"triggers": rows}
+        elif function == "engine::trigger-types::list" and not self._first_wins:
+            answer["result"] = {"trigger_types": [{"id": name, "description": ""} for name in self.types]}
         elif function == "engine::triggers::list":
             answer["result"] = {"triggers": [registration for _, registration in self.triggers.values()]}
         elif served is None:

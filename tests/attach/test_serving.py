@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
 
+from iii_state.engine.client import Client
 from iii_state.errors import FunctionError
-from tests.attach.conftest import WorkerAt, call, until
+from tests.attach.conftest import SOON, WorkerAt, call, until
 from tests.attached import AttachProcess, attached
 from tests.redis_server import RedisServer
 from tests.sdk.workers import NODE_NEW, PYTHON_NEW, CallFailedError
@@ -195,3 +197,22 @@ def test_it_waits_for_an_engine_and_stops_cleanly_without_one() -> None:
         assert process.stop() == 0
     finally:
         process.kill()
+
+
+def test_a_trigger_registered_again_keeps_what_waits_for_it(ours: str, unique: str) -> None:
+    async def action() -> list[Any]:
+        handled: list[Any] = []
+        async with Client(ours) as client:
+            for number in range(3):
+                client.keep_trigger("t", "state", f"{unique}::f", {"scope": unique}, metadata=b'{"m":%d}' % number)
+                await client.trigger_taken("t")
+                await client.call("state::set", request(scope=unique, key="k", value=number))
+            client.served.register_function(f"{unique}::f", lambda data, _: handled.append(json.loads(bytes(data))["new_value"]))
+            async with asyncio.timeout(SOON):
+                while len(handled) < 3:
+                    await asyncio.sleep(0.01)
+        return handled
+
+    with attached(ours) as process:
+        process.until_attached()
+        assert asyncio.run(action()) == [0, 1, 2]

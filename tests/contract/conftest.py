@@ -14,17 +14,43 @@ import pytest
 from iii_state.adapters.base import Adapter
 from iii_state.adapters.bridge import BridgeAdapter
 from iii_state.adapters.kv import KvAdapter
-from iii_state.adapters.kv.deadlines import now_ms
+from iii_state.adapters.kv.clock import now_ms
 from iii_state.adapters.redis import RedisAdapter
 from iii_state.config import BridgeSettings, RedisSettings
 from iii_state.engine import Engine
 from iii_state.events import Delivery, QueueLimits
 from iii_state.module import StateModule
+from tests.conftest import LOOPS, LoopFactory
 from tests.redis_server import fake_server, shared_server
 
 Opener = Callable[[QueueLimits], Adapter]
 
 ADAPTERS = ["kv-memory", "kv-file", "fakeredis", "redis", "bridge-kv", "bridge-redis", "bridge-bridge-kv"]
+
+ON_BOTH_LOOPS = {"kv-memory", "kv-file", "redis"}
+"""The others are made of these, and of sockets that `tests/engine/test_websocket.py` tries on both."""
+
+
+def pytest_asyncio_loop_factories() -> dict[str, LoopFactory]:
+    return LOOPS
+
+
+@pytest.fixture(params=LOOPS.values(), ids=LOOPS)
+def new_loop(request: pytest.FixtureRequest) -> LoopFactory:
+    """For tests that run loops of their own."""
+    factory: LoopFactory = request.param
+    return factory
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out asyncio's own loop where it would only cost time."""
+    kept, left_out = [], []
+    for item in items:
+        params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        only_uvloop = params.get("kind", "redis") not in ON_BOTH_LOOPS
+        (left_out if only_uvloop and asyncio.new_event_loop in params.values() else kept).append(item)
+    items[:] = kept
+    config.hook.pytest_deselected(items=left_out)
 
 
 class Store:
@@ -38,11 +64,12 @@ class Store:
         self.elapse = elapse
         self.is_remote = is_remote
         self.bells: list[str] = []
+        self.ring: Callable[[str], None] = self.bells.append
         self.adapter: Adapter
 
     async def start(self, limits: QueueLimits | None = None) -> None:
         self.adapter = self._open(limits or QueueLimits())
-        await self.adapter.start(self.bells.append)
+        await self.adapter.start(lambda subscription_id: self.ring(subscription_id))
 
     def replaced(self, old: bytes | None) -> bytes | None:
         """What `set` and `update` answer for a value that was replaced: a remote engine does not tell a stored null from none."""
@@ -83,14 +110,14 @@ class Store:
 
 
 @asynccontextmanager
-async def _remote(kind: str, directory: Path, limits: QueueLimits | None) -> AsyncIterator[tuple[str, Callable[[int], None]]]:
+async def engine_over(kind: str, directory: Path, limits: QueueLimits | None) -> AsyncIterator[tuple[str, Callable[[int], None]]]:
     """The address of an engine whose state is of a kind, and what brings its deadlines nearer."""
     bounds = {} if limits is None else msgspec.structs.asdict(limits)
     async with AsyncExitStack() as stack:
         elapse: Callable[[int], None]
         store: KvAdapter | None = None
         if kind.startswith("bridge-"):
-            url, elapse = await stack.enter_async_context(_remote(kind.removeprefix("bridge-"), directory, limits))
+            url, elapse = await stack.enter_async_context(engine_over(kind.removeprefix("bridge-"), directory, limits))
             adapter = {"name": "bridge", "config": {"bridge_url": url}}
         elif kind == "kv":
             clock, elapse = _clock()
@@ -131,7 +158,7 @@ async def opened(kind: str, directory: Path, limits: QueueLimits | None = None) 
     """A started store of a kind; `directory` is empty, or holds what an earlier one left."""
     async with AsyncExitStack() as stack:
         if kind.startswith("bridge-"):
-            url, elapse = await stack.enter_async_context(_remote(kind.removeprefix("bridge-"), directory, limits))
+            url, elapse = await stack.enter_async_context(engine_over(kind.removeprefix("bridge-"), directory, limits))
             settings = BridgeSettings(bridge_url=url)
             store = Store(lambda limits: BridgeAdapter(settings, limits=limits), elapse, is_remote=True)
         else:

@@ -8,14 +8,9 @@ from tests.contract.conftest import Store
 from tests.redis_server import fake_server, shared_server
 
 LONG = 60_000
-WITHOUT_LINE = ("kv", "bridge")
-"""A kv store has no other process; a bridge is told of none."""
 
 
-async def test_who_lines_up_later_is_behind_for_as_long_as_the_first_counts(store: Store, kind: str) -> None:
-    if kind.startswith(WITHOUT_LINE):
-        assert await store.line_up("a", LONG) == await store.line_up("b", LONG) == []
-        return
+async def test_who_lines_up_later_is_behind_for_as_long_as_the_first_counts(store: Store) -> None:
     assert await store.line_up("a", LONG) == []
     assert await store.line_up("b", LONG) == ["a"]
     assert sorted(await store.line_up("c", LONG)) == ["a", "b"]
@@ -25,9 +20,7 @@ async def test_who_lines_up_later_is_behind_for_as_long_as_the_first_counts(stor
     assert await store.line_up("a", LONG) in (["b", "c"], ["c", "b"])
 
 
-async def test_who_has_not_been_heard_of_in_time_is_out_and_comes_back_at_the_end(store: Store, kind: str) -> None:
-    if kind.startswith(WITHOUT_LINE):
-        return
+async def test_who_has_not_been_heard_of_in_time_is_out_and_comes_back_at_the_end(store: Store) -> None:
     await store.line_up("a", 1)
     async with asyncio.timeout(10):
         while await store.line_up("b", LONG) == ["a"]:
@@ -35,9 +28,7 @@ async def test_who_has_not_been_heard_of_in_time_is_out_and_comes_back_at_the_en
     assert await store.line_up("a", LONG) == ["b"]
 
 
-async def test_of_many_at_once_one_is_first(store: Store, kind: str) -> None:
-    if kind.startswith(WITHOUT_LINE):
-        return
+async def test_of_many_at_once_one_is_first(store: Store) -> None:
     found = await asyncio.gather(*(store.line_up(f"worker-{number}", LONG) for number in range(20)))
     assert sorted(map(len, found)) == list(range(20))
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 
 from iii_state import values
 from tests import model, strategies
+from tests.conftest import LoopFactory
 from tests.contract.conftest import Store, opened
 from tests.contract.test_queues import ALL, drain
 from tests.contract.test_values import LIMIT, plan, stored
@@ -85,8 +86,8 @@ async def events(store: Store, count: int) -> AsyncIterator[Any]:
                 yield delivery.event
 
 
-def test_every_adapter_does_what_the_model_does(kind: str, tmp_path: Path) -> None:
-    with asyncio.Runner() as runner:
+def test_every_adapter_does_what_the_model_does(kind: str, new_loop: LoopFactory, tmp_path: Path) -> None:
+    with asyncio.Runner(loop_factory=new_loop) as runner:
         opening = opened(kind, tmp_path)
         store = runner.run(opening.__aenter__())
         runner.run(store.subscribe(ALL))

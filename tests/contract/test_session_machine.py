@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import tempfile
 from collections.abc import Awaitable
@@ -17,7 +16,8 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 from iii_state import values
 from iii_state.adapters.base import Updated
 from iii_state.sessions import Fenced, Request, SessionLost, SessionTaken
-from tests.contract.conftest import ADAPTERS, Store, new_store
+from tests.conftest import LoopFactory
+from tests.contract.conftest import Store, new_store
 from tests.contract.test_queues import ALL, drain
 from tests.contract.test_values import LIMIT, plan
 
@@ -34,10 +34,11 @@ class Sessions(RuleBasedStateMachine):
     """A caller of one session with a few slots. The model is a counter, and the first answer of every call."""
 
     store_kind = ""
+    new_loop: LoopFactory
 
     def __init__(self) -> None:
         super().__init__()
-        self.loop = asyncio.new_event_loop()
+        self.loop = self.new_loop()
         self.folder = tempfile.TemporaryDirectory()
         directory = Path(self.folder.name) / f"{self.store_kind}-{next(_runs)}"
         self.store: Store = self.do(new_store(self.store_kind, directory))
@@ -155,9 +156,8 @@ class Sessions(RuleBasedStateMachine):
         self.folder.cleanup()
 
 
-@pytest.mark.parametrize("kind", ADAPTERS)
-def test_everything_happens_once(kind: str) -> None:
-    machine = type("Machine", (Sessions,), {"store_kind": kind})
+def test_everything_happens_once(kind: str, new_loop: LoopFactory) -> None:
+    machine = type("Machine", (Sessions,), {"store_kind": kind, "new_loop": staticmethod(new_loop)})
     run_state_machine_as_test(
         machine,
         settings=settings(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
 import uuid
@@ -10,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -176,13 +176,13 @@ def wants_answer(frame: bytes) -> object:
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.binary(max_size=60), max_size=5))
 def test_arbitrary_bytes_leave_the_connection_usable(frames: list[bytes]) -> None:
-    asyncio.run(check(frames))
+    uvloop.run(check(frames))
 
 
 @settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(mutated(), max_size=4))
 def test_mutated_frames_are_answered_where_they_can_be_and_leave_the_connection_usable(frames: list[bytes]) -> None:
-    asyncio.run(check(frames))
+    uvloop.run(check(frames))
 
 
 DEEP = b"[" * 100_000 + b"]" * 100_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
 import aiohttp
 
@@ -22,8 +23,8 @@ async def open_ends(port: Port, worker: RawWorker) -> tuple[aiohttp.ClientWebSoc
 
 def transport_of(socket: aiohttp.ClientWebSocketResponse) -> asyncio.Transport:
     transport = None if socket._conn is None else socket._conn.transport
-    assert isinstance(transport, asyncio.Transport)
-    return transport
+    assert transport is not None
+    return cast(asyncio.Transport, transport)  # uvloop's are of another class
 
 
 async def write(writer: aiohttp.ClientWebSocketResponse) -> None:

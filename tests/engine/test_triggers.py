@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from iii_state.engine import Engine
-from iii_state.host import Trigger
+from iii_state.engine.protocol import OURS
+from iii_state.host import Host, Trigger
 from tests.engine.dict_module import DictModule
 from tests.engine.raw_worker import Port, RawWorker, until
 
@@ -83,10 +84,11 @@ async def test_a_worker_that_left_does_not_take_the_trigger_of_its_successor_alo
     await worker.settled()
     await register(other)
     await other.settled()
+    (successor,) = set(module.triggers) - {"t"}
     await worker.socket.close()
     await until(lambda: len(engine.workers) == 1)
-    assert set(module.triggers) == {"t"}
-    assert module.log == [("register", "t"), ("disconnected", "t"), ("register", "t")]
+    assert set(module.triggers) == {successor}
+    assert module.log == [("register", "t"), ("register", successor), ("disconnected", "t")]
 
 
 async def test_a_call_waits_for_registrations_before_it_which_run_together_and_hold_up_nobody_else(
@@ -222,6 +224,39 @@ async def test_a_provider_that_registers_its_type_again_gets_its_triggers_again(
     for _ in range(2):
         await other.send("registertriggertype", id="my.type", description="x")
         assert (await other.next())["id"] == "t"
+
+
+async def test_a_provider_from_which_a_module_takes_its_type_hears_of_it(port: Port, engine: Engine) -> None:
+    class Newcomer(DictModule):
+        async def start(self, host: Host) -> None:
+            host.register_trigger_type("my.type", self, description="mine now")
+
+    provider = await port.connect(features=[OURS])
+    await provider.send("registertriggertype", id="my.type", description="x")
+    await provider.settled()
+    consumer = await port.connect()
+    await register(consumer, "t", "my.type")
+    assert (await provider.next())["id"] == "t"
+    await engine.add_module(Newcomer())
+    assert await provider.next() == {"type": "unregistertrigger", "id": "t", "trigger_type": "my.type", "disconnected": True}
+
+
+async def test_a_provider_that_moves_hears_which_triggers_it_leaves_behind(port: Port) -> None:
+    provider, consumer = await port.connect(), await port.connect()
+    await provider.send("registertriggertype", id="my.type", description="x")
+    await provider.settled()
+    await register(consumer, "t", "my.type")
+    assert (await provider.next())["id"] == "t"
+    await provider.send(
+        "invokefunction",
+        function_id="engine::workers::register",
+        data={"namespace": "b", "features": [OURS]},
+        action={"type": "void"},
+    )
+    assert await provider.next() == {"type": "unregistertrigger", "id": "t", "trigger_type": "my.type", "disconnected": True}
+    belongs = await port.connect(namespace="b")
+    await register(belongs, "u", "my.type")
+    assert (await provider.next())["id"] == "u"
 
 
 async def test_a_type_of_another_engine_waits_and_says_so(worker: RawWorker, other: RawWorker) -> None:

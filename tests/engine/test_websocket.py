@@ -9,7 +9,6 @@ import struct
 from collections.abc import AsyncIterator
 
 import pytest
-import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +17,7 @@ from iii_state.engine.workers import Link
 from tests.engine.dict_module import DictModule
 from tests.engine.raw_worker import Port, RawWorker, until
 
-pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy. fixture")
+pytestmark = pytest.mark.both_loops  # transports differ in when they write and when they pause: both are to be served well
 
 HANDSHAKE = (
     b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n"
@@ -96,13 +95,6 @@ async def raw(port: Port) -> AsyncIterator[RawSocket]:
     assert (await socket.answer())["type"] == "workerregistered"
     yield socket
     writer.close()
-
-
-@pytest.fixture(params=[asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy], ids=["asyncio", "uvloop"])
-def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
-    """Transports differ in when they write and when they pause: both are to be served well."""
-    policy: asyncio.AbstractEventLoopPolicy = request.param()
-    return policy
 
 
 @given(payload=st.binary(max_size=200), mask=st.binary(min_size=4, max_size=4))

@@ -226,7 +226,8 @@ class Worker:
 
     def settle(self) -> None:
         """Waits until the engine has seen what this worker has sent: it takes the frames of a connection in order."""
-        self.call("state::get", {"scope": "settle", "key": self.name})
+        elsewhere = {"namespace": "default"} if "III_NAMESPACE" in self.environment else {}
+        self.call("state::get", {"scope": "settle", "key": self.name}, **elsewhere)
 
     def same_json(self, result: Any, expected: Any) -> bool:
         """Whether two values have the same JSON text, as far as the engine preserves it: 1 is not 1.0, and order counts."""

@@ -10,7 +10,6 @@ Exits with 1 if anything is wrong, and then says where the histories lie.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import shutil
@@ -22,6 +21,7 @@ import traceback
 from pathlib import Path
 
 import click
+import uvloop
 from rich.console import Console
 from rich.table import Table
 
@@ -61,7 +61,7 @@ def main(minutes: float, seed: int, as_json: bool, keep: bool) -> None:
                 progress.print(f"{last - begun:.0f} s: {what}", highlight=False)
 
         try:
-            outcome = asyncio.run(run(seed, minutes * 60, directory, tell))
+            outcome = uvloop.run(run(seed, minutes * 60, directory, tell))
         except Exception:
             traceback.print_exc()
             raise click.ClickException(f"the run broke off; what there is of its histories is in {directory}") from None

@@ -21,6 +21,7 @@ from iii_state.sessions import Request
 T = TypeVar("T")
 
 HEALTH_SECONDS = 2.0
+LINE_UP = b'"iii-state::line_up"'
 PAGE = b',"limit":1000,"max_bytes":8000000'
 
 
@@ -40,6 +41,7 @@ class BridgeAdapter:
         self._read_texts = answers.checked(url, "state::list", answers.texts)
         self._read_groups = answers.checked(url, "state::list_groups", answers.groups)
         self._read_keys = answers.checked(url, "state::list_keys", answers.keys)
+        self._read_line = answers.checked(url, "iii-state::line_up", answers.before)
         self._read_page = answers.checked(url, "state::list_entries", answers.page)
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -185,10 +187,23 @@ class BridgeAdapter:
         return self._remote.call(b'"state::list_groups"', b"{", self._read_groups)
 
     def line_up(self, worker: str, ttl_ms: int) -> Answer[list[str]]:
-        return []  # the functions of the remote tell nobody of it
+        return self._own(self._line_up(worker, ttl_ms))
 
     def step_out(self, worker: str) -> Answer[None]:
-        return None
+        return self._own(self._step_out(worker))
+
+    async def _line_up(self, worker: str, ttl_ms: int) -> list[str]:
+        request = b'{"worker":%b,"ttl_ms":%d' % (values.encode_string(worker), ttl_ms)
+        try:
+            before: list[str] = await self._remote.call(LINE_UP, request, self._read_line)
+        except FunctionError as error:
+            if error.code != NOT_FOUND:
+                raise
+            return []  # a stock engine, or an older one of this project
+        return before
+
+    async def _step_out(self, worker: str) -> None:
+        await self._line_up(worker, 0)
 
     def route(self, visited: list[str]) -> Answer[list[str]]:
         return self._own(self._remote.route(visited))
@@ -216,8 +231,8 @@ class BridgeAdapter:
     def ack(self, deliveries: Sequence[Delivery], want: int = 0) -> list[Delivery]:
         return self._feeds.ack(deliveries, want)
 
-    def retry(self, delivery: Delivery, delay_ms: int, failure: Failure) -> None:
-        self._feeds.retry(delivery, delay_ms, failure)
+    def retry(self, delivery: Delivery, delay_ms: int, failure: Failure, *, crashed: bool = False) -> None:
+        self._feeds.retry(delivery, delay_ms, failure, crashed=crashed)
 
     def bury(self, delivery: Delivery, failure: Failure) -> None:
         self._feeds.bury(delivery, failure)

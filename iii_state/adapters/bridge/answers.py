@@ -39,6 +39,10 @@ class _Keys(msgspec.Struct):
     keys: list[str]
 
 
+class _Line(msgspec.Struct):
+    before: list[str]
+
+
 class Page(msgspec.Struct):
     """A page of `state::list_entries`: pairs of key and value as they came."""
 
@@ -50,6 +54,7 @@ _replaced = msgspec.json.Decoder(_Replaced)
 _updated = msgspec.json.Decoder(_Updated)
 _groups = msgspec.json.Decoder(_Groups)
 _keys = msgspec.json.Decoder(_Keys)
+_line = msgspec.json.Decoder(_Line)
 _texts = msgspec.json.Decoder(list[Raw])
 _page = msgspec.json.Decoder(Page)
 
@@ -95,6 +100,11 @@ def groups(text: bytes | None) -> list[str]:
 def keys(text: bytes | None) -> list[str]:
     """`state::list_keys`."""
     return _keys.decode(text or b"null").keys
+
+
+def before(text: bytes | None) -> list[str]:
+    """`iii-state::line_up`."""
+    return _line.decode(text or b"null").before
 
 
 def page(text: bytes | None) -> Page:

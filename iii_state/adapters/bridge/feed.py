@@ -11,13 +11,16 @@ import logging
 import uuid
 from typing import NamedTuple
 
-from iii_state.engine.protocol import NOT_CARRIED_OUT
-from iii_state.errors import FunctionError, NotCarriedOut
+from iii_state.awake import AwakeTimer
+from iii_state.errors import FunctionError, NotCarriedOut, WorkerLost
 from iii_state.events import Delivery, Event, Failure, Subscription
 from iii_state.host import Answer
 from iii_state.queues import Queue
 
 logger = logging.getLogger(__name__)
+
+_UNCOUNTED_BEFORE = frozenset({"invocation_stopped", "channel_send_failed", "payload_too_large"})
+"""Codes that a remote of version 0.1.0 takes for its own, and counts no attempt."""
 
 MAX_OUTCOMES = 10_000
 """So many outcomes are kept for a remote that was not there to hear them."""
@@ -39,7 +42,7 @@ class Feed:
         self.name: str | None = None
         """The function at the remote; None before it is known what the remote is."""
         self.is_served = False
-        self.ends: asyncio.TimerHandle | None = None
+        self.ends: AwakeTimer | None = None
         self._held: dict[str, Delivery] = {}
         """What the remote keeps in its queue until it is answered, by the event's id there."""
         self._open: dict[str, _Open] = {}
@@ -65,7 +68,7 @@ class Feed:
                 logger.warning("the queue of %s is full; %d of its oldest events dropped so far", function, dropped)
         self.queue.push(self._delivery(event))
 
-    def hold(self, event_id: str, event: Event, attempt: int, fence: int) -> Answer[bytes | None]:
+    def hold(self, event_id: str, event: Event, attempt: int, fence: int, crashes: int) -> Answer[bytes | None]:
         """Take an event on that the remote keeps until this is answered. It may be one that is here already, or has been."""
         if event_id in self._outcomes:
             outcome = self._outcomes.pop(event_id)
@@ -79,15 +82,15 @@ class Feed:
         if earlier is not None and not earlier.answer.done():
             earlier.answer.set_result(None)  # the remote has given it up
         if event_id not in self._held:
-            delivery = self._delivery(event, attempt, fence)
+            delivery = self._delivery(event, attempt, fence, crashes)
             self._held[event_id] = delivery
             self._ids[self._numbers] = event_id
             self.queue.push(delivery)
         return answer
 
-    def _delivery(self, event: Event, attempt: int = 1, fence: int = 0) -> Delivery:
+    def _delivery(self, event: Event, attempt: int = 1, fence: int = 0, crashes: int = 0) -> Delivery:
         self._numbers += 1
-        return Delivery(self.queue.id, event, attempt, fence, self._numbers)
+        return Delivery(self.queue.id, event, attempt, fence, self._numbers, crashes=crashes)
 
     # -- what becomes of them
 
@@ -98,9 +101,9 @@ class Feed:
     def is_certain(self, delivery: Delivery) -> bool:
         """Whether nobody else can have it by now."""
         event_id = self._ids.get(_number(delivery))
-        return event_id is None or event_id in self._open
+        return self.queue.is_pending(delivery) and (event_id is None or event_id in self._open)
 
-    def finish(self, delivery: Delivery, failure: Failure | None = None, *, final: bool = False) -> None:
+    def finish(self, delivery: Delivery, failure: Failure | None = None, *, final: bool = False, crashed: bool = False) -> None:
         """A pending delivery is over. A remote that keeps it is told how that went, now or when it calls again."""
         if not self.queue.is_pending(delivery):
             return
@@ -108,7 +111,7 @@ class Feed:
         event_id = self._ids.pop(_number(delivery), None)
         if event_id is None:
             return
-        outcome = None if failure is None else _error(failure, final=final)
+        outcome = None if failure is None else _error(failure, final=final, crashed=crashed)
         del self._held[event_id]
         waiting = self._open.pop(event_id, None)
         if waiting is None:
@@ -131,9 +134,11 @@ class Feed:
             self._let_go(event_id)
 
     def give_back_waiting(self, before: float | None = None) -> None:
-        """Give back what has not been taken: all of it, or what arrived before a time."""
+        """Give back what has not been taken: all of it; or what arrived before a time, and has not begun."""
         for event_id, delivery in list(self._held.items()):
-            if not self.queue.is_pending(delivery) and (before is None or self._open[event_id].arrived < before):
+            is_waiting = not self.queue.is_pending(delivery) or (before is not None and not delivery.begun)
+            call = self._open.get(event_id)
+            if is_waiting and (before is None or (call is not None and call.arrived < before)):
                 self._let_go(event_id)
 
     def lose_calls(self) -> None:
@@ -166,9 +171,11 @@ class Feed:
             waiting.answer.set_exception(NotCarriedOut("invocation_stopped", "nobody takes it here at the moment"))
 
 
-def _error(failure: Failure, *, final: bool) -> FunctionError:
-    """A failure as the remote is told of it: the handler's, even where its words are those of one that was not called."""
-    if failure.code in NOT_CARRIED_OUT:
+def _error(failure: Failure, *, final: bool, crashed: bool) -> FunctionError:
+    """A failure as the remote is told of it."""
+    if crashed:
+        return WorkerLost(failure.code, failure.message)
+    if failure.code in _UNCOUNTED_BEFORE:
         return FunctionError("invocation_failed", str(failure), final=final)
     return FunctionError(failure.code, failure.message, final=final)
 

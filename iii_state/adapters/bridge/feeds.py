@@ -21,6 +21,8 @@ from msgspec import Raw
 from iii_state.adapters.bridge import answers, letters
 from iii_state.adapters.bridge.feed import Feed
 from iii_state.adapters.bridge.remote import Remote
+from iii_state.afterwards import Afterwards
+from iii_state.awake import AwakeTimer
 from iii_state.engine.client import ConnectionLost
 from iii_state.errors import FunctionError, InvalidValue, StoreError
 from iii_state.events import (
@@ -43,6 +45,8 @@ logger = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 1.0
 
+_ringing = Afterwards("telling the dispatcher of an event")
+
 
 class _Event(msgspec.Struct):
     event_type: EventType
@@ -56,6 +60,7 @@ class _Mark(msgspec.Struct):
     event_id: str
     attempt: int = 1
     fence: int = 0
+    crashes: int = 0
 
 
 class _Metadata(msgspec.Struct):
@@ -111,7 +116,8 @@ class Feeds:
         return task
 
     def _ring(self, subscription_id: str) -> None:
-        self.bell(subscription_id)
+        with _ringing:
+            self.bell(subscription_id)
 
     async def _registered(self, feed: Feed) -> None:
         try:
@@ -197,7 +203,7 @@ class Feeds:
         if retention <= 0:
             end()
         else:
-            feed.ends = asyncio.get_running_loop().call_later(retention / 1000, end)
+            feed.ends = AwakeTimer(retention / 1000, end)
 
     # -- connections
 
@@ -242,7 +248,7 @@ class Feeds:
         if mark is None:
             feed.keep(whole)
             return None
-        return feed.hold(mark.event_id, whole, mark.attempt, mark.fence)
+        return feed.hold(mark.event_id, whole, mark.attempt, mark.fence, mark.crashes)
 
     def _write_id(self, mark: _Mark | None) -> str:
         if mark is not None:
@@ -266,14 +272,14 @@ class Feeds:
             feed.finish(delivery)
         return feed.queue.take(want) if want and feed.queue.hosted else []
 
-    def retry(self, delivery: Delivery, delay_ms: int, failure: Failure) -> None:
+    def retry(self, delivery: Delivery, delay_ms: int, failure: Failure, *, crashed: bool = False) -> None:
         feed = self._feeds.get(delivery.subscription_id)
         if feed is None or not feed.queue.is_pending(delivery):
             return
         if feed.is_held(delivery):
-            feed.finish(delivery, failure)  # the remote has the same policy, and plans the next attempt
+            feed.finish(delivery, failure, crashed=crashed)  # the remote has the same policy, and plans the next attempt
         else:
-            feed.queue.retry(delivery, delay_ms)
+            feed.queue.retry(delivery, delay_ms, crashed=crashed)
 
     def bury(self, delivery: Delivery, failure: Failure) -> None:
         feed = self._feeds.get(delivery.subscription_id)

@@ -15,9 +15,11 @@ from typing import Any
 
 from iii_state import values
 from iii_state.adapters.bridge.session import NOT_RETRY_SAFE, SESSION_OPEN, Session, SessionGone, session_error
+from iii_state.afterwards import Afterwards
 from iii_state.config import BridgeSettings
 from iii_state.engine.client import Client, ConnectionLost
-from iii_state.errors import FunctionError, NotCarriedOut, StoreError
+from iii_state.engine.protocol import STOPPED
+from iii_state.errors import FunctionError, StoreError
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +27,8 @@ GREETING_AGAIN_SECONDS = 0.5
 """How long to wait before a remote that could not say where it leads is asked again."""
 
 NOT_FOUND = "function_not_found"
+
+_going_on = Afterwards("going on with calls that waited for this one")
 
 ROUTE = b'"iii-state::route"'
 
@@ -87,7 +91,8 @@ class Call:
         return False
 
     def set_result(self, result: bytes | None, /) -> None:
-        self.remote.end(self)
+        with _going_on:
+            self.remote.end(self)
         if self.future.done():
             return
         try:
@@ -277,7 +282,7 @@ class Remote:
                 self._again.append(call)
         elif isinstance(error, FunctionError) and call.session is not None and error.code in ("SESSION_LOST", "REQUEST_FENCED"):
             self._session_lost(call)
-        elif isinstance(error, NotCarriedOut) and error.code != "payload_too_large":
+        elif isinstance(error, FunctionError) and error.code in STOPPED:
             call.fail(StoreError(f"{self.url}: {error}; {self._fate(call)}"))
         elif isinstance(error, FunctionError) and error.code == "TIMEOUT":
             call.fail(StoreError(f"{self.url}: {error.message}; {self._fate(call)}"))

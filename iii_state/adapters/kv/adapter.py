@@ -13,11 +13,15 @@ import msgspec
 
 from iii_state import values
 from iii_state.adapters.base import Updated
-from iii_state.adapters.kv.deadlines import Deadlines, now_ms
+from iii_state.adapters.kv.clock import Clock, now_ms
+from iii_state.adapters.kv.deadlines import Deadlines
 from iii_state.adapters.kv.groups import Changes, Groups, delivery_row, row_number
 from iii_state.adapters.kv.journal import Journal, Row
+from iii_state.adapters.kv.line import Line
 from iii_state.adapters.kv.sessions import Sessions
+from iii_state.afterwards import Afterwards
 from iii_state.apply import apply
+from iii_state.awake import AwakeTimer
 from iii_state.errors import StoreError, too_large
 from iii_state.events import FOREVER, DeadLetter, Delivery, Event, EventType, Failure, QueueLimits, QueueStats, Subscription
 from iii_state.host import Answer, engine_name
@@ -31,11 +35,15 @@ T = TypeVar("T")
 
 _subscription = msgspec.json.Decoder(Subscription)
 
+_queueing = Afterwards("handing an event to its queue")
+_ringing = Afterwards("telling the dispatcher of an event")
+_watching = Afterwards("planning the end of a value with a deadline")
+
 
 class KvAdapter:
     """Values and queues of one engine. Without `directory` they live in memory, with it in an SQLite file there.
 
-    `clock` gives the milliseconds since 1970 by which deadlines go.
+    `clock` gives the milliseconds since 1970 of the wall clock.
     """
 
     def __init__(
@@ -49,19 +57,21 @@ class KvAdapter:
     ) -> None:
         self._limits = limits or QueueLimits()
         self._journal = None if directory is None else Journal(directory, save_interval_ms)
-        self._groups = None if self._journal is None else Groups(self._journal, self._committed)
+        self._clock = Clock(clock)
+        self._groups = None if self._journal is None else Groups(self._journal, self._committed, self._clock)
         self._sessions = Sessions(self._groups, expiry_seconds=session_seconds)
         self.store = secrets.token_hex(8)
         self._data: dict[str, dict[str, bytes]] = {}
-        self._deadlines = Deadlines(self._has_deadline, self._end_if_over, clock)
+        self._deadlines = Deadlines(self._has_deadline, self._end_if_over, self._clock)
         self._watched = self._deadlines.watched
         self._queues: dict[str, Queue] = {}
         self._routes = Routes()
         self._dead: dict[str, DeadLetter] = {}
-        self._removals: dict[str, asyncio.TimerHandle] = {}
+        self._removals: dict[str, AwakeTimer] = {}
         self._bell: Callable[[str], None] = lambda subscription_id: None
         self._epoch = secrets.token_hex(6)
         self._first_number = 0
+        self._line = Line()
         self._writes = 0
         self._numbers = 0
         self._events_enabled = True
@@ -73,7 +83,7 @@ class KvAdapter:
         self._bell = bell
         if self._journal is None:
             return
-        contents = await self._journal.open()
+        contents = await self._journal.open(self._clock())
         self._epoch = str(contents.epoch)
         self._first_number = contents.epoch << 32
         self.store = contents.store
@@ -87,10 +97,11 @@ class KvAdapter:
             queue = self._add_queue(_subscription.decode(definition))
             queue.dropped = dropped
             self._orphan(queue)
-        now = now_ms()
+        now = self._clock()
+        crashes = dict(contents.crashes)
         for number, subscription_id, write_id, event_type, scope, key, old, new, attempt, due in contents.deliveries:
             event = Event(write_id, scope.decode(), key.decode(), event_type, old, new)
-            delivery = Delivery(subscription_id, event, attempt, token=number)
+            delivery = Delivery(subscription_id, event, attempt, token=number, crashes=crashes.get(number, 0))
             waiting = self._queues.get(subscription_id)
             if waiting is None:  # its retention had ended
                 self._keep(_finished([number]))
@@ -114,7 +125,7 @@ class KvAdapter:
         self._sessions.close()
         if self._journal is not None and self._groups is not None:
             await self._groups.drain()
-            await self._journal.close()
+            await self._journal.close(self._clock())
 
     async def health(self) -> str | None:
         if self._journal is None:
@@ -195,9 +206,10 @@ class KvAdapter:
         return visited
 
     def line_up(self, worker: str, ttl_ms: int) -> Answer[list[str]]:
-        return []  # the store belongs to this process alone
+        return self._line.line_up(worker, ttl_ms)
 
     def step_out(self, worker: str) -> Answer[None]:
+        self._line.step_out(worker)
         return None
 
     def enable_events(self, enabled: bool) -> None:
@@ -274,10 +286,12 @@ class KvAdapter:
                 self._deadlines.commit(scope, key, deadline)
             if event is not None:
                 for queue in queues:
-                    self._make_room(queue, event)
-                    queue.push(Delivery(queue.id, event, token=self._next_number()))
+                    with _queueing:
+                        self._make_room(queue, event)
+                        queue.push(Delivery(queue.id, event, token=self._next_number()))
             if deadline is not None:
-                self._deadlines.watch(scope, key, deadline)
+                with _watching:
+                    self._deadlines.watch(scope, key, deadline)
             return answer
         deliveries: list[tuple[Queue, Delivery]] = []
         if event is not None:
@@ -288,7 +302,8 @@ class KvAdapter:
         if changes_deadline:
             self._groups.filling.deadlines[scope, key] = deadline
         if deadline is not None:
-            self._deadlines.watch(scope, key, deadline)
+            with _watching:
+                self._deadlines.watch(scope, key, deadline)
         return written
 
     def _next_number(self) -> int:
@@ -326,8 +341,9 @@ class KvAdapter:
             for queue, delivery in write.deliveries:
                 queue.unreserve(delivery.event)
                 if self._queues.get(queue.id) is queue:
-                    self._make_room(queue, delivery.event)
-                    queue.push(delivery)
+                    with _queueing:
+                        self._make_room(queue, delivery.event)
+                        queue.push(delivery)
 
     # -- subscriptions
 
@@ -365,7 +381,8 @@ class KvAdapter:
         return queue
 
     def _ring(self, subscription_id: str) -> None:
-        self._bell(subscription_id)
+        with _ringing:
+            self._bell(subscription_id)
 
     def _orphan(self, queue: Queue) -> None:
         queue.orphaned_at_ms = now_ms()
@@ -389,7 +406,7 @@ class KvAdapter:
         if retention <= 0:
             end()
         else:
-            self._removals[queue.id] = asyncio.get_running_loop().call_later(retention / 1000, end)
+            self._removals[queue.id] = AwakeTimer(retention / 1000, end)
 
     def _remove_queue(self, queue: Queue) -> None:
         timer = self._removals.pop(queue.id, None)
@@ -440,13 +457,16 @@ class KvAdapter:
         self._keep(_finished([row_number(delivery) for delivery in done]), settled)
         return waiter
 
-    def retry(self, delivery: Delivery, delay_ms: int, failure: Failure) -> None:
+    def retry(self, delivery: Delivery, delay_ms: int, failure: Failure, *, crashed: bool = False) -> None:
         queue = self._queues.get(delivery.subscription_id)
         if queue is None or not queue.is_pending(delivery):
             return
-        queue.retry(delivery, delay_ms)
-        planned = (delivery.attempt, now_ms() + delay_ms)
+        queue.retry(delivery, delay_ms, crashed=crashed)
+        planned = (delivery.attempt, self._clock() + delay_ms)
         self._keep(lambda changes: changes.attempts.update({row_number(delivery): planned}))
+        if crashed:
+            crashes = delivery.crashes
+            self._keep(lambda changes: changes.crashes.update({row_number(delivery): crashes}))
 
     def bury(self, delivery: Delivery, failure: Failure) -> None:
         queue = self._queues.get(delivery.subscription_id)

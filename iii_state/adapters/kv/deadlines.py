@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush, heapreplace
 
@@ -15,16 +14,11 @@ logger = logging.getLogger(__name__)
 RETRY_MS = 200
 """A value that could not be removed (a full queue, a full disk) is not seen any more, and goes as soon as it can."""
 
-MAX_WAIT_SECONDS = 60
-"""The machine's clock may be set while the timer runs, so it is looked at so often."""
+MAX_WAIT_SECONDS = 1
+"""The machine's clock may be set while the timer runs, so it is looked at so often while anything has a deadline."""
 
 ENDS_PER_TURN = 500
 """So many values go before the event loop gets its turn."""
-
-
-def now_ms() -> int:
-    """Milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
 
 
 class Deadlines:
@@ -43,6 +37,8 @@ class Deadlines:
         self._has = has
         self._end = end
         self._timer: asyncio.TimerHandle | None = None
+        self._looks_at = 0.0
+        """When the timer rings. Not asked of it: uvloop's has no time where that has come already."""
         self._crowded = 64
 
     def of(self, scope: str, key: str) -> int | None:
@@ -108,6 +104,7 @@ class Deadlines:
         loop = asyncio.get_running_loop()
         wait = max(0, self.watched[0][0] - self.now()) / 1000
         when = loop.time() + min(wait, MAX_WAIT_SECONDS)
-        if self._timer is None or self._timer.when() > when:
+        if self._timer is None or self._looks_at > when:
             self.stop()
+            self._looks_at = when
             self._timer = loop.call_at(when, self.look)

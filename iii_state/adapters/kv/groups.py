@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from iii_state.adapters.kv.journal import Group, Journal, Outcome, Row, Slot
+from iii_state.afterwards import Afterwards
 from iii_state.errors import StoreError
 from iii_state.events import Delivery
 from iii_state.queues import Queue
@@ -18,6 +19,9 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 Place = tuple[str, str]
 """Scope and key."""
+
+_showing = Afterwards("showing what a group has written")
+_settling = Afterwards("what waited for a group")
 
 UPKEEP_RETRY_SECONDS = 0.2
 STOP_SECONDS = 10
@@ -43,6 +47,7 @@ class Changes:
     writes: list[Write] = field(default_factory=list)
     subscriptions: dict[str, Row | None] = field(default_factory=dict)
     attempts: dict[int, tuple[int, int]] = field(default_factory=dict)
+    crashes: dict[int, int] = field(default_factory=dict)
     dead_letters: list[Row] = field(default_factory=list)
     revived: list[Row] = field(default_factory=list)
     finished: list[int] = field(default_factory=list)
@@ -55,10 +60,11 @@ class Changes:
         """Put the upkeep of `other`, which was to come first, in front of one's own."""
         self.subscriptions = {**other.subscriptions, **self.subscriptions}
         self.attempts = {**other.attempts, **self.attempts}
+        self.crashes = {**other.crashes, **self.crashes}
         for name in ("dead_letters", "revived", "finished", "discarded", "ended_sessions", "settled"):
             setattr(self, name, getattr(other, name) + getattr(self, name))
 
-    def group(self) -> Group:
+    def group(self, clock: Callable[[], int]) -> Group:
         """What the journal writes."""
         return Group(
             values={(scope.encode(), key.encode()): value for (scope, key), value in self.overlay.items()},
@@ -68,6 +74,8 @@ class Changes:
             subscriptions=self.subscriptions,
             deliveries=[delivery_row(delivery) for write in self.writes for _, delivery in write.deliveries] + self.revived,
             attempts=self.attempts,
+            clock=clock() if self.attempts or self.deadlines else None,
+            crashes=self.crashes,
             dead_letters=self.dead_letters,
             finished=self.finished,
             discarded=self.discarded,
@@ -81,11 +89,13 @@ class Changes:
 class Groups:
     """The changes of a store on their way into its journal.
 
-    `committed` is called with a group that lasts, before those who wait for it are answered.
+    `committed` is called with a group that lasts, before those who wait for it are answered; `clock` is what the moments in the
+    changes are by.
     """
 
-    def __init__(self, journal: Journal, committed: Callable[[Changes], None]) -> None:
+    def __init__(self, journal: Journal, committed: Callable[[Changes], None], clock: Callable[[], int]) -> None:
         self._journal = journal
+        self._clock = clock
         self._committed = committed
         self.filling = Changes()
         """What is written next."""
@@ -158,7 +168,13 @@ class Groups:
         if self._writing is not None or self._idle.is_set():
             return
         self._writing, self.filling = self.filling, Changes()
-        self._journal.write(self._writing.group(), self._written)
+        try:
+            group = self._writing.group(self._clock)
+        except Exception as failure:  # what cannot be written must not keep everything behind it from being written
+            logger.exception("a group cannot be written to %s", self._journal.path)
+            self._written(StoreError(f"{self._journal.path}: {failure}"))
+            return
+        self._journal.write(group, self._written)
 
     def _written(self, error: StoreError | None) -> None:
         written, self._writing = self._writing, None
@@ -169,12 +185,14 @@ class Groups:
         if error is not None:
             self._failed(written, error)
             return
-        self._committed(written)
+        with _showing:
+            self._committed(written)
         for write in written.writes:
             if not write.waiter.done():
                 write.waiter.set_result(write.answer)
         for settle in written.settled:
-            settle()
+            with _settling:
+                settle()
         if self.filling.is_empty():
             self._idle.set()
         else:

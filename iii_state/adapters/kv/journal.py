@@ -47,6 +47,7 @@ INSERT INTO meta VALUES ('epoch', 0);
 """
 
 # What an older format has not got; an older version must not write a file that has deadlines, and so refuses it by its number.
+# How often a delivery crashed its worker stands in a table of its own, of which a version that does not count it need not know.
 _ADDED = """
 CREATE TABLE IF NOT EXISTS session (
     id TEXT NOT NULL, slot INTEGER NOT NULL, seq INTEGER NOT NULL, old BLOB, forgotten INTEGER NOT NULL, PRIMARY KEY (id, slot)
@@ -55,7 +56,11 @@ INSERT OR IGNORE INTO meta VALUES ('store', random() & 0x7fffffffffffffff);
 CREATE TABLE IF NOT EXISTS deadline (
     scope BLOB NOT NULL, key BLOB NOT NULL, at_ms INTEGER NOT NULL, PRIMARY KEY (scope, key)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS crash (number INTEGER PRIMARY KEY, crashes INTEGER NOT NULL);
+DELETE FROM crash WHERE number NOT IN (SELECT number FROM delivery);
 """
+
+_CLOCK_HEAD, _CLOCK_ROW, _CLOCK_TAIL = "INSERT INTO meta VALUES", "('clock',?)", " ON CONFLICT DO UPDATE SET value=excluded.value"
 
 ROWS_PER_STATEMENT = 256
 LOG_PAGES = 8192
@@ -89,6 +94,9 @@ class Group:
     subscriptions: dict[str, Row | None] = field(default_factory=dict)
     deliveries: list[Row] = field(default_factory=list)
     attempts: dict[int, tuple[int, int]] = field(default_factory=dict)
+    clock: int | None = None
+    """What the store's clock shows, in a group that holds moments: none of them is further from it than was asked."""
+    crashes: dict[int, int] = field(default_factory=dict)
     dead_letters: list[Row] = field(default_factory=list)
     finished: list[int] = field(default_factory=list)
     discarded: list[str] = field(default_factory=list)
@@ -102,15 +110,18 @@ class Group:
         outcomes = [(*slot, *outcome) for slot, outcome in self.outcomes.items()]
         kept = [row for row in self.subscriptions.values() if row is not None]
         ended = [(name,) for name, row in self.subscriptions.items() if row is None]
+        clock = [] if self.clock is None else [(self.clock,)]
         return [
             ("INSERT INTO state VALUES", "(?,?,?)", " ON CONFLICT DO UPDATE SET value=excluded.value", upserts),
             ("DELETE FROM state WHERE (scope, key) IN (VALUES", "(?,?)", ")", removals),
             ("INSERT INTO deadline VALUES", "(?,?,?)", " ON CONFLICT DO UPDATE SET at_ms=excluded.at_ms", deadlines),
             ("DELETE FROM deadline WHERE (scope, key) IN (VALUES", "(?,?)", ")", no_deadlines),
+            (_CLOCK_HEAD, _CLOCK_ROW, _CLOCK_TAIL, clock),
             ("DELETE FROM session WHERE id IN (VALUES", "(?)", ")", [(session,) for session in self.ended_sessions]),
             ("INSERT OR REPLACE INTO session VALUES", "(?,?,?,?,?)", "", outcomes),
             ("INSERT OR REPLACE INTO subscription VALUES", "(?,?,?,?)", "", kept),
             ("INSERT INTO delivery VALUES", "(?,?,?,?,?,?,?,?,?,?)", "", self.deliveries),
+            ("INSERT OR REPLACE INTO crash VALUES", "(?,?)", "", list(self.crashes.items())),
             ("INSERT INTO dead_letter VALUES", "(?,?,?,?,?,?,?,?,?,?,?,?)", "", self.dead_letters),
             ("DELETE FROM delivery WHERE number IN (VALUES", "(?)", ")", [(number,) for number in self.finished]),
             ("DELETE FROM dead_letter WHERE id IN (VALUES", "(?)", ")", [(name,) for name in self.discarded]),
@@ -129,6 +140,7 @@ class Contents:
     sessions: list[tuple[str, int, int, bytes | None, int]]
     subscriptions: list[Row]
     deliveries: list[Row]
+    crashes: list[tuple[int, int]]
     dead_letters: list[Row]
 
 
@@ -144,12 +156,16 @@ class Journal:
         self._saver: asyncio.Task[None] | None = None
         self._unsaved = False
 
-    async def open(self) -> Contents:
-        """Open or make the file and read it. Raises `StoreError` in words when that cannot be."""
+    async def open(self, now: int) -> Contents:
+        """Open or make the file and read it. Raises `StoreError` in words when that cannot be.
+
+        `now` is what the store's clock shows, in milliseconds. Where it showed more when the file was written last, the moments in
+        it are moved back by the difference, so that nothing waits for longer than was asked.
+        """
         self._thread = threading.Thread(target=self._run, name="iii-state-sqlite", daemon=True)
         self._thread.start()
         try:
-            contents = await self._call(self._open)
+            contents = await self._call(lambda: self._open(now))
         except BaseException:
             await self._join()
             raise
@@ -178,14 +194,14 @@ class Journal:
         """Raise `StoreError` unless the file answers."""
         await self._call(lambda: self._opened().execute("SELECT value FROM meta WHERE name='epoch'").fetchone())
 
-    async def close(self) -> None:
-        """Write the log into the database file, force it to disk, and close."""
+    async def close(self, now: int) -> None:
+        """Note what the store's clock shows, write the log into the database file, force it to disk, and close."""
         if self._saver is not None:
             self._saver.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._saver
         try:
-            await self._call(self._close)
+            await self._call(lambda: self._close(now))
         finally:
             await self._join()
 
@@ -241,7 +257,7 @@ class Journal:
         assert self._connection is not None
         return self._connection
 
-    def _open(self) -> Contents:
+    def _open(self, now: int) -> Contents:
         directory = self.path.parent
         if directory.exists() and not directory.is_dir():
             raise StoreError(f"file_path {str(directory)!r} is a file; it has to be a directory, in which {FILE_NAME} is kept")
@@ -268,6 +284,7 @@ class Journal:
             connection.execute("BEGIN IMMEDIATE")
             self._check_format(connection)
             connection.execute("UPDATE meta SET value = value + 1 WHERE name='epoch'")
+            self._set_clock(connection, now)
             connection.execute("COMMIT")
             contents = Contents(
                 epoch=connection.execute("SELECT value FROM meta WHERE name='epoch'").fetchone()[0],
@@ -277,13 +294,27 @@ class Journal:
                 deadlines=connection.execute("SELECT scope, key, at_ms FROM deadline").fetchall(),
                 subscriptions=connection.execute("SELECT * FROM subscription").fetchall(),
                 deliveries=connection.execute("SELECT * FROM delivery ORDER BY number").fetchall(),
-                dead_letters=connection.execute("SELECT * FROM dead_letter ORDER BY buried_at_ms").fetchall(),
+                crashes=connection.execute("SELECT number, crashes FROM crash").fetchall(),
+                dead_letters=connection.execute("SELECT * FROM dead_letter ORDER BY rowid").fetchall(),
             )
         except BaseException:
             connection.close()
             raise
         self._connection = connection
         return contents
+
+    def _set_clock(self, connection: sqlite3.Connection, now: int) -> None:
+        row = connection.execute("SELECT value FROM meta WHERE name='clock'").fetchone()
+        back = 0 if row is None else row[0] - now
+        if back > 0:
+            if back > 1000:
+                logger.warning(
+                    "the clock shows %.0f s less than when %s was written last: deadlines and planned attempts are moved back",
+                    *(back / 1000, self.path),
+                )
+            connection.execute("UPDATE deadline SET at_ms = at_ms - ?", (back,))
+            connection.execute("UPDATE delivery SET due_at_ms = due_at_ms - ? WHERE due_at_ms > 0", (back,))
+        connection.execute(f"{_CLOCK_HEAD} {_CLOCK_ROW}{_CLOCK_TAIL}", (now,))
 
     def _check_format(self, connection: sqlite3.Connection) -> None:
         application = connection.execute("PRAGMA application_id").fetchone()[0]
@@ -323,10 +354,11 @@ class Journal:
         finally:
             os.close(log)
 
-    def _close(self) -> None:
+    def _close(self, now: int) -> None:
         if self._connection is not None:
             connection, self._connection = self._connection, None
             try:
+                connection.execute(f"{_CLOCK_HEAD} {_CLOCK_ROW}{_CLOCK_TAIL}", (now,))
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             finally:
                 connection.close()

@@ -6,16 +6,19 @@ seen at once: a call that is made again before that group has been committed wai
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 from iii_state.adapters.kv.groups import Changes, Groups
 from iii_state.adapters.kv.journal import EPOCH, Outcome, Slot
+from iii_state.awake import AwakeTimer
 from iii_state.host import Answer
 from iii_state.sessions import MAX_RECORDED_BYTES, Fenced, Forgotten, Request, SessionLost, SessionTaken
 
 T = TypeVar("T")
+
+SWEEPS_PER_EXPIRY = 5
+"""A session has expired when so many sweeps, and the rest of the time to the first of them, have passed since its last use."""
 
 
 class Sessions:
@@ -26,8 +29,10 @@ class Sessions:
         self._expiry_seconds = expiry_seconds
         self._held: dict[str, dict[int, Outcome]] = {}
         """Session → slot → what was recorded last, of what has been committed."""
-        self._used: dict[str, float] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        self._used: dict[str, int] = {}
+        """Session → how many sweeps there had been when it was used last."""
+        self._sweeps = 0
+        self._timer: AwakeTimer | None = None
 
     def load(self, rows: Iterable[tuple[str, int, int, bytes | None, int]]) -> None:
         """Take on what a journal held. The time until they expire begins anew."""
@@ -102,14 +107,13 @@ class Sessions:
     # -- expiry
 
     def _touch(self, session: str) -> None:
-        loop = asyncio.get_running_loop()
-        self._used[session] = loop.time()
+        self._used[session] = self._sweeps
         if self._timer is None:
-            self._timer = loop.call_later(self._expiry_seconds / 5, self._sweep)
+            self._timer = AwakeTimer(self._expiry_seconds / SWEEPS_PER_EXPIRY, self._sweep)
 
     def _sweep(self) -> None:
-        loop = asyncio.get_running_loop()
-        expired = [session for session, used in self._used.items() if loop.time() - used >= self._expiry_seconds]
+        self._sweeps += 1
+        expired = [session for session, used in self._used.items() if self._sweeps - used > SWEEPS_PER_EXPIRY]
         for session in expired:
             del self._used[session]
             self._held.pop(session, None)
@@ -119,4 +123,4 @@ class Sessions:
                 changes.ended_sessions.extend(expired)
 
             self._groups.keep(end)
-        self._timer = loop.call_later(self._expiry_seconds / 5, self._sweep) if self._used else None
+        self._timer = AwakeTimer(self._expiry_seconds / SWEEPS_PER_EXPIRY, self._sweep) if self._used else None

@@ -30,6 +30,7 @@ from iii_state.adapters.redis.subscriptions import Subscriptions
 from iii_state.adapters.redis.upkeep import Upkeep
 from iii_state.adapters.redis.wire import Wire, explain
 from iii_state.adapters.redis.writing import Writing
+from iii_state.afterwards import Afterwards
 from iii_state.config import RedisSettings
 from iii_state.errors import StoreError
 from iii_state.events import DeadLetter, Delivery, Failure, QueueLimits, QueueStats, Subscription
@@ -42,6 +43,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 HEALTH_SECONDS = 2
+
+_ringing = Afterwards("telling the dispatcher of an event")
 
 
 class RedisAdapter:
@@ -82,7 +85,7 @@ class RedisAdapter:
         self._upkeep = Upkeep(
             (self._host_again, self._start_due_attempts, self._end_orphans, self._recover),
             lambda: list(self._subscriptions.hosted),
-            lambda name: self._bell(name),
+            self._ring,
         )
         self._watches = settings.foreign_writes
         self._keyspace = Keyspace(
@@ -98,7 +101,7 @@ class RedisAdapter:
             self._send,
             self._engine,
             self._bells,
-            lambda name: self._bell(name),
+            self._ring,
             self._upkeep.plan,
             self._fanout.routes,
             lambda write: write.startswith(self._connection.session),
@@ -301,9 +304,13 @@ class RedisAdapter:
         self._deliveries.forget_all()
         self._upkeep.plan(0)
 
+    def _ring(self, subscription_id: str) -> None:
+        with _ringing:
+            self._bell(subscription_id)
+
     def _ring_all(self) -> None:
         for subscription_id in list(self._subscriptions.hosted):
-            self._bell(subscription_id)
+            self._ring(subscription_id)
 
     def line_up(self, worker: str, ttl_ms: int) -> Answer[list[str]]:
         call = queues.line_up(self._keys, worker.encode(), ttl_ms)
@@ -343,8 +350,8 @@ class RedisAdapter:
     def ack(self, deliveries: Sequence[Delivery], want: int = 0) -> Answer[list[Delivery]]:
         return self._deliveries.ack(deliveries, want)
 
-    def retry(self, delivery: Delivery, delay_ms: int, failure: Failure) -> Answer[None]:
-        return self._deliveries.retry(delivery, delay_ms, failure)
+    def retry(self, delivery: Delivery, delay_ms: int, failure: Failure, *, crashed: bool = False) -> Answer[None]:
+        return self._deliveries.retry(delivery, delay_ms, failure, crashed=crashed)
 
     def bury(self, delivery: Delivery, failure: Failure) -> Answer[None]:
         return self._deliveries.bury(delivery, failure)

@@ -116,11 +116,11 @@ class Deliveries:
         self._run(name, call, received).add_done_callback(failed)
         return answer
 
-    def retry(self, delivery: Delivery, delay_ms: int, failure: Failure) -> Answer[None]:
+    def retry(self, delivery: Delivery, delay_ms: int, failure: Failure, *, crashed: bool = False) -> Answer[None]:
         entry = _entry(delivery)
         if entry.engine != self._engine.id:
             return None
-        call = queues.retry(self._keys, entry.queue, entry.engine, entry, delay_ms)
+        call = queues.retry(self._keys, entry.queue, entry.engine, entry, delay_ms, crashed=crashed)
 
         def planned(reply: Reply) -> None:
             self._end(entry, reply)

@@ -27,6 +27,7 @@ from iii_state.adapters.redis.mutations import (
 from iii_state.adapters.redis.packing import Packing, packed
 from iii_state.adapters.redis.routes import BEGAN, Routes, deadlines_setting
 from iii_state.adapters.redis.scripts import Script, script
+from iii_state.afterwards import Afterwards
 from iii_state.errors import StoreError
 from iii_state.events import QueueLimits
 from iii_state.sessions import Request
@@ -34,6 +35,8 @@ from iii_state.sessions import Request
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_ringing = Afterwards("ringing for an event")
 
 PATIENCE = 3
 """A call that was stale so often in a row has the routes hold still for the next time."""
@@ -175,7 +178,8 @@ class Write(Generic[T]):
                 *(self._packed_place, self._packed_own, len(self._own)),
             )
         for queue, _ in wanted:
-            fanout.ring(queue)
+            with _ringing:  # a call that is sent again may have been applied already
+                fanout.ring(queue)
         limits = fanout.limits
         routes = [
             Route(queue, UNBOUNDED, UNBOUNDED)

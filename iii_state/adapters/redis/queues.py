@@ -58,9 +58,9 @@ def ack(keys: Keys, queue: bytes, engine: bytes, entries: Sequence[Entry], want:
     return call
 
 
-def retry(keys: Keys, queue: bytes, engine: bytes, entry: Entry, delay_ms: int) -> list[bytes]:
+def retry(keys: Keys, queue: bytes, engine: bytes, entry: Entry, delay_ms: int, *, crashed: bool = False) -> list[bytes]:
     """What follows the digest of retry.lua in EVALSHA."""
-    return [b"3", keys.stream(queue), keys.engines, keys.later, engine, queue, entry.id, b"%d" % delay_ms]
+    return [b"3", keys.stream(queue), keys.engines, keys.later, engine, queue, entry.id, b"%d" % delay_ms, b"%d" % crashed]
 
 
 def due(times: bytes, count: int, leave_out: int = 0) -> list[bytes]:
@@ -197,8 +197,9 @@ def _delivery(
     scope, key, old, new = fields[3], fields[5], fields[9], fields[11]
     size = len(scope) + len(key) + len(old) + len(new)
     attempt = int(fields[13]) if len(fields) > 12 else 1
+    crashes = int(fields[15]) if len(fields) > 14 else 0
     entry = Entry(entry_id, lane(scope, key), size, queue, engine)
-    return Delivery(subscription_id, event_of(fields), attempt, fence_number, entry)
+    return Delivery(subscription_id, event_of(fields), attempt, fence_number, entry, crashes=crashes)
 
 
 def routes_version(reply: Reply) -> int:

@@ -27,6 +27,7 @@ from iii_state.adapters.redis.mutations import (
 from iii_state.adapters.redis.replicas import Replicas
 from iii_state.adapters.redis.scripts import Script, script
 from iii_state.adapters.redis.subscriptions import HOLD_SECONDS
+from iii_state.afterwards import Afterwards
 from iii_state.errors import StoreError
 from iii_state.host import Answer
 from iii_state.ops import Plan
@@ -35,6 +36,11 @@ from iii_state.sessions import SESSION_SECONDS, Request
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+MAX_ANSWERED_BYTES = 40 * 1024 * 1024
+"""Another program may have written more than an answer holds: the change would be made, and its answer could not be sent."""
+
+_watching = Afterwards("planning the end of a value with a deadline")
 
 
 class Writing:
@@ -133,7 +139,8 @@ class Writing:
     ) -> asyncio.Future[T]:
         def done(reply: Reply) -> T:
             answer = result(reply)
-            self._deadline_set(ttl_ms)
+            with _watching:
+                self._deadline_set(ttl_ms)
             return answer
 
         def mutate() -> asyncio.Future[T]:
@@ -181,6 +188,9 @@ def _old(scope: str, key: str, reply: Reply) -> bytes | None:
     old = previous(reply)
     if old is None or is_ours(old):
         return old
+    if len(old) > MAX_ANSWERED_BYTES:
+        logger.warning("the value of %d bytes at scope %r, key %r has been replaced, and counts as null", len(old), scope, key)
+        return None
     try:
         return checked(scope, key, old)
     except StoreError as error:
