@@ -31,6 +31,24 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+MAX_RUNNING_BYTES = 32 * 1024 * 1024
+"""The handlers of one function have events of so many bytes at once, or a single larger one."""
+
+ASK_AGAIN_BYTES = 32 * 1024
+"""Whether a worker still takes events is asked again after so many bytes."""
+
+EVENT_BYTES = 500
+"""What an event takes to send beside its values."""
+
+MAX_TAKEN_BYTES = 256 * 1024
+"""So many bytes, as far as can be guessed, are taken at once ahead of the handlers of one subscription."""
+
+FIRST_TAKEN = 8
+"""How many are taken of events whose size is not known yet."""
+
+GIVE_BACK_SECONDS = 1.0
+"""What has been taken for a worker that takes nothing for so long is given back: another engine may have one that does."""
+
 ADAPTER_RETRY_SECONDS = 0.5
 """How long to wait before asking an adapter again that could not take an acknowledgement."""
 
@@ -63,9 +81,10 @@ class _Attempt:
 
 @dataclass(slots=True, eq=False)
 class _Gate:
-    """How many handlers of one function run, over all its subscriptions."""
+    """How many handlers of one function run, over all its subscriptions, and the size of their events."""
 
     running: int = 0
+    bytes: int = 0
     blocked: deque[_Consumer] = field(default_factory=deque)
     suspects: deque[tuple[_Consumer, Delivery]] = field(default_factory=deque)
     """What crashed a worker, or was there when it crashed, and waits to be handed out alone."""
@@ -78,6 +97,11 @@ class _Gate:
     def reserved(self) -> int:
         """Places that are kept for the next suspect."""
         return 1 if self.suspects and self.alone is None else 0
+
+    def is_full(self, limit: int) -> bool:
+        """Whether no further handler may start, where `limit` may run."""
+        running = self.running + self.reserved
+        return running >= limit or (self.bytes > MAX_RUNNING_BYTES and self.running > 0)
 
 
 @dataclass(slots=True, eq=False)
@@ -99,6 +123,12 @@ class _Consumer:
     taking: bool = False
     hosted: bool = True
     timer: asyncio.TimerHandle | None = None
+    event_bytes: int = 0
+    """The size of the last event that was started, by which that of others is guessed; 0 before there was one."""
+    waits: bool = False
+    """Whether it waits until its worker takes more."""
+    giving_back: asyncio.TimerHandle | None = None
+    go_on: Callable[[], None] = lambda: None
 
 
 class Dispatcher:
@@ -149,6 +179,7 @@ class Dispatcher:
             condition = (subscription.namespace, subscription.condition_function_id)
         gate = self._gates.setdefault(function, _Gate())
         consumer = _Consumer(subscription, function, condition, gate, _metadata_head(subscription.metadata))
+        consumer.go_on = partial(self._worker_takes_more, consumer)
         self._consumers[subscription.id] = consumer
         for name in {function, condition} - {None}:
             assert name is not None
@@ -258,7 +289,7 @@ class Dispatcher:
             except Exception as error:  # what goes wrong with one subscription is not to hold back the others
                 logger.exception("the events of %s could not be handed out", consumer.function[1])
                 self._take_failed(consumer, error)
-            if consumer.gate.blocked and consumer.gate.running < self._limits.concurrency:
+            if consumer.gate.blocked and not consumer.gate.is_full(self._limits.concurrency):
                 self._unblock(consumer.gate)  # it was woken for a place that it did not need
         for gate in list(self._suspicious):  # behind all others: workers get their fill before one is claimed again
             self._try_alone(gate)
@@ -279,15 +310,18 @@ class Dispatcher:
         own = consumer.subscription.concurrency
         gate = consumer.gate
         limit = max(self._limits.concurrency, own or 0)
+        unasked = 0
         while own is None or len(consumer.running) + (gate.reserved and gate.suspects[0][0] is consumer) < own:
-            if gate.running + gate.reserved >= limit:
+            if gate.is_full(limit):
                 if consumer not in gate.blocked:
                     gate.blocked.append(consumer)
                 return
             if not consumer.buffer:
                 if consumer.taking or not consumer.more or not self._is_served(consumer) or consumer.suspects >= limit:
                     return
-                wanted = min(own or limit, limit - gate.running) + self._limits.prefetch
+                if self._waits(consumer):
+                    return
+                wanted = _within_bytes(consumer, min(own or limit, limit - gate.running) + self._limits.prefetch)
                 consumer.more = False  # a bell that rings before the answer is read is not about what it holds
                 try:
                     taken = self._adapter.take(consumer.subscription.id, wanted)
@@ -309,11 +343,41 @@ class Dispatcher:
                 gate.suspects.append((consumer, consumer.buffer.popleft()))
                 consumer.suspects += 1
                 self._suspicious[gate] = None
-            elif self._claims and self._is_claimed(consumer):
+                continue
+            if self._claims and self._is_claimed(consumer):
                 self._kept_waiting[consumer] = None
                 return
-            else:
-                self._start(consumer, consumer.buffer.popleft())
+            if unasked <= 0:
+                if self._waits(consumer):
+                    return
+                unasked = ASK_AGAIN_BYTES
+            delivery = consumer.buffer.popleft()
+            unasked -= delivery.event.size + EVENT_BYTES
+            self._start(consumer, delivery)
+
+    def _waits(self, consumer: _Consumer) -> bool:
+        """Whether the worker that is to be called has still to read what it was sent; then it is gone on with later."""
+        if consumer.waits:
+            return True
+        namespace, function_id = consumer.condition or consumer.function
+        if self._host.takes_events(function_id, namespace, consumer.go_on):
+            return False
+        consumer.waits = True
+        if consumer.buffer:
+            consumer.giving_back = self._loop.call_later(GIVE_BACK_SECONDS, self._give_back_unread, consumer)
+        return True
+
+    def _worker_takes_more(self, consumer: _Consumer) -> None:
+        consumer.waits = False
+        if consumer.giving_back is not None:
+            consumer.giving_back.cancel()
+            consumer.giving_back = None
+        self._schedule(consumer)
+
+    def _give_back_unread(self, consumer: _Consumer) -> None:
+        consumer.giving_back = None
+        consumer.more = True
+        self._give_back(consumer)
 
     def _taken(self, consumer: _Consumer, wanted: int, answer: asyncio.Future[list[Delivery]]) -> None:
         consumer.taking = False
@@ -443,7 +507,10 @@ class Dispatcher:
             if runner is not None:
                 load[runner] = load.get(runner, 0) + 1
         consumer.running[attempt] = None
-        consumer.gate.running += 1
+        gate = consumer.gate
+        gate.running += 1
+        consumer.event_bytes = size = delivery.event.size
+        gate.bytes += size
         if consumer.timer is None:
             self._arm(consumer)
         payload = delivery.event.payload()
@@ -458,6 +525,13 @@ class Dispatcher:
         if result is not None and result.strip() == b"false":
             self._done(consumer, attempt)
         else:
+            self._call_in_turn(consumer, attempt, payload)
+
+    def _call_in_turn(self, consumer: _Consumer, attempt: _Attempt, payload: bytes) -> None:
+        """Call the handler, when its worker takes more, unless it is too late then."""
+        namespace, function_id = consumer.function
+        go_on = partial(self._call_in_turn, consumer, attempt, payload)
+        if attempt in consumer.running and self._host.takes_events(function_id, namespace, go_on):
             self._call(consumer, attempt, payload)
 
     def _call(self, consumer: _Consumer, attempt: _Attempt, payload: bytes) -> None:
@@ -523,6 +597,7 @@ class Dispatcher:
             gate.alone = None
             self._after_suspect(gate)
         gate.running -= 1
+        gate.bytes -= attempt.delivery.event.size
         if not gate.running and consumer.function not in self._by_function:
             self._gates.pop(consumer.function, None)
         self._unblock(gate)
@@ -545,7 +620,9 @@ class Dispatcher:
     def _acknowledge(self, consumer: _Consumer) -> None:
         done, consumer.done = consumer.done, []
         idle = consumer.hosted and not self._stopping and not self._paused and not consumer.buffer
-        want = self._limits.prefetch if idle and not consumer.suspects and self._is_served(consumer) else 0
+        want = 0
+        if idle and not consumer.suspects and not consumer.waits and self._is_served(consumer):
+            want = _within_bytes(consumer, self._limits.prefetch)
         self._settle(partial(self._adapter.ack, done, want), partial(self._receive_more, consumer, want))
 
     def _receive_more(self, consumer: _Consumer, wanted: int, deliveries: list[Delivery]) -> None:
@@ -631,6 +708,9 @@ class Dispatcher:
                 attempt.deadline += late
         for attempt in [attempt for attempt in consumer.running if attempt.deadline <= now]:
             timeout = consumer.subscription.retry.timeout_ms
+            if attempt.waiting_for is not None and self._host.is_on_its_way(attempt.waiting_for):
+                attempt.deadline = now + timeout / 1000  # its time begins when its worker has the event
+                continue
             if attempt.waiting_for is not None:
                 attempt.waiting_for.cancel()
             self._failed(consumer, attempt, FunctionError("TIMEOUT", f"the handler has not answered within {timeout} ms"))
@@ -679,6 +759,12 @@ class Dispatcher:
             self._settle(ask, answered)
 
         self._loop.call_later(ADAPTER_RETRY_SECONDS, again)
+
+
+def _within_bytes(consumer: _Consumer, count: int) -> int:
+    """How many deliveries to take, of up to `count`."""
+    size = consumer.event_bytes
+    return max(1, min(count, MAX_TAKEN_BYTES // size)) if size else min(count, FIRST_TAKEN)
 
 
 def _metadata_head(metadata: bytes | None) -> bytes | None:

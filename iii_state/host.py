@@ -120,6 +120,18 @@ class Host(Protocol):
         """
         ...
 
+    def takes_events(self, function_id: str, namespace: str, go_on: Callable[[], None]) -> bool:
+        """Whether an event can be sent to a worker that serves this function now: it has read (nearly) all it was sent.
+
+        If not, `go_on` is called once when it is time to ask again: those who wait for a worker are called one after another.
+        What is sent all the same is accepted, and waits.
+        """
+        ...
+
+    def is_on_its_way(self, answer: asyncio.Future[bytes | None]) -> bool:
+        """Whether a large call that `invoke` has answered with this Future has not left in whole yet, since its worker is slow."""
+        ...
+
     def pick(self, function_id: str, namespace: str = DEFAULT_NAMESPACE, avoid: Container[object] = ()) -> Runner | None:
         """Whose turn it is to serve a function; one to `avoid` only where there is no other. None for a built-in function, and
         where nobody serves it."""

@@ -108,6 +108,12 @@ class AttachedHost:
     def watch_functions(self, changed: Callable[[str, str], None]) -> None:
         self.presence.watch(changed)
 
+    def takes_events(self, function_id: str, namespace: str, go_on: Callable[[], None]) -> bool:
+        return self._client is None or self._client.takes_events(go_on)
+
+    def is_on_its_way(self, answer: asyncio.Future[bytes | None]) -> bool:
+        return False  # when the engine sends it on is not known
+
     def pick(self, function_id: str, namespace: str = DEFAULT_NAMESPACE, avoid: Container[object] = ()) -> Runner | None:
         return _Worker(self.presence.worker_of(namespace, function_id))
 

@@ -198,6 +198,25 @@ class Client:
         assert self._over is not None
         await asyncio.shield(self._over)
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether the engine has still to read much of what it was sent."""
+        return self._socket is not None and self._socket.is_behind
+
+    def when_read(self, go_on: Callable[[], None]) -> None:
+        """Call `go_on` once, when the engine is not behind any more, or the connection is gone."""
+        if self._socket is None:
+            go_on()
+        else:
+            self._socket.when_read(go_on)
+
+    def takes_events(self, go_on: Callable[[], None]) -> bool:
+        """Whether the engine can be sent an event now. If not, `go_on` is called once, in its turn."""
+        if self._socket is None or self._socket.takes_more:
+            return True
+        self._socket.when_idle(go_on)
+        return False
+
     def disconnect(self) -> None:
         """Close the connection; with `reconnects`, another one is made."""
         if self._socket is not None:
@@ -518,6 +537,8 @@ class Client:
         why = f"the connection to {self.url} was lost with the call on its way"
         waiting = {invocation_id for invocation_id, _ in self._waiting}
         self._pending.fail(lambda: ConnectionLost(why, sent=True), spared=waiting)
+        if self._answering is not None:
+            self._answering.disconnected()
         self.served.disconnected()
         if self._lost is not None:
             self._lost()

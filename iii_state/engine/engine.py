@@ -428,6 +428,14 @@ class ModuleHost:
             return ()
         return [executor for executor in function.serving(functions.first_wins) if executor.may_crash]
 
+    def takes_events(self, function_id: str, namespace: str, go_on: Callable[[], None]) -> bool:
+        functions = self._engine.functions
+        function = functions.get(namespace, function_id)
+        return function is None or functions.takes_events(function, go_on)
+
+    def is_on_its_way(self, answer: asyncio.Future[bytes | None]) -> bool:
+        return any(worker.is_sending(answer) for worker in self._engine.workers)
+
     def has_function(self, function_id: str, namespace: str = DEFAULT_NAMESPACE) -> bool:
         return self._engine.functions.get(namespace, function_id) is not None
 

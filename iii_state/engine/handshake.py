@@ -12,6 +12,7 @@ import aiohttp
 from aiohttp import web
 from aiohttp.http import StreamWriter
 
+from iii_state.engine.backlog import Backlog
 from iii_state.engine.websocket import Receiver, WebSocket
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -25,10 +26,10 @@ class HandshakeRefused(Exception):
     """A server's answer to a handshake is none; the message says what it is instead."""
 
 
-async def accept(request: web.BaseRequest, connect: Callable[[WebSocket], Receiver]) -> web.StreamResponse:
+async def accept(request: web.BaseRequest, connect: Callable[[WebSocket], Receiver], backlog: Backlog) -> web.StreamResponse:
     """Answer a WebSocket handshake and serve the connection until it is gone. Raises `HandshakeError` for any other request.
 
-    Compression is not agreed on, and neither are sub-protocols.
+    Compression is not agreed on, and neither are sub-protocols. `backlog` counts what waits for all peers together.
     """
     headers = request.headers
     key = headers.get("Sec-WebSocket-Key", "")
@@ -48,7 +49,7 @@ async def accept(request: web.BaseRequest, connect: Callable[[WebSocket], Receiv
     writer = await response.prepare(request)
     if writer is None or request.transport is None:
         raise ConnectionResetError("connection lost in the handshake")
-    socket = WebSocket(request.protocol, request.transport, writer, request.remote, masks=False)
+    socket = WebSocket(request.protocol, request.transport, writer, request.remote, masks=False, backlog=backlog)
     socket.start(connect(socket))
     request.protocol.set_parser(socket)  # type: ignore[arg-type]
     try:

@@ -97,6 +97,7 @@ class PythonFunction:
     id = ""
     name = "in-process"
     is_exclusive = False
+    outlet = None
     is_settled = True
     may_crash = False
 

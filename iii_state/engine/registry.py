@@ -51,6 +51,11 @@ class Executor(Protocol):
         ...
 
     @property
+    def outlet(self) -> Outlet | None:
+        """How calls reach it, None where they always do at once."""
+        ...
+
+    @property
     def is_settled(self) -> bool:
         """Whether its functions stay where they are: a worker may be about to say that it belongs to another namespace."""
         ...
@@ -62,6 +67,32 @@ class Executor(Protocol):
 
     def execute(self, function: Function, call: Call) -> Answer[bytes | None]:
         """Run a call. Raises (or sets in the Future) `FunctionError`."""
+        ...
+
+
+class Outlet(Protocol):
+    """What calls of an executor go through, and who reads it more slowly than it is sent to (`websocket.WebSocket`)."""
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether much of what was sent has still to be read."""
+        ...
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether what can wait may be sent now."""
+        ...
+
+    def when_read(self, go_on: Callable[[], None]) -> None:
+        """Call `go_on` once, in its turn, when it is not behind any more, or gone."""
+        ...
+
+    def when_idle(self, go_on: Callable[[], None]) -> None:
+        """Call `go_on` once, in its turn, when it takes more, or is gone."""
+        ...
+
+    def end_turns(self) -> None:
+        """Call now all that wait."""
         ...
 
 
@@ -143,19 +174,27 @@ class Function:
         return executors
 
     def pick(self, first_wins: bool, avoid: Container[object] = ()) -> Executor:
-        """Whose turn it is; one to `avoid` only where there is no other."""
+        """Whose turn it is; one to `avoid`, or one that still has much to read, only where there is no other."""
         executors = self.executors
         if len(executors) == 1:
             return executors[0]
         serving = self.serving(first_wins)
         first = self._turn
         self._turn += 1
+        second: Executor | None = None
         for turn in range(first, first + len(serving)):
             executor = serving[turn % len(serving)]
             if executor not in avoid:
-                self._turn = turn + 1
-                return executor
-        return serving[first % len(serving)]
+                if (outlet := executor.outlet) is None or not outlet.is_behind:
+                    self._turn = turn + 1
+                    return executor
+                second = second or executor
+        return second or serving[first % len(serving)]
+
+    def outlets(self, first_wins: bool) -> list[Outlet]:
+        """The outlets of those who can be picked; empty where one of them takes calls at once."""
+        outlets = [executor.outlet for executor in self.serving(first_wins)]
+        return [outlet for outlet in outlets if outlet is not None] if None not in outlets else []
 
 
 class Functions:
@@ -211,6 +250,36 @@ class Functions:
         except BaseException as error:
             raise contained(error) from error
 
+    def takes_events(self, function: Function, go_on: Callable[[], None]) -> bool:
+        """Whether an event can be sent to a worker that serves the function. If not, `go_on` is called once when it may be so."""
+        executors = function.executors
+        if function.handler is not None or not executors:
+            return True
+        if (outlet := executors[0].outlet) is None or outlet.takes_more:
+            return True
+        outlets = function.outlets(self.first_wins)
+        if not outlets or any(outlet.takes_more for outlet in outlets):
+            return True
+        go_on = _Once(go_on)
+        for outlet in outlets:
+            outlet.when_idle(go_on)
+        return False
+
+    def takes_calls(self, function: Function, go_on: Callable[[], None]) -> bool:
+        """Whether a call can be sent to some worker that serves the function. If not, `go_on` is called once when it may be so."""
+        executors = function.executors
+        if function.handler is not None or not executors:
+            return True
+        if (outlet := executors[0].outlet) is None or not outlet.is_behind:
+            return True
+        outlets = function.outlets(self.first_wins)
+        if not outlets or any(not outlet.is_behind for outlet in outlets):
+            return True
+        go_on = _Once(go_on)
+        for outlet in outlets:
+            outlet.when_read(go_on)
+        return False
+
     def add_builtin(
         self, function_id: str, handler: Handler, description: str | None, metadata: bytes | None, provider: str
     ) -> Function:
@@ -252,7 +321,10 @@ class Functions:
         if function.handler is not None:
             return function, ""
         if executor not in function.executors:
+            before = function.outlets(self.first_wins)
             function.executors.append(executor)
+            for outlet in before:
+                outlet.end_turns()  # who waits for one that serves it finds that another one can
         first = function.executors[0]
         if first is not executor and (self.first_wins or first.is_exclusive or executor.is_exclusive):
             return function, first.id
@@ -303,6 +375,20 @@ class Functions:
                 changed(function.namespace, function.id)
             except Exception:
                 log.exception("a watcher of functions failed on %s", function.id)
+
+
+class _Once:
+    """Calls another once, however often it is called: who waits for several is called by the first of them."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call: Callable[[], None] | None = call
+
+    def __call__(self) -> None:
+        call, self._call = self._call, None
+        if call is not None:
+            call()
 
 
 def as_function_error(error: BaseException) -> FunctionError:

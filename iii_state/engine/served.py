@@ -32,6 +32,8 @@ class _Function(msgspec.Struct, frozen=True):
     text: bytes
     take: Callable[[protocol.InvokeFunction], Answer[bytes | None]]
     registration: bytes
+    answers: bool
+    """Whether it is called for its result, which may be large, and not told of something."""
 
 
 class _TriggerType(msgspec.Struct, frozen=True):
@@ -93,15 +95,21 @@ class Served:
         """Serve a function from now on; one of the same id is replaced."""
         message = protocol.RegisterFunction(function_id, description, metadata=ABSENT if metadata is None else Raw(metadata))
         caller = self._caller
-        self._serve(message, lambda call: handler(call.data, caller))
+        self._serve(message, lambda call: handler(call.data, caller), answers=True)
 
     def register_listener(self, function_id: str, listener: Listener, description: str) -> None:
         """Serve a function that is told of the calls' metadata, as `register_function` does."""
         message = protocol.RegisterFunction(function_id, description)
-        self._serve(message, lambda call: listener(call.data, given(call.metadata)))
+        self._serve(message, lambda call: listener(call.data, given(call.metadata)), answers=False)
 
-    def _serve(self, message: protocol.RegisterFunction, take: Callable[[protocol.InvokeFunction], Answer[bytes | None]]) -> None:
-        function = _Function(values.encode_string(message.id), take, protocol.encode(message))
+    def _serve(
+        self,
+        message: protocol.RegisterFunction,
+        take: Callable[[protocol.InvokeFunction], Answer[bytes | None]],
+        *,
+        answers: bool,
+    ) -> None:
+        function = _Function(values.encode_string(message.id), take, protocol.encode(message), answers)
         self._functions[message.id] = function
         self._tell(function.registration)
 
@@ -122,13 +130,11 @@ class Served:
         if function is None:
             error = NotCarriedOut("function_not_found", f"Function {message.function_id} not found")
             answering.fail(message.invocation_id, values.encode_string(message.function_id), error)
-            return
-        try:
-            answer = function.take(message)
-        except BaseException as failure:
-            answering.fail(message.invocation_id, function.text, contained(failure))
-            return
-        answering.settle(message.invocation_id, function.text, answer)
+        elif function.answers:
+            size = len(message.data) + 1
+            answering.let_in(size, partial(_answer, function, message, answering, size))
+        else:
+            _answer(function, message, answering, 0)
 
     # --- trigger types
 
@@ -241,6 +247,15 @@ class Served:
             then(self._steps.after(trigger.id, lambda: provider.unregister(trigger, disconnected=disconnected)), _nothing, _logged)
         except Exception as error:
             _logged(error)
+
+
+def _answer(function: _Function, message: protocol.InvokeFunction, answering: Answering, size: int) -> None:
+    try:
+        answer = function.take(message)
+    except BaseException as failure:
+        answering.fail(message.invocation_id, function.text, contained(failure))
+        return
+    answering.settle(message.invocation_id, function.text, answer, size)
 
 
 def _failure(done: asyncio.Future[None]) -> BaseException | None:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from iii_state.engine import handshake, websocket, worker
+from iii_state.engine.backlog import Backlog
 from iii_state.engine.channels import Channels
 from iii_state.engine.websocket import WebSocket
 from iii_state.engine.worker import Worker
@@ -32,6 +33,7 @@ class Server:
         self._sockets: set[WebSocket] = set()
         self._sites: list[web.TCPSite] = []
         self._runner: web.AppRunner | None = None
+        self._backlog = Backlog()
         self.channels = Channels()
         self.app = web.Application()
         """The HTTP side; routes may be added before the first `listen`."""
@@ -113,7 +115,7 @@ class Server:
             return connect(socket)
 
         try:
-            return await handshake.accept(request, join)
+            return await handshake.accept(request, join, self._backlog)
         finally:
             self._sockets.difference_update(joined)
 

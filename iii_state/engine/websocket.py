@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import struct
+from collections import deque
 from collections.abc import Callable
 from random import getrandbits
 from typing import Protocol
 
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.base_protocol import BaseProtocol
+
+from iii_state.engine.backlog import FULL_PATIENCE_SECONDS, Backlog, Turns
 
 try:  # the compiled one; not among aiohttp's public names
     from aiohttp._websocket.helpers import websocket_mask as _mask_in_place
@@ -24,21 +28,27 @@ except ImportError:  # pragma: no cover
 log = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
-MAX_FRAME_BYTES = 16 * 1024 * 1024
-"""A stock engine takes a larger message in several frames only."""
+WHOLE_BYTES = 1024 * 1024
+"""A larger message goes in frames, one after another as the peer reads, so that pings and pongs do not wait for the end of it.
 
-MAX_UNSENT_BYTES = 64 * 1024 * 1024
-"""A peer for which more than this is waiting to be sent does not read: it is dropped."""
+Python SDKs below 0.24.5, which receive no larger ones, see no message in frames.
+"""
 
 PING_AFTER_SECONDS = 10
 DROP_AFTER_SECONDS = 20
+"""A peer is dropped that is silent for so long, or takes nothing of what is to be sent to it for so long."""
 
 NORMAL, PROTOCOL_ERROR, TOO_BIG, SERVICE_RESTART, ABNORMAL = 1000, 1002, 1009, 1012, 1006
 
 _CONTINUATION, _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0, 1, 2, 8, 9, 10
 _FINAL = 0x80
 _WRITE_BYTES = 256 * 1024
+_PIECE_BYTES = 256 * 1024
 _UNREAD_BYTES = 1024 * 1024
+_EVENTS_BYTES = 256 * 1024
+"""No more events are sent in one turn of the event loop than make so much."""
+_UNSENT_IN_KERNEL = 128 * 1024
+"""More than this is not left with the operating system: what is sent next would wait for all of it."""
 _XOR = [bytes(byte ^ mask for byte in range(256)) for mask in range(256)]
 _pack_header = struct.Struct(">HH").pack
 _SHORT_HEADERS = [bytes((_FINAL | _TEXT, size)) for size in range(126)]
@@ -60,16 +70,33 @@ class WebSocket:
     """A connection from the handshake on, as its parser: `handshake` makes one, `run` lives as long as it does.
 
     A client's end `masks` what it sends, and takes nothing masked; a server's end the other way round. `peer` is the other end's
-    name in log lines.
+    name in log lines. `backlog` counts what waits for all peers of a process that are behind.
+
+    What is sent is accepted always. Who has much to send is to look at `is_behind` first, and to wait for a turn
+    (`calls`, `events`) while the peer has still to read what it was sent.
     """
 
     def __init__(
-        self, protocol: BaseProtocol, transport: asyncio.Transport, writer: AbstractStreamWriter, peer: str | None, *, masks: bool
+        self,
+        protocol: BaseProtocol,
+        transport: asyncio.Transport,
+        writer: AbstractStreamWriter,
+        peer: str | None,
+        *,
+        masks: bool,
+        backlog: Backlog | None = None,
     ) -> None:
         self.remote = peer
         self.close_code = ABNORMAL
         """The code of the peer's Close frame."""
         self.is_open = True
+        self.is_behind = False
+        """Whether the peer has still to read much of what it was sent."""
+        self.times_behind = 0
+        """How often it has been behind."""
+        self.backlog = backlog or Backlog()
+        self.turns = Turns()
+        """Who waits until the peer is not behind any more."""
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the connection is gone."""
         self._masks = masks
@@ -82,6 +109,7 @@ class WebSocket:
         self._closing = False
         """Nothing more is sent."""
         self._silent_seconds = 0
+        self._stuck_seconds = 0
         # incoming: chunks not parsed yet, their size, and the size from which on parsing can go on
         self._chunks: list[bytes] = []
         self._unparsed = 0
@@ -90,14 +118,21 @@ class WebSocket:
         self._fragments_size = 0
         self._fragments_binary = False
         self._holds = 0
+        self._held_unread = False
         self._parsing = False
         self._reading_paused = False
         # outgoing: what leaves in the next write
         self._out: list[bytes | bytearray] = []
         self._out_size = 0
         self._flush_planned = False
-        self._unsent_before = 0
-        self._when_read: Callable[[], None] | None = None
+        self._written = 0
+        self._waited = False
+        self._left_before = 0
+        # a large message, and what was sent behind it: opcode and message, of which the first has left in part
+        self._queue: deque[tuple[int, bytes]] = deque()
+        self._queued = 0
+        self._first_sent = 0
+        _keep_kernel_buffer_small(transport)
 
     # --- life
 
@@ -110,33 +145,48 @@ class WebSocket:
         while self.is_open:
             await self._woken
             self._woken = self._loop.create_future()
-            if self.is_open and self._protocol.writing_paused:
+            while self.is_open and (self._protocol.writing_paused or self._queue):
                 try:
                     await self._writer.drain()
                 except ConnectionError:
-                    break
-            if self._when_read is not None:
-                go_on, self._when_read = self._when_read, None
-                go_on()
+                    return
+                if self._protocol.transport is None:
+                    return
+                self._send_pieces()
             if self.is_open:
-                self.release()
+                self._caught_up()
 
     def _wake(self) -> None:
         if not self._woken.done():
             self._woken.set_result(None)
 
     def tick(self, seconds: int = 1) -> None:
-        """Called about once a second: ping a peer that is silent, drop one that stays so."""
+        """Called about once a second: ping a peer that is silent, drop one that stays so, or that reads nothing."""
         if not self.is_open:
             return
-        unsent = self._transport.get_write_buffer_size()
-        if unsent < self._unsent_before:  # it reads: that is a sign of life, too
-            self._silent_seconds = 0
-        self._unsent_before = unsent
-        if self._holds and not self._protocol.writing_paused:  # it is not read at the moment: that is not its silence
+        waiting = self.unsent
+        left = self.left
+        if self._waited and left != self._left_before:  # it reads: that is a sign of life, too
+            self._stuck_seconds = self._silent_seconds = 0
+        elif waiting and self._waited:
+            self._stuck_seconds += seconds
+        else:
+            self._stuck_seconds = 0
+        self._waited, self._left_before = waiting > 0, left
+        if self.is_behind:
+            self.backlog.note(self, waiting)
+        if self._holds and not waiting:  # it is not read at the moment: that is not its silence
             self._silent_seconds = 0
         self._silent_seconds += seconds
-        if self._silent_seconds >= DROP_AFTER_SECONDS:
+        is_silent = self._silent_seconds >= DROP_AFTER_SECONDS
+        patience = FULL_PATIENCE_SECONDS if self.backlog.is_full else DROP_AFTER_SECONDS
+        if self._stuck_seconds >= patience or (is_silent and waiting):
+            log.warning(
+                "dropping the connection from %s: it has read nothing for %d s, and %d bytes wait for it",
+                *(self.remote, self._stuck_seconds, self.unsent),
+            )
+            self.abort()
+        elif is_silent:
             log.info("dropping the connection from %s: silent for %d s", self.remote, self._silent_seconds)
             self.abort()
         elif self._silent_seconds % PING_AFTER_SECONDS < seconds:
@@ -151,6 +201,7 @@ class WebSocket:
         """Send what is left and a Close frame; the connection goes when the peer has answered, or by `abort`."""
         if self._closing:
             return
+        self._send_pieces(to_the_end=True)
         self._send(code.to_bytes(2, "big") + reason[:100], _CLOSE)
         self._closing = True
         self.flush()
@@ -166,11 +217,15 @@ class WebSocket:
         self.is_open = False
         self._closing = True
         self._out.clear()
+        self._queue.clear()
+        self._queued = 0
         self._chunks.clear()
         self._wake()
         self.gone.set_result(None)
+        self.backlog.note(self, 0)
         if self._receiver is not None:
             self._receiver.disconnected()
+        self.turns.call_all()
 
     # --- outgoing
 
@@ -179,11 +234,11 @@ class WebSocket:
         if self._closing:
             return
         size = len(message)
+        if size > WHOLE_BYTES or self._queue:
+            self._send_behind(_TEXT, message)
+            return
         payload: bytes | bytearray = message
         if self._masks:
-            if size > MAX_FRAME_BYTES:
-                self._send_in_frames(message)
-                return
             header, payload = _masked(_FINAL | _TEXT, message)
         elif size < 126:
             header = _SHORT_HEADERS[size]
@@ -200,26 +255,41 @@ class WebSocket:
         if self._out_size > _WRITE_BYTES:
             self.flush()
 
-    def _send_in_frames(self, message: bytes) -> None:
-        for start in range(0, len(message), MAX_FRAME_BYTES):
-            part = message[start : start + MAX_FRAME_BYTES]
-            final = _FINAL if start + len(part) == len(message) else 0
-            self._out += _masked(final | (_CONTINUATION if start else _TEXT), part)
-        self.flush()
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether the peer has still to read much of what it was sent."""
-        return self._protocol.writing_paused
-
-    def when_read(self, go_on: Callable[[], None]) -> None:
-        """Call `go_on` once, when the peer is not behind any more; never if it goes before."""
-        self._when_read = go_on
-        self._wake()
-
     def send_binary(self, message: bytes) -> None:
         """Send a binary message."""
-        self._send(message, _BINARY)
+        if len(message) > WHOLE_BYTES or self._queue:
+            self._send_behind(_BINARY, message)
+        else:
+            self._send(message, _BINARY)
+
+    def _send_behind(self, opcode: int, message: bytes) -> None:
+        """Send a large message, or one behind it."""
+        if self._closing:
+            return
+        self.flush()
+        self._queue.append((opcode, message))
+        self._queued += len(message)
+        self._send_pieces()
+        if self._queue and self.is_open:
+            self._fall_behind()
+
+    def _send_pieces(self, *, to_the_end: bool = False) -> None:
+        """Write what is queued, as far as the peer reads."""
+        queue = self._queue
+        while queue and self.is_open and (to_the_end or not self._protocol.writing_paused):
+            opcode, message = queue[0]
+            start = self._first_sent
+            end = len(message) if len(message) <= WHOLE_BYTES else min(start + _PIECE_BYTES, len(message))
+            first = _CONTINUATION if start else opcode
+            if end == len(message):
+                first |= _FINAL
+                queue.popleft()
+                self._first_sent = 0
+            else:
+                self._first_sent = end
+            self._queued -= end - start
+            part = message[start:end]
+            self._write(b"".join(_masked(first, part) if self._masks else (_header(first, len(part), 0), part)))
 
     def _send(self, message: bytes, opcode: int) -> None:
         if self._closing:
@@ -242,12 +312,73 @@ class WebSocket:
         data = b"".join(out)
         out.clear()
         self._out_size = 0
-        transport = self._transport
-        if transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
-            log.warning("dropping the connection from %s: it does not read what it is sent", self.remote)
-            self.abort()
+        self._write(data)
+        if self._protocol.writing_paused:
+            self._fall_behind()
+
+    def _write(self, data: bytes) -> None:
+        self._written += len(data)
+        self._transport.write(data)
+
+    # --- a peer that reads more slowly than it is sent to
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that wait until the peer has read what was sent before."""
+        return self._transport.get_write_buffer_size() + self._queued + self._out_size
+
+    @property
+    def position(self) -> int:
+        """How many bytes have been sent so far, those that wait among them."""
+        return self._written + self._queued + self._out_size
+
+    @property
+    def left(self) -> int:
+        """How many bytes have left so far: the operating system has them."""
+        return self._written - self._transport.get_write_buffer_size()
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether the peer can be sent what can wait."""
+        return not self.is_behind and self._out_size <= _EVENTS_BYTES and not self.backlog.is_full
+
+    def _fall_behind(self) -> None:
+        if not self.is_behind:
+            self.is_behind = True
+            self.times_behind += 1
+        self.backlog.note(self, self.unsent)
+        self._wake()
+
+    def _caught_up(self) -> None:
+        """The peer has read (nearly) all it was sent: it is read again, and who has waited may send, one after another."""
+        self.is_behind = False
+        self.backlog.note(self, 0)
+        if self._held_unread:
+            self._held_unread = False
+            self.release()
+        self._give_turn()
+
+    def _give_turn(self) -> None:
+        if self.is_behind or not self.is_open:
             return
-        transport.write(data)
+        if self.turns.call_next(events=not self.backlog.is_full):
+            self._loop.call_soon(self._give_turn)
+        elif self.turns.events:
+            self.backlog.when_room(self._wake)
+
+    def when_read(self, go_on: Callable[[], None]) -> None:
+        """Call `go_on` once, in its turn, when the peer is not behind any more or is gone; for calls and their results."""
+        self.turns.calls.append(go_on)
+        self._wake()
+
+    def when_idle(self, go_on: Callable[[], None]) -> None:
+        """Call `go_on` once, in its turn, when the peer takes more or is gone; for events."""
+        self.turns.events.append(go_on)
+        self._wake()
+
+    def end_turns(self) -> None:
+        """Let everybody who waits look again: there is somebody else now who can do the same."""
+        self.turns.call_all()
 
     # --- incoming
 
@@ -302,9 +433,10 @@ class WebSocket:
         self._hold_while_unread()
 
     def _hold_while_unread(self) -> None:
-        """Answer no more of a peer that sends faster than it reads before it has read."""
-        if self._protocol.writing_paused and not self._holds and self.is_open:
+        """Take no more of a peer that sends faster than it reads, before it has read."""
+        if self.is_behind and not self._holds and self.is_open and self.unsent > _UNREAD_BYTES + self._queued:
             self._holds += 1
+            self._held_unread = True
             self._pause_reading()
             self._wake()
 
@@ -394,6 +526,17 @@ class WebSocket:
         self.close(code, reason)
         self._transport.close()
         self._gone()
+
+
+def _keep_kernel_buffer_small(transport: asyncio.Transport) -> None:
+    """Let the operating system keep little that has not been sent, where it can."""
+    option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+    sock = transport.get_extra_info("socket")
+    if option is not None and sock is not None:
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, option, _UNSENT_IN_KERNEL)
+        except OSError as error:  # no TCP
+            log.debug("what waits in the operating system is not bounded: %s", error)
 
 
 def _header(first: int, size: int, flag: int) -> bytes:

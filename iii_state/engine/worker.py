@@ -8,6 +8,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -30,6 +31,19 @@ quiet = QuietLog(log)
 
 DESCRIBES_ITSELF_WITHIN_SECONDS = 5
 """For so long a worker that has not said what it is gets no call that an old one could not receive."""
+
+MAX_DEFERRED_BYTES = 16 * 1024 * 1024
+"""A worker is not read any more when its calls that wait for other workers to read hold this much, until they hold half of it.
+
+One that provides trigger types is read on, since others wait for it, too; four times as much and its calls are refused.
+"""
+
+MAX_UNSENT_BYTES = 64 * 1024 * 1024
+"""A worker for which more than this waits is sent no call, whoever makes it."""
+
+LARGE_BYTES = 256 * 1024
+"""A call of this size takes a while to send, on a slow connection."""
+
 SETTLES_WITHIN_SECONDS = 0.25
 """So long after its last registration a worker that has not said what it is belongs to the namespace `default`."""
 
@@ -63,15 +77,21 @@ class Worker:
         """
         self.pending = PendingCalls(self._loop, workers.call_timeout)
         """Calls that it executes."""
+        self.outlet = link
         self._answering = Answering(link, self._too_large, _unheard)
+        self._sending: dict[asyncio.Future[bytes | None], int] = {}
+        """Large calls, with the position in all that is sent to the worker at which each ends; some may have left."""
+        self._deferred_bytes = 0
+        self._deferring = False
         self._workers = workers
         self._functions = workers.functions
         self._find = workers.functions.get_default
         self._send = link.send
         self._registrations = Registrations(self, workers, self._go_on)
-        self._behind_registrations: InvokeFunction | None = None
+        self._behind_registrations: tuple[InvokeFunction, int] | None = None
         self._large_calls: dict[str, tuple[Function, bytes]] | None = {}
         """Calls that wait until it is known whether the worker can receive them, by their id; None once that is known."""
+        self._large_bytes = 0
         self._fresh = (str(uuid.uuid4())[:24], count(1))
         self._take: dict[type[Any], Callable[[Any], None]] = {
             protocol.InvocationResult: self._take_result,
@@ -133,6 +153,8 @@ class Worker:
             or decoded.action is not ABSENT
             or (decoded.namespace is not None and decoded.namespace != DEFAULT_NAMESPACE)
             or self._registrations.open
+            or self.link.is_behind
+            or self._answering.is_full
         ):
             self._take_message(message, decoded)
             return
@@ -147,7 +169,7 @@ class Worker:
             if len(frame) <= self._answering.max_frame_bytes and frame[_ID_AT] != _NULL:
                 self._send(frame)
                 return
-        self._answering.settle(invocation_id, function.id_text, answer)
+        self._answering.settle(invocation_id, function.id_text, answer, len(message))
 
     def _take_message(self, frame: bytes | bytearray, message: protocol.Message) -> None:
         try:
@@ -156,10 +178,10 @@ class Worker:
                 if take is not None:
                     take(message)
             elif self._registrations.open:
-                self._behind_registrations = message
+                self._behind_registrations = (message, len(frame))
                 self.link.hold()
             else:
-                self._invoke(message)
+                self._invoke(message, len(frame))
         except Exception as error:
             log.exception("a frame of worker %s (%s) could not be handled", self.id, self.name)
             self._refuse(frame, error)
@@ -181,7 +203,7 @@ class Worker:
 
     # --- calls that it makes
 
-    def _invoke(self, message: InvokeFunction) -> None:
+    def _invoke(self, message: InvokeFunction, size: int) -> None:
         invocation_id = message.invocation_id if protocol.is_given(message.invocation_id) else ABSENT
         function_text = values.encode_string(message.function_id)
         if protocol.is_given(message.action):
@@ -217,12 +239,44 @@ class Worker:
             protocol.trace_members(message),
             _read_id(invocation_id),
         )
+        if function.handler is not None:
+            self._answering.let_in(size, partial(self._carry_out, invocation_id, function, call, size))
+        else:
+            self._pass_on(invocation_id, function, call, size, 0)
+
+    def _carry_out(self, invocation_id: Raw, function: Function, call: Call, size: int) -> None:
         try:
             answer = self._functions.call(function, call)
         except Exception as error:
-            self._answering.fail(invocation_id, function_text, error)
+            self._answering.fail(invocation_id, function.id_text, error)
             return
-        self._answering.settle(invocation_id, function.id_text, answer)
+        self._answering.settle(invocation_id, function.id_text, answer, size)
+
+    def _pass_on(self, invocation_id: Raw, function: Function, call: Call, size: int, deferred: int) -> None:
+        """Pass a call on to a worker; one that has much to read is waited for. `deferred` is its size if it has waited already."""
+        if deferred:
+            self._deferred_bytes -= deferred
+            if self._deferring and self._deferred_bytes <= MAX_DEFERRED_BYTES // 2:
+                self._deferring = False
+                self.link.release()
+            found = self._functions.get(function.namespace, function.id)
+            if found is None:
+                error = self._functions.not_found(function.namespace, function.id)
+                self._answering.fail(invocation_id, function.id_text, error)
+                return
+            function = found
+        again = partial(self._pass_on, invocation_id, function, call, size, size)
+        if self._deferred_bytes + size > 4 * MAX_DEFERRED_BYTES and self.is_exclusive and not deferred:
+            busy = NotCarriedOut("channel_send_failed", f"{self._deferred_bytes} bytes of calls wait for workers that read slowly")
+            self._answering.fail(invocation_id, function.id_text, busy)
+            return
+        if not self._functions.takes_calls(function, again):
+            self._deferred_bytes += size
+            if self._deferred_bytes > MAX_DEFERRED_BYTES and not self._deferring and not self.is_exclusive:
+                self._deferring = True
+                self.link.hold()
+            return
+        self._carry_out(invocation_id, function, call, 0)
 
     def _too_large(self, what: str, size: int) -> FunctionError:
         about = self.description
@@ -238,6 +292,10 @@ class Worker:
         """Send a call to the worker. The Future fails with `WorkerLost` when it goes away, with the engine's `TIMEOUT`."""
         if not self.link.is_open:
             raise NotCarriedOut("invocation_stopped", "Invocation stopped")
+        waiting = self._large_bytes + (self.link.unsent if self.link.is_behind else 0)
+        if waiting > MAX_UNSENT_BYTES:
+            about = f"worker {self.name or self.id} does not keep up: {waiting} bytes wait to be read by it"
+            raise NotCarriedOut("channel_send_failed", about)
         self._registrations.check_invokable(function.id)
         invocation_id = call.invocation_id
         if invocation_id is None or invocation_id in self.pending or _UUID.fullmatch(invocation_id) is None:
@@ -250,12 +308,21 @@ class Worker:
         future = self.pending.add(invocation_id)
         if len(frame) > protocol.OLD_PYTHON_FRAME_BYTES and self._large_calls is not None:
             self._large_calls[invocation_id] = (function, frame)
+            self._large_bytes += len(frame)
         else:
             self._send(frame)
+            if len(frame) > LARGE_BYTES and self.link.is_behind:
+                self._sending[future] = self.link.position
+                future.add_done_callback(self._sending.pop)
         return future
+
+    def is_sending(self, answer: asyncio.Future[bytes | None]) -> bool:
+        """Whether a call that this worker executes has not left in whole yet."""
+        return self.link.is_open and self._sending.get(answer, 0) > self.link.left
 
     def _send_large_calls(self) -> None:
         waiting, self._large_calls = self._large_calls or {}, None
+        self._large_bytes = 0
         for invocation_id, (function, frame) in waiting.items():
             if len(frame) <= self._answering.max_frame_bytes:
                 self._send(frame)
@@ -349,9 +416,9 @@ class Worker:
     def _go_on(self) -> None:
         if self._behind_registrations is None:
             return
-        waiting, self._behind_registrations = self._behind_registrations, None
+        (message, size), self._behind_registrations = self._behind_registrations, None
         if self.link.is_open:
-            self._invoke(waiting)
+            self._invoke(message, size)
             self.link.release()
 
     def _reattach(self, message: protocol.Reattach) -> None:
@@ -372,6 +439,7 @@ class Worker:
         self.pending.fail(lambda: lost("invocation_stopped", "Invocation stopped"))
         self._registrations.drop_triggers()
         self._behind_registrations = None
+        self._answering.disconnected()
         self._large_calls = None
 
 

@@ -207,7 +207,7 @@ async def test_a_large_message_leaves_in_frames_that_a_stock_engine_takes() -> N
             async with asyncio.timeout(30):
                 await whole
     large = [(first, size) for first, size in seen if size > 1000]
-    assert [first for first, _ in large] == [0x01, 0x00, 0x80]
+    assert [first for first, _ in large] == [0x01] + [0x00] * (len(large) - 2) + [0x80]
     assert max(size for _, size in large) <= 16 * 2**20
 
 

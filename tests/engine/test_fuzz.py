@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -91,10 +92,21 @@ class Link:
     """A connection that keeps what is sent."""
 
     is_open = True
+    is_behind = False
+    takes_more = True
+    unsent = position = left = times_behind = 0
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []
         self.holds = 0
+
+    def when_read(self, go_on: Callable[[], None]) -> None:
+        raise AssertionError("a connection that is not behind was waited for")
+
+    when_idle = when_read
+
+    def end_turns(self) -> None:
+        pass
 
     def send(self, message: bytes) -> None:
         self.sent.append(message)

@@ -148,6 +148,7 @@ class Remote:
         self._again: list[Call] = []
         """Calls of connections that broke, to be made again."""
         self._waiting: deque[Call] = deque()
+        self._waits_for_reading = False
         self._timer: asyncio.TimerHandle | None = None
         self._renewal: asyncio.Task[None] | None = None
 
@@ -220,11 +221,12 @@ class Remote:
         self._calls[call] = None
         if self._timer is None:
             self._timer = loop.call_at(call.deadline, self._expire)
-        if self._is_ready and self._slots and not self._waiting:
+        if self._is_ready and self._slots and not self._waiting and not self.client.is_behind:
             call.slot = self._slots.pop()
             self._send(call)
         else:
             self._waiting.append(call)
+            self._send_waiting()
         return call.future
 
     def _send(self, call: Call) -> None:
@@ -248,15 +250,25 @@ class Remote:
             return
         if call.slot >= 0:
             self._slots.append(call.slot)
-        if self._waiting and self._is_ready:
+        if self._waiting:
             self._send_waiting()
 
     def _send_waiting(self) -> None:
-        while self._waiting and self._slots:
+        """Send what waits for a place among those in flight, and for the remote to read."""
+        while self._waiting and self._slots and self._is_ready:
+            if self.client.is_behind:
+                if not self._waits_for_reading:
+                    self._waits_for_reading = True
+                    self.client.when_read(self._has_read)
+                return
             call = self._waiting.popleft()
             if call in self._calls:
                 call.slot = self._slots.pop()
                 self._send(call)
+
+    def _has_read(self) -> None:
+        self._waits_for_reading = False
+        self._send_waiting()
 
     def failed(self, call: Call, error: Exception) -> None:
         """A call was answered with an error, or its connection broke."""
