@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 
 DEFAULT_BUFFER_FRAMES = 64
 MAX_BUFFER_FRAMES = 1024
+MAX_BUFFER_BYTES = 1024 * 1024
+"""A writer that is without a reader waits when it has written so much, or one larger frame."""
+
 EXPIRES_AFTER_SECONDS = 300
 
 
@@ -72,6 +75,7 @@ class Channel:
         self.is_over = False
         self._buffer_frames = buffer_frames
         self._buffer: deque[tuple[bytes, bool]] = deque()
+        self._buffer_bytes = 0
         self._writer: WebSocket | None = None
         self._reader: WebSocket | None = None
         self._written = False
@@ -116,7 +120,8 @@ class Channel:
                 self._reader.when_read(self._go_on)
             return
         self._buffer.append((message, binary))
-        if len(self._buffer) >= self._buffer_frames:
+        self._buffer_bytes += len(message)
+        if len(self._buffer) >= self._buffer_frames or self._buffer_bytes > MAX_BUFFER_BYTES:
             self._hold_writer()
 
     def _hold_writer(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import aiohttp
 import pytest
 
@@ -48,6 +50,24 @@ async def test_a_writer_waits_while_the_buffer_is_full(worker: RawWorker, port: 
     assert [(await reader.receive(10)).data for _ in range(50)] == [str(number) for number in range(50)]
     await reader.close()
     assert (await writer.receive(10)).type is aiohttp.WSMsgType.CLOSE
+
+
+async def test_a_writer_waits_while_the_buffer_holds_enough_bytes(worker: RawWorker, port: Port, engine: Engine) -> None:
+    write, read = await ends(worker, buffer_size=1000)
+    writer = await port.session.ws_connect(port.url + write)
+    writing = asyncio.create_task(_write_large(writer))
+    (channel,) = engine.server.channels
+    await until(lambda: channel.buffered > 10)
+    await worker.settled()
+    assert channel.buffered == 11
+    reader = await port.session.ws_connect(port.url + read)
+    assert [len((await reader.receive(10)).data) for _ in range(100)] == [100_000] * 100
+    await writing
+
+
+async def _write_large(writer: aiohttp.ClientWebSocketResponse) -> None:
+    for _ in range(100):
+        await writer.send_str("x" * 100_000)
 
 
 async def test_a_second_writer_or_reader_is_closed_at_once(worker: RawWorker, port: Port) -> None:
