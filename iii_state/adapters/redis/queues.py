@@ -211,7 +211,7 @@ def _delivery(
     scope, key, old, new = fields[3], fields[5], fields[9], fields[11]
     size = len(scope) + len(key) + len(old) + len(new)
     attempt = int(fields[13]) if len(fields) > 12 else 1
-    crashes = int(fields[15]) if len(fields) > 14 else 0
+    crashes = int(fields[15]) if len(fields) > 15 and fields[14] == b"c" else 0
     entry = Entry(entry_id, lane(scope, key), size, queue, engine)
     return Delivery(subscription_id, event_of(fields), attempt, fence_number, entry, crashes=crashes)
 

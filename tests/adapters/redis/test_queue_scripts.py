@@ -309,6 +309,54 @@ def test_what_is_given_back_keeps_its_attempt(worker: Worker, engine: Engine) ->
     assert worker.take(b"q") == []
 
 
+AGAIN_OF_0_1_0 = """
+redis.call('XLEN', KEYS[2])
+local made = 0
+for number = 2, #ARGV do
+  if redis.call('ZREM', KEYS[1], ARGV[1] .. ':' .. ARGV[number]) == 1 then
+    local entry = redis.call('XRANGE', KEYS[2], ARGV[number], ARGV[number])[1]
+    if entry then
+      local fields = entry[2]
+      fields[14] = tonumber(fields[14] or 1) + 1
+      fields[13] = 'a'
+      redis.call('XADD', KEYS[2], '*', unpack(fields))
+      redis.call('XDEL', KEYS[2], ARGV[number])
+      made = made + 1
+    end
+  end
+end
+return made
+"""
+
+
+def test_crashes_are_counted_beside_attempts_and_kept_by_an_older_engine(worker: Worker, engine: Engine) -> None:
+    engine.set(b"s", b"k", b"1")
+
+    def outcome(*, crashed: bool, by: str = "") -> tuple[int, int]:
+        (delivery,) = worker.take(b"q")
+        entry = delivery.token
+        assert isinstance(entry, Entry)
+        worker.run("retry", retry(KEYS, b"q", b"e1", entry, 0, crashed=crashed))
+        call = again(KEYS, b"q", [entry.id])
+        assert (worker.client.execute_command("EVAL", by, *call) if by else worker.run("again", call)) == 1
+        (next_one,) = worker.take(b"q")
+        assert isinstance(next_one.token, Entry)
+        worker.run("release", release(KEYS, b"q", b"e1", [next_one.token.id]))
+        return next_one.attempt, next_one.crashes
+
+    assert outcome(crashed=True) == (1, 1)
+    assert outcome(crashed=False) == (2, 1)
+    assert outcome(crashed=True) == (2, 2)
+    assert outcome(crashed=False, by=AGAIN_OF_0_1_0) == (3, 2)
+    assert outcome(crashed=True, by=AGAIN_OF_0_1_0) == (4, 2)  # which does not know of crashes: it costs an attempt
+    (delivery,) = worker.take(b"q")
+    worker.client.hdel(KEYS.engines, b"e1")
+    other = Worker(worker.client, b"e2")
+    assert other.run("takeover", takeover(KEYS, b"q", b"e1", 10)) == [b"OK", 1, 1]
+    (taken_over,) = other.take(b"q")
+    assert (taken_over.attempt, taken_over.crashes, taken_over.event_id) == (4, 2, delivery.event_id)
+
+
 def test_a_subscription_ends_when_its_retention_is_over_and_nobody_has_come(worker: Worker, client: redis.Redis) -> None:
     registration = Registration(b"q", b"{}", b"settings", b"0")
     worker.run("subscribe", subscribe(KEYS, b"e1", [registration]))
