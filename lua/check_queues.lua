@@ -29,24 +29,25 @@ Reply: an array of what was found, each {number of the queue (from 1), word, det
 local clock = KEYS[6]
 --- @include "now"
 local found = {}
-for number = 1, (#KEYS - 6) / 4 do
+local number, is_right
+local function note(word, detail)
+  found[#found + 1] = {number, word, detail or ''}
+end
+local function read(key, command, ...)
+  local reply = redis.pcall(command, key, ...)
+  if type(reply) == 'table' and reply.err then
+    if string.find(reply.err, 'WRONGTYPE', 1, true) then
+      note('TYPE', key)
+    end
+    is_right = false
+  end
+  return reply
+end
+
+for queue_number = 1, (#KEYS - 6) / 4 do
+  number, is_right = queue_number, true
   local stream, busy, subscription, dead = unpack(KEYS, 3 + 4 * number, 6 + 4 * number)
   local queue, is_hosted = ARGV[2 * number + 1], ARGV[2 * number + 2] == '1'
-  local function note(word, detail)
-    found[#found + 1] = {number, word, detail or ''}
-  end
-
-  local is_right = true
-  local function read(key, command, ...)
-    local reply = redis.pcall(command, key, ...)
-    if type(reply) == 'table' and reply.err then
-      if string.find(reply.err, 'WRONGTYPE', 1, true) then
-        note('TYPE', key)
-      end
-      is_right = false
-    end
-    return reply
-  end
   local fields = read(subscription, 'HKEYS')
   local length = read(stream, 'XLEN')
   local held = read(busy, 'HMGET', 'entries', 'bytes', 'fence', 'doubt', 'lost')

@@ -34,8 +34,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-QUEUES_PER_SWEEP = 200
-"""Looking at one takes some 10 µs of Redis's time."""
+QUEUES_PER_SWEEP, QUEUES_AT_ONCE = 200, 50
+"""Looking at one takes some 15 µs of Redis's time."""
 
 KEYS_PER_SWEEP = 1000
 """So many keys of the database are looked at, at each sweep, for lists of lanes that nobody counts any more."""
@@ -258,7 +258,8 @@ class Repair:
             self._hosted_at = self._others_at = 0
         part, self._hosted_at = _part(hosted, self._hosted_at)
         rest, self._others_at = _part(others, self._others_at)
-        found = [*await self._found(part, b"1"), *await self._found(rest, b"")]
+        found = [each for some in _batches(part, QUEUES_AT_ONCE) for each in await self._found(some, b"1")]
+        found += [each for some in _batches(rest, QUEUES_AT_ONCE) for each in await self._found(some, b"")]
         self._unserved = (self._unserved - set(rest)) & set(others)
         self._unserved.update(queue for queue, word, _ in found if word == b"UNSERVED")
         self._warn_of_unserved()
@@ -313,8 +314,6 @@ class Repair:
         self._warned = set(many)
 
     async def _found(self, looked_at: Sequence[bytes], is_hosted: bytes) -> list[tuple[bytes, bytes, bytes]]:
-        if not looked_at:
-            return []
         keys, engine = self._keys, self._engine.id
         names = [keys.engines, keys.routes, keys.hosts(engine), keys.orphans, keys.dead_queues, keys.clock]
         for queue in looked_at:

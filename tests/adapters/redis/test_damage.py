@@ -75,7 +75,12 @@ class Traffic:
                     await asyncio.sleep(0.05)
 
     def last(self) -> dict[str, int]:
-        return {frame["data"]["key"]: frame["data"]["new_value"] for frame in self.calls if frame["data"]["new_value"]}
+        """The highest number of each key that has been handled."""
+        found: dict[str, int] = {}
+        for frame in self.calls:
+            key, number = frame["data"]["key"], frame["data"]["new_value"]
+            found[key] = max(number, found.get(key, 0))
+        return found
 
     async def until_handled(self) -> None:
         """Wait until the last number of every key has been handled."""

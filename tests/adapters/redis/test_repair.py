@@ -91,6 +91,21 @@ async def test_what_is_lost_is_counted_and_told_once(
     assert server.client.keys("iii-state:wait:*") == []
 
 
+async def test_where_the_counts_are_gone_no_event_overtakes_one_that_is_out(server: RedisServer) -> None:
+    async with adapter_on(server.url) as adapter:
+        await adapter._repair.stop()
+        await adapter.subscribe(ONE)
+        await fill(adapter, 3, 2)
+        out = await until(lambda: adapter.take(ONE.id, 10))
+        server.client.delete(f"iii-state:busy:{QUEUE}")
+        (following,) = await answer_of(adapter.ack(out[:1], 10))
+        assert (following.event.key, following.event.new) == ("k0", b"1")
+        await fill(adapter, 3, 3)
+        assert await answer_of(adapter.take(ONE.id, 10)) == []
+        news = [(delivery.event.key, delivery.event.new) for delivery in await answer_of(adapter.ack([following, *out[1:]], 10))]
+        assert sorted(news) == [("k0", b"0"), ("k1", b"1"), ("k2", b"1")]
+
+
 async def test_a_queue_under_traffic_is_never_taken_for_a_damaged_one(
     server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
