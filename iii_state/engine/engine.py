@@ -14,7 +14,7 @@ from iii_state.engine.introspection import ChangeTriggers, Introspection
 from iii_state.engine.python_function import PythonCallable, PythonFunction, PythonTasks
 from iii_state.engine.registry import Call, Details, Function, Functions, as_function_error
 from iii_state.engine.server import Server
-from iii_state.engine.triggers import Triggers, TriggerType
+from iii_state.engine.triggers import REGISTRATION_FAILED, Triggers, TriggerType
 from iii_state.engine.workers import Workers
 from iii_state.errors import ConfigError, FunctionError, InvalidValue
 from iii_state.host import DEFAULT_NAMESPACE, LOCAL, Answer, Handler, Module, Trigger, TriggerProvider, answered
@@ -26,6 +26,9 @@ _SWEEP_SECONDS = 1
 _HEALTH_SECONDS = 5
 _FUNCTIONS_SECONDS = 10
 _MODULE_SECONDS = 30
+_MAX_TIMEOUT_MS = 10**13
+_DEEP = 100
+"""A payload that nests deeper gets a stack that has room for it, however deep the caller's is."""
 
 
 class Engine:
@@ -205,8 +208,11 @@ class Engine:
         """Serve a function with a Python callable: `def f(event)` or `def f(event, metadata)`, plain or async, on Python objects.
 
         What it returns is the result (None: no result). What it raises reaches the caller as code `invocation_failed`, a
-        `FunctionError` with its own code. Registering the same id again replaces. Raises `ValueError` for a built-in id.
+        `FunctionError` with its own code. Registering the same id again replaces. Raises `ValueError` for a built-in id, or one
+        that is no text.
         """
+        if _wrong_member({"function_id": function_id, "namespace": namespace}) is not None:
+            raise ValueError(f"function_id and namespace have to be strings of Unicode text, not {function_id!r} and {namespace!r}")
         known = self.functions.get(namespace, function_id)
         if known is not None and known.handler is not None:
             raise ValueError(f"function {function_id} is built in")
@@ -229,11 +235,14 @@ class Engine:
         `"action": {"type": "void"}`.
 
         Returns the result as a Python object; None for no result, and at once for a void call, whose errors are logged.
-        Raises `FunctionError`: `function_not_found`, `TIMEOUT`, `deserialization_error` for a payload that is no JSON, or
-        what the function failed with.
+        Raises `FunctionError`: `function_not_found`, `TIMEOUT`, `deserialization_error` for a payload that is no JSON or another
+        member that is not what it should be, or what the function failed with.
         """
-        function_id = request["function_id"]
-        function = self._find(function_id)
+        try:
+            function_id = request["function_id"]
+            function = self._find(function_id)
+        except (KeyError, TypeError):
+            raise _wrong_request(request) from None
         try:
             data = values.encode(request.get("payload"))
         except InvalidValue as error:
@@ -241,7 +250,11 @@ class Engine:
         if function is None or (handler := function.handler) is None or len(request) > 1 + ("payload" in request):
             return await self._trigger_with_options(request, data)
         try:
-            answer = handler(data, LOCAL)
+            if values.nesting_exceeds(data, _DEEP):
+                with values.deeper_stack():
+                    answer = handler(data, LOCAL)
+            else:
+                answer = handler(data, LOCAL)
             result = (await answer) if isinstance(answer, asyncio.Future) else answer
         except FunctionError:
             raise
@@ -251,13 +264,17 @@ class Engine:
 
     async def _trigger_with_options(self, request: dict[str, Any], data: bytes) -> Any:
         self._running()
+        if (wrong := _wrong_member(request)) is not None:
+            raise FunctionError("deserialization_error", f"Failed to deserialize the call: {wrong}")
         action = (request.get("action") or {}).get("type")
-        metadata = request.get("metadata")
         timeout_ms = request.get("timeout_ms")
         if action not in (None, "void"):
             raise FunctionError("enqueue_error", f"this engine has no action {action!r}")
         namespace = request.get("namespace") or DEFAULT_NAMESPACE
-        call = Call(data, metadata=None if metadata is None else values.encode(metadata))
+        try:
+            call = Call(data, metadata=_encoded(request.get("metadata")))
+        except InvalidValue as error:
+            raise FunctionError("deserialization_error", f"Failed to deserialize the call: metadata: {error}") from None
         try:
             answer = self.functions.call(self.functions.find(namespace, request["function_id"]), call)
             if action == "void":
@@ -301,17 +318,15 @@ class Engine:
         Raises `FunctionError` (`trigger_registration_failed`) for a config that cannot be used.
         """
         self._running()
-        config = request.get("config")
-        metadata = request.get("metadata")
+        if (wrong := _wrong_member(request, ("type", "function_id"), ("namespace", "id"))) is not None:
+            raise FunctionError(REGISTRATION_FAILED, f"Failed to parse the trigger: {wrong}")
         namespace = request.get("namespace") or DEFAULT_NAMESPACE
-        trigger = Trigger(
-            request.get("id") or str(uuid.uuid4()),
-            request["type"],
-            request["function_id"],
-            None if config is None else values.encode(config),
-            None if metadata is None else values.encode(metadata),
-            namespace,
-        )
+        try:
+            config, metadata = _encoded(request.get("config")), _encoded(request.get("metadata"))
+        except InvalidValue as error:
+            raise FunctionError(REGISTRATION_FAILED, f"Failed to parse trigger config or metadata: {error}") from None
+        trigger_id = request.get("id") or str(uuid.uuid4())
+        trigger = Trigger(trigger_id, request["type"], request["function_id"], config, metadata, namespace)
         answer = self.triggers.register(trigger, self, namespace)
         if isinstance(answer, asyncio.Future):
             await answer
@@ -403,6 +418,44 @@ class ModuleHost:
         self._functions.clear()
         self._types.clear()
         self._unwatch.clear()
+
+
+def _encoded(value: Any) -> bytes | None:
+    return None if value is None else values.encode(value)
+
+
+def _wrong_request(request: Any) -> FunctionError:
+    wrong = _wrong_member(request) if isinstance(request, dict) else "expected a dict"
+    return FunctionError("deserialization_error", f"Failed to deserialize the call: {wrong}")
+
+
+def _wrong_member(
+    request: dict[str, Any], required: tuple[str, ...] = ("function_id",), optional: tuple[str, ...] = ("namespace",)
+) -> str | None:
+    """What is wrong with a call or a trigger, None if nothing is."""
+    for name in (*required, *optional):
+        given = request.get(name)
+        if name in required and name not in request:
+            return f"missing field `{name}`"
+        if not isinstance(given, str) and (given is not None or name in required):
+            return f"{name}: invalid type: {type(given).__name__}, expected a string"
+        if isinstance(given, str) and not given.isascii() and not _is_unicode(given):
+            return f"{name}: a lone surrogate is no Unicode text"
+    action, timeout_ms = request.get("action"), request.get("timeout_ms")
+    if action is not None and not isinstance(action, dict):
+        return f"action: invalid type: {type(action).__name__}, expected a dict"
+    is_number = isinstance(timeout_ms, int | float) and not isinstance(timeout_ms, bool)
+    if timeout_ms is not None and not (is_number and 0 <= timeout_ms <= _MAX_TIMEOUT_MS):
+        return f"timeout_ms: invalid value: {timeout_ms!r}, expected a number of milliseconds"
+    return None
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _log_failure(function_id: str) -> Callable[[asyncio.Future[Any]], None]:
