@@ -473,14 +473,15 @@ class Client:
 
     def _refuse(self, frame: bytes | bytearray, error: Exception) -> None:
         refused = unusable.read(frame)
-        reason = f"the frame could not be read: {unusable.reason(error)}"
+        why = unusable.reason(error, frame)
+        reason = f"the frame could not be read: {why}"
         if refused.is_result and refused.invocation_id is not None:
             future = self._pending.take(refused.invocation_id)
             if future is not None:
                 future.set_exception(FunctionError("invocation_error", reason))
         elif refused.invocation_text is not None and self._answering is not None:
             self._answering.refuse(refused.invocation_text, refused.function_text, FunctionError("deserialization_error", reason))
-        quiet.warning("%s sent a frame that cannot be used: %s", self.url, unusable.reason(error))
+        quiet.warning("%s sent a frame that cannot be used: %s", self.url, why)
 
     def _take_result(self, message: protocol.InvocationResult) -> None:
         error = None

@@ -14,6 +14,7 @@ from iii_state.engine.introspection import ChangeTriggers, Introspection
 from iii_state.engine.python_function import PythonCallable, PythonFunction, PythonTasks
 from iii_state.engine.registry import Call, Details, Function, Functions, contained
 from iii_state.engine.server import Server
+from iii_state.engine.steps import REGISTRATION_FAILED
 from iii_state.engine.triggers import Triggers, TriggerType, registration_error
 from iii_state.engine.workers import Workers
 from iii_state.errors import ConfigError, FunctionError, InvalidValue, NotCarriedOut, own
@@ -26,6 +27,9 @@ _SWEEP_SECONDS = 1
 _HEALTH_SECONDS = 5
 _FUNCTIONS_SECONDS = 10
 _MODULE_SECONDS = 30
+_MAX_TIMEOUT_MS = 10**13
+_DEEP = 100
+"""A payload that nests deeper gets a stack that has room for it, however deep the caller's is."""
 
 
 class Engine:
@@ -205,8 +209,11 @@ class Engine:
         """Serve a function with a Python callable: `def f(event)` or `def f(event, metadata)`, plain or async, on Python objects.
 
         What it returns is the result (None: no result). What it raises reaches the caller as code `invocation_failed`, a
-        `FunctionError` with its own code. Registering the same id again replaces. Raises `ValueError` for a built-in id.
+        `FunctionError` with its own code. Registering the same id again replaces. Raises `ValueError` for a built-in id, or one
+        that is no text.
         """
+        if _wrong_member({"function_id": function_id, "namespace": namespace}) is not None:
+            raise ValueError(f"function_id and namespace have to be strings of Unicode text, not {function_id!r} and {namespace!r}")
         known = self.functions.get(namespace, function_id)
         if known is not None and known.handler is not None:
             raise ValueError(f"function {function_id} is built in")
@@ -229,11 +236,14 @@ class Engine:
         `"action": {"type": "void"}`.
 
         Returns the result as a Python object; None for no result, and at once for a void call, whose errors are logged.
-        Raises `FunctionError`: `function_not_found`, `TIMEOUT`, `deserialization_error` for a payload that is no JSON, or
-        what the function failed with.
+        Raises `FunctionError`: `function_not_found`, `TIMEOUT`, `deserialization_error` for a payload that is no JSON or another
+        member that is not what it should be, or what the function failed with.
         """
-        function_id = request["function_id"]
-        function = self._find(function_id)
+        try:
+            function_id = request["function_id"]
+            function = self._find(function_id)
+        except (KeyError, TypeError):
+            raise _wrong_request(request) from None
         try:
             data = values.encode(request.get("payload"))
         except InvalidValue as error:
@@ -242,7 +252,11 @@ class Engine:
             return await self._trigger_with_options(request, data)
         answer: Answer[bytes | None] = None
         try:
-            answer = handler(data, LOCAL)
+            if values.nesting_exceeds(data, _DEEP):
+                with values.deeper_stack():
+                    answer = handler(data, LOCAL)
+            else:
+                answer = handler(data, LOCAL)
             result = (await answer) if isinstance(answer, asyncio.Future) else answer
         except FunctionError:
             raise
@@ -254,13 +268,17 @@ class Engine:
 
     async def _trigger_with_options(self, request: dict[str, Any], data: bytes) -> Any:
         self._running()
+        if (wrong := _wrong_member(request)) is not None:
+            raise FunctionError("deserialization_error", f"Failed to deserialize the call: {wrong}")
         action = (request.get("action") or {}).get("type")
-        metadata = request.get("metadata")
         timeout_ms = request.get("timeout_ms")
         if action not in (None, "void"):
             raise FunctionError("enqueue_error", f"this engine has no action {action!r}")
         namespace = request.get("namespace") or DEFAULT_NAMESPACE
-        call = Call(data, metadata=None if metadata is None else values.encode(metadata))
+        try:
+            call = Call(data, metadata=_encoded(request.get("metadata")))
+        except InvalidValue as error:
+            raise FunctionError("deserialization_error", f"Failed to deserialize the call: metadata: {error}") from None
         answer: Answer[bytes | None] = None
         limit: asyncio.Timeout | None = None
         try:
@@ -309,17 +327,15 @@ class Engine:
         Raises `FunctionError` (`trigger_registration_failed`) for a config that cannot be used.
         """
         self._running()
-        config = request.get("config")
-        metadata = request.get("metadata")
+        if (wrong := _wrong_member(request, ("type", "function_id"), ("namespace", "id"))) is not None:
+            raise FunctionError(REGISTRATION_FAILED, f"Failed to parse the trigger: {wrong}")
         namespace = request.get("namespace") or DEFAULT_NAMESPACE
-        trigger = Trigger(
-            request.get("id") or str(uuid.uuid4()),
-            request["type"],
-            request["function_id"],
-            None if config is None else values.encode(config),
-            None if metadata is None else values.encode(metadata),
-            namespace,
-        )
+        try:
+            config, metadata = _encoded(request.get("config")), _encoded(request.get("metadata"))
+        except InvalidValue as error:
+            raise FunctionError(REGISTRATION_FAILED, f"Failed to parse trigger config or metadata: {error}") from None
+        trigger_id = request.get("id") or str(uuid.uuid4())
+        trigger = Trigger(trigger_id, request["type"], request["function_id"], config, metadata, namespace)
         answer = self.triggers.register(trigger, self, namespace)
         if isinstance(answer, asyncio.Future):
             try:
@@ -478,6 +494,44 @@ def _interrupts(answer: object) -> bool:
         return False
     task = asyncio.current_task()
     return not answer.done() or (answer.cancelled() and task is not None and task.cancelling() > 0)
+
+
+def _encoded(value: Any) -> bytes | None:
+    return None if value is None else values.encode(value)
+
+
+def _wrong_request(request: Any) -> FunctionError:
+    wrong = _wrong_member(request) if isinstance(request, dict) else "expected a dict"
+    return FunctionError("deserialization_error", f"Failed to deserialize the call: {wrong}")
+
+
+def _wrong_member(
+    request: dict[str, Any], required: tuple[str, ...] = ("function_id",), optional: tuple[str, ...] = ("namespace",)
+) -> str | None:
+    """What is wrong with a call or a trigger, None if nothing is."""
+    for name in (*required, *optional):
+        given = request.get(name)
+        if name in required and name not in request:
+            return f"missing field `{name}`"
+        if not isinstance(given, str) and (given is not None or name in required):
+            return f"{name}: invalid type: {type(given).__name__}, expected a string"
+        if isinstance(given, str) and not given.isascii() and not _is_unicode(given):
+            return f"{name}: a lone surrogate is no Unicode text"
+    action, timeout_ms = request.get("action"), request.get("timeout_ms")
+    if action is not None and not isinstance(action, dict):
+        return f"action: invalid type: {type(action).__name__}, expected a dict"
+    is_number = isinstance(timeout_ms, int | float) and not isinstance(timeout_ms, bool)
+    if timeout_ms is not None and not (is_number and 0 <= timeout_ms <= _MAX_TIMEOUT_MS):
+        return f"timeout_ms: invalid value: {timeout_ms!r}, expected a number of milliseconds"
+    return None
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _log_failure(function_id: str) -> Callable[[asyncio.Future[Any]], None]:
