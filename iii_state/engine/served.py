@@ -44,6 +44,8 @@ class Served:
     def __init__(self, caller: Caller, tell: Callable[[bytes], None]) -> None:
         self._caller = caller
         self._tell = tell
+        self.absent = _not_found
+        """What a call of a function is answered that is not served, or not any more."""
         self._functions: dict[str, _Function] = {}
         self._types: dict[str, _TriggerType] = {}
         self._bound: dict[str, Trigger] = {}
@@ -119,8 +121,7 @@ class Served:
     def _carry_out(self, message: protocol.InvokeFunction, answering: Answering) -> None:
         function = self._functions.get(message.function_id)
         if function is None:
-            error = FunctionError("function_not_found", f"Function {message.function_id} not found")
-            answering.fail(message.invocation_id, values.encode_string(message.function_id), error)
+            answering.fail(message.invocation_id, values.encode_string(message.function_id), self.absent(message.function_id))
             return
         try:
             answer = function.take(message)
@@ -240,6 +241,10 @@ class Served:
             then(self._steps.after(trigger.id, lambda: provider.unregister(trigger, disconnected=disconnected)), _nothing, _logged)
         except Exception as error:
             _logged(error)
+
+
+def _not_found(function_id: str) -> FunctionError:
+    return FunctionError("function_not_found", f"Function {function_id} not found")
 
 
 def _failure(done: asyncio.Future[None]) -> BaseException | None:
