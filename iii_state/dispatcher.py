@@ -171,6 +171,7 @@ class Dispatcher:
         if known is not None:
             known.subscription = subscription
             known.metadata_head = _metadata_head(subscription.metadata)
+            self._adapter.offer(subscription.id, self._is_served(known))
             self.ring(subscription.id)
             return
         function = (subscription.namespace, subscription.function_id)
@@ -184,6 +185,7 @@ class Dispatcher:
         for name in {function, condition} - {None}:
             assert name is not None
             self._by_function.setdefault(name, {})[subscription.id] = consumer
+        self._adapter.offer(subscription.id, self._is_served(consumer))
         self.ring(subscription.id)
 
     def remove(self, subscription_id: str) -> None:
@@ -220,6 +222,7 @@ class Dispatcher:
         self._stopping = True
         consumers = list(self._consumers.values())
         for consumer in consumers:
+            self._adapter.offer(consumer.subscription.id, False)
             self._give_back(consumer)
         try:
             with contextlib.suppress(TimeoutError):
@@ -248,7 +251,9 @@ class Dispatcher:
 
     def _function_changed(self, namespace: str, function_id: str) -> None:
         for consumer in list(self._by_function.get((namespace, function_id), {}).values()):
-            if self._is_served(consumer):
+            served = self._is_served(consumer)
+            self._adapter.offer(consumer.subscription.id, served)
+            if served:
                 consumer.more = True
                 self._schedule(consumer)
             else:

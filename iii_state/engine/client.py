@@ -116,6 +116,9 @@ class Client:
         """What this worker serves."""
         self._triggers: dict[str, bytes] = {}
         self._refused: dict[str, asyncio.Future[None]] = {}
+        self._departing: dict[str, tuple[bytes, bytes]] = {}
+        """What says once more that a trigger was let go, as long as it is not certain that the engine has heard it."""
+        self._confirms = False
         self._token: str | None = None
         self._previous: protocol.Reattach | None = None
         """What tells the engine that the connection before this one is dead."""
@@ -304,6 +307,10 @@ class Client:
         self.max_frame_depth = self._answering.max_frame_depth = protocol.STOCK_FRAME_DEPTH
         self.hears_fates = False
         self.call("engine::workers::register", self._about, ahead=True).add_done_callback(self._introduced)
+        for frames in self._departing.values():  # an engine that lost the connection takes their workers for being away only
+            for frame in frames:
+                socket.send(frame)
+        self._confirm_departures()
         for registration in (*self.served.registrations(), *self._triggers.values()):
             socket.send(registration)
         if self._greet is not None:
@@ -434,9 +441,11 @@ class Client:
         """Wait until the engine has a trigger that was registered just before this. Raises `FunctionError` if it is refused."""
         refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._refused[trigger_id] = refused
+        departing = list(self._departing)
         try:
             # Frames of one connection are handled in order and success is silent, so an answer to anything later is the sign.
             await self.call("engine::triggers::list", b"{}")
+            self._have_departed(departing)
             if refused.done():
                 refused.result()
         finally:
@@ -444,9 +453,34 @@ class Client:
                 del self._refused[trigger_id]
 
     def unregister_trigger(self, trigger_id: str, trigger_type: str) -> None:
-        """Let a trigger go."""
-        if self._triggers.pop(trigger_id, None) is not None:
-            self._tell(protocol.encode(protocol.UnregisterTrigger(trigger_id, trigger_type)))
+        """Let a trigger go. With `reconnects`, the engine hears of it, though there be no connection now."""
+        registration = self._triggers.pop(trigger_id, None)
+        if registration is None:
+            return
+        unregistration = protocol.encode(protocol.UnregisterTrigger(trigger_id, trigger_type))
+        self._tell(unregistration)
+        if self._reconnects:
+            self._departing[trigger_id] = (registration, unregistration)
+            if not self._confirms:
+                self._confirms = True
+                asyncio.get_running_loop().call_soon(self._confirm_departures)
+
+    def _confirm_departures(self) -> None:
+        """See, by the answer to a call behind them, that the engine has heard of the triggers that were let go."""
+        self._confirms = False
+        if self._socket is None or not self._departing:
+            return
+        departing = list(self._departing)
+
+        def confirmed(answer: asyncio.Future[bytes | None]) -> None:
+            if not answer.cancelled() and answer.exception() is None:
+                self._have_departed(departing)
+
+        self.call("engine::triggers::list", b"{}", ahead=True).add_done_callback(confirmed)
+
+    def _have_departed(self, trigger_ids: list[str]) -> None:
+        for trigger_id in trigger_ids:
+            self._departing.pop(trigger_id, None)
 
     def _tell(self, frame: bytes) -> None:
         if self._socket is not None:

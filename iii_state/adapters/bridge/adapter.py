@@ -229,6 +229,9 @@ class BridgeAdapter:
     def subscribe(self, subscription: Subscription) -> Answer[None]:
         return self._feeds.subscribe(subscription)
 
+    def offer(self, subscription_id: str, served: bool) -> None:
+        self._feeds.offer(subscription_id, served)
+
     def unsubscribe(self, subscription_id: str) -> None:
         self._feeds.unsubscribe(subscription_id)
 

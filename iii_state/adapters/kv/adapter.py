@@ -371,6 +371,9 @@ class KvAdapter:
         queue.ring()
         self._record_queue(queue)
 
+    def offer(self, subscription_id: str, served: bool) -> None:
+        pass  # nothing comes that is not taken
+
     def unsubscribe(self, subscription_id: str) -> None:
         queue = self._queues.get(subscription_id)
         if queue is not None:

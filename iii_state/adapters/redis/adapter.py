@@ -376,6 +376,9 @@ class RedisAdapter:
     def subscribe(self, subscription: Subscription) -> Answer[None]:
         return self._subscriptions.subscribe(subscription)
 
+    def offer(self, subscription_id: str, served: bool) -> None:
+        pass  # nothing comes that is not taken
+
     def unsubscribe(self, subscription_id: str) -> Answer[None]:
         return self._subscriptions.unsubscribe(subscription_id)
 
