@@ -11,10 +11,11 @@ along even so, `max_attempts` times, is buried.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -53,6 +54,15 @@ ADAPTER_RETRY_SECONDS = 0.5
 
 WORKER_LOST = "worker_lost"
 """The code of a dead letter whose worker kept going away."""
+
+LOOK_AGAIN_SECONDS = 0.25
+"""How long an event that is to be alone may miss that a worker has come which has nothing to do."""
+
+QUIET_SECONDS = 5.0
+"""So often it is said that acknowledgements cannot be written."""
+
+SETTLE_SECONDS = 3.0
+"""So long, at most, an end waits for acknowledgements to be written: without them the events are delivered again."""
 
 Function = tuple[str, str]
 """Namespace and id."""
@@ -139,12 +149,16 @@ class Dispatcher:
         """Those with suspects."""
         self._kept_waiting: dict[_Consumer, None] = {}
         """Those whose workers are all claimed."""
+        self._look_again: asyncio.TimerHandle | None = None
         self._crashed: dict[Runner | None, list[tuple[_Consumer, Delivery]]] = {}
         """What is still to be told of in the log."""
         self._scheduled = False
         self._stopping = False
         self._paused = False
         self._unsettled = 0
+        self._why_unsettled = ""
+        self._quiet_until = 0.0
+        """Up to here, by the loop's clock, nothing is said of what cannot be written."""
         self._quiet = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         host.watch_functions(self._function_changed)
@@ -157,6 +171,7 @@ class Dispatcher:
         if known is not None:
             known.subscription = subscription
             known.metadata_head = _metadata_head(subscription.metadata)
+            self._adapter.offer(subscription.id, self._is_served(known))
             self.ring(subscription.id)
             return
         function = (subscription.namespace, subscription.function_id)
@@ -170,6 +185,7 @@ class Dispatcher:
         for name in {function, condition} - {None}:
             assert name is not None
             self._by_function.setdefault(name, {})[subscription.id] = consumer
+        self._adapter.offer(subscription.id, self._is_served(consumer))
         self.ring(subscription.id)
 
     def remove(self, subscription_id: str) -> None:
@@ -206,26 +222,28 @@ class Dispatcher:
         self._stopping = True
         consumers = list(self._consumers.values())
         for consumer in consumers:
+            self._adapter.offer(consumer.subscription.id, False)
             self._give_back(consumer)
         try:
-            async with asyncio.timeout(grace_seconds):
-                await self._until_quiet()
-        except TimeoutError:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(grace_seconds):
+                    await self._until(lambda: not any(consumer.running or consumer.done for consumer in self._consumers.values()))
             for consumer in consumers:
                 for attempt in list(consumer.running):
                     self._stop_attempt(consumer, attempt)
                     self._settle(partial(self._adapter.release, [attempt.delivery]))
             try:
-                async with asyncio.timeout(grace_seconds):
-                    await self._until_quiet()
+                async with asyncio.timeout(min(SETTLE_SECONDS, grace_seconds)):
+                    await self._until(lambda: not self._unsettled)
             except TimeoutError:
-                logger.error("%d acknowledgements could not be written before stopping", self._unsettled)
-        for consumer in consumers:
-            if consumer.timer is not None:
-                consumer.timer.cancel()
+                logger.error("%d acknowledgements could not be written before stopping: %s", self._unsettled, self._why_unsettled)
+        finally:
+            for timer in (*(consumer.timer for consumer in consumers), self._look_again):
+                if timer is not None:
+                    timer.cancel()
 
-    async def _until_quiet(self) -> None:
-        while self._unsettled or any(consumer.running or consumer.done for consumer in self._consumers.values()):
+    async def _until(self, holds: Callable[[], bool]) -> None:
+        while not holds():
             self._quiet.clear()
             await self._quiet.wait()
 
@@ -233,7 +251,9 @@ class Dispatcher:
 
     def _function_changed(self, namespace: str, function_id: str) -> None:
         for consumer in list(self._by_function.get((namespace, function_id), {}).values()):
-            if self._is_served(consumer):
+            served = self._is_served(consumer)
+            self._adapter.offer(consumer.subscription.id, served)
+            if served:
                 consumer.more = True
                 self._schedule(consumer)
             else:
@@ -278,8 +298,16 @@ class Dispatcher:
                 self._unblock(consumer.gate)  # it was woken for a place that it did not need
         for gate in list(self._suspicious):  # behind all others: workers get their fill before one is claimed again
             self._try_alone(gate)
+        if self._suspicious and self._look_again is None and not self._stopping:
+            self._look_again = self._loop.call_later(LOOK_AGAIN_SECONDS, self._workers_may_have_changed)
         if self._stopping:
             self._quiet.set()
+
+    def _workers_may_have_changed(self) -> None:
+        """Suspects wait for workers to have nothing to do: one that has come meanwhile may be the first that has not."""
+        self._look_again = None
+        if self._suspicious and not self._scheduled:
+            self._run()
 
     def _pump(self, consumer: _Consumer) -> None:
         if self._stopping or self._paused or not consumer.hosted:
@@ -421,7 +449,7 @@ class Dispatcher:
     def _claim(self, gate: _Gate, consumer: _Consumer) -> tuple[Runner | None, Runner | None] | None:
         """Claim the workers on which its next suspect is to run, of condition and handler; None if others have claimed them.
 
-        Those claimed already are kept, and those that have least to do are preferred.
+        One that has nothing to do is preferred, then one that is claimed already, then one that has least to do.
         """
         chosen: dict[Function, Runner] = {}
         for namespace, name in self._functions(consumer):
@@ -429,7 +457,7 @@ class Dispatcher:
             free = [runner for runner in runners if self._claims.get(runner, gate) is gate]
             if free:
                 own = (*chosen.values(), *gate.claim)
-                chosen[namespace, name] = min(free, key=lambda runner: (runner not in own, self._load.get(runner, 0)))
+                chosen[namespace, name] = min(free, key=lambda runner: self._preference(runner, own))
             elif runners:
                 self._let_go(gate)
                 return None
@@ -439,6 +467,10 @@ class Dispatcher:
             gate.claim = claim
             self._claims.update(dict.fromkeys(claim, gate))
         return None if consumer.condition is None else chosen.get(consumer.condition), chosen.get(consumer.function)
+
+    def _preference(self, runner: Runner, own: Container[Runner]) -> tuple[bool, bool, int]:
+        load = self._load.get(runner, 0)
+        return load > 0, runner not in own, load
 
     def _let_go(self, gate: _Gate) -> None:
         """Claim no worker any more: those that were kept waiting go on."""
@@ -721,7 +753,10 @@ class Dispatcher:
         answer.add_done_callback(settled)
 
     def _settle_later(self, ask: Callable[[], Answer[T]], answered: Callable[[T], None] | None, error: BaseException) -> None:
-        logger.error("%s; asking again in %s s", error, ADAPTER_RETRY_SECONDS)
+        self._why_unsettled = str(error)
+        if not self._stopping and self._loop.time() >= self._quiet_until:
+            self._quiet_until = self._loop.time() + QUIET_SECONDS
+            logger.error("%s; asking again every %s s", error, ADAPTER_RETRY_SECONDS)
         self._unsettled += 1
 
         def again() -> None:

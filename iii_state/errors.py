@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+MAX_VALUE_BYTES = 16 * 1024 * 1024
+"""The largest value that is stored whatever is configured: a reply with old and new has to fit into a frame."""
+
+MAX_MESSAGE, MAX_STACKTRACE, MAX_CODE = 8192, 16384, 200
+"""Characters of an error that are kept, logged and answered."""
+
+_ABOUT_THE_CUT = 64
+"""What is said of a cut may stand behind the limit: a text is cut once, by whoever comes first."""
+
+
+def bounded(text: str, limit: int = MAX_MESSAGE) -> str:
+    """A text of an error, cut where it is longer than that, and saying so."""
+    return text if len(text) <= limit + _ABOUT_THE_CUT else f"{text[:limit]}… (cut: {len(text)} characters)"
+
 
 class FunctionError(Exception):
     """A call of a function failed, with the code and the message that travel over the wire.
 
     `code` is a stable word (`deserialization_error`, `VALUE_TOO_LARGE`, `invocation_failed`, `function_not_found`, …),
     `message` is for people. `stacktrace` is the text a worker sent along, if it did. `final` says of an event's handler that the
-    event is not to be delivered to it again.
+    event is not to be delivered to it again. Texts are `bounded`.
     """
 
     def __init__(self, code: str, message: str, stacktrace: str | None = None, *, final: bool = False) -> None:
+        code, message = bounded(code, MAX_CODE), bounded(message)
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message
-        self.stacktrace = stacktrace
+        self.stacktrace = None if stacktrace is None else bounded(stacktrace, MAX_STACKTRACE)
         self.final = final
 
 
@@ -29,6 +44,8 @@ def words(error: BaseException) -> str:
 
 def too_large(size: int, limit: int) -> FunctionError:
     """The error of a value, or the result of an update, that has `size` bytes (compact) where `limit` are allowed."""
+    if limit >= MAX_VALUE_BYTES:
+        return FunctionError("VALUE_TOO_LARGE", f"value of {size} bytes exceeds the limit of {limit} bytes for any value")
     return FunctionError("VALUE_TOO_LARGE", f"value of {size} bytes exceeds the configured max_value_bytes limit of {limit}")
 
 

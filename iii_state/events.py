@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from iii_state import values
+from iii_state.errors import MAX_CODE, MAX_MESSAGE, bounded
 
 EventType = Literal["state:created", "state:updated", "state:deleted"]
 FOREVER = "forever"
@@ -135,8 +136,8 @@ class Failure:
     message: str
 
     def __str__(self) -> str:
-        """Text that can be encoded: an exception's own may hold lone surrogates."""
-        return f"{self.code}: {self.message}".encode(errors="replace").decode()
+        """Text that can be encoded, and is not too long: an exception's own may hold lone surrogates, and megabytes."""
+        return bounded(f"{self.code}: {self.message}", MAX_CODE + MAX_MESSAGE).encode(errors="replace").decode()
 
 
 @dataclass(slots=True)

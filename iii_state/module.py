@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Literal, NoReturn
 
@@ -24,6 +24,7 @@ from iii_state.ops import InvalidOp, OpRequest, compile_text
 from iii_state.requests import describe, read, refusal, within
 from iii_state.sessions import MAX_NUMBER, OpenRequest, SessionError, check_session, parse_request
 from iii_state.snapshots import EntriesRequest, Snapshots
+from iii_state.stopping import Stopping, in_turn
 from iii_state.values import Json
 
 logger = logging.getLogger(__name__)
@@ -147,14 +148,33 @@ class StateModule:
         self._triggers: dict[str, dict[str, None]] = {}
         """Subscription id → ids of the triggers that are registered here for it."""
         self._limit = 0
+        self._has_started = False
+        self._stopping = Stopping(self._stop)
         self._apply_live_settings()
 
     async def start(self, host: Host) -> None:
-        """Open the store, and register the functions and the trigger type."""
+        """Open the store, and register the functions and the trigger type. When that fails, nothing is left open.
+
+        Raises `ConfigError` for a module that has been started before: it is for one engine, and does not come back.
+        """
+        if self._has_started:
+            raise ConfigError("this state module has been started before, and cannot be used again: make another one")
         dispatcher = Dispatcher(host, self.adapter, self._settings.dispatch)
-        await self.adapter.start(dispatcher.ring)
-        self._dispatcher = dispatcher
-        self._apply_live_settings()
+        self._has_started = True
+        try:
+            await self.adapter.start(dispatcher.ring)
+        except BaseException:
+            self._has_started = False
+            raise
+        try:
+            self._dispatcher = dispatcher
+            self._apply_live_settings()
+            self._register_with(host)
+        except BaseException:
+            await self.stop()
+            raise
+
+    def _register_with(self, host: Host) -> None:
         about = {"retry_safe": self.adapter.store is not None, "store": self.adapter.store}
         for function_id, handler, description in (
             ("state::set", self._set, "Set a value at a scope and a key"),
@@ -179,12 +199,19 @@ class StateModule:
         host.register_trigger_type("state", self, description="State trigger: a function runs after every change")
 
     async def stop(self) -> None:
-        """Let running handlers finish (bounded), give the rest back, and close the store."""
-        if self._dispatcher is not None:
-            dispatcher, self._dispatcher = self._dispatcher, None
-            await dispatcher.stop(STOP_SECONDS)
-            self._snapshots.close()
-            await self.adapter.stop()
+        """Let running handlers finish (bounded), give the rest back, and close the store. It happens once (`stopping.Stopping`)."""
+        if self._has_started:
+            await self._stopping()
+
+    async def _stop(self) -> None:
+        dispatcher, self._dispatcher = self._dispatcher, None
+        steps: list[Callable[[], Awaitable[None]]] = [self._close_snapshots, self.adapter.stop]
+        if dispatcher is not None:
+            steps.insert(0, partial(dispatcher.stop, STOP_SECONDS))
+        await in_turn(*steps)
+
+    async def _close_snapshots(self) -> None:
+        self._snapshots.close()
 
     async def health(self) -> str | None:
         """None when the store answers, else why not."""

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta, Raw
 
 from iii_state import values
-from iii_state.errors import FunctionError, StoreError
+from iii_state.errors import MAX_CODE, MAX_MESSAGE, FunctionError, StoreError, bounded
 from iii_state.events import DeadLetter, QueueStats
 from iii_state.host import Answer, Caller, Handler, Host, answered, then
 from iii_state.requests import read
@@ -21,6 +21,8 @@ T = TypeVar("T")
 MAX_SHOWN = 1000
 """The most dead letters of one answer."""
 
+MAX_SHOWN_BYTES = 32 * 1024 * 1024
+"""The most bytes of one answer, but for a single dead letter: more may not fit into a frame."""
 
 Awaited: TypeAlias = Answer[T] | Coroutine[Any, Any, T]
 
@@ -83,7 +85,15 @@ class Operations:
         request = read(f"iii-state::{name}", data, DeadRequest)
 
         def shown(letters: Sequence[DeadLetter]) -> bytes:
-            return values.encode({"dead": list(map(row, letters[: request.limit])), "total": len(letters)})
+            rows: list[Raw] = []
+            size = 0
+            for letter in letters[: request.limit]:
+                text = values.encode(row(letter))
+                size += len(text) + 1
+                if rows and size > MAX_SHOWN_BYTES:
+                    break
+                rows.append(Raw(text))
+            return values.encode({"dead": rows, "total": len(letters)})
 
         return then(self._chosen(request), shown)
 
@@ -150,6 +160,6 @@ def _letter_row(letter: DeadLetter) -> dict[str, Any]:
         "key": letter.event.key,
         "event_type": letter.event.event_type,
         "attempts": letter.attempts,
-        "error": letter.error,
+        "error": bounded(letter.error, MAX_CODE + MAX_MESSAGE),
         "buried_at_ms": letter.buried_at_ms,
     }

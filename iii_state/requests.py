@@ -46,7 +46,7 @@ def describe(data: bytes, expected: type[msgspec.Struct], error: Exception) -> s
     except RecursionError:
         return f"nesting deeper than {values.MAX_DEPTH} levels"
     except (msgspec.MsgspecError, UnicodeError) as undecodable:
-        return str(undecodable)
+        return values.fault(data, undecodable)
     return _mismatch(given, expected, "") or str(error)
 
 

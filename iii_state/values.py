@@ -9,16 +9,20 @@ A value is JSON text from the socket to the store and back (design: "Values are 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any
 
 import msgspec
 from msgspec import Raw
 
+from iii_state.errors import MAX_VALUE_BYTES as MAX_VALUE_BYTES
 from iii_state.errors import InvalidValue
 
 Json = bytes | Raw
@@ -26,9 +30,6 @@ Json = bytes | Raw
 
 MAX_DEPTH = 512
 """The deepest nesting that is stored (a scalar is 0, `[]` and `{}` are 1)."""
-
-MAX_VALUE_BYTES = 16 * 1024 * 1024
-"""The largest value that is stored whatever is configured: a reply with old and new has to fit into a frame."""
 
 FRAME_START = b"{\t\n"
 
@@ -45,6 +46,7 @@ _LONG_EXPONENT = b"0e000"
 _MANY_DIGITS = b"0" * 200
 _NO_BRACKET_NOR_QUOTE = bytes(byte for byte in range(256) if byte not in b'[]{}"')
 _QUOTED = re.compile(rb'"[^"]*"')
+_ROOM = 2 * MAX_DEPTH + 200
 _ROUND = bytes.maketrans(b"{}", b"[]")
 
 
@@ -66,18 +68,26 @@ _heads = _Heads()
 def encode(value: Any) -> bytes:
     """JSON text of a Python object: dict, list, tuple, str, int of any size, finite float, bool, None (and what msgspec encodes).
 
-    Raises `InvalidValue` for NaN, infinities, lone surrogates, objects that are no JSON, and nesting that cannot be walked.
+    Raises `InvalidValue` for NaN, infinities (also as keys), lone surrogates, objects that are no JSON, and too deep nesting.
     """
     try:
-        text = _encoder.encode(value)
-        if text.find(b"null") >= 0:  # also what msgspec makes of NaN
-            _refuse_non_finite(value)
+        try:
+            return _encode(value)
+        except RecursionError:  # it may be the caller's stack that is deep
+            with deeper_stack():
+                return _encode(value)
     except RecursionError:
         raise InvalidValue(f"nesting deeper than {MAX_DEPTH} levels") from None
     except UnicodeEncodeError:
         raise InvalidValue("a string holds a lone surrogate, which is no Unicode text") from None
     except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as error:
         raise InvalidValue(str(error)) from None
+
+
+def _encode(value: Any) -> bytes:
+    text = _encoder.encode(value)
+    if text.find(b"null") >= 0 or text.find(b'nan":') >= 0 or text.find(b'inf":') >= 0:  # what msgspec makes of NaN and infinities
+        _refuse_non_finite(value)
     return text
 
 
@@ -86,16 +96,56 @@ def _refuse_non_finite(value: Any) -> None:
         if not math.isfinite(value):
             raise ValueError(f"{value} is no JSON value")
     elif isinstance(value, dict):
-        for member in value.values():
+        for key, member in value.items():
+            _refuse_non_finite(key)
             _refuse_non_finite(member)
     elif isinstance(value, list | tuple | set | frozenset):
         for item in value:
             _refuse_non_finite(item)
+    elif (names := _member_names(value)) is not None:
+        for name in names:
+            _refuse_non_finite(getattr(value, name, None))
+
+
+def _member_names(value: Any) -> list[str] | None:
+    """The members of an object of a class that msgspec takes for a JSON object."""
+    if isinstance(value, msgspec.Struct):
+        return list(value.__struct_fields__)
+    if dataclasses.is_dataclass(value):
+        return [field.name for field in dataclasses.fields(value)]
+    attributes = getattr(type(value), "__attrs_attrs__", None)
+    return None if attributes is None else [attribute.name for attribute in attributes]
 
 
 def decode(text: Json) -> Any:
     """The Python object of a JSON text: integers of any size stay integers, `1.0` stays a float."""
-    return _any.decode(text)
+    try:
+        return _any.decode(text)
+    except RecursionError:
+        with deeper_stack():
+            return _any.decode(text)
+
+
+@contextmanager
+def deeper_stack() -> Iterator[None]:
+    """Room for a value of the deepest nesting, whatever the depth of the stack that is there: for code that does not wait."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(limit + _ROOM)
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+def fault(text: bytes, error: Exception) -> str:
+    """Why a text is no JSON, in words. Where a string ends in half a surrogate pair, msgspec says that the input was truncated."""
+    try:
+        json.dumps(json.loads(text), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return "a string holds a lone surrogate, which is no Unicode text"
+    except (ValueError, RecursionError):
+        pass
+    return str(error)
 
 
 def encode_string(text: str) -> bytes:

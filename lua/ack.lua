@@ -21,7 +21,7 @@ for number = 1, deliveries do
 end
 local held = redis.call('HMGET', KEYS[3], unpack(fields))
 for number = 1, deliveries do
-  if tonumber(held[number + 3] or 0) > 1 then
+  if held[number + 3] ~= '1' then
     redis.call('LLEN', KEYS[3 + number])
   end
 end

@@ -11,8 +11,8 @@ if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then
   return 0
 end
 redis.call('XLEN', KEYS[3])
-local version = redis.call('INCR', KEYS[2])
-redis.call('XADD', KEYS[3], 'MAXLEN', 1000, string.format('%d-0', version), ARGV[1], ARGV[3])
+local version_key, log_key, changes = KEYS[2], KEYS[3], {ARGV[1], ARGV[3]}
+--- @include "raise"
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
 redis.call('PUBLISH', KEYS[1], '')
 return 1

@@ -1,12 +1,13 @@
 --[[
 Gives an engine the scopes in which a deadline may be over. For a moment no other engine gets them; if this one dies, they do.
 
-KEYS  1 earliest deadline of each scope (sorted set)
+KEYS  1 earliest deadline of each scope (sorted set)   2 clock (hash)
 ARGV  1 most scopes   2 milliseconds
 
 Reply: an array of the scopes and what stood there in turn, and the milliseconds until the next one is due (-1 if there is none)
 ]]
 
+local clock = KEYS[2]
 --- @include "now"
 local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'WITHSCORES', 'LIMIT', 0, ARGV[1])
 for at = 1, #due, 2 do

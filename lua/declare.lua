@@ -19,14 +19,15 @@ for setting = 2, #ARGV, 2 do
   end
 end
 redis.call('XLEN', KEYS[3])
-local version = redis.call('GET', KEYS[2]) or '0'
+local known = redis.call('GET', KEYS[2]) or '0'
 if changes[1] then
   if redis.call('EXISTS', KEYS[4]) == 1 then
     return {'HOLD'}
   end
-  version = string.format('%d', redis.call('INCR', KEYS[2]))
-  redis.call('XADD', KEYS[3], 'MAXLEN', 1000, version .. '-0', unpack(changes))
+  local version_key, log_key = KEYS[2], KEYS[3]
+  --- @include "raise"
+  known = version
   redis.call('HSET', KEYS[1], unpack(changes))
   redis.call('PUBLISH', KEYS[1], '')
 end
-return {'DECLARED', version, ARGV[1] ~= '' and redis.call('XRANGE', KEYS[3], '(' .. ARGV[1], '+', 'COUNT', 1000) or {}}
+return {'DECLARED', known, ARGV[1] ~= '' and redis.call('XRANGE', KEYS[3], '(' .. ARGV[1], '+', 'COUNT', 1000) or {}}

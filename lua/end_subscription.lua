@@ -3,6 +3,7 @@ Ends a subscription for good, unless an engine hosts it: no event is queued for 
 removed by clear.lua.
 
 KEYS  1 routes (hash)   2 routes version   3 routes log (stream)   4 hold   5 orphans (sorted set)   6 subscription (hash)
+      7 clock (hash)
 ARGV  1 engine that lets it go, '' for one whose retention may be over   2 queue
 
 Reply: a word
@@ -20,6 +21,7 @@ if not fields[1] then
   redis.call('ZREM', KEYS[5], ARGV[2])
   return 'GONE'
 end
+local clock = KEYS[7]
 --- @include "now"
 local own, ending, hosted = 'at:' .. ARGV[1], false, false
 for _, field in ipairs(fields) do
@@ -40,8 +42,8 @@ redis.call('XLEN', KEYS[3])
 redis.call('GET', KEYS[2])
 
 if redis.call('HDEL', KEYS[1], ARGV[2]) == 1 then
-  local version = redis.call('INCR', KEYS[2])
-  redis.call('XADD', KEYS[3], 'MAXLEN', 1000, string.format('%d-0', version), ARGV[2], '')
+  local version_key, log_key, changes = KEYS[2], KEYS[3], {ARGV[2], ''}
+  --- @include "raise"
 end
 redis.call('HDEL', KEYS[6], own)
 redis.call('HSET', KEYS[6], 'ending', '1')

@@ -1,7 +1,7 @@
 --[[
 Reads a scope at one instant, if it is small enough for that.
 
-KEYS  1 values of the scope (hash)   2 deadlines of its keys (sorted set), where it has any
+KEYS  1 values of the scope (hash)   2 deadlines of its keys (sorted set)   3 clock (hash); the last two where it has any
 ARGV  1 most values   2 most bytes of keys and values
 
 Reply: keys and values in turn (a key may come twice), without those whose deadline is over, or nil for a larger scope
@@ -22,5 +22,6 @@ repeat
     return false
   end
 until cursor == '0'
+local clock = KEYS[3]
 --- @include "unexpired"
 return found

@@ -1,19 +1,29 @@
 --[[
-Says that an engine lives.
+Says that an engine lives, and keeps the time of the fleet.
 
-KEYS  1 engines (hash)   2 heartbeat (string)
-ARGV  1 engine   2 milliseconds to live   3 what people know the engine by
+KEYS  1 engines (hash)   2 heartbeat (string)   3 clock (hash; lib/now.lua)
+ARGV  1 engine   2 milliseconds to live   3 what people know the engine by   4 what stands among the engines from now on: it has to
+      be another each time, so that others see by their own clocks whether the heart beats   5 the time of the fleet, as the engine
+      has it by its own clock since the last time, '' where it has none   6 milliseconds within which the next heartbeat of some
+      engine comes
 
-Reply: a word
-  OK         it counts as alive for so long
+Reply, an array that begins with a word:
+  OK now     it counts as alive for so long; the time of the fleet
   FENCED     it has been declared dead: it has to begin afresh, under another id
 ]]
 
 if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then
-  return 'FENCED'
+  return {'FENCED'}
 end
--- When memory is full, hearts have to beat on: PEXPIRE needs none.
+-- When memory is full, hearts have to beat on: PEXPIRE needs none, and no write of a script is refused after its first one.
 if redis.call('PEXPIRE', KEYS[2], ARGV[2]) == 0 then
   redis.call('SET', KEYS[2], ARGV[3], 'PX', ARGV[2])
 end
-return 'OK'
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[4])
+local clock = KEYS[3]
+--- @include "now"
+if ARGV[5] ~= '' and (not known[3] or redis_now < known[2] - 1000 or redis_now > tonumber(known[3])) then
+  now = tonumber(ARGV[5])
+end
+redis.call('HSET', clock, 'offset', now - redis_now, 'last', redis_now, 'until', redis_now + ARGV[6])
+return {'OK', now}

@@ -3,12 +3,13 @@ Makes an engine one of the engines. What all of them have to agree on is decided
 fields whose names begin with a colon.
 
 KEYS  1 routes (hash)   2 routes version   3 routes log (stream)   4 engines (hash)   5 format   6 heartbeat of the engine
-      then the heartbeats of the other engines
+      7 clock (hash)   8 orphans (sorted set)   then the heartbeats of the other engines
 ARGV  1 engine   2 milliseconds to live   3 version of the layout   4 whether foreign writes are watched, `1` or `0`
-      5 what people know the engine by   then the other engines
+      5 what people know the engine by   6 what stands among the engines   7 milliseconds within which the next heartbeat of
+      some engine comes   then the other engines
 
 Reply, an array that begins with a word:
-  OK                 it is one of the engines
+  OK now             it is one of the engines; the time of the fleet
   OTHERS             the others are not those that were given: nothing changed, read them and call again
   DISAGREE engine    this one lives, and watches foreign writes where the caller does not, or does not where the caller does:
                      nothing changed
@@ -18,21 +19,26 @@ is that first version; `:foreign_writes` is there where they are watched: the ge
 they are complete.
 ]]
 
+local clock = KEYS[7]
 --- @include "now"
 local version = redis.call('GET', KEYS[2])
 local watched = redis.call('HGET', KEYS[1], ':foreign_writes')
 redis.call('XLEN', KEYS[3])
+local others_live = false
+for number = 9, #KEYS do
+  others_live = others_live or redis.call('EXISTS', KEYS[number]) == 1
+end
 local changes = (ARGV[4] == '1') ~= (watched and true or false)
 if changes then
-  local others = #KEYS - 6
+  local others = #KEYS - 8
   if redis.call('HLEN', KEYS[4]) - redis.call('HEXISTS', KEYS[4], ARGV[1]) ~= others then
     return {'OTHERS'}
   end
   for number = 1, others do
-    if redis.call('HEXISTS', KEYS[4], ARGV[5 + number]) == 0 then
+    if redis.call('HEXISTS', KEYS[4], ARGV[7 + number]) == 0 then
       return {'OTHERS'}
-    elseif redis.call('EXISTS', KEYS[6 + number]) == 1 then
-      return {'DISAGREE', ARGV[5 + number]}
+    elseif redis.call('EXISTS', KEYS[8 + number]) == 1 then
+      return {'DISAGREE', ARGV[7 + number]}
     end
   end
 end
@@ -45,18 +51,29 @@ if not version then
 end
 if changes then
   local text = ''
-  version = string.format('%d', redis.call('INCR', KEYS[2]))
   if ARGV[4] == '1' then
-    text = version .. ' filling'
+    text = string.format('%d filling', time[1] * 1000000 + time[2])
     redis.call('HSET', KEYS[1], ':foreign_writes', text)
   else
     redis.call('HDEL', KEYS[1], ':foreign_writes')
   end
-  redis.call('XADD', KEYS[3], 'MAXLEN', 1000, version .. '-0', ':foreign_writes', text)
-end
-if changes then
+  local version_key, log_key, changes = KEYS[2], KEYS[3], {':foreign_writes', text}
+  --- @include "raise"
   redis.call('PUBLISH', KEYS[1], '')
 end
 redis.call('SET', KEYS[6], ARGV[5], 'PX', ARGV[2])
-redis.call('HSET', KEYS[4], ARGV[1], now)
-return {'OK'}
+redis.call('HSET', KEYS[4], ARGV[1], ARGV[6])
+
+-- Where nobody has lived for a while, nobody can tell a clock that was set from time that has passed. It counts as passed, but
+-- no queue ends for that: each waits for as long as it had still to wait.
+local away = known[3] and redis_now - known[2] or 0
+if not others_live and away > 0 and now ~= redis_now + known[1] then
+  now = redis_now + known[1]
+  for _, queue in ipairs(redis.call('ZRANGEBYSCORE', KEYS[8], '(0', '+inf')) do
+    redis.call('ZINCRBY', KEYS[8], away, queue)
+  end
+end
+if not others_live then
+  redis.call('HSET', clock, 'offset', now - redis_now, 'last', redis_now, 'until', redis_now + ARGV[7])
+end
+return {'OK', now}

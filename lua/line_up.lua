@@ -3,11 +3,13 @@ Puts a worker into the line of those that serve this store to engines, or says t
 time is out of it, and a line that nobody stands in any more is gone.
 
 KEYS  1 line (hash: worker -> its number and until when it counts, in milliseconds; '#' -> the last number)
+      2 clock (hash)
 ARGV  1 worker   2 milliseconds for which it counts; 0 takes it out
 
 Reply: the workers before it
 ]]
 
+local clock = KEYS[2]
 --- @include "now"
 local own
 local longest = tonumber(ARGV[2])

@@ -30,11 +30,11 @@ for _, words in ipairs({
   {'HSET', 'x', '1'}, {'HGET', 'x'}, {'HGETALL'}, {'HMGET', 'x'}, {'HLEN'}, {'HSCAN', '0'}, {'HDEL', 'x'}, {'DEL'},
   {'SADD', 'x'}, {'SISMEMBER', 'x'}, {'SCARD'}, {'SSCAN', '0'}, {'SREM', 'x'}, {'DEL'},
   {'RPUSH', 'x'}, {'LLEN'}, {'LPOP'}, {'DEL'},
-  {'XADD', '*', 'x', '1'}, {'XLEN'}, {'XRANGE', '-', '+'}, {'XDEL', '1-1'}, {'XACK', 'x', '1-1'}, {'DEL'},
+  {'XADD', '*', 'x', '1'}, {'XLEN'}, {'XRANGE', '-', '+'}, {'XREVRANGE', '+', '-'}, {'XDEL', '1-1'}, {'XACK', 'x', '1-1'}, {'DEL'},
   {'ZADD', '1', 'x'}, {'ZCARD'}, {'ZSCORE', 'x'}, {'ZRANGEBYSCORE', '1', '1'}, {'ZRANGE', '0', '0'}, {'ZCOUNT', '1', '1'},
   {'ZMSCORE', 'x'}, {'ZREM', 'x'}, {'DEL'},
-  {'HINCRBY', 'x', '1'}, {'HKEYS'}, {'HEXISTS', 'x'}, {'DEL'},
-  {'SET', '1'}, {'GET'}, {'INCR'}, {'PEXPIRE', '1'}, {'PUBLISH', 'x'}, {'DEL'},
+  {'HINCRBY', 'x', '1'}, {'HSETNX', 'x', '1'}, {'HKEYS'}, {'HEXISTS', 'x'}, {'DEL'},
+  {'SET', '1'}, {'GET'}, {'INCR'}, {'PEXPIRE', '1'}, {'PTTL'}, {'TYPE'}, {'RENAME', KEYS[2]}, {'PUBLISH', 'x'}, {'DEL'},
 }) do
   try(words[1], KEYS[2], unpack(words, 2))
 end

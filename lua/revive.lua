@@ -20,8 +20,12 @@ if redis.call('HEXISTS', KEYS[2], 'settings') == 0 or redis.call('HEXISTS', KEYS
   return {'GONE'}
 end
 local event = letter[2]
-local held = redis.call('HMGET', KEYS[3], ARGV[3], 'entries', 'bytes')
+local held = redis.call('HMGET', KEYS[3], ARGV[3], 'entries', 'bytes', 'doubt')
 local outstanding, entries, bytes = tonumber(held[1] or 0), tonumber(held[2] or 0), tonumber(held[3] or 0)
+if outstanding == 0 and (held[4] or not held[2] and redis.call('XLEN', KEYS[1]) > 0) then -- in doubt, see lib/room.lua
+  outstanding = 1 + math.floor(redis.call('LLEN', KEYS[4]) / 6)
+  entries = entries + outstanding
+end
 local size = #event[4] + #event[6] + #event[10] + #event[12]
 if entries >= tonumber(ARGV[4]) then
   return {'FULL', 'max_queue_length'}

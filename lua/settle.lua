@@ -3,13 +3,15 @@ Says when a scope that was claimed has to be looked at again. One that has had n
 routes, so that its mutations do not look for any.
 
 KEYS  1 earliest deadline of each scope (sorted set)   2 deadlines of the scope (sorted set)
-      3 routes (hash)   4 routes version   5 routes log (stream)   6 hold
+      3 routes (hash)   4 routes version   5 routes log (stream)   6 hold   7 clock (hash)   8 values of the scope (hash)
 ARGV  1 scope   2 name of its fact among the routes   3 milliseconds before which not to look again, 0 where all that was due went
-      4 '1' where it had no deadlines when it was looked at last   5 milliseconds to wait where it has none
+      4 '1' where it had no deadlines when it was looked at last   5 milliseconds to wait where it has none   6 the same where it
+      has no values either
 
 Reply: 1 where the routes have changed, else 0
 ]]
 
+local clock = KEYS[7]
 --- @include "now"
 local earliest = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')[2]
 if earliest then
@@ -17,15 +19,15 @@ if earliest then
   return 0
 end
 if ARGV[4] ~= '1' or redis.call('EXISTS', KEYS[6]) == 1 then
-  redis.call('ZADD', KEYS[1], now + ARGV[5] + 0.5, ARGV[1]) -- the half tells the next one that there were none
+  redis.call('ZADD', KEYS[1], now + ARGV[redis.call('EXISTS', KEYS[8]) == 1 and 5 or 6] + 0.5, ARGV[1]) -- the half tells the next one that there were none
   return 0
 end
 redis.call('XLEN', KEYS[5])
 redis.call('GET', KEYS[4])
 redis.call('ZREM', KEYS[1], ARGV[1])
 if redis.call('HDEL', KEYS[3], ARGV[2]) == 1 then
-  local version = redis.call('INCR', KEYS[4])
-  redis.call('XADD', KEYS[5], 'MAXLEN', 1000, string.format('%d-0', version), ARGV[2], '')
+  local version_key, log_key, changes = KEYS[4], KEYS[5], {ARGV[2], ''}
+  --- @include "raise"
   redis.call('PUBLISH', KEYS[3], '')
 end
 return 1

@@ -29,8 +29,7 @@ end
 
 -- Reads first: what changes, and that every key is what it should be.
 local subscriptions = (#KEYS - 7) / 2
-local version = tonumber(redis.call('GET', KEYS[2]) or 0)
-local before = version
+local before = tonumber(redis.call('GET', KEYS[2]) or 0)
 redis.call('XLEN', KEYS[3])
 redis.call('SCARD', KEYS[6])
 redis.call('ZCARD', KEYS[7])
@@ -48,7 +47,7 @@ for number = 1, subscriptions do
 end
 
 for number = 1, subscriptions do
-  local made = redis.pcall('XGROUP', 'CREATE', KEYS[7 + 2 * number], 'engines', '0', 'MKSTREAM')
+  local made = redis.pcall('XGROUP', 'CREATE', KEYS[7 + 2 * number], 'engines', '$', 'MKSTREAM')
   if made.err and not string.find(tostring(made.err), 'BUSYGROUP', 1, true) then
     return made
   end
@@ -62,13 +61,9 @@ for number = 1, subscriptions do
   redis.call('ZREM', KEYS[7], ARGV[4 * number - 2])
 end
 if changes[1] then
-  if version == 0 then
-    local time = redis.call('TIME')
-    redis.call('SET', KEYS[2], string.format('%d%06d', time[1], time[2]))
-  end
-  version = redis.call('INCR', KEYS[2])
-  local id = string.format('%d-0', version)
-  redis.call('XADD', KEYS[3], 'MAXLEN', 1000, id, unpack(changes))
+  local version_key, log_key = KEYS[2], KEYS[3]
+  --- @include "raise"
   redis.call('HSET', KEYS[1], unpack(changes))
+  return {'OK', tonumber(version), before}
 end
-return {'OK', version, before}
+return {'OK', before, before}

@@ -17,4 +17,5 @@ if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 0 then
 end
 local want = tonumber(ARGV[2])
 --- @include "take"
-return {'OK', taken, taken[1] and tonumber(redis.call('HGET', KEYS[3], 'fence') or 0) or 0}
+local fence = taken[1] and redis.pcall('HGET', KEYS[3], 'fence') -- what has been taken is told, whatever has become of `busy`
+return {'OK', taken, tonumber(type(fence) == 'string' and fence or 0)}

@@ -3,7 +3,7 @@ Makes what is pending at a fenced engine in one queue ready again, for whoever t
 more. The queue's fence grows, so that handlers can tell what the dead engine may still send.
 
 KEYS  1 stream of the queue   2 engines (hash)   3 busy (hash)   4 subscription (hash)   5 orphans (sorted set)
-      6 queues of the engine (set)
+      6 queues of the engine (set)   7 clock (hash)
 ARGV  1 engine   2 queue   3 most entries
 
 Reply, an array that begins with a word:
@@ -16,8 +16,9 @@ if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1 then
 end
 local released, done = 0, 1
 redis.call('ZCARD', KEYS[5])
-if redis.call('HEXISTS', KEYS[4], 'settings') == 1 and redis.call('EXISTS', KEYS[1]) == 1 then
-  local pending = redis.call('XPENDING', KEYS[1], 'engines', '-', '+', ARGV[3], ARGV[1])
+local engine, queue, subscription, orphans = ARGV[1], ARGV[2], KEYS[4], KEYS[5]
+local pending = redis.pcall('XPENDING', KEYS[1], 'engines', '-', '+', ARGV[3], ARGV[1]) -- an error where there is no such queue
+if not pending.err then
   for _, entry in ipairs(pending) do
     local id = entry[1]
     --- @include "give_back"
@@ -30,8 +31,8 @@ if redis.call('HEXISTS', KEYS[4], 'settings') == 1 and redis.call('EXISTS', KEYS
     return {'OK', released, 0}
   end
   redis.call('XGROUP', 'DELCONSUMER', KEYS[1], 'engines', ARGV[1])
-  local engine, queue, subscription, orphans = ARGV[1], ARGV[2], KEYS[4], KEYS[5]
-  --- @include "leave"
 end
+local clock = KEYS[7]
+--- @include "leave"
 redis.call('SREM', KEYS[6], ARGV[2])
 return {'OK', released, 1}

@@ -4,7 +4,8 @@ Applies a list of update ops to a value, atomically with the events of the write
 KEYS  1 values of the scope (hash)   2 scopes (set)   3 session (hash)   4 routes version (string)   5 routes log (stream)
       then of each queue that wants the event: stream, busy (hash), wait (list of the lane)
       then, where foreign writes are watched, or the scope has deadlines: shadow of the scope (hash), channel of the marks, deadlines
-      of its keys (sorted set), the earliest of each scope (sorted set); the routes version in the place of what is not there
+      of its keys (sorted set), the earliest of each scope (sorted set), clock (hash); the routes version in the place of what is not
+      there
 ARGV  1 epoch   2 slot   3 sequence number   4 routes version   5 scope   6 key
       then, where there are queues: lane, write id, and of each queue: most entries, most bytes
       then, where the scope has deadlines: milliseconds until the new one, `keep` for the one there was

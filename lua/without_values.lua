@@ -1,12 +1,13 @@
 --[[
 Tells of which scopes all values are over: they are there still, but are not seen any more.
 
-KEYS  of each scope: values (hash), deadlines of its keys (sorted set)
+KEYS  of each scope: values (hash), deadlines of its keys (sorted set); then clock (hash)
 ARGV  each scope, in the same order
 
 Reply: those scopes
 ]]
 
+local clock = KEYS[#KEYS]
 --- @include "now"
 local over = {}
 for number = 1, #ARGV do

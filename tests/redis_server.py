@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from functools import cache
 from typing import cast
 
@@ -27,13 +29,14 @@ with TcpFakeServer(("127.0.0.1", int(sys.argv[1])), server_type="redis", server_
 
 
 class RedisServer:
-    """A server on a port of its own, with its data in a folder of its own. `options` are those of redis-server.
+    """A server on a port of its own, with its data in a folder of its own. `options` are those of redis-server; `environment` is
+    added to that of the tests.
 
     Raises:
         TimeoutError: when it does not answer in time.
     """
 
-    def __init__(self, *options: str, fake: bool = False) -> None:
+    def __init__(self, *options: str, fake: bool = False, environment: Mapping[str, str] | None = None) -> None:
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}"
         self._folder = tempfile.mkdtemp(prefix="iii-redis-")
@@ -43,13 +46,14 @@ class RedisServer:
         else:
             self._command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self._folder, "--save", ""]
         self._command += options
+        self._environment = {**os.environ, **(environment or {})}
         self.client = redis.Redis(port=self.port, protocol=2, socket_timeout=10)
         self.process: subprocess.Popen[bytes]
         self.start()
 
     def start(self) -> None:
         """Start it again, on the data it had; returns when it answers."""
-        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=self._environment)
         give_up = time.monotonic() + START_SECONDS
         while True:
             try:

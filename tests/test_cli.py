@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +17,7 @@ import uvloop
 
 from iii_state.cli.state import request
 from iii_state.engine.client import Client
-from tests.processes import EngineProcess, Lines, running_engine
+from tests.processes import EngineProcess, Lines, free_port, running_engine
 
 
 @pytest.fixture(scope="module")
@@ -154,19 +156,34 @@ def test_watch_prints_events_until_it_is_interrupted(engine: EngineProcess) -> N
     assert process.stderr.read() == ""
 
 
-def test_watch_says_when_the_engine_goes_away() -> None:
-    with running_engine() as engine:
+def test_watch_waits_for_an_engine_that_goes_away_and_says_so() -> None:
+    port = free_port()
+    with contextlib.ExitStack() as stack:
+        engine = stack.enter_context(running_engine(port=port))
         command = [sys.executable, "-m", "iii_state", "watch", "--url", engine.url]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        stack.callback(process.kill)
         assert process.stdout is not None
-        lines = Lines(process.stdout)
-        for _ in range(100):
-            iii_state("set", "s", "k", "1", url=engine.url)
-            if lines.text():
-                break
-    assert process.wait(10) == 1
-    assert process.stderr is not None
-    assert process.stderr.read().startswith(f"Error: the connection to {engine.url} was lost")
+        assert process.stderr is not None
+        events, said = Lines(process.stdout), Lines(process.stderr)
+
+        def write_until(words: str) -> None:
+            for _ in range(100):
+                iii_state("set", "s", "k", f'"{words}"', url=engine.url)
+                if words in events.text():
+                    return
+            raise AssertionError(f"no event {words}")
+
+        write_until("first")
+        engine.kill()
+        said.wait_for(re.compile(f"the connection to {engine.url} was lost; waiting"), 10)
+        stack.enter_context(running_engine(port=port))
+        said.wait_for(re.compile("watching again; what changed meanwhile is not shown"), 10)
+        write_until("second")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+        said.join()
+        assert len(said.text().splitlines()) == 2
 
 
 def test_serve_says_what_it_cannot_do(tmp_path: Path) -> None:
@@ -243,6 +260,16 @@ def test_a_negative_number_is_a_value(engine: EngineProcess) -> None:
     done = iii_state("set", "negative", "k", "-5", url=engine.url)
     assert (done.returncode, done.stdout) == (0, '{"old_value":null,"new_value":-5}\n'), done
     assert "-5" not in iii_state("set", "negative", "k", "1", "-5", url=engine.url).stdout
+
+
+def test_what_looks_like_an_option_is_one_or_stands_behind_two_dashes(engine: EngineProcess) -> None:
+    for arguments in (("--ttl_ms=5", "5"), ("-x", "5"), ("k", "--ttl_ms=5", "5")):
+        done = iii_state("set", "dashes", *arguments, url=engine.url)
+        assert (done.returncode, done.stdout) == (2, ""), done
+        assert "behind --" in done.stderr
+    assert iii_state("set", "dashes", "--ttl-ms=60000", "k", "5", url=engine.url).returncode == 0
+    assert iii_state("set", "dashes", "--", "--ttl_ms=5", "5", url=engine.url).returncode == 0
+    assert iii_state("keys", "dashes", url=engine.url).stdout == "k\n--ttl_ms=5\n"
 
 
 def test_watch_ends_when_nobody_reads_it_any_more(engine: EngineProcess) -> None:

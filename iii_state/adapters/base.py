@@ -147,6 +147,13 @@ class Adapter(Protocol):
         """
         ...
 
+    def offer(self, subscription_id: str, served: bool) -> None:
+        """Whether function and condition of a subscription that is hosted here are there; said at first and on every change.
+
+        Where events come by themselves, they are to come only while they are: another engine may have both.
+        """
+        ...
+
     def unsubscribe(self, subscription_id: str) -> Answer[None]:
         """Stop hosting, for good: unless another engine hosts it, the queue goes at once with all it holds."""
         ...

@@ -15,6 +15,7 @@ from iii_state.engine.client import Client, ConnectionLost, Rejected
 from iii_state.errors import FunctionError, StoreError
 from iii_state.host import DEFAULT_NAMESPACE, answered
 from iii_state.module import StateModule
+from iii_state.stopping import in_turn
 
 logger = logging.getLogger(__name__)
 
@@ -84,11 +85,15 @@ class Attachment:
             await _first_of(serving, presence, stop)
         finally:
             self._stopping = True
-            self._host.retire()  # another one can take over while handlers that run here may finish
-            self._step_out()
-            await self._module.stop()
-            if self._client is not None:
-                await self._client.__aexit__()
+            await in_turn(self._retire, self._module.stop, self._close_client)
+
+    async def _retire(self) -> None:
+        self._host.retire()  # another one can take over while handlers that run here may finish
+        self._step_out()
+
+    async def _close_client(self) -> None:
+        if self._client is not None:
+            await self._client.__aexit__()
 
     # --- connections
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Any
 
 import click
 
@@ -12,15 +13,30 @@ from iii_state.cli.lua_load import lua_load
 from iii_state.cli.operate import dead, triggers
 from iii_state.cli.serve import serve
 from iii_state.cli.state import delete, entries, get, groups, keys, list_values, set_value, update, watch
+from iii_state.cli.terminal import OneLine, discard_output
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class Commands(click.Group):
+    """The commands. Output that cannot be written, to a full disk say, is one line on standard error, and exit code 1."""
+
+    def main(self, *arguments: Any, **named: Any) -> Any:
+        try:
+            return super().main(*arguments, **named)
+        except OSError as error:
+            discard_output()
+            click.echo(f"Error: the output cannot be written: {error.strerror or error}", err=True)
+            sys.exit(1)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="iii-state", prog_name="iii-state")
 @click.option("-v", "--verbose", count=True, help="Log more; twice for everything.")
 def main(verbose: int) -> None:
     """State for iii engines: JSON values at a scope and a key, and functions that run when they change."""
     level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(OneLine("%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S"))
+    logging.basicConfig(level=level, handlers=[handler])
 
 
 for command in (serve, attach, get, set_value, update, delete, list_values, keys, entries, groups, watch, triggers, dead, lua_load):

@@ -14,7 +14,16 @@ import uvloop
 
 from iii_state.attach import Attachment, Refused
 from iii_state.cli.state import url_option
-from iii_state.cli.store import DEFAULT_PORTS, Load, bridge_leads_to, collect_less, configured, reloading, store_options
+from iii_state.cli.store import (
+    DEFAULT_PORTS,
+    Load,
+    bridge_leads_to,
+    collect_less,
+    configured,
+    reloading,
+    stopped_by_signals,
+    store_options,
+)
 from iii_state.errors import ConfigError, StoreError
 from iii_state.module import StateModule
 
@@ -40,7 +49,7 @@ def attach(
 
     Prints a line on standard error when it serves (`attached to …`), and when another one of the same store does (`standby at …`):
     then it waits, and takes over when that one goes. It waits for an engine that is not there, too. SIGTERM and Ctrl-C stop it
-    cleanly, SIGHUP applies `triggers_enabled` and `max_value_bytes` of the --config anew.
+    cleanly (a second one at once), SIGHUP applies `triggers_enabled` and `max_value_bytes` of the --config anew.
     """
     if _ID.fullmatch(prefix) is None or prefix.split("::")[0] == "engine":
         raise click.BadParameter("it has to be words joined by ::, such as shared::state, and not engine's", param_hint="--prefix")
@@ -70,15 +79,8 @@ def _refuse_own_engine(config: dict[str, Any], url: str) -> None:
 
 async def _attach(load: Load, config: dict[str, Any], url: str, prefix: str, name: str) -> None:
     loop = asyncio.get_running_loop()
-    stopped = asyncio.Event()
+    stopped = stopped_by_signals()
     module = StateModule(config)
-
-    def stop() -> None:
-        stopped.set()
-        loop.remove_signal_handler(signal.SIGINT)  # a second Ctrl-C stops at once
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
     loop.add_signal_handler(signal.SIGHUP, reloading(module, load))
     collect_less()
     await Attachment(module, url, prefix=prefix, name=name, say=lambda words: click.echo(words, err=True)).run(stopped)

@@ -10,6 +10,7 @@ import click
 from iii_state.adapters.redis.address import Address
 from iii_state.adapters.redis.scripts import Script, ScriptError, names, script
 from iii_state.adapters.redis.wire import Wire, explain, open_wire
+from iii_state.cli.terminal import check_output
 from iii_state.config import RedisSettings
 from iii_state.errors import ConfigError, StoreError
 
@@ -37,6 +38,7 @@ def lua_load(urls: tuple[str, ...], check: bool, as_json: bool) -> None:
     \b
     iii-state lua-load --redis-url redis://node-1:6379 --redis-url redis://node-2:6379
     """
+    check_output()
     try:
         scripts = [script(name) for name in names()]
     except ScriptError as error:

@@ -13,7 +13,8 @@ from click.core import ParameterSource
 
 from iii_state import values
 from iii_state.adapters.redis.inspection import inspection
-from iii_state.cli.state import is_terminal, request, run, show, url_option
+from iii_state.cli.state import request, run, url_option
+from iii_state.cli.terminal import exact_name, is_terminal, name, print_line, show
 from iii_state.config import RedisSettings
 from iii_state.engine.client import Client
 from iii_state.host import LOCAL, answered
@@ -80,7 +81,7 @@ def triggers(url: str, redis_url: str | None, prefix: str, as_json: bool) -> Non
             "nobody wants any events",
         )
 
-    run(action())
+    run(action)
 
 
 @click.group()
@@ -121,7 +122,7 @@ def dead_list(function_id: str | None, limit: int, url: str, redis_url: str | No
         if found["total"] > len(rows):
             click.secho(f"{found['total'] - len(rows)} more; --limit shows up to {MAX_SHOWN}", dim=True, err=True)
 
-    run(action())
+    run(action)
 
 
 @dead.command("show")
@@ -143,7 +144,7 @@ def dead_show(
         for letter in msgspec.json.decode(values.members(answer or b"{}")["dead"], type=list[msgspec.Raw]):
             show(letter, as_json)
 
-    run(action())
+    run(action)
 
 
 @dead.command("retry")
@@ -158,7 +159,7 @@ def dead_retry(function_id: str, letter_id: str | None, url: str, redis_url: str
             answer = await ask("iii-state::dead_retry", request(function_id=function_id, id=letter_id))
         _print_count(answer, as_json, "retried", "delivered again")
 
-    run(action())
+    run(action)
 
 
 @dead.command("drop")
@@ -176,11 +177,11 @@ def dead_drop(
             if is_terminal() and not yes:
                 found = await ask("iii-state::dead_list", request(function_id=function_id, id=letter_id, limit=1))
                 count = values.decode(found or b"{}")["total"]
-                click.confirm(f"Drop {count} dead letters of {function_id}?", abort=True)
+                click.confirm(f"Drop {count} dead letters of {name(function_id)}?", abort=True)
             answer = await ask("iii-state::dead_drop", request(function_id=function_id, id=letter_id))
         _print_count(answer, as_json, "dropped", "dropped")
 
-    run(action())
+    run(action)
 
 
 def _print_count(answer: bytes | None, as_json: bool, member: str, word: str) -> None:
@@ -212,10 +213,10 @@ def _age(since_ms: int) -> str:
 
 def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]], empty: str) -> None:
     """Columns on a terminal, tab-separated lines with a head in a pipe."""
-    cells = [[cell if cell.isprintable() and cell else values.encode(cell).decode() for cell in row] for row in rows]
+    cells = [[name(cell) if is_terminal() else exact_name(cell) for cell in row] for row in rows]
     if not is_terminal():
         for row in (head, *cells):
-            click.echo("\t".join(row))
+            print_line("\t".join(row))
         return
     if not cells:
         click.secho(empty, dim=True)

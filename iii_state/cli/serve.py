@@ -10,7 +10,7 @@ from typing import Any, Literal
 import click
 import uvloop
 
-from iii_state.cli.store import Load, bridge_leads_to, collect_less, configured, reloading, store_options
+from iii_state.cli.store import Load, bridge_leads_to, collect_less, configured, reloading, stopped_by_signals, store_options
 from iii_state.engine import Engine
 from iii_state.errors import ConfigError, StoreError
 from iii_state.module import StateModule
@@ -44,8 +44,8 @@ def serve(
 ) -> None:
     """Run an engine: workers connect to ws://HOST:PORT.
 
-    Prints one line, `listening on ws://HOST:PORT`, on standard error when it is ready. SIGTERM and Ctrl-C stop it cleanly, SIGHUP
-    applies `triggers_enabled` and `max_value_bytes` of the --config anew.
+    Prints one line, `listening on ws://HOST:PORT`, on standard error when it is ready. SIGTERM and Ctrl-C stop it cleanly (a second
+    one at once), SIGHUP applies `triggers_enabled` and `max_value_bytes` of the --config anew.
     """
 
     if no_state and any((config_path, adapter, file_path, redis_url, bridge_url)):
@@ -74,10 +74,8 @@ def _refuse_own_address(config: dict[str, Any], host: str, port: int) -> None:
 
 async def _serve(load: Load | None, config: dict[str, Any] | None, host: str, port: int, duplicates: Duplicates) -> None:
     loop = asyncio.get_running_loop()
-    stopped = asyncio.Event()
+    stopped = stopped_by_signals()
     module = None if config is None else StateModule(config)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
     async with Engine(duplicates=duplicates) as engine:
         if module is not None and load is not None:
             await engine.add_module(module)
@@ -87,4 +85,3 @@ async def _serve(load: Load | None, config: dict[str, Any] | None, host: str, po
         collect_less()
         click.echo(f"listening on ws://{shown}:{address[1]}", err=True)
         await stopped.wait()
-        loop.remove_signal_handler(signal.SIGINT)  # a second Ctrl-C stops at once

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
 import os
+import re
 import signal
 import sys
 import uuid
 from collections.abc import Awaitable, Callable
 from datetime import datetime
+from difflib import get_close_matches
+from itertools import takewhile
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -17,9 +20,10 @@ import click
 import msgspec
 
 from iii_state import values
+from iii_state.cli.terminal import check_output, exact_name, is_terminal, name, print_line, printable, show
 from iii_state.engine.client import Client, ConnectionLost, Rejected
-from iii_state.errors import ConfigError, FunctionError, StoreError
-from iii_state.host import Caller
+from iii_state.errors import ConfigError, FunctionError, InvalidValue, StoreError
+from iii_state.host import Caller, Handler
 from iii_state.values import Json
 
 C = TypeVar("C", bound=Callable[..., Any])
@@ -67,50 +71,44 @@ def ttl_option(command: C) -> C:
 
 def json_text(name: str, text: str) -> bytes:
     """An argument that is JSON text, or `-` for standard input; checked here, so that a slip of the pen gets a good message."""
-    given = sys.stdin.buffer.read() if text == "-" else text.encode("utf-8", "surrogateescape")
+    given = _standard_input(name) if text == "-" else text.encode("utf-8", "surrogateescape")
     try:
         given.decode("utf-8")
         msgspec.json.decode(given)
     except RecursionError:
         raise click.BadParameter(f"nests deeper than {values.MAX_DEPTH} levels", param_hint=name) from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        why = str(error) if isinstance(error, UnicodeDecodeError) else values.fault(given, error)
         shown = given if len(given) <= 60 else given[:57] + b"..."
         hint = f""" A string needs quotes of its own: '"{text}"'.""" if text.replace("_", "").replace("-", "").isalnum() else ""
-        raise click.BadParameter(f"{shown.decode(errors='replace')!r} is no JSON: {error}.{hint}", param_hint=name) from None
+        raise click.BadParameter(f"{shown.decode(errors='replace')!r} is no JSON: {why}.{hint}", param_hint=name) from None
     return given
 
 
-def run(action: Awaitable[None]) -> None:
+def _standard_input(name: str) -> bytes:
+    if sys.stdin is None:
+        raise click.BadParameter("standard input is closed", param_hint=name)
+    try:
+        return sys.stdin.buffer.read()
+    except OSError as error:
+        raise click.BadParameter(f"standard input cannot be read: {error.strerror}", param_hint=name) from None
+
+
+def run(action: Callable[[], Awaitable[None]]) -> None:
     """Run a command; what goes wrong is one line on standard error, and exit code 1."""
 
     async def main() -> None:
-        await action
+        await action()
 
+    check_output()
     try:
         asyncio.run(main())
     except FunctionError as error:
-        raise click.ClickException(f"{error.code}: {error.message}") from None
-    except (ConfigError, ConnectionLost, Rejected, StoreError) as error:
-        raise click.ClickException(str(error)) from None
+        raise click.ClickException(printable(f"{error.code}: {error.message}")) from None
+    except (ConfigError, ConnectionLost, InvalidValue, Rejected, StoreError) as error:
+        raise click.ClickException(printable(str(error))) from None
     except BrokenPipeError:
         sys.stderr.close()  # whoever read the output has gone; nothing is left to say
-
-
-def is_terminal() -> bool:
-    """Whether a person reads the output."""
-    return sys.stdout.isatty()
-
-
-def show(text: Json | None, as_json: bool) -> None:
-    """Print a value: a line of compact JSON in a pipe, indented and coloured on a terminal."""
-    text = b"null" if text is None else bytes(text)
-    if as_json or not is_terminal():
-        click.echo(msgspec.json.format(text, indent=-1))
-        return
-    from rich.console import Console
-    from rich.syntax import Syntax
-
-    Console().print(Syntax(msgspec.json.format(text, indent=2).decode(), "json", background_color="default", word_wrap=True))
 
 
 def request(**fields: Any) -> bytes:
@@ -140,12 +138,32 @@ def get(scope: str, key: str, url: str, as_json: bool) -> None:
             value = await client.call("state::get", request(scope=scope, key=key))
         show(value, as_json)
         if value is None and is_terminal():
-            click.secho(f"(nothing is stored at {scope} {key})", dim=True, err=True)
+            click.secho(f"(nothing is stored at {name(scope)} {name(key)})", dim=True, err=True)
 
-    run(action())
+    run(action)
 
 
-@click.command("set", context_settings={"ignore_unknown_options": True})  # a VALUE may be -5
+class _TakesNumbers(click.Command):
+    """A command whose arguments may be negative numbers. Whatever else begins with a dash is an option, or stands behind `--`."""
+
+    def parse_args(self, context: click.Context, arguments: list[str]) -> list[str]:
+        known = {name for option in self.get_params(context) if isinstance(option, click.Option) for name in option.opts}
+        for argument in takewhile(lambda argument: argument != "--", arguments):
+            option = argument.partition("=")[0]
+            if _OPTION.match(argument) and option not in known:
+                raise click.NoSuchOption(
+                    option,
+                    f"No such option: {option}; an argument that begins with a dash stands behind --.",
+                    get_close_matches(option, known),
+                    context,
+                )
+        return super().parse_args(context, arguments)
+
+
+_OPTION = re.compile(r"-[^\d]")
+
+
+@click.command("set", cls=_TakesNumbers, context_settings={"ignore_unknown_options": True})  # a VALUE may be -5
 @click.argument("scope")
 @click.argument("key")
 @click.argument("value")
@@ -163,7 +181,7 @@ def set_value(scope: str, key: str, value: str, ttl_ms: int | None, url: str, as
         async with Client(url) as client:
             show(await client.call("state::set", request(scope=scope, key=key, value=text, ttl_ms=ttl_ms)), as_json)
 
-    run(action())
+    run(action)
 
 
 @click.command()
@@ -188,11 +206,11 @@ def update(scope: str, key: str, ops: str, ttl_ms: int | None, url: str, as_json
         show(answer, as_json)
         errors = values.decode(answer or b"{}").get("errors", [])
         for error in errors:
-            click.secho(f"op {error['op_index']}: {error['code']}: {error['message']}", fg="red", err=True)
+            click.secho(printable(f"op {error['op_index']}: {error['code']}: {error['message']}"), fg="red", err=True)
         if errors:
             raise SystemExit(1)
 
-    run(action())
+    run(action)
 
 
 @click.command()
@@ -206,7 +224,7 @@ def delete(scope: str, key: str, url: str, as_json: bool) -> None:
         async with Client(url) as client:
             show(await client.call("state::delete", request(scope=scope, key=key)), as_json)
 
-    run(action())
+    run(action)
 
 
 @click.command("list")
@@ -224,7 +242,7 @@ def list_values(scope: str, url: str, as_json: bool) -> None:
         for value in msgspec.json.decode(answer or b"[]", type=list[msgspec.Raw]):
             show(value, as_json)
 
-    run(action())
+    run(action)
 
 
 @click.command()
@@ -241,7 +259,7 @@ def keys(scope: str, url: str, as_json: bool) -> None:
             return
         _print_names(values.decode(answer or b"{}").get("keys", []))
 
-    run(action())
+    run(action)
 
 
 @click.command()
@@ -264,7 +282,7 @@ def entries(scope: str, url: str, as_json: bool) -> None:
                 if cursor is None:
                     break
 
-    run(action())
+    run(action)
 
 
 class _Page(msgspec.Struct):
@@ -288,12 +306,12 @@ def groups(url: str, as_json: bool) -> None:
             return
         _print_names(values.decode(answer or b"{}").get("groups", []))
 
-    run(action())
+    run(action)
 
 
 def _print_names(names: list[str]) -> None:
-    for name in names:
-        click.echo(name if name.isprintable() and name else json.dumps(name))
+    for each in names:
+        print_line(name(each) if is_terminal() else exact_name(each))
 
 
 @click.command()
@@ -301,7 +319,10 @@ def _print_names(names: list[str]) -> None:
 @click.argument("key", required=False)
 @engine_options
 def watch(scope: str | None, key: str | None, url: str, as_json: bool) -> None:
-    """Print changes as they happen, until Ctrl-C: all of them, or those of SCOPE, or of SCOPE and KEY."""
+    """Print changes as they happen, until Ctrl-C: all of them, or those of SCOPE, or of SCOPE and KEY.
+
+    When the engine goes away, it is waited for, and so is said on standard error; what changes meanwhile is not shown.
+    """
 
     stop = asyncio.Event()
 
@@ -314,26 +335,55 @@ def watch(scope: str | None, key: str | None, url: str, as_json: bool) -> None:
         except BrokenPipeError:  # whoever read the output has gone
             stop.set()
 
+    what = "everything" if scope is None else name(scope) if key is None else f"{name(scope)} {name(key)}"
+    config = msgspec.json.decode(request(scope=scope, key=key, retention_ms=0, concurrency=1))
+
     async def action() -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
         function_id = f"iii-state::watch::{uuid.uuid4()}"
         async with Client(url, name=f"iii-state-watch:{os.getpid()}") as client:
-            client.served.register_function(function_id, show_event)
-            await client.register_trigger("state", function_id, {"scope": scope, "key": key, "retention_ms": 0, "concurrency": 1})
-            if is_terminal():
-                click.secho(f"watching {scope or 'everything'}{f' {key}' if key else ''} at {url}; Ctrl-C ends", dim=True, err=True)
-            stopped = asyncio.create_task(stop.wait())
-            lost = asyncio.create_task(client.closed())
-            try:
-                await asyncio.wait({stopped, lost}, return_when=asyncio.FIRST_COMPLETED)
-                if not stopped.done():
-                    await lost
-            finally:
-                stopped.cancel()
-                lost.cancel()
-                await asyncio.gather(stopped, lost, return_exceptions=True)
+            await _watch(client, function_id, show_event, config, stop, f"watching {what} at {url}; Ctrl-C ends" * is_terminal())
+        while not stop.is_set():
+            click.echo(f"the connection to {url} was lost; waiting for the engine to come back", err=True)
+            await _come_back(url, function_id, show_event, config, stop)
 
-    run(action())
+    run(action)
+
+
+PAUSE_SECONDS = 0.5
+"""Between two looks for an engine that has gone away."""
+
+
+async def _watch(
+    client: Client, function_id: str, show_event: Handler, config: dict[str, Any], stop: asyncio.Event, words: str
+) -> None:
+    """Show the events of a connection until it is over, or `stop`."""
+    client.served.register_function(function_id, show_event)
+    stopped = asyncio.create_task(stop.wait())
+    lost = asyncio.create_task(client.closed())
+    try:
+        await client.register_trigger("state", function_id, config)
+        if words:
+            click.secho(words, dim=True, err=True)
+        await asyncio.wait({stopped, lost}, return_when=asyncio.FIRST_COMPLETED)
+    except ConnectionLost:
+        pass
+    finally:
+        stopped.cancel()
+        lost.cancel()
+        await asyncio.gather(stopped, lost, return_exceptions=True)
+
+
+async def _come_back(url: str, function_id: str, show_event: Handler, config: dict[str, Any], stop: asyncio.Event) -> None:
+    """Look for the engine until it is there or `stop`; then watch on, until that connection is over."""
+    while not stop.is_set():
+        try:
+            async with Client(url, name=f"iii-state-watch:{os.getpid()}") as client:
+                await _watch(client, function_id, show_event, config, stop, "watching again; what changed meanwhile is not shown")
+                return
+        except ConnectionLost:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), PAUSE_SECONDS)
 
 
 def _without_caller(event: Json) -> bytes:
@@ -347,10 +397,10 @@ def _event_line(event: dict[str, Any]) -> str:
     old, new = (_short(event[name]) for name in ("old_value", "new_value"))
     change = {"created": new, "deleted": old}.get(kind, f"{old} → {new}")
     time = click.style(f"{datetime.now():%H:%M:%S}", dim=True)
-    place = click.style(f"{event['scope']} {event['key']}", bold=True)
+    place = click.style(f"{name(event['scope'])} {name(event['key'])}", bold=True)
     return f"{time} {click.style(f'{kind:<8}', fg=colour)} {place}  {change}"
 
 
 def _short(value: Any) -> str:
     text = values.encode(value).decode()
-    return text if len(text) <= 100 else f"{text[:97]}…"
+    return printable(text if len(text) <= 100 else f"{text[:97]}…")

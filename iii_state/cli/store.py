@@ -1,9 +1,11 @@
-"""What the commands that run a state module have in common: where values are stored, reloading, the garbage collector."""
+"""What the commands that run a state module have in common: where values are stored, signals, the garbage collector."""
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -61,6 +63,22 @@ def reloading(module: StateModule, load: Load) -> Callable[[], None]:
             logger.error("the configuration is as it was: %s", error)
 
     return reload
+
+
+def stopped_by_signals() -> asyncio.Event:
+    """Set by SIGTERM or Ctrl-C, for a clean stop; another one of either ends the process at once."""
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+
+    def stop() -> None:
+        stopped.set()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    return stopped
 
 
 _OPTIONS = {"kv": "--file-path", "redis": "--redis-url", "bridge": "--bridge-url"}

@@ -27,6 +27,7 @@ from iii_state.engine.served import Served
 from iii_state.engine.websocket import NORMAL, WebSocket
 from iii_state.errors import FunctionError, NotCarriedOut
 from iii_state.host import DEFAULT_NAMESPACE, Caller
+from iii_state.stopping import Stopping, in_turn
 from iii_state.values import Json
 
 log = logging.getLogger(__name__)
@@ -115,6 +116,9 @@ class Client:
         """What this worker serves."""
         self._triggers: dict[str, bytes] = {}
         self._refused: dict[str, asyncio.Future[None]] = {}
+        self._departing: dict[str, tuple[bytes, bytes]] = {}
+        """What says once more that a trigger was let go, as long as it is not certain that the engine has heard it."""
+        self._confirms = False
         self._token: str | None = None
         self._previous: protocol.Reattach | None = None
         """What tells the engine that the connection before this one is dead."""
@@ -124,6 +128,7 @@ class Client:
         self._waiting: deque[tuple[str, bytes]] = deque()
         self._why_lost = ConnectionLost(f"there is no connection to {url} yet")
         self._over: asyncio.Future[None] | None = None
+        self._stopping = Stopping(self._stop)
         self._tasks: list[asyncio.Task[None]] = []
         self._take: dict[type[Any], Callable[[Any], None]] = {
             protocol.InvocationResult: self._take_result,
@@ -143,6 +148,8 @@ class Client:
     # --- life
 
     async def __aenter__(self) -> Self:
+        if self._over is not None:
+            raise RuntimeError("a client is entered once: make another one")
         loop = asyncio.get_running_loop()
         self._pending = PendingCalls(loop, self.call_seconds)
         self._over = loop.create_future()
@@ -161,12 +168,23 @@ class Client:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self._stopping()
+
+    async def _stop(self) -> None:
+        await in_turn(self._stop_tasks, self._session.close)
+
+    async def _stop_tasks(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._over is not None and self._over.done() and not self._over.cancelled():
+        assert self._over is not None
+        self._why_lost = ConnectionLost(f"this client of {self.url} has been closed")
+        self._waiting.clear()
+        self._pending.fail(lambda: ConnectionLost(str(self._why_lost)))
+        if not self._over.done():
+            self._over.set_exception(self._why_lost)
+        if not self._over.cancelled():
             self._over.exception()  # has been said to whoever asked
-        await self._session.close()
 
     @property
     def is_connected(self) -> bool:
@@ -289,6 +307,10 @@ class Client:
         self.max_frame_depth = self._answering.max_frame_depth = protocol.STOCK_FRAME_DEPTH
         self.hears_fates = False
         self.call("engine::workers::register", self._about, ahead=True).add_done_callback(self._introduced)
+        for frames in self._departing.values():  # an engine that lost the connection takes their workers for being away only
+            for frame in frames:
+                socket.send(frame)
+        self._confirm_departures()
         for registration in (*self.served.registrations(), *self._triggers.values()):
             socket.send(registration)
         if self._greet is not None:
@@ -332,6 +354,8 @@ class Client:
         It fails with `FunctionError`: the engine's, with its code, or `TIMEOUT` after `call_seconds`; or with `ConnectionLost`.
         `ahead` passes by what waits, for calls of `greet`.
         """
+        if self._over is None:
+            raise RuntimeError(f"there is no connection to {self.url} yet: use the client inside `async with`")
         prefix, numbers = self._ids
         invocation_id = f"{prefix}{next(numbers):012x}"
         future = self._pending.add(invocation_id)
@@ -417,9 +441,11 @@ class Client:
         """Wait until the engine has a trigger that was registered just before this. Raises `FunctionError` if it is refused."""
         refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._refused[trigger_id] = refused
+        departing = list(self._departing)
         try:
             # Frames of one connection are handled in order and success is silent, so an answer to anything later is the sign.
             await self.call("engine::triggers::list", b"{}")
+            self._have_departed(departing)
             if refused.done():
                 refused.result()
         finally:
@@ -427,9 +453,34 @@ class Client:
                 del self._refused[trigger_id]
 
     def unregister_trigger(self, trigger_id: str, trigger_type: str) -> None:
-        """Let a trigger go."""
-        if self._triggers.pop(trigger_id, None) is not None:
-            self._tell(protocol.encode(protocol.UnregisterTrigger(trigger_id, trigger_type)))
+        """Let a trigger go. With `reconnects`, the engine hears of it, though there be no connection now."""
+        registration = self._triggers.pop(trigger_id, None)
+        if registration is None:
+            return
+        unregistration = protocol.encode(protocol.UnregisterTrigger(trigger_id, trigger_type))
+        self._tell(unregistration)
+        if self._reconnects:
+            self._departing[trigger_id] = (registration, unregistration)
+            if not self._confirms:
+                self._confirms = True
+                asyncio.get_running_loop().call_soon(self._confirm_departures)
+
+    def _confirm_departures(self) -> None:
+        """See, by the answer to a call behind them, that the engine has heard of the triggers that were let go."""
+        self._confirms = False
+        if self._socket is None or not self._departing:
+            return
+        departing = list(self._departing)
+
+        def confirmed(answer: asyncio.Future[bytes | None]) -> None:
+            if not answer.cancelled() and answer.exception() is None:
+                self._have_departed(departing)
+
+        self.call("engine::triggers::list", b"{}", ahead=True).add_done_callback(confirmed)
+
+    def _have_departed(self, trigger_ids: list[str]) -> None:
+        for trigger_id in trigger_ids:
+            self._departing.pop(trigger_id, None)
 
     def _tell(self, frame: bytes) -> None:
         if self._socket is not None:
@@ -456,14 +507,15 @@ class Client:
 
     def _refuse(self, frame: bytes | bytearray, error: Exception) -> None:
         refused = unusable.read(frame)
-        reason = f"the frame could not be read: {unusable.reason(error)}"
+        why = unusable.reason(error, frame)
+        reason = f"the frame could not be read: {why}"
         if refused.is_result and refused.invocation_id is not None:
             future = self._pending.take(refused.invocation_id)
             if future is not None:
                 future.set_exception(FunctionError("invocation_error", reason))
         elif refused.invocation_text is not None and self._answering is not None:
             self._answering.refuse(refused.invocation_text, refused.function_text, FunctionError("deserialization_error", reason))
-        quiet.warning("%s sent a frame that cannot be used: %s", self.url, unusable.reason(error))
+        quiet.warning("%s sent a frame that cannot be used: %s", self.url, why)
 
     def _take_result(self, message: protocol.InvocationResult) -> None:
         error = None

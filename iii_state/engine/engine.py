@@ -14,15 +14,22 @@ from iii_state.engine.introspection import ChangeTriggers, Introspection
 from iii_state.engine.python_function import PythonCallable, PythonFunction, PythonTasks
 from iii_state.engine.registry import Call, Details, Function, Functions, contained
 from iii_state.engine.server import Server
+from iii_state.engine.steps import REGISTRATION_FAILED
 from iii_state.engine.triggers import Triggers, TriggerType, registration_error
 from iii_state.engine.workers import Workers
-from iii_state.errors import FunctionError, InvalidValue, NotCarriedOut, own
+from iii_state.errors import ConfigError, FunctionError, InvalidValue, NotCarriedOut, own
 from iii_state.host import DEFAULT_NAMESPACE, LOCAL, Answer, Handler, Module, Runner, Trigger, TriggerProvider, answered, then
+from iii_state.stopping import Stopping, in_turn
 
 log = logging.getLogger(__name__)
 
 _SWEEP_SECONDS = 1
 _HEALTH_SECONDS = 5
+_FUNCTIONS_SECONDS = 10
+_MODULE_SECONDS = 30
+_MAX_TIMEOUT_MS = 10**13
+_DEEP = 100
+"""A payload that nests deeper gets a stack that has room for it, however deep the caller's is."""
 
 
 class Engine:
@@ -48,14 +55,19 @@ class Engine:
         self.workers = Workers(self.functions, self.triggers, call_timeout)
         self._call_timeout = call_timeout
         self._modules: list[tuple[Module, ModuleHost]] = []
+        self._starting: list[Module] = []
         self._own: dict[tuple[str, str], PythonFunction] = {}
         self._background: set[asyncio.Task[Any]] = set()
         self._find = self.functions.get_default
         self._server: Server | None = None
+        self._tasks: PythonTasks | None = None
+        self._stopping = Stopping(self._stop)
 
     # --- life
 
     async def __aenter__(self) -> Self:
+        if self._server is not None:
+            raise RuntimeError("an engine runs once: make another one")
         self._loop = asyncio.get_running_loop()
         self._tasks = PythonTasks(self._loop, self._call_timeout)
         self._server = Server(self.workers, self.health)
@@ -70,19 +82,63 @@ class Engine:
         await self.stop()
 
     async def stop(self) -> None:
-        """Take no more connections, stop the modules in reverse order, then let the workers go (1012) and end what runs."""
-        await self.server.stop_listening()
+        """Take no more connections, stop the modules in reverse order, then let the workers go (1012) and end what runs.
+
+        Handlers that run may finish (10 s). It happens once: giving up waiting does not cut it off, and every call waits for it.
+        In a Python function of this engine it returns at once, and the engine stops behind that function.
+        """
+        if self._server is None:
+            return
+        tasks = self._tasks
+        if tasks is not None and tasks.runs(asyncio.current_task()):
+            self._stopping.begin()
+        else:
+            await self._stopping()
+
+    async def _stop(self) -> None:
+        ends = self._loop.time() + _FUNCTIONS_SECONDS
+        tasks = self._tasks
+        assert tasks is not None
+        await in_turn(
+            self.server.stop_listening,
+            self._stop_modules,
+            self.server.stop,
+            lambda: tasks.stop(max(1.0, ends - self._loop.time())),
+            self._stop_sweeper,
+        )
+
+    async def _stop_modules(self) -> None:
+        cut_off = None
         while self._modules:
             module, host = self._modules.pop()
             try:
-                await module.stop()
-            except Exception:
-                log.exception("module %s failed to stop", module.name)
+                async with asyncio.timeout(_MODULE_SECONDS):
+                    await module.stop()
+            except TimeoutError:
+                log.error("module %s has not stopped within %d s, and is left alone", module.name, _MODULE_SECONDS)
+            except BaseException as error:
+                task = asyncio.current_task()
+                if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                    cut_off = error  # the event loop ends: the other modules are stopped all the same
+                log.error("module %s failed to stop: %s", module.name, error or type(error).__name__, exc_info=error)
             host.withdraw()
-        await self.server.stop()
-        await self._tasks.stop()
+        if cut_off is not None:
+            raise cut_off
+
+    async def _stop_sweeper(self) -> None:
         self._sweeper.cancel()
         await asyncio.wait([self._sweeper])
+
+    def _running(self) -> PythonTasks:
+        """The engine's own tasks. Raises `RuntimeError` outside `async with`."""
+        if self._tasks is None or self._stopping.is_over:
+            raise RuntimeError("this engine is not running: use it inside `async with Engine() as engine`")
+        return self._tasks
+
+    def _check_takes_more(self) -> None:
+        self._running()
+        if self._stopping.has_begun:
+            raise RuntimeError("this engine has been stopped: make another one")
 
     async def _look_after(self) -> None:
         while True:
@@ -96,32 +152,44 @@ class Engine:
     def sweep(self) -> None:
         """End calls that take longer than the engine's timeout; the engine does it about once a second."""
         self.workers.sweep()
-        self._tasks.sweep()
+        self._running().sweep()
 
     async def add_module(self, module: Module) -> None:
         """Start a module in this engine. It is stopped with the engine, in reverse order.
 
-        Raises what the module's `start` raises (`ConfigError`, `StoreError`); what it had registered is gone then.
+        Raises what the module's `start` raises (`ConfigError`, `StoreError`); what it had registered is gone then. One that is in
+        this engine already is a `ConfigError`.
         """
+        self._check_takes_more()
+        if module in self._starting or any(known is module for known, _ in self._modules):
+            raise ConfigError(f"the module {module.name} is in this engine already")
         host = ModuleHost(self, module.name)
+        self._starting.append(module)
         try:
             await module.start(host)
         except BaseException:
             host.withdraw()
             raise
+        finally:
+            self._starting.remove(module)
         self._modules.append((module, host))
+        if self._stopping.has_begun:
+            await self._stop_modules()
+            self._check_takes_more()
 
     async def serve(self, host: str = "127.0.0.1", port: int = 49134) -> tuple[str, int]:
         """Take workers on a WebSocket port; port 0 is a free one. Returns the address once it listens. May be called several times.
 
         Raises `OSError` for an address that cannot be had.
         """
+        self._check_takes_more()
         return await self.server.listen(host, port)
 
     @property
     def server(self) -> Server:
         """The ports; there from `async with` on."""
-        assert self._server is not None, "an engine has ports inside `async with Engine()`"
+        self._running()
+        assert self._server is not None
         return self._server
 
     async def health(self) -> dict[str, str]:
@@ -141,12 +209,15 @@ class Engine:
         """Serve a function with a Python callable: `def f(event)` or `def f(event, metadata)`, plain or async, on Python objects.
 
         What it returns is the result (None: no result). What it raises reaches the caller as code `invocation_failed`, a
-        `FunctionError` with its own code. Registering the same id again replaces. Raises `ValueError` for a built-in id.
+        `FunctionError` with its own code. Registering the same id again replaces. Raises `ValueError` for a built-in id, or one
+        that is no text.
         """
+        if _wrong_member({"function_id": function_id, "namespace": namespace}) is not None:
+            raise ValueError(f"function_id and namespace have to be strings of Unicode text, not {function_id!r} and {namespace!r}")
         known = self.functions.get(namespace, function_id)
         if known is not None and known.handler is not None:
             raise ValueError(f"function {function_id} is built in")
-        executor = PythonFunction(function, self._tasks)
+        executor = PythonFunction(function, self._running())
         earlier = self._own.get((namespace, function_id))
         registered, _ = self.functions.add_executor(namespace, function_id, executor)
         if earlier is not None:
@@ -165,11 +236,14 @@ class Engine:
         `"action": {"type": "void"}`.
 
         Returns the result as a Python object; None for no result, and at once for a void call, whose errors are logged.
-        Raises `FunctionError`: `function_not_found`, `TIMEOUT`, `deserialization_error` for a payload that is no JSON, or
-        what the function failed with.
+        Raises `FunctionError`: `function_not_found`, `TIMEOUT`, `deserialization_error` for a payload that is no JSON or another
+        member that is not what it should be, or what the function failed with.
         """
-        function_id = request["function_id"]
-        function = self._find(function_id)
+        try:
+            function_id = request["function_id"]
+            function = self._find(function_id)
+        except (KeyError, TypeError):
+            raise _wrong_request(request) from None
         try:
             data = values.encode(request.get("payload"))
         except InvalidValue as error:
@@ -178,7 +252,11 @@ class Engine:
             return await self._trigger_with_options(request, data)
         answer: Answer[bytes | None] = None
         try:
-            answer = handler(data, LOCAL)
+            if values.nesting_exceeds(data, _DEEP):
+                with values.deeper_stack():
+                    answer = handler(data, LOCAL)
+            else:
+                answer = handler(data, LOCAL)
             result = (await answer) if isinstance(answer, asyncio.Future) else answer
         except FunctionError:
             raise
@@ -189,13 +267,18 @@ class Engine:
         return None if result is None else values.decode(result)
 
     async def _trigger_with_options(self, request: dict[str, Any], data: bytes) -> Any:
+        self._running()
+        if (wrong := _wrong_member(request)) is not None:
+            raise FunctionError("deserialization_error", f"Failed to deserialize the call: {wrong}")
         action = (request.get("action") or {}).get("type")
-        metadata = request.get("metadata")
         timeout_ms = request.get("timeout_ms")
         if action not in (None, "void"):
             raise FunctionError("enqueue_error", f"this engine has no action {action!r}")
         namespace = request.get("namespace") or DEFAULT_NAMESPACE
-        call = Call(data, metadata=None if metadata is None else values.encode(metadata))
+        try:
+            call = Call(data, metadata=_encoded(request.get("metadata")))
+        except InvalidValue as error:
+            raise FunctionError("deserialization_error", f"Failed to deserialize the call: metadata: {error}") from None
         answer: Answer[bytes | None] = None
         limit: asyncio.Timeout | None = None
         try:
@@ -243,17 +326,16 @@ class Engine:
         Once this has returned, nothing that happens later is missed. Without a provider of the type the trigger waits for one.
         Raises `FunctionError` (`trigger_registration_failed`) for a config that cannot be used.
         """
-        config = request.get("config")
-        metadata = request.get("metadata")
+        self._running()
+        if (wrong := _wrong_member(request, ("type", "function_id"), ("namespace", "id"))) is not None:
+            raise FunctionError(REGISTRATION_FAILED, f"Failed to parse the trigger: {wrong}")
         namespace = request.get("namespace") or DEFAULT_NAMESPACE
-        trigger = Trigger(
-            request.get("id") or str(uuid.uuid4()),
-            request["type"],
-            request["function_id"],
-            None if config is None else values.encode(config),
-            None if metadata is None else values.encode(metadata),
-            namespace,
-        )
+        try:
+            config, metadata = _encoded(request.get("config")), _encoded(request.get("metadata"))
+        except InvalidValue as error:
+            raise FunctionError(REGISTRATION_FAILED, f"Failed to parse trigger config or metadata: {error}") from None
+        trigger_id = request.get("id") or str(uuid.uuid4())
+        trigger = Trigger(trigger_id, request["type"], request["function_id"], config, metadata, namespace)
         answer = self.triggers.register(trigger, self, namespace)
         if isinstance(answer, asyncio.Future):
             try:
@@ -412,6 +494,44 @@ def _interrupts(answer: object) -> bool:
         return False
     task = asyncio.current_task()
     return not answer.done() or (answer.cancelled() and task is not None and task.cancelling() > 0)
+
+
+def _encoded(value: Any) -> bytes | None:
+    return None if value is None else values.encode(value)
+
+
+def _wrong_request(request: Any) -> FunctionError:
+    wrong = _wrong_member(request) if isinstance(request, dict) else "expected a dict"
+    return FunctionError("deserialization_error", f"Failed to deserialize the call: {wrong}")
+
+
+def _wrong_member(
+    request: dict[str, Any], required: tuple[str, ...] = ("function_id",), optional: tuple[str, ...] = ("namespace",)
+) -> str | None:
+    """What is wrong with a call or a trigger, None if nothing is."""
+    for name in (*required, *optional):
+        given = request.get(name)
+        if name in required and name not in request:
+            return f"missing field `{name}`"
+        if not isinstance(given, str) and (given is not None or name in required):
+            return f"{name}: invalid type: {type(given).__name__}, expected a string"
+        if isinstance(given, str) and not given.isascii() and not _is_unicode(given):
+            return f"{name}: a lone surrogate is no Unicode text"
+    action, timeout_ms = request.get("action"), request.get("timeout_ms")
+    if action is not None and not isinstance(action, dict):
+        return f"action: invalid type: {type(action).__name__}, expected a dict"
+    is_number = isinstance(timeout_ms, int | float) and not isinstance(timeout_ms, bool)
+    if timeout_ms is not None and not (is_number and 0 <= timeout_ms <= _MAX_TIMEOUT_MS):
+        return f"timeout_ms: invalid value: {timeout_ms!r}, expected a number of milliseconds"
+    return None
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _log_failure(function_id: str) -> Callable[[asyncio.Future[Any]], None]:

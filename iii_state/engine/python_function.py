@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 from collections.abc import Awaitable, Callable
 from itertools import count
 from typing import Any, TypeAlias
@@ -13,6 +14,8 @@ from iii_state.engine.pending import PendingCalls
 from iii_state.engine.registry import Call, Function, contained
 from iii_state.errors import FunctionError, own
 from iii_state.host import Answer
+
+log = logging.getLogger(__name__)
 
 PythonCallable: TypeAlias = Callable[..., Any] | Callable[..., Awaitable[Any]]
 """`def f(event)` or `def f(event, metadata)`, plain or async, on Python objects."""
@@ -73,13 +76,19 @@ class PythonTasks:
         """End what is overdue."""
         self.pending.sweep(expired=self._cancel)
 
-    async def stop(self) -> None:
-        """Cancel what runs and wait for it."""
+    def runs(self, task: asyncio.Task[Any] | None) -> bool:
+        """Whether a task is one of these."""
+        return task is not None and task in self._tasks.values()
+
+    async def stop(self, seconds: float) -> None:
+        """Cancel what runs and wait for it, bounded: a function may pass over its cancellation."""
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks)
+            _, running = await asyncio.wait(tasks, timeout=seconds)
+            if running:
+                log.error("%d Python functions go on after they were cancelled, and are left alone", len(running))
 
 
 class PythonFunction:

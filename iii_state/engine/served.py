@@ -47,6 +47,8 @@ class Served:
     def __init__(self, caller: Caller, tell: Callable[[bytes], None]) -> None:
         self._caller = caller
         self._tell = tell
+        self.absent = _not_found
+        """What a call of a function is answered that is not served, or not any more."""
         self._functions: dict[str, _Function] = {}
         self._types: dict[str, _TriggerType] = {}
         self._bound: dict[str, Trigger] = {}
@@ -128,8 +130,7 @@ class Served:
     def _carry_out(self, message: protocol.InvokeFunction, answering: Answering) -> None:
         function = self._functions.get(message.function_id)
         if function is None:
-            error = NotCarriedOut("function_not_found", f"Function {message.function_id} not found")
-            answering.fail(message.invocation_id, values.encode_string(message.function_id), error)
+            answering.fail(message.invocation_id, values.encode_string(message.function_id), self.absent(message.function_id))
         elif function.answers:
             size = len(message.data) + 1
             answering.let_in(size, partial(_answer, function, message, answering, size))
@@ -256,6 +257,10 @@ def _answer(function: _Function, message: protocol.InvokeFunction, answering: An
         answering.fail(message.invocation_id, function.text, contained(failure))
         return
     answering.settle(message.invocation_id, function.text, answer, size)
+
+
+def _not_found(function_id: str) -> FunctionError:
+    return NotCarriedOut("function_not_found", f"Function {function_id} not found")
 
 
 def _failure(done: asyncio.Future[None]) -> BaseException | None:

@@ -63,9 +63,9 @@ def _read(members: dict[str, Raw], name: str) -> Any:
         return None
 
 
-def reason(error: Exception) -> str:
+def reason(error: Exception, frame: bytes | bytearray) -> str:
     """Why a frame cannot be used, in so many words at most."""
     if isinstance(error, RecursionError):
         return "it nests too deeply"
-    text = str(error) or type(error).__name__
+    text = values.fault(bytes(frame), error) or type(error).__name__
     return text if len(text) <= _MAX_REASON else text[:_MAX_REASON] + "…"

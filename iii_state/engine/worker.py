@@ -191,15 +191,16 @@ class Worker:
         if not message.strip():
             return
         refused = unusable.read(message)
-        reason = FunctionError("deserialization_error", f"Failed to read the frame: {unusable.reason(error)}")
+        why = unusable.reason(error, message)
+        reason = FunctionError("deserialization_error", f"Failed to read the frame: {why}")
         if refused.is_result:
             future = None if refused.invocation_id is None else self.pending.take(refused.invocation_id)
             if future is not None:
-                about = f"the worker's answer could not be read: {unusable.reason(error)}"
+                about = f"the worker's answer could not be read: {why}"
                 future.set_exception(FunctionError("invocation_error", about))
         elif refused.invocation_text is not None and not refused.is_void:
             self._answering.refuse(refused.invocation_text, refused.function_text, reason)
-        quiet.warning("worker %s (%s) sent a frame that cannot be used: %s", self.id, self.name, unusable.reason(error))
+        quiet.warning("worker %s (%s) sent a frame that cannot be used: %s", self.id, self.name, why)
 
     # --- calls that it makes
 

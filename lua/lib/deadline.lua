@@ -1,5 +1,5 @@
--- Step: a value whose deadline is over is gone: `old` becomes false, and `expired` what it was. Takes `deadlines`, `index`, `ttl`,
--- `old`. Gives `deadline` (of the key until now), `is_over`, `new_deadline`, and `bound`, what the index has of the scope; false where
+-- Step: a value whose deadline is over is gone: `old` becomes false, and `expired` what it was. Takes `deadlines`, `index`, `clock`,
+-- `ttl`, `old`. Gives `deadline` (of the key until now), `is_over`, `new_deadline`, and `bound`, what the index has of the scope; false where
 -- there is none.
 
 local expired, deadline, is_over, new_deadline, bound = false, false, false, false, false

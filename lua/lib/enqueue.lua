@@ -27,4 +27,7 @@ for queue = 1, queue_count do
   end
   events = events + 1
   redis.call('HSET', KEYS[keys + 1], ARGV[7], outstanding + events, 'entries', count[2] + events, 'bytes', count[3] + size)
+  if count[4] then
+    redis.call('HSET', KEYS[keys + 1], 'doubt', '1')
+  end
 end

@@ -3,6 +3,11 @@
 
 if redis.call('XACK', KEYS[1], 'engines', id) == 1 then
   redis.call('XDEL', KEYS[1], id)
+  if outstanding < 1 then -- somebody has removed what the queue had counted: it is in doubt, see room.lua
+    redis.call('HSET', KEYS[3], 'doubt', '1')
+    outstanding = 1 + math.floor(redis.call('LLEN', wait) / 6)
+    entries, bytes = entries + outstanding, bytes + outstanding * size
+  end
   ended, entries, bytes = ended + 1, entries - 1, bytes - size
   --- @include "promote"
 end

@@ -1,4 +1,4 @@
--- Step: `engine` hosts `queue` no more. Takes the keys `subscription` and `orphans` too; gives `orphaned`, 1 where that was the
+-- Step: `engine` hosts `queue` no more. Takes the keys `subscription`, `orphans` and `clock`, too; gives `orphaned`, 1 where that was the
 -- last.
 
 --- @include "now"

@@ -20,6 +20,9 @@ end
 --- @include "enqueue"
 if scope_ends then
   redis.call('SREM', KEYS[2], ARGV[5])
+  if deadlines then
+    redis.call('ZADD', index, 'XX', 0, ARGV[5]) -- to be looked at soon: its deadlines are to go, too
+  end
 end
 --- @include "plan"
 --- @include "record"

@@ -1,4 +1,4 @@
--- Step: leaves out of `found`, keys and values in turn, what is over. Takes KEYS[2], the deadlines of the scope, if it has any.
+-- Step: leaves out of `found`, keys and values in turn, what is over. Takes KEYS[2], the deadlines of the scope, if it has any, and `clock`.
 
 if KEYS[2] and found[1] then
   --- @include "now"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -88,6 +89,18 @@ async def test_a_store_of_which_a_deadline_passed_while_it_was_down_starts(clock
     async with served(clock, tmp_path) as engine:
         assert (await engine.get("a"), await engine.get("b")) == (None, 1)
         await engine.set("c", ttl_ms=1)
+
+
+@pytest.mark.parametrize("directory", [False, True], ids=["memory", "file"])
+async def test_sets_with_deadlines_in_flight_together_are_all_answered(clock: Clock, tmp_path: Path, directory: bool) -> None:
+    async with served(clock, tmp_path if directory else None) as engine:
+        for number in range(2000):
+            data = {"scope": "s", "key": f"k{number}", "value": 1, "ttl_ms": 3_600_000 if number % 2 else 1}
+            await engine.worker.send(
+                "invokefunction", function_id="state::set", data=data, invocation_id=str(uuid.UUID(int=number))
+            )
+        outcomes = [await engine.worker.expect("invocationresult") for _ in range(2000)]
+        assert [outcome["error"] for outcome in outcomes if "error" in outcome] == []
 
 
 @pytest.mark.parametrize("is_killed", [False, True], ids=["stopped", "killed"])

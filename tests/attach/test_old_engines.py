@@ -159,7 +159,7 @@ async def test_an_event_too_deep_for_the_engine_is_a_dead_letter(engine: OldEngi
         assert letter["attempts"] == 1
 
 
-async def test_a_large_event_whose_worker_goes_counts_as_an_attempt(engine: OldEngine, redis: RedisServer) -> None:
+async def test_a_large_event_of_which_its_worker_goes_is_a_crash_like_any_other(engine: OldEngine, redis: RedisServer) -> None:
     called = 0
 
     def leave(data: Json, caller: Caller) -> Answer[bytes | None]:
@@ -178,8 +178,8 @@ async def test_a_large_event_whose_worker_goes_counts_as_an_attempt(engine: OldE
             async with asyncio.timeout(SOON):
                 while not (dead := (await call(client, "iii-state::dead_list", {}))["dead"]):
                     await asyncio.sleep(0.05)
-            assert called == dead[0]["attempts"] == 2
-            assert "invocation_stopped" in dead[0]["error"]
+            assert called == 3
+            assert "3 times, the last 2 with this event alone" in dead[0]["error"]
 
 
 async def test_functions_that_another_worker_has_overwritten_come_back_when_it_leaves(
@@ -195,3 +195,57 @@ async def test_functions_that_another_worker_has_overwritten_come_back_when_it_l
         await said(process, "has lost state::get, iii-state::dead_drop; registering")
         await call(client, "state::set", {"scope": "s", "key": "k", "value": 1})
         assert await call(client, "state::get", {"scope": "s", "key": "k"}) == 1
+
+
+async def ends(client: Client, key: str) -> dict[str, Any]:
+    """The dead letter of a key, once it is there."""
+    async with asyncio.timeout(SOON):
+        while True:
+            for letter in (await call(client, "iii-state::dead_list", {}))["dead"]:
+                if letter["key"] == key:
+                    found: dict[str, Any] = letter
+                    return found
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "attempts", "calls"),
+    [
+        ("invocation_stopped", "Invocation stopped", 1, 3),
+        ("channel_send_failed", "closing", 1, 3),
+        ("payload_too_large", "too much", 2, 2),
+        ("function_not_found", "Function handler::inner not found", 2, 2),
+        ("function_not_found", "Function handler not found in namespace other.", 2, 3),  # the first is believed, and looked up
+    ],
+)
+async def test_a_handlers_own_error_ends_whatever_engine_words_it_uses(
+    code: str, message: str, attempts: int, calls: int, engine: OldEngine, client: Client, redis: RedisServer
+) -> None:
+    called = 0
+
+    def refuse(data: Json, caller: Caller) -> Answer[bytes | None]:
+        nonlocal called
+        called += 1
+        raise FunctionError(code, message)
+
+    with attached(engine.url, "--redis-url", redis.url) as process:
+        await said(process, "attached to")
+        client.served.register_function("handler", refuse)
+        await client.register_trigger("state", "handler", {"scope": "s", "retry": {"max_attempts": 2, "backoff_ms": 1}})
+        await call(client, "state::set", {"scope": "s", "key": "k", "value": 1})
+        letter = await ends(client, "k")
+        assert (letter["attempts"], called) == (attempts, calls)
+
+
+async def test_a_function_that_is_not_there_is_waited_for_without_an_attempt(
+    engine: OldEngine, client: Client, redis: RedisServer
+) -> None:
+    seen = Seen()
+    with attached(engine.url, "--redis-url", redis.url) as process:
+        await said(process, "attached to")
+        await client.register_trigger("state", "handler", {"scope": "s", "retry": {"max_attempts": 1}})
+        await call(client, "state::set", {"scope": "s", "key": "k", "value": 1})
+        await asyncio.sleep(1.5)  # some looks at what the engine lists
+        client.served.register_function("handler", seen)
+        await until(lambda: seen.values == [1], "an event is lost")
+        assert (await call(client, "iii-state::dead_list", {}))["dead"] == []

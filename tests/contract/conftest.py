@@ -18,7 +18,7 @@ from iii_state.adapters.kv.clock import now_ms
 from iii_state.adapters.redis import RedisAdapter
 from iii_state.config import BridgeSettings, RedisSettings
 from iii_state.engine import Engine
-from iii_state.events import Delivery, QueueLimits
+from iii_state.events import Delivery, QueueLimits, Subscription
 from iii_state.module import StateModule
 from tests.conftest import LOOPS, LoopFactory
 from tests.redis_server import fake_server, shared_server
@@ -70,6 +70,13 @@ class Store:
     async def start(self, limits: QueueLimits | None = None) -> None:
         self.adapter = self._open(limits or QueueLimits())
         await self.adapter.start(lambda subscription_id: self.ring(subscription_id))
+
+    async def subscribe(self, subscription: Subscription) -> None:
+        """Host a subscription whose function and condition are there."""
+        answer = self.adapter.subscribe(subscription)
+        if asyncio.isfuture(answer):
+            await asyncio.wait_for(answer, 10)
+        self.adapter.offer(subscription.id, True)
 
     def replaced(self, old: bytes | None) -> bytes | None:
         """What `set` and `update` answer for a value that was replaced: a remote engine does not tell a stored null from none."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from iii_state.errors import FunctionError, StoreError
-from iii_state.events import Delivery, Failure, QueueLimits, Subscription
+from iii_state.events import Delivery, Failure, QueueLimits, RetryPolicy, Subscription
 from tests.contract.conftest import Store, opened
 
 REFUSED = (StoreError, FunctionError)
@@ -45,6 +45,19 @@ async def taken_at_a_bell(store: Store, subscription: Subscription) -> list[Deli
 
     await until(something_came)
     return taken
+
+
+async def taken_until(store: Store, subscription: Subscription, event_id: str) -> Delivery:
+    """Take until one event comes, and acknowledge all others."""
+    async with asyncio.timeout(10):
+        while True:
+            taken = await store.take(subscription.id, 100)
+            if others := [delivery for delivery in taken if delivery.event_id != event_id]:
+                await store.ack(others)
+            for delivery in taken:
+                if delivery.event_id == event_id:
+                    return delivery
+            await asyncio.sleep(0.005)
 
 
 async def drain(store: Store, subscription: Subscription) -> list[Delivery]:
@@ -117,6 +130,25 @@ async def test_a_retry_comes_later_as_the_next_attempt_and_holds_back_its_lane_o
     assert (again.event.new, again.attempt, again.event_id) == (b"0", 2, first.event_id)
     await store.ack([again])
     assert [d.event.new for d in await drain(store, ALL)] == [b"1"]
+
+
+async def test_a_crash_comes_later_as_the_same_attempt_and_holds_back_its_lane_only(store: Store) -> None:
+    subscription = Subscription("all", retry=RetryPolicy(backoff_ms=1))  # by which a remote plans what is to come
+    await store.subscribe(subscription)
+    await store.set("s", "a", b"0")
+    await store.set("s", "a", b"1")
+    (delivery,) = await store.taken(subscription.id, 1)
+    counts = []
+    for crashed in (True, True, False, True):
+        store.bells.clear()
+        await store.retry(delivery, 20, FAILED, crashed=crashed)
+        await store.set("s", "b", b"0")
+        again = await taken_until(store, subscription, delivery.event_id)
+        counts.append((again.event.new, again.attempt, again.crashes))
+        delivery = again
+    assert counts == [(b"0", 1, 1), (b"0", 1, 2), (b"0", 2, 2), (b"0", 2, 3)]
+    await store.ack([delivery])
+    assert [d.event.new for d in await drain(store, subscription)] == [b"1"]
 
 
 async def test_a_buried_delivery_is_a_dead_letter_and_its_lane_goes_on(store: Store) -> None:

@@ -17,6 +17,7 @@ from iii_state.events import DeadLetter, Delivery, DispatchLimits, Failure, Queu
 from iii_state.host import Answer
 from iii_state.ops import Plan
 from iii_state.sessions import Request
+from iii_state.stopping import Stopping
 
 T = TypeVar("T")
 
@@ -44,14 +45,26 @@ class BridgeAdapter:
         self._read_line = answers.checked(url, "iii-state::line_up", answers.before)
         self._read_page = answers.checked(url, "state::list_entries", answers.page)
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._has_started = False
+        self._stopping = Stopping(self._stop)
 
     # -- opening and closing
 
     async def start(self, bell: Callable[[str], None]) -> None:
+        if self._has_started:
+            raise StoreError("this bridge adapter has been started before, and cannot be used again: make another one")
+        self._has_started = True
         self._feeds.bell = bell
-        await self._remote.start()
+        try:
+            await self._remote.start()
+        except BaseException:
+            await self.stop()
+            raise
 
     async def stop(self) -> None:
+        await self._stopping()
+
+    async def _stop(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -215,6 +228,9 @@ class BridgeAdapter:
 
     def subscribe(self, subscription: Subscription) -> Answer[None]:
         return self._feeds.subscribe(subscription)
+
+    def offer(self, subscription_id: str, served: bool) -> None:
+        self._feeds.offer(subscription_id, served)
 
     def unsubscribe(self, subscription_id: str) -> None:
         self._feeds.unsubscribe(subscription_id)

@@ -41,7 +41,10 @@ class Feed:
         self.trigger_id = str(uuid.uuid4())
         self.name: str | None = None
         """The function at the remote; None before it is known what the remote is."""
+        self.is_offered = False
+        """Whether function and condition are there."""
         self.is_served = False
+        """Whether the remote has been told of the function."""
         self.ends: AwakeTimer | None = None
         self._held: dict[str, Delivery] = {}
         """What the remote keeps in its queue until it is answered, by the event's id there."""

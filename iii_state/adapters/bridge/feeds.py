@@ -24,7 +24,7 @@ from iii_state.adapters.bridge.remote import Remote
 from iii_state.afterwards import Afterwards
 from iii_state.awake import AwakeTimer
 from iii_state.engine.client import ConnectionLost
-from iii_state.errors import FunctionError, InvalidValue, StoreError
+from iii_state.errors import FunctionError, InvalidValue, NotCarriedOut, StoreError
 from iii_state.events import (
     FOREVER,
     DeadLetter,
@@ -46,6 +46,9 @@ logger = logging.getLogger(__name__)
 SWEEP_SECONDS = 1.0
 
 _ringing = Afterwards("telling the dispatcher of an event")
+
+OWN_RETENTION_MS = 300_000
+"""For so long at most a remote keeps the queue of one bridge alone when the connection is gone."""
 
 
 class _Event(msgspec.Struct):
@@ -80,11 +83,14 @@ class Feeds:
         """Whether events that arrive are delivered; otherwise they count as done."""
         self._remote = remote
         self._client = remote.client
+        self._client.served.absent = _stopped
         self._limits = limits
         self._ahead = dispatch.concurrency + dispatch.prefetch
         self._feeds: dict[str, Feed] = {}
         self._dead: dict[str, DeadLetter] = {}
         """Those of a stock remote."""
+        self._gone: list[Feed] = []
+        """Those that were removed before it was known what the remote is."""
         self._writes = 0
         self._is_known = False
         self._sweeper: asyncio.TimerHandle | None = None
@@ -137,8 +143,7 @@ class Feeds:
                 self._unregister(feed)
             feed.name = name
             feed.is_served = False
-        if feed.queue.hosted or not self._remote.is_ours:
-            self._serve(feed)
+        self._serve_or_not(feed)
         policy = subscription.retry
         config: dict[str, Any] = {
             "retry": {
@@ -148,7 +153,7 @@ class Feeds:
                 # Some wait here for their turn before they are handled; and the handler's own limit is to be the first.
                 "timeout_ms": min(2 * policy.timeout_ms + 10_000, 10**13),
             },
-            "retention_ms": subscription.retention_ms,
+            "retention_ms": self._retention(subscription),
             "concurrency": min(subscription.concurrency or self._ahead, 100_000),
         }
         if subscription.scope is not None:
@@ -160,11 +165,33 @@ class Feeds:
     def _is_shared(self, subscription: Subscription) -> bool:
         return self._remote.is_ours and subscription.delivery == "once"
 
-    def _serve(self, feed: Feed) -> None:
-        if not feed.is_served and feed.name is not None:
-            feed.is_served = True
+    def _retention(self, subscription: Subscription) -> int | str:
+        """How long the remote keeps the queue while the connection is away; nobody comes back for one of a bridge that is dead."""
+        retention = subscription.retention_ms
+        if self._is_shared(subscription) or not self._remote.is_ours:
+            return retention
+        return OWN_RETENTION_MS if isinstance(retention, str) else min(retention, OWN_RETENTION_MS)
+
+    def _serve_or_not(self, feed: Feed) -> None:
+        """Serve the function at the remote exactly while its events can be handled here; a stock remote keeps none, so always."""
+        serve = not self._remote.is_ours or (feed.queue.hosted and feed.is_offered)
+        if feed.name is None or serve == feed.is_served:
+            return
+        feed.is_served = serve
+        if serve:
             about = f"Passes events on to {feed.subscription.function_id} of an engine with a bridge to this one"
             self._client.served.register_listener(feed.name, partial(self._arrived, feed), about)
+        else:
+            self._client.served.unregister_function(feed.name)
+            feed.give_back_waiting()
+
+    def offer(self, subscription_id: str, served: bool) -> None:
+        """Whether function and condition of a subscription are there."""
+        feed = self._feeds.get(subscription_id)
+        if feed is not None:
+            feed.is_offered = served
+            if self._is_known:
+                self._serve_or_not(feed)
 
     def _unregister(self, feed: Feed) -> None:
         self._client.unregister_trigger(feed.trigger_id, "state")
@@ -179,18 +206,19 @@ class Feeds:
 
     def _remove(self, feed: Feed) -> None:
         del self._feeds[feed.queue.id]
-        self._unregister(feed)
+        if self._is_known:
+            self._unregister(feed)
+        else:
+            self._gone.append(feed)  # the remote may have kept its queue since before this engine was started
         feed.end()
 
     def abandon(self, subscription_id: str) -> None:
         feed = self._feeds.get(subscription_id)
         if feed is None:
             return
-        feed.queue.hosted = False
-        if self._remote.is_ours and feed.name is not None and feed.is_served:
-            feed.is_served = False
-            self._client.served.unregister_function(feed.name)
-            feed.give_back_waiting()
+        feed.queue.hosted = feed.is_offered = False
+        if self._is_known:
+            self._serve_or_not(feed)
         retention = feed.subscription.retention_ms
         if retention == FOREVER:
             return
@@ -210,6 +238,10 @@ class Feeds:
     def connected(self) -> None:
         """There is a connection, and what the remote is is known."""
         self._is_known = True
+        gone, self._gone = self._gone, []
+        for feed in gone:
+            self._register(feed)
+            self._unregister(feed)
         for feed in self._feeds.values():
             self._register(feed)
 
@@ -366,6 +398,11 @@ class Feeds:
         if self._dead.pop(dead_letter_id, None) is not None:
             return True
         return self._remote.is_ours and await letters.each(self._remote, "dead_drop", "dropped", dead_letter_id)
+
+
+def _stopped(function_id: str) -> FunctionError:
+    """The answer to what comes behind the word that its function is gone: another bridge may serve it, so it has not failed."""
+    return NotCarriedOut("invocation_stopped", f"{function_id} is not served here any more")
 
 
 def _mark(metadata: Json) -> _Mark | None:

@@ -28,6 +28,7 @@ from iii_state.host import Answer, engine_name
 from iii_state.ops import Plan
 from iii_state.queues import Queue, Routes
 from iii_state.sessions import SESSION_SECONDS, Request
+from iii_state.stopping import Stopping, in_turn
 
 logger = logging.getLogger(__name__)
 
@@ -76,14 +77,19 @@ class KvAdapter:
         self._numbers = 0
         self._events_enabled = True
         self._closing = False
+        self._has_started = False
+        self._stopping = Stopping(self._stop)
 
     # -- opening and closing
 
     async def start(self, bell: Callable[[str], None]) -> None:
-        self._bell = bell
+        if self._has_started:
+            raise StoreError("this kv adapter has been started before, and cannot be used again: make another one")
         if self._journal is None:
+            self._bell, self._has_started = bell, True
             return
         contents = await self._journal.open(self._clock())
+        self._bell, self._has_started = bell, True
         self._epoch = str(contents.epoch)
         self._first_number = contents.epoch << 32
         self.store = contents.store
@@ -114,6 +120,9 @@ class KvAdapter:
         self._deadlines.look()
 
     async def stop(self) -> None:
+        await self._stopping()
+
+    async def _stop(self) -> None:
         for timer in self._removals.values():
             timer.cancel()
         self._removals.clear()
@@ -124,8 +133,8 @@ class KvAdapter:
         self._closing = True
         self._sessions.close()
         if self._journal is not None and self._groups is not None:
-            await self._groups.drain()
-            await self._journal.close(self._clock())
+            journal = self._journal
+            await in_turn(self._groups.drain, lambda: journal.close(self._clock()))
 
     async def health(self) -> str | None:
         if self._journal is None:
@@ -361,6 +370,9 @@ class KvAdapter:
         queue.hosted = True
         queue.ring()
         self._record_queue(queue)
+
+    def offer(self, subscription_id: str, served: bool) -> None:
+        pass  # nothing comes that is not taken
 
     def unsubscribe(self, subscription_id: str) -> None:
         queue = self._queues.get(subscription_id)

@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 RETRY_MS = 200
 """A value that could not be removed (a full queue, a full disk) is not seen any more, and goes as soon as it can."""
 
-MAX_WAIT_SECONDS = 1
+MAX_WAIT_MS = 1000
 """The machine's clock may be set while the timer runs, so it is looked at so often while anything has a deadline."""
 
 ENDS_PER_TURN = 500
@@ -37,8 +37,8 @@ class Deadlines:
         self._has = has
         self._end = end
         self._timer: asyncio.TimerHandle | None = None
-        self._looks_at = 0.0
-        """When the timer rings. Not asked of it: uvloop's has no time where that has come already."""
+        self._looks_at = 0
+        """When the timer rings, by `clock`. Not asked of it: uvloop's has no time where that has come already."""
         self._crowded = 64
 
     def of(self, scope: str, key: str) -> int | None:
@@ -68,28 +68,30 @@ class Deadlines:
             self.watched[:] = {entry for entry in self.watched if self._has(entry[2], entry[3], entry[1])}
             heapify(self.watched)
             self._crowded = 2 * len(self.watched) + 64
-        self._arm()
+        if self._timer is None or at < self._looks_at:
+            self._arm()
 
     def look(self) -> None:
         """End what is over."""
         self.stop()
         now = self.now()
         looked_at = 0
-        trouble: StoreError | None = None
+        trouble: Exception | None = None
         while self.watched and self.watched[0][0] <= now and looked_at < ENDS_PER_TURN:
             _, at, scope, key = self.watched[0]
             looked_at += 1
             if self._has(scope, key, at):
                 try:
                     self._end(scope, key)
-                except StoreError as error:
+                except Exception as error:  # the others are to go all the same
                     trouble = error
             if self._has(scope, key, at):
                 heapreplace(self.watched, (now + RETRY_MS, at, scope, key))
             else:
                 heappop(self.watched)
         if trouble is not None:
-            logger.info("values whose deadline is over are not seen, but could not be removed yet: %s", trouble)
+            fault = None if isinstance(trouble, StoreError) else trouble
+            logger.info("values whose deadline is over are not seen, but could not be removed yet: %s", trouble, exc_info=fault)
         self._arm()
 
     def stop(self) -> None:
@@ -99,12 +101,8 @@ class Deadlines:
             self._timer = None
 
     def _arm(self) -> None:
-        if not self.watched:
-            return
-        loop = asyncio.get_running_loop()
-        wait = max(0, self.watched[0][0] - self.now()) / 1000
-        when = loop.time() + min(wait, MAX_WAIT_SECONDS)
-        if self._timer is None or self._looks_at > when:
-            self.stop()
-            self._looks_at = when
-            self._timer = loop.call_at(when, self.look)
+        self.stop()
+        if self.watched:
+            now = self.now()
+            self._looks_at = min(max(now, self.watched[0][0]), now + MAX_WAIT_MS)
+            self._timer = asyncio.get_running_loop().call_later((self._looks_at - now) / 1000, self.look)

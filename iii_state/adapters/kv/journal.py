@@ -8,7 +8,6 @@ outlives the machine, too.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import sqlite3
@@ -65,6 +64,19 @@ _CLOCK_HEAD, _CLOCK_ROW, _CLOCK_TAIL = "INSERT INTO meta VALUES", "('clock',?)",
 ROWS_PER_STATEMENT = 256
 LOG_PAGES = 8192
 """Pages of 4 KiB after which the log is copied into the file, which costs two forced writes."""
+
+JOIN_SECONDS = 10.0
+"""For so long an end waits for a disk that does not answer."""
+
+PAGE_BYTES = 4096
+MAX_FREE_PAGES = 256
+"""So many free pages a file keeps, or a quarter of those in use: what has been used will be again. The rest it gives back."""
+PAGES_PER_STEP = 128
+"""So many it gives back before anything else that waits to be written is."""
+REST_PER_STEP = 4
+"""And then for so many times as long as that took it gives back none."""
+MAX_PAGES_TO_REWRITE = 65_536
+"""A file of an older version gives nothing back. Where most of it is free, and no more than this in use, a start rewrites it."""
 
 Row = tuple[Any, ...]
 Slot = tuple[str, int]
@@ -153,8 +165,10 @@ class Journal:
         self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._connection: sqlite3.Connection | None = None
-        self._saver: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._unsaved = False
+        self._gave_back = False
+        """Whether pages have been given back since the log was copied into the file: that is when it gets shorter."""
 
     async def open(self, now: int) -> Contents:
         """Open or make the file and read it. Raises `StoreError` in words when that cannot be.
@@ -169,7 +183,7 @@ class Journal:
         except BaseException:
             await self._join()
             raise
-        self._saver = asyncio.create_task(self._save_regularly())
+        self._tasks = [asyncio.create_task(work()) for work in (self._save_regularly, self._give_back_regularly)]
         return contents
 
     def write(self, group: Group, done: Callable[[StoreError | None], None]) -> None:
@@ -196,24 +210,29 @@ class Journal:
 
     async def close(self, now: int) -> None:
         """Note what the store's clock shows, write the log into the database file, force it to disk, and close."""
-        if self._saver is not None:
-            self._saver.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._saver
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
-            await self._call(lambda: self._close(now))
+            if self._thread is not None:
+                await self._call(lambda: self._close(now))
         finally:
             await self._join()
 
     async def _join(self) -> None:
+        """End the thread, which closes what is open: whoever waited for it may have given up."""
         if self._thread is not None:
+            thread, self._thread = self._thread, None
             self._work.put(None)
-            await asyncio.to_thread(self._thread.join)
-            self._thread = None
+            await asyncio.to_thread(thread.join, JOIN_SECONDS)
 
     def _run(self) -> None:
         while (work := self._work.get()) is not None:
             work()
+        try:
+            self._close()
+        except sqlite3.Error as error:
+            logger.error("%s", _in_words(error, self.path))
 
     async def _call(self, function: Callable[[], T]) -> T:
         loop = asyncio.get_running_loop()
@@ -251,6 +270,19 @@ class Journal:
                     self._unsaved = True
                     logger.error("cannot force %s to disk: %s", self.path, error)
 
+    async def _give_back_regularly(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self._interval)
+            try:
+                while True:
+                    begun = loop.time()
+                    if not await self._call(self._give_back):
+                        break
+                    await asyncio.sleep(REST_PER_STEP * (loop.time() - begun))
+            except StoreError as error:
+                logger.info("what is free in %s cannot be given back yet: %s", self.path, error)
+
     # Everything below runs on the thread.
 
     def _opened(self) -> sqlite3.Connection:
@@ -278,14 +310,17 @@ class Journal:
         connection = sqlite3.connect(self.path, isolation_level=None, timeout=1.0, cached_statements=256, check_same_thread=False)
         try:
             connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+            connection.execute("PRAGMA auto_vacuum=INCREMENTAL")  # of a new file; one that has tables keeps its own
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")
             connection.execute(f"PRAGMA wal_autocheckpoint={LOG_PAGES}")
+            connection.execute(f"PRAGMA journal_size_limit={LOG_PAGES * PAGE_BYTES}")
             connection.execute("BEGIN IMMEDIATE")
             self._check_format(connection)
             connection.execute("UPDATE meta SET value = value + 1 WHERE name='epoch'")
             self._set_clock(connection, now)
             connection.execute("COMMIT")
+            self._rewrite_if_mostly_free(connection)
             contents = Contents(
                 epoch=connection.execute("SELECT value FROM meta WHERE name='epoch'").fetchone()[0],
                 store=connection.execute("SELECT printf('%016x', value) FROM meta WHERE name='store'").fetchone()[0],
@@ -302,6 +337,36 @@ class Journal:
             raise
         self._connection = connection
         return contents
+
+    def _rewrite_if_mostly_free(self, connection: sqlite3.Connection) -> None:
+        """A file of an older version becomes one that can give back what is free."""
+        free, pages = _pages(connection)
+        is_large = free > max(MAX_FREE_PAGES, pages // 2)
+        if not is_large or pages - free > MAX_PAGES_TO_REWRITE or connection.execute("PRAGMA auto_vacuum").fetchone()[0]:
+            return
+        try:
+            connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except sqlite3.Error as error:  # a full disk: the file is as it was
+            logger.warning("%s is mostly free, but could not be rewritten: %s", self.path, error)
+        else:
+            after = _pages(connection)[1]
+            logger.info("%s was mostly free: rewritten, from %d to %d MiB", self.path, *(size >> 8 for size in (pages, after)))
+
+    def _give_back(self) -> bool:
+        """Give back some pages; whether there are more to give back."""
+        connection = self._opened()
+        free, pages = _pages(connection)
+        if free > max(MAX_FREE_PAGES, (pages - free) // 4):
+            connection.executescript(f"PRAGMA incremental_vacuum({PAGES_PER_STEP})")  # `execute` ends after the first page
+            if connection.execute("PRAGMA freelist_count").fetchone()[0] < free:  # a file of an older version gives nothing
+                self._gave_back = True
+                return True
+        if self._gave_back:
+            self._gave_back = False
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return False
 
     def _set_clock(self, connection: sqlite3.Connection, now: int) -> None:
         row = connection.execute("SELECT value FROM meta WHERE name='clock'").fetchone()
@@ -354,14 +419,21 @@ class Journal:
         finally:
             os.close(log)
 
-    def _close(self, now: int) -> None:
+    def _close(self, now: int | None = None) -> None:
         if self._connection is not None:
             connection, self._connection = self._connection, None
             try:
-                connection.execute(f"{_CLOCK_HEAD} {_CLOCK_ROW}{_CLOCK_TAIL}", (now,))
+                if now is not None:
+                    connection.execute(f"{_CLOCK_HEAD} {_CLOCK_ROW}{_CLOCK_TAIL}", (now,))
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             finally:
                 connection.close()
+
+
+def _pages(connection: sqlite3.Connection) -> tuple[int, int]:
+    """How many pages of a file are free, and how many it has."""
+    free: int = connection.execute("PRAGMA freelist_count").fetchone()[0]
+    return free, connection.execute("PRAGMA page_count").fetchone()[0]
 
 
 def _execute_rows(connection: sqlite3.Connection, head: str, template: str, tail: str, rows: Sequence[Row]) -> None:

@@ -23,6 +23,7 @@ from iii_state.adapters.redis.inspection import Inspection, refuse_newer
 from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.keyspace import Keyspace
 from iii_state.adapters.redis.reading import Reading
+from iii_state.adapters.redis.repair import Repair
 from iii_state.adapters.redis.replicas import Replicas
 from iii_state.adapters.redis.scopes import Scopes
 from iii_state.adapters.redis.scripts import script
@@ -37,12 +38,15 @@ from iii_state.events import DeadLetter, Delivery, Failure, QueueLimits, QueueSt
 from iii_state.host import Answer
 from iii_state.ops import Plan
 from iii_state.sessions import Request
+from iii_state.stopping import Stopping, in_turn
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 HEALTH_SECONDS = 2
+STUMBLED_SECONDS = 0.2
+"""Calls that stumble together are made good together."""
 
 _ringing = Afterwards("telling the dispatcher of an event")
 
@@ -52,6 +56,7 @@ class RedisAdapter:
 
     _subscriptions: Subscriptions
     _deadlines: Deadlines
+    _repair: Repair
 
     def __init__(self, settings: RedisSettings, *, limits: QueueLimits | None = None) -> None:
         self._prefix = settings.prefix
@@ -65,6 +70,8 @@ class RedisAdapter:
         )
         self._send, self._run = self._connection.send, self._connection.run
         self.store: str | None = None
+        self._has_started = False
+        self._stopping = Stopping(self._stop)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._call_timeout = settings.call_timeout_ms / 1000
         self._fanout = Fanout(self._keys, self._limits, self._connection.address.db, lambda queue: self._subscriptions.ring(queue))
@@ -108,13 +115,18 @@ class RedisAdapter:
         )
         self._deliveries = Deliveries(
             *(self._keys, self._run, self._send, self._engine, self._subscriptions, self._fanout.routes, self._limits),
-            self._upkeep.plan,
+            *(self._upkeep.plan, self._stumbled),
         )
         self._inspection = Inspection(self._keys, self._run, self._send, self._limits)
         self._fleet = Fleet(
             *(self._keys, self._engine, self._run, self._send, self._keyspace, settings.heartbeat_ttl_ms, self._watches),
             *(self._begin_afresh, self._ring_all),
         )
+        self._repair = Repair(
+            *(self._fanout, self._run, self._send, self._engine, self._subscriptions),
+            *(lambda: self.store, self._fleet.is_first, lambda: self._connection.session),
+        )
+        self._connection.stumbled = self._stumbled
         self._foreign_writes = ForeignWrites(self._fanout, self._keyspace, self._engine, self._run, self._send, self._writing.write)
         self._scopes = Scopes(self._keys, self._send, self._fanout.routes, self._watch)
         self._was_emptied = False
@@ -123,6 +135,8 @@ class RedisAdapter:
     # -- opening and closing
 
     async def start(self, bell: Callable[[str], None]) -> None:
+        if self._has_started:
+            raise StoreError("this redis adapter has been started before, and cannot be used again: make another one")
         await self._connection.start(self._check_server)
         try:
             await self._check_format()
@@ -133,6 +147,7 @@ class RedisAdapter:
         except BaseException:
             await self._connection.stop()
             raise
+        self._has_started = True
         self._bell = bell
         self._connection.prepare = self._look_at_server
         self._connection.restored = self._reconnected
@@ -143,6 +158,7 @@ class RedisAdapter:
         self._fleet.start()
         self._upkeep.start()
         self._scopes.start()
+        self._repair.start()
         if self._watches:
             self._foreign_writes.start()
 
@@ -189,24 +205,43 @@ class RedisAdapter:
             self._emptied()
 
     async def stop(self) -> None:
-        await self._foreign_writes.stop()
-        await self._scopes.stop()
-        await self._upkeep.stop()
-        await self._deadlines.stop()
-        await self._fleet.stop()
+        await self._stopping()
+
+    async def _stop(self) -> None:
+        await in_turn(
+            self._foreign_writes.stop,
+            self._repair.stop,
+            self._scopes.stop,
+            self._upkeep.stop,
+            self._deadlines.stop,
+            self._fleet.stop,
+            self._leave,
+            self._stop_replicas,
+            self._bells.stop,
+            self._stop_tasks,
+            self._connection.stop,
+        )
+
+    async def _leave(self) -> None:
+        """Give back what is pending here, unless Redis does not answer."""
+        if not self._has_started:
+            return
         try:
             async with asyncio.timeout(self._call_timeout):
-                await self._subscriptions.stop()
-                await self._fleet.leave()
+                await in_turn(self._subscriptions.stop, self._fleet.leave)
         except (StoreError, TimeoutError) as error:
-            logger.info("what is pending here could not be given back, and will be taken over: %s", error or "no answer")
+            self._connection.forget_session()
+            words = str(error) or f"no answer within {self._call_timeout:g} s"
+            logger.warning("what is pending here could not be given back, and will be taken over: %s", words)
+
+    async def _stop_replicas(self) -> None:
         if self._replicas is not None:
             await self._replicas.stop()
-        await self._bells.stop()
+
+    async def _stop_tasks(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._connection.stop()
 
     async def health(self) -> str | None:
         try:
@@ -282,6 +317,12 @@ class RedisAdapter:
         self._upkeep.plan(0)
         self._deadlines.look()
 
+    def _stumbled(self) -> None:
+        """Redis holds something else than was left there. What a call had taken before it failed is given back."""
+        self._recovers = True
+        self._upkeep.plan(STUMBLED_SECONDS)
+        self._repair.stumbled()
+
     async def _recover(self) -> int:
         if self._recovers:
             self._recovers = False
@@ -334,6 +375,9 @@ class RedisAdapter:
 
     def subscribe(self, subscription: Subscription) -> Answer[None]:
         return self._subscriptions.subscribe(subscription)
+
+    def offer(self, subscription_id: str, served: bool) -> None:
+        pass  # nothing comes that is not taken
 
     def unsubscribe(self, subscription_id: str) -> Answer[None]:
         return self._subscriptions.unsubscribe(subscription_id)

@@ -65,14 +65,18 @@ class Send(Protocol):
     def __call__(self, *words: bytes) -> asyncio.Future[Any]: ...
 
 
+ScriptCall = Sequence[bytes] | Callable[[], Sequence[bytes]]
+"""Keys and arguments of a script; or what gives them each time when they are sent."""
+
+
 class Run(Protocol):
     """Calls a script by its name, with its keys and arguments; `result` reads the reply: `Connection.run`."""
 
     @overload
-    def __call__(self, name: str, call: Sequence[bytes]) -> asyncio.Future[Any]: ...
+    def __call__(self, name: str, call: ScriptCall) -> asyncio.Future[Any]: ...
 
     @overload
-    def __call__(self, name: str, call: Sequence[bytes], result: Callable[[Any], T]) -> asyncio.Future[T]: ...
+    def __call__(self, name: str, call: ScriptCall, result: Callable[[Any], T]) -> asyncio.Future[T]: ...
 
 
 class Again(Exception):
@@ -146,6 +150,8 @@ class Connection:
         """Called when a broken connection has been replaced."""
         self.prepare: Callable[[Wire], Awaitable[None]] = _nothing_to_prepare
         """Awaited on every new connection but the first, before any call is sent: another server may answer by now."""
+        self.stumbled: Callable[[], None] = lambda: None
+        """Called when Redis holds something else than iii-state has left there."""
         self._session_key = session_key
         self._timeout = call_timeout_ms / 1000
         self._max_in_flight = max_in_flight
@@ -172,6 +178,7 @@ class Connection:
         self._keeper: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop
         self._closed = True
+        self._keeps_session = True
 
     def _new_session(self) -> None:
         self.session = secrets.token_hex(6).encode()
@@ -194,11 +201,15 @@ class Connection:
         self._adopt(wire)
         self._keeper = asyncio.create_task(self._keep(), name="iii-state redis connection")
 
+    def forget_session(self) -> None:
+        """Redis does not answer: let the session expire."""
+        self._keeps_session = False
+
     async def stop(self) -> None:
         """Let what is in flight be answered (bounded by the call timeout), drop the session, and close."""
         if self._closed:
             return
-        if self._wire is not None:
+        if self._wire is not None and self._keeps_session:
             try:
                 await self.call(lambda *ticket: (b"UNLINK", self._session_key(ticket[0])), _as_it_is)
             except StoreError as error:
@@ -345,13 +356,16 @@ class Connection:
         return self.call(lambda *ticket: words, _as_it_is, scope=scope)
 
     @overload
-    def run(self, name: str, call: Sequence[bytes]) -> asyncio.Future[Any]: ...
+    def run(self, name: str, call: ScriptCall) -> asyncio.Future[Any]: ...
 
     @overload
-    def run(self, name: str, call: Sequence[bytes], result: Callable[[Any], T]) -> asyncio.Future[T]: ...
+    def run(self, name: str, call: ScriptCall, result: Callable[[Any], T]) -> asyncio.Future[T]: ...
 
-    def run(self, name: str, call: Sequence[bytes], result: Callable[[Any], Any] = _as_it_is) -> asyncio.Future[Any]:
+    def run(self, name: str, call: ScriptCall, result: Callable[[Any], Any] = _as_it_is) -> asyncio.Future[Any]:
         """Call the script of this name, with keys and arguments; `result` reads its reply."""
+        if callable(call):
+            digest = script(name).sha1
+            return self.call(lambda *ticket: (b"EVALSHA", digest, *call()), result)
         words = (b"EVALSHA", script(name).sha1, *call)
         return self.call(lambda *ticket: words, result, size=sum(map(len, words)))
 
@@ -566,6 +580,8 @@ class Connection:
             self._reload = True
             raise Again
         trouble = trouble_of(text)
+        if trouble == "WRONGTYPE" or "NOGROUP" in text or "user_script" in text or "not an integer" in text:
+            self.stumbled()
         if trouble == "WRONGTYPE" and call.scope is not None:
             raise StoreError(
                 f"a key on Redis at {self.address} has the wrong type: state:{call.scope}, or one that iii-state keeps: {text}"

@@ -41,6 +41,10 @@ FORGET_MS = 600_000
 """A scope that has had no deadlines for between one and two of these is one without deadlines again."""
 
 
+GONE_MS = 5000
+"""One that has no values either is after between one and two of these."""
+
+
 class Deadlines:
     """Removes what is over. `mutate` makes a write of a scope."""
 
@@ -91,7 +95,7 @@ class Deadlines:
     async def sweep(self) -> int:
         """Remove what is over. Milliseconds until the next deadline is, -1 if there is none."""
         while True:
-            call = [b"1", self._keys.deadlines, b"%d" % SCOPES_AT_ONCE, b"%d" % CLAIM_MS]
+            call = [b"2", self._keys.deadlines, self._keys.clock, b"%d" % SCOPES_AT_ONCE, b"%d" % CLAIM_MS]
             due, following = await self._run("claim", call)
             if not due:
                 return -1 if following < 0 else int(min(MAX_WAIT_MS, max(LOOK_MS, following)))
@@ -102,7 +106,7 @@ class Deadlines:
         times = self._keys.deadlines_of(scope)
         kept = 0
         while True:
-            due, _ = await self._run("due", queues.due(times, KEYS_AT_ONCE, kept))
+            due, _ = await self._run("due", queues.due(self._keys, times, KEYS_AT_ONCE, kept))
             if not due:
                 break
             outcomes = await asyncio.gather(*(self._expire(scope, key) for key in due), return_exceptions=True)
@@ -113,8 +117,10 @@ class Deadlines:
                 if not isinstance(failures[0], StoreError):
                     raise failures[0]
         names = (self._keys.deadlines, times, self._keys.routes, self._keys.routes_version, self._keys.routes_log, self._keys.hold)
-        words = (b"%d" % (RETRY_MS if kept else 0), b"1" if was_empty else b"", b"%d" % self._forget_ms)
-        await self._run("settle", [b"6", *names, scope, deadlines_setting(scope), *words])
+        words = (b"%d" % (RETRY_MS if kept else 0), b"1" if was_empty else b"")
+        waits = (b"%d" % self._forget_ms, b"%d" % min(GONE_MS, self._forget_ms))
+        more = (self._keys.clock, self._keys.values(scope))
+        await self._run("settle", [b"8", *names, *more, scope, deadlines_setting(scope), *words, *waits])
 
     def _expire(self, scope: bytes, key: bytes) -> asyncio.Future[Any]:
         write = Write(self._fanout, script("expire"), scope.decode(), key.decode(), tuple, previous)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import cast
 
 from iii_state.adapters.redis import queues
 from iii_state.adapters.redis.connection import Run, Send
@@ -38,6 +39,7 @@ class Deliveries:
         routes: Routes,
         limits: QueueLimits,
         plan: Callable[[float], None],
+        stumbled: Callable[[], None],
     ) -> None:
         self._keys = keys
         self._run = run
@@ -47,6 +49,7 @@ class Deliveries:
         self._routes = routes
         self._limits = limits
         self._plan = plan
+        self._stumbled = stumbled
         self._held: defaultdict[bytes, set[bytes]] = defaultdict(set)
 
     # -- one after the other
@@ -89,6 +92,8 @@ class Deliveries:
             except Fenced:
                 self._engine.lost(engine)
                 deliveries = []
+            if ended and reply[0] == b"OK" and cast(int, reply[1]) < len(ended):
+                self._stumbled()  # somebody has let go what was pending here
             held = self._held[queue]
             held.difference_update([entry.id for entry in ended])
             if engine != self._engine.id:
@@ -194,7 +199,7 @@ class Deliveries:
 
     async def start_due_attempts(self) -> int:
         """Make ready what is due. Milliseconds until the next attempt is, -1 if there is none."""
-        due, following = await self._run("due", queues.due(self._keys.later, DUE_AT_ONCE))
+        due, following = await self._run("due", queues.due(self._keys, self._keys.later, DUE_AT_ONCE))
         by_queue: dict[bytes, list[bytes]] = {}
         for member in due:
             queue, _, entry_id = member.rpartition(b":")

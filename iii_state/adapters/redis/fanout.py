@@ -83,8 +83,13 @@ class Fanout:
             self.emptied()
 
     def load(self, version: int, table: Sequence[bytes]) -> bool:
-        """Take on the whole table. True where it is that of another database: the one before has been emptied, or replaced."""
+        """Take on the whole table. True where it is that of another database: the one before has been emptied, or replaced.
+
+        Where somebody has removed nothing but the table, what was known stays, until it is written down again (`Repair`).
+        """
         before = self.routes.settings.get(BEGAN)
+        if version and before is not None and BEGAN not in table[::2]:
+            table = [*self.routes.table(), *table]
         self.routes.load(version, table)
         return before is not None and self.routes.settings.get(BEGAN) != before
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import secrets
+import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from iii_state.adapters.redis import queues
 from iii_state.adapters.redis.connection import Run
@@ -20,6 +22,24 @@ logger = logging.getLogger(__name__)
 ENTRIES_AT_ONCE = 500
 SWEEPS_PER_LIFE = 10
 """How often the heartbeats are looked at within one time to live; Redis tells of most that stop before."""
+
+LEASE = 0.9
+"""Of its time to live an engine counts on so much: others see its heartbeat up to one look later than it was, and no earlier."""
+
+_BEATS = re.compile(rb"(\d+) \d+")
+
+
+def steady() -> float:
+    """Seconds, by a clock that nobody sets, and that goes on while the machine is suspended where there is such a one."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+class _Seen(NamedTuple):
+    """What stood among the engines for one of them, and since when, by the loop's clock; its time to live in seconds."""
+
+    beats: bytes
+    since: float
+    ttl: float
 
 
 class Identity:
@@ -82,20 +102,33 @@ class Fleet:
         self._sure = sure
         self._tasks: list[asyncio.Task[None]] = []
         self._nobody_dies_before = 0.0
+        self._beats = 0
+        self._now_ms, self._read_at = 0.0, 0.0
+        """The time of the fleet, and when it was so by the steady clock."""
+        self._seen: dict[bytes, _Seen] = {}
+        self._looked = 0.0
+        """When the heartbeats were looked at last."""
         self._look = asyncio.Event()
         """Set where a heart may have stopped."""
+        self._others: set[bytes] = set()
         self._watched: set[bytes] = set()
         """The engines whose hearts are listened to."""
+
+    def is_first(self) -> bool:
+        """Whether of all engines this one does what only one has to; two of them may think so for a moment."""
+        return not self._others or self._engine.id < min(self._others)
 
     async def join(self) -> None:
         """Become one of the engines. Raises `ConfigError` where these have agreed on something else."""
         engine = self._engine
         while True:
-            began = asyncio.get_running_loop().time()
+            began, read_at = asyncio.get_running_loop().time(), steady()
             others = [other for other in await self._send(b"HKEYS", self._keys.engines) if other != engine.id]
-            call = queues.join(self._keys, engine.id, engine.name, self._ttl_ms, self._foreign_writes, others)
+            self._beats += 1
+            call = queues.join(self._keys, engine.id, engine.name, self._ttl_ms, self._foreign_writes, others, self._beats)
             reply = await self._run("join", call)
             if reply[0] == b"OK":
+                self._now_ms, self._read_at = reply[1], read_at
                 break
             if reply[0] == b"DISAGREE":
                 wanted, found = ("true", "false") if self._foreign_writes else ("false", "true")
@@ -104,7 +137,7 @@ class Fleet:
                     "the same Redis: it has to be the same at all. To change it, stop them all (one that was killed counts for "
                     "heartbeat_ttl_ms), and start them with the new setting"
                 )
-        engine.lease_until = began + self._ttl_ms / 1000
+        engine.lease_until = began + LEASE * self._ttl_ms / 1000
         engine.is_member.set()
 
     def start(self) -> None:
@@ -117,6 +150,7 @@ class Fleet:
 
     def spare_everybody(self) -> None:
         """Redis may have been away, and nobody's heartbeat could reach it: declare nobody dead for one time to live."""
+        self._seen.clear()
         self._nobody_dies_before = asyncio.get_running_loop().time() + self._ttl_ms / 1000
 
     async def stop(self) -> None:
@@ -146,16 +180,21 @@ class Fleet:
             try:
                 if not engine.was_lost.is_set():
                     began, known = loop.time(), engine.id
-                    word = await self._run("heartbeat", queues.heartbeat(self._keys, known, self._ttl_ms, engine.name))
-                    if word == b"OK":
+                    reply = await self._run("heartbeat", self._heartbeat)
+                    if reply[0] == b"OK":
+                        self._now_ms, self._read_at = reply[1], steady()
                         was_over = loop.time() >= engine.lease_until
-                        engine.lease_until = began + self._ttl_ms / 1000
+                        engine.lease_until = began + LEASE * self._ttl_ms / 1000
                         if was_over:
                             self._sure()
                         continue
                     engine.lost(known)
+                lost = engine.id
                 engine.renew()
                 await self.join()
+                # Nobody may have declared it dead: somebody has removed it from the engines. What is pending there is taken over.
+                await self._send(b"DEL", self._keys.engine(lost))
+                await self._run("fence", queues.fence(self._keys, lost))
                 await self._afresh()
             except (StoreError, ConfigError) as error:
                 if not engine.is_member.is_set():
@@ -163,36 +202,72 @@ class Fleet:
                 logger.warning("no heartbeat: %s", error)
                 await asyncio.sleep(self._ttl_ms / 10_000)
 
+    def _heartbeat(self) -> list[bytes]:
+        """The next one, as it is sent."""
+        self._beats += 1
+        now_ms = int(self._now_ms + 1000 * (steady() - self._read_at))
+        return queues.heartbeat(self._keys, self._engine.id, self._ttl_ms, self._engine.name, self._beats, now_ms)
+
     # -- the hearts of others
 
     async def _sweep_for_ever(self) -> None:
         while True:
             self._look.clear()
+            pause = self._ttl_ms / SWEEPS_PER_LIFE / 1000
             try:
-                await self.sweep()
+                pause = min(pause, await self.sweep())
             except StoreError as error:
                 logger.info("the other engines could not be looked at: %s", error)
             except Exception:
                 logger.exception("the other engines could not be looked at")
             try:
-                async with asyncio.timeout(self._ttl_ms / SWEEPS_PER_LIFE / 1000):
+                async with asyncio.timeout(pause):
                     await self._look.wait()
             except TimeoutError:
                 pass
 
-    async def sweep(self) -> None:
-        """Declare dead who is, and take over."""
-        engines = await self._send(b"HKEYS", self._keys.engines)
-        self._watch({engine for engine in engines if engine != self._engine.id})
-        for engine in engines:
-            if engine == self._engine.id or await self._send(b"EXISTS", self._keys.engine(engine)):
+    async def sweep(self) -> float:
+        """Declare dead who is, and take over. Seconds until somebody may be dead who does not give a sign of life."""
+        loop = asyncio.get_running_loop()
+        table = await self._send(b"HGETALL", self._keys.engines)
+        engines = dict(zip(table[::2], table[1::2], strict=True))
+        engines.pop(self._engine.id, None)
+        self._others = set(engines)
+        self._watch(self._others)
+        now, before = loop.time(), self._looked
+        if now - before > self._ttl_ms / 2000:  # this engine has been away itself, and perhaps so has Redis
+            self._seen.clear()
+        self._looked = now
+        following = float("inf")
+        for engine, beats in engines.items():
+            dead_in = max(await self._dies_in(engine, beats, before), self._nobody_dies_before - loop.time())
+            following = min(following, max(0.0, dead_in))
+            if dead_in > 0:
                 continue
-            if asyncio.get_running_loop().time() < self._nobody_dies_before:
-                continue
-            if await self._run("fence", queues.fence(self._keys, engine)):
+            if await self._run("fence", queues.fence(self._keys, engine, beats if _BEATS.fullmatch(beats) else b"")):
                 logger.warning("the engine %s is gone; its work is taken over", engine.decode())
+        self._seen = {engine: seen for engine, seen in self._seen.items() if engine in engines}
         for engine in await self._send(b"SMEMBERS", self._keys.fenced):
             await self._take_over(engine)
+        return max(0.001, following)
+
+    async def _dies_in(self, engine: bytes, beats: bytes, before: float) -> float:
+        """Seconds until an engine counts as dead, if its heart does not beat until then; `before` is when it was looked at last.
+
+        By this engine's own clock: whoever sets Redis's, kills nobody, and keeps nobody alive. What Redis has of the heartbeat only
+        tells when between two looks it was.
+        """
+        loop = asyncio.get_running_loop()
+        described = _BEATS.fullmatch(beats)
+        if described is None:  # of version 0.1.0: its key alone tells
+            return float("inf") if await self._send(b"EXISTS", self._keys.engine(engine)) else 0.0
+        seen = self._seen.get(engine)
+        if seen is None or seen.beats != beats:
+            left = await self._send(b"PTTL", self._keys.engine(engine))
+            now, ttl = loop.time(), int(described[1]) / 1000
+            age = min(max(0.0, ttl - left / 1000), now - before) if seen is not None and left >= 0 else 0.0
+            seen = self._seen[engine] = _Seen(beats, now - age, ttl)
+        return seen.since + seen.ttl - loop.time()
 
     def _watch(self, engines: set[bytes]) -> None:
         for engine in engines - self._watched:

@@ -178,6 +178,8 @@ class ForeignWrites:
             return True
         token, lock = secrets.token_hex(6).encode(), self._keys.comparing(scope)
         if not await self._send(b"SET", lock, token, b"NX", b"PX", _LOCK_MS):
+            if await self._send(b"PTTL", lock) > 1000 * LOCK_SECONDS:  # Redis's clock was set back meanwhile
+                await self._send(b"DEL", lock)
             return False
         self._changed.pop(scope, None)
         try:

@@ -110,8 +110,13 @@ class Keys:
 
     @cached_property
     def engines(self) -> bytes:
-        """Hash: engine -> since when."""
+        """Hash: engine -> its milliseconds to live, and how often its heart has beaten."""
         return self._own + b"engines"
+
+    @cached_property
+    def clock(self) -> bytes:
+        """Hash: the time of the fleet, by Redis's clock (`lua/lib/now.lua`)."""
+        return self._own + b"clock"
 
     @cached_property
     def store(self) -> bytes:
@@ -172,6 +177,14 @@ class Keys:
     def wait(self, queue: bytes, lane: bytes) -> bytes:
         """List: events behind an outstanding one of the same lane."""
         return b"%bwait:%b:%b" % (self._own, queue, lane)
+
+    def waiting(self, queue: bytes) -> bytes:
+        """What the names of a queue's lists begin with."""
+        return self.wait(queue, b"")
+
+    def aside(self, key: bytes, now_ms: int) -> bytes:
+        """What a key is called from now on that was in the way of one of ours."""
+        return b"%b:damaged:%d" % (key, now_ms)
 
     def dead(self, queue: bytes) -> bytes:
         """Stream: events whose handler kept failing."""

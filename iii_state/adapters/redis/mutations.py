@@ -116,7 +116,8 @@ def mutation(
     extra: tuple[bytes, ...] = ()
     if watched is not None or ttl is not None:
         none = (keys.routes_version, keys.routes_version)
-        extra = (*(watched or none), *(none if ttl is None else (keys.deadlines_of(scope), keys.deadlines)))
+        times = (keys.deadlines_of(scope), keys.deadlines, keys.clock)
+        extra = (*(watched or none), *((*none, keys.routes_version) if ttl is None else times))
     call = [
         b"%d" % (5 + 3 * len(routes) + len(extra)),
         keys.values(scope),

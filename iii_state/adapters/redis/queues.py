@@ -60,12 +60,13 @@ def ack(keys: Keys, queue: bytes, engine: bytes, entries: Sequence[Entry], want:
 
 def retry(keys: Keys, queue: bytes, engine: bytes, entry: Entry, delay_ms: int, *, crashed: bool = False) -> list[bytes]:
     """What follows the digest of retry.lua in EVALSHA."""
-    return [b"3", keys.stream(queue), keys.engines, keys.later, engine, queue, entry.id, b"%d" % delay_ms, b"%d" % crashed]
+    call = [b"4", keys.stream(queue), keys.engines, keys.later, keys.clock]
+    return [*call, engine, queue, entry.id, b"%d" % delay_ms, b"%d" % crashed]
 
 
-def due(times: bytes, count: int, leave_out: int = 0) -> list[bytes]:
+def due(keys: Keys, times: bytes, count: int, leave_out: int = 0) -> list[bytes]:
     """What follows the digest of due.lua in EVALSHA."""
-    return [b"1", times, b"%d" % count, b"%d" % leave_out]
+    return [b"2", times, keys.clock, b"%d" % count, b"%d" % leave_out]
 
 
 def again(keys: Keys, queue: bytes, entry_ids: Sequence[bytes]) -> list[bytes]:
@@ -122,13 +123,13 @@ def subscribe(keys: Keys, engine: bytes, registrations: Sequence[Registration]) 
 
 def abandon(keys: Keys, queue: bytes, engine: bytes) -> list[bytes]:
     """What follows the digest of abandon.lua in EVALSHA."""
-    return [b"2", keys.subscription(queue), keys.orphans, engine, queue]
+    return [b"3", keys.subscription(queue), keys.orphans, keys.clock, engine, queue]
 
 
 def end_subscription(keys: Keys, queue: bytes, engine: bytes = b"") -> list[bytes]:
     """What follows the digest of end_subscription.lua in EVALSHA; without an engine, for a retention that may be over."""
     names = (keys.routes, keys.routes_version, keys.routes_log, keys.hold, keys.orphans, keys.subscription(queue))
-    return [b"6", *names, engine, queue]
+    return [b"7", *names, keys.clock, engine, queue]
 
 
 def clear(keys: Keys, queue: bytes, lanes: Sequence[bytes]) -> list[bytes]:
@@ -137,11 +138,14 @@ def clear(keys: Keys, queue: bytes, lanes: Sequence[bytes]) -> list[bytes]:
     return [*call, *(keys.wait(queue, lane_name) for lane_name in lanes), queue, *lanes]
 
 
-def join(keys: Keys, engine: bytes, name: bytes, ttl_ms: int, foreign_writes: bool, others: Sequence[bytes]) -> list[bytes]:
+def join(
+    keys: Keys, engine: bytes, name: bytes, ttl_ms: int, foreign_writes: bool, others: Sequence[bytes], beats: int = 0
+) -> list[bytes]:
     """What follows the digest of join.lua in EVALSHA."""
-    names = (keys.routes, keys.routes_version, keys.routes_log, keys.engines, keys.format, keys.engine(engine))
-    call = [b"%d" % (len(names) + len(others)), *names, *(keys.engine(other) for other in others)]
-    return [*call, engine, b"%d" % ttl_ms, b"%d" % FORMAT, b"%d" % foreign_writes, name, *others]
+    names = (keys.routes, keys.routes_version, keys.routes_log, keys.engines, keys.format)
+    more = (keys.engine(engine), keys.clock, keys.orphans, *(keys.engine(other) for other in others))
+    words = (engine, b"%d" % ttl_ms, b"%d" % FORMAT, b"%d" % foreign_writes, name, beat(ttl_ms, beats), _within(ttl_ms))
+    return [b"%d" % (len(names) + len(more)), *names, *more, *words, *others]
 
 
 def change_setting(keys: Keys, setting: bytes, before: bytes, after: bytes) -> list[bytes]:
@@ -149,25 +153,35 @@ def change_setting(keys: Keys, setting: bytes, before: bytes, after: bytes) -> l
     return [b"3", keys.routes, keys.routes_version, keys.routes_log, setting, before, after]
 
 
-def heartbeat(keys: Keys, engine: bytes, ttl_ms: int, name: bytes) -> list[bytes]:
-    """What follows the digest of heartbeat.lua in EVALSHA."""
-    return [b"2", keys.engines, keys.engine(engine), engine, b"%d" % ttl_ms, name]
+def beat(ttl_ms: int, beats: int) -> bytes:
+    """What stands among the engines for one whose heart has beaten so often."""
+    return b"%d %d" % (ttl_ms, beats)
+
+
+def _within(ttl_ms: int) -> bytes:
+    return b"%d" % (ttl_ms + 1000)
+
+
+def heartbeat(keys: Keys, engine: bytes, ttl_ms: int, name: bytes, beats: int = 0, now_ms: int | None = None) -> list[bytes]:
+    """What follows the digest of heartbeat.lua in EVALSHA; `now_ms` is the time of the fleet by the engine's own clock."""
+    call = [b"3", keys.engines, keys.engine(engine), keys.clock, engine, b"%d" % ttl_ms, name]
+    return [*call, beat(ttl_ms, beats), b"" if now_ms is None else b"%d" % now_ms, _within(ttl_ms)]
 
 
 def line_up(keys: Keys, worker: bytes, ttl_ms: int) -> list[bytes]:
     """What follows the digest of line_up.lua in EVALSHA."""
-    return [b"1", keys.line, worker, b"%d" % ttl_ms]
+    return [b"2", keys.line, keys.clock, worker, b"%d" % ttl_ms]
 
 
-def fence(keys: Keys, engine: bytes) -> list[bytes]:
-    """What follows the digest of fence.lua in EVALSHA."""
-    return [b"3", keys.engines, keys.engine(engine), keys.fenced, engine]
+def fence(keys: Keys, engine: bytes, seen: bytes = b"") -> list[bytes]:
+    """What follows the digest of fence.lua in EVALSHA; `seen` is what has stood among the engines for its time to live."""
+    return [b"3", keys.engines, keys.engine(engine), keys.fenced, engine, seen]
 
 
 def takeover(keys: Keys, queue: bytes, engine: bytes, count: int) -> list[bytes]:
     """What follows the digest of takeover.lua in EVALSHA."""
     names = (keys.stream(queue), keys.engines, keys.busy(queue), keys.subscription(queue), keys.orphans, keys.hosts(engine))
-    return [b"6", *names, engine, queue, b"%d" % count]
+    return [b"7", *names, keys.clock, engine, queue, b"%d" % count]
 
 
 def taken(reply: Reply, subscription_id: str, queue: bytes = b"", engine: bytes = b"") -> list[Delivery]:
@@ -197,7 +211,7 @@ def _delivery(
     scope, key, old, new = fields[3], fields[5], fields[9], fields[11]
     size = len(scope) + len(key) + len(old) + len(new)
     attempt = int(fields[13]) if len(fields) > 12 else 1
-    crashes = int(fields[15]) if len(fields) > 14 else 0
+    crashes = int(fields[15]) if len(fields) > 15 and fields[14] == b"c" else 0
     entry = Entry(entry_id, lane(scope, key), size, queue, engine)
     return Delivery(subscription_id, event_of(fields), attempt, fence_number, entry, crashes=crashes)
 

@@ -45,9 +45,10 @@ class Reading:
             words: tuple[bytes, ...] = (
                 b"EVALSHA",
                 script("get").sha1,
-                b"2",
+                b"3",
                 name,
                 self._keys.deadlines_of(scope.encode()),
+                self._keys.clock,
                 key.encode(),
             )
         else:
@@ -89,7 +90,9 @@ class Reading:
     def _names_of(self, scope: str) -> tuple[bytes, ...]:
         """The keys that a read of a scope has to look at: its values, and its deadlines where it has any."""
         name = self._keys.values(scope.encode())
-        return (name, self._keys.deadlines_of(scope.encode())) if scope in self._routes.with_deadlines else (name,)
+        return (
+            (name, self._keys.deadlines_of(scope.encode()), self._keys.clock) if scope in self._routes.with_deadlines else (name,)
+        )
 
     async def _pages(self, names: tuple[bytes, ...], scope: str) -> AsyncIterator[list[bytes]]:
         """Keys and values in turn of a scope of any size; a key may come twice."""
@@ -98,7 +101,7 @@ class Reading:
             if len(names) == 1:
                 words: tuple[bytes, ...] = (b"HSCAN", *names, cursor, b"COUNT", b"%d" % count)
             else:
-                words = (b"EVALSHA", script("page").sha1, b"2", *names, cursor, b"%d" % count)
+                words = (b"EVALSHA", script("page").sha1, b"3", *names, cursor, b"%d" % count)
             cursor, page = await self._send(*words, scope=scope)
             yield page
             if cursor == b"0":

@@ -5,7 +5,7 @@ Both stand in one table; the names of what has been agreed on begin with a colon
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 import msgspec
 
@@ -27,6 +27,12 @@ class Route(msgspec.Struct, frozen=True):
     key: str | None
     function_id: str
 
+
+Wanted = tuple[str | None, str | None]
+"""Scope and key of the events that a subscription wants, None for any."""
+
+MOST_ALIKE = 500
+"""So many subscriptions may want the events of the same scope and key: a write pays some 10 µs of Redis's time for each."""
 
 _route = msgspec.json.Decoder(Route)
 _encode = msgspec.json.Encoder().encode
@@ -56,7 +62,7 @@ class Routes:
         self.is_filling = False
         """Whether the shadows are not complete yet: what is found missing in them is no event."""
         self._routes: dict[bytes, Route] = {}
-        self._queues: dict[tuple[str | None, str | None], dict[bytes, str]] = {}
+        self._queues: dict[Wanted, dict[bytes, str]] = {}
         self.with_deadlines: set[str] = set()
         """The scopes that have deadlines, or had some not long ago."""
 
@@ -64,6 +70,32 @@ class Routes:
         """The function that a queue is for, empty for an unknown one."""
         route = self._routes.get(queue)
         return "" if route is None else route.function_id
+
+    def wanted_by(self, queue: bytes) -> Wanted | None:
+        """What a queue wants, None for an unknown one."""
+        route = self._routes.get(queue)
+        return None if route is None else (route.scope, route.key)
+
+    def refuse_too_many(self, wanted: Wanted, queue: bytes, under_way: Set[bytes]) -> None:
+        """Raises `StoreError` in words where one more subscription with this scope and key would make writes too slow; others are
+        `under_way`."""
+        alike = self._queues.get(wanted, {}).keys()
+        if queue not in alike and len(alike) + len(under_way - alike - {queue}) >= MOST_ALIKE:
+            scope, key = ("(any)" if name is None else repr(name) for name in wanted)
+            raise StoreError(
+                f"there are {MOST_ALIKE} subscriptions with scope {scope} and key {key} already, and no more are taken: each write "
+                "that they want pays for each of them"
+            )
+
+    def queues(self) -> list[bytes]:
+        """Every queue there is."""
+        return list(self._routes)
+
+    def table(self) -> list[bytes]:
+        """The whole table, as `load` takes it."""
+        entries = {queue: _encode(route) for queue, route in self._routes.items()} | self.settings
+        entries |= {deadlines_setting(scope.encode()): b"1" for scope in self.with_deadlines}
+        return [word for entry in entries.items() for word in entry]
 
     def matching(self, scope: str, key: str) -> list[tuple[bytes, str]]:
         """The queues that want the events of this scope and key, each with the function that it is for."""

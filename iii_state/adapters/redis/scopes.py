@@ -82,7 +82,7 @@ class Scopes:
         for start in range(0, len(scopes), KEYS_PER_STEP):
             part = [scope.encode() for scope in scopes[start : start + KEYS_PER_STEP]]
             names = [name for scope in part for name in (self._keys.values(scope), self._keys.deadlines_of(scope))]
-            call = (b"EVALSHA", script("without_values").sha1, b"%d" % len(names), *names, *part)
+            call = (b"EVALSHA", script("without_values").sha1, b"%d" % (len(names) + 1), *names, self._keys.clock, *part)
             over.update(scope.decode() for scope in await self._send(*call))
         return over
 
@@ -137,7 +137,7 @@ class Scopes:
 
 async def hashes(send: Send, beginning: bytes) -> AsyncIterator[list[bytes]]:
     """The names of all hashes that begin so, page by page; a page may be empty."""
-    cursor, pattern = b"0", _escaped(beginning) + b"*"
+    cursor, pattern = b"0", escaped(beginning) + b"*"
     while True:
         cursor, page = await send(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"%d" % KEYS_PER_STEP, b"TYPE", b"hash")
         yield page
@@ -155,7 +155,7 @@ async def all_scopes(keys: Keys, send: Send) -> AsyncIterator[list[bytes]]:
             return
 
 
-def _escaped(text: bytes) -> bytes:
+def escaped(text: bytes) -> bytes:
     for special in b"\\*?[]":
         text = text.replace(bytes((special,)), b"\\%c" % special)
     return text

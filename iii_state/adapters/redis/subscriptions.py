@@ -17,7 +17,7 @@ from iii_state.adapters.redis.bells import Bells
 from iii_state.adapters.redis.connection import NoAnswer, Run
 from iii_state.adapters.redis.fleet import Identity
 from iii_state.adapters.redis.keys import Keys
-from iii_state.adapters.redis.routes import Routes, route_text
+from iii_state.adapters.redis.routes import Routes, Wanted, route_text
 from iii_state.errors import StoreError
 from iii_state.events import FOREVER, Subscription
 
@@ -85,6 +85,8 @@ class Subscriptions:
         self._routes = routes
         self._is_own = is_own
         self._requests: deque[_Request] = deque()
+        self._under_way: dict[Wanted, set[bytes]] = {}
+        """Queues of subscriptions that are being registered."""
         self._task: asyncio.Task[None] | None = None
         self._ids: dict[bytes, str] = {}
         """Stream → subscription id."""
@@ -103,8 +105,21 @@ class Subscriptions:
         self.hosted.clear()
 
     def subscribe(self, subscription: Subscription) -> asyncio.Future[None]:
-        """Host it."""
-        return self._request(subscription.id, subscription=subscription, queue=self._queue_of(subscription))
+        """Host it. Raises `StoreError` where there are too many with its scope and key."""
+        queue = self._queue_of(subscription)
+        wanted = (subscription.scope, subscription.key)
+        under_way = self._under_way.setdefault(wanted, set())
+        self._routes.refuse_too_many(wanted, queue, under_way)
+        answer = self._request(subscription.id, subscription=subscription, queue=queue)
+        under_way.add(queue)
+
+        def registered(_: asyncio.Future[None]) -> None:
+            under_way.discard(queue)
+            if not under_way and self._under_way.get(wanted) is under_way:
+                del self._under_way[wanted]
+
+        answer.add_done_callback(registered)
+        return answer
 
     def unsubscribe(self, subscription_id: str) -> asyncio.Future[None]:
         """Let it go for good."""
@@ -122,6 +137,13 @@ class Subscriptions:
     def doubt(self) -> None:
         """Another Redis may answer by now, that has not heard of the latest."""
         self.hosted = {name: hosted._replace(engine=b"") for name, hosted in self.hosted.items()}
+
+    def doubt_one(self, queue: bytes) -> None:
+        """Redis has lost that this queue is hosted here."""
+        name = self._ids.get(self._keys.stream(queue), "")
+        if name in self.hosted:
+            self.hosted[name] = self.hosted[name]._replace(engine=b"")
+            self._plan(0)
 
     async def host_again(self) -> None:
         """Register what is not registered for certain, or under another id of this engine."""
@@ -279,7 +301,7 @@ class Subscriptions:
 
     async def end_orphans(self, settings_of: Callable[[bytes], Awaitable[bytes | None]]) -> int:
         """Remove the queues whose retention is over. Milliseconds until the next one's is, -1 if there is none."""
-        due, following = await self._run("due", queues.due(self._keys.orphans, 100))
+        due, following = await self._run("due", queues.due(self._keys, self._keys.orphans, 100))
         for queue in due:
             text = await settings_of(queue)
             events = await self.end(queue)

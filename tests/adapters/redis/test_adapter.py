@@ -23,7 +23,8 @@ from tests.redis_server import RedisServer
 LIMIT = values.MAX_VALUE_BYTES
 SMALLEST_RULES = (
     "~state:* ~iii-state:* &iii-state:* &__keyspace@*__:iii-state:* -@all +@hash +@set +@sortedset +@list +@stream +@string "
-    "+@connection +@pubsub +del +unlink +exists +scan +pexpire +time +evalsha +script|load +script|exists -config"
+    "+@connection +@pubsub +del +unlink +exists +scan +pexpire +pttl +type +rename +time +evalsha +script|load +script|exists "
+    "-config"
 )
 
 

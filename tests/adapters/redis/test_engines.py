@@ -34,6 +34,7 @@ class Handler:
         self.worker = worker
         self.function_id = function_id
         self.calls: list[dict[str, Any]] = []
+        self.received: list[dict[str, Any]] = []
         self.answered: list[dict[str, Any]] = []
         self.answers: int | None = None
         """How many calls it still answers, None for all."""
@@ -44,10 +45,15 @@ class Handler:
             frame = message.json()
             if frame["type"] == "invokefunction" and frame["function_id"] == self.function_id:
                 self.calls.append(frame)
+                self.received.append(frame)
                 if self.answers is None or self.answers > 0:
                     self.answers = None if self.answers is None else self.answers - 1
                     await self.worker.answer(frame, result=None)
                     self.answered.append(frame)
+
+    def open(self) -> list[dict[str, Any]]:
+        """The calls of this worker that it has not answered."""
+        return [frame for frame in self.received if frame not in self.answered]
 
     def news(self) -> list[Any]:
         """The new values it has been called with."""

@@ -243,12 +243,12 @@ def test_an_acknowledgement_gives_back_what_was_counted(worker: Worker, engine: 
 
 
 def test_an_engine_whose_heart_beats_is_not_fenced(worker: Worker, client: redis.Redis) -> None:
-    assert worker.run("heartbeat", heartbeat(KEYS, b"e1", 60_000, b"host:1")) == b"OK"
+    assert worker.run("heartbeat", heartbeat(KEYS, b"e1", 60_000, b"host:1"))[0] == b"OK"
     assert worker.run("fence", fence(KEYS, b"e1")) == 0
     assert worker.run("takeover", takeover(KEYS, b"q", b"e1", 10)) == [b"ALIVE"]
     client.delete(KEYS.engine(b"e1"))
     assert worker.run("fence", fence(KEYS, b"e1")) == 1
-    assert worker.run("heartbeat", heartbeat(KEYS, b"e1", 60_000, b"host:1")) == b"FENCED"
+    assert worker.run("heartbeat", heartbeat(KEYS, b"e1", 60_000, b"host:1")) == [b"FENCED"]
     assert not client.exists(KEYS.engine(b"e1"))
 
 
@@ -285,7 +285,7 @@ def test_a_planned_attempt_is_made_ready_once(worker: Worker, engine: Engine, cl
     assert worker.run("retry", retry(KEYS, b"q", b"e1", entry, 0)) == [b"OK", 1]
     assert worker.run("retry", retry(KEYS, b"q", b"e1", entry, 0)) == [b"OK", 0]
     assert worker.take(b"q") == []
-    assert worker.run("due", due(KEYS.later, 10)) == [[b"q:" + entry.id], -1]
+    assert worker.run("due", due(KEYS, KEYS.later, 10)) == [[b"q:" + entry.id], -1]
     assert worker.run("again", again(KEYS, b"q", [entry.id])) == 1
     assert worker.run("again", again(KEYS, b"q", [entry.id])) == 0
     (second,) = worker.take(b"q")
@@ -309,6 +309,54 @@ def test_what_is_given_back_keeps_its_attempt(worker: Worker, engine: Engine) ->
     assert worker.take(b"q") == []
 
 
+AGAIN_OF_0_1_0 = """
+redis.call('XLEN', KEYS[2])
+local made = 0
+for number = 2, #ARGV do
+  if redis.call('ZREM', KEYS[1], ARGV[1] .. ':' .. ARGV[number]) == 1 then
+    local entry = redis.call('XRANGE', KEYS[2], ARGV[number], ARGV[number])[1]
+    if entry then
+      local fields = entry[2]
+      fields[14] = tonumber(fields[14] or 1) + 1
+      fields[13] = 'a'
+      redis.call('XADD', KEYS[2], '*', unpack(fields))
+      redis.call('XDEL', KEYS[2], ARGV[number])
+      made = made + 1
+    end
+  end
+end
+return made
+"""
+
+
+def test_crashes_are_counted_beside_attempts_and_kept_by_an_older_engine(worker: Worker, engine: Engine) -> None:
+    engine.set(b"s", b"k", b"1")
+
+    def outcome(*, crashed: bool, by: str = "") -> tuple[int, int]:
+        (delivery,) = worker.take(b"q")
+        entry = delivery.token
+        assert isinstance(entry, Entry)
+        worker.run("retry", retry(KEYS, b"q", b"e1", entry, 0, crashed=crashed))
+        call = again(KEYS, b"q", [entry.id])
+        assert (worker.client.execute_command("EVAL", by, *call) if by else worker.run("again", call)) == 1
+        (next_one,) = worker.take(b"q")
+        assert isinstance(next_one.token, Entry)
+        worker.run("release", release(KEYS, b"q", b"e1", [next_one.token.id]))
+        return next_one.attempt, next_one.crashes
+
+    assert outcome(crashed=True) == (1, 1)
+    assert outcome(crashed=False) == (2, 1)
+    assert outcome(crashed=True) == (2, 2)
+    assert outcome(crashed=False, by=AGAIN_OF_0_1_0) == (3, 2)
+    assert outcome(crashed=True, by=AGAIN_OF_0_1_0) == (4, 2)  # which does not know of crashes: it costs an attempt
+    (delivery,) = worker.take(b"q")
+    worker.client.hdel(KEYS.engines, b"e1")
+    other = Worker(worker.client, b"e2")
+    assert other.run("takeover", takeover(KEYS, b"q", b"e1", 10)) == [b"OK", 1, 1]
+    (taken_over,) = other.take(b"q")
+    assert (taken_over.attempt, taken_over.crashes, taken_over.event_id) == (4, 2, delivery.event_id)
+
+
 def test_a_subscription_ends_when_its_retention_is_over_and_nobody_has_come(worker: Worker, client: redis.Redis) -> None:
     registration = Registration(b"q", b"{}", b"settings", b"0")
     worker.run("subscribe", subscribe(KEYS, b"e1", [registration]))
@@ -316,9 +364,9 @@ def test_a_subscription_ends_when_its_retention_is_over_and_nobody_has_come(work
     assert worker.run("abandon", abandon(KEYS, b"q", b"e1")) == 1
     assert worker.run("abandon", abandon(KEYS, b"q", b"e1")) == 0
     worker.run("subscribe", subscribe(KEYS, b"e1", [registration]))
-    assert worker.run("due", due(KEYS.orphans, 10)) == [[], -1]
+    assert worker.run("due", due(KEYS, KEYS.orphans, 10)) == [[], -1]
     worker.run("abandon", abandon(KEYS, b"q", b"e1"))
-    assert worker.run("due", due(KEYS.orphans, 10)) == [[b"q"], -1]
+    assert worker.run("due", due(KEYS, KEYS.orphans, 10)) == [[b"q"], -1]
     client.set(KEYS.hold, "1")
     assert worker.run("end_subscription", end_subscription(KEYS, b"q")) == b"HOLD"
     client.delete(KEYS.hold)
@@ -338,7 +386,7 @@ def test_when_memory_is_full_hearts_beat_and_work_is_taken_over(real: redis.Redi
     other.run("heartbeat", heartbeat(KEYS, b"e2", 60_000, b"host:2"))
     real.config_set("maxmemory", 1)
     try:
-        assert other.run("heartbeat", heartbeat(KEYS, b"e2", 60_000, b"host:2")) == b"OK"
+        assert other.run("heartbeat", heartbeat(KEYS, b"e2", 60_000, b"host:2"))[0] == b"OK"
         assert other.run("fence", fence(KEYS, b"e1")) == 1
         assert other.run("takeover", takeover(KEYS, b"q", b"e1", 10)) == [b"OK", 1, 1]
         (again_,) = other.take(b"q")

@@ -1,0 +1,58 @@
+--[[
+Reads a page of a queue's stream. What has been taken, but is pending nowhere and not planned, is made ready again, under a new id;
+what is no event is removed.
+
+KEYS  1 stream of the queue   2 later (sorted set of planned attempts of all queues)   3 routes (hash)
+ARGV  1 queue   2 id behind which to begin, `-` for the first   3 most entries
+
+Reply: the id of the last one, '' for none; bytes that were looked at; how many were made ready; how many were removed; and id, scope,
+key and bytes of each event of the page in turn
+]]
+
+if redis.call('HEXISTS', KEYS[3], ARGV[1]) == 0 then -- the queue has ended meanwhile
+  return {'', 0, 0, 0, {}}
+end
+redis.pcall('XGROUP', 'CREATE', KEYS[1], 'engines', '$', 'MKSTREAM')
+local milliseconds, sequence = 0, 0
+for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+  local described = {}
+  for at = 1, #group, 2 do
+    described[group[at]] = group[at + 1]
+  end
+  if described.name == 'engines' then
+    milliseconds, sequence = string.match(described['last-delivered-id'], '^(%d+)-(%d+)$')
+    milliseconds, sequence = tonumber(milliseconds), tonumber(sequence)
+  end
+end
+
+local first = ARGV[2] == '-' and '-' or '(' .. ARGV[2]
+local last, bytes, ready, removed, events = '', 0, 0, 0, {}
+for _, entry in ipairs(redis.call('XRANGE', KEYS[1], first, '+', 'COUNT', ARGV[3])) do
+  local id, event = entry[1], entry[2]
+  last = id
+  if not event[12] or event[1] ~= 'w' then
+    redis.call('XACK', KEYS[1], 'engines', id)
+    redis.call('XDEL', KEYS[1], id)
+    removed = removed + 1
+  else
+    local size = #event[4] + #event[6] + #event[10] + #event[12]
+    bytes = bytes + size
+    local time, number = string.match(id, '^(%d+)-(%d+)$')
+    time, number = tonumber(time), tonumber(number)
+    local is_taken = time < milliseconds or time == milliseconds and number <= sequence
+    if is_taken and not redis.call('ZSCORE', KEYS[2], ARGV[1] .. ':' .. id)
+      and not redis.call('XPENDING', KEYS[1], 'engines', id, id, 1)[1] then
+      redis.call('XADD', KEYS[1], '*', unpack(event))
+      redis.call('XDEL', KEYS[1], id)
+      ready = ready + 1
+    else
+      for _, item in ipairs({id, event[4], event[6], size}) do
+        events[#events + 1] = item
+      end
+    end
+  end
+end
+if ready > 0 then
+  redis.call('PUBLISH', KEYS[1], '')
+end
+return {last, bytes, ready, removed, events}

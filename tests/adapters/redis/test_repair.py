@@ -1,0 +1,223 @@
+"""Looking for damage: what is lost is counted exactly and told once, and a healthy queue under traffic is never taken for a damaged
+one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from typing import Any
+
+import pytest
+
+from iii_state.adapters.redis import RedisAdapter
+from iii_state.adapters.redis.routes import MOST_ALIKE
+from iii_state.errors import StoreError
+from iii_state.events import Delivery, Failure, Subscription
+from tests.adapters.redis.test_connection import adapter_on, answer_of
+from tests.redis_server import RedisServer
+
+ONE = Subscription("one", scope="s")
+OFTEN = Subscription("often", scope="s", retention_ms="forever")
+QUEUE = ONE.id
+REPAIR = "iii_state.adapters.redis.repair"
+
+
+async def until(holds: Any) -> Any:
+    """Wait for a condition, bounded; what it gave."""
+    async with asyncio.timeout(30):
+        while not (found := await answer_of(holds())):
+            await asyncio.sleep(0.01)
+    return found
+
+
+async def fill(adapter: RedisAdapter, lanes: int, each: int) -> None:
+    for number in range(each):
+        await asyncio.gather(*(answer_of(adapter.set("s", f"k{lane}", b"%d" % number)) for lane in range(lanes)))
+
+
+async def drain(adapter: RedisAdapter, subscription: Subscription = ONE) -> dict[str, list[int]]:
+    """Everything that a queue holds, until nothing is left of it."""
+    news: dict[str, list[int]] = {}
+    deliveries: list[Delivery] = []
+
+    async def left() -> bool:
+        queue = subscription.id.encode()
+        return bool(
+            await answer_of(adapter._send(b"HLEN", adapter._keys.busy(queue)))
+            or await answer_of(adapter._send(b"XLEN", adapter._keys.stream(queue)))
+        )
+
+    async with asyncio.timeout(30):
+        while deliveries or await left():
+            for delivery in deliveries:
+                news.setdefault(delivery.event.key, []).append(int(delivery.event.new or b"-1"))
+            deliveries = await answer_of(adapter.ack(deliveries, 100) if deliveries else adapter.take(subscription.id, 100))
+    return news
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == REPAIR]
+
+
+@pytest.mark.parametrize(
+    ("damage", "lost", "left"),
+    [
+        (lambda client: client.delete(f"iii-state:q:{QUEUE}"), 40, [1, 2]),
+        (lambda client: client.xtrim(f"iii-state:q:{QUEUE}", maxlen=0), 40, [1, 2]),
+        (lambda client: client.xgroup_destroy(f"iii-state:q:{QUEUE}", "engines"), 0, [0, 1, 2]),
+        (lambda client: client.delete(*client.keys("iii-state:wait:*")), 80, [0]),
+        (lambda client: client.delete(f"iii-state:busy:{QUEUE}"), 0, [0, 1, 2]),
+        (lambda client: client.delete(f"iii-state:q:{QUEUE}", *client.keys("iii-state:wait:*")), 120, []),
+    ],
+    ids=["stream", "trimmed", "group", "lists", "counts", "stream and lists"],
+)
+async def test_what_is_lost_is_counted_and_told_once(
+    server: RedisServer, caplog: pytest.LogCaptureFixture, damage: Any, lost: int, left: list[int]
+) -> None:
+    async with adapter_on(server.url) as adapter:
+        await adapter.subscribe(ONE)
+        await fill(adapter, 40, 3)
+        with caplog.at_level(logging.WARNING):
+            damage(server.client)
+            adapter._repair.stumbled()
+            held = "lost" if lost else "settings"
+            await until(lambda: server.client.hexists(f"iii-state:sub:{QUEUE}", held))
+            assert await drain(adapter) == ({f"k{lane}": left for lane in range(40)} if left else {})
+    assert int(server.client.hget(f"iii-state:sub:{QUEUE}", "lost") or 0) == lost
+    counted = [int(line.split()[0]) for line in told(caplog) if "are lost" in line]
+    assert sum(counted) == lost
+    assert all(QUEUE in line for line in told(caplog) if "are lost" in line)
+    assert server.client.keys("iii-state:wait:*") == []
+
+
+async def test_where_the_counts_are_gone_no_event_overtakes_one_that_is_out(server: RedisServer) -> None:
+    async with adapter_on(server.url) as adapter:
+        await adapter._repair.stop()
+        await adapter.subscribe(ONE)
+        await fill(adapter, 3, 2)
+        out = await until(lambda: adapter.take(ONE.id, 10))
+        server.client.delete(f"iii-state:busy:{QUEUE}")
+        (following,) = await answer_of(adapter.ack(out[:1], 10))
+        assert (following.event.key, following.event.new) == ("k0", b"1")
+        await fill(adapter, 3, 3)
+        assert await answer_of(adapter.take(ONE.id, 10)) == []
+        news = [(delivery.event.key, delivery.event.new) for delivery in await answer_of(adapter.ack([following, *out[1:]], 10))]
+        assert sorted(news) == [("k0", b"0"), ("k1", b"1"), ("k2", b"1")]
+
+
+async def test_a_queue_under_traffic_is_never_taken_for_a_damaged_one(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every way an entry can go, while all of the queue is looked at again and again: nothing is repaired, nothing comes twice."""
+    rng = random.Random(7)
+    async with adapter_on(server.url) as one, adapter_on(server.url) as two:
+        for adapter in (one, two):
+            await adapter.subscribe(OFTEN)
+        handled: dict[str, list[int]] = {}
+        looked = 0
+        is_over = False
+
+        async def write(adapter: RedisAdapter, lanes: range) -> None:
+            for number in range(60):
+                await asyncio.gather(
+                    *(answer_of(adapter.set("s", f"k{lane}" + "x" * (lane % 3) * 40, b"%d" % number)) for lane in lanes)
+                )
+
+        async def handle(adapter: RedisAdapter) -> None:
+            while not is_over:
+                deliveries = await answer_of(adapter.take(OFTEN.id, 30))
+                rng.shuffle(deliveries)
+                for delivery in deliveries:
+                    fate = rng.random()
+                    if fate < 0.1:
+                        await answer_of(adapter.release([delivery]))
+                    elif fate < 0.2:
+                        await answer_of(adapter.retry(delivery, rng.randrange(3), Failure("no", "not now")))
+                        adapter._upkeep.plan(0.01)
+                    else:
+                        handled.setdefault(delivery.event.key, []).append(int(delivery.event.new or b"-1"))
+                        await answer_of(adapter.ack([delivery]))
+                await asyncio.sleep(0)
+
+        async def look(adapter: RedisAdapter) -> None:
+            nonlocal looked
+            queue = OFTEN.id.encode()
+            while not is_over:
+                await adapter._repair._mend(queue, was_counted=True)
+                await adapter._repair._look_at_lanes(queue, everything=True)
+                await adapter._repair._check_lists()
+                found = await adapter._repair._found([queue], b"1")
+                assert {word for _, word, _ in found} <= {b"EVENTS"}, found
+                looked += 1
+
+        with caplog.at_level(logging.WARNING):
+            async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+                for adapter in (one, two):
+                    group.create_task(handle(adapter))
+                    group.create_task(look(adapter))
+                await asyncio.gather(write(one, range(25)), write(two, range(25, 50)))
+                while sum(map(len, handled.values())) < 50 * 60:
+                    await asyncio.sleep(0.01)
+                is_over = True
+    assert looked >= 2
+    assert [news == list(range(60)) for news in handled.values()] == [True] * 50
+    assert told(caplog) == []
+
+
+async def test_routes_that_were_removed_while_no_engine_ran_are_made_again(server: RedisServer) -> None:
+    async with adapter_on(server.url) as adapter:
+        await adapter.subscribe(OFTEN)
+        await answer_of(adapter.set("t", "k", b"1", ttl_ms=600_000))
+        await answer_of(adapter.abandon(OFTEN.id))
+        await fill(adapter, 3, 2)
+    server.client.delete("iii-state:routes")
+    async with adapter_on(server.url) as adapter:
+        async with asyncio.timeout(30):
+            while not server.client.hexists("iii-state:routes", ":began"):
+                adapter._repair.stumbled()
+                await asyncio.sleep(0.05)
+        await until(lambda: adapter._fanout.routes.queues() == [OFTEN.id.encode()])
+        assert adapter._fanout.routes.with_deadlines == {"t"}
+        await fill(adapter, 3, 3)
+        await adapter.subscribe(OFTEN)
+        assert await drain(adapter, OFTEN) == {f"k{lane}": [0, 1, 0, 1, 2] for lane in range(3)}
+
+
+async def test_an_older_session_in_the_place_of_the_own_is_an_outcome_unknown(server: RedisServer) -> None:
+    async with adapter_on(server.url) as adapter:
+        connection = adapter._connection
+        await answer_of(adapter.set("s", "k", b"1"))
+        session = connection.session
+        connection._epoch = connection._held = 5  # as after five connections
+        assert await connection.run("open", [b"1", adapter._keys.session(session), b"5", b"6", b"600000"]) == [b"LOST"]
+
+
+async def test_more_subscriptions_of_one_scope_and_key_than_writes_can_bear_are_refused(server: RedisServer) -> None:
+    async with adapter_on(server.url) as adapter:
+        many = [Subscription(f"f{number}", scope="s") for number in range(MOST_ALIKE)]
+        await asyncio.gather(*(adapter.subscribe(subscription) for subscription in many))
+        with pytest.raises(StoreError, match=r"500 subscriptions with scope 's' and key \(any\) already"):
+            await answer_of(adapter.subscribe(Subscription("one more", scope="s")))
+        await answer_of(adapter.subscribe(many[3]))
+        await answer_of(adapter.subscribe(Subscription("other", scope="s", key="k")))
+        await answer_of(adapter.unsubscribe(many[3].id))
+        await until(lambda: len(adapter._fanout.routes.queues()) == MOST_ALIKE)  # with the one that has a key
+        await answer_of(adapter.subscribe(Subscription("one more", scope="s")))
+
+
+async def test_many_subscriptions_that_nobody_serves_are_worth_a_warning(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with adapter_on(server.url) as adapter:
+        many = [Subscription(f"f{number}", scope="s") for number in range(60)]
+        await asyncio.gather(*(adapter.subscribe(subscription) for subscription in many))
+        with caplog.at_level(logging.WARNING):
+            await asyncio.gather(*(answer_of(adapter.abandon(subscription.id)) for subscription in many))
+            await until(lambda: told(caplog))
+            for _ in range(3):
+                adapter._repair.stumbled()
+                await until(lambda: not adapter._repair._is_urgent)
+        assert [line[:70] for line in told(caplog)] == [
+            "60 subscriptions with scope 's' and key (any) are served by nobody, and "[:70]
+        ]
