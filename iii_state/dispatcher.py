@@ -43,8 +43,8 @@ EVENT_BYTES = 500
 MAX_TAKEN_BYTES = 256 * 1024
 """So many bytes, as far as can be guessed, are taken at once ahead of the handlers of one subscription."""
 
-FIRST_TAKEN = 8
-"""How many are taken of events whose size is not known yet."""
+FIRST_TAKEN = 1
+"""How many are taken of events whose size is not known yet: a few huge ones are more than Redis can answer in time."""
 
 GIVE_BACK_SECONDS = 1.0
 """What has been taken for a worker that takes nothing for so long is given back: another engine may have one that does."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 import struct
 import uuid
 from collections import Counter
@@ -20,6 +21,7 @@ HANDSHAKE = (
 )
 _TEXT, _CLOSE, _PING, _PONG = 1, 8, 9, 10
 _CHUNK = 65536
+_RECEIVED_BYTES = 128 * 1024
 
 
 class SlowWorker:
@@ -147,11 +149,20 @@ class SlowWorker:
                 answer.set_result(message)
 
 
+async def connected(host: str, port: int) -> socket.socket:
+    """A connection of which the operating system takes in little that has not been read."""
+    link = socket.socket()
+    link.setblocking(False)
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVED_BYTES)
+    await asyncio.get_running_loop().sock_connect(link, (host, port))
+    return link
+
+
 @asynccontextmanager
 async def slow_worker(url: str, rate: float | None = None) -> AsyncIterator[SlowWorker]:
     """A worker for the length of a block."""
     host, port = url.removeprefix("ws://").split(":")
-    reader, writer = await asyncio.open_connection(host, int(port), limit=_CHUNK)
+    reader, writer = await asyncio.open_connection(sock=await connected(host, int(port)), limit=_CHUNK)
     writer.write(HANDSHAKE)
     assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
     worker = SlowWorker(reader, writer, rate)

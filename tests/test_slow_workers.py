@@ -90,7 +90,7 @@ async def test_a_call_does_not_wait_behind_a_backlog_of_events(engine: EnginePro
         for _ in range(5):
             before = worker.handled.total()
             assert await worker.get("none") is None
-            assert worker.handled.total() - before < 64, "as many events as may be called at once went before the answer"
+            assert worker.handled.total() - before < 40, "of 64 that may be called at once"
 
 
 async def test_a_thousand_large_results_are_worked_out_as_they_are_read(engine: EngineProcess) -> None:

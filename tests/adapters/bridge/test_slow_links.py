@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from tests.adapters.bridge.engines import State, bridge_to, running, until
+from tests.slow_worker import connected
 
 RATE = 4_000_000
 
@@ -29,7 +30,7 @@ async def slow_link(url: str, rate: float = RATE) -> AsyncIterator[str]:
             writer.transport.abort()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection(host, int(port), limit=16384)
+        there, back = await asyncio.open_connection(sock=await connected(host, int(port)), limit=16384)
         tasks.add(asyncio.create_task(pass_on(reader, back)))
         tasks.add(asyncio.create_task(pass_on(there, writer)))
 
@@ -51,7 +52,7 @@ async def test_calls_get_through_while_there_are_more_events_than_the_link_takes
         for _ in range(5):
             before = len(bridge.seen)
             assert await bridge("get", scope="s", key="none") is None
-            assert len(bridge.seen) - before < 60, "what an answer waits for is a part of the 64 events that may be called at once"
+            assert len(bridge.seen) - before < 40, "of 64 that may be called at once"
         await until(lambda: len(bridge.seen) == 200)
 
 
