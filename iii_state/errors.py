@@ -5,7 +5,7 @@ from __future__ import annotations
 MAX_VALUE_BYTES = 16 * 1024 * 1024
 """The largest value that is stored whatever is configured: a reply with old and new has to fit into a frame."""
 
-MAX_MESSAGE, MAX_STACKTRACE, MAX_CODE = 8192, 16384, 200
+MAX_MESSAGE, MAX_STACKTRACE, MAX_CODE = 8192, 16384, 100
 """Characters of an error that are kept, logged and answered."""
 
 _ABOUT_THE_CUT = 64
@@ -26,7 +26,7 @@ class FunctionError(Exception):
     """
 
     def __init__(self, code: str, message: str, stacktrace: str | None = None, *, final: bool = False) -> None:
-        code, message = bounded(code, MAX_CODE), bounded(message)
+        code, message = code[:MAX_CODE], bounded(message)
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message

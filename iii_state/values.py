@@ -71,23 +71,35 @@ def encode(value: Any) -> bytes:
     Raises `InvalidValue` for NaN, infinities (also as keys), lone surrogates, objects that are no JSON, and too deep nesting.
     """
     try:
-        try:
-            return _encode(value)
-        except RecursionError:  # it may be the caller's stack that is deep
-            with deeper_stack():
-                return _encode(value)
+        text = _encoder.encode(value)
+        if type(value) is dict and len(value) <= 2:  # most reads: strings alone hold no number
+            for key, member in value.items():
+                if type(key) is not str or type(member) is not str:
+                    break
+            else:
+                return text
+        find = text.find
+        if find(b"null") >= 0 or find(b'nan":') >= 0 or find(b'inf":') >= 0:  # what msgspec makes of NaN and infinities
+            _refuse_non_finite(value)
+        return text
     except RecursionError:
-        raise InvalidValue(f"nesting deeper than {MAX_DEPTH} levels") from None
+        return _encode_from_deep(value)
     except UnicodeEncodeError:
         raise InvalidValue("a string holds a lone surrogate, which is no Unicode text") from None
     except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as error:
         raise InvalidValue(str(error)) from None
 
 
-def _encode(value: Any) -> bytes:
-    text = _encoder.encode(value)
-    if text.find(b"null") >= 0 or text.find(b'nan":') >= 0 or text.find(b'inf":') >= 0:  # what msgspec makes of NaN and infinities
-        _refuse_non_finite(value)
+def _encode_from_deep(value: Any) -> bytes:
+    """What `encode` does, where it may be the caller's stack that is too deep and not the value."""
+    try:
+        with deeper_stack():
+            text = _encoder.encode(value)
+            _refuse_non_finite(value)
+    except RecursionError:
+        raise InvalidValue(f"nesting deeper than {MAX_DEPTH} levels") from None
+    except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as error:
+        raise InvalidValue(str(error)) from None
     return text
 
 

@@ -252,7 +252,7 @@ class Engine:
             return await self._trigger_with_options(request, data)
         answer: Answer[bytes | None] = None
         try:
-            if values.nesting_exceeds(data, _DEEP):
+            if len(data) > 2 * _DEEP and values.nesting_exceeds(data, _DEEP):
                 with values.deeper_stack():
                     answer = handler(data, LOCAL)
             else:
