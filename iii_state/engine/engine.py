@@ -15,7 +15,7 @@ from iii_state.engine.python_function import PythonCallable, PythonFunction, Pyt
 from iii_state.engine.registry import Call, Details, Function, Functions, as_function_error
 from iii_state.engine.server import Server
 from iii_state.engine.triggers import Triggers, TriggerType
-from iii_state.engine.workers import Workers
+from iii_state.engine.workers import WORKER_GONE, Workers
 from iii_state.errors import FunctionError, InvalidValue
 from iii_state.host import DEFAULT_NAMESPACE, LOCAL, Answer, Handler, Module, Trigger, TriggerProvider
 
@@ -292,6 +292,7 @@ class ModuleHost:
         self._name = module_name
         self._functions: list[Function] = []
         self._types: list[tuple[str, object]] = []
+        self._unwatch_workers: list[Callable[[], None]] = []
 
     def register_function(
         self, function_id: str, handler: Handler, *, description: str | None = None, metadata: bytes | None = None
@@ -314,14 +315,24 @@ class ModuleHost:
     def watch_functions(self, changed: Callable[[str, str], None]) -> None:
         self._engine.functions.watch(changed)
 
+    def watch_workers(self, gone: Callable[[str], None]) -> None:
+        def changed(event: str, worker_id: str) -> None:
+            if event == WORKER_GONE:
+                gone(worker_id)
+
+        self._unwatch_workers.append(self._engine.workers.watch(changed))
+
     def withdraw(self) -> None:
         """Take back the functions and trigger types of a module that has stopped."""
         for function in self._functions:
             self._engine.functions.remove_builtin(function)
         for trigger_type, _ in self._types:
             self._engine.triggers.remove_type(DEFAULT_NAMESPACE, trigger_type, None)
+        for unwatch in self._unwatch_workers:
+            unwatch()
         self._functions.clear()
         self._types.clear()
+        self._unwatch_workers.clear()
 
 
 def _log_failure(function_id: str) -> Callable[[asyncio.Future[Any]], None]:

@@ -22,6 +22,9 @@ T = TypeVar("T")
 
 HEALTH_SECONDS = 2.0
 LINE_UP = b'"iii-state::line_up"'
+READINGS = 10
+"""So often a scope is begun to be read that connections break on."""
+
 PAGE = b',"limit":1000,"max_bytes":8000000'
 
 
@@ -144,6 +147,18 @@ class BridgeAdapter:
         return self._own(self._entries(scope))
 
     async def _entries(self, scope: str) -> list[tuple[str, bytes]]:
+        """The pages of one snapshot. A cursor ends with its connection: where that breaks, the scope is read from its beginning."""
+        for _ in range(READINGS):
+            try:
+                return await self._pages(scope)
+            except FunctionError as error:
+                if error.code != "INVALID_CURSOR":
+                    raise
+        raise StoreError(
+            f"the connection to {self._remote.url} broke {READINGS} times while the scope was read in pages: nothing was read"
+        )
+
+    async def _pages(self, scope: str) -> list[tuple[str, bytes]]:
         name = values.encode_string(scope)
         found: list[tuple[str, bytes]] = []
         cursor = b""
