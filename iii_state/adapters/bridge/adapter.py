@@ -25,6 +25,9 @@ LINE_UP = b'"iii-state::line_up"'
 READINGS = 10
 """So often a scope is begun to be read that connections break on."""
 
+DEADLINES = "deadlines: ttl_ms would be ignored"
+"""What a stock engine has not: one that would be ignored is worse than one that is refused."""
+
 PAGE = b',"limit":1000,"max_bytes":8000000'
 
 
@@ -95,9 +98,10 @@ class BridgeAdapter:
         self, scope: str, key: str, value: bytes, *, ttl_ms: int | None = None, request: Request | None = None
     ) -> Answer[bytes | None]:
         data = b'%b,"value":%b' % (_place(scope, key), value)
+        needs = ""
         if ttl_ms is not None:
-            data += self._deadline(ttl_ms)
-        return self._remote.call(b'"state::set"', data, self._read_replaced, is_mutation=True, ticket=_ticket(request))
+            data, needs = b'%b,"ttl_ms":%d' % (data, ttl_ms), DEADLINES
+        return self._remote.call(b'"state::set"', data, self._read_replaced, is_mutation=True, ticket=_ticket(request), needs=needs)
 
     def delete(self, scope: str, key: str, *, request: Request | None = None) -> Answer[bytes | None]:
         place = _place(scope, key)
@@ -114,18 +118,14 @@ class BridgeAdapter:
         request: Request | None = None,
     ) -> Answer[Updated]:
         data = b'%b,"ops":%b' % (_place(scope, key), plan.text)
+        needs = ""
         if ttl_ms is not None:
-            data += self._deadline(ttl_ms)
+            data, needs = b'%b,"ttl_ms":%d' % (data, ttl_ms), DEADLINES
         if limit < values.MAX_VALUE_BYTES:
             data = b'%b,"_iii_state_limit":%d' % (data, limit)
-        return self._remote.call(b'"state::update"', data, self._read_updated, is_mutation=True, ticket=_ticket(request))
-
-    def _deadline(self, ttl_ms: int) -> bytes:
-        """A deadline that would be ignored is worse than one that is refused."""
-        if not self._remote.is_ours:
-            trouble = self._remote.trouble
-            raise StoreError(trouble or f"the engine at {self._remote.url} has no deadlines: ttl_ms would be ignored")
-        return b',"ttl_ms":%d' % ttl_ms
+        return self._remote.call(
+            b'"state::update"', data, self._read_updated, is_mutation=True, ticket=_ticket(request), needs=needs
+        )
 
     @property
     def store(self) -> str | None:
