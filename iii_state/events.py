@@ -93,8 +93,8 @@ class Subscription(msgspec.Struct, frozen=True):
 class Delivery:
     """One event on its way to one subscription's handler, pending until it is acknowledged, retried, buried or released.
 
-    `attempt` counts from 1; `fence` grows whenever another engine takes over; `token` is the adapter's own handle, `queued_at_ms`
-    when it was queued, where the adapter knows.
+    `attempt` counts from 1; `fence` grows whenever another engine takes over, or a dead letter is revived; `token` is the adapter's
+    own handle, `queued_at_ms` when it was queued, where the adapter knows.
     """
 
     subscription_id: str
