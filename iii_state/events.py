@@ -94,9 +94,9 @@ class Subscription(msgspec.Struct, frozen=True):
 class Delivery:
     """One event on its way to one subscription's handler, pending until it is acknowledged, retried, buried or released.
 
-    `attempt` counts from 1; `fence` grows whenever another engine takes over; `token` is the adapter's own handle, `queued_at_ms`
-    when it was queued, where the adapter knows. `crashes` tells how often a worker went away with it in mid-call: from the second
-    on it was alone there.
+    `attempt` counts from 1; `fence` grows whenever another engine takes over, or a dead letter is revived; `token` is the adapter's
+    own handle, `queued_at_ms` when it was queued, where the adapter knows. `crashes` tells how often a worker went away with it in
+    mid-call: from the second on it was alone there.
     """
 
     subscription_id: str

@@ -149,6 +149,10 @@ class Host(Protocol):
         """Call `changed(namespace, function_id)` whenever a function comes or goes, after it has."""
         ...
 
+    def watch_workers(self, gone: Callable[[str], None]) -> None:
+        """Call `gone(worker_id)` whenever the connection of a worker has ended."""
+        ...
+
 
 class Module(Protocol):
     """What an engine hosts."""

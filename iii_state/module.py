@@ -196,6 +196,7 @@ class StateModule:
             metadata = values.encode({"iii_state": about}) if function_id == "state::set" else None
             host.register_function(function_id, handler, description=description, metadata=metadata)
         Operations(self.adapter).register(host)
+        host.watch_workers(self._snapshots.end)
         host.register_trigger_type("state", self, description="State trigger: a function runs after every change")
 
     async def stop(self) -> None:

@@ -7,6 +7,7 @@ been handed out is kept no longer.
 from __future__ import annotations
 
 import secrets
+from functools import partial
 
 import msgspec
 
@@ -63,6 +64,8 @@ class Snapshots:
         self._max_bytes = max_bytes
         self._held: dict[str, _Snapshot] = {}
         """Cursor → the snapshot that it goes on with."""
+        self._readers: dict[str, _Reader] = {}
+        """Those who have cursors, or are about to get one, by their workers' ids."""
 
     def page(self, request: EntriesRequest, worker_id: str) -> Answer[bytes]:
         """The JSON text of the next page for a worker.
@@ -75,28 +78,67 @@ class Snapshots:
         within("limit", limit, 1, MAX_LIMIT)
         within("max_bytes", max_bytes, MIN_PAGE_BYTES, MAX_PAGE_BYTES)
         if request.cursor is None:
+            reader = self._readers.setdefault(worker_id, _Reader(worker_id))
+            reader.open += 1
+            try:
+                answer = self._adapter.entries(request.scope)
+            except BaseException:
+                self._leave(reader)
+                raise
             return then(
-                self._adapter.entries(request.scope),
-                lambda entries: self._first(_Snapshot(request.scope, worker_id, entries), limit, max_bytes),
+                answer,
+                lambda entries: self._first(_Snapshot(request.scope, reader, entries), limit, max_bytes),
+                partial(self._unread, reader),
             )
         snapshot = self._held.get(request.cursor)
-        if snapshot is None or (snapshot.scope, snapshot.worker_id) != (request.scope, worker_id):
+        if snapshot is None or (snapshot.scope, snapshot.reader.worker_id) != (request.scope, worker_id):
             raise FunctionError(
                 "INVALID_CURSOR",
                 "the cursor is not known: it has been used, or has expired "
-                f"({self._expiry_seconds:g} s), or is of another scope or caller; begin again without one",
+                f"({self._expiry_seconds:g} s), or is of another scope, caller or connection; begin again without one",
             )
-        page = snapshot.take(limit, max_bytes)
-        self._drop(request.cursor)
+        try:
+            page = snapshot.take(limit, max_bytes)
+        except FunctionError:
+            if max_bytes == MAX_PAGE_BYTES:
+                self._drop(request.cursor)  # no page holds what is left
+            raise
+        self._forget(request.cursor)
         return self._answer(snapshot, page)
+
+    def end(self, worker_id: str) -> None:
+        """A worker's connection has ended, and with it its cursors."""
+        reader = self._readers.pop(worker_id, None)
+        if reader is not None:
+            reader.is_gone = True
+            for cursor in [cursor for cursor, snapshot in self._held.items() if snapshot.reader is reader]:
+                self._drop(cursor)
 
     def close(self) -> None:
         """Forget all snapshots."""
         for cursor in list(self._held):
             self._drop(cursor)
 
+    def _unread(self, reader: _Reader, error: BaseException) -> BaseException:
+        self._leave(reader)
+        return error
+
+    def _leave(self, reader: _Reader) -> None:
+        """One cursor, or reading, of a worker's less."""
+        reader.open -= 1
+        if not reader.open and self._readers.get(reader.worker_id) is reader:
+            del self._readers[reader.worker_id]
+
     def _first(self, snapshot: _Snapshot, limit: int, max_bytes: int) -> bytes:
-        page = snapshot.take(limit, max_bytes)
+        try:
+            page = snapshot.take(limit, max_bytes)
+            self._check_room(snapshot)
+        except FunctionError:
+            self._leave(snapshot.reader)
+            raise
+        return self._answer(snapshot, page)
+
+    def _check_room(self, snapshot: _Snapshot) -> None:
         if snapshot.rows:
             if len(self._held) >= self._max_snapshots:
                 raise FunctionError(
@@ -111,12 +153,13 @@ class Snapshots:
                     f"beyond its first page the scope takes {snapshot.bytes} bytes; of the {self._max_bytes} bytes for scopes that "
                     f"are read in pages {free} are free; try again later, or read it with state::list_keys and state::get",
                 )
-        return self._answer(snapshot, page)
 
     def _answer(self, snapshot: _Snapshot, page: list[bytes]) -> bytes:
         """A page, and a cursor for what is left of the snapshot."""
         next_cursor = b"null"
-        if snapshot.rows:
+        if not snapshot.rows or snapshot.reader.is_gone:
+            self._leave(snapshot.reader)
+        else:
             cursor = secrets.token_urlsafe(_CURSOR_BYTES * 3 // 4)
             next_cursor = b'"%b"' % cursor.encode()
             self._held[cursor] = snapshot
@@ -126,17 +169,32 @@ class Snapshots:
         return _PAGE % (b",".join(page), next_cursor, done, offset, snapshot.total)
 
     def _drop(self, cursor: str) -> None:
+        self._leave(self._forget(cursor).reader)
+
+    def _forget(self, cursor: str) -> _Snapshot:
         snapshot = self._held.pop(cursor)
         if snapshot.expiry is not None:
             snapshot.expiry.cancel()
+        return snapshot
+
+
+class _Reader:
+    """A worker that reads scopes in pages, for as long as it has something open."""
+
+    def __init__(self, worker_id: str) -> None:
+        self.worker_id = worker_id
+        self.open = 0
+        """Its cursors, and first pages that are being read."""
+        self.is_gone = False
+        """Whether its connection has ended."""
 
 
 class _Snapshot:
     """The rows of a scope that are still to be handed out, the next one last."""
 
-    def __init__(self, scope: str, worker_id: str, entries: list[Row]) -> None:
+    def __init__(self, scope: str, reader: _Reader, entries: list[Row]) -> None:
         self.scope = scope
-        self.worker_id = worker_id
+        self.reader = reader
         self.total = len(entries)
         # Rows that no page can hold come last, so that they keep nobody from reading the others.
         self.rows = entries[::-1]

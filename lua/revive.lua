@@ -1,5 +1,6 @@
 --[[
-Delivers a dead letter again, as a first attempt behind what waits in its lane.
+Delivers a dead letter again, as a first attempt behind what waits in its lane. The queue's fence grows, so that nobody takes it
+for the first attempt that there was before.
 
 KEYS  1 stream of the queue   2 subscription (hash)   3 busy (hash)   4 wait (list of the lane)   5 dead (stream)
       6 queues with dead letters (set)
@@ -46,5 +47,6 @@ if outstanding == 0 then
 else
   redis.call('RPUSH', KEYS[4], event[2], event[4], event[6], event[8], event[10], event[12])
 end
+redis.call('HINCRBY', KEYS[3], 'fence', 1)
 redis.call('HSET', KEYS[3], ARGV[3], outstanding + 1, 'entries', entries + 1, 'bytes', bytes + size)
 return {'OK'}

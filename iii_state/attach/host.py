@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Callable, Container, Iterable, Sequence
 from functools import partial
 
@@ -13,6 +14,7 @@ from iii_state.attach.callers import Callers
 from iii_state.attach.presence import Presence
 from iii_state.engine.client import Client, ConnectionLost
 from iii_state.engine.protocol import STOPPED
+from iii_state.engine.workers import WORKER_GONE
 from iii_state.errors import FunctionError, NotCarriedOut, WorkerLost
 from iii_state.host import DEFAULT_NAMESPACE, Answer, Caller, Handler, Runner, Trigger, TriggerProvider
 from iii_state.values import Json
@@ -55,6 +57,8 @@ class AttachedHost:
         self._functions: dict[str, _Function] = {}
         self._types: dict[str, _Type] = {}
         self._callers = Callers()
+        self._on_workers = ""
+        self._workers_trigger = str(uuid.uuid4())
 
     @property
     def serves(self) -> bool:
@@ -104,6 +108,16 @@ class AttachedHost:
 
     def has_function(self, function_id: str, namespace: str = DEFAULT_NAMESPACE) -> bool:
         return self.presence.has(namespace, function_id)
+
+    def watch_workers(self, gone: Callable[[str], None]) -> None:
+        def changed(data: Json, _: Caller) -> None:
+            told = values.decode(data)
+            if isinstance(told, dict) and told.get("event") == WORKER_GONE and isinstance(worker_id := told.get("worker_id"), str):
+                gone(worker_id)
+
+        self._on_workers = self.name_of("iii-state::workers_changed")
+        description = "Hears that a worker has gone, whose cursors are forgotten"
+        self._functions[self._on_workers] = _Function(changed, description, None)
 
     def watch_functions(self, changed: Callable[[str, str], None]) -> None:
         self.presence.watch(changed)
@@ -194,6 +208,8 @@ class AttachedHost:
         """Carry calls out: the triggers that the engine had are there."""
         assert self._client is not None
         self._client.served.release()
+        if self._on_workers:
+            self._client.keep_trigger(self._workers_trigger, "engine::workers-available", self._on_workers, {})
 
     def renew_types(self, trigger_types: Iterable[str]) -> None:
         """Provide trigger types once more that the engine has lost; `types_renewed` when it has handed over their triggers."""
@@ -238,6 +254,7 @@ class AttachedHost:
             for function_id in self._functions:
                 client.served.unregister_function(function_id)
             client.served.release()
+            client.unregister_trigger(self._workers_trigger, "engine::workers-available")
             self.presence.forget()
 
 

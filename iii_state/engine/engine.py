@@ -16,7 +16,7 @@ from iii_state.engine.registry import Call, Details, Function, Functions, contai
 from iii_state.engine.server import Server
 from iii_state.engine.steps import REGISTRATION_FAILED
 from iii_state.engine.triggers import Triggers, TriggerType, registration_error
-from iii_state.engine.workers import Workers
+from iii_state.engine.workers import WORKER_GONE, Workers
 from iii_state.errors import ConfigError, FunctionError, InvalidValue, NotCarriedOut, own
 from iii_state.host import DEFAULT_NAMESPACE, LOCAL, Answer, Handler, Module, Runner, Trigger, TriggerProvider, answered, then
 from iii_state.stopping import Stopping, in_turn
@@ -457,6 +457,13 @@ class ModuleHost:
 
     def watch_functions(self, changed: Callable[[str, str], None]) -> None:
         self._unwatch.append(self._engine.functions.watch(changed))
+
+    def watch_workers(self, gone: Callable[[str], None]) -> None:
+        def changed(event: str, worker_id: str) -> None:
+            if event == WORKER_GONE:
+                gone(worker_id)
+
+        self._unwatch.append(self._engine.workers.watch(changed))
 
     def withdraw(self) -> None:
         """Take back the functions and trigger types of a module that has stopped."""

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from iii_state.engine.worker import Worker
 
 
+WORKER_GONE = "worker_disconnected"
+"""The event of `engine::workers-available` that says that a worker's connection has ended."""
+
+
 class Link(Protocol):
     """The connection under a worker, as it sees it (`websocket.WebSocket`)."""
 
@@ -87,15 +91,16 @@ class Workers:
     def remove(self, worker: Worker) -> None:
         """A worker is gone."""
         if self._workers.pop(worker.id, None) is not None:
-            self.changed("worker_disconnected", worker.id)
+            self.changed(WORKER_GONE, worker.id)
 
-    def watch(self, changed: Callable[[str, str], None]) -> None:
-        """Call `changed(event, worker_id)` when a worker comes, goes or describes itself."""
+    def watch(self, changed: Callable[[str, str], None]) -> Callable[[], None]:
+        """Call `changed(event, worker_id)` when a worker comes, goes or describes itself, until what is returned is called."""
         self._watchers.append(changed)
+        return lambda: self._watchers.remove(changed)
 
     def changed(self, event: str, worker_id: str) -> None:
         """Tell the watchers."""
-        for changed in self._watchers:
+        for changed in list(self._watchers):
             changed(event, worker_id)
 
     def sweep(self) -> None:

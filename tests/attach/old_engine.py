@@ -36,6 +36,8 @@ class OldEngine:
         self.about: dict[str, Frame] = {}
         self.calls: dict[str, tuple[str, str]] = {}
         """Open calls → who made them, who executes them."""
+        self.watchers: dict[str, tuple[str, str]] = {}
+        """Triggers of the engine's own type for workers that go → their workers and functions."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> OldEngine:
@@ -78,6 +80,11 @@ class OldEngine:
         for trigger, (owner, registration) in list(self.triggers.items()):
             if owner == worker:
                 await self._unbind(trigger, registration)
+        self.watchers = {trigger: watching for trigger, watching in self.watchers.items() if watching[0] != worker}
+        event = {"event": "worker_disconnected", "worker_id": worker}
+        for watching, function in self.watchers.values():
+            call = {"type": "invokefunction", "invocation_id": str(uuid.uuid4()), "function_id": function, "data": event}
+            await self._send(watching, call)
 
     async def _reject_function(self, worker: str, function: str) -> None:
         self.rejections += 1
@@ -112,6 +119,8 @@ class OldEngine:
                 for _, registration in list(self.triggers.values()):
                     if registration["trigger_type"] == frame["id"]:
                         await self._send(worker, registration)
+            case "registertrigger" if frame["trigger_type"] == "engine::workers-available":
+                self.watchers[frame["id"]] = (worker, frame["function_id"])
             case "registertrigger":
                 self.triggers[frame["id"]] = (worker, frame)
                 await self._send(self.types.get(frame["trigger_type"]), frame)

@@ -23,6 +23,12 @@ T = TypeVar("T")
 
 HEALTH_SECONDS = 2.0
 LINE_UP = b'"iii-state::line_up"'
+READINGS = 10
+"""So often a scope is begun to be read that connections break on."""
+
+DEADLINES = "deadlines: ttl_ms would be ignored"
+"""What a stock engine has not: one that would be ignored is worse than one that is refused."""
+
 PAGE = b',"limit":1000,"max_bytes":8000000'
 
 
@@ -105,9 +111,10 @@ class BridgeAdapter:
         self, scope: str, key: str, value: bytes, *, ttl_ms: int | None = None, request: Request | None = None
     ) -> Answer[bytes | None]:
         data = b'%b,"value":%b' % (_place(scope, key), value)
+        needs = ""
         if ttl_ms is not None:
-            data += self._deadline(ttl_ms)
-        return self._remote.call(b'"state::set"', data, self._read_replaced, is_mutation=True, ticket=_ticket(request))
+            data, needs = b'%b,"ttl_ms":%d' % (data, ttl_ms), DEADLINES
+        return self._remote.call(b'"state::set"', data, self._read_replaced, is_mutation=True, ticket=_ticket(request), needs=needs)
 
     def delete(self, scope: str, key: str, *, request: Request | None = None) -> Answer[bytes | None]:
         place = _place(scope, key)
@@ -124,18 +131,14 @@ class BridgeAdapter:
         request: Request | None = None,
     ) -> Answer[Updated]:
         data = b'%b,"ops":%b' % (_place(scope, key), plan.text)
+        needs = ""
         if ttl_ms is not None:
-            data += self._deadline(ttl_ms)
+            data, needs = b'%b,"ttl_ms":%d' % (data, ttl_ms), DEADLINES
         if limit < values.MAX_VALUE_BYTES:
             data = b'%b,"_iii_state_limit":%d' % (data, limit)
-        return self._remote.call(b'"state::update"', data, self._read_updated, is_mutation=True, ticket=_ticket(request))
-
-    def _deadline(self, ttl_ms: int) -> bytes:
-        """A deadline that would be ignored is worse than one that is refused."""
-        if not self._remote.is_ours:
-            trouble = self._remote.trouble
-            raise StoreError(trouble or f"the engine at {self._remote.url} has no deadlines: ttl_ms would be ignored")
-        return b',"ttl_ms":%d' % ttl_ms
+        return self._remote.call(
+            b'"state::update"', data, self._read_updated, is_mutation=True, ticket=_ticket(request), needs=needs
+        )
 
     @property
     def store(self) -> str | None:
@@ -157,6 +160,18 @@ class BridgeAdapter:
         return self._own(self._entries(scope))
 
     async def _entries(self, scope: str) -> list[tuple[str, bytes]]:
+        """The pages of one snapshot. A cursor ends with its connection: where that breaks, the scope is read from its beginning."""
+        for _ in range(READINGS):
+            try:
+                return await self._pages(scope)
+            except FunctionError as error:
+                if error.code != "INVALID_CURSOR":
+                    raise
+        raise StoreError(
+            f"the connection to {self._remote.url} broke {READINGS} times while the scope was read in pages: nothing was read"
+        )
+
+    async def _pages(self, scope: str) -> list[tuple[str, bytes]]:
         name = values.encode_string(scope)
         found: list[tuple[str, bytes]] = []
         cursor = b""

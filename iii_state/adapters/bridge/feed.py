@@ -22,8 +22,12 @@ logger = logging.getLogger(__name__)
 _UNCOUNTED_BEFORE = frozenset({"invocation_stopped", "channel_send_failed", "payload_too_large"})
 """Codes that a remote of version 0.1.0 takes for its own, and counts no attempt."""
 
-MAX_OUTCOMES = 10_000
-"""So many outcomes are kept for a remote that was not there to hear them."""
+MAX_HANDLED = 10_000
+HANDLED_SECONDS = 60.0
+"""So many events that were handled while the remote was not there to hear of it are remembered, for so long."""
+
+Mark = tuple[int, int]
+"""Attempt and fence: which call of an event it is."""
 
 
 class _Open(NamedTuple):
@@ -31,6 +35,14 @@ class _Open(NamedTuple):
 
     answer: asyncio.Future[bytes | None]
     arrived: float
+    mark: Mark
+
+
+class _Handled(NamedTuple):
+    """An event that was handled in a call whose answer could not be given."""
+
+    mark: Mark
+    at: float
 
 
 class Feed:
@@ -52,8 +64,8 @@ class Feed:
         """The remote's calls, by the same ids; none for what is held over a connection that broke."""
         self._ids: dict[int, str] = {}
         """Number of a delivery that is held → its event's id at the remote."""
-        self._outcomes: dict[str, FunctionError | None] = {}
-        """What became of events whose calls were lost, for when the remote calls again."""
+        self._handled: dict[str, _Handled] = {}
+        """Events whose calls were lost, for when the remote makes the same call again. One that failed is simply tried again."""
         self._numbers = 0
 
     @property
@@ -73,23 +85,24 @@ class Feed:
 
     def hold(self, event_id: str, event: Event, attempt: int, fence: int, crashes: int) -> Answer[bytes | None]:
         """Take an event on that the remote keeps until this is answered. It may be one that is here already, or has been."""
-        if event_id in self._outcomes:
-            outcome = self._outcomes.pop(event_id)
-            if outcome is not None:
-                raise outcome
-            return None
         loop = asyncio.get_running_loop()
+        handled = self._handled.pop(event_id, None)
+        if handled is not None and handled.mark == (attempt, fence) and loop.time() - handled.at < HANDLED_SECONDS:
+            return None
         answer: asyncio.Future[bytes | None] = loop.create_future()
         earlier = self._open.get(event_id)
-        self._open[event_id] = _Open(answer, loop.time())
+        self._open[event_id] = _Open(answer, loop.time(), (attempt, fence))
         if earlier is not None and not earlier.answer.done():
             earlier.answer.set_result(None)  # the remote has given it up
         if event_id not in self._held:
-            delivery = self._delivery(event, attempt, fence, crashes)
-            self._held[event_id] = delivery
-            self._ids[self._numbers] = event_id
-            self.queue.push(delivery)
+            self._begin(event_id, event, (attempt, fence), crashes)
         return answer
+
+    def _begin(self, event_id: str, event: Event, mark: Mark, crashes: int) -> None:
+        delivery = self._delivery(event, *mark, crashes)
+        self._held[event_id] = delivery
+        self._ids[self._numbers] = event_id
+        self.queue.push(delivery)
 
     def _delivery(self, event: Event, attempt: int = 1, fence: int = 0, crashes: int = 0) -> Delivery:
         self._numbers += 1
@@ -114,18 +127,23 @@ class Feed:
         event_id = self._ids.pop(_number(delivery), None)
         if event_id is None:
             return
-        outcome = None if failure is None else _error(failure, final=final, crashed=crashed)
         del self._held[event_id]
-        waiting = self._open.pop(event_id, None)
-        if waiting is None:
-            if len(self._outcomes) >= MAX_OUTCOMES:
-                del self._outcomes[next(iter(self._outcomes))]
-            self._outcomes[event_id] = outcome
-        elif not waiting.answer.done():
-            if outcome is None:
+        mark = (delivery.attempt, delivery.fence)
+        waiting = self._open.get(event_id)
+        if waiting is not None and failure is not None and waiting.mark != mark:
+            # It was an earlier call that failed, and this one has not begun.
+            self._begin(event_id, delivery.event, waiting.mark, delivery.crashes + crashed)
+            return
+        self._open.pop(event_id, None)
+        if waiting is None and failure is None:
+            if len(self._handled) >= MAX_HANDLED:
+                del self._handled[next(iter(self._handled))]
+            self._handled[event_id] = _Handled(mark, asyncio.get_running_loop().time())
+        elif waiting is not None and not waiting.answer.done():
+            if failure is None:
                 waiting.answer.set_result(None)
             else:
-                waiting.answer.set_exception(outcome)
+                waiting.answer.set_exception(_error(failure, final=final, crashed=crashed))
 
     def release(self, delivery: Delivery) -> None:
         """A pending delivery was not begun: it is ready again here, or given back to the remote."""

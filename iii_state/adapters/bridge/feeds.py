@@ -351,7 +351,7 @@ class Feeds:
     # -- looking at it
 
     async def queues(self) -> list[QueueStats]:
-        there = await letters.queues(self._remote) if self._remote.is_ours else {}
+        there = await letters.queues(self._remote) if await self._remote.knows() else {}
         dead: dict[str, int] = {}
         for letter in self._dead.values():
             dead[letter.subscription_id] = dead.get(letter.subscription_id, 0) + 1
@@ -379,14 +379,14 @@ class Feeds:
 
     async def dead_letters(self, function_id: str | None) -> list[DeadLetter]:
         found = list(self._dead.values())
-        if self._remote.is_ours:
+        if await self._remote.knows():
             found += await letters.dead_letters(self._remote)
         return [letter for letter in found if function_id is None or letter.function_id == function_id]
 
     async def revive(self, dead_letter_id: str) -> bool:
         letter = self._dead.get(dead_letter_id)
         if letter is None:
-            return self._remote.is_ours and await letters.each(self._remote, "dead_retry", "retried", dead_letter_id)
+            return await self._remote.knows() and await letters.each(self._remote, "dead_retry", "retried", dead_letter_id)
         feed = self._feeds.get(letter.subscription_id)
         if feed is None:
             raise StoreError(f"nobody is subscribed any more: {letter.function_id} has no queue for this event")
@@ -397,7 +397,7 @@ class Feeds:
     async def discard(self, dead_letter_id: str) -> bool:
         if self._dead.pop(dead_letter_id, None) is not None:
             return True
-        return self._remote.is_ours and await letters.each(self._remote, "dead_drop", "dropped", dead_letter_id)
+        return await self._remote.knows() and await letters.each(self._remote, "dead_drop", "dropped", dead_letter_id)
 
 
 def _stopped(function_id: str) -> FunctionError:

@@ -45,6 +45,7 @@ class Call:
         "function",
         "future",
         "is_mutation",
+        "needs",
         "read",
         "remote",
         "sent",
@@ -64,6 +65,7 @@ class Call:
         *,
         is_mutation: bool,
         ticket: bytes | None,
+        needs: str,
         deadline: float,
         future: asyncio.Future[Any],
     ) -> None:
@@ -74,6 +76,8 @@ class Call:
         self.read = read
         self.is_mutation = is_mutation
         self.ticket = ticket
+        self.needs = needs
+        """What only an engine of this project has, and why it is not sent to another; empty for nothing."""
         """What the remote is to recognise the call by, where whoever called here has given it."""
         self.deadline = deadline
         self.future = future
@@ -140,6 +144,8 @@ class Remote:
         self._why_gone = ""
         self._seq = 0
         self._is_ready = False
+        self._known = asyncio.Event()
+        """Set as soon as it is known what the remote is."""
         self._trouble: str | None = None
         """What stands in the way on a connection that there is."""
         self._ring: str | None = None
@@ -199,11 +205,12 @@ class Remote:
         *,
         is_mutation: bool = False,
         ticket: bytes | None = None,
+        needs: str = "",
     ) -> asyncio.Future[Any]:
         """Call a function (JSON text of its id); `data` is its request without the closing brace.
 
         The Future gives what `read` makes of the result. It fails with the remote's `FunctionError`, or with `StoreError`: no
-        answer in time, or a mutation whose fate is not known.
+        answer in time, a mutation whose fate is not known, or a remote that has not what the call `needs` (in words).
         """
         if self._ring is not None:
             raise StoreError(self._ring)
@@ -215,6 +222,7 @@ class Remote:
             read,
             is_mutation=is_mutation,
             ticket=ticket,
+            needs=needs,
             deadline=loop.time() + self._timeout,
             future=loop.create_future(),
         )
@@ -230,6 +238,9 @@ class Remote:
         return call.future
 
     def _send(self, call: Call) -> None:
+        if call.needs and not self.is_ours:
+            call.fail(StoreError(f"the engine at {self.url} has no {call.needs}; {self._fate(call)}"))
+            return
         if call.ticket is not None:
             data = b'%b,"_iii_state_request":%b}' % (call.data, call.ticket)
         elif call.is_mutation and (session := self._session) is not None:
@@ -331,6 +342,7 @@ class Remote:
                 self._outlook.set_result(None)
             await asyncio.sleep(GREETING_AGAIN_SECONDS)
         self._ring = self._trouble = None
+        self._known.set()
         self._connected()
         self._go_on()
         if not self._outlook.done():
@@ -349,6 +361,15 @@ class Remote:
             else:
                 self._send(call)
         self._send_waiting()
+
+    async def knows(self) -> bool:
+        """Whether the remote is of this project; waits for the first connection, as calls do. Raises `StoreError`."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._known.wait()
+        except TimeoutError:
+            raise StoreError(f"{self.trouble}; given up after {self._timeout * 1000:.0f} ms: nothing was read") from None
+        return self.is_ours
 
     async def _look_ahead(self) -> None:
         try:

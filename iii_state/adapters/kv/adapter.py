@@ -72,6 +72,8 @@ class KvAdapter:
         self._bell: Callable[[str], None] = lambda subscription_id: None
         self._epoch = secrets.token_hex(6)
         self._first_number = 0
+        self._fence = 0
+        """Grows with every process that opens the file, and with every dead letter that is revived."""
         self._line = Line()
         self._writes = 0
         self._numbers = 0
@@ -92,6 +94,7 @@ class KvAdapter:
         self._bell, self._has_started = bell, True
         self._epoch = str(contents.epoch)
         self._first_number = contents.epoch << 32
+        self._fence = (contents.epoch - 1) << 20
         self.store = contents.store
         self._sessions.load(contents.sessions)
         for scope, key, value in contents.values:
@@ -107,7 +110,7 @@ class KvAdapter:
         crashes = dict(contents.crashes)
         for number, subscription_id, write_id, event_type, scope, key, old, new, attempt, due in contents.deliveries:
             event = Event(write_id, scope.decode(), key.decode(), event_type, old, new)
-            delivery = Delivery(subscription_id, event, attempt, token=number, crashes=crashes.get(number, 0))
+            delivery = Delivery(subscription_id, event, attempt, self._fence, number, crashes=crashes.get(number, 0))
             waiting = self._queues.get(subscription_id)
             if waiting is None:  # its retention had ended
                 self._keep(_finished([number]))
@@ -297,7 +300,7 @@ class KvAdapter:
                 for queue in queues:
                     with _queueing:
                         self._make_room(queue, event)
-                        queue.push(Delivery(queue.id, event, token=self._next_number()))
+                        queue.push(Delivery(queue.id, event, 1, self._fence, self._next_number()))
             if deadline is not None:
                 with _watching:
                     self._deadlines.watch(scope, key, deadline)
@@ -306,7 +309,7 @@ class KvAdapter:
         if event is not None:
             for queue in queues:
                 queue.reserve(event)
-                deliveries.append((queue, Delivery(queue.id, event, token=self._next_number())))
+                deliveries.append((queue, Delivery(queue.id, event, 1, self._fence, self._next_number())))
         written = self._groups.write((scope, key), new, answer, deliveries)
         if changes_deadline:
             self._groups.filling.deadlines[scope, key] = deadline
@@ -548,7 +551,8 @@ class KvAdapter:
         _refuse_overflow(queue, letter.event)
         del self._dead[dead_letter_id]
         queue.reserve(letter.event)
-        delivery = Delivery(queue.id, letter.event, token=self._next_number())
+        self._fence += 1  # who was called with it before is not taken for being called with it now
+        delivery = Delivery(queue.id, letter.event, 1, self._fence, self._next_number())
 
         def settled() -> None:
             queue.unreserve(letter.event)

@@ -1,0 +1,97 @@
+"""A dead letter that is retried is handled, whatever became of it in a call whose connection broke."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.adapters.bridge.engines import until
+from tests.adapters.bridge.processes import REMOTES, Worker, engine, remote
+from tests.adapters.redis.proxy import proxy_to
+
+
+@pytest.mark.parametrize("kind", REMOTES)
+@pytest.mark.parametrize("handled", [True, False], ids=["handled", "failed"])
+async def test_a_dead_letter_that_is_retried_is_handled_once_more(kind: str, handled: bool) -> None:
+    """A call is cut off; another bridge fails on the event; meanwhile the handler of the first call comes to its end."""
+    async with (
+        remote(kind) as store,
+        proxy_to(store.port) as proxy,
+        engine(["--bridge-url", f"ws://127.0.0.1:{proxy.port}"]) as cut,
+        engine(["--bridge-url", store.url]) as other,
+        Worker(store.url) as operator,
+        Worker(cut.url) as slow,
+    ):
+        outcomes: list[asyncio.Future[Any]] = []
+
+        def begin(event: dict[str, Any]) -> asyncio.Future[Any]:
+            outcomes.append(asyncio.get_running_loop().create_future())
+            return outcomes[-1]
+
+        def fail(event: dict[str, Any]) -> None:
+            raise ValueError("not here")
+
+        policy = {"retry": {"max_attempts": 1}}
+        slow.serve("handler", begin)
+        await slow.on("handler", **policy)
+        await operator.set(1)
+        await until(lambda: len(outcomes) == 1)
+        async with Worker(other.url) as failing:
+            failing.serve("handler", fail)
+            await failing.on("handler", **policy)
+            proxy.reply_bytes = lambda: 0
+            proxy.cut_all()
+            await until(lambda: _has_dead_letter(operator))
+        if handled:
+            outcomes[0].set_result(None)
+        else:
+            outcomes[0].set_exception(ValueError("not here either"))
+        await slow("engine::functions::list")  # the engine has heard of it
+        proxy.reply_bytes = lambda: None
+        await slow.set(2, scope="elsewhere")  # it is connected again
+        assert await operator("iii-state::dead_retry") == {"retried": 1}
+        await until(lambda: len(outcomes) == 2)
+        outcomes[1].set_result(None)
+        await until(lambda: _is_empty(operator))
+        assert (await operator("iii-state::dead_list"))["dead"] == []
+
+
+async def _has_dead_letter(worker: Worker) -> bool:
+    return len((await worker("iii-state::dead_list"))["dead"]) == 1
+
+
+async def _is_empty(worker: Worker) -> bool:
+    return all(row["waiting"] + row["pending"] == 0 for row in await worker.rows())
+
+
+@pytest.mark.parametrize("kind", REMOTES)
+async def test_what_was_handled_while_the_link_was_cut_is_not_handled_again(kind: str) -> None:
+    async with (
+        remote(kind) as store,
+        proxy_to(store.port) as proxy,
+        engine(["--bridge-url", f"ws://127.0.0.1:{proxy.port}"]) as bridge,
+        Worker(store.url) as writer,
+        Worker(bridge.url) as worker,
+    ):
+        outcomes: list[asyncio.Future[Any]] = []
+
+        def begin(event: dict[str, Any]) -> asyncio.Future[Any]:
+            outcomes.append(asyncio.get_running_loop().create_future())
+            return outcomes[-1]
+
+        worker.serve("handler", begin)
+        await worker.on("handler")
+        await writer.set(1)
+        await writer.set(2)
+        await until(lambda: len(outcomes) == 1)
+        proxy.reply_bytes = lambda: 0
+        proxy.cut_all()
+        outcomes[0].set_result(None)
+        await worker("engine::functions::list")
+        proxy.reply_bytes = lambda: None
+        await until(lambda: len(outcomes) == 2)
+        outcomes[1].set_result(None)
+        await until(lambda: _is_empty(writer))
+        assert worker.values() == [1, 2]
