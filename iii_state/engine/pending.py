@@ -34,7 +34,7 @@ class PendingCalls:
     def __init__(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
         self._loop = loop
         self._timeout = timeout
-        self._open: dict[str, tuple[Outcome, float]] = {}
+        self._open: dict[str, tuple[Outcome, float, int]] = {}
 
     def __len__(self) -> int:
         return len(self._open)
@@ -42,15 +42,18 @@ class PendingCalls:
     def __contains__(self, call_id: str) -> bool:
         return call_id in self._open
 
-    def add(self, call_id: str) -> asyncio.Future[bytes | None]:
-        """Open a call. One whose Future is cancelled leaves the table with the next sweep."""
+    def add(self, call_id: str, ends_at: int = 0) -> asyncio.Future[bytes | None]:
+        """Open a call. One whose Future is cancelled leaves the table with the next sweep.
+
+        `ends_at` is where its frame ends in all that is sent on its connection, in bytes, for `fail_unsent`.
+        """
         future: asyncio.Future[bytes | None] = self._loop.create_future()
-        self.add_outcome(call_id, future)
+        self._open[call_id] = (future, self._loop.time() + self._timeout, ends_at)
         return future
 
     def add_outcome(self, call_id: str, outcome: Outcome) -> None:
         """Open a call whose answer is for `outcome`."""
-        self._open[call_id] = (outcome, self._loop.time() + self._timeout)
+        self._open[call_id] = (outcome, self._loop.time() + self._timeout, 0)
 
     def take(self, call_id: str) -> Outcome | None:
         """What waits for an open call, which is to be settled now; None for one that is not known (any more)."""
@@ -61,7 +64,7 @@ class PendingCalls:
         """Fail with `TIMEOUT` what is overdue, for the trouble given if there is any; `expired` is told the ids."""
         because = "" if trouble is None else f": {trouble}"
         now = self._loop.time()
-        for call_id, (future, deadline) in list(self._open.items()):
+        for call_id, (future, deadline, _) in list(self._open.items()):
             if deadline > now and not future.done():
                 continue
             del self._open[call_id]
@@ -73,8 +76,16 @@ class PendingCalls:
     def fail(self, error: Callable[[], Exception], spared: Container[str] = ()) -> None:
         """End every open call but those that are spared, each with an error of its own."""
         open_calls, self._open = self._open, {}
-        for call_id, (future, deadline) in open_calls.items():
+        for call_id, entry in open_calls.items():
             if call_id in spared:
-                self._open[call_id] = (future, deadline)
-            elif not future.done():
-                future.set_exception(error())
+                self._open[call_id] = entry
+            elif not entry[0].done():
+                entry[0].set_exception(error())
+
+    def fail_unsent(self, left: int, error: Callable[[], Exception]) -> None:
+        """End the calls of whose connection only `left` bytes have left, and whose frames end behind them."""
+        for call_id, (future, _, ends_at) in list(self._open.items()):
+            if ends_at > left:
+                del self._open[call_id]
+                if not future.done():
+                    future.set_exception(error())

@@ -128,6 +128,7 @@ class WebSocket:
         self._written = 0
         self._waited = False
         self._left_before = 0
+        self._left_at_abort: int | None = None
         # a large message, and what was sent behind it: opcode and message, of which the first has left in part
         self._queue: deque[tuple[int, bytes]] = deque()
         self._queued = 0
@@ -208,6 +209,8 @@ class WebSocket:
 
     def abort(self) -> None:
         """Drop the connection at once."""
+        if self.is_open:
+            self._left_at_abort = self.left  # what was buffered is thrown away, and then looks as if it had left
         self._transport.abort()
         self._gone()
 
@@ -334,7 +337,9 @@ class WebSocket:
 
     @property
     def left(self) -> int:
-        """How many bytes have left so far: the operating system has them."""
+        """How many bytes have left so far: the operating system has them. Of a connection that broke, as far as is known."""
+        if self._left_at_abort is not None:
+            return self._left_at_abort
         return self._written - self._transport.get_write_buffer_size()
 
     @property

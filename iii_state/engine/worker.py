@@ -306,7 +306,7 @@ class Worker:
         frame = protocol.invoke_frame(invocation_id, function.id_text, data, metadata=call.metadata, trace=call.trace)
         if len(frame) > self._answering.max_frame_bytes:
             raise self._too_large(f"The call of {function.id}", len(frame))
-        future = self.pending.add(invocation_id)
+        future = self.pending.add(invocation_id, self.link.position + len(frame))
         if len(frame) > protocol.OLD_PYTHON_FRAME_BYTES and self._large_calls is not None:
             self._large_calls[invocation_id] = (function, frame)
             self._large_bytes += len(frame)
@@ -436,6 +436,8 @@ class Worker:
         for invocation_id in self._large_calls or ():
             if (unsent := self.pending.take(invocation_id)) is not None:
                 unsent.set_exception(NotCarriedOut("invocation_stopped", "Invocation stopped"))
+        # What has not left as a whole cannot have been begun: it is no crash.
+        self.pending.fail_unsent(self.link.left, lambda: NotCarriedOut("invocation_stopped", "Invocation stopped"))
         lost = WorkerLost if self.may_crash else NotCarriedOut
         self.pending.fail(lambda: lost("invocation_stopped", "Invocation stopped"))
         self._registrations.drop_triggers()

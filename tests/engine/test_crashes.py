@@ -12,6 +12,8 @@ import aiohttp
 import pytest
 
 from iii_state import Engine, StateModule
+from iii_state.engine.registry import Call
+from iii_state.errors import NotCarriedOut, WorkerLost
 from iii_state.events import DeadLetter
 from iii_state.host import answered
 from tests.engine.raw_worker import Frame, Port, RawWorker, until
@@ -286,3 +288,20 @@ async def test_a_module_that_passes_on_the_fate_of_a_call_of_its_own_has_failed_
     await place.set("a")
     (letter,) = await place.dead()
     assert (letter.attempts, letter.error.partition(":")[0]) == (2, "function_not_found")
+
+
+async def test_a_call_that_has_not_left_as_a_whole_is_no_crash() -> None:
+    async with placed("kv") as place:
+        worker = await place.serving("f", runtime="python", version="0.25.0")
+        served = place.engine.functions.find("default", "f")
+        reached = place.engine.functions.call(served, Call(b"1"))
+        await worker.expect("invokefunction")
+        large = [place.engine.functions.call(served, Call(b'"%b"' % (b"x" * 8_000_000))) for _ in range(2)]
+        next(each for each in place.engine.workers if each.id == worker.id).link.abort()
+        assert asyncio.isfuture(reached)
+        with pytest.raises(WorkerLost):
+            await reached
+        for call in large:
+            assert asyncio.isfuture(call)
+            with pytest.raises(NotCarriedOut):
+                await call

@@ -76,8 +76,8 @@ async def test_an_error_that_is_too_large_is_shortened(port: Port, engine: Engin
 
     engine.register_function("fail", fail)
     error = (await worker.call("fail", 1))["error"]
-    assert (error["code"][:100], error["message"][:10]) == ("x" * 100, "y" * 10)
-    assert all(error[part].endswith(f"(cut: {MIB} characters)") for part in ("code", "message"))
+    assert (error["code"], error["message"][:10]) == ("x" * 100, "y" * 10)
+    assert error["message"].endswith(f"(cut: {MIB} characters)")
 
 
 async def test_a_trigger_that_its_provider_cannot_receive_is_refused(port: Port, worker: RawWorker) -> None:
