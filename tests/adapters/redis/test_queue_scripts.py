@@ -129,6 +129,26 @@ def test_a_lane_goes_on_when_its_event_has_been_acknowledged(worker: Worker, eng
     assert client.xlen(KEYS.stream(b"q")) == 0
 
 
+def test_of_large_events_a_few_are_taken_and_the_bell_rings_for_the_rest(worker: Worker, client: redis.Redis) -> None:
+    worker.subscribe(b"q")
+    engine = Engine(client)
+    engine.routes = [Route(b"q", 1000, 10**8)]
+    text = b'"' + b"x" * 300_000 + b'"'
+    for number in range(12):
+        engine.set(b"s", b"%02d" % number, b"1" if number == 0 else text)
+    bells = client.pubsub()
+    bells.subscribe(KEYS.stream(b"q").decode())
+    assert bells.get_message(timeout=5)["type"] == "subscribe"
+    first = worker.take(b"q")
+    assert 2 < len(first) < 12
+    assert bells.get_message(timeout=5)["type"] == "message"
+    rest = worker.ack(b"q", first, want=100)
+    assert 2 < len(rest) < 12 - len(first)
+    assert bells.get_message(timeout=5)["type"] == "message"
+    taken_in_order = first + rest + worker.take(b"q") + worker.take(b"q")
+    assert [delivery.event.key for delivery in taken_in_order] == [f"{number:02d}" for number in range(12)]
+
+
 def test_an_acknowledgement_made_twice_counts_once(worker: Worker, engine: Engine, client: redis.Redis) -> None:
     for number in range(3):
         engine.set(b"s", b"k", b"%d" % number)
