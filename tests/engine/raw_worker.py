@@ -96,6 +96,11 @@ class Port:
         self.url = f"http://{host}:{port}"
         self._workers: list[RawWorker] = []
 
+    async def disconnect(self) -> None:
+        """Let all workers go: an engine that is stopped waits for what they run."""
+        for worker in self._workers:
+            await worker.socket.close()
+
     async def connect(self, **description: Any) -> RawWorker:
         """A worker; with a description, one that has introduced itself."""
         socket = await self.session.ws_connect(f"{self.url}/", max_msg_size=0)

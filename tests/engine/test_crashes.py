@@ -73,7 +73,9 @@ async def placed(kind: str = "kv", **dispatch: Any) -> AsyncIterator[Place]:
         engine = await stack.enter_async_context(Engine())
         module = StateModule(config)
         await engine.add_module(module)
-        yield Place(engine, module, Port(session, *await engine.serve("127.0.0.1", 0)))
+        port = Port(session, *await engine.serve("127.0.0.1", 0))
+        stack.push_async_callback(port.disconnect)
+        yield Place(engine, module, port)
 
 
 @pytest.fixture
