@@ -69,7 +69,7 @@ class Proxy:
             task.add_done_callback(self._tasks.discard)
 
     async def _requests(self, reader: asyncio.StreamReader, pair: Pair) -> None:
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(ConnectionError, RuntimeError):  # uvloop's word for: it has been closed meanwhile
             while data := await reader.read(65536):
                 if self.delay:
                     await asyncio.sleep(self.delay)
@@ -81,7 +81,7 @@ class Proxy:
             self.cut(pair)
 
     async def _replies(self, pair: Pair) -> None:
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(ConnectionError, RuntimeError):  # uvloop's word for: it has been closed meanwhile
             while data := await pair.redis_reader.read(65536):
                 if self.delay:
                     await asyncio.sleep(self.delay)
