@@ -1,7 +1,7 @@
 --[[
 Says that an engine lives, and keeps the time of the fleet.
 
-KEYS  1 engines (hash)   2 heartbeat (string)   3 clock (hash; lib/now.lua)
+KEYS  1 engines (hash)   2 heartbeat (string)   3 clock (hash; lib/now.lua, also its copy)
 ARGV  1 engine   2 milliseconds to live   3 what people know the engine by   4 what stands among the engines from now on: it has to
       be another each time, so that others see by their own clocks whether the heart beats   5 the time of the fleet, as the engine
       has it by its own clock since the last time, '' where it has none   6 milliseconds within which the next heartbeat of some
@@ -20,10 +20,13 @@ if redis.call('PEXPIRE', KEYS[2], ARGV[2]) == 0 then
   redis.call('SET', KEYS[2], ARGV[3], 'PX', ARGV[2])
 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[4])
-local clock = KEYS[3]
+local clock, engines = KEYS[3], KEYS[1]
 --- @include "now"
-if ARGV[5] ~= '' and (not known[3] or redis_now < known[2] - 1000 or redis_now > tonumber(known[3])) then
-  now = tonumber(ARGV[5])
+if stands and ARGV[5] ~= '' then
+  now, stands = tonumber(ARGV[5]), false
 end
-redis.call('HSET', clock, 'offset', now - redis_now, 'last', redis_now, 'until', redis_now + ARGV[6])
+if not stands then
+  --- @include "keepers"
+  --- @include "keep_time"
+end
 return {'OK', now}

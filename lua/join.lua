@@ -3,14 +3,17 @@ Makes an engine one of the engines. What all of them have to agree on is decided
 fields whose names begin with a colon.
 
 KEYS  1 routes (hash)   2 routes version   3 routes log (stream)   4 engines (hash)   5 format   6 heartbeat of the engine
-      7 clock (hash)   8 orphans (sorted set)   then the heartbeats of the other engines
+      7 clock (hash; lib/now.lua, also its copy)   8 orphans (sorted set)   then the heartbeats of the other engines
 ARGV  1 engine   2 milliseconds to live   3 version of the layout   4 whether foreign writes are watched, `1` or `0`
-      5 what people know the engine by   6 what stands among the engines   7 milliseconds within which the next heartbeat of
-      some engine comes   then the other engines
+      5 what people know the engine by   6 what stands among the engines   7 the time of the fleet, as the engine has it by its own
+      clock, '' where it has none   8 what STANDS has answered for as long as it said, '' where that has not been   then the other
+      engines
 
 Reply, an array that begins with a word:
   OK now             it is one of the engines; the time of the fleet
   OTHERS             the others are not those that were given: nothing changed, read them and call again
+  STANDS last wait   nobody can tell the time just now, unless one of the engines lives that stand there: it does so within so many
+                     milliseconds. Nothing changed; call again, and with `last` when it has been the answer for so long
   DISAGREE engine    this one lives, and watches foreign writes where the caller does not, or does not where the caller does:
                      nothing changed
 
@@ -19,15 +22,12 @@ is that first version; `:foreign_writes` is there where they are watched: the ge
 they are complete.
 ]]
 
-local clock = KEYS[7]
+local clock, engines = KEYS[7], KEYS[4]
 --- @include "now"
+--- @include "keepers"
 local version = redis.call('GET', KEYS[2])
 local watched = redis.call('HGET', KEYS[1], ':foreign_writes')
 redis.call('XLEN', KEYS[3])
-local others_live = false
-for number = 9, #KEYS do
-  others_live = others_live or redis.call('EXISTS', KEYS[number]) == 1
-end
 local changes = (ARGV[4] == '1') ~= (watched and true or false)
 if changes then
   local others = #KEYS - 8
@@ -35,12 +35,17 @@ if changes then
     return {'OTHERS'}
   end
   for number = 1, others do
-    if redis.call('HEXISTS', KEYS[4], ARGV[7 + number]) == 0 then
+    if redis.call('HEXISTS', KEYS[4], ARGV[8 + number]) == 0 then
       return {'OTHERS'}
     elseif redis.call('EXISTS', KEYS[8 + number]) == 1 then
-      return {'DISAGREE', ARGV[7 + number]}
+      return {'DISAGREE', ARGV[8 + number]}
     end
   end
+end
+
+local standing = clock_last and string.format('%d', clock_last) or 'unknown'
+if stands and ARGV[7] == '' and keepers > 0 and ARGV[8] ~= standing then
+  return {'STANDS', standing, longest}
 end
 
 redis.call('SET', KEYS[5], ARGV[3], 'NX')
@@ -66,14 +71,13 @@ redis.call('HSET', KEYS[4], ARGV[1], ARGV[6])
 
 -- Where nobody has lived for a while, nobody can tell a clock that was set from time that has passed. It counts as passed, but
 -- no queue ends for that: each waits for as long as it had still to wait.
-local away = known[3] and redis_now - known[2] or 0
-if not others_live and away > 0 and now ~= redis_now + known[1] then
-  now = redis_now + known[1]
+if stands and ARGV[7] ~= '' then
+  now = tonumber(ARGV[7])
+elseif stands and clock_last and redis_now > clock_last then
+  now = redis_now + clock_offset
   for _, queue in ipairs(redis.call('ZRANGEBYSCORE', KEYS[8], '(0', '+inf')) do
-    redis.call('ZINCRBY', KEYS[8], away, queue)
+    redis.call('ZINCRBY', KEYS[8], redis_now - clock_last, queue)
   end
 end
-if not others_live then
-  redis.call('HSET', clock, 'offset', now - redis_now, 'last', redis_now, 'until', redis_now + ARGV[7])
-end
+--- @include "keep_time"
 return {'OK', now}

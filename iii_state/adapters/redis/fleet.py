@@ -8,6 +8,7 @@ import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from iii_state.adapters.redis import queues
@@ -103,14 +104,15 @@ class Fleet:
         self._tasks: list[asyncio.Task[None]] = []
         self._nobody_dies_before = 0.0
         self._beats = 0
-        self._now_ms, self._read_at = 0.0, 0.0
-        """The time of the fleet, and when it was so by the steady clock."""
+        self._now_ms, self._read_at = 0, 0.0
+        """The time of the fleet, 0 where it was never known, and when it was so by the steady clock."""
         self._seen: dict[bytes, _Seen] = {}
         self._looked = 0.0
         """When the heartbeats were looked at last."""
         self._look = asyncio.Event()
         """Set where a heart may have stopped."""
         self._others: set[bytes] = set()
+        """The other engines, without those of version 0.1.0."""
         self._watched: set[bytes] = set()
         """The engines whose hearts are listened to."""
 
@@ -119,24 +121,36 @@ class Fleet:
         return not self._others or self._engine.id < min(self._others)
 
     async def join(self) -> None:
-        """Become one of the engines. Raises `ConfigError` where these have agreed on something else."""
-        engine = self._engine
+        """Become one of the engines. Raises `ConfigError` where these have agreed on something else.
+
+        An engine that serves knows the time. Where Redis's clock tells nothing and others stand among the engines, one of them
+        may live and know it: this one waits until it has said so, or has been silent for its time to live.
+        """
+        engine, loop = self._engine, asyncio.get_running_loop()
+        standing, since, stood = b"", 0.0, b""
         while True:
-            began, read_at = asyncio.get_running_loop().time(), steady()
+            began, read_at = loop.time(), steady()
             others = [other for other in await self._send(b"HKEYS", self._keys.engines) if other != engine.id]
             self._beats += 1
-            call = queues.join(self._keys, engine.id, engine.name, self._ttl_ms, self._foreign_writes, others, self._beats)
-            reply = await self._run("join", call)
+            reply = await self._run("join", partial(self._joining, others, stood))
             if reply[0] == b"OK":
                 self._now_ms, self._read_at = reply[1], read_at
                 break
             if reply[0] == b"DISAGREE":
                 wanted, found = ("true", "false") if self._foreign_writes else ("false", "true")
+                other = reply[1].decode(errors="replace")
                 raise ConfigError(
-                    f"adapter.config.foreign_writes is {wanted} here, and {found} at the engine {reply[1].decode()}, which runs on "
+                    f"adapter.config.foreign_writes is {wanted} here, and {found} at the engine {other}, which runs on "
                     "the same Redis: it has to be the same at all. To change it, stop them all (one that was killed counts for "
                     "heartbeat_ttl_ms), and start them with the new setting"
                 )
+            if reply[0] == b"STANDS":
+                if reply[1] != standing:
+                    standing, since = reply[1], began
+                    logger.info("Redis's clock does not tell the time: waiting up to %d ms for an engine that knows it", reply[2])
+                left = since + reply[2] / 1000 - loop.time()
+                stood = standing if left <= 0 else b""
+                await asyncio.sleep(max(0.0, min(left, self._ttl_ms / 10_000)))
         engine.lease_until = began + LEASE * self._ttl_ms / 1000
         engine.is_member.set()
 
@@ -205,8 +219,16 @@ class Fleet:
     def _heartbeat(self) -> list[bytes]:
         """The next one, as it is sent."""
         self._beats += 1
-        now_ms = int(self._now_ms + 1000 * (steady() - self._read_at))
-        return queues.heartbeat(self._keys, self._engine.id, self._ttl_ms, self._engine.name, self._beats, now_ms)
+        return queues.heartbeat(self._keys, self._engine.id, self._ttl_ms, self._engine.name, self._beats, self._own_now_ms())
+
+    def _joining(self, others: list[bytes], stood: bytes) -> list[bytes]:
+        """The call that makes this one of the engines, as it is sent."""
+        engine, agreed = self._engine, (self._ttl_ms, self._foreign_writes)
+        return queues.join(self._keys, engine.id, engine.name, *agreed, others, self._beats, self._own_now_ms(), stood)
+
+    def _own_now_ms(self) -> int | None:
+        """The time of the fleet by this engine's own clock, None where it has never known it."""
+        return int(self._now_ms + 1000 * (steady() - self._read_at)) if self._now_ms else None
 
     # -- the hearts of others
 
@@ -232,8 +254,8 @@ class Fleet:
         table = await self._send(b"HGETALL", self._keys.engines)
         engines = dict(zip(table[::2], table[1::2], strict=True))
         engines.pop(self._engine.id, None)
-        self._others = set(engines)
-        self._watch(self._others)
+        self._others = {engine for engine, beats in engines.items() if _BEATS.fullmatch(beats)}
+        self._watch(set(engines))
         now, before = loop.time(), self._looked
         if now - before > self._ttl_ms / 2000:  # this engine has been away itself, and perhaps so has Redis
             self._seen.clear()
@@ -245,7 +267,7 @@ class Fleet:
             if dead_in > 0:
                 continue
             if await self._run("fence", queues.fence(self._keys, engine, beats if _BEATS.fullmatch(beats) else b"")):
-                logger.warning("the engine %s is gone; its work is taken over", engine.decode())
+                logger.warning("the engine %s is gone; its work is taken over", engine.decode(errors="replace"))
         self._seen = {engine: seen for engine, seen in self._seen.items() if engine in engines}
         for engine in await self._send(b"SMEMBERS", self._keys.fenced):
             await self._take_over(engine)
@@ -288,5 +310,5 @@ class Fleet:
                 if reply[2]:
                     break
             if entries:
-                logger.info("%d deliveries of %s are given to others", entries, queue.decode())
+                logger.info("%d deliveries of %s are given to others", entries, queue.decode(errors="replace"))
         await self._send(b"SREM", self._keys.fenced, engine)

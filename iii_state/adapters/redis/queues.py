@@ -139,12 +139,21 @@ def clear(keys: Keys, queue: bytes, lanes: Sequence[bytes]) -> list[bytes]:
 
 
 def join(
-    keys: Keys, engine: bytes, name: bytes, ttl_ms: int, foreign_writes: bool, others: Sequence[bytes], beats: int = 0
+    keys: Keys,
+    engine: bytes,
+    name: bytes,
+    ttl_ms: int,
+    foreign_writes: bool,
+    others: Sequence[bytes],
+    beats: int = 0,
+    now_ms: int | None = None,
+    stood: bytes = b"",
 ) -> list[bytes]:
-    """What follows the digest of join.lua in EVALSHA."""
+    """What follows the digest of join.lua in EVALSHA; `now_ms` is the time of the fleet by the engine's own clock, `stood` where it
+    has stood still for as long as the script has said."""
     names = (keys.routes, keys.routes_version, keys.routes_log, keys.engines, keys.format)
     more = (keys.engine(engine), keys.clock, keys.orphans, *(keys.engine(other) for other in others))
-    words = (engine, b"%d" % ttl_ms, b"%d" % FORMAT, b"%d" % foreign_writes, name, beat(ttl_ms, beats), _within(ttl_ms))
+    words = (engine, b"%d" % ttl_ms, b"%d" % FORMAT, b"%d" % foreign_writes, name, beat(ttl_ms, beats), _optional(now_ms), stood)
     return [b"%d" % (len(names) + len(more)), *names, *more, *words, *others]
 
 
@@ -158,14 +167,14 @@ def beat(ttl_ms: int, beats: int) -> bytes:
     return b"%d %d" % (ttl_ms, beats)
 
 
-def _within(ttl_ms: int) -> bytes:
-    return b"%d" % (ttl_ms + 1000)
+def _optional(number: int | None) -> bytes:
+    return b"" if number is None else b"%d" % number
 
 
 def heartbeat(keys: Keys, engine: bytes, ttl_ms: int, name: bytes, beats: int = 0, now_ms: int | None = None) -> list[bytes]:
     """What follows the digest of heartbeat.lua in EVALSHA; `now_ms` is the time of the fleet by the engine's own clock."""
     call = [b"3", keys.engines, keys.engine(engine), keys.clock, engine, b"%d" % ttl_ms, name]
-    return [*call, beat(ttl_ms, beats), b"" if now_ms is None else b"%d" % now_ms, _within(ttl_ms)]
+    return [*call, beat(ttl_ms, beats), _optional(now_ms)]
 
 
 def line_up(keys: Keys, worker: bytes, ttl_ms: int) -> list[bytes]:

@@ -23,7 +23,7 @@ LANES = 40
 
 FLEET_KEYS = (
     *("routes", "routes:version", "routes:log", "routes:hold", "engines", "orphans", "later", "dead", "fenced", "scopes"),
-    *("scopes:scanned", "format", "store", "deadlines"),
+    *("scopes:scanned", "format", "store", "deadlines", "clock"),
 )
 QUEUE_KEYS = ("q:{queue}", "busy:{queue}", "wait:{queue}:1:sk7", "wait:{queue}:*", "sub:{queue}", "dead:{queue}")
 ENGINE_KEYS = ("engine:*", "hosts:*", "session:*")
