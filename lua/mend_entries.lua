@@ -2,8 +2,11 @@
 Reads a page of a queue's stream. What has been taken, but is pending nowhere and not planned, is made ready again, under a new id;
 what is no event is removed.
 
+Entries are read one at a time: Redis makes strings of all the values of an entry, and how large the next one is, only reading it
+tells. So a page is never larger than its bound and one event.
+
 KEYS  1 stream of the queue   2 later (sorted set of planned attempts of all queues)   3 routes (hash)
-ARGV  1 queue   2 id behind which to begin, `-` for the first   3 most entries
+ARGV  1 queue   2 id behind which to begin, `-` for the first   3 most entries   4 bytes after which the page ends
 
 Reply: the id of the last one, '' for none; bytes that were looked at; how many were made ready; how many were removed; and id, scope,
 key and bytes of each event of the page in turn
@@ -27,9 +30,13 @@ end
 
 local first = ARGV[2] == '-' and '-' or '(' .. ARGV[2]
 local last, bytes, ready, removed, events = '', 0, 0, 0, {}
-for _, entry in ipairs(redis.call('XRANGE', KEYS[1], first, '+', 'COUNT', ARGV[3])) do
+for _ = 1, tonumber(ARGV[3]) do
+  local entry = bytes < tonumber(ARGV[4]) and redis.call('XRANGE', KEYS[1], first, '+', 'COUNT', 1)[1]
+  if not entry then
+    break
+  end
   local id, event = entry[1], entry[2]
-  last = id
+  last, first = id, '(' .. id
   if not event[12] or event[1] ~= 'w' then
     redis.call('XACK', KEYS[1], 'engines', id)
     redis.call('XDEL', KEYS[1], id)
