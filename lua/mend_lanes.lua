@@ -15,6 +15,7 @@ Reply, an array that begins with a word:
                              there are more, call again with those
 ]]
 
+--- @include "next_waiting"
 local held = redis.call('HMGET', KEYS[2], 'entries', 'bytes', 'fence', 'doubt', 'lost')
 local are_missing, seen, some_are_long = ARGV[1] ~= '', {}, false
 local most_bytes = tonumber(ARGV[3])
@@ -60,14 +61,10 @@ for number = 1, #KEYS - 2 do
   if type(items) == 'table' then
     wrong[#wrong + 1] = number
   elseif not seen[lane] and not (some_are_long and string.byte(lane) == 126) and (are_missing or counted > 0) then
-    if items % 6 ~= 0 then -- nobody can tell any more where an event begins
-      redis.call('DEL', wait)
-      items = 0
-    end
-    local waiting = items / 6
-    local outstanding = are_missing and waiting or waiting + 1
-    if are_missing and waiting > 0 then
-      local event = redis.call('LPOP', wait, 6)
+    local event = are_missing and next_waiting(wait, lane)
+    local outstanding = (event or not are_missing) and 1 or 0
+    outstanding = outstanding + math.floor(redis.call('LLEN', wait) / 6)
+    if event then
       redis.call('XADD', KEYS[1], '*', 'w', event[1], 's', event[2], 'k', event[3], 't', event[4], 'o', event[5], 'n', event[6])
       ready, made = ready + 1, made + #event[5] + #event[6]
     end

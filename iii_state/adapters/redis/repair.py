@@ -384,15 +384,24 @@ class Repair:
         """The last id, bytes, and of each event its id, lane and bytes."""
         names = (b"3", self._keys.stream(queue), self._keys.later, self._keys.routes)
         words = (queue, behind, b"%d" % entries, b"%d" % PAGE_BYTES)
-        last, looked_at, ready, removed, events = await self._run("mend_entries", [*names, *words])
+        last, looked_at, ready, wrong, events = await self._run("mend_entries", [*names, *words])
         if ready:
             logger.warning(
                 "%d events of %s had been taken, and were pending nowhere any more: they are delivered (again)",
                 *(ready, self._name(queue)),
             )
+        found = list[tuple[bytes, bytes, int]]()
+        for entry_id, write, scope, key, size in _batches(events, 5):
+            if _is_text(write, scope, key):
+                found.append((entry_id, lane(scope, key), size))
+            else:
+                wrong.append(entry_id)
+        removed = await self._run("drop_entries", queues.drop_entries(self._keys, queue, wrong)) if wrong else 0
         if removed:
-            logger.error("%d entries in the queue of %s were no events, and have been removed", removed, self._name(queue))
-        found = [(entry_id, lane(scope, key), size) for entry_id, scope, key, size in _batches(events, 4)]
+            logger.error(
+                "%d entries in the queue of %s (%s) were no events: somebody else has put them there; they have been removed",
+                *(removed, self._name(queue), ", ".join(map(bytes.decode, wrong[:5]))),
+            )
         return last, looked_at, found
 
     async def _look_at_lanes(self, queue: bytes, *, everything: bool) -> None:
@@ -555,6 +564,15 @@ def _part(names: Sequence[bytes], at: int) -> tuple[Sequence[bytes], int]:
 def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     """So many at once."""
     return (items[at : at + size] for at in range(0, len(items), size))
+
+
+def _is_text(*names: bytes) -> bool:
+    try:
+        for name in names:
+            name.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _now_ms() -> int:

@@ -270,3 +270,43 @@ async def test_every_queue_with_events_has_its_turn(server: RedisServer) -> None
         for _ in range(3):
             await adapter._repair._look_at_events(set(names), everything=False)
         assert set(adapter._repair._pages) == set(names)
+
+
+JUNK: tuple[dict[Any, Any], ...] = (
+    {"w": "a", "s": "s", "k": "k0"},
+    {"w": "w", "s": b"\xff", "k": b"\xff", "t": "updated", "o": "", "n": "1"},
+    {"w": "w", "s": "s", "k": "k0", "t": "zzz", "o": "", "n": "1"},
+)
+
+
+@pytest.mark.parametrize("are_taken", [True, False])
+async def test_entries_that_are_no_events_are_removed_counted_and_told_once(
+    server: RedisServer, caplog: pytest.LogCaptureFixture, are_taken: bool
+) -> None:
+    async with adapter_on(server.url) as adapter:
+        await adapter._repair.stop()
+        await adapter.subscribe(ONE)
+        await fill(adapter, 2, 1)
+        for fields in JUNK:
+            server.client.xadd(f"iii-state:q:{QUEUE}", fields)
+        await fill(adapter, 4, 2)
+        with caplog.at_level(logging.WARNING):
+            if not are_taken:
+                await adapter._repair._look_at_page(QUEUE.encode())
+                assert server.client.xlen(f"iii-state:q:{QUEUE}") == 4
+            assert await drain(adapter) == {"k0": [0, 0, 1], "k1": [0, 0, 1], "k2": [0, 1], "k3": [0, 1]}
+            await until(lambda: server.client.hget(f"iii-state:sub:{QUEUE}", "lost") == b"3")
+        lines = [record.getMessage() for record in caplog.records if "no events" in record.getMessage()]
+        assert [line.split()[0] for line in lines] == ["3"]
+
+
+@pytest.mark.parametrize("junk", [1, 1500, 4000])
+async def test_a_lane_behind_items_that_are_no_events_goes_on(
+    server: RedisServer, caplog: pytest.LogCaptureFixture, junk: int
+) -> None:
+    async with adapter_on(server.url) as adapter:
+        await adapter.subscribe(ONE)
+        await fill(adapter, 1, 3)
+        server.client.lpush(f"iii-state:wait:{QUEUE}:1:sk0", *(["junk"] * junk))
+        assert await drain(adapter) == {"k0": [0, 1, 2]}
+        assert server.client.keys("iii-state:wait:*") == []
