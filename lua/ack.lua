@@ -26,6 +26,7 @@ for number = 1, deliveries do
   end
 end
 
+--- @include "next_waiting"
 local entries, bytes, ended, ready = tonumber(held[1] or 0), tonumber(held[2] or 0), 0, 0
 for number = 1, deliveries do
   local id, lane, size = ARGV[3 * number], ARGV[3 * number + 1], tonumber(ARGV[3 * number + 2])

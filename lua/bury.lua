@@ -22,6 +22,7 @@ redis.call('LLEN', wait)
 redis.call('XLEN', KEYS[5])
 redis.call('SCARD', KEYS[6])
 
+--- @include "next_waiting"
 local ended, ready, trimmed = 0, 0, 0
 --- @include "finish"
 if ended == 1 then

@@ -12,6 +12,7 @@ Reply, an array that begins with a word, and ends with how many were dropped:
   NONE dropped                  there is nothing left that could be dropped
 ]]
 
+--- @include "next_waiting"
 local held = redis.call('HMGET', KEYS[3], 'entries', 'bytes', ARGV[3])
 local entries, bytes, outstanding = tonumber(held[1] or 0), tonumber(held[2] or 0), tonumber(held[3] or 0)
 local most_entries, room = tonumber(ARGV[4]), tonumber(ARGV[5]) - tonumber(ARGV[6])
@@ -37,11 +38,16 @@ repeat
     entries, bytes, ended = entries - 1, bytes - #event[4] - #event[6] - #event[10] - #event[12], ended + 1
     --- @include "promote"
   else
-    local waiting = redis.call('LPOP', wait, 6)
-    if waiting and waiting[6] then
+    local waiting = next_waiting(wait, lane)
+    if waiting then
       entries, bytes, ended = entries - 1, bytes - #waiting[2] - #waiting[3] - #waiting[5] - #waiting[6], ended + 1
       outstanding = redis.call('HINCRBY', KEYS[3], lane, -1)
     else
+      if outstanding > 1 and redis.call('LLEN', wait) == 0 then -- somebody has removed what should wait here
+        redis.call('HINCRBY', KEYS[3], 'lost', outstanding - 1)
+        redis.call('HSET', KEYS[3], lane, 1, 'entries', entries - outstanding + 1)
+        entries, outstanding = entries - outstanding + 1, 1
+      end
       answer = {'NONE'}
       local cursor = '0'
       repeat

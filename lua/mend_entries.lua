@@ -1,12 +1,14 @@
 --[[
-Reads a page of a queue's stream. What has been taken, but is pending nowhere and not planned, is made ready again, under a new id;
-what is no event is removed.
+Reads a page of a queue's stream. What has been taken, but is pending nowhere and not planned, is made ready again, under a new id.
+
+Entries are read one at a time: Redis makes strings of all the values of an entry, and how large the next one is, only reading it
+tells. So a page is never larger than its bound and one event.
 
 KEYS  1 stream of the queue   2 later (sorted set of planned attempts of all queues)   3 routes (hash)
-ARGV  1 queue   2 id behind which to begin, `-` for the first   3 most entries
+ARGV  1 queue   2 id behind which to begin, `-` for the first   3 most entries   4 bytes after which the page ends
 
-Reply: the id of the last one, '' for none; bytes that were looked at; how many were made ready; how many were removed; and id, scope,
-key and bytes of each event of the page in turn
+Reply: the id of the last one, '' for none; bytes that were looked at; how many were made ready; the ids of those that are no events;
+and id, write id, scope, key and bytes of each event of the page in turn
 ]]
 
 if redis.call('HEXISTS', KEYS[3], ARGV[1]) == 0 then -- the queue has ended meanwhile
@@ -26,14 +28,20 @@ for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
 end
 
 local first = ARGV[2] == '-' and '-' or '(' .. ARGV[2]
-local last, bytes, ready, removed, events = '', 0, 0, 0, {}
-for _, entry in ipairs(redis.call('XRANGE', KEYS[1], first, '+', 'COUNT', ARGV[3])) do
+local types = {created = true, updated = true, deleted = true}
+local last, bytes, ready, wrong, events = '', 0, 0, {}, {}
+for _ = 1, tonumber(ARGV[3]) do
+  local entry = bytes < tonumber(ARGV[4]) and redis.call('XRANGE', KEYS[1], first, '+', 'COUNT', 1)[1]
+  if not entry then
+    break
+  end
   local id, event = entry[1], entry[2]
-  last = id
-  if not event[12] or event[1] ~= 'w' then
-    redis.call('XACK', KEYS[1], 'engines', id)
-    redis.call('XDEL', KEYS[1], id)
-    removed = removed + 1
+  last, first = id, '(' .. id
+  if not event[12] or event[1] ~= 'w' or not types[event[8]] then
+    wrong[#wrong + 1] = id
+    for _, item in ipairs(event) do
+      bytes = bytes + #item
+    end
   else
     local size = #event[4] + #event[6] + #event[10] + #event[12]
     bytes = bytes + size
@@ -46,7 +54,7 @@ for _, entry in ipairs(redis.call('XRANGE', KEYS[1], first, '+', 'COUNT', ARGV[3
       redis.call('XDEL', KEYS[1], id)
       ready = ready + 1
     else
-      for _, item in ipairs({id, event[4], event[6], size}) do
+      for _, item in ipairs({id, event[2], event[4], event[6], size}) do
         events[#events + 1] = item
       end
     end
@@ -55,4 +63,4 @@ end
 if ready > 0 then
   redis.call('PUBLISH', KEYS[1], '')
 end
-return {last, bytes, ready, removed, events}
+return {last, bytes, ready, wrong, events}

@@ -5,24 +5,33 @@ A lane that was not met when the whole stream was read, page by page, up to an i
 in the stream: what was added meanwhile has higher ids, and what is there now was there all the time.
 
 KEYS  1 stream of the queue   2 busy (hash)   then of each lane: wait (list)
-ARGV  1 id up to which the lanes were not met in the stream, '' where they were   2 most entries behind it   then the lanes
+ARGV  1 id up to which the lanes were not met in the stream, '' where they were   2 most entries behind it   3 most bytes of those, and of what
+      is made ready   then the lanes
 
 Reply, an array that begins with a word:
-  MORE                  there is more behind the id, or, for lanes that were met, lanes and events are not even: nothing changed
-  OK lost ready wrong   how many events are gone; of how many lanes the next one was made ready; the numbers of the lanes (from 1)
-                        whose list is of another type: they have not changed
+  MORE                       there is more behind the id, or, for lanes that were met, lanes and events are not even: nothing changed
+  OK lost ready wrong done   how many events are gone; of how many lanes the next one was made ready; the numbers of the lanes
+                             (from 1) whose list is of another type: they have not changed; how many lanes were looked at: where
+                             there are more, call again with those
 ]]
 
+--- @include "next_waiting"
 local held = redis.call('HMGET', KEYS[2], 'entries', 'bytes', 'fence', 'doubt', 'lost')
 local are_missing, seen, some_are_long = ARGV[1] ~= '', {}, false
+local most_bytes = tonumber(ARGV[3])
 if are_missing then
-  local most = tonumber(ARGV[2])
-  local rest = redis.call('XRANGE', KEYS[1], '(' .. ARGV[1], '+', 'COUNT', most + 1)
-  if rest[most + 1] then
-    return {'MORE'}
-  end
-  for _, entry in ipairs(rest) do
-    local scope, key = entry[2][4], entry[2][6]
+  local behind, bytes, left = '(' .. ARGV[1], 0, tonumber(ARGV[2])
+  while true do
+    local entry = redis.call('XRANGE', KEYS[1], behind, '+', 'COUNT', 1)[1] -- one at a time, see mend_entries.lua
+    if not entry then
+      break
+    end
+    bytes, left = bytes + #(entry[2][10] or '') + #(entry[2][12] or ''), left - 1
+    if left < 0 or bytes > most_bytes then
+      return {'MORE'}
+    end
+    behind = '(' .. entry[1]
+    local scope, key = entry[2][4] or '', entry[2][6] or ''
     local name = #scope .. ':' .. scope .. key
     if #name <= 64 then
       seen[name] = true
@@ -40,24 +49,24 @@ else
   end
 end
 
-local lost, ready, wrong, change = 0, 0, {}, 0
+local lost, ready, wrong, change, made, done = 0, 0, {}, 0, 0, 0
 for number = 1, #KEYS - 2 do
-  local lane, wait = ARGV[2 + number], KEYS[2 + number]
+  if made >= most_bytes then
+    break
+  end
+  done = number
+  local lane, wait = ARGV[3 + number], KEYS[2 + number]
   local counted = tonumber(redis.call('HGET', KEYS[2], lane) or 0)
   local items = redis.pcall('LLEN', wait)
   if type(items) == 'table' then
     wrong[#wrong + 1] = number
   elseif not seen[lane] and not (some_are_long and string.byte(lane) == 126) and (are_missing or counted > 0) then
-    if items % 6 ~= 0 then -- nobody can tell any more where an event begins
-      redis.call('DEL', wait)
-      items = 0
-    end
-    local waiting = items / 6
-    local outstanding = are_missing and waiting or waiting + 1
-    if are_missing and waiting > 0 then
-      local event = redis.call('LPOP', wait, 6)
+    local event = are_missing and next_waiting(wait, lane)
+    local outstanding = (event or not are_missing) and 1 or 0
+    outstanding = outstanding + math.floor(redis.call('LLEN', wait) / 6)
+    if event then
       redis.call('XADD', KEYS[1], '*', 'w', event[1], 's', event[2], 'k', event[3], 't', event[4], 'o', event[5], 'n', event[6])
-      ready = ready + 1
+      ready, made = ready + 1, made + #event[5] + #event[6]
     end
     if outstanding == 0 then
       redis.call('HDEL', KEYS[2], lane)
@@ -84,4 +93,4 @@ end
 if ready > 0 then
   redis.call('PUBLISH', KEYS[1], '')
 end
-return {'OK', held[4] and 0 or lost, ready, wrong}
+return {'OK', held[4] and 0 or lost, ready, wrong, done}

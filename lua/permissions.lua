@@ -29,7 +29,7 @@ end
 for _, words in ipairs({
   {'HSET', 'x', '1'}, {'HGET', 'x'}, {'HGETALL'}, {'HMGET', 'x'}, {'HLEN'}, {'HSCAN', '0'}, {'HDEL', 'x'}, {'DEL'},
   {'SADD', 'x'}, {'SISMEMBER', 'x'}, {'SCARD'}, {'SSCAN', '0'}, {'SREM', 'x'}, {'DEL'},
-  {'RPUSH', 'x'}, {'LLEN'}, {'LPOP'}, {'DEL'},
+  {'RPUSH', 'x'}, {'LPUSH', 'x'}, {'LLEN'}, {'LPOP'}, {'DEL'},
   {'XADD', '*', 'x', '1'}, {'XLEN'}, {'XRANGE', '-', '+'}, {'XREVRANGE', '+', '-'}, {'XDEL', '1-1'}, {'XACK', 'x', '1-1'}, {'DEL'},
   {'ZADD', '1', 'x'}, {'ZCARD'}, {'ZSCORE', 'x'}, {'ZRANGEBYSCORE', '1', '1'}, {'ZRANGE', '0', '0'}, {'ZCOUNT', '1', '1'},
   {'ZMSCORE', 'x'}, {'ZREM', 'x'}, {'DEL'},

@@ -87,13 +87,16 @@ class Deliveries:
         answer: asyncio.Future[list[Delivery]] = asyncio.get_running_loop().create_future()
 
         def received(reply: Reply) -> None:
+            wrong = list[bytes]()
             try:
-                deliveries = queues.taken(reply, subscription_id, queue, engine)
+                deliveries, wrong = queues.taken(reply, subscription_id, queue, engine)
             except Fenced:
                 self._engine.lost(engine)
                 deliveries = []
             if ended and reply[0] == b"OK" and cast(int, reply[1]) < len(ended):
                 self._stumbled()  # somebody has let go what was pending here
+            if wrong:
+                self._drop(queue, wrong)
             held = self._held[queue]
             held.difference_update([entry.id for entry in ended])
             if engine != self._engine.id:
@@ -169,6 +172,23 @@ class Deliveries:
                 self._held[queue].difference_update(ids)
 
         return self._run("release", queues.release(self._keys, queue, engine, ids), released)
+
+    def _drop(self, queue: bytes, ids: Sequence[bytes]) -> None:
+        """Entries that are no events: nobody could ever handle them."""
+
+        def removed(reply: Reply) -> None:
+            if reply:
+                logger.error(
+                    "%d entries in the queue of %s (%s) were no events: somebody else has put them there; they have been removed",
+                    *(
+                        reply,
+                        self._routes.function_of(queue) or queue.decode("utf-8", "replace"),
+                        ", ".join(map(bytes.decode, ids[:5])),
+                    ),
+                )
+            self._stumbled()
+
+        self._run("drop_entries", queues.drop_entries(self._keys, queue, ids), removed)
 
     def _end(self, entry: Entry, reply: Reply) -> None:
         if reply[0] == b"FENCED":

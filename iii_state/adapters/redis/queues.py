@@ -16,6 +16,9 @@ DELIVERIES_AT_ONCE = 1000
 """At most this many deliveries in one call of ack.lua, for the same reason."""
 
 
+_EVENT_TYPES = frozenset((b"created", b"updated", b"deleted"))
+
+
 class Fenced(Exception):
     """The engine is not among the engines any more; nothing has changed."""
 
@@ -41,6 +44,11 @@ class Registration(NamedTuple):
     route: bytes
     settings: bytes
     retention: bytes = b""
+
+
+def drop_entries(keys: Keys, queue: bytes, entry_ids: Sequence[bytes]) -> list[bytes]:
+    """What follows the digest of drop_entries.lua in EVALSHA."""
+    return [b"2", keys.stream(queue), keys.subscription(queue), *entry_ids]
 
 
 def take(keys: Keys, queue: bytes, engine: bytes, count: int) -> list[bytes]:
@@ -193,12 +201,19 @@ def takeover(keys: Keys, queue: bytes, engine: bytes, count: int) -> list[bytes]
     return [b"7", *names, keys.clock, engine, queue, b"%d" % count]
 
 
-def taken(reply: Reply, subscription_id: str, queue: bytes = b"", engine: bytes = b"") -> list[Delivery]:
-    """The deliveries that take.lua or ack.lua answered, old and new as found: foreign text is not checked. Raises `Fenced`."""
+def taken(reply: Reply, subscription_id: str, queue: bytes = b"", engine: bytes = b"") -> tuple[list[Delivery], list[bytes]]:
+    """The deliveries that take.lua or ack.lua answered, old and new as found: foreign text is not checked; and the ids of entries
+    that are none, which somebody else must have put there. Raises `Fenced`."""
     if reply[0] == b"FENCED":
         raise Fenced
     entries, fence_number = cast("list[tuple[bytes, list[bytes]]]", reply[-2]), cast(int, reply[-1])
-    return [_delivery(subscription_id, queue, engine, entry_id, fields, fence_number) for entry_id, fields in entries]
+    deliveries, wrong = list[Delivery](), list[bytes]()
+    for entry_id, fields in entries:
+        try:
+            deliveries.append(_delivery(subscription_id, queue, engine, entry_id, fields, fence_number))
+        except (ValueError, IndexError):
+            wrong.append(entry_id)
+    return deliveries, wrong
 
 
 def event_of(fields: Sequence[bytes]) -> Event:
@@ -217,6 +232,8 @@ def event_of(fields: Sequence[bytes]) -> Event:
 def _delivery(
     subscription_id: str, queue: bytes, engine: bytes, entry_id: bytes, fields: list[bytes], fence_number: int
 ) -> Delivery:
+    if fields[7] not in _EVENT_TYPES:
+        raise ValueError
     scope, key, old, new = fields[3], fields[5], fields[9], fields[11]
     size = len(scope) + len(key) + len(old) + len(new)
     attempt = int(fields[13]) if len(fields) > 12 else 1

@@ -44,11 +44,15 @@ PAGES_PER_SWEEP = 10
 """So many queues are looked at, at each sweep, event by event: a page of their stream, and one of their lanes."""
 
 LANES_AT_ONCE = 500
-FIRST_ENTRIES, MOST_ENTRIES = 20, 500
-PAGE_BYTES = 500_000
-"""A page of a stream holds about so much, and never more than so many entries."""
+MOST_ENTRIES = 500
+PAGE_BYTES = 1_000_000
+"""A page of a stream ends with the event that makes it as large as this, or at so many entries."""
 
-REST = 1.0
+BYTES_PER_SECOND = 2_000_000
+"""Reading an entry costs Redis some 2 ns for each of its bytes, and no command tells of entries without their values. So much is
+read of queues in which nothing seems wrong; after a larger event, looking waits until that is made up for."""
+
+REST = 3.0
 """Between two steps there is a pause of so many times what the step took."""
 
 HASTE_SECONDS = 0.1
@@ -112,8 +116,10 @@ class Repair:
         self._unserved: set[bytes] = set()
         """Queues that nobody hosts."""
         self._warned: set[Wanted] = set()
-        self._pages: dict[bytes, tuple[bytes, bytes, int]] = {}
-        """Of queues that are looked at event by event: how far in their stream and their lanes, and entries of the next page."""
+        self._pages: dict[bytes, tuple[bytes, bytes]] = {}
+        """Of queues that are looked at event by event: how far in their stream and their lanes. The first was looked at first."""
+        self._bytes_left, self._bytes_at = float(PAGE_BYTES), 0.0
+        """How much may be read of queues in which nothing seems wrong, less than 0 after a large event; and when that was so."""
         self._dangling: dict[bytes, float] = {}
         """Queues in which something is pending that is in no stream, by since when."""
 
@@ -266,7 +272,7 @@ class Repair:
         uneven = {queue for queue, word, _ in found if word == b"UNEVEN"}
         even = {*part, *rest} - uneven
         self._mended = {queue: when for queue, when in self._mended.items() if queue not in even}
-        pages = PAGES_PER_SWEEP
+        with_events: set[bytes] = set()
         for queue, word, detail in found:
             match word:
                 case b"TYPE":
@@ -292,12 +298,11 @@ class Repair:
                     await self._mend(queue, was_counted=True)
                 case b"UNEVEN":
                     await self._mend_if_due(queue, was_counted=detail != b"doubt")
-                case b"EVENTS" if pages > 0:
-                    pages -= 1
-                    await self._look_at_page(queue)
-                    await self._look_at_lanes(queue, everything=is_urgent)
+                case b"EVENTS":
+                    with_events.add(queue)
                 case _:
                     pass
+        await self._look_at_events(with_events, everything=is_urgent)
         self._pages = {queue: page for queue, page in self._pages.items() if queue in hosted_here}
 
     def _warn_of_unserved(self) -> None:
@@ -355,36 +360,59 @@ class Repair:
 
     # -- event by event
 
+    async def _look_at_events(self, found: set[bytes], *, everything: bool) -> None:
+        """Some of the queues that hold events: those that were not looked at for longest."""
+        loop = asyncio.get_running_loop()
+        known = [queue for queue in self._pages if queue in found]
+        for queue in [*(found - set(known)), *known][:PAGES_PER_SWEEP]:
+            began = loop.time()
+            self._bytes_left = min(SWEEP_SECONDS * BYTES_PER_SECOND, self._bytes_left + BYTES_PER_SECOND * (began - self._bytes_at))
+            self._bytes_at = began
+            if self._bytes_left > 0:
+                await self._look_at_page(queue)
+            await self._look_at_lanes(queue, everything=everything)
+            await asyncio.sleep((loop.time() - began) * REST)
+
     async def _look_at_page(self, queue: bytes) -> None:
         """The next page of a stream: what was taken, and is nowhere any more, is made ready."""
-        behind, lanes_behind, entries = self._pages.get(queue, (b"-", b"0", FIRST_ENTRIES))
-        last, looked_at, _ = await self._read_page(queue, behind, entries)
-        entries = max(1, min(MOST_ENTRIES, entries * PAGE_BYTES // (looked_at + 1)))
-        self._pages[queue] = (last or b"-", lanes_behind, entries)
+        behind, lanes_behind = self._pages.pop(queue, (b"-", b"0"))
+        last, looked_at, _ = await self._read_page(queue, behind, MOST_ENTRIES)
+        self._bytes_left -= looked_at
+        self._pages[queue] = (last or b"-", lanes_behind)
 
     async def _read_page(self, queue: bytes, behind: bytes, entries: int) -> tuple[bytes, int, list[tuple[bytes, bytes, int]]]:
         """The last id, bytes, and of each event its id, lane and bytes."""
         names = (b"3", self._keys.stream(queue), self._keys.later, self._keys.routes)
-        last, looked_at, ready, removed, events = await self._run("mend_entries", [*names, queue, behind, b"%d" % entries])
+        words = (queue, behind, b"%d" % entries, b"%d" % PAGE_BYTES)
+        last, looked_at, ready, wrong, events = await self._run("mend_entries", [*names, *words])
         if ready:
             logger.warning(
                 "%d events of %s had been taken, and were pending nowhere any more: they are delivered (again)",
                 *(ready, self._name(queue)),
             )
+        found = list[tuple[bytes, bytes, int]]()
+        for entry_id, write, scope, key, size in _batches(events, 5):
+            if _is_text(write, scope, key):
+                found.append((entry_id, lane(scope, key), size))
+            else:
+                wrong.append(entry_id)
+        removed = await self._run("drop_entries", queues.drop_entries(self._keys, queue, wrong)) if wrong else 0
         if removed:
-            logger.error("%d entries in the queue of %s were no events, and have been removed", removed, self._name(queue))
-        found = [(entry_id, lane(scope, key), size) for entry_id, scope, key, size in _batches(events, 4)]
+            logger.error(
+                "%d entries in the queue of %s (%s) were no events: somebody else has put them there; they have been removed",
+                *(removed, self._name(queue), ", ".join(map(bytes.decode, wrong[:5]))),
+            )
         return last, looked_at, found
 
     async def _look_at_lanes(self, queue: bytes, *, everything: bool) -> None:
         """The next lanes: as many events have to wait in each as are counted."""
-        behind, cursor, entries = self._pages.get(queue, (b"-", b"0", FIRST_ENTRIES))
+        behind, cursor = self._pages.get(queue, (b"-", b"0"))
         while True:
             cursor, lanes = await self._lanes(queue, cursor)
             await self._mend_lanes(queue, b"", lanes)
             if cursor == b"0" or not everything:
                 break
-        self._pages[queue] = (behind, cursor, entries)
+        self._pages[queue] = (behind, cursor)
 
     async def _lanes(self, queue: bytes, cursor: bytes) -> tuple[bytes, list[bytes]]:
         cursor, page = await self._send(b"HSCAN", self._keys.busy(queue), cursor, b"COUNT", b"%d" % LANES_AT_ONCE)
@@ -402,16 +430,15 @@ class Repair:
     async def _mend(self, queue: bytes, *, was_counted: bool) -> bool:
         """Go through a whole queue, step by step, and have every lane go on that has stopped. Whether there was one, or may be."""
         loop = asyncio.get_running_loop()
-        began, behind, entries, met = loop.time(), b"-", FIRST_ENTRIES, set[bytes]()
+        behind, met = b"-", set[bytes]()
         at_end = False
         while not at_end:
             began = loop.time()
-            last, looked_at, found = await self._read_page(queue, behind, entries)
+            last, _, found = await self._read_page(queue, behind, MOST_ENTRIES)
             await self._adopt(queue, found)
             met.update(name for _, name, _ in found)
             at_end = not last
             behind = last or behind
-            entries = max(1, min(MOST_ENTRIES, entries * PAGE_BYTES // (looked_at + 1)))
             await asyncio.sleep((loop.time() - began) * REST)
         behind = b"0-0" if behind == b"-" else behind
         if await self._is_being_handled(queue):
@@ -457,12 +484,14 @@ class Repair:
         is_over = since is not None and loop.time() - since >= HANDLER_SECONDS
         behind, missing = b"-", 0
         while True:
-            words = (behind, b"%d" % LANES_AT_ONCE, b"1" if is_over else b"")
+            began = loop.time()
+            words = (behind, b"%d" % LANES_AT_ONCE, b"%d" % PAGE_BYTES, b"1" if is_over else b"")
             last, count = await self._run("mend_pending", [b"1", self._keys.stream(queue), *words])
             missing += count
             if not last:
                 break
             behind = last
+            await asyncio.sleep((loop.time() - began) * REST)
         if missing and not is_over:
             self._dangling.setdefault(queue, loop.time())
             return True
@@ -471,34 +500,44 @@ class Repair:
 
     async def _go_on(self, queue: bytes, behind: bytes, missing: list[bytes], met: set[bytes]) -> tuple[bytes, int]:
         """Have lanes go on that were not met in the stream up to an id. That id from now on, and how many events are lost."""
+        loop = asyncio.get_running_loop()
+        lost = 0
         while missing:
-            lost = await self._mend_lanes(queue, behind, missing)
-            if lost is not None:
-                return behind, lost
-            last, _, found = await self._read_page(queue, behind, MOST_ENTRIES // 5)
+            began = loop.time()
+            gone, left = await self._mend_lanes(queue, behind, missing)
+            lost += gone
+            if not left:
+                break
+            last, looked_at, found = await self._read_page(queue, behind, MOST_ENTRIES // 5)
             await self._adopt(queue, found)
             behind = last or behind
             met.update(name for _, name, _ in found)
-            missing = [name for name in missing if name not in met]
-        return behind, 0
+            missing = [name for name in left if name not in met]
+            if looked_at >= PAGE_BYTES:  # where events are small, they must not come in faster than this goes on
+                await asyncio.sleep((loop.time() - began) * REST)
+        return behind, lost
 
-    async def _mend_lanes(self, queue: bytes, behind: bytes, lanes: Sequence[bytes]) -> int | None:
-        """How many events are lost; None where nothing could be said yet. Without an id, of lanes that go on."""
+    async def _mend_lanes(self, queue: bytes, behind: bytes, lanes: Sequence[bytes]) -> tuple[int, Sequence[bytes]]:
+        """How many events are lost, and the lanes of which nothing could be said yet. Without an id, of lanes that go on."""
         lost = 0
         keys = self._keys
-        for part in _batches(lanes, LANES_AT_ONCE):
+        left = lanes
+        while left:
+            part = left[:LANES_AT_ONCE]
             names = [keys.stream(queue), keys.busy(queue), *(keys.wait(queue, name) for name in part)]
-            reply = await self._run("mend_lanes", [b"%d" % len(names), *names, behind, b"%d" % (MOST_ENTRIES // 5), *part])
+            bounds = (b"%d" % (MOST_ENTRIES // 5), b"%d" % PAGE_BYTES)
+            reply = await self._run("mend_lanes", [b"%d" % len(names), *names, behind, *bounds, *part])
             if reply[0] == b"MORE":
-                return None
+                break
             lost += reply[1]
             for number in reply[3]:
                 await self._move_aside(keys.wait(queue, part[number - 1]), b"list")
                 self._is_urgent = True
+            left = left[reply[4] :]
         if lost and not behind:
             await self._send(b"HINCRBY", keys.subscription(queue), b"lost", b"%d" % lost)
             self._tell_lost(queue, lost)
-        return lost
+        return lost, left
 
     async def _find_lists(self, queue: bytes, behind: bytes, met: set[bytes]) -> None:
         """Lanes of which nothing is left but what waits in them."""
@@ -525,6 +564,15 @@ def _part(names: Sequence[bytes], at: int) -> tuple[Sequence[bytes], int]:
 def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     """So many at once."""
     return (items[at : at + size] for at in range(0, len(items), size))
+
+
+def _is_text(*names: bytes) -> bool:
+    try:
+        for name in names:
+            name.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _now_ms() -> int:

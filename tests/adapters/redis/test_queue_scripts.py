@@ -17,6 +17,7 @@ from iii_state.adapters.redis.queues import (
     abandon,
     ack,
     again,
+    drop_entries,
     due,
     end_subscription,
     fence,
@@ -53,11 +54,11 @@ class Worker:
         return routes_version(self.run("subscribe", subscribe(KEYS, self.engine, registrations)))
 
     def take(self, queue: bytes, count: int = 100) -> list[Delivery]:
-        return taken(self.run("take", take(KEYS, queue, self.engine, count)), "id")
+        return taken(self.run("take", take(KEYS, queue, self.engine, count)), "id")[0]
 
     def ack(self, queue: bytes, deliveries: list[Delivery], want: int = 0) -> list[Delivery]:
         entries = [delivery.token for delivery in deliveries]
-        return taken(self.run("ack", ack(KEYS, queue, self.engine, entries, want)), "id")  # type: ignore[arg-type]
+        return taken(self.run("ack", ack(KEYS, queue, self.engine, entries, want)), "id")[0]  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -427,3 +428,103 @@ def test_a_line_lasts_as_long_as_the_last_one_in_it(client: redis.Redis) -> None
     assert client.exists(KEYS.line)
     worker.run("line_up", line_up(KEYS, b"b", 0))
     assert not client.exists(KEYS.line)
+
+
+def handle_all(worker: Worker, deliveries: list[Delivery]) -> list[tuple[str, bytes | None]]:
+    """Handle what is out and whatever becomes ready then."""
+    handled = keys_and_news(deliveries)
+    while deliveries:
+        deliveries = worker.ack(b"q", deliveries, want=100)
+        handled += keys_and_news(deliveries)
+    return handled
+
+
+@pytest.mark.parametrize("length", [1, 80])
+@pytest.mark.parametrize("cut", range(1, 9))
+def test_a_waiting_list_cut_at_its_beginning_goes_on_with_the_next_whole_event(
+    worker: Worker, engine: Engine, client: redis.Redis, cut: int, length: int
+) -> None:
+    key = b"k" * length
+    for number in range(5):
+        engine.set(b"s", key, b'"%d"' % number)
+    first = worker.take(b"q")
+    client.ltrim(KEYS.wait(b"q", lane(b"s", key)).decode(), cut, -1)
+    gone = 1 if cut <= 6 else 2
+    assert [new for _, new in handle_all(worker, first)] == [b'"%d"' % number for number in (0, *range(1 + gone, 5))]
+    assert client.hgetall(KEYS.busy(b"q")) == {b"lost": b"%d" % gone}
+    assert not client.exists(KEYS.wait(b"q", lane(b"s", key)))
+
+
+@pytest.mark.parametrize("cut", range(1, 7))
+def test_a_waiting_list_cut_at_its_end_goes_on_behind_what_is_cut(
+    worker: Worker, engine: Engine, client: redis.Redis, cut: int
+) -> None:
+    for number in range(4):
+        engine.set(b"s", b"k", b"%d" % number)
+    engine.delete(b"s", b"k")
+    first = worker.take(b"q")
+    client.ltrim(KEYS.wait(b"q", lane(b"s", b"k")).decode(), 0, -1 - cut)
+    for number in range(5, 8):
+        engine.set(b"s", b"k", b"%d" % number)
+    assert [new for _, new in handle_all(worker, first)] == [b"0", b"1", b"2", b"3", b"5", b"6", b"7"]
+    assert client.hgetall(KEYS.busy(b"q")) == {b"lost": b"1"}
+
+
+def test_items_that_somebody_has_put_into_a_waiting_list_are_skipped(worker: Worker, engine: Engine, client: redis.Redis) -> None:
+    for number in range(3):
+        engine.set(b"s", b"k", b"%d" % number)
+    first = worker.take(b"q")
+    client.lpush(KEYS.wait(b"q", lane(b"s", b"k")), "junk", b"\xff", "")
+    client.rpush(KEYS.wait(b"q", lane(b"s", b"k")), "w", "s", "k", "expired", "", "1")
+    assert [new for _, new in handle_all(worker, first)] == [b"0", b"1", b"2"]
+    assert client.hgetall(KEYS.busy(b"q")) == {b"lost": b"1"}  # six items that are no event count as one that was
+    assert client.xlen(KEYS.stream(b"q")) == 0
+
+
+def test_events_of_another_lane_are_not_made_ready(worker: Worker, engine: Engine, client: redis.Redis) -> None:
+    for number in range(4):
+        engine.set(b"s", b"a", b"%d" % number)
+        engine.set(b"s", b"b", b"%d" % number)
+    first = worker.take(b"q")
+    client.rename(KEYS.wait(b"q", lane(b"s", b"a")), KEYS.wait(b"q", lane(b"s", b"b")))
+    assert sorted(handle_all(worker, first)) == [("a", b"0"), ("b", b"0")]
+    assert client.hgetall(KEYS.busy(b"q")) == {b"lost": b"6"}
+    assert client.keys("iii-state:wait:*") == []
+
+
+def test_where_nothing_is_found_among_many_items_the_lane_stays_counted(
+    worker: Worker, engine: Engine, client: redis.Redis
+) -> None:
+    wait = KEYS.wait(b"q", lane(b"s", b"k"))
+    engine.set(b"s", b"k", b"0")
+    engine.set(b"s", b"k", b"1")
+    first = worker.take(b"q")
+    client.lpush(wait, *(["junk"] * 1500))
+    assert keys_and_news(worker.ack(b"q", first, want=10)) == []
+    assert client.llen(wait.decode()) == 306
+    assert int(client.hget(KEYS.busy(b"q").decode(), lane(b"s", b"k").decode()) or 0) == 51
+
+
+def test_an_entry_that_is_no_event_hides_no_other(worker: Worker, engine: Engine, client: redis.Redis) -> None:
+    engine.set(b"s", b"a", b"1")
+    stream = KEYS.stream(b"q")
+    whole = {"w": "w", "s": "s", "k": "k", "t": "updated", "o": "1", "n": "2"}
+    put = [
+        client.xadd(stream, fields)  # type: ignore[arg-type]
+        for fields in (
+            {"w": "a", "s": "s"},
+            {**whole, "s": b"\xff"},
+            {**whole, "w": b"\xff"},
+            {**whole, "t": "zzz"},
+            {**whole, "a": "many"},
+        )
+    ]
+    engine.set(b"s", b"b", b"1")
+    reply = worker.run("take", take(KEYS, b"q", worker.engine, 100))
+    deliveries, wrong = taken(reply, "id")
+    assert keys_and_news(deliveries) == [("a", b"1"), ("b", b"1")]
+    assert wrong == put
+    assert worker.run("drop_entries", drop_entries(KEYS, b"q", wrong)) == 5
+    assert worker.run("drop_entries", drop_entries(KEYS, b"q", wrong)) == 0
+    assert client.xpending(stream, "engines")["pending"] == 2
+    assert client.hget(KEYS.subscription(b"q").decode(), "lost") == b"5"

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from iii_state.adapters.redis import RedisAdapter
+from iii_state.adapters.redis.repair import BYTES_PER_SECOND, PAGE_BYTES
 from iii_state.adapters.redis.routes import MOST_ALIKE
 from iii_state.errors import StoreError
 from iii_state.events import Delivery, Failure, Subscription
@@ -221,3 +222,91 @@ async def test_many_subscriptions_that_nobody_serves_are_worth_a_warning(
         assert [line[:70] for line in told(caplog)] == [
             "60 subscriptions with scope 's' and key (any) are served by nobody, and "[:70]
         ]
+
+
+async def test_looking_at_a_healthy_queue_reads_little_of_large_events(server: RedisServer) -> None:
+    """Reading keeps Redis from everything else: a page is bounded whatever was read before, and so are all pages together."""
+    size, pages = 700_000, list[int]()
+    async with adapter_on(server.url) as adapter:
+        await adapter._repair.stop()
+        queues = [Subscription(f"q{number}", scope="s") for number in range(3)]
+        for queue in queues:
+            await adapter.subscribe(queue)
+        await fill(adapter, 20, 1)
+        large = b'"%s"' % (b"x" * size)
+        await asyncio.gather(*(answer_of(adapter.set("s", f"large{number}", large)) for number in range(12)))
+        run, loop = adapter._repair._run, asyncio.get_running_loop()
+
+        async def counting(name: str, call: list[bytes]) -> Any:
+            reply = await run(name, call)
+            if name == "mend_entries":
+                pages.append(reply[1])
+            return reply
+
+        adapter._repair._run = counting  # type: ignore[assignment]
+        names = [queue.id.encode() for queue in queues]
+        began = loop.time()
+        for _ in range(200):
+            await adapter._repair._look_at_events(set(names), everything=False)
+        seconds = loop.time() - began + 1.5  # what may have been saved up before
+        assert 0 < sum(pages) < BYTES_PER_SECOND * seconds + PAGE_BYTES + 2 * size
+        pages.clear()
+        for _ in range(60):  # through the end of the stream, and through its small events, again and again
+            await adapter._repair._look_at_page(names[0])
+        assert 0 in pages
+        assert max(pages) < PAGE_BYTES + 2 * size
+        pages.clear()
+        await adapter._repair._mend(names[0], was_counted=True)
+        assert 12 * size < sum(pages) < 15 * size
+        assert max(pages) < PAGE_BYTES + 2 * size
+
+
+async def test_every_queue_with_events_has_its_turn(server: RedisServer) -> None:
+    async with adapter_on(server.url) as adapter:
+        await adapter._repair.stop()
+        names = [b"%d" % number for number in range(25)]
+        await asyncio.gather(*(adapter.subscribe(Subscription(name.decode(), scope="s")) for name in names))
+        await fill(adapter, 2, 1)
+        for _ in range(3):
+            await adapter._repair._look_at_events(set(names), everything=False)
+        assert set(adapter._repair._pages) == set(names)
+
+
+JUNK: tuple[dict[Any, Any], ...] = (
+    {"w": "a", "s": "s", "k": "k0"},
+    {"w": "w", "s": b"\xff", "k": b"\xff", "t": "updated", "o": "", "n": "1"},
+    {"w": "w", "s": "s", "k": "k0", "t": "zzz", "o": "", "n": "1"},
+)
+
+
+@pytest.mark.parametrize("are_taken", [True, False])
+async def test_entries_that_are_no_events_are_removed_counted_and_told_once(
+    server: RedisServer, caplog: pytest.LogCaptureFixture, are_taken: bool
+) -> None:
+    async with adapter_on(server.url) as adapter:
+        await adapter._repair.stop()
+        await adapter.subscribe(ONE)
+        await fill(adapter, 2, 1)
+        for fields in JUNK:
+            server.client.xadd(f"iii-state:q:{QUEUE}", fields)
+        await fill(adapter, 4, 2)
+        with caplog.at_level(logging.WARNING):
+            if not are_taken:
+                await adapter._repair._look_at_page(QUEUE.encode())
+                assert server.client.xlen(f"iii-state:q:{QUEUE}") == 4
+            assert await drain(adapter) == {"k0": [0, 0, 1], "k1": [0, 0, 1], "k2": [0, 1], "k3": [0, 1]}
+            await until(lambda: server.client.hget(f"iii-state:sub:{QUEUE}", "lost") == b"3")
+        lines = [record.getMessage() for record in caplog.records if "no events" in record.getMessage()]
+        assert [line.split()[0] for line in lines] == ["3"]
+
+
+@pytest.mark.parametrize("junk", [1, 1500, 4000])
+async def test_a_lane_behind_items_that_are_no_events_goes_on(
+    server: RedisServer, caplog: pytest.LogCaptureFixture, junk: int
+) -> None:
+    async with adapter_on(server.url) as adapter:
+        await adapter.subscribe(ONE)
+        await fill(adapter, 1, 3)
+        server.client.lpush(f"iii-state:wait:{QUEUE}:1:sk0", *(["junk"] * junk))
+        assert await drain(adapter) == {"k0": [0, 1, 2]}
+        assert server.client.keys("iii-state:wait:*") == []
