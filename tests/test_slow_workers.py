@@ -161,3 +161,30 @@ async def test_a_worker_that_reads_in_bursts_is_not_dropped(engine: EngineProces
         worker.reading.set()
         await worker.until(lambda: len(worker.handled) == 30)
     assert not dropped(engine)
+
+
+async def test_slow_readers_of_large_results_keep_no_events_from_others_and_hold_a_bounded_amount(engine: EngineProcess) -> None:
+    async with AsyncExitStack() as stack:
+        writer = await stack.enter_async_context(slow_worker(engine.url))
+        worker = await stack.enter_async_context(slow_worker(engine.url))
+        await worker.listen(["f"])
+        for number in range(4):
+            await writer.set(f"k{number}", "x" * 14 * MB, "large")
+        before = peak_bytes(engine)
+        slow = [await stack.enter_async_context(slow_worker(engine.url, 100_000)) for _ in range(10)]
+        results = []
+        for reader in slow:
+            results.append(reader.call("state::list", {"scope": "large"}))
+            await writer.get("none")  # Redis answers in order: not more at once than it can give in time
+        for number in range(20):
+            await writer.set(f"k{number}", number)
+            await worker.until(lambda number=number: len(worker.handled) > number)
+        assert peak_bytes(engine) - before < 450 * MB  # of 10 times 56 MB
+        assert not any(result.done() for result in results)
+        for reader, result in zip(slow, results, strict=True):
+            reader.rate = None
+            outcome = await asyncio.wait_for(result, 60)
+            assert "error" not in outcome, outcome
+            assert [len(value) for value in outcome["result"]] == 4 * [14 * MB]
+        assert peak_bytes(engine) - before < 450 * MB
+    assert not dropped(engine)

@@ -11,6 +11,7 @@ from msgspec import Raw
 
 from iii_state import values
 from iii_state.engine import protocol
+from iii_state.engine.backlog import LARGE_RESULT_BYTES, Asked
 from iii_state.engine.registry import as_function_error
 from iii_state.engine.workers import Link
 from iii_state.errors import FunctionError
@@ -42,7 +43,8 @@ class Answering:
     """The open calls of one peer. Functions are named by their ids as JSON text; an absent `invocation_id` wants no answer.
 
     A peer that does not read its results gets no others worked out: its calls wait (`let_in`) while it is behind, and while what
-    is being worked out for it is enough. Results that it sends itself do not wait behind them.
+    is being worked out for it is enough. So do calls of any peer that are expected to bring much, while much waits for all peers
+    together. Results that it sends itself do not wait behind them.
 
     `too_large` says in words that the peer cannot receive a frame of so many bytes, `unheard` is told of failures that nobody
     waits for.
@@ -53,17 +55,20 @@ class Answering:
         self.is_full = False
         """Whether calls have to be let in by `let_in`."""
         self.max_frame_bytes = protocol.MAX_FRAME_BYTES
+        self.direct_bytes = LARGE_RESULT_BYTES
+        """A result in a frame that is no larger can be sent without `settle`."""
         self.max_frame_depth = protocol.MAX_FRAME_DEPTH
         self.tells_fates = False
         """Whether the peer is told what became of a call that failed (`protocol.FATES`)."""
         self._link = link
+        self._backlog = link.backlog
         self._too_large = too_large
         self._unheard = unheard
         self._throttled = False
         self._inside = 0
         self._inside_bytes = 0
         self._result_bytes = _FIRST_RESULT_BYTES
-        self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
+        self._waiting: deque[tuple[int, Callable[[], None], Asked]] = deque()
         self._waiting_bytes = 0
         self._waits_for_reading = False
         self._held = False
@@ -72,22 +77,34 @@ class Answering:
 
     # --- letting calls in
 
-    def let_in(self, size: int, carry_out: Callable[[], None]) -> None:
+    def let_in(self, size: int, carry_out: Callable[[], None], asked: Asked) -> None:
         """Carry out a call of so many bytes: now, or in its turn, when there is room and the peer has read its results."""
-        if not self.is_full and (not self._link.is_behind or self._goes_ahead()):
+        if not self.is_full and (self._goes_ahead() if self._link.is_behind else not self._would_add(asked)):
             carry_out()
             return
         self.is_full = True
         size += _FOR_EACH_CALL
-        self._waiting.append((size, carry_out))
+        self._waiting.append((size, carry_out, asked))
         self._waiting_bytes += size
         if self._waiting_bytes > MAX_WAITING_BYTES and not self._held:
             self._held = True
             self._link.hold()
         if self._link.is_behind:
             self._wait_for_reading()
+        elif self._would_add(self._waiting[0][2]):
+            self._backlog.when_room(self._has_room)
+
+    def _would_add(self, asked: Asked) -> bool:
+        """Whether a call has to wait until others have read: it is likely to bring much, and much waits already."""
+        return self._backlog.is_full and self._backlog.expected(asked) > 0 and self._link.is_open
+
+    def _has_room(self) -> None:
+        # Others are told, too, and each of them takes some of it.
+        asyncio.get_running_loop().call_soon(self._go_on)
 
     def _goes_ahead(self) -> bool:
+        if self._backlog.is_full:
+            return False
         if self._ahead_of != self._link.times_behind:
             self._ahead_of = self._link.times_behind
             self._ahead = 0
@@ -108,7 +125,10 @@ class Answering:
             if self._link.is_behind and self._link.is_open:
                 self._wait_for_reading()
                 break
-            size, carry_out = self._waiting.popleft()
+            if self._would_add(self._waiting[0][2]):
+                self._backlog.when_room(self._has_room)
+                break
+            size, carry_out, _ = self._waiting.popleft()
             self._waiting_bytes -= size
             carry_out()
         self.is_full = bool(self._waiting) or self._is_over()
@@ -125,23 +145,38 @@ class Answering:
 
     # --- answering
 
-    def settle(self, invocation_id: Raw, function_text: bytes, answer: Answer[bytes | None], size: int = 0) -> None:
-        """Answer a call, now or when its Future is done. `size` is the size of one that the engine itself carries out."""
+    def settle(
+        self, invocation_id: Raw, function_text: bytes, answer: Answer[bytes | None], size: int = 0, data: Json = b""
+    ) -> None:
+        """Answer a call, now or when its Future is done. `size` and `data` are those of one that the engine itself carries out."""
         if isinstance(answer, asyncio.Future):
             self.open_calls += 1
             if self.open_calls >= MAX_OPEN_CALLS and not self._throttled:
                 self._throttled = True
                 self._link.hold()
+            promised = 0
             if size:
+                if (promised := self._backlog.expected((function_text, data))) > 0:
+                    self._backlog.promise(promised)
                 self._inside += 1
                 self._inside_bytes += size
                 if self._inside_bytes + self._inside * self._result_bytes > MAX_OPEN_BYTES:
                     self.is_full = True
-            answer.add_done_callback(partial(self._done, invocation_id, function_text, size))
+            answer.add_done_callback(partial(self._done, invocation_id, function_text, size, data, promised))
         elif protocol.is_given(invocation_id):
+            if size and answer is not None and len(answer) > LARGE_RESULT_BYTES:
+                self._backlog.brought((function_text, data), len(answer))
             self._answer(invocation_id, function_text, answer)
 
-    def _done(self, invocation_id: Raw, function_text: bytes, size: int, answer: asyncio.Future[bytes | None]) -> None:
+    def _done(
+        self,
+        invocation_id: Raw,
+        function_text: bytes,
+        size: int,
+        data: Json,
+        promised: int,
+        answer: asyncio.Future[bytes | None],
+    ) -> None:
         self.open_calls -= 1
         if answer.cancelled():
             self.fail(invocation_id, function_text, FunctionError("invocation_stopped", "Invocation stopped"))
@@ -152,8 +187,12 @@ class Answering:
             if size:
                 brought = 0 if result is None else len(result)
                 self._result_bytes = max(brought, self._result_bytes - (self._result_bytes >> 3))
+                if promised or brought > LARGE_RESULT_BYTES:
+                    self._backlog.brought((function_text, data), brought)
             if protocol.is_given(invocation_id):
                 self._answer(invocation_id, function_text, result)
+        if promised:
+            self._backlog.promise(-promised)  # what has come of it waits for the peer now, or has left
         if size:
             self._inside -= 1
             self._inside_bytes -= size

@@ -5,20 +5,37 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+from iii_state.values import Json
+
 MAX_BYTES = 256 * 1024 * 1024
-"""While more than this waits for all peers that are behind together, nobody is sent an event."""
+"""While more than this waits for all peers that are behind together, calls wait that would add to it."""
 
 FULL_PATIENCE_SECONDS = 5
 """And a peer is dropped that reads nothing for so long, so that those that do read get theirs."""
 
+LARGE_RESULT_BYTES = 1024 * 1024
+"""A call that has brought a larger result is expected to bring as much again."""
+
+_MAX_KNOWN = 1000
+_MAX_ASKED_BYTES = 4096
+
+Asked = tuple[bytes, Json]
+"""What a call asks for: the function's id as JSON text, and its payload."""
+
 
 class Backlog:
-    """The bytes that wait for the peers of one process that are behind."""
+    """The bytes that wait for the peers of one process that are behind, and what calls are expected to add to them.
+
+    Results differ in size a million times, and how large one is shows when it is there. So what brought a large one is remembered:
+    the same call of anybody is expected to bring as much.
+    """
 
     def __init__(self) -> None:
         self.total = 0
         self.is_full = False
-        """Whether so much waits that no more should."""
+        """Whether so much waits, or is being worked out, that no more should."""
+        self._promised = 0
+        self._known: dict[int, int] = {}
         self._waiting: dict[object, int] = {}
         self._when_room: dict[Callable[[], None], None] = {}
 
@@ -27,7 +44,15 @@ class Backlog:
         self.total += unsent - self._waiting.pop(peer, 0)
         if unsent:
             self._waiting[peer] = unsent
-        self.is_full = self.total > MAX_BYTES
+        self._look()
+
+    def promise(self, size: int) -> None:
+        """So much is being worked out; less than 0 when it is there, or will not be."""
+        self._promised += size
+        self._look()
+
+    def _look(self) -> None:
+        self.is_full = self.total + self._promised > MAX_BYTES
         if self._when_room and not self.is_full:
             waiting, self._when_room = self._when_room, {}
             for go_on in waiting:
@@ -36,6 +61,25 @@ class Backlog:
     def when_room(self, go_on: Callable[[], None]) -> None:
         """Call `go_on` once, when it is not full any more."""
         self._when_room[go_on] = None
+
+    def expected(self, asked: Asked) -> int:
+        """How large a result a call is expected to bring, 0 for one that is small or not known."""
+        return self._known.get(_key(asked), 0) if self._known and len(asked[1]) <= _MAX_ASKED_BYTES else 0
+
+    def brought(self, asked: Asked, size: int) -> None:
+        """How large the result of a call was."""
+        if len(asked[1]) > _MAX_ASKED_BYTES:
+            return
+        key = _key(asked)
+        self._known.pop(key, None)
+        if size > LARGE_RESULT_BYTES:
+            self._known[key] = size
+            if len(self._known) > _MAX_KNOWN:
+                del self._known[next(iter(self._known))]
+
+
+def _key(asked: Asked) -> int:
+    return hash((asked[0], bytes(asked[1])))
 
 
 class Turns:
@@ -48,12 +92,11 @@ class Turns:
         self.events: deque[Callable[[], None]] = deque()
         self._events_next = False
 
-    def call_next(self, *, events: bool) -> bool:
-        """Call the one whose turn it is, one with an event only if they are to be sent. Whether there was one."""
-        events = events and bool(self.events)
-        if not events and not self.calls:
+    def call_next(self) -> bool:
+        """Call the one whose turn it is. Whether there was one."""
+        if not self.events and not self.calls:
             return False
-        line = self.events if events and (self._events_next or not self.calls) else self.calls
+        line = self.events if self.events and (self._events_next or not self.calls) else self.calls
         self._events_next = line is self.calls
         line.popleft()()
         return True

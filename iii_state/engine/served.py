@@ -133,7 +133,7 @@ class Served:
             answering.fail(message.invocation_id, values.encode_string(message.function_id), self.absent(message.function_id))
         elif function.answers:
             size = len(message.data) + 1
-            answering.let_in(size, partial(_answer, function, message, answering, size))
+            answering.let_in(size, partial(_answer, function, message, answering, size), (function.text, message.data))
         else:
             _answer(function, message, answering, 0)
 
@@ -256,7 +256,7 @@ def _answer(function: _Function, message: protocol.InvokeFunction, answering: An
     except BaseException as failure:
         answering.fail(message.invocation_id, function.text, contained(failure))
         return
-    answering.settle(message.invocation_id, function.text, answer, size)
+    answering.settle(message.invocation_id, function.text, answer, size, message.data)
 
 
 def _not_found(function_id: str) -> FunctionError:

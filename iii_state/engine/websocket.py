@@ -345,7 +345,7 @@ class WebSocket:
     @property
     def takes_more(self) -> bool:
         """Whether the peer can be sent what can wait."""
-        return not self.is_behind and self._out_size <= _EVENTS_BYTES and not self.backlog.is_full
+        return not self.is_behind and self._out_size <= _EVENTS_BYTES
 
     def _fall_behind(self) -> None:
         if not self.is_behind:
@@ -366,10 +366,8 @@ class WebSocket:
     def _give_turn(self) -> None:
         if self.is_behind or not self.is_open:
             return
-        if self.turns.call_next(events=not self.backlog.is_full):
+        if self.turns.call_next():
             self._loop.call_soon(self._give_turn)
-        elif self.turns.events:
-            self.backlog.when_room(self._wake)
 
     def when_read(self, go_on: Callable[[], None]) -> None:
         """Call `go_on` once, in its turn, when the peer is not behind any more or is gone; for calls and their results."""

@@ -17,6 +17,7 @@ from msgspec import Raw
 from iii_state import values
 from iii_state.engine import protocol, unusable
 from iii_state.engine.answering import Answering
+from iii_state.engine.backlog import LARGE_RESULT_BYTES
 from iii_state.engine.pending import PendingCalls
 from iii_state.engine.protocol import ABSENT, InvokeFunction, given
 from iii_state.engine.quiet_log import QuietLog
@@ -79,6 +80,7 @@ class Worker:
         """Calls that it executes."""
         self.outlet = link
         self._answering = Answering(link, self._too_large, _unheard)
+        self._backlog = link.backlog
         self._sending: dict[asyncio.Future[bytes | None], int] = {}
         """Large calls, with the position in all that is sent to the worker at which each ends; some may have left."""
         self._deferred_bytes = 0
@@ -155,6 +157,7 @@ class Worker:
             or self._registrations.open
             or self.link.is_behind
             or self._answering.is_full
+            or self._backlog.is_full
         ):
             self._take_message(message, decoded)
             return
@@ -166,10 +169,10 @@ class Worker:
             return
         if type(answer) is bytes and invocation_id is not ABSENT:
             frame = function.result_reply % (invocation_id, answer)
-            if len(frame) <= self._answering.max_frame_bytes and frame[_ID_AT] != _NULL:
+            if len(frame) <= self._answering.direct_bytes and frame[_ID_AT] != _NULL:
                 self._send(frame)
                 return
-        self._answering.settle(invocation_id, function.id_text, answer, len(message))
+        self._answering.settle(invocation_id, function.id_text, answer, len(message), decoded.data)
 
     def _take_message(self, frame: bytes | bytearray, message: protocol.Message) -> None:
         try:
@@ -241,7 +244,8 @@ class Worker:
             _read_id(invocation_id),
         )
         if function.handler is not None:
-            self._answering.let_in(size, partial(self._carry_out, invocation_id, function, call, size))
+            carry_out = partial(self._carry_out, invocation_id, function, call, size)
+            self._answering.let_in(size, carry_out, (function.id_text, message.data))
         else:
             self._pass_on(invocation_id, function, call, size, 0)
 
@@ -251,7 +255,7 @@ class Worker:
         except Exception as error:
             self._answering.fail(invocation_id, function.id_text, error)
             return
-        self._answering.settle(invocation_id, function.id_text, answer, size)
+        self._answering.settle(invocation_id, function.id_text, answer, size, call.data)
 
     def _pass_on(self, invocation_id: Raw, function: Function, call: Call, size: int, deferred: int) -> None:
         """Pass a call on to a worker; one that has much to read is waited for. `deferred` is its size if it has waited already."""
@@ -377,6 +381,7 @@ class Worker:
         self.description = description
         self._is_ours = self._answering.tells_fates = protocol.OURS in (description.features or ())
         self._answering.max_frame_bytes = protocol.max_frame_bytes(description.runtime or "", description.version or "")
+        self._answering.direct_bytes = min(LARGE_RESULT_BYTES, self._answering.max_frame_bytes)
         self._send_large_calls()
         namespace = description.namespace or DEFAULT_NAMESPACE
         if namespace != self.namespace:

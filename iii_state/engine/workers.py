@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from iii_state.engine.backlog import Backlog
 from iii_state.engine.registry import Functions
 from iii_state.engine.triggers import Triggers
 
@@ -21,6 +22,9 @@ WORKER_GONE = "worker_disconnected"
 
 class Link(Protocol):
     """The connection under a worker, as it sees it (`websocket.WebSocket`)."""
+
+    @property
+    def backlog(self) -> Backlog: ...
 
     @property
     def is_open(self) -> bool: ...

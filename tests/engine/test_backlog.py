@@ -35,19 +35,40 @@ def test_calls_and_events_take_turns_and_calls_begin() -> None:
         turns.events.append(lambda number=number: seen.append(f"event {number}"))  # type: ignore[misc]
     for number in range(2):
         turns.calls.append(lambda number=number: seen.append(f"call {number}"))  # type: ignore[misc]
-    while turns.call_next(events=True):
+    while turns.call_next():
         pass
     assert seen == ["call 0", "event 0", "call 1", "event 1", "event 2"]
 
 
-def test_events_have_no_turn_while_they_are_not_to_be_sent() -> None:
-    turns = Turns()
-    seen: list[str] = []
-    turns.events.append(lambda: seen.append("event"))
-    turns.calls.append(lambda: seen.append("call"))
-    assert turns.call_next(events=False)
-    assert not turns.call_next(events=False)
-    assert seen == ["call"]
+def test_what_is_being_worked_out_counts_until_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backlog, "MAX_BYTES", 100)
+    waiting = Backlog()
+    told: list[str] = []
+    waiting.promise(60)
+    waiting.note(object(), 50)
+    assert waiting.is_full
+    waiting.when_room(lambda: told.append("room"))
+    waiting.promise(-60)
+    assert (waiting.is_full, told) == (False, ["room"])
+
+
+def test_a_call_is_expected_to_bring_as_much_as_the_same_one_did_before() -> None:
+    waiting = Backlog()
+    asked = (b'"state::list"', b'{"scope":"large"}')
+    assert waiting.expected(asked) == 0
+    waiting.brought(asked, 2 * backlog.LARGE_RESULT_BYTES)
+    assert waiting.expected((b'"state::list"', b'{"scope":"large"}')) == 2 * backlog.LARGE_RESULT_BYTES
+    assert waiting.expected((b'"state::list"', b'{"scope":"small"}')) == 0
+    waiting.brought(asked, backlog.LARGE_RESULT_BYTES)
+    assert waiting.expected(asked) == 0
+
+
+def test_so_many_large_calls_are_remembered_and_the_latest_of_them() -> None:
+    waiting = Backlog()
+    calls = [(b'"f"', b"%d" % number) for number in range(1500)]
+    for asked in calls:
+        waiting.brought(asked, 2 * backlog.LARGE_RESULT_BYTES)
+    assert [asked for asked in calls if waiting.expected(asked)] == calls[500:]
 
 
 def test_who_waits_again_when_all_are_called_is_not_called_twice() -> None:

@@ -13,6 +13,7 @@ import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from iii_state.engine.backlog import Backlog
 from iii_state.engine.registry import Functions
 from iii_state.engine.triggers import Triggers, TriggerType
 from iii_state.engine.worker import Worker, connect
@@ -97,6 +98,7 @@ class Link:
     unsent = position = left = times_behind = 0
 
     def __init__(self) -> None:
+        self.backlog = Backlog()
         self.sent: list[bytes] = []
         self.holds = 0
 
