@@ -14,8 +14,9 @@ local function is_of_lane(event, lane)
     return false
   end
   -- The end of an event may be missing: then what stands in its place is the next one's write id, which is no JSON.
-  return #new > 300 or not string.find(new, '%-[%dover]+$') or string.find(new, '^[%s%[{"]') or tonumber(new)
-    or string.sub(write, 1, 8) == 'foreign-'
+  local first = string.byte(new)
+  return first == 34 or first == 91 or first == 123 or #new > 300 or not string.find(new, '%-[%dover]+$') or tonumber(new)
+    or string.find(new, '^%s') or string.sub(write, 1, 8) == 'foreign-'
 end
 
 local function next_waiting(wait, lane)
