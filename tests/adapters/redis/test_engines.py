@@ -212,7 +212,7 @@ async def test_an_engine_that_was_stopped_begins_afresh(cluster: Cluster) -> Non
         await slow.worker.answer(frame, result=None)
     slow.answers = None
     await cluster.hosted("f", 2)
-    assert "begins afresh" in one.stderr.text()
+    await until(lambda: "begins afresh" in one.stderr.text())
     await other.leave()
     await cluster.hosted("f", 1)
     before = len(slow.calls)
