@@ -143,7 +143,7 @@ class Dispatcher:
         self._by_function: dict[Function, dict[str, _Consumer]] = {}
         self._dirty: dict[_Consumer, None] = {}
         self._load: dict[Runner, int] = {}
-        """How many attempts each worker runs."""
+        """How many attempts each worker runs that may go away because of them."""
         self._claims: dict[Runner, _Gate] = {}
         self._suspicious: dict[_Gate, None] = {}
         """Those with suspects."""
@@ -508,9 +508,10 @@ class Dispatcher:
     def _begin(self, consumer: _Consumer, attempt: _Attempt) -> None:
         delivery = attempt.delivery
         load = self._load
-        for runner in (attempt.runner, attempt.condition_runner):
-            if runner is not None:
-                load[runner] = load.get(runner, 0) + 1
+        if (runner := attempt.runner) is not None and runner.may_crash:
+            load[runner] = load.get(runner, 0) + 1
+        if (runner := attempt.condition_runner) is not None and runner.may_crash:
+            load[runner] = load.get(runner, 0) + 1
         consumer.running[attempt] = None
         gate = consumer.gate
         gate.running += 1
@@ -552,7 +553,7 @@ class Dispatcher:
                 b',"crashes":%d' % delivery.crashes if delivery.crashes else b"",
             )
         namespace, function_id = consumer.function
-        answered = partial(self._answered, consumer, attempt)
+        answered = partial(self._done, consumer, attempt)
         self._invoke(consumer, attempt, function_id, namespace, payload, metadata, attempt.runner, answered)
 
     def _invoke(
@@ -591,13 +592,9 @@ class Dispatcher:
     def _end(self, consumer: _Consumer, attempt: _Attempt) -> None:
         del consumer.running[attempt]
         gate = consumer.gate
-        load = self._load
-        for runner in (attempt.runner, attempt.condition_runner):
-            if runner is not None:
-                if (left := load[runner] - 1) > 0:
-                    load[runner] = left
-                else:
-                    del load[runner]
+        if self._load:
+            self._unload(attempt.runner)
+            self._unload(attempt.condition_runner)
         if gate.alone is attempt:
             gate.alone = None
             self._after_suspect(gate)
@@ -608,6 +605,13 @@ class Dispatcher:
         self._unblock(gate)
         self._schedule(consumer)
 
+    def _unload(self, runner: Runner | None) -> None:
+        if runner is not None and (load := self._load.get(runner)) is not None:
+            if load > 1:
+                self._load[runner] = load - 1
+            else:
+                del self._load[runner]
+
     def _unblock(self, gate: _Gate) -> None:
         while gate.blocked:
             blocked = gate.blocked.popleft()
@@ -615,10 +619,7 @@ class Dispatcher:
                 self._schedule(blocked)
                 break
 
-    def _answered(self, consumer: _Consumer, attempt: _Attempt, result: bytes | None) -> None:
-        self._done(consumer, attempt)
-
-    def _done(self, consumer: _Consumer, attempt: _Attempt) -> None:
+    def _done(self, consumer: _Consumer, attempt: _Attempt, result: bytes | None = None) -> None:
         self._end(consumer, attempt)
         consumer.done.append(attempt.delivery)
 

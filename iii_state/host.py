@@ -80,7 +80,13 @@ class TriggerProvider(Protocol):
 
 
 class Runner(Protocol):
-    """Who runs functions: a worker's connection, with which all goes that it runs. Each is itself alone; `name` is for people."""
+    """Who runs functions: a worker's connection, with which all goes that it runs. Each is itself alone; `name` is for people.
+
+    `may_crash` tells whether it may go away because of what it runs.
+    """
+
+    @property
+    def may_crash(self) -> bool: ...
 
     @property
     def name(self) -> str: ...

@@ -35,6 +35,7 @@ class _Worker(msgspec.Struct, frozen=True):
     """A worker of the engine, by its name; those whose names are not known count as one."""
 
     name: str
+    may_crash: bool = True
 
 
 class _Type(msgspec.Struct, frozen=True):

@@ -410,6 +410,10 @@ class ModuleHost:
     ) -> Answer[bytes | None]:
         functions, call = self._engine.functions, Call(data, metadata=metadata)
         function = functions.find(namespace, function_id)
+        if runner is not None:
+            for executor in function.executors:
+                if executor is runner and executor.is_settled:
+                    return functions.call(function, call, executor)
         if function.handler is not None:
             return _own_errors(lambda: functions.call(function, call))
         if function.is_served:

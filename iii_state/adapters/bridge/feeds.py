@@ -122,8 +122,10 @@ class Feeds:
         return task
 
     def _ring(self, subscription_id: str) -> None:
-        with _ringing:
+        try:
             self.bell(subscription_id)
+        except Exception as error:
+            _ringing.failed(error)
 
     async def _registered(self, feed: Feed) -> None:
         try:

@@ -95,8 +95,10 @@ class Call:
         return False
 
     def set_result(self, result: bytes | None, /) -> None:
-        with _going_on:
+        try:
             self.remote.end(self)
+        except Exception as error:
+            _going_on.failed(error)
         if self.future.done():
             return
         try:

@@ -298,12 +298,16 @@ class KvAdapter:
                 self._deadlines.commit(scope, key, deadline)
             if event is not None:
                 for queue in queues:
-                    with _queueing:
+                    try:
                         self._make_room(queue, event)
                         queue.push(Delivery(queue.id, event, 1, self._fence, self._next_number()))
+                    except Exception as error:
+                        _queueing.failed(error)
             if deadline is not None:
-                with _watching:
+                try:
                     self._deadlines.watch(scope, key, deadline)
+                except Exception as error:
+                    _watching.failed(error)
             return answer
         deliveries: list[tuple[Queue, Delivery]] = []
         if event is not None:
@@ -314,8 +318,10 @@ class KvAdapter:
         if changes_deadline:
             self._groups.filling.deadlines[scope, key] = deadline
         if deadline is not None:
-            with _watching:
+            try:
                 self._deadlines.watch(scope, key, deadline)
+            except Exception as error:
+                _watching.failed(error)
         return written
 
     def _next_number(self) -> int:
@@ -353,9 +359,11 @@ class KvAdapter:
             for queue, delivery in write.deliveries:
                 queue.unreserve(delivery.event)
                 if self._queues.get(queue.id) is queue:
-                    with _queueing:
+                    try:
                         self._make_room(queue, delivery.event)
                         queue.push(delivery)
+                    except Exception as error:
+                        _queueing.failed(error)
 
     # -- subscriptions
 
@@ -396,8 +404,10 @@ class KvAdapter:
         return queue
 
     def _ring(self, subscription_id: str) -> None:
-        with _ringing:
+        try:
             self._bell(subscription_id)
+        except Exception as error:
+            _ringing.failed(error)
 
     def _orphan(self, queue: Queue) -> None:
         queue.orphaned_at_ms = now_ms()

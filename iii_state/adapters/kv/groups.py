@@ -185,14 +185,18 @@ class Groups:
         if error is not None:
             self._failed(written, error)
             return
-        with _showing:
+        try:
             self._committed(written)
+        except Exception as failure:
+            _showing.failed(failure)
         for write in written.writes:
             if not write.waiter.done():
                 write.waiter.set_result(write.answer)
         for settle in written.settled:
-            with _settling:
+            try:
                 settle()
+            except Exception as failure:
+                _settling.failed(failure)
         if self.filling.is_empty():
             self._idle.set()
         else:

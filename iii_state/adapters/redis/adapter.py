@@ -346,8 +346,10 @@ class RedisAdapter:
         self._upkeep.plan(0)
 
     def _ring(self, subscription_id: str) -> None:
-        with _ringing:
+        try:
             self._bell(subscription_id)
+        except Exception as error:
+            _ringing.failed(error)
 
     def _ring_all(self) -> None:
         for subscription_id in list(self._subscriptions.hosted):

@@ -183,8 +183,10 @@ class Write(Generic[T]):
                 *(self._packed_place, self._packed_own, len(self._own)),
             )
         for queue, _ in wanted:
-            with _ringing:  # a call that is sent again may have been applied already
+            try:  # a call that is sent again may have been applied already
                 fanout.ring(queue)
+            except Exception as error:
+                _ringing.failed(error)
         limits = fanout.limits
         routes = [
             Route(queue, UNBOUNDED, UNBOUNDED)

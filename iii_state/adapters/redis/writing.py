@@ -139,8 +139,10 @@ class Writing:
     ) -> asyncio.Future[T]:
         def done(reply: Reply) -> T:
             answer = result(reply)
-            with _watching:
+            try:
                 self._deadline_set(ttl_ms)
+            except Exception as error:
+                _watching.failed(error)
             return answer
 
         def mutate() -> asyncio.Future[T]:
