@@ -231,7 +231,7 @@ class Dispatcher:
             for consumer in consumers:
                 for attempt in list(consumer.running):
                     self._stop_attempt(consumer, attempt)
-                    self._settle(partial(self._adapter.release, [attempt.delivery]))
+                    self._settle(partial(self._adapter.release, [attempt.delivery], begun=True))
             try:
                 async with asyncio.timeout(min(SETTLE_SECONDS, grace_seconds)):
                     await self._until(lambda: not self._unsettled)
@@ -650,7 +650,8 @@ class Dispatcher:
         if isinstance(error, WorkerLost):
             self._crash(consumer, attempt)
         elif unserved or (isinstance(error, NotCarriedOut) and not too_large):
-            self._settle(partial(self._adapter.release, [delivery]))  # it has not begun
+            begun = isinstance(error, NotCarriedOut) and error.begun
+            self._settle(partial(self._adapter.release, [delivery], begun=begun))
         elif final or isinstance(error, NotCarriedOut) or delivery.attempt >= consumer.subscription.retry.max_attempts:
             self._bury(consumer, delivery, failure)
         else:

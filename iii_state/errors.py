@@ -52,8 +52,13 @@ def too_large(size: int, limit: int) -> FunctionError:
 class NotCarriedOut(FunctionError):
     """A call was never begun, or was given back by somebody who only passes calls on: the function has not failed.
 
-    Only who knows this for certain raises it. A code alone, which any function can answer, never counts as this.
+    Only who knows this for certain raises it. A code alone, which any function can answer, never counts as this. `begun` says that
+    it had left for somebody who only passes calls on, and is gone: the function may still be running there.
     """
+
+    def __init__(self, code: str, message: str, stacktrace: str | None = None, *, final: bool = False, begun: bool = False) -> None:
+        super().__init__(code, message, stacktrace, final=final)
+        self.begun = begun
 
 
 class WorkerLost(FunctionError):

@@ -25,6 +25,8 @@ class Queue:
         self.hosted = False
         self.orphaned_at_ms: int | None = None
         self.dropped = 0
+        self.fence = 0
+        """How often it was given back what may still be running, or a dead letter was revived; for an adapter that counts that."""
         self._reserved = 0
         self._reserved_bytes = 0
         self._bell = bell

@@ -186,8 +186,11 @@ class Adapter(Protocol):
         """Move to the dead letters; its lane goes on."""
         ...
 
-    def release(self, deliveries: Sequence[Delivery]) -> Answer[None]:
-        """Give back unfinished, as if never taken: no attempt is counted, order is kept."""
+    def release(self, deliveries: Sequence[Delivery], *, begun: bool = False) -> Answer[None]:
+        """Give back unfinished, as if never taken: no attempt is counted, order is kept.
+
+        Where a handler may still be running (`begun`), they come again with a higher fence.
+        """
         ...
 
     def queues(self) -> Answer[list[QueueStats]]:

@@ -175,7 +175,7 @@ class AttachedHost:
         there is waited for only while the engine's list does not hold it.
         """
         if isinstance(error, ConnectionLost):
-            return NotCarriedOut("invocation_stopped", str(error))
+            return NotCarriedOut("invocation_stopped", str(error), begun=error.sent)
         if not isinstance(error, FunctionError):
             return error
         if client.hears_fates:

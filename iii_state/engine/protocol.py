@@ -231,17 +231,19 @@ class _Error(msgspec.Struct, omit_defaults=True):
     stacktrace: str | None = None
     final: bool = False
     fate: str | None = None
+    begun: bool = False
 
 
 def error_text(error: FunctionError, *, tells_fate: bool = False) -> bytes:
     """The JSON object that stands for an error on the wire; `tells_fate` for a peer to whom the fate of a call is told."""
     fate = next((word for word, kind in FATES.items() if isinstance(error, kind)), None) if tells_fate else None
+    begun = fate is not None and isinstance(error, NotCarriedOut) and error.begun
     try:
-        return _encoder.encode(_Error(error.code, error.message, error.stacktrace, error.final, fate))
+        return _encoder.encode(_Error(error.code, error.message, error.stacktrace, error.final, fate, begun))
     except (UnicodeEncodeError, TypeError):  # lone surrogates, which a Python exception's text may hold; what is no text at all
         parts = (error.code, error.message, error.stacktrace or "")
         code, message, stacktrace = (str(part).encode(errors="replace").decode() for part in parts)
-        return _encoder.encode(_Error(code, message, stacktrace or None, bool(error.final), fate))
+        return _encoder.encode(_Error(code, message, stacktrace or None, bool(error.final), fate, begun))
 
 
 def read_error(text: Raw, *, tells_fate: bool = False) -> FunctionError | None:
@@ -259,12 +261,15 @@ def read_error(text: Raw, *, tells_fate: bool = False) -> FunctionError | None:
     code = str(value.get("code") or "invocation_failed")
     stacktrace = value.get("stacktrace")
     kind = FATES.get(str(value.get("fate")), FunctionError) if tells_fate else FunctionError
-    return kind(
+    error = kind(
         code,
         str(value.get("message") or ""),
         None if stacktrace is None else str(stacktrace),
         final=value.get("final") is True,
     )
+    if isinstance(error, NotCarriedOut):
+        error.begun = value.get("begun") is True
+    return error
 
 
 def invoke_frame(invocation_id: str, function_id: bytes, data: Json, *, metadata: Json | None = None, trace: bytes = b"") -> bytes:

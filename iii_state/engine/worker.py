@@ -443,7 +443,7 @@ class Worker:
                 unsent.set_exception(NotCarriedOut("invocation_stopped", "Invocation stopped"))
         # What has not left as a whole cannot have been begun: it is no crash.
         self.pending.fail_unsent(self.link.left, lambda: NotCarriedOut("invocation_stopped", "Invocation stopped"))
-        lost = WorkerLost if self.may_crash else NotCarriedOut
+        lost = WorkerLost if self.may_crash else partial(NotCarriedOut, begun=True)
         self.pending.fail(lambda: lost("invocation_stopped", "Invocation stopped"))
         self._registrations.drop_triggers()
         self._behind_registrations = None

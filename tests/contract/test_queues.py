@@ -184,6 +184,23 @@ async def test_released_deliveries_come_again_in_order_with_no_attempt_counted(s
     assert [(d.event.key, d.attempt) for d in again] == [("a", 1), ("b", 1), ("c", 1)]
 
 
+async def test_what_may_still_be_running_comes_again_with_a_higher_fence_and_no_attempt_counted(store: Store) -> None:
+    await store.subscribe(ALL)
+    await store.set("s", "a", b"0")
+    await store.set("s", "b", b"0")
+    (first, other) = sorted(await store.taken(ALL.id, 2), key=lambda delivery: delivery.event.key)
+    before = first.fence
+    store.bells.clear()
+    await store.release([first], begun=True)
+    again = await taken_until(store, ALL, first.event_id)
+    assert (again.attempt, again.crashes, again.fence > before) == (1, 0, True)
+    assert other.fence == before
+    fence = again.fence
+    await store.release([again])
+    kept = await taken_until(store, ALL, first.event_id)
+    assert (kept.attempt, kept.fence) == (1, fence)
+
+
 async def test_an_abandoned_queue_goes_on_collecting_and_is_handed_to_who_comes_back(store: Store) -> None:
     await store.subscribe(ALL)
     await store.set("s", "a", b"0")

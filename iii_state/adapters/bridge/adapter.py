@@ -268,8 +268,8 @@ class BridgeAdapter:
     def bury(self, delivery: Delivery, failure: Failure) -> None:
         self._feeds.bury(delivery, failure)
 
-    def release(self, deliveries: Sequence[Delivery]) -> None:
-        self._feeds.release(deliveries)
+    def release(self, deliveries: Sequence[Delivery], *, begun: bool = False) -> None:
+        self._feeds.release(deliveries, begun=begun)
 
     def queues(self) -> Answer[list[QueueStats]]:
         return self._own(self._feeds.queues())

@@ -39,7 +39,7 @@ class _Open(NamedTuple):
 
 
 class _Handled(NamedTuple):
-    """An event that was handled in a call whose answer could not be given."""
+    """An event that was handled in a call whose answer could not be given; `mark` has the highest fence of the same call again."""
 
     mark: Mark
     at: float
@@ -66,6 +66,8 @@ class Feed:
         """Number of a delivery that is held → its event's id at the remote."""
         self._handled: dict[str, _Handled] = {}
         """Events whose calls were lost, for when the remote makes the same call again. One that failed is simply tried again."""
+        self._lost: dict[str, Mark] = {}
+        """Events that run here and whose calls were lost: the highest mark that the remote may make the same call again with."""
         self._numbers = 0
 
     @property
@@ -87,7 +89,13 @@ class Feed:
         """Take an event on that the remote keeps until this is answered. It may be one that is here already, or has been."""
         loop = asyncio.get_running_loop()
         handled = self._handled.pop(event_id, None)
-        if handled is not None and handled.mark == (attempt, fence) and loop.time() - handled.at < HANDLED_SECONDS:
+        self._lost.pop(event_id, None)
+        if (
+            handled is not None
+            and handled.mark[0] == attempt
+            and fence <= handled.mark[1]
+            and loop.time() - handled.at < HANDLED_SECONDS
+        ):
             return None
         answer: asyncio.Future[bytes | None] = loop.create_future()
         earlier = self._open.get(event_id)
@@ -128,6 +136,7 @@ class Feed:
         if event_id is None:
             return
         del self._held[event_id]
+        lost = self._lost.pop(event_id, None)
         mark = (delivery.attempt, delivery.fence)
         waiting = self._open.get(event_id)
         if waiting is not None and failure is not None and waiting.mark != mark:
@@ -138,21 +147,26 @@ class Feed:
         if waiting is None and failure is None:
             if len(self._handled) >= MAX_HANDLED:
                 del self._handled[next(iter(self._handled))]
-            self._handled[event_id] = _Handled(mark, asyncio.get_running_loop().time())
+            self._handled[event_id] = _Handled(lost or mark, asyncio.get_running_loop().time())
         elif waiting is not None and not waiting.answer.done():
             if failure is None:
                 waiting.answer.set_result(None)
             else:
                 waiting.answer.set_exception(_error(failure, final=final, crashed=crashed))
 
-    def release(self, delivery: Delivery) -> None:
-        """A pending delivery was not begun: it is ready again here, or given back to the remote."""
+    def release(self, delivery: Delivery, *, begun: bool) -> None:
+        """A pending delivery was not carried out: it is ready again here, or given back to the remote.
+
+        The remote gives out the fences, so one whose handler may still be running (`begun`) always goes back.
+        """
         if not self.queue.is_pending(delivery):
             return
-        self.queue.release(delivery)
         event_id = self._ids.get(_number(delivery))
-        if event_id is not None and (not self.is_served or event_id not in self._open):
-            self._let_go(event_id)
+        if begun and event_id is None:
+            delivery.fence += 1
+        self.queue.release(delivery)
+        if event_id is not None and (begun or not self.is_served or event_id not in self._open):
+            self._let_go(event_id, begun=begun)
 
     def give_back_waiting(self, before: float | None = None) -> None:
         """Give back what has not been taken: all of it; or what arrived before a time, and has not begun."""
@@ -164,14 +178,19 @@ class Feed:
 
     def lose_calls(self) -> None:
         """The connection is gone: the remote delivers again what it keeps. What runs here goes on."""
-        self._open.clear()
+        lost, self._open = self._open, {}
         self.give_back_waiting()
+        # With each call that had left for here, the fence of the queue grows by one; for a dead letter that is revived, once more.
+        for event_id, call in lost.items():
+            if event_id in self._held:
+                attempt, fence = call.mark
+                self._lost[event_id] = (attempt, fence + len(lost))
 
     def end(self) -> None:
         """Give everything back, and stop."""
         self.queue.hosted = False
-        for event_id in list(self._held):
-            self._let_go(event_id)
+        for event_id, delivery in list(self._held.items()):
+            self._let_go(event_id, begun=delivery.begun and self.queue.is_pending(delivery))
         self.close()
 
     def close(self) -> None:
@@ -182,14 +201,15 @@ class Feed:
         self.queue.hosted = False
         self.queue.close()
 
-    def _let_go(self, event_id: str) -> None:
+    def _let_go(self, event_id: str, *, begun: bool = False) -> None:
         """Give an event back, uncounted, whatever has become of it here."""
         delivery = self._held.pop(event_id)
+        self._lost.pop(event_id, None)
         self._ids.pop(_number(delivery), None)
         self.queue.drop(delivery)
         waiting = self._open.pop(event_id, None)
         if waiting is not None and not waiting.answer.done():
-            waiting.answer.set_exception(NotCarriedOut("invocation_stopped", "nobody takes it here at the moment"))
+            waiting.answer.set_exception(NotCarriedOut("invocation_stopped", "nobody takes it here at the moment", begun=begun))
 
 
 def _error(failure: Failure, *, final: bool, crashed: bool) -> FunctionError:

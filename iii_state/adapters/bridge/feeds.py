@@ -337,11 +337,11 @@ class Feeds:
             logger.warning("there are too many dead letters: that of event %s of %s is dropped", oldest.id, oldest.function_id)
             del self._dead[oldest.id]
 
-    def release(self, deliveries: Sequence[Delivery]) -> None:
+    def release(self, deliveries: Sequence[Delivery], *, begun: bool) -> None:
         for delivery in reversed(deliveries):
             feed = self._feeds.get(delivery.subscription_id)
             if feed is not None:
-                feed.release(delivery)
+                feed.release(delivery, begun=begun)
 
     def _sweep(self) -> None:
         """What nobody takes, because its function is away, is given back before the remote counts an attempt."""

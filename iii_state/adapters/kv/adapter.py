@@ -456,7 +456,13 @@ class KvAdapter:
 
     def take(self, subscription_id: str, count: int) -> list[Delivery]:
         queue = self._queues.get(subscription_id)
-        return [] if queue is None or not queue.hosted else queue.take(count)
+        return [] if queue is None else self._take(queue, count)
+
+    def _take(self, queue: Queue, count: int) -> list[Delivery]:
+        taken = queue.take(count) if count and queue.hosted else []
+        for delivery in taken:
+            delivery.fence = self._fence + queue.fence
+        return taken
 
     def holds(self, delivery: Delivery) -> bool:
         return True
@@ -469,7 +475,7 @@ class KvAdapter:
         if self._journal is None:
             for delivery in done:
                 queue.finish(delivery)
-            return queue.take(want) if want and queue.hosted else []
+            return self._take(queue, want)
         waiter: asyncio.Future[list[Delivery]] = asyncio.get_running_loop().create_future()
 
         def settled() -> None:
@@ -477,7 +483,7 @@ class KvAdapter:
                 if queue.is_pending(delivery):
                     queue.finish(delivery)
             if not waiter.done():
-                waiter.set_result(queue.take(want) if want and queue.hosted else [])
+                waiter.set_result(self._take(queue, want))
 
         self._keep(_finished([row_number(delivery) for delivery in done]), settled)
         return waiter
@@ -522,10 +528,11 @@ class KvAdapter:
 
         self._keep(record, settled)
 
-    def release(self, deliveries: Sequence[Delivery]) -> None:
+    def release(self, deliveries: Sequence[Delivery], *, begun: bool = False) -> None:
         for delivery in reversed(deliveries):
             queue = self._queues.get(delivery.subscription_id)
             if queue is not None and queue.is_pending(delivery):
+                queue.fence += begun
                 queue.release(delivery)
 
     # -- looking at it
@@ -561,7 +568,7 @@ class KvAdapter:
         _refuse_overflow(queue, letter.event)
         del self._dead[dead_letter_id]
         queue.reserve(letter.event)
-        self._fence += 1  # who was called with it before is not taken for being called with it now
+        queue.fence += 1  # who was called with it before is not taken for being called with it now
         delivery = Delivery(queue.id, letter.event, 1, self._fence, self._next_number())
 
         def settled() -> None:

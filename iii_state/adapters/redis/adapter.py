@@ -402,8 +402,8 @@ class RedisAdapter:
     def bury(self, delivery: Delivery, failure: Failure) -> Answer[None]:
         return self._deliveries.bury(delivery, failure)
 
-    def release(self, deliveries: Sequence[Delivery]) -> Answer[None]:
-        return self._deliveries.release(deliveries)
+    def release(self, deliveries: Sequence[Delivery], *, begun: bool = False) -> Answer[None]:
+        return self._deliveries.release(deliveries, begun=begun)
 
     def queues(self) -> Answer[list[QueueStats]]:
         return self._own(self._inspection.queues())

@@ -151,7 +151,7 @@ class Deliveries:
 
         return self._run("bury", queues.bury(self._keys, entry.queue, entry.engine, entry, *told), buried)
 
-    def release(self, deliveries: Sequence[Delivery]) -> Answer[None]:
+    def release(self, deliveries: Sequence[Delivery], *, begun: bool) -> Answer[None]:
         by_queue: dict[bytes, list[Entry]] = {}
         for delivery in deliveries:
             entry = _entry(delivery)
@@ -159,10 +159,10 @@ class Deliveries:
                 by_queue.setdefault(entry.queue, []).append(entry)
         answer: Answer[None] = None
         for queue, entries in by_queue.items():  # of one subscription, as a rule
-            answer = self._give_back(queue, [entry.id for entry in entries])
+            answer = self._give_back(queue, [entry.id for entry in entries], begun=begun)
         return answer
 
-    def _give_back(self, queue: bytes, ids: Sequence[bytes]) -> asyncio.Future[None]:
+    def _give_back(self, queue: bytes, ids: Sequence[bytes], *, begun: bool = False) -> asyncio.Future[None]:
         engine = self._engine.id
 
         def released(reply: Reply) -> None:
@@ -171,7 +171,7 @@ class Deliveries:
             if queue in self._held:
                 self._held[queue].difference_update(ids)
 
-        return self._run("release", queues.release(self._keys, queue, engine, ids), released)
+        return self._run("release", queues.release(self._keys, queue, engine, ids, begun=begun), released)
 
     def _drop(self, queue: bytes, ids: Sequence[bytes]) -> None:
         """Entries that are no events: nobody could ever handle them."""

@@ -82,9 +82,9 @@ def again(keys: Keys, queue: bytes, entry_ids: Sequence[bytes]) -> list[bytes]:
     return [b"2", keys.later, keys.stream(queue), queue, *entry_ids]
 
 
-def release(keys: Keys, queue: bytes, engine: bytes, entry_ids: Sequence[bytes]) -> list[bytes]:
+def release(keys: Keys, queue: bytes, engine: bytes, entry_ids: Sequence[bytes], *, begun: bool = False) -> list[bytes]:
     """What follows the digest of release.lua in EVALSHA."""
-    return [b"2", keys.stream(queue), keys.engines, engine, *entry_ids]
+    return [b"3", keys.stream(queue), keys.engines, keys.busy(queue), engine, b"%d" % begun, *entry_ids]
 
 
 def bury(

@@ -10,6 +10,7 @@ import pytest
 
 from iii_state import FunctionError
 from tests.adapters.bridge.engines import Config, State, bridge_to, running, stock, until
+from tests.adapters.bridge.processes import REMOTES, Worker, engine, remote
 from tests.adapters.redis.proxy import proxy_to
 from tests.redis_server import shared_server
 
@@ -145,3 +146,32 @@ async def test_a_session_that_the_remote_has_forgotten_is_replaced() -> None:
         assert await bridge.increment() == 1
         remote.module.adapter._sessions._held.clear()  # type: ignore[attr-defined]
         assert sorted(await asyncio.gather(*(bridge.increment() for _ in range(20)))) == list(range(2, 22))
+
+
+@pytest.mark.parametrize("kind", REMOTES)
+async def test_an_event_whose_handler_runs_behind_a_cut_link_comes_to_another_bridge_with_a_higher_fence(kind: str) -> None:
+    async with (
+        remote(kind) as store,
+        proxy_to(store.port) as proxy,
+        engine(["--bridge-url", f"ws://127.0.0.1:{proxy.port}"]) as first,
+        engine(["--bridge-url", store.url]) as second,
+        Worker(store.url) as writer,
+        Worker(first.url) as slow,
+        Worker(second.url) as quick,
+    ):
+        running: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+        slow.serve("handler", lambda event: running)
+        await slow.on("handler")
+        await writer.set(1)
+        await until(lambda: slow.values() == [1])
+        quick.serve("handler")
+        await quick.on("handler")
+        await writer.set(2)
+        proxy.reply_bytes = lambda: 0
+        proxy.cut_all()
+        await until(lambda: quick.values() == [1, 2])
+        (before,), (after, behind) = slow.metadata, quick.metadata
+        assert (after["event_id"], after["attempt"]) == (before["event_id"], 1)
+        assert after["fence"] > before["fence"]
+        assert (behind["attempt"], behind["fence"]) == (1, after["fence"])
+        running.set_result(None)
