@@ -38,7 +38,7 @@ def words(error: BaseException) -> str:
     """What an exception says, or else what it is; one whose own text cannot be had included."""
     try:
         return str(error) or type(error).__name__
-    except Exception:
+    except BaseException:  # whatever it raises, the failure that is told of is `error`
         return type(error).__name__
 
 

@@ -85,16 +85,15 @@ class Introspection:
 
     # --- workers
 
-    def _describe_worker(self, data: Json, caller: Caller) -> bytes:
+    def _describe_worker(self, data: Json, caller: Caller) -> Answer[bytes | None]:
         description = read("engine::workers::register", data, Description)
         if description.namespace is not None and not description.namespace.strip():
             raise FunctionError("INVALID_NAMESPACE", "The namespace is blank.")
-        worker = self._workers.get(caller.worker_id)
-        if worker is not None:
-            worker.describe(description)
+        reply = b'{"success":true}'
         if protocol.OURS in (description.features or ()):
-            return b'{"success":true,"max_depth":%d,"tells_fates":true}' % protocol.MAX_FRAME_DEPTH
-        return b'{"success":true}'
+            reply = b'{"success":true,"max_depth":%d,"tells_fates":true}' % protocol.MAX_FRAME_DEPTH
+        worker = self._workers.get(caller.worker_id)
+        return reply if worker is None else then(worker.describe(description), lambda _: reply)
 
     def _list_workers(self, data: Json, caller: Caller) -> bytes:
         return values.encode({"workers": [_worker_row(worker) for worker in self._workers if worker.description.pid is not None]})

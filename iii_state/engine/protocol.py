@@ -247,14 +247,14 @@ def error_text(error: FunctionError, *, tells_fate: bool = False) -> bytes:
 
 
 def read_error(text: Raw, *, tells_fate: bool = False) -> FunctionError | None:
-    """The error of an `error` member; None where it is absent or falsy. Whatever is truthy is an error, well formed or not.
+    """The error of an `error` member; None where it is absent, null, false, 0 or "". All else is one: an empty object, too.
 
-    `tells_fate` for a peer whose word counts for what became of the call.
+    `tells_fate` for a peer whose word counts for what became of the call, and for what is to become of an event (`final`).
     """
     if not text:
         return None
     value = values.decode(text)
-    if not value:
+    if not value and not isinstance(value, dict | list):
         return None
     if not isinstance(value, dict):
         return FunctionError("invocation_failed", str(value))
@@ -265,7 +265,7 @@ def read_error(text: Raw, *, tells_fate: bool = False) -> FunctionError | None:
         code,
         str(value.get("message") or ""),
         None if stacktrace is None else str(stacktrace),
-        final=value.get("final") is True,
+        final=tells_fate and value.get("final") is True,
     )
     if isinstance(error, NotCarriedOut):
         error.begun = value.get("begun") is True

@@ -45,8 +45,6 @@ class PythonTasks:
                     raise  # given up; one that it raises without being asked to is an error like any other
                 if not answer.done() and not self.loop.is_closed():
                     answer.set_exception(own(contained(error)))
-                if isinstance(error, GeneratorExit):
-                    raise
             else:
                 if not answer.done():
                     answer.set_result(text)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+import msgspec
 from msgspec import Raw
 
 from iii_state.engine import protocol
@@ -37,6 +38,9 @@ class Registrations:
     """The registrations of one worker, which go when it goes.
 
     Registering a trigger may take a while. `open` counts those that are not over; `settled` is called when the last of them is.
+
+    A trigger whose namespaces are those of the worker is held until the worker is settled: bound before, it would leave behind a
+    subscription in a namespace that the worker turns out not to belong to, which nobody reads or unregisters.
     """
 
     def __init__(self, worker: Worker, workers: Workers, settled: Callable[[], None]) -> None:
@@ -47,6 +51,10 @@ class Registrations:
         self._triggers = workers.triggers
         self._settled = settled
         self._since = 0.0
+        self._over: list[asyncio.Future[None]] = []
+        self._held: list[protocol.RegisterTrigger | protocol.UnregisterTrigger] = []
+        """What is to be done once the worker is settled, in order; all of it together counts as one of `open`."""
+        self._held_ids: set[str] = set()
         self._served: dict[str, Function] = {}
         self._uninvokable: set[str] = set()
         self._types: dict[tuple[str, str], tuple[TriggerType, bool]] = {}
@@ -135,6 +143,23 @@ class Registrations:
     def register_trigger(self, message: protocol.RegisterTrigger) -> None:
         """It wants a trigger; it hears of failures only."""
         self._worker.registers()
+        other = self._triggers.others(message.id, self._worker)
+        if other is not None and (worker := self._workers.get(other.id)) is not None:
+            worker.link.probe()  # it may be the dead half of this worker
+        follows_owner = message.namespace is None or message.trigger_namespace is None
+        if not self._worker.is_settled and (follows_owner or message.id in self._held_ids):
+            copies = {"config": message.config.copy(), "metadata": message.metadata.copy()}
+            self._hold(msgspec.structs.replace(message, **copies))
+        else:
+            self._register_trigger(message)
+
+    def _hold(self, message: protocol.RegisterTrigger | protocol.UnregisterTrigger) -> None:
+        if not self._held:
+            self._begins()
+        self._held.append(message)
+        self._held_ids.add(message.id)
+
+    def _register_trigger(self, message: protocol.RegisterTrigger) -> None:
         trigger = Trigger(
             message.id,
             message.trigger_type,
@@ -143,9 +168,6 @@ class Registrations:
             _kept(message.metadata),
             message.namespace or self._worker.namespace,
         )
-        other = self._triggers.others(trigger.id, self._worker)
-        if other is not None and (worker := self._workers.get(other.id)) is not None:
-            worker.link.probe()  # it may be the dead half of this worker
         home = message.trigger_namespace or self._worker.namespace
         follows_owner = (message.namespace is None, message.trigger_namespace is None)
         self._start_registration(trigger, lambda: self._triggers.register(trigger, self._worker, home, follows_owner=follows_owner))
@@ -183,10 +205,36 @@ class Registrations:
     def _is_over(self) -> None:
         self.open = max(0, self.open - 1)
         if not self.open:
-            self._settled()
+            self._all_over()
+
+    def _all_over(self) -> None:
+        waiting, self._over = self._over, []
+        for over in waiting:
+            if not over.done():
+                over.set_result(None)
+        self._settled()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether registrations are under way, apart from those that wait for the worker to be settled."""
+        return self.open > (1 if self._held else 0)
+
+    def over(self) -> Answer[None]:
+        """Answered when no registration is open."""
+        if not self.open:
+            return None
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._over.append(over)
+        return over
 
     def unregister_trigger(self, message: protocol.UnregisterTrigger) -> None:
-        """It does not want a trigger any more."""
+        """It does not want a trigger any more. What waits for one from an earlier connection goes, though this one be held."""
+        if message.id in self._held_ids:
+            self._hold(message)
+        else:
+            self._unregister_trigger(message)
+
+    def _unregister_trigger(self, message: protocol.UnregisterTrigger) -> None:
         answer = self._triggers.unregister(message.id, self._worker)
         if isinstance(answer, asyncio.Future):
             self._begins()
@@ -195,7 +243,16 @@ class Registrations:
     # --- all of them
 
     def settled(self) -> None:
-        """The worker belongs where it is: its functions can be called with what has been waiting for them."""
+        """The worker belongs where it is: its triggers are bound, its functions called with what has been waiting for them."""
+        held, self._held = self._held, []
+        self._held_ids.clear()
+        for message in held:
+            if isinstance(message, protocol.RegisterTrigger):
+                self._register_trigger(message)
+            else:
+                self._unregister_trigger(message)
+        if held:
+            self._is_over()
         for function in self._served.values():
             self._functions.settled(function)
 
@@ -226,7 +283,7 @@ class Registrations:
         if self.open and time.monotonic() - self._since > seconds:
             log.error("triggers of worker %s (%s) take too long to register", self._worker.id, self._worker.name)
             self.open = 0
-            self._settled()
+            self._all_over()
 
     def drop_served(self) -> None:
         """The worker is gone, and with it its functions and trigger types."""
@@ -239,6 +296,8 @@ class Registrations:
 
     def drop_triggers(self) -> None:
         """The worker is gone, and with it its triggers."""
+        self._held.clear()
+        self._held_ids.clear()
         self._triggers.drop_owner(self._worker)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -67,6 +67,16 @@ class Binding:
     """Whether its function's namespace, and `home`, are those of its owner, and move with it."""
     type: TriggerType | None = None
     failed: bool = field(default=False, repr=False)
+    earlier: Binding | None = field(default=None, repr=False)
+    """The one that its owner had given this id before, for as long as this one may be refused."""
+
+    @property
+    def last_served(self) -> Binding | None:
+        """Itself, or where it was refused the last earlier one that was not: what its owner ends by unregistering the id."""
+        binding: Binding | None = self
+        while binding is not None and binding.failed:
+            binding = binding.earlier
+        return binding
 
     def tell_owner(self, error: FunctionError) -> None:
         """Its owner hears that it is not served."""
@@ -86,6 +96,8 @@ class Triggers:
         self._bindings: dict[str, Binding] = {}
         self._owned: dict[tuple[TriggerOwner, str], Binding] = {}
         """The same, by their owners and the ids that these have given."""
+        self._refused: dict[tuple[TriggerOwner, str], Binding] = {}
+        """Those that were refused, by the same, where an earlier one of the id was not: what waits for that can still be ended."""
         self._steps = Steps()
 
     def __iter__(self) -> Iterator[Binding]:
@@ -179,7 +191,11 @@ class Triggers:
             provided = msgspec.structs.replace(trigger, id=str(uuid.uuid4()))
         else:
             provided = trigger
-        binding = Binding(provided, owner, trigger.id, home, follows_owner)
+        before = known or self._refused.pop((owner, trigger.id), None)
+        earlier = None if before is None else before.last_served
+        if earlier is not None and earlier.type is not None and earlier.type.owner is not None:
+            earlier.earlier = None  # a worker's binding counts as live at once
+        binding = Binding(provided, owner, trigger.id, home, follows_owner, earlier=earlier)
         served = self._find_type(binding)
         replaces: Trigger | None = None
         if known is not None and known.type is served and not known.failed:
@@ -205,6 +221,8 @@ class Triggers:
         """Let a trigger go for good: of `owner`, by the id that it has given, or of anybody's. Whether there was one."""
         binding = self._bindings.get(trigger_id) if owner is None else self._owned.get((owner, trigger_id))
         if binding is None:
+            binding = None if owner is None else self._refused.pop((owner, trigger_id), None)
+        if binding is None:
             return False
         answer = self._unbind(binding, disconnected=False)
         if not isinstance(answer, asyncio.Future):
@@ -226,6 +244,8 @@ class Triggers:
         """Let all triggers of a worker go that went away."""
         for binding in self.of(owner):
             self._unbind(binding, disconnected=True)
+        for known in [known for known in self._refused if known[0] is owner]:
+            del self._refused[known]
 
     def others(self, trigger_id: str, owner: TriggerOwner) -> TriggerOwner | None:
         """Another owner that has a trigger of this id, if there is one."""
@@ -237,6 +257,7 @@ class Triggers:
         binding = self._bindings.get(trigger_id)
         if binding is not None and binding.type is not None and binding.type.owner is provider_owner:
             binding.type = None
+            binding.failed = True
             binding.tell_owner(error)
 
     def is_waiting(self, trigger_id: str, owner: TriggerOwner) -> bool:
@@ -248,13 +269,19 @@ class Triggers:
         served = self._find_type(binding)
         assert served is not None
         binding.type = served
+        binding.failed = False
         trigger = binding.trigger
 
         def failed(error: BaseException) -> None:
             binding.failed = True
-            self._forget(binding)
+            if self._forget(binding) and binding.earlier is not None:
+                self._refused[binding.owner, binding.known_as] = binding
             if not raising:
                 binding.tell_owner(registration_error(error))
+
+        def taken() -> None:
+            if served.owner is None:  # a worker may say later that it refuses
+                binding.earlier = None
 
         try:
             answer = self._steps.after(trigger.id, lambda: served.provider.register(trigger, replaces))
@@ -269,22 +296,59 @@ class Triggers:
                 fault = _fault(done)
                 if fault is not None:
                     failed(fault)
+                else:
+                    taken()
 
             answer.add_done_callback(look)
+        else:
+            taken()
         return answer
 
     def _keep(self, binding: Binding) -> None:
         self._bindings[binding.trigger.id] = binding
         self._owned[binding.owner, binding.known_as] = binding
 
-    def _forget(self, binding: Binding) -> None:
-        if self._bindings.get(binding.trigger.id) is binding:
-            del self._bindings[binding.trigger.id]
-            del self._owned[binding.owner, binding.known_as]
+    def _forget(self, binding: Binding) -> bool:
+        if self._bindings.get(binding.trigger.id) is not binding:
+            return False
+        del self._bindings[binding.trigger.id]
+        del self._owned[binding.owner, binding.known_as]
+        return True
 
     def _unbind(self, binding: Binding, *, disconnected: bool) -> Answer[None]:
         self._forget(binding)
-        return None if binding.type is None else self._let_go(binding, binding.type, disconnected=disconnected)
+        answer = None if binding.type is None else self._let_go(binding, binding.type, disconnected=disconnected)
+        return answer if disconnected or binding.earlier is None else self._end_earlier(binding)
+
+    def _end_earlier(self, binding: Binding) -> Answer[None]:
+        """End for good what the id stood for before, should this one turn out to be refused.
+
+        The provider has let go of it already, as of one whose worker is away: it gets it once more, to be told that it ends.
+        """
+        again = str(uuid.uuid4())  # its own id may be another owner's by now
+
+        def step(act: Callable[[TriggerProvider, Trigger], Answer[None]]) -> Answer[None]:
+            earlier = binding.last_served if binding.failed else None
+            if earlier is None or earlier.type is None:
+                return None
+            return act(earlier.type.provider, msgspec.structs.replace(earlier.trigger, id=again))
+
+        def register() -> Answer[None]:
+            return step(lambda provider, trigger: provider.register(trigger))
+
+        def unregister() -> Answer[None]:
+            return step(lambda provider, trigger: provider.unregister(trigger, disconnected=False))
+
+        answer: Answer[None] = None
+        for act in (register, unregister):
+            try:
+                answer = self._steps.after(binding.trigger.id, act)
+            except Exception as error:
+                log.error("what waits for trigger %s could not be ended: %s", binding.known_as, words(error))
+                return None
+            if isinstance(answer, asyncio.Future):
+                answer.add_done_callback(_see_to)
+        return answer
 
     def _let_go(self, binding: Binding, served: TriggerType, *, disconnected: bool) -> Answer[None]:
         trigger = binding.trigger

@@ -46,7 +46,12 @@ LARGE_BYTES = 256 * 1024
 """A call of this size takes a while to send, on a slow connection."""
 
 SETTLES_WITHIN_SECONDS = 0.25
-"""So long after its last registration a worker that has not said what it is belongs to the namespace `default`."""
+"""So long after its last registration a worker that has not said what it is belongs to the namespace `default`.
+
+It does `DESCRIBES_ITSELF_WITHIN_SECONDS` after it has connected, too, however much it goes on registering.
+"""
+
+_INTRODUCES = "engine::workers::register"
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 _decode = protocol.decode
@@ -180,7 +185,7 @@ class Worker:
                 take = self._take.get(type(message))
                 if take is not None:
                     take(message)
-            elif self._registrations.open:
+            elif self._registrations.open and (self.is_settled or message.function_id != _INTRODUCES):
                 self._behind_registrations = (message, len(frame))
                 self.link.hold()
             else:
@@ -376,8 +381,11 @@ class Worker:
 
     # --- life
 
-    def describe(self, description: Description) -> None:
-        """Take what the worker tells of itself; its registrations move to the namespace that it names."""
+    def describe(self, description: Description) -> Answer[None]:
+        """Take what the worker tells of itself; its registrations move to the namespace that it names.
+
+        The answer comes when the triggers that it has registered before this are.
+        """
         self.description = description
         self._is_ours = self._answering.tells_fates = protocol.OURS in (description.features or ())
         self._answering.max_frame_bytes = protocol.max_frame_bytes(description.runtime or "", description.version or "")
@@ -390,16 +398,22 @@ class Worker:
             self._registrations.move(before, namespace)
         self._settle()
         self._workers.changed("worker_metadata_updated", self.id)
+        return self._registrations.over()
 
     def registers(self) -> None:
         """It is registering something, and may be about to say what it is."""
-        if not self.is_settled:
-            if self._settles is not None:
-                self._settles.cancel()
-            self._settles = asyncio.get_running_loop().call_later(SETTLES_WITHIN_SECONDS, self._settle_unless_busy)
+        if self.is_settled:
+            return
+        left = self._connected_at + DESCRIBES_ITSELF_WITHIN_SECONDS - self._loop.time()
+        if left <= 0:
+            self._settle()
+            return
+        if self._settles is not None:
+            self._settles.cancel()
+        self._settles = self._loop.call_later(min(SETTLES_WITHIN_SECONDS, left), self._settle_unless_busy)
 
     def _settle_unless_busy(self) -> None:
-        if self._registrations.open:
+        if self._registrations.is_busy:
             self.registers()
         else:
             self._settle()

@@ -49,6 +49,14 @@ async def write(port: Port, *numbers: int, scope: str = "s") -> None:
     await writer.socket.close()
 
 
+async def subscribed(port: Port) -> list[tuple[str, str]]:
+    """Namespace and scope of every subscription that there is, served or waiting."""
+    asking = await port.connect(namespace=None)
+    found = (await asking.call("iii-state::triggers", {}))["result"]["triggers"]
+    await asking.socket.close()
+    return [(each["namespace"], each["scope"]) for each in found]
+
+
 async def handle(worker: RawWorker, *numbers: int, function_id: str = "f") -> None:
     """Take these events, in this order."""
     for number in numbers:
@@ -99,6 +107,61 @@ async def test_a_worker_that_turns_out_to_be_elsewhere_takes_nothing_of_the_defa
     await register_trigger(worker)
     await handle(worker, 1, 2, 3, 4)
     assert await has_nothing_more(other)
+
+
+async def test_a_worker_that_comes_again_and_again_leaves_nothing_in_the_default_namespace(port: Port) -> None:
+    stranger = await port.connect(namespace=None)
+    await register_function(stranger)
+    for number in (1, 2, 3):
+        worker = await port.connect()
+        await register_function(worker)
+        await register_trigger(worker)
+        await belong_to(worker, "b")
+        await write(port, number)
+        await handle(worker, number)
+        assert await subscribed(port) == [("b", "s")]
+        await worker.socket.close()
+    assert await has_nothing_more(stranger)
+
+
+async def test_what_a_worker_unregisters_before_it_says_its_namespace_is_gone(port: Port) -> None:
+    worker = await port.connect(namespace="b")
+    await register_trigger(worker)
+    await carried_out(worker)
+    await worker.socket.close()
+    assert await subscribed(port) == [("b", "s")]
+    worker = await port.connect()
+    await register_trigger(worker)
+    await worker.send("unregistertrigger", id="t", trigger_type="state")
+    await belong_to(worker, "b")
+    assert await subscribed(port) == []
+
+
+async def test_a_worker_that_never_says_its_namespace_misses_nothing_once_its_registration_is_answered(port: Port) -> None:
+    worker = await port.connect()
+    await register_function(worker)
+    await register_trigger(worker)
+    await carried_out(worker)
+    await write(port, 1)
+    await handle(worker, 1)
+
+
+async def test_what_a_worker_unregisters_after_a_refused_config_is_gone(port: Port) -> None:
+    worker = await port.connect(namespace=None)
+    await register_trigger(worker)
+    await carried_out(worker)
+    await write(port, 1)
+    await register_trigger(worker, config={"scope": 5})
+    await worker.expect("triggerregistrationresult")
+    assert await subscribed(port) == [("default", "s")]
+    await worker.send("unregistertrigger", id="t", trigger_type="state")
+    await carried_out(worker)
+    assert await subscribed(port) == []
+    await register_function(worker)
+    await register_trigger(worker)
+    await carried_out(worker)
+    await write(port, 2)
+    await handle(worker, 2)
 
 
 async def test_a_namespace_that_was_given_stays_what_it_is(port: Port) -> None:

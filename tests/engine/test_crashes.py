@@ -271,6 +271,29 @@ async def test_a_workers_own_error_is_an_attempt_whatever_it_says(code: str, fat
     assert await worker.settled() == []
 
 
+@pytest.mark.parametrize("error", [{"code": "x", "message": "y", "final": True}, {}, [], "words"])
+async def test_a_workers_error_is_an_attempt_of_several(error: Any, anywhere: Place) -> None:
+    worker = await anywhere.serving("f")
+    await anywhere.trigger("f")
+    await anywhere.set("a")
+    for _ in range(2):
+        (call,) = await calls(worker, 1)
+        await worker.answer(call, error=error)
+    (letter,) = await anywhere.dead()
+    assert letter.attempts == 2
+
+
+@pytest.mark.parametrize("error", [None, False, 0, ""])
+async def test_an_error_that_is_none_is_a_success(error: Any, place: Place) -> None:
+    worker = await place.serving("f")
+    await place.trigger("f")
+    await place.set("a")
+    (call,) = await calls(worker, 1)
+    await worker.answer(call, error=error)
+    await place.is_empty()
+    assert await answered(place.module.adapter.dead_letters()) == []
+
+
 async def test_a_module_that_passes_on_the_fate_of_a_call_of_its_own_has_failed_itself(place: Place) -> None:
     class Passing:
         name = "passing"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -26,6 +27,11 @@ class Unspeakable(BaseException):
         raise RuntimeError("no words")
 
 
+class Unheard(BaseException):
+    def __str__(self) -> str:
+        raise OfItsOwn("instead of words")
+
+
 def failed() -> BaseException:
     try:
         pytest.fail("not as expected")
@@ -39,6 +45,7 @@ KINDS: dict[str, Callable[[], BaseException]] = {
     "generator exit": GeneratorExit,
     "pytest.fail": failed,
     "unspeakable": Unspeakable,
+    "unheard": Unheard,
 }
 
 
@@ -115,6 +122,17 @@ async def test_a_function_of_a_module_that_raises_ends_its_own_call(
             with pytest.raises(FunctionError):
                 await engine.trigger({"function_id": function_id})
     assert (await worker.call("echo", 1))["result"]["data"] == 1
+
+
+async def test_an_async_function_that_raises_leaves_nothing_to_the_event_loop(error: BaseException, engine: Engine) -> None:
+    reported: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    engine.register_function("raises", asynchronous(error))
+    with pytest.raises(FunctionError):
+        await engine.trigger({"function_id": "raises"})
+    await asyncio.sleep(0)
+    gc.collect()
+    assert reported == []
 
 
 async def test_the_caller_of_a_call_can_still_be_cancelled(engine: Engine) -> None:

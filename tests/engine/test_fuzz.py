@@ -17,7 +17,7 @@ from iii_state.engine.backlog import Backlog
 from iii_state.engine.registry import Functions
 from iii_state.engine.triggers import Triggers, TriggerType
 from iii_state.engine.worker import Worker, connect
-from iii_state.engine.workers import Workers
+from iii_state.engine.workers import Description, Workers
 from tests.engine.dict_module import DictModule
 from tests.engine.raw_worker import RawWorker
 
@@ -141,6 +141,7 @@ def connected() -> tuple[Worker, Link]:
 
 async def check(frames: list[bytes]) -> None:
     worker, link = connected()
+    worker.describe(Description())  # so that no call waits until it is known where the triggers before it belong
     for frame in frames:
         before = len(link.sent)
         worker.receive(frame)

@@ -4,11 +4,30 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from iii_state.engine import Engine
 from iii_state.engine.protocol import OURS
 from iii_state.host import Host, Trigger
 from tests.engine.dict_module import DictModule
 from tests.engine.raw_worker import Port, RawWorker, until
+
+
+@pytest.fixture
+async def worker(port: Port) -> RawWorker:
+    """One that has introduced itself, so that its triggers are bound as they come."""
+    return await port.connect(namespace=None)
+
+
+@pytest.fixture
+async def other(port: Port) -> RawWorker:
+    return await port.connect(namespace=None)
+
+
+@pytest.fixture
+async def newcomer(port: Port) -> RawWorker:
+    """One that has not introduced itself."""
+    return await port.connect()
 
 
 async def register(worker: RawWorker, trigger_id: str = "t", trigger_type: str = "state", **members: object) -> None:
@@ -155,6 +174,141 @@ async def test_a_worker_that_leaves_in_mid_registration_lets_the_trigger_go_afte
     await engine.triggers.settled()
     assert module.log == [("register", "t"), ("disconnected", "t")]
     assert module.triggers == {}
+
+
+async def introduce(worker: RawWorker, namespace: str | None = None) -> None:
+    answer = await worker.call("engine::workers::register", {"namespace": namespace})
+    assert "error" not in answer, answer
+
+
+async def test_a_trigger_is_bound_where_its_worker_turns_out_to_belong(newcomer: RawWorker, module: DictModule) -> None:
+    await register(newcomer)
+    assert await newcomer.settled() == []
+    assert module.log == []
+    await introduce(newcomer, "n")
+    assert module.log == [("register", "t")]
+    assert module.triggers["t"].namespace == "n"
+
+
+async def test_a_trigger_with_both_namespaces_is_bound_at_once(newcomer: RawWorker, module: DictModule) -> None:
+    await register(newcomer, namespace="n", trigger_namespace="default")
+    await register(newcomer, "home", namespace="n")
+    await newcomer.settled()
+    assert list(module.triggers) == ["t"]
+    await register(newcomer, "home", namespace="m", trigger_namespace="default")  # behind the one before
+    await newcomer.settled()
+    assert list(module.triggers) == ["t"]
+    await introduce(newcomer, "n")
+    assert module.log == [("register", "t"), ("register", "home"), ("replace", "home"), ("register", "home")]
+    assert module.triggers["home"].namespace == "m"
+
+
+async def test_what_waits_for_an_introduction_happens_in_order(newcomer: RawWorker, module: DictModule) -> None:
+    for config in ("a", "b"):
+        await register(newcomer, config={"scope": config})
+        await newcomer.send("unregistertrigger", id="t")
+    await register(newcomer, config={"scope": "c"})
+    await register(newcomer, "gone")
+    await newcomer.send("unregistertrigger", id="gone")
+    await register(newcomer, "wrong", config="bad")
+    assert await newcomer.settled() == []
+    await introduce(newcomer)
+    assert (await newcomer.next())["id"] == "wrong"
+    assert module.log == [
+        *([("register", "t"), ("unregister", "t")] * 2),
+        ("register", "t"),
+        *[(do, "gone") for do in ("register", "unregister")],
+    ]
+    assert module.triggers["t"].config == b'{"scope": "c"}'
+
+
+async def test_an_introduction_and_calls_are_answered_when_the_triggers_before_them_are_bound(
+    newcomer: RawWorker, module: DictModule
+) -> None:
+    module.registrations = pending = []
+    await register(newcomer)
+    await newcomer.send("invokefunction", function_id="engine::workers::register", data={}, invocation_id="introduced")
+    await newcomer.send("invokefunction", function_id="echo", data=1, invocation_id="behind")
+    await until(lambda: len(pending) == 1)
+    pending[0].set_exception(RuntimeError("the store is away"))
+    frames = [await newcomer.next() for _ in range(3)]
+    assert frames[0]["type"] == "triggerregistrationresult"
+    assert {frame["invocation_id"] for frame in frames[1:]} == {"introduced", "behind"}
+
+
+async def test_calls_of_a_worker_that_never_introduces_itself_wait_for_its_triggers(
+    newcomer: RawWorker, module: DictModule
+) -> None:
+    await register(newcomer)
+    await newcomer.call("echo", 1)
+    assert module.triggers["t"].namespace == "default"
+
+
+async def test_a_worker_that_goes_before_it_has_introduced_itself_leaves_nothing(
+    newcomer: RawWorker, module: DictModule, engine: Engine
+) -> None:
+    await register(newcomer)
+    await newcomer.settled()
+    (left,) = engine.workers
+    await newcomer.socket.close()
+    await until(lambda: len(engine.workers) == 0)
+    left.registers()  # what the time that it has would do
+    assert module.log == []
+    assert list(engine.triggers) == []
+
+
+async def test_a_worker_that_goes_on_registering_settles_all_the_same(
+    newcomer: RawWorker, module: DictModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("iii_state.engine.worker.DESCRIBES_ITSELF_WITHIN_SECONDS", 1)
+    await register(newcomer)
+    async with asyncio.timeout(10):
+        while "t" not in module.triggers:
+            await newcomer.send("registerfunction", id="g")
+            await newcomer.settled()
+
+
+async def test_unregistering_after_a_refusal_ends_what_the_id_stood_for_before(worker: RawWorker, module: DictModule) -> None:
+    await register(worker, config={"scope": "s"})
+    for _ in range(2):
+        await register(worker, config="bad")
+        await worker.expect("triggerregistrationresult")
+    module.log.clear()
+    await worker.send("unregistertrigger", id="t")
+    await worker.send("unregistertrigger", id="t")
+    assert await worker.settled() == []
+    (registered, ended) = module.log
+    assert (registered[0], ended[0]) == ("register", "unregister")
+    assert registered[1] == ended[1]
+    assert module.triggers == {}
+
+
+async def test_unregistering_after_a_refusal_leaves_the_trigger_of_another_worker_alone(
+    worker: RawWorker, other: RawWorker, module: DictModule
+) -> None:
+    await register(worker, config={"scope": "s"})
+    await register(worker, config="bad")
+    await worker.expect("triggerregistrationresult")
+    await register(other, config={"scope": "s"})
+    await other.settled()
+    await worker.send("unregistertrigger", id="t")
+    await worker.settled()
+    assert list(module.triggers) == ["t"]
+
+
+async def test_a_workers_refusal_does_not_hide_what_the_id_stood_for_before(worker: RawWorker, port: Port) -> None:
+    provider = await port.connect(features=[OURS])
+    await provider.send("registertriggertype", id="my.type", description="x")
+    await provider.settled()
+    for config in (1, 2):
+        await register(worker, "t", "my.type", config=config)
+        await provider.expect("registertrigger", config=config)
+    error = {"code": "trigger_registration_failed", "message": "nope"}
+    await provider.send("triggerregistrationresult", id="t", trigger_type="my.type", function_id="f", error=error)
+    await worker.expect("triggerregistrationresult")
+    await worker.send("unregistertrigger", id="t")
+    again = await provider.expect("registertrigger", config=1)
+    assert (await provider.expect("unregistertrigger", id=again["id"]))["disconnected"] is False
 
 
 async def test_a_trigger_of_a_type_that_nobody_provides_waits_for_one(worker: RawWorker, other: RawWorker, engine: Engine) -> None:
