@@ -93,7 +93,7 @@ async def test_an_attempt_waits_no_longer_than_planned_although_the_clock_was_se
     await worker.send("registerfunction", id="f")
     config = {"retry": {"backoff_ms": 2000, "max_backoff_ms": 2000}}
     await worker.send("registertrigger", id="t", trigger_type="state", function_id="f", config=config)
-    await worker.settled()
+    await worker.call("engine::triggers::list", {})  # calls wait for registrations, pings do not
     await write(await cluster.worker(one), 1, 1)
     first = await worker.expect("invokefunction", function_id="f")
     await worker.answer(first, error={"code": "no", "message": "not now"})
