@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import pytest
 
 from iii_state.cli.terminal import OneLine, exact_name, name, printable
+from iii_state.engine import Engine
 from tests.processes import EngineProcess, running_engine
 
 COMMAND = [sys.executable, "-m", "iii_state"]
@@ -164,3 +165,24 @@ def test_a_log_line_is_one_line() -> None:
     record = logging.LogRecord("x", logging.ERROR, "", 1, "%s failed", (f"a\nb{CLEARS}{TURNS}",), None)
     line = OneLine("%(levelname)s %(message)s").format(record)
     assert line == "ERROR a\\nb\\u001b[2J\\u001b]0;pwned\\u0007\\u202egnp.exe failed"
+
+
+@pytest.mark.parametrize("command", ["serve", "attach"])
+@pytest.mark.parametrize("arguments", [["--config", f"/nope{CLEARS}"], ["--adapter", CLEARS], [f"--{CLEARS}"], [CLEARS]])
+def test_errors_do_nothing_to_a_terminal(engine: EngineProcess, command: str, arguments: list[str]) -> None:
+    printed = on_terminal(engine, command, *arguments)
+    assert "Error: " in printed
+    assert "\x1b" not in printed
+
+
+@pytest.mark.parametrize("host", ["", " "])
+def test_serve_refuses_an_empty_host(host: str) -> None:
+    refused = subprocess.run([*COMMAND, "serve", "--host", host], capture_output=True, text=True, timeout=60)
+    assert refused.returncode == 2
+    assert "Invalid value for '--host': it is empty" in refused.stderr
+
+
+async def test_an_engine_refuses_an_empty_host() -> None:
+    async with Engine() as engine:
+        with pytest.raises(ValueError, match="the host is empty"):
+            await engine.serve("")

@@ -63,3 +63,28 @@ def stored(engine: EngineProcess) -> bytes | None:
             return await get(client)
 
     return asyncio.run(ask(lambda client: client.call("state::get", b'{"scope":"s","key":"k"}')))
+
+
+async def _end_with_both_at_once(engine: EngineProcess) -> int:
+    running = asyncio.Event()
+
+    def hold(data: object, metadata: object) -> asyncio.Future[bytes | None]:
+        running.set()
+        return asyncio.get_running_loop().create_future()
+
+    async with Client(engine.url, call_seconds=10) as client:
+        client.served.register_listener("hold", hold, "never answers")
+        await client.register_trigger("state", "hold", {})
+        await client.call("state::set", b'{"scope":"s","key":"k","value":1}')
+        await asyncio.wait_for(running.wait(), 10)
+        engine.process.send_signal(signal.SIGSTOP)  # so that it finds both
+        for number in SIGNALS:
+            engine.process.send_signal(number)
+        engine.process.send_signal(signal.SIGCONT)
+        return await asyncio.to_thread(engine.process.wait, 5)
+
+
+def test_two_signals_in_the_same_instant_end_it_at_once(tmp_path: Path) -> None:
+    with running_engine(["--file-path", str(tmp_path / "store")]) as engine:
+        assert -asyncio.run(_end_with_both_at_once(engine)) in SIGNALS
+        assert "Traceback" not in engine.stderr.text()

@@ -13,7 +13,7 @@ from iii_state.cli.lua_load import lua_load
 from iii_state.cli.operate import dead, triggers
 from iii_state.cli.serve import serve
 from iii_state.cli.state import delete, entries, get, groups, keys, list_values, set_value, update, watch
-from iii_state.cli.terminal import OneLine, discard_output
+from iii_state.cli.terminal import OneLine, discard_output, printable_errors
 
 
 class Commands(click.Group):
@@ -26,6 +26,14 @@ class Commands(click.Group):
             discard_output()
             click.echo(f"Error: the output cannot be written: {error.strerror or error}", err=True)
             sys.exit(1)
+
+    def make_context(self, *arguments: Any, **named: Any) -> click.Context:
+        with printable_errors():
+            return super().make_context(*arguments, **named)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with printable_errors():
+            return super().invoke(ctx)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -19,9 +19,22 @@ DEFAULT_PORT = 49134
 Duplicates = Literal["round-robin", "first-wins"]
 
 
+def _given_host(_: click.Context, __: click.Parameter, host: str) -> str:
+    """An empty one, of a variable that is not set, say, would be every address."""
+    if not host.strip():
+        raise click.BadParameter("it is empty: name an address, or leave it out for 127.0.0.1")
+    return host
+
+
 @click.command()
 @store_options
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on; 0.0.0.0 is every one.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    callback=_given_host,
+    help="The address to listen on; 0.0.0.0 is every one.",
+)
 @click.option("--port", type=click.IntRange(0, 65535), default=DEFAULT_PORT, show_default=True, help="0 takes a free one.")
 @click.option(
     "--duplicates",

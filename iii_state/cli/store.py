@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -70,14 +71,16 @@ def stopped_by_signals() -> asyncio.Event:
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
 
-    def stop() -> None:
+    def stop(number: signal.Signals) -> None:
+        if stopped.is_set():  # it had arrived together with the first one
+            os.kill(os.getpid(), number)
         stopped.set()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_DFL)
+        # The loop's handlers stay, for a signal that it has not looked at yet.
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, signal.SIG_DFL)
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
+        loop.add_signal_handler(number, stop, number)
     return stopped
 
 

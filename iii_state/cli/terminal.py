@@ -7,6 +7,8 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import click
 import msgspec
@@ -46,6 +48,16 @@ def printable(text: str, unsafe: re.Pattern[str] = _UNSAFE) -> str:
     except UnicodeEncodeError:
         text = "".join(letter if _fits(letter, encoding) else _escape(letter) for letter in text)
     return text
+
+
+@contextmanager
+def printable_errors() -> Iterator[None]:
+    """Every error that click prints passes here: what a name or a path in it holds does nothing to a terminal."""
+    try:
+        yield
+    except click.ClickException as error:
+        error.message = printable(error.message, _UNSAFE_IN_LINES)  # type: ignore[misc]
+        raise
 
 
 def _escape(letter: str) -> str:

@@ -48,6 +48,8 @@ class Server:
 
     async def listen(self, host: str, port: int) -> tuple[str, int]:
         """Listen on one more address; returns it."""
+        if not host.strip():  # to the operating system that would be every address
+            raise ValueError("the host is empty: name an address to listen on; 0.0.0.0 is every one")
         if self._runner is None:
             self._runner = web.AppRunner(
                 self.app,
