@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -73,15 +74,22 @@ def stopped_by_signals() -> asyncio.Event:
 
     def stop(number: signal.Signals) -> None:
         if stopped.is_set():  # it had arrived together with the first one
-            os.kill(os.getpid(), number)
+            _end_at_once(number)
         stopped.set()
-        # The loop's handlers stay, for a signal that it has not looked at yet.
+        # The loop's handlers stay, for a signal that it has not looked at yet. Not SIG_DFL: Python has nobody to tell then of a
+        # signal that it has noted already, and prints a traceback.
         for each in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(each, signal.SIG_DFL)
+            signal.signal(each, _end_at_once)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number)
     return stopped
+
+
+def _end_at_once(number: int, _: FrameType | None = None) -> None:
+    """End as a program does that handles no signals."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 _OPTIONS = {"kv": "--file-path", "redis": "--redis-url", "bridge": "--bridge-url"}
