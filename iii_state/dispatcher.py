@@ -291,9 +291,9 @@ class Dispatcher:
                 if consumer.done:
                     self._acknowledge(consumer)
                 self._pump(consumer)
-            except Exception as error:  # what goes wrong with one subscription is not to hold back the others
+            except Exception:  # what goes wrong with one subscription is not to hold back the others
                 logger.exception("the events of %s could not be handed out", consumer.function[1])
-                self._take_failed(consumer, error)
+                self._ring_later(consumer)
             if consumer.gate.blocked and not consumer.gate.is_full(self._limits.concurrency):
                 self._unblock(consumer.gate)  # it was woken for a place that it did not need
         for gate in list(self._suspicious):  # behind all others: workers get their fill before one is claimed again
@@ -405,6 +405,9 @@ class Dispatcher:
 
     def _take_failed(self, consumer: _Consumer, error: BaseException) -> None:
         logger.error("cannot take events for %s: %s", consumer.function[1], error)
+        self._ring_later(consumer)
+
+    def _ring_later(self, consumer: _Consumer) -> None:
         self._loop.call_later(ADAPTER_RETRY_SECONDS, self.ring, consumer.subscription.id)
 
     # -- one delivery alone

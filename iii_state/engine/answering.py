@@ -229,10 +229,7 @@ class Answering:
             self._unheard(function_text.decode(), fault)
 
     def refuse(self, invocation_id: Json, function_text: bytes, error: FunctionError) -> None:
-        """Answer with an error, shortened to what the peer can receive."""
+        """Answer with an error. Its texts are bounded: only what the peer itself has sent can make the frame too large for it."""
         frame = protocol.error_frame(invocation_id, function_text, error, tells_fate=self.tells_fates)
-        if len(frame) > self.max_frame_bytes:
-            shortened = type(error)(error.code[:100], error.message[:10_000] + " …")
-            frame = protocol.error_frame(invocation_id, function_text, shortened, tells_fate=self.tells_fates)
         if len(frame) <= self.max_frame_bytes:
             self._link.send(frame)

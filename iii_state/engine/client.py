@@ -25,7 +25,7 @@ from iii_state.engine.protocol import ABSENT
 from iii_state.engine.quiet_log import QuietLog
 from iii_state.engine.served import Served
 from iii_state.engine.websocket import NORMAL, WebSocket
-from iii_state.errors import FunctionError, NotCarriedOut
+from iii_state.errors import FunctionError, NotCarriedOut, words
 from iii_state.host import DEFAULT_NAMESPACE, Caller
 from iii_state.stopping import Stopping, in_turn
 from iii_state.values import Json
@@ -611,4 +611,4 @@ def _cause(error: Exception) -> str:
         return f"no answer within {CONNECT_SECONDS:g} s"
     if isinstance(error, aiohttp.ClientConnectorError):
         return error.os_error.strerror or str(error.os_error)
-    return str(error) or type(error).__name__
+    return words(error)

@@ -17,7 +17,7 @@ from iii_state.engine.server import Server
 from iii_state.engine.steps import REGISTRATION_FAILED
 from iii_state.engine.triggers import Triggers, TriggerType, registration_error
 from iii_state.engine.workers import WORKER_GONE, Workers
-from iii_state.errors import ConfigError, FunctionError, InvalidValue, NotCarriedOut, own
+from iii_state.errors import ConfigError, FunctionError, InvalidValue, NotCarriedOut, own, words
 from iii_state.host import DEFAULT_NAMESPACE, LOCAL, Answer, Handler, Module, Runner, Trigger, TriggerProvider, answered, then
 from iii_state.stopping import Stopping, in_turn
 
@@ -120,7 +120,7 @@ class Engine:
                 task = asyncio.current_task()
                 if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                     cut_off = error  # the event loop ends: the other modules are stopped all the same
-                log.error("module %s failed to stop: %s", module.name, error or type(error).__name__, exc_info=error)
+                log.error("module %s failed to stop: %s", module.name, words(error), exc_info=error)
             host.withdraw()
         if cut_off is not None:
             raise cut_off
@@ -198,7 +198,9 @@ class Engine:
         reasons = await asyncio.gather(*looks, return_exceptions=True)
         names = [module.name for module, _ in self._modules]
         return {
-            name: str(reason) or type(reason).__name__ for name, reason in zip(names, reasons, strict=True) if reason is not None
+            name: words(reason) if isinstance(reason, BaseException) else reason
+            for name, reason in zip(names, reasons, strict=True)
+            if reason is not None
         }
 
     # --- functions

@@ -48,12 +48,17 @@ class PendingCalls:
         `ends_at` is where its frame ends in all that is sent on its connection, in bytes, for `fail_unsent`.
         """
         future: asyncio.Future[bytes | None] = self._loop.create_future()
-        self._open[call_id] = (future, self._loop.time() + self._timeout, ends_at)
+        self.add_outcome(call_id, future, ends_at)
         return future
 
-    def add_outcome(self, call_id: str, outcome: Outcome) -> None:
+    def add_outcome(self, call_id: str, outcome: Outcome, ends_at: int = 0) -> None:
         """Open a call whose answer is for `outcome`."""
-        self._open[call_id] = (outcome, self._loop.time() + self._timeout, 0)
+        self._open[call_id] = (outcome, self._loop.time() + self._timeout, ends_at)
+
+    def sent(self, call_id: str, ends_at: int) -> None:
+        """The frame of an open call, which had waited, ends here."""
+        if (entry := self._open.get(call_id)) is not None:
+            self._open[call_id] = (entry[0], entry[1], ends_at)
 
     def take(self, call_id: str) -> Outcome | None:
         """What waits for an open call, which is to be settled now; None for one that is not known (any more)."""

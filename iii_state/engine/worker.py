@@ -335,6 +335,7 @@ class Worker:
         self._large_bytes = 0
         for invocation_id, (function, frame) in waiting.items():
             if len(frame) <= self._answering.max_frame_bytes:
+                self.pending.sent(invocation_id, self.link.position + len(frame))
                 self._send(frame)
             elif (future := self.pending.take(invocation_id)) is not None:
                 future.set_exception(self._too_large(f"The call of {function.id}", len(frame)))

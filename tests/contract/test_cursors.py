@@ -12,8 +12,8 @@ import pytest
 from iii_state import FunctionError
 from iii_state.snapshots import MAX_SNAPSHOTS
 from tests.adapters.bridge.engines import until
-from tests.adapters.bridge.processes import Worker, engine, remote
-from tests.adapters.redis.proxy import Proxy, proxy_to
+from tests.adapters.bridge.processes import Worker, bridged, engine, remote
+from tests.adapters.redis.proxy import Proxy
 from tests.attach.old_engine import OldEngine
 from tests.attached import attached
 
@@ -85,13 +85,7 @@ async def all_begin(readers: list[Worker]) -> None:
 @pytest.mark.parametrize("kind", ["kv", "redis", "bridge-kv"])
 async def test_a_scope_is_read_through_links_that_are_cut(kind: str) -> None:
     """Each reading takes three pages, and the link breaks behind one of them: nobody hears of cursors, and no place stays taken."""
-    async with (
-        remote(kind) as store,
-        proxy_to(store.port) as proxy,
-        engine(["--bridge-url", f"ws://127.0.0.1:{proxy.port}"]) as bridge,
-        Worker(store.url) as writer,
-        Worker(bridge.url) as worker,
-    ):
+    async with bridged(kind) as (store, proxy, writer, worker):
         # Pages of at most 8 MB, of which the third does not get through.
         await fill(writer)
         for number in range(5):

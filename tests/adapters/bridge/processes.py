@@ -10,6 +10,7 @@ from typing import Any
 
 from iii_state.engine.client import Client
 from iii_state.values import Json, decode
+from tests.adapters.redis.proxy import Proxy, proxy_to
 from tests.processes import SERVE, EngineProcess
 from tests.redis_server import shared_server
 
@@ -42,6 +43,19 @@ async def remote(kind: str, config: dict[str, Any] | None = None) -> AsyncIterat
             await asyncio.to_thread(server.empty)
             arguments = ["--redis-url", server.url]
         yield await stack.enter_async_context(engine(arguments, config=config))
+
+
+@asynccontextmanager
+async def bridged(kind: str, config: dict[str, Any] | None = None) -> AsyncIterator[tuple[EngineProcess, Proxy, Worker, Worker]]:
+    """An engine whose state is of a kind, a proxy to it, a worker there, and one at an engine with a bridge through the proxy."""
+    async with (
+        remote(kind, config) as store,
+        proxy_to(store.port) as proxy,
+        engine(["--bridge-url", f"ws://127.0.0.1:{proxy.port}"]) as bridge,
+        Worker(store.url) as writer,
+        Worker(bridge.url) as worker,
+    ):
+        yield store, proxy, writer, worker
 
 
 class Worker:
@@ -83,6 +97,17 @@ class Worker:
             return made if made is None or isinstance(made, asyncio.Future) else json.dumps(made).encode()
 
         self.client.served.register_listener(function_id, handle, "a handler")
+
+    def serve_slowly(self, function_id: str) -> list[asyncio.Future[Any]]:
+        """Serve a handler whose calls go on until the outcomes of those that have begun are set."""
+        outcomes: list[asyncio.Future[Any]] = []
+
+        def begin(event: dict[str, Any]) -> asyncio.Future[Any]:
+            outcomes.append(asyncio.get_running_loop().create_future())
+            return outcomes[-1]
+
+        self.serve(function_id, begin)
+        return outcomes
 
     async def on(self, function_id: str, **config: Any) -> str:
         """Have a function called with events of scope s; the trigger's id."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
 
 from tests.adapters.bridge.engines import until
-from tests.adapters.bridge.processes import REMOTES, Worker, engine, remote
+from tests.adapters.bridge.processes import REMOTES, Worker, bridged, engine, remote
 from tests.adapters.redis.proxy import proxy_to
 
 
@@ -24,17 +23,12 @@ async def test_a_dead_letter_that_is_retried_is_handled_once_more(kind: str, han
         Worker(store.url) as operator,
         Worker(cut.url) as slow,
     ):
-        outcomes: list[asyncio.Future[Any]] = []
-
-        def begin(event: dict[str, Any]) -> asyncio.Future[Any]:
-            outcomes.append(asyncio.get_running_loop().create_future())
-            return outcomes[-1]
 
         def fail(event: dict[str, Any]) -> None:
             raise ValueError("not here")
 
         policy = {"retry": {"max_attempts": 1}}
-        slow.serve("handler", begin)
+        outcomes = slow.serve_slowly("handler")
         await slow.on("handler", **policy)
         await operator.set(1)
         await until(lambda: len(outcomes) == 1)
@@ -68,20 +62,8 @@ async def _is_empty(worker: Worker) -> bool:
 
 @pytest.mark.parametrize("kind", REMOTES)
 async def test_what_was_handled_while_the_link_was_cut_is_not_handled_again(kind: str) -> None:
-    async with (
-        remote(kind) as store,
-        proxy_to(store.port) as proxy,
-        engine(["--bridge-url", f"ws://127.0.0.1:{proxy.port}"]) as bridge,
-        Worker(store.url) as writer,
-        Worker(bridge.url) as worker,
-    ):
-        outcomes: list[asyncio.Future[Any]] = []
-
-        def begin(event: dict[str, Any]) -> asyncio.Future[Any]:
-            outcomes.append(asyncio.get_running_loop().create_future())
-            return outcomes[-1]
-
-        worker.serve("handler", begin)
+    async with bridged(kind) as (_, proxy, writer, worker):
+        outcomes = worker.serve_slowly("handler")
         await worker.on("handler")
         await writer.set(1)
         await writer.set(2)

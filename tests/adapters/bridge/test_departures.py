@@ -9,7 +9,7 @@ import pytest
 
 from iii_state import FunctionError
 from tests.adapters.bridge.engines import until
-from tests.adapters.bridge.processes import REMOTES, Worker, engine, remote
+from tests.adapters.bridge.processes import REMOTES, Worker, bridged, engine, remote
 from tests.adapters.redis.proxy import Proxy, proxy_to
 
 SMALL: dict[str, Any] = {"dispatch": {"max_queue_length": 10}}
@@ -64,13 +64,7 @@ async def is_cut_off(worker: Worker) -> bool:
 
 @pytest.mark.parametrize("on_its_way", [False, True], ids=["cut off", "on its way"])
 async def test_a_trigger_that_is_unregistered_while_the_link_is_cut_leaves_no_queue(kind: str, on_its_way: bool) -> None:
-    async with (
-        remote(kind, SMALL) as store,
-        proxy_to(store.port) as proxy,
-        engine(["--bridge-url", f"ws://127.0.0.1:{proxy.port}"]) as bridge,
-        Worker(store.url) as writer,
-        Worker(bridge.url) as worker,
-    ):
+    async with bridged(kind, SMALL) as (_, proxy, writer, worker):
         worker.serve("handler")
         trigger = await worker.on("handler", **FOREVER)
         assert await writes(writer, 0) > 10
@@ -97,13 +91,7 @@ async def test_a_trigger_that_is_unregistered_while_the_link_is_cut_leaves_no_qu
 
 
 async def test_one_that_is_registered_again_gets_nothing_of_what_was_written_in_between(kind: str) -> None:
-    async with (
-        remote(kind) as store,
-        proxy_to(store.port) as proxy,
-        engine(["--bridge-url", f"ws://127.0.0.1:{proxy.port}"]) as bridge,
-        Worker(store.url) as writer,
-        Worker(bridge.url) as worker,
-    ):
+    async with bridged(kind) as (_, proxy, writer, worker):
         worker.serve("handler")
         trigger = await worker.on("handler", **FOREVER)
         cut(proxy)
