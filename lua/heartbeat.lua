@@ -4,8 +4,7 @@ Says that an engine lives, and keeps the time of the fleet.
 KEYS  1 engines (hash)   2 heartbeat (string)   3 clock (hash; lib/now.lua, also its copy)
 ARGV  1 engine   2 milliseconds to live   3 what people know the engine by   4 what stands among the engines from now on: it has to
       be another each time, so that others see by their own clocks whether the heart beats   5 the time of the fleet, as the engine
-      has it by its own clock since the last time, '' where it has none   6 milliseconds within which the next heartbeat of some
-      engine comes
+      has it by its own clock since the last time, '' where it has none
 
 Reply, an array that begins with a word:
   OK now     it counts as alive for so long; the time of the fleet

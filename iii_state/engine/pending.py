@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Container
 from typing import Protocol
 
 from iii_state.errors import FunctionError
+
+NOT_SENT = sys.maxsize
+"""Where the frame of a call ends that waits to be sent: behind all that has left."""
 
 
 class Outcome(Protocol):

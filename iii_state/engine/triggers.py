@@ -145,10 +145,6 @@ class Triggers:
         else:
             self._bind_waiting()
 
-    def types_of(self, owner: object) -> list[TriggerType]:
-        """The types that a worker provides or waits to provide."""
-        return [offer for offers in self._types.values() for offer in offers if offer.owner is owner]
-
     def _park(self, served: TriggerType, *, tell: bool = False) -> None:
         for binding in self._bindings.values():
             if binding.type is served:

@@ -73,7 +73,7 @@ class WebSocket:
     name in log lines. `backlog` counts what waits for all peers of a process that are behind.
 
     What is sent is accepted always. Who has much to send is to look at `is_behind` first, and to wait for a turn
-    (`calls`, `events`) while the peer has still to read what it was sent.
+    (`when_read`, `when_idle`) while the peer has still to read what it was sent.
     """
 
     def __init__(

@@ -18,7 +18,7 @@ from iii_state import values
 from iii_state.engine import protocol, unusable
 from iii_state.engine.answering import Answering
 from iii_state.engine.backlog import LARGE_RESULT_BYTES
-from iii_state.engine.pending import PendingCalls
+from iii_state.engine.pending import NOT_SENT, PendingCalls
 from iii_state.engine.protocol import ABSENT, InvokeFunction, given
 from iii_state.engine.quiet_log import QuietLog
 from iii_state.engine.registrations import Registrations
@@ -315,11 +315,12 @@ class Worker:
         frame = protocol.invoke_frame(invocation_id, function.id_text, data, metadata=call.metadata, trace=call.trace)
         if len(frame) > self._answering.max_frame_bytes:
             raise self._too_large(f"The call of {function.id}", len(frame))
-        future = self.pending.add(invocation_id, self.link.position + len(frame))
         if len(frame) > protocol.OLD_PYTHON_FRAME_BYTES and self._large_calls is not None:
+            future = self.pending.add(invocation_id, NOT_SENT)
             self._large_calls[invocation_id] = (function, frame)
             self._large_bytes += len(frame)
         else:
+            future = self.pending.add(invocation_id, self.link.position + len(frame))
             self._send(frame)
             if len(frame) > LARGE_BYTES and self.link.is_behind:
                 self._sending[future] = self.link.position
@@ -453,9 +454,6 @@ class Worker:
         if self._settles is not None:
             self._settles.cancel()
         self._registrations.drop_served()
-        for invocation_id in self._large_calls or ():
-            if (unsent := self.pending.take(invocation_id)) is not None:
-                unsent.set_exception(NotCarriedOut("invocation_stopped", "Invocation stopped"))
         # What has not left as a whole cannot have been begun: it is no crash.
         self.pending.fail_unsent(self.link.left, lambda: NotCarriedOut("invocation_stopped", "Invocation stopped"))
         lost = WorkerLost if self.may_crash else partial(NotCarriedOut, begun=True)
