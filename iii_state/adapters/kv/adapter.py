@@ -73,7 +73,7 @@ class KvAdapter:
         self._epoch = secrets.token_hex(6)
         self._first_number = 0
         self._fence = 0
-        """Grows with every process that opens the file, and with every dead letter that is revived."""
+        """Grows with every process that opens the file; that of a delivery is this and its queue's together."""
         self._line = Line()
         self._writes = 0
         self._numbers = 0
