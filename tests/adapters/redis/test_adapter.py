@@ -14,6 +14,7 @@ import redis
 from iii_state import values
 from iii_state.adapters.redis import RedisAdapter, scopes
 from iii_state.adapters.redis.address import Address
+from iii_state.adapters.redis.writing import MAX_ANSWERED_BYTES
 from iii_state.errors import ConfigError, StoreError
 from tests.adapters.redis.proxy import proxy_to
 from tests.adapters.redis.test_connection import INCREMENT, adapter_on, answer_of, increments, until, until_answers
@@ -276,6 +277,15 @@ async def test_what_is_no_json_goes_nowhere_and_can_be_replaced(
     server.client.hset("state:s", "k", text)
     assert await answer_of(adapter.delete("s", "k")) is None
     assert not server.client.exists("state:s")
+
+
+async def test_a_foreign_value_too_large_for_an_answer_is_replaced_and_counts_as_null(
+    server: RedisServer, adapter: RedisAdapter, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.client.hset("state:s", "k", b'"' + b"x" * MAX_ANSWERED_BYTES + b'"')
+    assert await answer_of(adapter.set("s", "k", b"1")) is None
+    assert await answer_of(adapter.get("s", "k")) == b"1"
+    assert f"the value of {MAX_ANSWERED_BYTES + 2} bytes at scope 's', key 'k' has been replaced" in caplog.text
 
 
 async def test_a_framed_value_that_another_program_broke_is_left_alone_and_its_scope_named(
