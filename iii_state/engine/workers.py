@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from iii_state.engine.backlog import Backlog
 from iii_state.engine.registry import Functions
 from iii_state.engine.triggers import Triggers
 
@@ -18,52 +17,6 @@ if TYPE_CHECKING:
 
 WORKER_GONE = "worker_disconnected"
 """The event of `engine::workers-available` that says that a worker's connection has ended."""
-
-
-class Link(Protocol):
-    """The connection under a worker, as it sees it (`websocket.WebSocket`)."""
-
-    @property
-    def backlog(self) -> Backlog: ...
-
-    @property
-    def is_open(self) -> bool: ...
-
-    @property
-    def is_behind(self) -> bool: ...
-
-    @property
-    def times_behind(self) -> int: ...
-
-    @property
-    def takes_more(self) -> bool: ...
-
-    @property
-    def unsent(self) -> int: ...
-
-    @property
-    def position(self) -> int: ...
-
-    @property
-    def left(self) -> int: ...
-
-    def send(self, message: bytes) -> None: ...
-
-    def when_read(self, go_on: Callable[[], None]) -> None: ...
-
-    def when_idle(self, go_on: Callable[[], None]) -> None: ...
-
-    def end_turns(self) -> None: ...
-
-    def hold(self) -> None: ...
-
-    def release(self) -> None: ...
-
-    def probe(self) -> None: ...
-
-    def close(self, code: int, reason: bytes = b"") -> None: ...
-
-    def abort(self) -> None: ...
 
 
 class Workers:

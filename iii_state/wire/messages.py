@@ -39,7 +39,6 @@ OLD_PYTHON_FRAME_BYTES = 1024 * 1024
 TELEMETRY = (b"OTLP", b"MTRC", b"LOGS")
 """First bytes of binary frames that carry telemetry, which this engine does not keep."""
 
-
 FATES: dict[str, type[FunctionError]] = {"not_carried_out": NotCarriedOut, "worker_lost": WorkerLost}
 """What an error's member `fate` says of the call. Only parties of this project tell it to each other, and only from each other it
 counts: a code would not do, since any function can answer with any code."""
