@@ -16,13 +16,14 @@ from iii_state.engine.python_function import PythonCallable, PythonFunction, Pyt
 from iii_state.engine.registry import Functions
 from iii_state.engine.server import Server
 from iii_state.engine.triggers import Triggers, TriggerType, registration_error
-from iii_state.engine.workers import WORKER_GONE, Workers
+from iii_state.engine.workers import Workers
 from iii_state.errors import ConfigError, FunctionError, InvalidValue, NotCarriedOut, own, words
 from iii_state.host import DEFAULT_NAMESPACE, LOCAL, Handler, Module, Runner, Trigger, TriggerProvider
 from iii_state.tasks.closing import Stopping, in_turn
 from iii_state.tasks.failures import contained
 from iii_state.tasks.results import Answer, answered, then
 from iii_state.tasks.steps import REGISTRATION_FAILED
+from iii_state.wire.messages import WORKER_GONE
 
 log = logging.getLogger(__name__)
 

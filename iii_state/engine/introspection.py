@@ -14,8 +14,7 @@ from iii_state import values
 from iii_state.engine.functions import Function
 from iii_state.engine.registry import Functions
 from iii_state.engine.triggers import Binding, TriggerOwner, Triggers
-from iii_state.engine.worker import Worker
-from iii_state.engine.workers import Description, Workers
+from iii_state.engine.workers import ConnectedWorker, Description, Workers
 from iii_state.errors import FunctionError
 from iii_state.host import DEFAULT_NAMESPACE, Caller, Handler, Host, Trigger
 from iii_state.tasks.results import Answer, then
@@ -241,7 +240,7 @@ def _is_served_by(function: Function, names: list[str]) -> bool:
     return any(executor.name in names or executor.id in names for executor in function.executors)
 
 
-def _worker_row(worker: Worker) -> dict[str, Any]:
+def _worker_row(worker: ConnectedWorker) -> dict[str, Any]:
     about = worker.description
     return {
         "id": worker.id,

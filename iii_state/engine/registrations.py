@@ -7,23 +7,19 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Raw
 
 from iii_state.engine.functions import Details, Function
 from iii_state.engine.triggers import TriggerType, registration_error
-from iii_state.engine.workers import Workers
+from iii_state.engine.workers import ConnectedWorker, Workers
 from iii_state.errors import FunctionError
 from iii_state.host import Trigger
 from iii_state.tasks.results import Answer
 from iii_state.tasks.steps import REGISTRATION_FAILED
 from iii_state.wire import messages
 from iii_state.wire.messages import given
-
-if TYPE_CHECKING:
-    from iii_state.engine.worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +40,7 @@ class Registrations:
     subscription in a namespace that the worker turns out not to belong to, which nobody reads or unregisters.
     """
 
-    def __init__(self, worker: Worker, workers: Workers, settled: Callable[[], None]) -> None:
+    def __init__(self, worker: ConnectedWorker, workers: Workers, settled: Callable[[], None]) -> None:
         self.open = 0
         self._worker = worker
         self._workers = workers
@@ -305,7 +301,7 @@ class Registrations:
 class _WorkerProvider:
     """A worker's side of a trigger type. A binding counts as live when it has been sent; an error comes later, if it does."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: ConnectedWorker) -> None:
         self._worker = worker
 
     def register(self, trigger: Trigger, replaces: Trigger | None = None) -> None:

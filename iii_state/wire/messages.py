@@ -46,6 +46,9 @@ counts: a code would not do, since any function can answer with any code."""
 STOPPED = frozenset({"invocation_stopped", "channel_send_failed"})
 """Codes with which an engine says that a call's worker has gone, or is going. Of a stock engine's errors they are all there is."""
 
+WORKER_GONE = "worker_disconnected"
+"""The event of `engine::workers-available` that says that a worker's connection has ended."""
+
 RESULT_START = b'{"type":"invocationresult","invocation_id":'
 """How the frame of an outcome begins; the invocation's id follows."""
 
