@@ -17,10 +17,8 @@ from iii_state.adapters.redis.keys import Keys, caller_session
 from iii_state.errors import FunctionError, StoreError
 from iii_state.events import QueueLimits
 from iii_state.sessions import MAX_RECORDED_BYTES, SESSION_SECONDS, Fenced, Forgotten, Request, SessionLost, SessionTaken
-from tests.contract.conftest import Store, opened
-from tests.contract.test_queues import ALL, drain, until
-from tests.contract.test_values import LIMIT, plan, stored
-from tests.redis_server import shared_server
+from tests.support.redis.server import shared_server
+from tests.support.stores import ALL, LIMIT, Store, drain, opened, plan, stored, until
 
 FIRST = Request("session-1", 1, 0, 1)
 INCREMENT = plan({"type": "increment", "path": "n", "by": 1})

@@ -14,8 +14,8 @@ from iii_state import Engine, FunctionError, StateModule
 from iii_state.engine.client import Client
 from iii_state.host import Answer, Caller, Trigger, answered
 from iii_state.values import Json
-from tests.engine.dict_module import DictModule
-from tests.engine.raw_worker import RawWorker, until
+from tests.support.engines.dict_module import DictModule
+from tests.support.engines.raw_worker import RawWorker, until
 
 
 class OfItsOwn(BaseException):
