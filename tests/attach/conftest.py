@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from iii_state.engine.client import Client
+from iii_state.client.client import Client
 from tests.support.engines.attached import engine_without_state
 from tests.support.redis.server import RedisServer, shared_server
 from tests.support.sdk.workers import Sdk, Worker, installed, running_worker

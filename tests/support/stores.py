@@ -19,8 +19,8 @@ from iii_state.adapters.redis import RedisAdapter
 from iii_state.config import BridgeSettings, RedisSettings
 from iii_state.engine import Engine
 from iii_state.events import Delivery, Failure, QueueLimits, Subscription
-from iii_state.module import StateModule
-from iii_state.ops import Plan, compile_text
+from iii_state.state.module import StateModule
+from iii_state.values.ops import Plan, compile_text
 from tests.support.redis.server import fake_server, shared_server
 
 Opener = Callable[[QueueLimits], Adapter]
