@@ -16,8 +16,8 @@ import pytest
 import iii_state
 from iii_state import Engine, FunctionError, StateModule
 from iii_state.errors import Code, StateError
-from tests.adapters.redis.proxy import proxy_to
-from tests.redis_server import RedisServer
+from tests.support.redis.proxy import proxy_to
+from tests.support.redis.server import RedisServer
 
 PACKAGE = Path(iii_state.__file__).parent
 

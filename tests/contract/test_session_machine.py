@@ -17,10 +17,8 @@ from iii_state import values
 from iii_state.adapters.base import Updated
 from iii_state.errors import RequestFenced, SessionLost, SessionTaken
 from iii_state.sessions import Request
-from tests.conftest import LoopFactory
-from tests.contract.conftest import Store, new_store
-from tests.contract.test_queues import ALL, drain
-from tests.contract.test_values import LIMIT, plan
+from tests.support.loops import LoopFactory
+from tests.support.stores import ALL, LIMIT, Store, drain, new_store, plan
 
 T = TypeVar("T")
 SLOTS = 3

@@ -25,10 +25,8 @@ from iii_state.errors import (
 )
 from iii_state.events import QueueLimits
 from iii_state.sessions import SESSION_SECONDS, Request
-from tests.contract.conftest import Store, opened
-from tests.contract.test_queues import ALL, drain, until
-from tests.contract.test_values import LIMIT, plan, stored
-from tests.redis_server import shared_server
+from tests.support.redis.server import shared_server
+from tests.support.stores import ALL, LIMIT, Store, drain, opened, plan, stored, until
 
 FIRST = Request("session-1", 1, 0, 1)
 INCREMENT = plan({"type": "increment", "path": "n", "by": 1})

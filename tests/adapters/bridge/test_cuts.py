@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from iii_state import FunctionError
-from tests.adapters.bridge.engines import Config, State, bridge_to, running, stock, until
-from tests.adapters.bridge.processes import REMOTES, Worker, engine, remote
-from tests.adapters.redis.proxy import proxy_to
-from tests.redis_server import shared_server
+from tests.support.bridge.engines import Config, State, bridge_to, running, stock, until
+from tests.support.bridge.processes import REMOTES, Worker, engine, remote
+from tests.support.redis.proxy import proxy_to
+from tests.support.redis.server import shared_server
 
 CALLS = 400
 

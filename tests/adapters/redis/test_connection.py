@@ -23,8 +23,8 @@ from iii_state.errors import OutcomeUnknown, RequestFenced, SessionLost, StoreEr
 from iii_state.events import QueueLimits, Subscription
 from iii_state.sessions import Request
 from iii_state.values.ops import compile_text
-from tests.adapters.redis.proxy import Proxy, proxy_to
-from tests.redis_server import RedisServer
+from tests.support.redis.proxy import Proxy, proxy_to
+from tests.support.redis.server import RedisServer
 
 INCREMENT = compile_text(b'[{"type":"increment","path":"n","by":1}]')
 

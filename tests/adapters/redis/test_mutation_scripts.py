@@ -11,8 +11,8 @@ import redis
 from iii_state.adapters.redis.keys import Keys, lane
 from iii_state.adapters.redis.mutations import QueueFull, Route, Stale, Ticket
 from iii_state.errors import OldValueUnknown, RequestFenced, SessionLost, SessionTaken
-from tests.adapters.redis.engine import Engine
-from tests.adapters.redis.servers import binary, running
+from tests.support.redis.script_engine import Engine
+from tests.support.redis.server import RedisServer, binary
 
 KEYS = Keys()
 INCREMENT: list[dict[str, Any]] = [{"type": "increment", "path": "", "by": 1}]
@@ -278,7 +278,8 @@ def crowded(request: pytest.FixtureRequest) -> Iterator[Engine]:
     server = binary(request.param)
     if server is None:
         pytest.skip(f"no Redis {request.param} here")
-    with running(server, "--maxmemory-policy", "noeviction") as socket, redis.Redis(unix_socket_path=socket) as client:
+    with RedisServer("--maxmemory-policy", "noeviction", executable=server) as running:
+        client = running.client
         engine = Engine(client, session=b"engine")
         engine.routes = [Route(b"q", 1000, 10**9)]
         for number in range(20):
