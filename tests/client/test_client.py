@@ -20,7 +20,8 @@ from iii_state.tasks.results import Answer
 from iii_state.values import Json
 from tests.support.engines.dict_module import DictModule
 from tests.support.engines.processes import free_port
-from tests.support.engines.raw_worker import Port, RawWorker, until
+from tests.support.engines.raw_worker import Port, RawWorker
+from tests.support.waiting import until
 
 HELLO = b'{"type":"workerregistered","worker_id":"w"}'
 

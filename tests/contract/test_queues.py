@@ -9,7 +9,8 @@ import pytest
 
 from iii_state.errors import FunctionError, StoreError
 from iii_state.events import Delivery, QueueLimits, RetryPolicy, Subscription
-from tests.support.stores import ALL, FAILED, Store, drain, opened, seen, until
+from tests.support.stores import ALL, FAILED, Store, drain, opened, seen
+from tests.support.waiting import until
 
 REFUSED = (StoreError, FunctionError)
 """A write that is refused: by the store itself, or by a remote, in its words."""

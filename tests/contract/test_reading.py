@@ -13,7 +13,8 @@ import pytest
 from iii_state import values
 from iii_state.errors import FunctionError, InvalidValue
 from iii_state.state.snapshots import EntriesRequest, Snapshots
-from tests.support.stores import Store, opened, until
+from tests.support.stores import Store, opened
+from tests.support.waiting import until
 
 
 class Reader:

@@ -18,7 +18,8 @@ from iii_state.errors import FunctionError, StoreError
 from iii_state.events import QueueLimits
 from iii_state.sessions import MAX_RECORDED_BYTES, SESSION_SECONDS, Fenced, Forgotten, Request, SessionLost, SessionTaken
 from tests.support.redis.server import shared_server
-from tests.support.stores import ALL, LIMIT, Store, drain, opened, plan, stored, until
+from tests.support.stores import ALL, LIMIT, Store, drain, opened, plan, stored
+from tests.support.waiting import until
 
 FIRST = Request("session-1", 1, 0, 1)
 INCREMENT = plan({"type": "increment", "path": "n", "by": 1})

@@ -16,8 +16,9 @@ from iii_state.engine.functions import Call
 from iii_state.errors import NotCarriedOut, WorkerLost
 from iii_state.events import DeadLetter
 from iii_state.tasks.results import answered
-from tests.support.engines.raw_worker import Frame, Port, RawWorker, until
+from tests.support.engines.raw_worker import Frame, Port, RawWorker
 from tests.support.redis.server import shared_server
+from tests.support.waiting import until
 
 DISPATCH = {"max_attempts": 2, "backoff_ms": 1, "max_backoff_ms": 2}
 

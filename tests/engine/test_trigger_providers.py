@@ -10,7 +10,8 @@ from iii_state.engine import Engine
 from iii_state.host import Host, Trigger
 from iii_state.wire.messages import OURS
 from tests.support.engines.dict_module import DictModule
-from tests.support.engines.raw_worker import Port, RawWorker, until
+from tests.support.engines.raw_worker import Port, RawWorker
+from tests.support.waiting import until
 
 
 @pytest.fixture

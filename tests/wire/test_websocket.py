@@ -16,7 +16,8 @@ from iii_state.engine import Engine
 from iii_state.wire import websocket
 from iii_state.wire.link import Link
 from tests.support.engines.dict_module import DictModule
-from tests.support.engines.raw_worker import Port, RawWorker, until
+from tests.support.engines.raw_worker import Port, RawWorker
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.both_loops  # transports differ in when they write and when they pause: both are to be served well
 

@@ -12,9 +12,10 @@ import pytest
 from iii_state import FunctionError
 from iii_state.client.client import Client
 from iii_state.values import decode
-from tests.support.bridge.engines import State, bridge_to, running, stock, until
+from tests.support.bridge.engines import State, bridge_to, running, stock
 from tests.support.engines.processes import EngineProcess
 from tests.support.redis.proxy import proxy_to
+from tests.support.waiting import until
 
 QUICKLY = {"retry": {"max_attempts": 3, "backoff_ms": 1, "max_backoff_ms": 5}}
 

@@ -7,16 +7,15 @@ import contextlib
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
 
 from iii_state.errors import StoreError
 from iii_state.events import Failure
-from tests.support.stores import ALL, drain, opened, until
+from tests.support.store_process import script
+from tests.support.stores import ALL, drain, opened
+from tests.support.waiting import until
 
 FAILED = Failure("invocation_failed", "boom")
 
@@ -141,34 +140,6 @@ async def test_a_store_of_the_stock_engine_is_left_alone_with_a_warning(tmp_path
         assert await store.groups() == []
     assert "stock iii engine" in caplog.text
     assert (tmp_path / "users.bin").read_bytes() == b"x"
-
-
-def script(body: str, directory: Path, **options: object) -> subprocess.Popen[str]:
-    """A process that runs `body` inside `async def main(store)`; `say` prints a line at once."""
-    program = f"""
-import asyncio, os, resource, signal, sys
-from pathlib import Path
-import uvloop
-from iii_state.errors import StoreError
-from iii_state.events import Subscription
-from tests.support.stores import Store, opened
-
-def say(*words):
-    print(*words, flush=True)
-
-async def main(directory):
-{textwrap.indent(textwrap.dedent(body), "    ")}
-
-uvloop.run(main(Path({str(directory)!r})))
-"""
-    return subprocess.Popen(
-        [sys.executable, "-c", program],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[3],
-        **options,  # type: ignore[call-overload]
-    )
 
 
 @pytest.mark.parametrize("round_number", range(4))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -22,11 +21,10 @@ from iii_state.config import RedisSettings
 from iii_state.errors import StoreError
 from iii_state.events import QueueLimits, Subscription
 from iii_state.sessions import Fenced, Request, SessionLost
-from iii_state.values.ops import compile_text
+from tests.support.redis.adapters import INCREMENT, adapter_on, increments, until_answers
 from tests.support.redis.proxy import Proxy, proxy_to
 from tests.support.redis.server import RedisServer
-
-INCREMENT = compile_text(b'[{"type":"increment","path":"n","by":1}]')
+from tests.support.waiting import answer_of, until
 
 
 @pytest.fixture(scope="module")
@@ -42,44 +40,10 @@ async def proxy(server: RedisServer) -> AsyncIterator[Proxy]:
         yield running
 
 
-@asynccontextmanager
-async def adapter_on(url: str, **settings: Any) -> AsyncIterator[RedisAdapter]:
-    adapter = RedisAdapter(RedisSettings(redis_url=url, **settings))
-    async with asyncio.timeout(30):
-        await adapter.start(lambda subscription_id: None)
-    try:
-        yield adapter
-    finally:
-        async with asyncio.timeout(30):
-            await adapter.stop()
-
-
 @pytest.fixture
 async def adapter(proxy: Proxy) -> AsyncIterator[RedisAdapter]:
     async with adapter_on(proxy.url) as started:
         yield started
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for a condition, bounded."""
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.002)
-
-
-async def answer_of(answer: Any) -> Any:
-    return await asyncio.wait_for(answer, 30) if asyncio.isfuture(answer) else answer
-
-
-async def increments(adapter: RedisAdapter, callers: int, each: int) -> list[Updated]:
-    """Increments from many callers, all of which have to succeed."""
-
-    async def caller() -> list[Updated]:
-        return [await answer_of(adapter.update("s", "k", INCREMENT, values.MAX_VALUE_BYTES)) for _ in range(each)]
-
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(caller()) for _ in range(callers)]
-    return [updated for task in tasks for updated in task.result()]
 
 
 def assert_once_each(server: RedisServer, made: list[Updated]) -> None:
@@ -255,12 +219,6 @@ async def test_a_redis_that_does_not_answer_is_an_error_in_words_and_calls_work_
         proxy.mute = False
         proxy.cut_all()
         await until_answers(adapter)
-
-
-async def until_answers(adapter: RedisAdapter) -> None:
-    async with asyncio.timeout(20):
-        while await adapter.health() is not None:
-            await asyncio.sleep(0.01)
 
 
 def fill(adapter: RedisAdapter, calls: list[Any]) -> None:

@@ -19,9 +19,9 @@ from iii_state.adapters.redis.foreign import stored_form
 from iii_state.config import RedisSettings
 from iii_state.errors import ConfigError, StoreError
 from iii_state.events import Event, QueueLimits, Subscription
-from tests.adapters.redis.test_adapter import SMALLEST_RULES
-from tests.adapters.redis.test_connection import INCREMENT, adapter_on, answer_of, until
+from tests.support.redis.adapters import INCREMENT, SMALLEST_RULES, adapter_on
 from tests.support.redis.server import RedisServer
+from tests.support.waiting import answer_of, until
 
 ALL = Subscription("all")
 LIMIT = values.MAX_VALUE_BYTES

@@ -5,18 +5,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
-from typing import Any
 
 import pytest
 
 from iii_state.adapters.redis import RedisAdapter
 from iii_state.errors import StoreError
 from iii_state.events import Delivery, Subscription
-from tests.adapters.redis.test_connection import adapter_on, answer_of
+from tests.support.redis.adapters import adapter_on
 from tests.support.redis.proxy import Proxy
 from tests.support.redis.server import RedisServer
+from tests.support.waiting import answer_of, until
 
 ONE, TWO = (Subscription(name, scope="s", key=name) for name in ("one", "two"))
 PREFIX = "iii-state:"
@@ -32,14 +32,6 @@ def other_server() -> Iterator[RedisServer]:
 async def stack() -> AsyncIterator[AsyncExitStack]:
     async with AsyncExitStack() as running:
         yield running
-
-
-async def until(holds: Callable[[], Any]) -> Any:
-    """Wait for a condition, bounded; what it gave."""
-    async with asyncio.timeout(20):
-        while not (found := await answer_of(holds())):
-            await asyncio.sleep(0.01)
-    return found
 
 
 async def until_written(adapter: RedisAdapter, key: str, value: bytes) -> None:

@@ -12,9 +12,9 @@ import pytest
 from iii_state.adapters.redis import RedisAdapter
 from iii_state.config import RedisSettings
 from iii_state.events import Subscription
-from tests.adapters.redis.test_adapter import SMALLEST_RULES
-from tests.adapters.redis.test_connection import adapter_on, answer_of, until
+from tests.support.redis.adapters import SMALLEST_RULES, adapter_on
 from tests.support.redis.server import RedisServer
+from tests.support.waiting import answer_of, until
 
 ALL = Subscription("all")
 SETTING = "notify-keyspace-events"

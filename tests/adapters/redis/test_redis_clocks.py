@@ -14,11 +14,12 @@ import redis
 
 from iii_state.adapters.redis import queues
 from iii_state.adapters.redis.keys import Keys
-from tests.adapters.redis.test_engines import TTL_MS, Cluster, Handler, by_key, until, write
 from tests.support.clock import HOUR, Clock
 from tests.support.engines.raw_worker import RawWorker
+from tests.support.redis.cluster import TTL_MS, Cluster, Handler, by_key, write
 from tests.support.redis.script_engine import Engine
 from tests.support.redis.server import RedisServer
+from tests.support.waiting import until
 
 KEYS = Keys()
 STEPS = (HOUR, -HOUR, 600.0, -600.0)

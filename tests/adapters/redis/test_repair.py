@@ -15,21 +15,14 @@ from iii_state.adapters.redis.repair import BYTES_PER_SECOND, PAGE_BYTES
 from iii_state.adapters.redis.routes import MOST_ALIKE
 from iii_state.errors import StoreError
 from iii_state.events import Delivery, Failure, Subscription
-from tests.adapters.redis.test_connection import adapter_on, answer_of
+from tests.support.redis.adapters import adapter_on
 from tests.support.redis.server import RedisServer
+from tests.support.waiting import answer_of, until
 
 ONE = Subscription("one", scope="s")
 OFTEN = Subscription("often", scope="s", retention_ms="forever")
 QUEUE = ONE.id
 REPAIR = "iii_state.adapters.redis.repair"
-
-
-async def until(holds: Any) -> Any:
-    """Wait for a condition, bounded; what it gave."""
-    async with asyncio.timeout(30):
-        while not (found := await answer_of(holds())):
-            await asyncio.sleep(0.01)
-    return found
 
 
 async def fill(adapter: RedisAdapter, lanes: int, each: int) -> None:

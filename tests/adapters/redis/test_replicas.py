@@ -10,10 +10,10 @@ import pytest
 
 from iii_state import values
 from iii_state.errors import FunctionError, StoreError
-from tests.adapters.redis.test_adapter import SMALLEST_RULES
-from tests.adapters.redis.test_connection import INCREMENT, adapter_on, answer_of, until
+from tests.support.redis.adapters import INCREMENT, SMALLEST_RULES, adapter_on
 from tests.support.redis.proxy import proxy_to
 from tests.support.redis.server import RedisServer
+from tests.support.waiting import answer_of, until
 
 LIMIT = values.MAX_VALUE_BYTES
 
