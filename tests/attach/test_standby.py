@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from contextlib import ExitStack
+from functools import partial
 
 import pytest
 
@@ -59,9 +60,12 @@ def test_when_the_one_that_serves_is_killed_the_other_takes_over_and_no_event_is
         def seen(key: str) -> list[int]:
             return [payload["new_value"] for payload in worker.payloads(handler) if payload["key"] == key]
 
+        def all_seen(key: str, wanted: list[int]) -> bool:
+            return set(seen(key)) >= set(wanted)
+
         for key in range(7):
             wanted = list(range(key, 200, 7))
-            wait_until(lambda key=key, wanted=wanted: set(seen(f"k{key}")) >= set(wanted), f"an event of k{key} is lost")
+            wait_until(partial(all_seen, f"k{key}", wanted), f"an event of k{key} is lost")
             firsts = list(dict.fromkeys(seen(f"k{key}")))
             assert firsts == wanted  # in order; an event may come twice
 

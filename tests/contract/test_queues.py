@@ -38,7 +38,7 @@ async def taken_until(store: Store, subscription: Subscription, event_id: str) -
     """Take until one event comes, and acknowledge all others."""
     async with asyncio.timeout(10):
         while True:
-            taken = await store.take(subscription.id, 100)
+            taken: list[Delivery] = await store.take(subscription.id, 100)
             if others := [delivery for delivery in taken if delivery.event_id != event_id]:
                 await store.ack(others)
             for delivery in taken:

@@ -69,8 +69,8 @@ async def placed(kind: str = "kv", **dispatch: Any) -> AsyncIterator[Place]:
         if kind == "bridge":
             remote = await stack.enter_async_context(Engine())
             await remote.add_module(StateModule(config))
-            host, port = await remote.serve("127.0.0.1", 0)
-            config["adapter"] = {"name": "bridge", "config": {"bridge_url": f"ws://{host}:{port}"}}
+            host, number = await remote.serve("127.0.0.1", 0)
+            config["adapter"] = {"name": "bridge", "config": {"bridge_url": f"ws://{host}:{number}"}}
         engine = await stack.enter_async_context(Engine())
         module = StateModule(config)
         await engine.add_module(module)

@@ -226,7 +226,8 @@ async def test_what_waits_for_an_introduction_happens_in_order(newcomer: RawWork
 async def test_an_introduction_and_calls_are_answered_when_the_triggers_before_them_are_bound(
     newcomer: RawWorker, module: DictModule
 ) -> None:
-    module.registrations = pending = []
+    pending: list[asyncio.Future[None]] = []
+    module.registrations = pending
     await register(newcomer)
     await newcomer.send("invokefunction", function_id="engine::workers::register", data={}, invocation_id="introduced")
     await newcomer.send("invokefunction", function_id="echo", data=1, invocation_id="behind")

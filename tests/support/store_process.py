@@ -26,7 +26,7 @@ async def main(directory):
 
 uvloop.run(main(Path({str(directory)!r})))
 """
-    return subprocess.Popen(
+    process: subprocess.Popen[str] = subprocess.Popen(
         [sys.executable, "-c", program],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -34,3 +34,4 @@ uvloop.run(main(Path({str(directory)!r})))
         cwd=Path(__file__).parents[2],
         **options,  # type: ignore[call-overload]
     )
+    return process

@@ -13,13 +13,9 @@ SECONDS = 30.0
 """How long anything may take that should happen soon. Only a failing test waits this long."""
 
 
-@overload
-async def answer_of(answer: asyncio.Future[T] | T) -> T: ...
-@overload
-async def answer_of(answer: Awaitable[T]) -> T: ...
 async def answer_of(answer: Any) -> Any:
-    """What a call gives, now or when it has it."""
-    if isinstance(answer, Awaitable):
+    """What a call gives, now or when it has it: `Answer[T]` in, T out, which mypy infers in the simplest places only."""
+    if asyncio.isfuture(answer):
         async with asyncio.timeout(SECONDS):
             return await answer
     return answer
@@ -32,9 +28,16 @@ async def until(holds: Callable[[], asyncio.Future[T] | T], what: str | Callable
 async def until(holds: Callable[[], Any], what: str | Callable[[], str] = "it never came to be") -> Any:
     """Ask until the answer is true, and return it. `what` says, when it never is, what was waited for."""
     give_up = time.monotonic() + SECONDS
-    while not (found := await answer_of(holds())):
+    while not (found := await _found(holds())):
         assert time.monotonic() < give_up, what if isinstance(what, str) else what()
         await asyncio.sleep(0.002)
+    return found
+
+
+async def _found(found: Any) -> Any:
+    if isinstance(found, Awaitable):
+        async with asyncio.timeout(SECONDS):
+            return await found
     return found
 
 

@@ -12,12 +12,10 @@ from pathlib import Path
 import pytest
 
 from iii_state.errors import StoreError
-from iii_state.events import Failure
+from iii_state.events import Delivery
 from tests.support.store_process import script
-from tests.support.stores import ALL, drain, opened
+from tests.support.stores import ALL, FAILED, drain, opened
 from tests.support.waiting import until
-
-FAILED = Failure("invocation_failed", "boom")
 
 
 async def test_values_last(tmp_path: Path) -> None:
@@ -47,7 +45,7 @@ async def test_events_attempts_and_dead_letters_last(tmp_path: Path) -> None:
         assert (stats.hosts, stats.waiting, stats.dead) == ([], 4, 1)
         await store.subscribe(ALL)
         await until(lambda: store.rang(ALL.id))
-        seen = []
+        seen: list[Delivery] = []
         async with asyncio.timeout(10):
             while len(seen) < 4:
                 seen.extend(await drain(store, ALL))
@@ -83,7 +81,7 @@ async def test_a_read_sees_what_is_committed_and_a_mutation_what_comes_before_it
         assert store.adapter.get("s", "k") is None
         assert asyncio.isfuture(first)
         assert asyncio.isfuture(second)
-        assert await asyncio.gather(first, second) == [None, b"1"]
+        assert [await first, await second] == [None, b"1"]
         assert store.adapter.get("s", "k") == b"2"
 
 
@@ -169,8 +167,8 @@ async def test_killed_in_a_burst_it_loses_no_acknowledged_write_and_no_event(tmp
     for count, line in enumerate(process.stdout):
         if not line.endswith("\n"):  # torn by the kill
             break
-        word, writer, number = line.split()
-        (acknowledged if word == "set" else handled)[writer] = int(number)
+        word, writer, digits = line.split()
+        (acknowledged if word == "set" else handled)[writer] = int(digits)
         if count == limit:
             process.send_signal(signal.SIGKILL)
     process.wait(10)

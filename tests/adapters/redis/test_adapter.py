@@ -304,7 +304,7 @@ async def test_a_large_scope_is_listed_whole_while_it_changes(server: RedisServe
         pipeline.hset("state:s", mapping={f"k{n}": values.to_stored(b'{"n":%d}' % n) for n in range(number, number + 1000)})
     pipeline.execute()
     server.client.config_resetstat()
-    listing = asyncio.ensure_future(adapter.entries("s"))
+    listing = asyncio.ensure_future(answer_of(adapter.entries("s")))
     number = 0
     while not listing.done():
         await answer_of(adapter.set("s", f"new{number}", b"1"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -132,17 +133,19 @@ async def test_a_flush_of_the_scripts_in_mid_traffic_costs_no_call(
 ) -> None:
     done = asyncio.Event()
 
+    def loads() -> int:
+        count: int = server.client.info("commandstats").get("cmdstat_script|load", {"calls": 0})["calls"]
+        return count
+
+    def is_loaded_again(before: int) -> bool:
+        return done.is_set() or loads() > before
+
     async def flush() -> int:
         flushes = 0
         while not done.is_set():
             await asyncio.to_thread(server.client.script_flush)
             flushes += 1
-            loaded = server.client.info("commandstats").get("cmdstat_script|load", {"calls": 0})["calls"]
-            await until(
-                lambda seen=loaded: (
-                    done.is_set() or server.client.info("commandstats").get("cmdstat_script|load", {"calls": 0})["calls"] > seen
-                )
-            )
+            await until(partial(is_loaded_again, loads()))
         return flushes
 
     flushing = asyncio.create_task(flush())
@@ -164,8 +167,13 @@ async def test_scripts_are_loaded_once_however_many_calls_miss_them(
 async def test_a_restart_of_redis_in_mid_traffic_costs_no_call(server: RedisServer, proxy: Proxy) -> None:
     async with adapter_on(proxy.url, call_timeout_ms=20_000) as adapter:
         working = asyncio.create_task(increments(adapter, 64, 30))
+
+        def has_counted(number: int) -> bool:
+            counted: int = msgspec.json.decode(server.client.hget("state:s", "k") or b'{"n":0}')["n"]
+            return counted > number
+
         for at in (300, 900):
-            await until(lambda at=at: msgspec.json.decode(server.client.hget("state:s", "k") or b'{"n":0}')["n"] > at)
+            await until(partial(has_counted, at))
             await asyncio.to_thread(server.kill)
             await asyncio.to_thread(server.start)
         assert_once_each(server, await working)
@@ -236,7 +244,7 @@ async def test_waiting_calls_are_bounded_and_refused_at_once_beyond(proxy: Proxy
             fill(adapter, calls)
         await until(lambda: proxy.calls_held() >= 14)
         sent = proxy.calls_held()  # the scan for scopes may have a call in flight, too
-        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        outcomes = await asyncio.gather(*map(answer_of, calls), return_exceptions=True)
         assert all(isinstance(outcome, StoreError) for outcome in outcomes)
         assert sum("nothing was changed" in str(outcome) for outcome in outcomes) == len(calls) - sent
         assert sum("is not known" in str(outcome) for outcome in outcomes) == sent
@@ -266,7 +274,7 @@ async def test_a_cancelled_call_leaves_the_others_alone(proxy: Proxy, adapter: R
         assert asyncio.isfuture(call)
         call.cancel()
     proxy.cut_all()
-    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    outcomes = await asyncio.gather(*map(answer_of, calls), return_exceptions=True)
     assert not any(isinstance(outcome, StoreError) for outcome in outcomes)
     assert (await answer_of(adapter.get("s", "k"))) == b"98"
 

@@ -102,12 +102,14 @@ return old
 
 def in_a_transaction(client: redis.Redis) -> None:
     with client.pipeline(transaction=True) as pipeline:
-        pipeline.hset("state:s", "k", "2").hset("state:s", "new", "3").execute()
+        pipeline.hset("state:s", "k", "2")
+        pipeline.hset("state:s", "new", "3")
+        pipeline.execute()
 
 
 def restored(client: redis.Redis) -> None:
     client.hset("elsewhere", "k", "9")
-    client.restore("state:r", 0, client.dump("elsewhere"))
+    client.restore("state:r", 0, client.dump("elsewhere") or b"")
 
 
 CASES: dict[str, tuple[Callable[[redis.Redis], object], list[Fact]]] = {

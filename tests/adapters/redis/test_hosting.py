@@ -65,7 +65,7 @@ async def test_an_engine_with_a_new_id_hosts_again_although_it_could_not_at_firs
     server: RedisServer, stack: AsyncExitStack
 ) -> None:
     adapter = await stack.enter_async_context(adapter_on(server.url, heartbeat_ttl_ms=300))
-    await adapter.subscribe(ONE)
+    await answer_of(adapter.subscribe(ONE))
     before = hosts(server, ONE)
     server.client.set(f"{PREFIX}orphans", "in the way")
     declare_dead(server)
@@ -79,7 +79,7 @@ async def test_an_engine_with_a_new_id_hosts_again_although_it_could_not_at_firs
 async def test_nothing_is_taken_under_an_id_that_does_not_host_the_queue(server: RedisServer, stack: AsyncExitStack) -> None:
     """Whoever takes it over goes by what it hosts, and would not find it."""
     adapter = await stack.enter_async_context(adapter_on(server.url, heartbeat_ttl_ms=300))
-    await adapter.subscribe(ONE)
+    await answer_of(adapter.subscribe(ONE))
     await answer_of(adapter.set("s", "one", b"1"))
     server.client.set(f"{PREFIX}orphans", "in the way")
     declare_dead(server)
@@ -95,14 +95,14 @@ async def test_what_was_taken_unheard_is_given_back_although_its_subscription_wa
 ) -> None:
     adapter = await stack.enter_async_context(adapter_on(proxy.url))
     other = await stack.enter_async_context(adapter_on(server.url))
-    await adapter.subscribe(ONE)
+    await answer_of(adapter.subscribe(ONE))
     await answer_of(other.set("s", "one", b"1"))
     for pair in proxy.pairs:  # what Redis answers next does not arrive
         pair.reply_bytes = 0
     taken = adapter.take(ONE.id, 1)
     await answer_of(adapter.abandon(ONE.id))
     assert await answer_of(taken) == []
-    await other.subscribe(ONE)
+    await answer_of(other.subscribe(ONE))
     assert (await take_one(other, ONE)).event.new == b"1"
 
 
@@ -112,7 +112,7 @@ async def test_a_request_waits_for_a_redis_that_is_away_for_long(
 ) -> None:
     adapter = await stack.enter_async_context(adapter_on(proxy.url, call_timeout_ms=300))
     if request_ != "subscribe":
-        await adapter.subscribe(ONE)
+        await answer_of(adapter.subscribe(ONE))
     proxy.mute = True
     proxy.cut_all()
     answer = asyncio.ensure_future(
@@ -131,12 +131,12 @@ async def test_a_request_waits_for_a_redis_that_is_away_for_long(
 
 async def test_a_flushed_database_has_other_versions_of_the_routes(server: RedisServer, stack: AsyncExitStack) -> None:
     async with adapter_on(server.url) as first:
-        await first.subscribe(ONE)
+        await answer_of(first.subscribe(ONE))
     writer = await stack.enter_async_context(adapter_on(server.url))
     await answer_of(writer.set("s", "two", b"0"))
     server.client.flushall()
     second = await stack.enter_async_context(adapter_on(server.url))
-    await second.subscribe(TWO)
+    await answer_of(second.subscribe(TWO))
     await answer_of(writer.set("s", "two", b"1"))
     assert (await take_one(second, TWO)).event.new == b"1"
 
@@ -146,10 +146,10 @@ async def test_a_server_behind_the_same_address_may_have_other_routes_of_the_sam
 ) -> None:
     """As after a failover to a replica that had not heard of the latest change, and another one since."""
     first = await stack.enter_async_context(adapter_on(server.url))
-    await first.subscribe(ONE)
+    await answer_of(first.subscribe(ONE))
     writer = await stack.enter_async_context(adapter_on(proxy.url))
     second = await stack.enter_async_context(adapter_on(other_server.url))
-    await second.subscribe(TWO)
+    await answer_of(second.subscribe(TWO))
     version = server.client.get(f"{PREFIX}routes:version")
     assert version is not None
     other_server.client.set(f"{PREFIX}routes:version", version)
@@ -165,7 +165,7 @@ async def test_what_is_hosted_is_registered_at_a_server_that_has_not_heard_of_it
 ) -> None:
     """As after a failover to a replica that had not heard of the latest registration."""
     adapter = await stack.enter_async_context(adapter_on(proxy.url))
-    await adapter.subscribe(ONE)
+    await answer_of(adapter.subscribe(ONE))
     engines = server.client.hgetall(f"{PREFIX}engines")
     other_server.client.hset(f"{PREFIX}engines", mapping=engines)  # it knows the engine, so its heartbeat finds nothing amiss
     proxy.target = other_server.port

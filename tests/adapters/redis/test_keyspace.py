@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 
@@ -66,7 +67,7 @@ async def test_the_expiry_of_a_key_wakes_who_waits_for_it(server: RedisServer, u
             woken[key] += 1
 
         for key in woken:
-            adapter._keyspace.on_expiry(key, lambda key=key: wake(key))
+            adapter._keyspace.on_expiry(key, partial(wake, key))
         await until(lambda: woken == {b"alarm": 1, b"other": 1})  # from now on it is heard
         client.set("alarm", "1", px=20)
         client.set("third", "1", px=20)

@@ -86,13 +86,13 @@ async def test_what_another_server_confirms_counts_for_nothing(primary: RedisSer
         await linked(others_replica)
         async with proxy_to(primary.port) as proxy, adapter_on(proxy.url, wait_replicas=1, call_timeout_ms=20_000) as adapter:
             replica.process.send_signal(signal.SIGSTOP)
-            answer = adapter.set("s", "k", b"1")
+            answer = asyncio.ensure_future(answer_of(adapter.set("s", "k", b"1")))
             await until(lambda: primary.client.hexists("state:s", "k"))
             assert not (await asyncio.wait([answer], timeout=0.1))[0]
             proxy.target = other.port
             proxy.cut_all()
             with pytest.raises(StoreError, match="no longer the primary"):
-                await answer_of(answer)
+                await answer
             assert await answer_of(adapter.set("s", "k", b"2")) is None
             assert others_replica.client.hget("state:s", "k") == b"2"
 

@@ -186,7 +186,7 @@ async def test_after_a_flush_deadlines_begin_anew(opened: Open, server: RedisSer
     assert server.client.hget("iii-state:routes", deadlines_setting(b"s")) == b"1"
 
     async def gone() -> bool:
-        return await answer_of(adapter.groups()) == []
+        return not await answer_of(adapter.groups())
 
     await until(gone)
 

@@ -46,7 +46,7 @@ class Handler:
 
     def is_called_by(self, frame: Frame) -> bool:
         """Whether a frame is a call of this function."""
-        return frame["type"] == "invokefunction" and frame["function_id"] == self.function_id
+        return (frame["type"], frame["function_id"]) == ("invokefunction", self.function_id)
 
     async def _handle(self, frame: Frame) -> None:
         if self.is_called_by(frame):
