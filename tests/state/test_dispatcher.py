@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from iii_state import Engine, FunctionError, StateModule
-from iii_state.tasks.results import answered
 
 QUICK = {"backoff_ms": 1, "max_backoff_ms": 2}
 
@@ -83,7 +82,7 @@ class Setup:
     async def dead(self, count: int) -> list[Any]:
         """The dead letters, once there are so many."""
         async with asyncio.timeout(10):
-            while len(letters := list(await answered(self.module.adapter.admin.dead_letters()))) < count:
+            while len(letters := list(await answer_of(self.module.adapter.admin.dead_letters()))) < count:
                 await asyncio.sleep(0.005)
         return letters
 
