@@ -20,7 +20,7 @@ from iii_state.events import Subscription
 from iii_state.host import Caller, Host, Trigger
 from iii_state.sessions import MAX_NUMBER, OpenRequest, check_session, parse_request
 from iii_state.state.admin import Operations
-from iii_state.state.dispatcher import Dispatcher
+from iii_state.state.dispatch import Dispatcher
 from iii_state.state.snapshots import EntriesRequest, Snapshots
 from iii_state.tasks.closing import Stopping, in_turn
 from iii_state.tasks.results import Answer, then
@@ -162,7 +162,7 @@ class StateModule:
         dispatcher = Dispatcher(host, self.adapter, self._settings.dispatch)
         self._has_started = True
         try:
-            await self.adapter.start(dispatcher.ring)
+            await self.adapter.start(dispatcher.wake)
         except BaseException:
             self._has_started = False
             raise
