@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from iii_state.client.client import Client, ConnectionLost, Rejected
+from iii_state.client.client import Client
 from iii_state.engine import Engine
-from iii_state.errors import FunctionError
+from iii_state.errors import ConnectionLost, FunctionError, WorkerRejected
 from iii_state.host import Caller, Trigger
 from iii_state.tasks.results import Answer
 from iii_state.values import Json
@@ -354,7 +354,7 @@ async def test_an_engine_that_rejects_the_worker_ends_it() -> None:
     server = await asyncio.start_server(reject, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     async with server, Client(f"ws://127.0.0.1:{port}", reconnects=True) as client:
-        with pytest.raises(Rejected, match="AUTH_ERROR: no token"):
+        with pytest.raises(WorkerRejected, match="AUTH_ERROR: no token"):
             await client.closed()
 
 

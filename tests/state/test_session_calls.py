@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from iii_state import Engine, FunctionError, StateModule, values
-from iii_state.client.client import Client, ConnectionLost
+from iii_state.client.client import Client
+from iii_state.errors import ConnectionLost
 from tests.support.engines.processes import running_engine
 from tests.support.redis.server import shared_server
 

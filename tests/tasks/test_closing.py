@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from iii_state import ConfigError, Engine, StateModule, StoreError
-from iii_state.client.client import Client, ConnectionLost
+from iii_state.client.client import Client
 from iii_state.engine import engine as engine_module
+from iii_state.errors import ConnectionLost
 from iii_state.host import Host
 from iii_state.tasks.closing import Stopping
 from tests.support.redis.server import RedisServer, shared_server

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iii_state import values
+from iii_state.errors import InvalidOp
 from iii_state.values.apply import apply
-from iii_state.values.ops import InvalidOp, OpError, compile_text
+from iii_state.values.ops import OpError, compile_text
 from tests.support import model
 from tests.support.strategies import DOCUMENTS, OP_LISTS, VALUES
 from tests.support.vectors import VECTORS, exact

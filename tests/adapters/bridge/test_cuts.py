@@ -96,6 +96,7 @@ async def test_a_remote_that_does_not_recognise_calls_gets_none_twice() -> None:
         unknown = [outcome for outcome in outcomes if isinstance(outcome, FunctionError)]
         assert done + len(unknown) == CALLS
         assert unknown
+        assert {error.code for error in unknown} == {"OUTCOME_UNKNOWN"}
         assert all("whether the change was made is not known" in error.message for error in unknown)
         assert done <= worker.data["s", "n"] <= CALLS
         assert worker.data["s", "n"] == worker.calls, "nothing was asked for twice"

@@ -10,7 +10,7 @@ import redis
 
 from iii_state.adapters.redis.keys import Keys, lane
 from iii_state.adapters.redis.mutations import QueueFull, Route, Stale, Ticket
-from iii_state.sessions import Fenced, Forgotten, SessionLost, SessionTaken
+from iii_state.errors import OldValueUnknown, RequestFenced, SessionLost, SessionTaken
 from tests.support.redis.script_engine import Engine
 from tests.support.redis.server import RedisServer, binary
 
@@ -145,7 +145,7 @@ def test_a_call_made_again_answers_its_first_outcome(
     assert everything(client) == before
     engine.reopen()
     assert mutate(engine, ticket._replace(epoch=engine.epoch)) == first
-    with pytest.raises(Fenced):
+    with pytest.raises(RequestFenced):
         mutate(engine, ticket)
 
 
@@ -169,7 +169,7 @@ def test_a_call_made_again_for_a_key_that_was_missing(engine: Engine) -> None:
 def test_a_slot_used_since_is_fenced(engine: Engine) -> None:
     early, late = engine.ticket(), engine.ticket()
     engine.set(b"s", b"k", b"1", late)
-    with pytest.raises(Fenced):
+    with pytest.raises(RequestFenced):
         engine.set(b"s", b"k", b"2", early)
     assert engine.stored(b"s", b"k") == b"1"
 
@@ -178,7 +178,7 @@ def test_an_old_value_that_is_too_large_is_not_recorded(engine: Engine, client: 
     engine.put(b"s", b"k", b'"%b"' % (b"x" * 2**20))
     ticket = engine.ticket()
     assert engine.delete(b"s", b"k", ticket) is not None
-    with pytest.raises(Forgotten):
+    with pytest.raises(OldValueUnknown):
         engine.delete(b"s", b"k", ticket)
     assert sum(map(len, client.hvals(KEYS.session(b"engine").decode()))) < 100
 
