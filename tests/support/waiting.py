@@ -7,6 +7,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, overload
 
+from iii_state.tasks.results import answered
+
 T = TypeVar("T")
 
 SECONDS = 30.0
@@ -15,10 +17,8 @@ SECONDS = 30.0
 
 async def answer_of(answer: Any) -> Any:
     """What a call gives, now or when it has it: `Answer[T]` in, T out, which mypy infers in the simplest places only."""
-    if asyncio.isfuture(answer):
-        async with asyncio.timeout(SECONDS):
-            return await answer
-    return answer
+    async with asyncio.timeout(SECONDS):
+        return await answered(answer)
 
 
 @overload

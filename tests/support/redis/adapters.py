@@ -42,7 +42,7 @@ async def increments(adapter: RedisAdapter, callers: int, each: int) -> list[Upd
     """Increments from many callers, all of which have to succeed."""
 
     async def caller() -> list[Updated]:
-        return [await answer_of(adapter.update("s", "k", INCREMENT, values.MAX_VALUE_BYTES)) for _ in range(each)]
+        return [await answer_of(adapter.values.update("s", "k", INCREMENT, values.MAX_VALUE_BYTES)) for _ in range(each)]
 
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(caller()) for _ in range(callers)]
@@ -60,7 +60,7 @@ async def until_answers(adapter: RedisAdapter) -> None:
 
 async def drain(adapter: RedisAdapter, subscription: Subscription = ALL) -> list[Delivery]:
     everything: list[Delivery] = []
-    while taken := await answer_of(adapter.take(subscription.id, 100)):
+    while taken := await answer_of(adapter.queues.take(subscription.id, 100)):
         everything += taken
-        await answer_of(adapter.ack(taken))
+        await answer_of(adapter.queues.ack(taken))
     return everything
