@@ -85,3 +85,14 @@ class StoreError(Exception):
 
 class InvalidValue(ValueError):
     """A JSON text that cannot be stored; the message is a cause in words."""
+
+
+class Gap(Exception):
+    """Events were dropped that a watch had not read in time, `dropped` of them: those that follow are newer.
+
+    Read the values again, then go on: the watch is still open.
+    """
+
+    def __init__(self, dropped: int) -> None:
+        super().__init__(f"{dropped} events were dropped, since they were not read in time; the values have to be read again")
+        self.dropped = dropped
