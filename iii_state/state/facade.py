@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, TypedDict, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar
 
 import msgspec
 
@@ -14,8 +14,6 @@ from iii_state.state.watch import Watch, Watches
 from iii_state.values.ops import OpError
 
 H = TypeVar("H", bound=EventHandler)
-
-Strings: TypeAlias = builtins.list[str]
 
 WATCH_EVENTS = 1000
 """How many events a watch keeps for its reader, if it is not told otherwise."""
@@ -84,8 +82,8 @@ class State:
 
     It may be made before the engine runs. Each call is a call of the function of the same name (`State.set` is `state::set`), and
     fails as that does, with a `FunctionError` whose `code` says why: `deserialization_error` for what is no JSON,
-    `VALUE_TOO_LARGE`, `SET_ERROR` and its sisters for what the store could not do, `function_not_found` in an engine without state.
-    `RuntimeError` is raised where the engine does not run.
+    `VALUE_TOO_LARGE`, `SET_ERROR`, `GET_ERROR` and so on for what the store could not do, `function_not_found` in an engine without
+    state. `RuntimeError` is raised where the engine does not run.
     """
 
     def __init__(self, engine: EmbeddingEngine) -> None:
@@ -167,7 +165,7 @@ class State:
         values: builtins.list[Any] = await self._call("list", scope=scope)
         return values
 
-    async def list_keys(self, scope: str) -> Strings:
+    async def list_keys(self, scope: str) -> builtins.list[str]:
         """The keys of a scope, in no order that is promised.
 
         >>> await state.set("fruit", "apple", 3)
@@ -175,10 +173,10 @@ class State:
         >>> await state.list_keys("fruit")
         ['apple']
         """
-        keys: Strings = (await self._call("list_keys", scope=scope))["keys"]
+        keys: builtins.list[str] = (await self._call("list_keys", scope=scope))["keys"]
         return keys
 
-    async def list_groups(self) -> Strings:
+    async def list_groups(self) -> builtins.list[str]:
         """The scopes that hold values, sorted.
 
         >>> await state.set("animals", "cat", True)
@@ -186,7 +184,7 @@ class State:
         >>> "animals" in await state.list_groups()
         True
         """
-        groups: Strings = (await self._call("list_groups"))["groups"]
+        groups: builtins.list[str] = (await self._call("list_groups"))["groups"]
         return groups
 
     async def entries(self, scope: str) -> AsyncGenerator[tuple[str, Any], None]:

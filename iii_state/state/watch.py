@@ -74,7 +74,7 @@ class Watch:
                 await self._watches.open(self._buffer, self._config)
 
     async def aclose(self) -> None:
-        """End it: what has not been read is dropped, and whoever waits for an event gets none. Any number of times."""
+        """End it: what has not been read is dropped, and a loop that waits for an event ends. Any number of times."""
         self._buffer.drop_all()
         self._buffer.end()
         async with self._beginning:
