@@ -5,7 +5,7 @@ with. `Host`, `Module` and the types of triggers are for modules of one's own.
 """
 
 from iii_state.engine import Engine, FunctionRegistration, TriggerRegistration
-from iii_state.errors import ConfigError, FunctionError, Gap, NotCarriedOut, StoreError, WorkerLost
+from iii_state.errors import Code, ConfigError, FunctionError, Gap, NotCarriedOut, StateError, StoreError, WorkerLost
 from iii_state.events import EventType
 from iii_state.host import Caller, Handler, Host, Module, Runner, Trigger, TriggerProvider
 from iii_state.state import ops
@@ -19,6 +19,7 @@ from iii_state.values.ops import OpError
 __all__ = [
     "Answer",
     "Caller",
+    "Code",
     "ConfigError",
     "Engine",
     "Event",
@@ -35,6 +36,7 @@ __all__ = [
     "Runner",
     "SetResult",
     "State",
+    "StateError",
     "StateModule",
     "StoreError",
     "Trigger",

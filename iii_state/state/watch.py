@@ -15,7 +15,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from iii_state.errors import FunctionError, Gap
+from iii_state.errors import Code, FunctionError, Gap
 from iii_state.host import Host
 from iii_state.state.handlers import EmbeddingEngine, Event, event_of
 from iii_state.tasks.closing import in_turn
@@ -169,7 +169,9 @@ class Watches:
                 raise
         types = await self._engine.trigger({"function_id": "engine::triggers::list"})
         if not any(row["id"] == "state" for row in types["triggers"]):
-            raise FunctionError("trigger_registration_failed", "this engine has no state to watch: add a StateModule to it first")
+            raise FunctionError(
+                Code.TRIGGER_REGISTRATION_FAILED, "this engine has no state to watch: add a StateModule to it first"
+            )
         function_id = f"iii-state::watch::{uuid.uuid4()}"
         function = self._engine.register_function(function_id, buffer.put, description="A watch of this process")
         try:

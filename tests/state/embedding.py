@@ -7,6 +7,7 @@ from typing import Any, assert_type
 from iii_state import (
     Answer,
     Caller,
+    Code,
     ConfigError,
     Engine,
     Event,
@@ -23,6 +24,7 @@ from iii_state import (
     Runner,
     SetResult,
     State,
+    StateError,
     StateModule,
     StoreError,
     Trigger,
@@ -142,7 +144,9 @@ async def main() -> None:
             raise
         except FunctionError as error:
             assert_type(error.code, str)
-            print(error.code)
+            print(error.code == Code.DESERIALIZATION_ERROR)
+        except StateError as error:
+            raise SystemExit(str(error)) from None
         await asyncio.wait_for(all_handled.wait(), 20)
         await strikes.unregister()
         ticks.unregister()

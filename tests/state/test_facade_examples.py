@@ -58,9 +58,9 @@ def test_everything_public_has_an_example() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in DOCUMENTED if name not in WITHOUT])
-async def test_an_example_prints_what_it_says(name: str, engine: Engine, state: State) -> None:
+async def test_an_example_prints_what_it_says(name: str, embedded: Engine, state: State) -> None:
     namespace = {word: getattr(iii_state, word) for word in iii_state.__all__}
-    namespace |= {"__name__": "__main__", "asyncio": asyncio, "engine": engine, "state": state}
+    namespace |= {"__name__": "__main__", "asyncio": asyncio, "engine": embedded, "state": state}
     examples = doctest.DocTestParser().get_examples(DOCUMENTED[name])
     for example in examples:
         printed = await run(example, namespace)

@@ -12,7 +12,7 @@ NAMES = {
     "engine": {"Engine", "FunctionRegistration", "TriggerRegistration", "StateModule"},
     "state": {"State", "SetResult", "UpdateResult", "OpError", "ops"},
     "events": {"Event", "EventType", "Retry", "Watch"},
-    "errors": {"ConfigError", "FunctionError", "Gap", "NotCarriedOut", "StoreError", "WorkerLost"},
+    "errors": {"Code", "ConfigError", "FunctionError", "Gap", "NotCarriedOut", "StateError", "StoreError", "WorkerLost"},
     "modules of one's own": {"Answer", "Caller", "Handler", "Host", "Module", "Runner", "Trigger", "TriggerProvider"},
 }
 

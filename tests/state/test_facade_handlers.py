@@ -13,7 +13,7 @@ import pytest
 
 from iii_state import Engine, Event, FunctionError, State, StateModule
 from iii_state.state import handlers
-from tests.state.conftest import engine_over, until
+from tests.support.engines.embedded import engine_over, until
 
 HERE = "tests.state.test_facade_handlers"
 
@@ -64,7 +64,7 @@ async def test_a_plain_function_is_a_handler_and_what_handlers_return_is_ignored
     assert seen == [1, 1]
 
 
-async def test_a_failing_handler_is_called_again_as_its_retry_says(state: State, engine: Engine) -> None:
+async def test_a_failing_handler_is_called_again_as_its_retry_says(state: State, embedded: Engine) -> None:
     attempts: list[tuple[str, int]] = []
 
     @state.on_change(scope="s", retry={"max_attempts": 3, "backoff_ms": 1})
@@ -73,7 +73,7 @@ async def test_a_failing_handler_is_called_again_as_its_retry_says(state: State,
         raise ValueError("no")
 
     async def is_dead() -> bool:
-        letters = await engine.trigger({"function_id": "iii-state::dead_list", "payload": {}})
+        letters = await embedded.trigger({"function_id": "iii-state::dead_list", "payload": {}})
         return bool(letters["dead"])
 
     await state.set("s", "k", 1)

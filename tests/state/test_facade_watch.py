@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from iii_state import Engine, Event, FunctionError, Gap, State, StateModule, Watch, ops
-from tests.state.conftest import engine_over, until
+from tests.support.engines.embedded import engine_over, until
 
 
 async def taken(events: AsyncIterator[Event], count: int) -> list[Event]:
@@ -56,7 +56,7 @@ async def test_only_what_is_asked_for_comes(state: State) -> None:
         assert [(event.scope, event.key) for event in await taken(of_both, 1)] == [("a", "x")]
 
 
-async def test_a_loop_over_it_begins_it_and_leaving_the_loop_ends_it(state: State, engine: Engine) -> None:
+async def test_a_loop_over_it_begins_it_and_leaving_the_loop_ends_it(state: State, embedded: Engine) -> None:
     seen: list[int] = []
 
     async def write() -> None:
@@ -67,7 +67,7 @@ async def test_a_loop_over_it_begins_it_and_leaving_the_loop_ends_it(state: Stat
             await asyncio.sleep(0.001)
 
     async def has_ended() -> bool:
-        return await watching(engine) == []
+        return await watching(embedded) == []
 
     writing = asyncio.create_task(write())
     async for event in state.watch(scope="s"):
@@ -79,7 +79,7 @@ async def test_a_loop_over_it_begins_it_and_leaving_the_loop_ends_it(state: Stat
     await until(has_ended)
 
 
-async def test_a_cancelled_reader_leaves_nothing_behind(state: State, engine: Engine) -> None:
+async def test_a_cancelled_reader_leaves_nothing_behind(state: State, embedded: Engine) -> None:
     async def read() -> None:
         async for event in state.watch():
             raise AssertionError(event)
@@ -87,10 +87,10 @@ async def test_a_cancelled_reader_leaves_nothing_behind(state: State, engine: En
     reading = asyncio.create_task(read())
 
     async def has_begun() -> bool:
-        return len(await watching(engine)) == 2
+        return len(await watching(embedded)) == 2
 
     async def has_ended() -> bool:
-        return await watching(engine) == []
+        return await watching(embedded) == []
 
     await until(has_begun)
     reading.cancel()
@@ -142,7 +142,7 @@ async def test_no_writer_fails_because_nobody_reads(tmp_path: Path) -> None:
             assert (await anext(events)).new_value == 49
 
 
-async def test_closing_it_ends_the_loop_of_its_reader_and_drops_what_was_not_read(state: State, engine: Engine) -> None:
+async def test_closing_it_ends_the_loop_of_its_reader_and_drops_what_was_not_read(state: State, embedded: Engine) -> None:
     watch = state.watch()
     async with watch:
         await state.set("s", "k", 1)
@@ -152,7 +152,7 @@ async def test_closing_it_ends_the_loop_of_its_reader_and_drops_what_was_not_rea
         await watch.aclose()
         await watch.aclose()
         assert await asyncio.wait_for(reading, 20) == []
-    assert await watching(engine) == []
+    assert await watching(embedded) == []
     assert await collected(watch) == []
     with pytest.raises(RuntimeError, match="this watch is over"):
         await watch.__aenter__()
