@@ -116,9 +116,9 @@ async def ours(load: Load) -> Counted:
     adapter = RedisAdapter(RedisSettings(redis_url=load.url))
     await adapter.start(lambda subscription_id: None)
     make: dict[str, Callable[[], Any]] = {
-        "update": lambda: adapter.update(SCOPE, KEY, PLAN, LIMIT),
-        "set": lambda: adapter.set(SCOPE, KEY, DOCUMENT),
-        "get": lambda: adapter.get(SCOPE, KEY),
+        "update": lambda: adapter.values.update(SCOPE, KEY, PLAN, LIMIT),
+        "set": lambda: adapter.values.set(SCOPE, KEY, DOCUMENT),
+        "get": lambda: adapter.values.get(SCOPE, KEY),
     }
     ask = make[load.op]
 

@@ -46,13 +46,13 @@ class Place:
 
     async def dead(self, count: int = 1) -> list[DeadLetter]:
         async with asyncio.timeout(10):
-            while len(letters := await answered(self.module.adapter.dead_letters())) < count:
+            while len(letters := await answered(self.module.adapter.admin.dead_letters())) < count:
                 await asyncio.sleep(0.005)
         return letters
 
     async def is_empty(self) -> None:
         async with asyncio.timeout(10):
-            while any(queue.waiting or queue.pending for queue in await answered(self.module.adapter.queues())):
+            while any(queue.waiting or queue.pending for queue in await answered(self.module.adapter.admin.stats())):
                 await asyncio.sleep(0.005)
 
 
@@ -291,7 +291,7 @@ async def test_an_error_that_is_none_is_a_success(error: Any, place: Place) -> N
     (call,) = await calls(worker, 1)
     await worker.answer(call, error=error)
     await place.is_empty()
-    assert await answered(place.module.adapter.dead_letters()) == []
+    assert await answered(place.module.adapter.admin.dead_letters()) == []
 
 
 async def test_a_module_that_passes_on_the_fate_of_a_call_of_its_own_has_failed_itself(place: Place) -> None:

@@ -176,8 +176,8 @@ async def test_an_event_is_tried_again_and_other_subscriptions_go_on(
             await engine.register_trigger({"type": "state", "function_id": f"good-{number}", "config": {"scope": "s"}})
         await engine.trigger({"function_id": "state::set", "payload": {"scope": "s", "key": "k", "value": 1}})
         await until(lambda: len(seen) == 5)
-        await until(lambda: bool(module.adapter.dead_letters()))
-        (letter,) = await answered(module.adapter.dead_letters())
+        await until(lambda: bool(module.adapter.admin.dead_letters()))
+        (letter,) = await answered(module.adapter.admin.dead_letters())
         assert letter.attempts == 2
         assert letter.error.startswith("invocation_failed: ")
         assert sorted(seen) == [f"good-{number}" for number in range(5)]

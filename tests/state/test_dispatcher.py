@@ -82,7 +82,7 @@ class Setup:
     async def dead(self, count: int) -> list[Any]:
         """The dead letters, once there are so many."""
         async with asyncio.timeout(10):
-            while len(letters := list(self.module.adapter.dead_letters())) < count:  # type: ignore[arg-type]
+            while len(letters := list(self.module.adapter.admin.dead_letters())) < count:  # type: ignore[arg-type]
                 await asyncio.sleep(0.005)
         return letters
 
