@@ -2,6 +2,6 @@
 
 from iii_state.engine import Engine
 from iii_state.errors import ConfigError, FunctionError, StoreError
-from iii_state.module import StateModule
+from iii_state.state.module import StateModule
 
 __all__ = ["ConfigError", "Engine", "FunctionError", "StateModule", "StoreError"]

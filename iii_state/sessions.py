@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Raw
 
 from iii_state.errors import InvalidValue, StoreError
-from iii_state.requests import describe, within
+from iii_state.values.requests import describe, within
 
 SESSION_SECONDS = 600
 """How long a session outlives its last use. Far longer than a call is waited for."""

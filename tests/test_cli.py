@@ -16,7 +16,7 @@ import pytest
 import uvloop
 
 from iii_state.cli.state import request
-from iii_state.engine.client import Client
+from iii_state.client.client import Client
 from tests.processes import EngineProcess, Lines, free_port, running_engine
 
 

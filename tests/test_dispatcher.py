@@ -425,7 +425,7 @@ async def test_stopping_waits_for_running_handlers_and_keeps_the_rest(tmp_path: 
 
 
 async def test_a_handler_that_does_not_end_is_given_back_when_stopping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("iii_state.module.STOP_SECONDS", 0.05)
+    monkeypatch.setattr("iii_state.state.module.STOP_SECONDS", 0.05)
     config = {"adapter": {"name": "kv", "config": {"store_method": "file_based", "file_path": str(tmp_path)}}}
     async with Setup(config) as setup:
         await setup.trigger(scope="s")

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iii_state import values
-from iii_state.apply import apply
-from iii_state.ops import InvalidOp, OpError, compile_text
+from iii_state.values.apply import apply
+from iii_state.values.ops import InvalidOp, OpError, compile_text
 from tests import model
 from tests.strategies import DOCUMENTS, OP_LISTS, VALUES
 

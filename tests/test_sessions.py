@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from iii_state import Engine, FunctionError, StateModule, values
-from iii_state.engine.client import Client, ConnectionLost
+from iii_state.client.client import Client, ConnectionLost
 from tests.processes import running_engine
 from tests.redis_server import shared_server
 

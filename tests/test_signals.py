@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from iii_state.engine.client import Client
+from iii_state.client.client import Client
 from tests.attached import attached
 from tests.processes import EngineProcess, running_engine
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from iii_state import ConfigError, Engine, StateModule, StoreError
+from iii_state.client.client import Client, ConnectionLost
 from iii_state.engine import engine as engine_module
-from iii_state.engine.client import Client, ConnectionLost
 from iii_state.host import Host
-from iii_state.stopping import Stopping
+from iii_state.tasks.closing import Stopping
 from tests.contract.conftest import engine_over
 from tests.redis_server import RedisServer, shared_server
 

@@ -25,9 +25,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from iii_state.events import DeadLetter, Delivery, Failure, QueueStats, Subscription
-from iii_state.host import Answer
-from iii_state.ops import OpError, Plan
 from iii_state.sessions import Request
+from iii_state.tasks.results import Answer
+from iii_state.values.ops import OpError, Plan
 
 
 class Updated(NamedTuple):

@@ -10,12 +10,13 @@ from iii_state.adapters.base import Adapter
 from iii_state.attach import survey
 from iii_state.attach.host import DEFAULT_PREFIX, AttachedHost
 from iii_state.attach.presence import Function
-from iii_state.engine import protocol
-from iii_state.engine.client import Client, ConnectionLost, Rejected
+from iii_state.client.client import Client, ConnectionLost, Rejected
 from iii_state.errors import FunctionError, StoreError
-from iii_state.host import DEFAULT_NAMESPACE, answered
-from iii_state.module import StateModule
-from iii_state.stopping import in_turn
+from iii_state.host import DEFAULT_NAMESPACE
+from iii_state.state.module import StateModule
+from iii_state.tasks.closing import in_turn
+from iii_state.tasks.results import answered
+from iii_state.wire import messages
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +137,7 @@ class Attachment:
         self._step_out()
         self._look_now.set()
 
-    def _rejected(self, message: protocol.RegistrationRejected) -> None:
+    def _rejected(self, message: messages.RegistrationRejected) -> None:
         self._was_rejected = True
         self._look_now.set()
 

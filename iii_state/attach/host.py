@@ -12,12 +12,12 @@ import msgspec
 from iii_state import values
 from iii_state.attach.callers import Callers
 from iii_state.attach.presence import Presence
-from iii_state.engine.client import Client, ConnectionLost
-from iii_state.engine.protocol import STOPPED
-from iii_state.engine.workers import WORKER_GONE
+from iii_state.client.client import Client, ConnectionLost
 from iii_state.errors import FunctionError, NotCarriedOut, WorkerLost
-from iii_state.host import DEFAULT_NAMESPACE, Answer, Caller, Handler, Runner, Trigger, TriggerProvider
+from iii_state.host import DEFAULT_NAMESPACE, Caller, Handler, Runner, Trigger, TriggerProvider
+from iii_state.tasks.results import Answer
 from iii_state.values import Json
+from iii_state.wire.messages import STOPPED, WORKER_GONE
 
 DEFAULT_PREFIX = "state"
 

@@ -25,7 +25,7 @@ from iii_state.cli.store import (
     store_options,
 )
 from iii_state.errors import ConfigError, StoreError
-from iii_state.module import StateModule
+from iii_state.state.module import StateModule
 
 _ID = re.compile(r"[^\s:]+(::[^\s:]+)*")
 

@@ -21,7 +21,7 @@ import msgspec
 
 from iii_state import values
 from iii_state.cli.terminal import check_output, exact_name, is_terminal, name, print_line, printable, show
-from iii_state.engine.client import Client, ConnectionLost, Rejected
+from iii_state.client.client import Client, ConnectionLost, Rejected
 from iii_state.errors import ConfigError, FunctionError, InvalidValue, StoreError
 from iii_state.host import Caller, Handler
 from iii_state.values import Json

@@ -10,16 +10,20 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from iii_state import values
+from iii_state.engine.functions import Call, Details, Function
 from iii_state.engine.introspection import ChangeTriggers, Introspection
 from iii_state.engine.python_function import PythonCallable, PythonFunction, PythonTasks
-from iii_state.engine.registry import Call, Details, Function, Functions, contained
+from iii_state.engine.registry import Functions
 from iii_state.engine.server import Server
-from iii_state.engine.steps import REGISTRATION_FAILED
 from iii_state.engine.triggers import Triggers, TriggerType, registration_error
-from iii_state.engine.workers import WORKER_GONE, Workers
+from iii_state.engine.workers import Workers
 from iii_state.errors import ConfigError, FunctionError, InvalidValue, NotCarriedOut, own, words
-from iii_state.host import DEFAULT_NAMESPACE, LOCAL, Answer, Handler, Module, Runner, Trigger, TriggerProvider, answered, then
-from iii_state.stopping import Stopping, in_turn
+from iii_state.host import DEFAULT_NAMESPACE, LOCAL, Handler, Module, Runner, Trigger, TriggerProvider
+from iii_state.tasks.closing import Stopping, in_turn
+from iii_state.tasks.failures import contained
+from iii_state.tasks.results import Answer, answered, then
+from iii_state.tasks.steps import REGISTRATION_FAILED
+from iii_state.wire.messages import WORKER_GONE
 
 log = logging.getLogger(__name__)
 

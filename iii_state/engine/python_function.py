@@ -10,10 +10,11 @@ from itertools import count
 from typing import Any, TypeAlias
 
 from iii_state import values
-from iii_state.engine.pending import PendingCalls
-from iii_state.engine.registry import Call, Function, contained
+from iii_state.engine.functions import Call, Function
 from iii_state.errors import FunctionError, own
-from iii_state.host import Answer
+from iii_state.tasks.failures import contained
+from iii_state.tasks.results import Answer
+from iii_state.wire.pending import PendingCalls
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,10 @@ from typing import Protocol
 
 import msgspec
 
-from iii_state.engine.steps import REGISTRATION_FAILED, Steps
 from iii_state.errors import FunctionError, words
-from iii_state.host import DEFAULT_NAMESPACE, Answer, Trigger, TriggerProvider
+from iii_state.host import DEFAULT_NAMESPACE, Trigger, TriggerProvider
+from iii_state.tasks.results import Answer
+from iii_state.tasks.steps import REGISTRATION_FAILED, Steps
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from iii_state import values
 from iii_state.adapters.redis import RedisAdapter
 from iii_state.config import RedisSettings
 from iii_state.events import Subscription
-from iii_state.host import Answer
+from iii_state.tasks.results import Answer
 
 _AT_ONCE = 256
 

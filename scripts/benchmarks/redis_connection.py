@@ -37,7 +37,7 @@ from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.mutations import Ticket, mutation, plan_arguments, update_arguments
 from iii_state.adapters.redis.scripts import script
 from iii_state.config import RedisSettings
-from iii_state.ops import compile_text
+from iii_state.values.ops import compile_text
 from tests.redis_server import RedisServer
 
 DOCUMENT = values.to_stored(b'{"name":"Ada Lovelace","tags":["a","b"],"visits":3}')

@@ -19,7 +19,7 @@ from benchmarks.report import Report, Table, Target, bar, number
 from iii_state import values
 from iii_state.adapters.redis import RedisAdapter
 from iii_state.events import Subscription
-from iii_state.ops import compile_text
+from iii_state.values.ops import compile_text
 from tests.redis_server import RedisServer
 
 _CALLS = 50

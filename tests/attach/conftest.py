@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from iii_state.engine.client import Client
+from iii_state.client.client import Client
 from tests.attached import engine_without_state
 from tests.redis_server import RedisServer, shared_server
 from tests.sdk.conftest import installed

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from iii_state.engine.client import Client
+from iii_state.client.client import Client
 from iii_state.errors import FunctionError
-from iii_state.host import Answer, Caller
+from iii_state.host import Caller
+from iii_state.tasks.results import Answer
 from iii_state.values import Json
 from tests.attach.old_engine import OldEngine
 from tests.attached import AttachProcess, attached

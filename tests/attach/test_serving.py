@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from iii_state.engine.client import Client
+from iii_state.client.client import Client
 from iii_state.errors import FunctionError
 from tests.attach.conftest import SOON, WorkerAt, call, until
 from tests.attached import AttachProcess, attached

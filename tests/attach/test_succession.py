@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from iii_state.engine.client import Client
+from iii_state.client.client import Client
 from iii_state.errors import FunctionError
 from tests.attach.old_engine import OldEngine
 from tests.attach.test_old_engines import SOON, Seen, call, said, until

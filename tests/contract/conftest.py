@@ -19,7 +19,7 @@ from iii_state.adapters.redis import RedisAdapter
 from iii_state.config import BridgeSettings, RedisSettings
 from iii_state.engine import Engine
 from iii_state.events import Delivery, QueueLimits, Subscription
-from iii_state.module import StateModule
+from iii_state.state.module import StateModule
 from tests.conftest import LOOPS, LoopFactory
 from tests.redis_server import fake_server, shared_server
 

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from iii_state.afterwards import Afterwards
+from iii_state.tasks.effects import Afterwards
 from tests.contract.conftest import Store
 from tests.contract.test_queues import ALL, drain
 from tests.contract.test_values import LIMIT, plan
@@ -46,7 +46,7 @@ async def test_writes_with_deadlines_that_pass_at_once_are_answered_as_what_they
 
 def test_a_fault_is_logged_with_its_traceback_and_those_that_follow_are_counted(caplog: pytest.LogCaptureFixture) -> None:
     step = Afterwards("a step")
-    with caplog.at_level(logging.ERROR, "iii_state.afterwards"):
+    with caplog.at_level(logging.ERROR, "iii_state.tasks.effects"):
         for _ in range(5):
             try:
                 raise RuntimeError("broken")

@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 
 from iii_state import FunctionError
-from iii_state.snapshots import MAX_SNAPSHOTS
+from iii_state.state.snapshots import MAX_SNAPSHOTS
 from tests.adapters.bridge.engines import until
 from tests.adapters.bridge.processes import Worker, bridged, engine, remote
 from tests.adapters.redis.proxy import Proxy

@@ -10,7 +10,7 @@ import pytest
 
 from iii_state import values
 from iii_state.errors import FunctionError, too_large
-from iii_state.ops import Plan, compile_text
+from iii_state.values.ops import Plan, compile_text
 from tests.contract.conftest import Store
 from tests.test_ops import VECTORS, exact
 

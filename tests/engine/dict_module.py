@@ -10,7 +10,8 @@ from msgspec import Raw
 
 from iii_state import values
 from iii_state.errors import FunctionError
-from iii_state.host import Answer, Caller, Host, Trigger
+from iii_state.host import Caller, Host, Trigger
+from iii_state.tasks.results import Answer
 from iii_state.values import Json
 
 

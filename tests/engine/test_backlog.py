@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from iii_state.engine import backlog
-from iii_state.engine.backlog import Backlog, Turns
+from iii_state.wire import backlog
+from iii_state.wire.backlog import Backlog, Turns
 
 
 def test_a_backlog_is_full_until_enough_has_been_read_or_its_peer_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from iii_state.client.client import Client, ConnectionLost, Rejected
 from iii_state.engine import Engine
-from iii_state.engine.client import Client, ConnectionLost, Rejected
 from iii_state.errors import FunctionError
-from iii_state.host import Answer, Caller, Trigger
+from iii_state.host import Caller, Trigger
+from iii_state.tasks.results import Answer
 from iii_state.values import Json
 from tests.engine.dict_module import DictModule
 from tests.engine.raw_worker import Port, RawWorker, until
@@ -370,7 +371,7 @@ async def test_frames_that_mean_nothing_are_passed_over() -> None:
 
 
 async def _accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    from iii_state.engine.handshake import _accepted
+    from iii_state.wire.handshake import _accepted
 
     head = (await reader.readuntil(b"\r\n\r\n")).decode()
     key = next(line.split(": ")[1] for line in head.split("\r\n") if line.lower().startswith("sec-websocket-key"))

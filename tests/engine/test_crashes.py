@@ -12,10 +12,10 @@ import aiohttp
 import pytest
 
 from iii_state import Engine, StateModule
-from iii_state.engine.registry import Call
+from iii_state.engine.functions import Call
 from iii_state.errors import NotCarriedOut, WorkerLost
 from iii_state.events import DeadLetter
-from iii_state.host import answered
+from iii_state.tasks.results import answered
 from tests.engine.raw_worker import Frame, Port, RawWorker, until
 from tests.redis_server import shared_server
 

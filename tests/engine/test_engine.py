@@ -278,4 +278,4 @@ async def test_two_thousand_connections_that_come_and_go_leave_nothing_behind(po
     await until(lambda: len(engine.workers) == 0)
     assert list(engine.triggers) == []
     assert engine.functions.get("default", "f1") is None
-    assert len(engine.server) == 0
+    await until(lambda: len(engine.server) == 0)

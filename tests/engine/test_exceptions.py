@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from iii_state import Engine, FunctionError, StateModule
-from iii_state.engine.client import Client
-from iii_state.host import Answer, Caller, Trigger, answered
+from iii_state.client.client import Client
+from iii_state.host import Caller, Trigger
+from iii_state.tasks.results import Answer, answered
 from iii_state.values import Json
 from tests.engine.dict_module import DictModule
 from tests.engine.raw_worker import RawWorker, until

@@ -13,11 +13,11 @@ import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from iii_state.engine.backlog import Backlog
 from iii_state.engine.registry import Functions
 from iii_state.engine.triggers import Triggers, TriggerType
 from iii_state.engine.worker import Worker, connect
 from iii_state.engine.workers import Description, Workers
+from iii_state.wire.backlog import Backlog
 from tests.engine.dict_module import DictModule
 from tests.engine.raw_worker import RawWorker
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from iii_state.engine import Engine, protocol
+from iii_state.engine import Engine
 from iii_state.errors import FunctionError
+from iii_state.wire import messages
 from tests.engine.dict_module import DictModule
 from tests.engine.raw_worker import Port, RawWorker
 
@@ -28,7 +29,7 @@ MIB = 1024 * 1024
     ],
 )
 def test_what_a_worker_can_receive_follows_from_what_it_says_of_itself(runtime: str, version: str, limit: int) -> None:
-    assert protocol.max_frame_bytes(runtime, version) == limit
+    assert messages.max_frame_bytes(runtime, version) == limit
 
 
 async def old_worker(port: Port) -> RawWorker:
@@ -37,7 +38,7 @@ async def old_worker(port: Port) -> RawWorker:
 
 async def test_a_result_that_is_too_large_becomes_an_error(port: Port, module: DictModule) -> None:
     worker = await old_worker(port)
-    reply = len(protocol.result_frame(b'"x"', b'"state::get"', b'""'))
+    reply = len(messages.result_frame(b'"x"', b'"state::get"', b'""'))
     for surplus in (0, 1):
         module.values["s"] = {"k": b'"%b"' % (b"x" * (MIB - reply + surplus))}
         outcome = await worker.call("state::get", {"scope": "s", "key": "k"}, invocation_id="x")

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from iii_state.engine import Engine
-from iii_state.engine.protocol import OURS
 from iii_state.host import Host, Trigger
+from iii_state.wire.messages import OURS
 from tests.engine.dict_module import DictModule
 from tests.engine.raw_worker import Port, RawWorker, until
 

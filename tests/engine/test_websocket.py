@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iii_state.engine import Engine, websocket
-from iii_state.engine.workers import Link
+from iii_state.engine import Engine
+from iii_state.wire import websocket
+from iii_state.wire.link import Link
 from tests.engine.dict_module import DictModule
 from tests.engine.raw_worker import Port, RawWorker, until
 
@@ -392,7 +393,7 @@ async def test_what_a_worker_has_asked_for_is_carried_out_though_it_is_gone(
 async def test_a_worker_with_very_many_open_calls_is_held_up_until_half_are_answered(
     raw: RawSocket, module: DictModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("iii_state.engine.answering.MAX_OPEN_CALLS", 10)
+    monkeypatch.setattr("iii_state.wire.calls.MAX_OPEN_CALLS", 10)
     slow = b'{"type":"invokefunction","function_id":"slow::get","data":1,"invocation_id":"s%d"}'
     raw.writer.write(b"".join(frame(slow % number) for number in range(15)))
     await until(lambda: len(module.slow) == 10)

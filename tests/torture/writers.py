@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from iii_state import Engine, FunctionError
-from iii_state.engine.client import Client, ConnectionLost
+from iii_state.client.client import Client, ConnectionLost
 from tests.torture.journal import Journal
 from tests.torture.writes import Op, Source, outcome_of
 

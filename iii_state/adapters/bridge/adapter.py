@@ -14,10 +14,10 @@ from iii_state.adapters.bridge.remote import NOT_FOUND, Remote
 from iii_state.config import BridgeSettings
 from iii_state.errors import FunctionError, StoreError
 from iii_state.events import DeadLetter, Delivery, DispatchLimits, Failure, QueueLimits, QueueStats, Subscription
-from iii_state.host import Answer
-from iii_state.ops import Plan
 from iii_state.sessions import Request
-from iii_state.stopping import Stopping
+from iii_state.tasks.closing import Stopping
+from iii_state.tasks.results import Answer
+from iii_state.values.ops import Plan
 
 T = TypeVar("T")
 

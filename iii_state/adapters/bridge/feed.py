@@ -11,11 +11,11 @@ import logging
 import uuid
 from typing import NamedTuple
 
-from iii_state.awake import AwakeTimer
+from iii_state.adapters.local_queue import Queue
 from iii_state.errors import FunctionError, NotCarriedOut, WorkerLost
 from iii_state.events import Delivery, Event, Failure, Subscription
-from iii_state.host import Answer
-from iii_state.queues import Queue
+from iii_state.tasks.awake import AwakeTimer
+from iii_state.tasks.results import Answer
 
 logger = logging.getLogger(__name__)
 

@@ -21,9 +21,8 @@ from msgspec import Raw
 from iii_state.adapters.bridge import answers, letters
 from iii_state.adapters.bridge.feed import Feed
 from iii_state.adapters.bridge.remote import Remote
-from iii_state.afterwards import Afterwards
-from iii_state.awake import AwakeTimer
-from iii_state.engine.client import ConnectionLost
+from iii_state.adapters.local_queue import Queue
+from iii_state.client.client import ConnectionLost
 from iii_state.errors import FunctionError, InvalidValue, NotCarriedOut, StoreError
 from iii_state.events import (
     FOREVER,
@@ -37,8 +36,10 @@ from iii_state.events import (
     QueueStats,
     Subscription,
 )
-from iii_state.host import Answer, engine_name
-from iii_state.queues import Queue
+from iii_state.host import engine_name
+from iii_state.tasks.awake import AwakeTimer
+from iii_state.tasks.effects import Afterwards
+from iii_state.tasks.results import Answer
 from iii_state.values import Json
 
 logger = logging.getLogger(__name__)

@@ -15,11 +15,11 @@ from typing import Any
 
 from iii_state import values
 from iii_state.adapters.bridge.session import NOT_RETRY_SAFE, SESSION_OPEN, Session, SessionGone, session_error
-from iii_state.afterwards import Afterwards
+from iii_state.client.client import Client, ConnectionLost
 from iii_state.config import BridgeSettings
-from iii_state.engine.client import Client, ConnectionLost
-from iii_state.engine.protocol import STOPPED
 from iii_state.errors import FunctionError, StoreError
+from iii_state.tasks.effects import Afterwards
+from iii_state.wire.messages import STOPPED
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,6 @@ NOT_RETRY_SAFE = "NOT_RETRY_SAFE"
 Ask = Callable[[bytes, bytes], Awaitable[bytes | None]]
 """Calls a function of the remote once: JSON text of its id, and of the request."""
 
-
 _ERRORS = {kind.code: kind for kind in (SessionLost, SessionTaken, Fenced, Forgotten)}
 
 

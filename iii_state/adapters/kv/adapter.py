@@ -19,16 +19,17 @@ from iii_state.adapters.kv.groups import Changes, Groups, delivery_row, row_numb
 from iii_state.adapters.kv.journal import Journal, Row
 from iii_state.adapters.kv.line import Line
 from iii_state.adapters.kv.sessions import Sessions
-from iii_state.afterwards import Afterwards
-from iii_state.apply import apply
-from iii_state.awake import AwakeTimer
+from iii_state.adapters.local_queue import Queue, Routes
 from iii_state.errors import StoreError, too_large
 from iii_state.events import FOREVER, DeadLetter, Delivery, Event, EventType, Failure, QueueLimits, QueueStats, Subscription
-from iii_state.host import Answer, engine_name
-from iii_state.ops import Plan
-from iii_state.queues import Queue, Routes
+from iii_state.host import engine_name
 from iii_state.sessions import SESSION_SECONDS, Request
-from iii_state.stopping import Stopping, in_turn
+from iii_state.tasks.awake import AwakeTimer
+from iii_state.tasks.closing import Stopping, in_turn
+from iii_state.tasks.effects import Afterwards
+from iii_state.tasks.results import Answer
+from iii_state.values.apply import apply
+from iii_state.values.ops import Plan
 
 logger = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from typing import TypeVar
 
 from iii_state.adapters.kv.groups import Changes, Groups
 from iii_state.adapters.kv.journal import EPOCH, Outcome, Slot
-from iii_state.awake import AwakeTimer
-from iii_state.host import Answer
 from iii_state.sessions import MAX_RECORDED_BYTES, Fenced, Forgotten, Request, SessionLost, SessionTaken
+from iii_state.tasks.awake import AwakeTimer
+from iii_state.tasks.results import Answer
 
 T = TypeVar("T")
 

@@ -31,14 +31,14 @@ from iii_state.adapters.redis.subscriptions import Subscriptions
 from iii_state.adapters.redis.upkeep import Upkeep
 from iii_state.adapters.redis.wire import Wire, explain
 from iii_state.adapters.redis.writing import Writing
-from iii_state.afterwards import Afterwards
 from iii_state.config import RedisSettings
 from iii_state.errors import StoreError
 from iii_state.events import DeadLetter, Delivery, Failure, QueueLimits, QueueStats, Subscription
-from iii_state.host import Answer
-from iii_state.ops import Plan
 from iii_state.sessions import Request
-from iii_state.stopping import Stopping, in_turn
+from iii_state.tasks.closing import Stopping, in_turn
+from iii_state.tasks.effects import Afterwards
+from iii_state.tasks.results import Answer
+from iii_state.values.ops import Plan
 
 logger = logging.getLogger(__name__)
 

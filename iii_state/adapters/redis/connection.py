@@ -43,7 +43,6 @@ FIRST_BACKOFF_SECONDS = 0.05
 MAX_BACKOFF_SECONDS = 2.0
 SESSION_MS = b"%d" % (SESSION_SECONDS * 1000)
 
-
 Command = Callable[[bytes, int, int, int], Sequence[bytes] | bytes]
 """Builds a call each time it is sent, as words or as packed bytes, of its ticket: session, epoch, slot, sequence number."""
 

@@ -11,10 +11,10 @@ from typing import NamedTuple, cast
 from iii_state import values
 from iii_state.adapters.base import Updated
 from iii_state.adapters.redis.keys import Keys, lane
-from iii_state.apply import apply
 from iii_state.errors import too_large
-from iii_state.ops import Failure, OpError, Plan
 from iii_state.sessions import Fenced, Forgotten, SessionLost, SessionTaken
+from iii_state.values.apply import apply
+from iii_state.values.ops import Failure, OpError, Plan
 
 Reply = list[object]
 

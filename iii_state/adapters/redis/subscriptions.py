@@ -32,7 +32,6 @@ BROADCAST_RETENTION_MS = 300_000
 HOLD_SECONDS = 0.02
 """How long a registration waits when a writer has asked the routes to hold still."""
 
-
 PAUSE_SECONDS = 0.1
 """How long a request waits when Redis could not be asked."""
 

@@ -8,10 +8,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from iii_state import Engine, StateModule
-from iii_state.engine.client import Client
+from iii_state.client.client import Client
 from iii_state.errors import FunctionError
-from iii_state.host import Answer, Caller, Trigger
-from iii_state.module import StateModule as Module
+from iii_state.host import Caller, Trigger
+from iii_state.state.module import StateModule as Module
+from iii_state.tasks.results import Answer
 from iii_state.values import Json, decode, encode
 
 SECONDS = 20.0

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-from iii_state.engine.client import Client
+from iii_state.client.client import Client
 from iii_state.values import Json, decode
 from tests.adapters.redis.proxy import Proxy, proxy_to
 from tests.processes import SERVE, EngineProcess

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from iii_state import FunctionError
-from iii_state.engine.client import Client
+from iii_state.client.client import Client
 from iii_state.values import decode
 from tests.adapters.bridge.engines import State, bridge_to, running, stock, until
 from tests.adapters.redis.proxy import proxy_to

@@ -28,7 +28,7 @@ from iii_state.adapters.redis.mutations import (
     updated,
 )
 from iii_state.adapters.redis.scripts import script
-from iii_state.ops import Plan, compile_text
+from iii_state.values.ops import Plan, compile_text
 
 LIMIT = values.MAX_VALUE_BYTES
 

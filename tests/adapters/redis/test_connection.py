@@ -21,8 +21,8 @@ from iii_state.adapters.redis.wire import open_wire, pack
 from iii_state.config import RedisSettings
 from iii_state.errors import StoreError
 from iii_state.events import QueueLimits, Subscription
-from iii_state.ops import compile_text
 from iii_state.sessions import Fenced, Request, SessionLost
+from iii_state.values.ops import compile_text
 from tests.adapters.redis.proxy import Proxy, proxy_to
 from tests.redis_server import RedisServer
 

@@ -1,4 +1,4 @@
-"""update.lua against iii_state.apply, byte for byte."""
+"""update.lua against iii_state.values.apply, byte for byte."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from iii_state import values
 from iii_state.adapters.redis.mutations import Foreign, plan_arguments, update_arguments, updated
-from iii_state.apply import apply
 from iii_state.errors import FunctionError, too_large
+from iii_state.values.apply import apply
 from tests.adapters.redis.engine import LIMIT, Engine, plan_of
 from tests.strategies import DOCUMENTS, FLOATS, INTEGERS, OP_LISTS
 

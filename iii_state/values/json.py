@@ -14,7 +14,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any
@@ -31,8 +31,6 @@ Json = bytes | Raw
 MAX_DEPTH = 512
 """The deepest nesting that is stored (a scalar is 0, `[]` and `{}` are 1)."""
 
-FRAME_START = b"{\t\n"
-
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _members = msgspec.json.Decoder(dict[str, Raw])
 _text = msgspec.json.Decoder(str)
@@ -48,21 +46,6 @@ _NO_BRACKET_NOR_QUOTE = bytes(byte for byte in range(256) if byte not in b'[]{}"
 _QUOTED = re.compile(rb'"[^"]*"')
 _ROOM = 2 * MAX_DEPTH + 200
 _ROUND = bytes.maketrans(b"{}", b"[]")
-
-
-class _Heads(dict[str, bytes]):
-    """Name → `"name":`. Documents of one kind share their names, so the last few thousand are kept."""
-
-    def __missing__(self, name: str) -> bytes:
-        if len(self) >= 4096:
-            self.clear()
-        head = _encoder.encode(name) + b":"
-        if len(name) <= 64:
-            self[name] = head
-        return head
-
-
-_heads = _Heads()
 
 
 def encode(value: Any) -> bytes:
@@ -233,42 +216,6 @@ def nesting_depth(text: bytes) -> int:
             return depth
         brackets = brackets.replace(b"[]", b"")
     return 64 + max(accumulate(92 - bracket for bracket in brackets))
-
-
-def frame(text: bytes) -> bytes:
-    """The stored form of a compact text: objects framed, everything else as it is."""
-    if not text.startswith(b"{"):
-        return text
-    return frame_members(members(text))
-
-
-def frame_members(object_members: Mapping[str, Json]) -> bytes:
-    """The stored form of an object, of its members and their compact texts."""
-    if not object_members:
-        return b"{}"
-    return b"{\t\n%b\n}" % b",\n".join([_heads[name] + text for name, text in object_members.items()])
-
-
-def compact_members(object_members: Mapping[str, Json]) -> bytes:
-    """The compact text of an object, of its members and their compact texts."""
-    return b"{%b}" % b",".join([_heads[name] + text for name, text in object_members.items()])
-
-
-def to_stored(text: Json) -> bytes:
-    """The stored form of any JSON text whose syntax and UTF-8 have been checked; raises `InvalidValue` as `normalize` does."""
-    return frame(normalize(text))
-
-
-def unframe(stored: bytes) -> bytes:
-    """The compact text of a stored one: exact, since a raw TAB or newline occurs only in the frame."""
-    return stored.translate(None, b"\t\n") if stored.startswith(FRAME_START) else stored
-
-
-def compact_size(stored: bytes) -> int:
-    """Bytes of the compact text of a stored value, framing not counted."""
-    if not stored.startswith(FRAME_START):
-        return len(stored)
-    return len(stored) - 1 - stored.count(b"\n")
 
 
 def type_name(text: bytes) -> str:

@@ -12,9 +12,10 @@ from msgspec import Meta, Raw
 from iii_state import values
 from iii_state.errors import MAX_CODE, MAX_MESSAGE, FunctionError, StoreError, bounded
 from iii_state.events import DeadLetter, QueueStats
-from iii_state.host import Answer, Caller, Handler, Host, answered, then
-from iii_state.requests import read
+from iii_state.host import Caller, Handler, Host
+from iii_state.tasks.results import Answer, answered, then
 from iii_state.values import Json
+from iii_state.values.requests import read
 
 T = TypeVar("T")
 

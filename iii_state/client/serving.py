@@ -12,17 +12,17 @@ import msgspec
 from msgspec import Raw
 
 from iii_state import values
-from iii_state.engine import protocol
-from iii_state.engine.answering import Answering
-from iii_state.engine.protocol import ABSENT, given
-from iii_state.engine.registry import contained
-from iii_state.engine.steps import Steps
 from iii_state.errors import FunctionError, NotCarriedOut, words
-from iii_state.host import DEFAULT_NAMESPACE, Answer, Caller, Handler, Trigger, TriggerProvider, then
+from iii_state.host import DEFAULT_NAMESPACE, Caller, Handler, Trigger, TriggerProvider
+from iii_state.tasks.failures import contained
+from iii_state.tasks.results import Answer, then
+from iii_state.tasks.steps import Steps
 from iii_state.values import Json
+from iii_state.wire import messages
+from iii_state.wire.calls import Answering
+from iii_state.wire.messages import ABSENT, given
 
 log = logging.getLogger(__name__)
-
 
 Listener = Callable[[Json, Json | None], Answer[bytes | None]]
 """A function that takes a call's data and its metadata, both as JSON text."""
@@ -30,7 +30,7 @@ Listener = Callable[[Json, Json | None], Answer[bytes | None]]
 
 class _Function(msgspec.Struct, frozen=True):
     text: bytes
-    take: Callable[[protocol.InvokeFunction], Answer[bytes | None]]
+    take: Callable[[messages.InvokeFunction], Answer[bytes | None]]
     registration: bytes
     answers: bool
     """Whether it is called for its result, which may be large, and not told of something."""
@@ -70,9 +70,9 @@ class Served:
     def retire(self) -> None:
         """Tell the engine that others may serve all of this from now on; what is under way here, and what is bound, goes on."""
         for trigger_type in self._types:
-            self._tell(protocol.encode(protocol.UnregisterTriggerType(trigger_type)))
+            self._tell(messages.encode(messages.UnregisterTriggerType(trigger_type)))
         for function_id in self._functions:
-            self._tell(protocol.encode(protocol.UnregisterFunction(function_id)))
+            self._tell(messages.encode(messages.UnregisterFunction(function_id)))
 
     # --- what comes too early
 
@@ -95,39 +95,39 @@ class Served:
         self, function_id: str, handler: Handler, description: str | None = None, metadata: bytes | None = None
     ) -> None:
         """Serve a function from now on; one of the same id is replaced."""
-        message = protocol.RegisterFunction(function_id, description, metadata=ABSENT if metadata is None else Raw(metadata))
+        message = messages.RegisterFunction(function_id, description, metadata=ABSENT if metadata is None else Raw(metadata))
         caller = self._caller
         self._serve(message, lambda call: handler(call.data, caller), answers=True)
 
     def register_listener(self, function_id: str, listener: Listener, description: str) -> None:
         """Serve a function that is told of the calls' metadata, as `register_function` does."""
-        message = protocol.RegisterFunction(function_id, description)
+        message = messages.RegisterFunction(function_id, description)
         self._serve(message, lambda call: listener(call.data, given(call.metadata)), answers=False)
 
     def _serve(
         self,
-        message: protocol.RegisterFunction,
-        take: Callable[[protocol.InvokeFunction], Answer[bytes | None]],
+        message: messages.RegisterFunction,
+        take: Callable[[messages.InvokeFunction], Answer[bytes | None]],
         *,
         answers: bool,
     ) -> None:
-        function = _Function(values.encode_string(message.id), take, protocol.encode(message), answers)
+        function = _Function(values.encode_string(message.id), take, messages.encode(message), answers)
         self._functions[message.id] = function
         self._tell(function.registration)
 
     def unregister_function(self, function_id: str) -> None:
         """Serve a function no more."""
         if self._functions.pop(function_id, None) is not None:
-            self._tell(protocol.encode(protocol.UnregisterFunction(function_id)))
+            self._tell(messages.encode(messages.UnregisterFunction(function_id)))
 
-    def take_call(self, message: protocol.InvokeFunction, answering: Answering) -> None:
+    def take_call(self, message: messages.InvokeFunction, answering: Answering) -> None:
         """Carry a call out, when the triggers that came before it are registered: it may be what they are there for."""
         if self._in_order:
             self._in_order.append(partial(self._carry_out, message, answering))
         else:
             self._carry_out(message, answering)
 
-    def _carry_out(self, message: protocol.InvokeFunction, answering: Answering) -> None:
+    def _carry_out(self, message: messages.InvokeFunction, answering: Answering) -> None:
         function = self._functions.get(message.function_id)
         if function is None:
             answering.fail(message.invocation_id, values.encode_string(message.function_id), self.absent(message.function_id))
@@ -141,7 +141,7 @@ class Served:
 
     def register_trigger_type(self, trigger_type: str, provider: TriggerProvider, description: str) -> None:
         """Provide a trigger type from now on."""
-        provided = _TriggerType(provider, protocol.encode(protocol.RegisterTriggerType(trigger_type, description)))
+        provided = _TriggerType(provider, messages.encode(messages.RegisterTriggerType(trigger_type, description)))
         self._types[trigger_type] = provided
         self._tell(provided.registration)
 
@@ -152,7 +152,7 @@ class Served:
                 del self._bound[trigger.id]
                 self._let_go(trigger)
             del self._types[trigger_type]
-            self._tell(protocol.encode(protocol.UnregisterTriggerType(trigger_type)))
+            self._tell(messages.encode(messages.UnregisterTriggerType(trigger_type)))
 
     def renew_trigger_type(self, trigger_type: str) -> None:
         """Provide a type once more that the engine has lost, or has given to somebody else; it hands over the triggers again."""
@@ -166,7 +166,7 @@ class Served:
             if trigger is not None:
                 self._let_go(trigger)
 
-    def take_trigger(self, message: protocol.RegisterTrigger) -> None:
+    def take_trigger(self, message: messages.RegisterTrigger) -> None:
         """Take on a trigger of a type that is provided here, and tell the engine what became of it."""
         if message.trigger_type in self._unsaid:
             self._unsaid[message.trigger_type].discard(message.id)
@@ -216,11 +216,11 @@ class Served:
         if error is not None:
             del self._bound[trigger.id]
             failure = error if isinstance(error, FunctionError) else FunctionError("trigger_registration_failed", words(error))
-            text = Raw(protocol.error_text(failure))
-        result = protocol.TriggerRegistrationResult(trigger.id, trigger.trigger_type, trigger.function_id, text)
-        self._tell(protocol.encode(result))
+            text = Raw(messages.error_text(failure))
+        result = messages.TriggerRegistrationResult(trigger.id, trigger.trigger_type, trigger.function_id, text)
+        self._tell(messages.encode(result))
 
-    def drop_trigger(self, message: protocol.UnregisterTrigger) -> None:
+    def drop_trigger(self, message: messages.UnregisterTrigger) -> None:
         """The engine has let a trigger go.
 
         Unless it says that this was asked for (`disconnected` is false, which a stock engine does not), the provider is told that
@@ -250,7 +250,7 @@ class Served:
             _logged(error)
 
 
-def _answer(function: _Function, message: protocol.InvokeFunction, answering: Answering, size: int) -> None:
+def _answer(function: _Function, message: messages.InvokeFunction, answering: Answering, size: int) -> None:
     try:
         answer = function.take(message)
     except BaseException as failure:

@@ -10,13 +10,13 @@ from functools import partial
 from msgspec import Raw
 
 from iii_state import values
-from iii_state.engine import protocol
-from iii_state.engine.backlog import LARGE_RESULT_BYTES, Asked
-from iii_state.engine.registry import as_function_error
-from iii_state.engine.workers import Link
 from iii_state.errors import FunctionError
-from iii_state.host import Answer
+from iii_state.tasks.failures import as_function_error
+from iii_state.tasks.results import Answer
 from iii_state.values import Json
+from iii_state.wire import messages
+from iii_state.wire.backlog import LARGE_RESULT_BYTES, Asked
+from iii_state.wire.link import Link
 
 MAX_OPEN_CALLS = 10_000
 """A peer with so many calls open is not read until half of them are answered."""
@@ -54,12 +54,12 @@ class Answering:
         self.open_calls = 0
         self.is_full = False
         """Whether calls have to be let in by `let_in`."""
-        self.max_frame_bytes = protocol.MAX_FRAME_BYTES
+        self.max_frame_bytes = messages.MAX_FRAME_BYTES
         self.direct_bytes = LARGE_RESULT_BYTES
         """A result in a frame that is no larger can be sent without `settle`."""
-        self.max_frame_depth = protocol.MAX_FRAME_DEPTH
+        self.max_frame_depth = messages.MAX_FRAME_DEPTH
         self.tells_fates = False
-        """Whether the peer is told what became of a call that failed (`protocol.FATES`)."""
+        """Whether the peer is told what became of a call that failed (`messages.FATES`)."""
         self._link = link
         self._backlog = link.backlog
         self._too_large = too_large
@@ -163,7 +163,7 @@ class Answering:
                 if self._inside_bytes + self._inside * self._result_bytes > MAX_OPEN_BYTES:
                     self.is_full = True
             answer.add_done_callback(partial(self._done, invocation_id, function_text, size, data, promised))
-        elif protocol.is_given(invocation_id):
+        elif messages.is_given(invocation_id):
             if size and answer is not None and len(answer) > LARGE_RESULT_BYTES:
                 self._backlog.brought((function_text, data), len(answer))
             self._answer(invocation_id, function_text, answer)
@@ -189,7 +189,7 @@ class Answering:
                 self._result_bytes = max(brought, self._result_bytes - (self._result_bytes >> 3))
                 if promised or brought > LARGE_RESULT_BYTES:
                     self._backlog.brought((function_text, data), brought)
-            if protocol.is_given(invocation_id):
+            if messages.is_given(invocation_id):
                 self._answer(invocation_id, function_text, result)
         if promised:
             self._backlog.promise(-promised)  # what has come of it waits for the peer now, or has left
@@ -203,14 +203,14 @@ class Answering:
             self._link.release()
 
     def _answer(self, invocation_id: Raw, function_text: bytes, result: bytes | None) -> None:
-        frame = protocol.result_frame(invocation_id, function_text, result)
+        frame = messages.result_frame(invocation_id, function_text, result)
         if len(frame) > self.max_frame_bytes:
             self.refuse(
                 invocation_id,
                 function_text,
                 self._too_large(f"{function_text.decode()[1:-1]} was carried out, but its result", len(frame)),
             )
-        elif self.max_frame_depth < protocol.MAX_FRAME_DEPTH and values.nesting_exceeds(frame, self.max_frame_depth):
+        elif self.max_frame_depth < messages.MAX_FRAME_DEPTH and values.nesting_exceeds(frame, self.max_frame_depth):
             deep = FunctionError(
                 "serialization_error",
                 f"{function_text.decode()[1:-1]} was carried out, but its result cannot be sent: "
@@ -223,13 +223,13 @@ class Answering:
     def fail(self, invocation_id: Raw, function_text: bytes, error: BaseException) -> None:
         """Answer a call with an error; one that nobody waits for is told to `unheard`."""
         fault = as_function_error(error)
-        if protocol.is_given(invocation_id):
+        if messages.is_given(invocation_id):
             self.refuse(invocation_id, function_text, fault)
         else:
             self._unheard(function_text.decode(), fault)
 
     def refuse(self, invocation_id: Json, function_text: bytes, error: FunctionError) -> None:
         """Answer with an error. Its texts are bounded: only what the peer itself has sent can make the frame too large for it."""
-        frame = protocol.error_frame(invocation_id, function_text, error, tells_fate=self.tells_fates)
+        frame = messages.error_frame(invocation_id, function_text, error, tells_fate=self.tells_fates)
         if len(frame) <= self.max_frame_bytes:
             self._link.send(frame)

@@ -12,8 +12,8 @@ import aiohttp
 from aiohttp import web
 from aiohttp.http import StreamWriter
 
-from iii_state.engine.backlog import Backlog
-from iii_state.engine.websocket import Receiver, WebSocket
+from iii_state.wire.backlog import Backlog
+from iii_state.wire.websocket import Receiver, WebSocket
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 
 from iii_state import values
-from iii_state.ops import INTEGER_MAX, INTEGER_MIN, Failure, Op, OpError, Plan
 from iii_state.values import Json
+from iii_state.values.ops import INTEGER_MAX, INTEGER_MIN, Failure, Op, OpError, Plan
 
 EMPTY = b"{}"
 MANY_MEMBERS = 8

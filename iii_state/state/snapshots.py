@@ -13,10 +13,10 @@ import msgspec
 
 from iii_state import values
 from iii_state.adapters.base import Adapter
-from iii_state.awake import AwakeTimer
 from iii_state.errors import FunctionError
-from iii_state.host import Answer, then
-from iii_state.requests import within
+from iii_state.tasks.awake import AwakeTimer
+from iii_state.tasks.results import Answer, then
+from iii_state.values.requests import within
 
 EXPIRY_SECONDS = 120.0
 """A cursor that has not been used for so long is forgotten, and what it stands for with it."""

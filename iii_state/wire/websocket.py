@@ -18,7 +18,7 @@ from typing import Protocol
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.base_protocol import BaseProtocol
 
-from iii_state.engine.backlog import FULL_PATIENCE_SECONDS, Backlog, Turns
+from iii_state.wire.backlog import FULL_PATIENCE_SECONDS, Backlog, Turns
 
 try:  # the compiled one; not among aiohttp's public names
     from aiohttp._websocket.helpers import websocket_mask as _mask_in_place

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from iii_state.engine.registry import contained
 from iii_state.errors import FunctionError
-from iii_state.host import Answer
+from iii_state.tasks.failures import contained
+from iii_state.tasks.results import Answer
 
 REGISTRATION_FAILED = "trigger_registration_failed"
 

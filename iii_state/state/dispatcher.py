@@ -22,10 +22,11 @@ from typing import TypeVar
 
 from iii_state import values
 from iii_state.adapters.base import Adapter
-from iii_state.awake import LATE_SECONDS
 from iii_state.errors import FunctionError, NotCarriedOut, StoreError, WorkerLost, words
 from iii_state.events import Delivery, DispatchLimits, Failure, Subscription
-from iii_state.host import Answer, Host, Runner
+from iii_state.host import Host, Runner
+from iii_state.tasks.awake import LATE_SECONDS
+from iii_state.tasks.results import Answer
 
 logger = logging.getLogger(__name__)
 

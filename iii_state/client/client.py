@@ -18,17 +18,17 @@ import msgspec
 from msgspec import Raw
 
 from iii_state import values
-from iii_state.engine import handshake, protocol, unusable
-from iii_state.engine.answering import Answering
-from iii_state.engine.pending import Outcome, PendingCalls
-from iii_state.engine.protocol import ABSENT
-from iii_state.engine.quiet_log import QuietLog
-from iii_state.engine.served import Served
-from iii_state.engine.websocket import NORMAL, WebSocket
+from iii_state.client.serving import Served
 from iii_state.errors import FunctionError, NotCarriedOut, words
 from iii_state.host import DEFAULT_NAMESPACE, Caller
-from iii_state.stopping import Stopping, in_turn
+from iii_state.tasks.closing import Stopping, in_turn
 from iii_state.values import Json
+from iii_state.wire import handshake, malformed, messages
+from iii_state.wire.calls import Answering
+from iii_state.wire.messages import ABSENT
+from iii_state.wire.pending import Outcome, PendingCalls
+from iii_state.wire.quiet_log import QuietLog
+from iii_state.wire.websocket import NORMAL, WebSocket
 
 log = logging.getLogger(__name__)
 quiet = QuietLog(log)
@@ -93,16 +93,16 @@ class Client:
         exclusive: bool = False,
         greet: Callable[[], Awaitable[None]] | None = None,
         lost: Callable[[], None] | None = None,
-        rejected: Callable[[protocol.RegistrationRejected], None] | None = None,
+        rejected: Callable[[messages.RegistrationRejected], None] | None = None,
     ) -> None:
         self.url = url
         self.name = name
         self.worker_id = ""
         """What the engine calls this worker, on the connection there is; empty before it has said so."""
-        self.max_frame_depth = protocol.STOCK_FRAME_DEPTH
+        self.max_frame_depth = messages.STOCK_FRAME_DEPTH
         """How deep a frame may nest that the engine can read."""
         self.hears_fates = False
-        """Whether the engine says what became of a call that failed (`protocol.FATES`); a stock one does not."""
+        """Whether the engine says what became of a call that failed (`messages.FATES`); a stock one does not."""
         self.call_seconds = call_seconds
         self.has_tried = asyncio.Event()
         """Set once the first attempt to connect has come to something, or to nothing."""
@@ -120,7 +120,7 @@ class Client:
         """What says once more that a trigger was let go, as long as it is not certain that the engine has heard it."""
         self._confirms = False
         self._token: str | None = None
-        self._previous: protocol.Reattach | None = None
+        self._previous: messages.Reattach | None = None
         """What tells the engine that the connection before this one is dead."""
         self._socket: WebSocket | None = None
         self._answering: Answering | None = None
@@ -131,15 +131,15 @@ class Client:
         self._stopping = Stopping(self._stop)
         self._tasks: list[asyncio.Task[None]] = []
         self._take: dict[type[Any], Callable[[Any], None]] = {
-            protocol.InvocationResult: self._take_result,
-            protocol.InvokeFunction: self._take_call,
-            protocol.RegisterTrigger: self.served.take_trigger,
-            protocol.UnregisterTrigger: self.served.drop_trigger,
-            protocol.TriggerRegistrationResult: self._take_registration_result,
-            protocol.RegistrationRejected: self._take_rejection,
-            protocol.WorkerRegistered: self._take_welcome,
-            protocol.Failure: self._take_failure,
-            protocol.Ping: lambda _: self._tell(protocol.encode(protocol.Pong())),
+            messages.InvocationResult: self._take_result,
+            messages.InvokeFunction: self._take_call,
+            messages.RegisterTrigger: self.served.take_trigger,
+            messages.UnregisterTrigger: self.served.drop_trigger,
+            messages.TriggerRegistrationResult: self._take_registration_result,
+            messages.RegistrationRejected: self._take_rejection,
+            messages.WorkerRegistered: self._take_welcome,
+            messages.Failure: self._take_failure,
+            messages.Ping: lambda _: self._tell(messages.encode(messages.Pong())),
         }
         self._fatal: Exception | None = None
         """Why the engine will not have this worker."""
@@ -303,8 +303,8 @@ class Client:
     async def _open(self, socket: WebSocket, connected: asyncio.Future[None]) -> None:
         assert self._answering is not None
         if self._previous is not None:
-            socket.send(protocol.encode(self._previous))
-        self.max_frame_depth = self._answering.max_frame_depth = protocol.STOCK_FRAME_DEPTH
+            socket.send(messages.encode(self._previous))
+        self.max_frame_depth = self._answering.max_frame_depth = messages.STOCK_FRAME_DEPTH
         self.hears_fates = False
         self.call("engine::workers::register", self._about, ahead=True).add_done_callback(self._introduced)
         for frames in self._departing.values():  # an engine that lost the connection takes their workers for being away only
@@ -329,7 +329,7 @@ class Client:
             told = msgspec.json.decode(answer.result() or b"{}", type=_Welcome)
         except msgspec.MsgspecError:
             return
-        self.max_frame_depth = self._answering.max_frame_depth = min(told.max_depth, protocol.MAX_FRAME_DEPTH)
+        self.max_frame_depth = self._answering.max_frame_depth = min(told.max_depth, messages.MAX_FRAME_DEPTH)
         self.hears_fates = self._answering.tells_fates = told.tells_fates
 
     async def _close(self, socket: WebSocket) -> None:
@@ -360,14 +360,14 @@ class Client:
         invocation_id = f"{prefix}{next(numbers):012x}"
         future = self._pending.add(invocation_id)
         elsewhere = namespace is not None and namespace != DEFAULT_NAMESPACE
-        frame = protocol.invoke_frame(
+        frame = messages.invoke_frame(
             invocation_id,
             values.encode_string(function_id),
             data,
             metadata=metadata,
             trace=b',"namespace":%b' % values.encode_string(namespace) if elsewhere and namespace is not None else b"",
         )
-        if len(frame) > protocol.MAX_FRAME_BYTES:
+        if len(frame) > messages.MAX_FRAME_BYTES:
             self._pending.take(invocation_id)
             future.set_exception(NotCarriedOut("payload_too_large", f"the call of {function_id} is a frame of {len(frame)} bytes"))
         elif self._socket is not None and (
@@ -390,10 +390,10 @@ class Client:
             return False
         prefix, numbers = self._ids
         invocation_id = f"{prefix}{next(numbers):012x}"
-        frame = protocol.invoke_frame(invocation_id, function_text, data)
-        if len(frame) > protocol.MAX_FRAME_BYTES:
+        frame = messages.invoke_frame(invocation_id, function_text, data)
+        if len(frame) > messages.MAX_FRAME_BYTES:
             outcome.set_exception(_too_large(f"the call of {function_text.decode()[1:-1]}", len(frame)))
-        elif self.max_frame_depth < protocol.MAX_FRAME_DEPTH and values.nesting_exceeds(frame, self.max_frame_depth):
+        elif self.max_frame_depth < messages.MAX_FRAME_DEPTH and values.nesting_exceeds(frame, self.max_frame_depth):
             deep = f"the call of {function_text.decode()[1:-1]} nests deeper than the engine at {self.url} can read"
             outcome.set_exception(FunctionError("serialization_error", f"{deep} ({self.max_frame_depth} levels for a frame)"))
         else:
@@ -431,10 +431,10 @@ class Client:
         self, trigger_id: str, trigger_type: str, function_id: str, config: Any, *, metadata: Json | None = None
     ) -> None:
         """Register a trigger on the connection there is and on every later one; one of the same id is replaced."""
-        message = protocol.RegisterTrigger(
+        message = messages.RegisterTrigger(
             trigger_id, trigger_type, function_id, Raw(values.encode(config)), ABSENT if metadata is None else Raw(metadata)
         )
-        self._triggers[trigger_id] = protocol.encode(message)
+        self._triggers[trigger_id] = messages.encode(message)
         self._tell(self._triggers[trigger_id])
 
     async def trigger_taken(self, trigger_id: str) -> None:
@@ -457,7 +457,7 @@ class Client:
         registration = self._triggers.pop(trigger_id, None)
         if registration is None:
             return
-        unregistration = protocol.encode(protocol.UnregisterTrigger(trigger_id, trigger_type))
+        unregistration = messages.encode(messages.UnregisterTrigger(trigger_id, trigger_type))
         self._tell(unregistration)
         if self._reconnects:
             self._departing[trigger_id] = (registration, unregistration)
@@ -493,7 +493,7 @@ class Client:
         if not message:
             return
         try:
-            decoded = protocol.decode(message)
+            decoded = messages.decode(message)
         except (ValueError, RecursionError) as error:
             self._refuse(message, error)
             return
@@ -506,8 +506,8 @@ class Client:
             self._refuse(message, error)
 
     def _refuse(self, frame: bytes | bytearray, error: Exception) -> None:
-        refused = unusable.read(frame)
-        why = unusable.reason(error, frame)
+        refused = malformed.read(frame)
+        why = malformed.reason(error, frame)
         reason = f"the frame could not be read: {why}"
         if refused.is_result and refused.invocation_id is not None:
             future = self._pending.take(refused.invocation_id)
@@ -517,10 +517,10 @@ class Client:
             self._answering.refuse(refused.invocation_text, refused.function_text, FunctionError("deserialization_error", reason))
         quiet.warning("%s sent a frame that cannot be used: %s", self.url, why)
 
-    def _take_result(self, message: protocol.InvocationResult) -> None:
+    def _take_result(self, message: messages.InvocationResult) -> None:
         error = None
         if message.error:
-            error = protocol.read_error(message.error, tells_fate=self.hears_fates)  # one that cannot be read leaves the call open
+            error = messages.read_error(message.error, tells_fate=self.hears_fates)  # one that cannot be read leaves the call open
         future = self._pending.take(message.invocation_id)
         if future is not None:
             if error is not None:
@@ -530,12 +530,12 @@ class Client:
         if self._waiting:
             self._send_waiting()
 
-    def _take_call(self, message: protocol.InvokeFunction) -> None:
+    def _take_call(self, message: messages.InvokeFunction) -> None:
         assert self._answering is not None
         self.served.take_call(message, self._answering)
 
-    def _take_registration_result(self, message: protocol.TriggerRegistrationResult) -> None:
-        error = protocol.read_error(message.error)
+    def _take_registration_result(self, message: messages.TriggerRegistrationResult) -> None:
+        error = messages.read_error(message.error)
         if error is None:
             return
         refused = self._refused.get(message.id)
@@ -544,7 +544,7 @@ class Client:
         else:
             log.warning("%s refuses the trigger %s: %s", self.url, message.id, error)
 
-    def _take_rejection(self, message: protocol.RegistrationRejected) -> None:
+    def _take_rejection(self, message: messages.RegistrationRejected) -> None:
         if message.code == FUNCTION_CONFLICT:
             log.info("%s: %s belongs to worker %s", self.url, message.function_id, message.owner_worker_id)
             if self._rejected is not None:
@@ -555,19 +555,19 @@ class Client:
         if self._socket is not None:
             self._socket.close(NORMAL)
 
-    def _take_welcome(self, message: protocol.WorkerRegistered) -> None:
+    def _take_welcome(self, message: messages.WorkerRegistered) -> None:
         self.worker_id = message.worker_id
         self._token = message.reattach_token
 
-    def _take_failure(self, message: protocol.Failure) -> None:
-        self._fatal = Rejected(f"the engine at {self.url} refuses the connection: {protocol.read_error(message.error)}")
+    def _take_failure(self, message: messages.Failure) -> None:
+        self._fatal = Rejected(f"the engine at {self.url} refuses the connection: {messages.read_error(message.error)}")
 
     def disconnected(self) -> None:
         """The connection is gone: what is on its way fails, what is bound here is away."""
         self._socket = None
         self._is_greeted = False
         if self.worker_id:
-            self._previous = protocol.Reattach(self.worker_id, self._token)
+            self._previous = messages.Reattach(self.worker_id, self._token)
             self.worker_id = ""
         why = f"the connection to {self.url} was lost with the call on its way"
         waiting = {invocation_id for invocation_id, _ in self._waiting}
@@ -580,7 +580,7 @@ class Client:
 
 
 class _Welcome(msgspec.Struct):
-    max_depth: int = protocol.STOCK_FRAME_DEPTH
+    max_depth: int = messages.STOCK_FRAME_DEPTH
     tells_fates: bool = False
 
 
@@ -591,7 +591,7 @@ def _description(name: str, namespace: str | None, description: str | None, *, e
         "name": name,
         "os": f"{platform.system()} {platform.release()} ({platform.machine()})",
         "pid": os.getpid(),
-        "features": [protocol.OURS, protocol.EXCLUSIVE] if exclusive else [protocol.OURS],
+        "features": [messages.OURS, messages.EXCLUSIVE] if exclusive else [messages.OURS],
         **({} if namespace is None else {"namespace": namespace}),
         **({} if description is None else {"description": description}),
     }
@@ -599,7 +599,7 @@ def _description(name: str, namespace: str | None, description: str | None, *, e
 
 
 def _too_large(what: str, size: int) -> FunctionError:
-    return NotCarriedOut("payload_too_large", f"{what} is a frame of {size} bytes; {protocol.MAX_FRAME_BYTES} can be sent")
+    return NotCarriedOut("payload_too_large", f"{what} is a frame of {size} bytes; {messages.MAX_FRAME_BYTES} can be sent")
 
 
 def _unheard(function_text: str, fault: FunctionError) -> None:

@@ -2,8 +2,8 @@
 
 What can be decided without the stored value is decided here: paths, limits, forbidden names, merge values. Ops that fail
 already here become errors of the plan and are not applied; what depends on the stored value (types, ranges) is left to
-whoever applies the plan: `iii_state.apply` for kv, a Lua script for Redis. Both get the same `Plan`, and both name a failed op by
-its index and a code of `FAILURES`, of which `Plan.error` makes the error that a caller sees.
+whoever applies the plan: `iii_state.values.apply` for kv, a Lua script for Redis. Both get the same `Plan`, and both name a failed
+op by its index and a code of `FAILURES`, of which `Plan.error` makes the error that a caller sees.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class OpError(msgspec.Struct, frozen=True):
 
 
 class OpRequest(msgspec.Struct):
-    """One op as a caller writes it; `iii_state.module` decodes requests into these."""
+    """One op as a caller writes it; `iii_state.state.module` decodes requests into these."""
 
     type: OpType
     path: str | list[str] | None = None
@@ -237,7 +237,6 @@ def _operand(index: int, request: OpRequest) -> int | float:
 
 Fault = tuple[str, str]
 """The end of an error's code, and its message."""
-
 
 Path = tuple[tuple[str, ...], tuple[bytes, ...], bytes, Fault | None]
 """Names, tokens, the beginning of the first one's line, and what is wrong with the path."""

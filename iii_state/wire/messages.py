@@ -39,13 +39,15 @@ OLD_PYTHON_FRAME_BYTES = 1024 * 1024
 TELEMETRY = (b"OTLP", b"MTRC", b"LOGS")
 """First bytes of binary frames that carry telemetry, which this engine does not keep."""
 
-
 FATES: dict[str, type[FunctionError]] = {"not_carried_out": NotCarriedOut, "worker_lost": WorkerLost}
 """What an error's member `fate` says of the call. Only parties of this project tell it to each other, and only from each other it
 counts: a code would not do, since any function can answer with any code."""
 
 STOPPED = frozenset({"invocation_stopped", "channel_send_failed"})
 """Codes with which an engine says that a call's worker has gone, or is going. Of a stock engine's errors they are all there is."""
+
+WORKER_GONE = "worker_disconnected"
+"""The event of `engine::workers-available` that says that a worker's connection has ended."""
 
 RESULT_START = b'{"type":"invocationresult","invocation_id":'
 """How the frame of an outcome begins; the invocation's id follows."""

@@ -15,20 +15,20 @@ from iii_state import config as configuration
 from iii_state import values
 from iii_state.adapters import open_adapter
 from iii_state.adapters.base import Adapter, Updated
-from iii_state.dispatcher import Dispatcher
 from iii_state.errors import ConfigError, FunctionError, InvalidValue, StoreError, too_large
 from iii_state.events import Subscription
-from iii_state.host import Answer, Caller, Host, Trigger, then
-from iii_state.operations import Operations
-from iii_state.ops import InvalidOp, OpRequest, compile_text
-from iii_state.requests import describe, read, refusal, within
+from iii_state.host import Caller, Host, Trigger
 from iii_state.sessions import MAX_NUMBER, OpenRequest, SessionError, check_session, parse_request
-from iii_state.snapshots import EntriesRequest, Snapshots
-from iii_state.stopping import Stopping, in_turn
+from iii_state.state.admin import Operations
+from iii_state.state.dispatcher import Dispatcher
+from iii_state.state.snapshots import EntriesRequest, Snapshots
+from iii_state.tasks.closing import Stopping, in_turn
+from iii_state.tasks.results import Answer, then
 from iii_state.values import Json
+from iii_state.values.ops import InvalidOp, OpRequest, compile_text
+from iii_state.values.requests import describe, read, refusal, within
 
 logger = logging.getLogger(__name__)
-
 
 LIST_BYTES = 60 * 1024 * 1024
 """The largest answer of `state::list`; more does not fit into a frame."""
