@@ -19,7 +19,7 @@ from msgspec import Raw
 
 from iii_state import values
 from iii_state.client.serving import Served
-from iii_state.errors import FunctionError, NotCarriedOut, words
+from iii_state.errors import Code, ConnectionLost, FunctionError, HandshakeRefused, NotCarriedOut, WorkerRejected, words
 from iii_state.host import DEFAULT_NAMESPACE, Caller
 from iii_state.tasks.closing import Stopping, in_turn
 from iii_state.values import Json
@@ -40,27 +40,6 @@ CONNECT_SECONDS = 10.0
 CALL_SECONDS = 30.0
 CLOSE_SECONDS = 2.0
 MIN_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.1, 5.0
-
-FUNCTION_CONFLICT = "FUNCTION_NAMESPACE_CONFLICT"
-
-
-class ConnectionLost(Exception):
-    """The engine could not be reached, or went away; the message says where and why.
-
-    `sent` tells of a call whether the engine may have received it: then its fate is unknown.
-    """
-
-    def __init__(self, message: str, *, sent: bool = False) -> None:
-        super().__init__(message)
-        self.sent = sent
-
-
-class Rejected(Exception):
-    """The engine will not have this worker; the message is its reason, `code` its word for it."""
-
-    def __init__(self, message: str, code: str = "") -> None:
-        super().__init__(message)
-        self.code = code
 
 
 class Client:
@@ -197,7 +176,7 @@ class Client:
         return None if self._is_greeted else str(self._why_lost)
 
     async def closed(self) -> None:
-        """Wait until the connection has ended for good, and raise `ConnectionLost` or `Rejected`."""
+        """Wait until the connection has ended for good, and raise `ConnectionLost` or `WorkerRejected`."""
         assert self._over is not None
         await asyncio.shield(self._over)
 
@@ -247,7 +226,7 @@ class Client:
                     failures = 0
             self.has_tried.set()
             self._why_lost = error if isinstance(error, ConnectionLost) else ConnectionLost(str(error))
-            if not self._reconnects or isinstance(error, Rejected):
+            if not self._reconnects or isinstance(error, WorkerRejected):
                 self._fail_waiting(error)
                 for future in (connected, self._over):
                     if not future.done():
@@ -274,7 +253,7 @@ class Client:
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 return await handshake.connect(self._session, self.url, headers, lambda socket: self)
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError, handshake.HandshakeRefused) as error:
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError, HandshakeRefused) as error:
             raise ConnectionLost(
                 f"no iii engine answers at {self.url}: {_cause(error)}. Is `iii-state serve` running there?"
             ) from None
@@ -292,7 +271,9 @@ class Client:
         try:
             await asyncio.wait((running, greeting), return_when=asyncio.FIRST_COMPLETED)
             if not running.done() and (failure := greeting.exception()) is not None:
-                return failure if isinstance(failure, Rejected) else ConnectionLost(f"{self.url} could not be used: {failure}")
+                return (
+                    failure if isinstance(failure, WorkerRejected) else ConnectionLost(f"{self.url} could not be used: {failure}")
+                )
             await running
         finally:
             for task in (running, greeting):
@@ -369,7 +350,9 @@ class Client:
         )
         if len(frame) > messages.MAX_FRAME_BYTES:
             self._pending.take(invocation_id)
-            future.set_exception(NotCarriedOut("payload_too_large", f"the call of {function_id} is a frame of {len(frame)} bytes"))
+            future.set_exception(
+                NotCarriedOut(Code.PAYLOAD_TOO_LARGE, f"the call of {function_id} is a frame of {len(frame)} bytes")
+            )
         elif self._socket is not None and (
             ahead or (self._is_greeted and not self._waiting and len(self._pending) <= self._max_in_flight)
         ):
@@ -395,7 +378,7 @@ class Client:
             outcome.set_exception(_too_large(f"the call of {function_text.decode()[1:-1]}", len(frame)))
         elif self.max_frame_depth < messages.MAX_FRAME_DEPTH and values.nesting_exceeds(frame, self.max_frame_depth):
             deep = f"the call of {function_text.decode()[1:-1]} nests deeper than the engine at {self.url} can read"
-            outcome.set_exception(FunctionError("serialization_error", f"{deep} ({self.max_frame_depth} levels for a frame)"))
+            outcome.set_exception(FunctionError(Code.SERIALIZATION_ERROR, f"{deep} ({self.max_frame_depth} levels for a frame)"))
         else:
             self._pending.add_outcome(invocation_id, outcome)
             self._socket.send(frame)
@@ -512,9 +495,11 @@ class Client:
         if refused.is_result and refused.invocation_id is not None:
             future = self._pending.take(refused.invocation_id)
             if future is not None:
-                future.set_exception(FunctionError("invocation_error", reason))
+                future.set_exception(FunctionError(Code.INVOCATION_ERROR, reason))
         elif refused.invocation_text is not None and self._answering is not None:
-            self._answering.refuse(refused.invocation_text, refused.function_text, FunctionError("deserialization_error", reason))
+            self._answering.refuse(
+                refused.invocation_text, refused.function_text, FunctionError(Code.DESERIALIZATION_ERROR, reason)
+            )
         quiet.warning("%s sent a frame that cannot be used: %s", self.url, why)
 
     def _take_result(self, message: messages.InvocationResult) -> None:
@@ -545,13 +530,13 @@ class Client:
             log.warning("%s refuses the trigger %s: %s", self.url, message.id, error)
 
     def _take_rejection(self, message: messages.RegistrationRejected) -> None:
-        if message.code == FUNCTION_CONFLICT:
+        if message.code == Code.FUNCTION_NAMESPACE_CONFLICT:
             log.info("%s: %s belongs to worker %s", self.url, message.function_id, message.owner_worker_id)
             if self._rejected is not None:
                 self._rejected(message)
             return
         name = message.worker_name or message.function_id or ""
-        self._fatal = Rejected(f"the engine at {self.url} rejects this worker: {message.code} {name}".rstrip(), message.code)
+        self._fatal = WorkerRejected(f"the engine at {self.url} rejects this worker: {message.code} {name}".rstrip(), message.code)
         if self._socket is not None:
             self._socket.close(NORMAL)
 
@@ -560,7 +545,7 @@ class Client:
         self._token = message.reattach_token
 
     def _take_failure(self, message: messages.Failure) -> None:
-        self._fatal = Rejected(f"the engine at {self.url} refuses the connection: {messages.read_error(message.error)}")
+        self._fatal = WorkerRejected(f"the engine at {self.url} refuses the connection: {messages.read_error(message.error)}")
 
     def disconnected(self) -> None:
         """The connection is gone: what is on its way fails, what is bound here is away."""
@@ -599,7 +584,7 @@ def _description(name: str, namespace: str | None, description: str | None, *, e
 
 
 def _too_large(what: str, size: int) -> FunctionError:
-    return NotCarriedOut("payload_too_large", f"{what} is a frame of {size} bytes; {messages.MAX_FRAME_BYTES} can be sent")
+    return NotCarriedOut(Code.PAYLOAD_TOO_LARGE, f"{what} is a frame of {size} bytes; {messages.MAX_FRAME_BYTES} can be sent")
 
 
 def _unheard(function_text: str, fault: FunctionError) -> None:

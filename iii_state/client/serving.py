@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Raw
 
 from iii_state import values
-from iii_state.errors import FunctionError, NotCarriedOut, words
+from iii_state.errors import Code, FunctionError, NotCarriedOut, words
 from iii_state.host import DEFAULT_NAMESPACE, Caller, Handler, Trigger, TriggerProvider
 from iii_state.tasks.failures import contained
 from iii_state.tasks.results import Answer, then
@@ -184,7 +184,7 @@ class Served:
         self._bound[trigger.id] = trigger
         try:
             if provided is None:
-                raise FunctionError("trigger_type_not_found", f"trigger type {message.trigger_type} is not provided here")
+                raise FunctionError(Code.TRIGGER_TYPE_NOT_FOUND, f"trigger type {message.trigger_type} is not provided here")
             provider = provided.provider
             answer = self._steps.after(trigger.id, lambda: provider.register(trigger, replaces))
         except Exception as error:
@@ -215,7 +215,7 @@ class Served:
         text = ABSENT
         if error is not None:
             del self._bound[trigger.id]
-            failure = error if isinstance(error, FunctionError) else FunctionError("trigger_registration_failed", words(error))
+            failure = error if isinstance(error, FunctionError) else FunctionError(Code.TRIGGER_REGISTRATION_FAILED, words(error))
             text = Raw(messages.error_text(failure))
         result = messages.TriggerRegistrationResult(trigger.id, trigger.trigger_type, trigger.function_id, text)
         self._tell(messages.encode(result))
@@ -260,11 +260,13 @@ def _answer(function: _Function, message: messages.InvokeFunction, answering: An
 
 
 def _not_found(function_id: str) -> FunctionError:
-    return NotCarriedOut("function_not_found", f"Function {function_id} not found")
+    return NotCarriedOut(Code.FUNCTION_NOT_FOUND, f"Function {function_id} not found")
 
 
 def _failure(done: asyncio.Future[None]) -> BaseException | None:
-    return FunctionError("trigger_registration_failed", "the registration was given up") if done.cancelled() else done.exception()
+    return (
+        FunctionError(Code.TRIGGER_REGISTRATION_FAILED, "the registration was given up") if done.cancelled() else done.exception()
+    )
 
 
 def _nothing(_: None) -> None:

@@ -15,7 +15,7 @@ from iii_state.engine.functions import Function
 from iii_state.engine.registry import Functions
 from iii_state.engine.triggers import Binding, TriggerOwner, Triggers
 from iii_state.engine.workers import ConnectedWorker, Description, Workers
-from iii_state.errors import FunctionError
+from iii_state.errors import Code, FunctionError
 from iii_state.host import DEFAULT_NAMESPACE, Caller, Handler, Host, Trigger
 from iii_state.tasks.results import Answer, then
 from iii_state.values import Json
@@ -89,7 +89,7 @@ class Introspection:
     def _describe_worker(self, data: Json, caller: Caller) -> Answer[bytes | None]:
         description = read("engine::workers::register", data, Description)
         if description.namespace is not None and not description.namespace.strip():
-            raise FunctionError("INVALID_NAMESPACE", "The namespace is blank.")
+            raise FunctionError(Code.INVALID_NAMESPACE, "The namespace is blank.")
         reply = b'{"success":true}'
         if messages.OURS in (description.features or ()):
             reply = b'{"success":true,"max_depth":%d,"tells_fates":true}' % messages.MAX_FRAME_DEPTH
@@ -121,7 +121,7 @@ class Introspection:
         namespace = wanted.namespace or DEFAULT_NAMESPACE
         function = self._functions.get(namespace, wanted.function_id)
         if function is None:
-            raise FunctionError("NOT_FOUND", f"Function {wanted.function_id} not found in namespace {namespace}.")
+            raise FunctionError(Code.NOT_FOUND, f"Function {wanted.function_id} not found in namespace {namespace}.")
         row = _function_row(function)
         if function.details.request_format is not None:
             row["request_schema"] = Raw(function.details.request_format)

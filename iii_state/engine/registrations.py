@@ -14,16 +14,14 @@ from msgspec import Raw
 from iii_state.engine.functions import Details, Function
 from iii_state.engine.triggers import TriggerType, registration_error
 from iii_state.engine.workers import ConnectedWorker, Workers
-from iii_state.errors import FunctionError
+from iii_state.errors import Code, FunctionError
 from iii_state.host import Trigger
 from iii_state.tasks.results import Answer
-from iii_state.tasks.steps import REGISTRATION_FAILED
 from iii_state.wire import messages
 from iii_state.wire.messages import given
 
 log = logging.getLogger(__name__)
 
-CONFLICT = "FUNCTION_NAMESPACE_CONFLICT"
 
 NOT_SERVED = frozenset(
     ("http", "cron", "subscribe", "durable:subscriber", "queue", "stream", "stream:join", "stream:leave", "log", "trace")
@@ -70,7 +68,7 @@ class Registrations:
     def check_invokable(self, function_id: str) -> None:
         """Raise `FunctionError` for a function that was registered to be called over HTTP."""
         if function_id in self._uninvokable:
-            raise FunctionError("function_not_invokable", "this engine does not call functions over HTTP")
+            raise FunctionError(Code.FUNCTION_NOT_INVOKABLE, "this engine does not call functions over HTTP")
 
     # --- functions
 
@@ -100,7 +98,10 @@ class Registrations:
         if owner is not None:
             owner.link.probe()
         rejected = messages.RegistrationRejected(
-            CONFLICT, self._worker.namespace, function_id=function_id, owner_worker_id=owner_id or self._workers.engine_id
+            Code.FUNCTION_NAMESPACE_CONFLICT,
+            self._worker.namespace,
+            function_id=function_id,
+            owner_worker_id=owner_id or self._workers.engine_id,
         )
         self._worker.link.send(messages.encode(rejected))
 
@@ -172,7 +173,7 @@ class Registrations:
             self._worker.trigger_failed(
                 trigger,
                 FunctionError(
-                    REGISTRATION_FAILED,
+                    Code.TRIGGER_REGISTRATION_FAILED,
                     f"This engine serves no triggers of type {trigger.trigger_type}; it waits for a worker that provides them.",
                 ),
             )
@@ -189,7 +190,7 @@ class Registrations:
 
     def _registered(self, trigger: Trigger, answer: asyncio.Future[None]) -> None:
         if answer.cancelled():
-            self._worker.trigger_failed(trigger, FunctionError(REGISTRATION_FAILED, "the registration was given up"))
+            self._worker.trigger_failed(trigger, FunctionError(Code.TRIGGER_REGISTRATION_FAILED, "the registration was given up"))
         elif (error := answer.exception()) is not None:
             self._worker.trigger_failed(trigger, registration_error(error))
         self._is_over()

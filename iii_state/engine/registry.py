@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterator
 
 from iii_state.engine.functions import Call, Details, Executor, Function
-from iii_state.errors import FunctionError, NotCarriedOut
+from iii_state.errors import Code, FunctionError, NotCarriedOut
 from iii_state.host import DEFAULT_NAMESPACE, Handler
 from iii_state.tasks.failures import contained
 from iii_state.tasks.results import Answer
@@ -51,7 +51,7 @@ class Functions:
         elsewhere = sorted(function.namespace for function in self if function.id == function_id)
         if elsewhere:
             message += f" It is registered in namespace(s): {', '.join(elsewhere)}."
-        return NotCarriedOut("function_not_found", message)
+        return NotCarriedOut(Code.FUNCTION_NOT_FOUND, message)
 
     def call(self, function: Function, call: Call, executor: Executor | None = None) -> Answer[bytes | None]:
         """Call a function, by the executor given or whoever serves it. Raises (or sets in the Future) `FunctionError` or what the

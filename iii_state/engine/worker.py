@@ -18,7 +18,7 @@ from iii_state import values
 from iii_state.engine.functions import Call, Function
 from iii_state.engine.registrations import Registrations
 from iii_state.engine.workers import Description, Workers
-from iii_state.errors import FunctionError, NotCarriedOut, WorkerLost
+from iii_state.errors import Code, FunctionError, NotCarriedOut, WorkerLost
 from iii_state.host import DEFAULT_NAMESPACE, Caller, Trigger
 from iii_state.tasks.failures import contained
 from iii_state.tasks.results import Answer
@@ -203,12 +203,12 @@ class Worker:
             return
         refused = malformed.read(message)
         why = malformed.reason(error, message)
-        reason = FunctionError("deserialization_error", f"Failed to read the frame: {why}")
+        reason = FunctionError(Code.DESERIALIZATION_ERROR, f"Failed to read the frame: {why}")
         if refused.is_result:
             future = None if refused.invocation_id is None else self.pending.take(refused.invocation_id)
             if future is not None:
                 about = f"the worker's answer could not be read: {why}"
-                future.set_exception(FunctionError("invocation_error", about))
+                future.set_exception(FunctionError(Code.INVOCATION_ERROR, about))
         elif refused.invocation_text is not None and not refused.is_void:
             self._answering.refuse(refused.invocation_text, refused.function_text, reason)
         quiet.warning("worker %s (%s) sent a frame that cannot be used: %s", self.id, self.name, why)
@@ -223,7 +223,7 @@ class Worker:
             if kind == "void":
                 invocation_id = ABSENT
             elif kind == "enqueue":
-                refused = FunctionError("enqueue_error", "this engine has no queues: call the function without enqueue")
+                refused = FunctionError(Code.ENQUEUE_ERROR, "this engine has no queues: call the function without enqueue")
                 self._answering.fail(invocation_id, function_text, refused)
                 return
             else:
@@ -231,13 +231,13 @@ class Worker:
                     invocation_id,
                     function_text,
                     FunctionError(
-                        "deserialization_error", f"Unknown action {bytes(message.action)[:100].decode(errors='replace')}"
+                        Code.DESERIALIZATION_ERROR, f"Unknown action {bytes(message.action)[:100].decode(errors='replace')}"
                     ),
                 )
                 return
         namespace = message.namespace
         if namespace is not None and not namespace.strip():
-            self._answering.fail(invocation_id, function_text, FunctionError("INVALID_NAMESPACE", "The namespace is blank."))
+            self._answering.fail(invocation_id, function_text, FunctionError(Code.INVALID_NAMESPACE, "The namespace is blank."))
             return
         function = self._functions.get(namespace or DEFAULT_NAMESPACE, message.function_id)
         if function is None:
@@ -280,7 +280,9 @@ class Worker:
             function = found
         again = partial(self._pass_on, invocation_id, function, call, size, size)
         if self._deferred_bytes + size > 4 * MAX_DEFERRED_BYTES and self.is_exclusive and not deferred:
-            busy = NotCarriedOut("channel_send_failed", f"{self._deferred_bytes} bytes of calls wait for workers that read slowly")
+            busy = NotCarriedOut(
+                Code.CHANNEL_SEND_FAILED, f"{self._deferred_bytes} bytes of calls wait for workers that read slowly"
+            )
             self._answering.fail(invocation_id, function.id_text, busy)
             return
         if not self._functions.takes_calls(function, again):
@@ -294,7 +296,7 @@ class Worker:
     def _too_large(self, what: str, size: int) -> FunctionError:
         about = self.description
         return NotCarriedOut(
-            "payload_too_large",
+            Code.PAYLOAD_TOO_LARGE,
             f"{what} is a frame of {size} bytes; worker {self.name or self.id} ({about.runtime or 'unknown'} SDK "
             f"{about.version or 'of unknown version'}) can receive {self._answering.max_frame_bytes} bytes",
         )
@@ -304,11 +306,11 @@ class Worker:
     def execute(self, function: Function, call: Call) -> Answer[bytes | None]:
         """Send a call to the worker. The Future fails with `WorkerLost` when it goes away, with the engine's `TIMEOUT`."""
         if not self.link.is_open:
-            raise NotCarriedOut("invocation_stopped", "Invocation stopped")
+            raise NotCarriedOut(Code.INVOCATION_STOPPED, "Invocation stopped")
         waiting = self._large_bytes + (self.link.unsent if self.link.is_behind else 0)
         if waiting > MAX_UNSENT_BYTES:
             about = f"worker {self.name or self.id} does not keep up: {waiting} bytes wait to be read by it"
-            raise NotCarriedOut("channel_send_failed", about)
+            raise NotCarriedOut(Code.CHANNEL_SEND_FAILED, about)
         self._registrations.check_invokable(function.id)
         invocation_id = call.invocation_id
         if invocation_id is None or invocation_id in self.pending or _UUID.fullmatch(invocation_id) is None:
@@ -458,9 +460,9 @@ class Worker:
             self._settles.cancel()
         self._registrations.drop_served()
         # What has not left as a whole cannot have been begun: it is no crash.
-        self.pending.fail_unsent(self.link.left, lambda: NotCarriedOut("invocation_stopped", "Invocation stopped"))
+        self.pending.fail_unsent(self.link.left, lambda: NotCarriedOut(Code.INVOCATION_STOPPED, "Invocation stopped"))
         lost = WorkerLost if self.may_crash else partial(NotCarriedOut, begun=True)
-        self.pending.fail(lambda: lost("invocation_stopped", "Invocation stopped"))
+        self.pending.fail(lambda: lost(Code.INVOCATION_STOPPED, "Invocation stopped"))
         self._registrations.drop_triggers()
         self._behind_registrations = None
         self._answering.disconnected()

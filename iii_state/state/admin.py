@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta, Raw
 
 from iii_state import values
-from iii_state.errors import MAX_CODE, MAX_MESSAGE, FunctionError, StoreError, bounded
+from iii_state.errors import MAX_CODE, MAX_MESSAGE, Code, FunctionError, StoreError, bounded
 from iii_state.events import DeadLetter, QueueStats
 from iii_state.host import Caller, Handler, Host
 from iii_state.tasks.results import Answer, answered, then
@@ -113,7 +113,7 @@ class Operations:
         def chosen(letters: Sequence[DeadLetter]) -> Sequence[DeadLetter]:
             found = [letter for letter in letters if request.id in (None, letter.id)]
             if request.id is not None and not found:
-                raise FunctionError("NOT_FOUND", f"there is no dead letter {request.id}")
+                raise FunctionError(Code.NOT_FOUND, f"there is no dead letter {request.id}")
             return found
 
         return then(self._ask(lambda: self._inspected.dead_letters(request.function_id)), chosen)
@@ -130,7 +130,7 @@ class Operations:
 
 
 def _in_words(error: BaseException) -> BaseException:
-    return FunctionError("STORE_ERROR", str(error)) if isinstance(error, StoreError) else error
+    return FunctionError(error.code or Code.STORE_ERROR, str(error)) if isinstance(error, StoreError) else error
 
 
 def _queue_row(stats: QueueStats) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from typing import TypeVar
 
 from iii_state import values
 from iii_state.adapters.base import Adapter
-from iii_state.errors import FunctionError, NotCarriedOut, StoreError, WorkerLost, words
+from iii_state.errors import Code, FunctionError, NotCarriedOut, StoreError, WorkerLost, words
 from iii_state.events import Delivery, DispatchLimits, Failure, Subscription
 from iii_state.host import Host, Runner
 from iii_state.tasks.awake import LATE_SECONDS
@@ -53,8 +53,6 @@ GIVE_BACK_SECONDS = 1.0
 ADAPTER_RETRY_SECONDS = 0.5
 """How long to wait before asking an adapter again that could not take an acknowledgement."""
 
-WORKER_LOST = "worker_lost"
-"""The code of a dead letter whose worker kept going away."""
 
 LOOK_AGAIN_SECONDS = 0.25
 """How long an event that is to be alone may miss that a worker has come which has nothing to do."""
@@ -585,7 +583,7 @@ class Dispatcher:
             if attempt not in consumer.running:  # timed out or stopped meanwhile
                 future.cancelled() or future.exception()
             elif future.cancelled():
-                self._failed(consumer, attempt, FunctionError("invocation_stopped", "the call was cancelled"))
+                self._failed(consumer, attempt, FunctionError(Code.INVOCATION_STOPPED, "the call was cancelled"))
             elif (error := future.exception()) is not None:
                 self._failed(consumer, attempt, error)
             else:
@@ -648,9 +646,9 @@ class Dispatcher:
         if isinstance(error, FunctionError):
             failure, final = Failure(error.code, error.message), error.final
         else:
-            failure = Failure("invocation_failed", words(error))
-        unserved = failure.code == "function_not_found" and not self._is_served(consumer)
-        too_large = failure.code == "payload_too_large"
+            failure = Failure(Code.INVOCATION_FAILED, words(error))
+        unserved = failure.code == Code.FUNCTION_NOT_FOUND and not self._is_served(consumer)
+        too_large = failure.code == Code.PAYLOAD_TOO_LARGE
         if isinstance(error, WorkerLost):
             self._crash(consumer, attempt)
         elif unserved or (isinstance(error, NotCarriedOut) and not too_large):
@@ -683,12 +681,12 @@ class Dispatcher:
         alone = delivery.crashes
         if alone >= consumer.subscription.retry.max_attempts:
             about = f"its worker went away in mid-call {alone + 1} times, the last {alone} with this event alone"
-            self._bury(consumer, delivery, Failure(WORKER_LOST, about))
+            self._bury(consumer, delivery, Failure(Code.WORKER_LOST, about))
             return
         if not self._crashed:
             self._loop.call_soon(self._tell_of_crashes)  # behind all that the same worker leaves
         self._crashed.setdefault(attempt.runner, []).append((consumer, delivery))
-        failure = Failure(WORKER_LOST, "its worker went away in mid-call")
+        failure = Failure(Code.WORKER_LOST, "its worker went away in mid-call")
         delay_ms = self._pause_ms(consumer, alone + 1)
         self._settle(partial(self._adapter.retry, delivery, delay_ms, failure, crashed=True))
 
@@ -724,7 +722,7 @@ class Dispatcher:
                 continue
             if attempt.waiting_for is not None:
                 attempt.waiting_for.cancel()
-            self._failed(consumer, attempt, FunctionError("TIMEOUT", f"the handler has not answered within {timeout} ms"))
+            self._failed(consumer, attempt, FunctionError(Code.TIMEOUT, f"the handler has not answered within {timeout} ms"))
         self._arm(consumer)
 
     def _stop_attempt(self, consumer: _Consumer, attempt: _Attempt) -> None:

@@ -15,17 +15,17 @@ from iii_state import config as configuration
 from iii_state import values
 from iii_state.adapters import open_adapter
 from iii_state.adapters.base import Adapter, Updated
-from iii_state.errors import ConfigError, FunctionError, InvalidValue, StoreError, too_large
+from iii_state.errors import Code, ConfigError, FunctionError, InvalidOp, InvalidValue, SessionError, StoreError, too_large
 from iii_state.events import Subscription
 from iii_state.host import Caller, Host, Trigger
-from iii_state.sessions import MAX_NUMBER, OpenRequest, SessionError, check_session, parse_request
+from iii_state.sessions import MAX_NUMBER, OpenRequest, check_session, parse_request
 from iii_state.state.admin import Operations
 from iii_state.state.dispatcher import Dispatcher
 from iii_state.state.snapshots import EntriesRequest, Snapshots
 from iii_state.tasks.closing import Stopping, in_turn
 from iii_state.tasks.results import Answer, then
 from iii_state.values import Json
-from iii_state.values.ops import InvalidOp, OpRequest, compile_text
+from iii_state.values.ops import OpRequest, compile_text
 from iii_state.values.requests import describe, read, refusal, within
 
 logger = logging.getLogger(__name__)
@@ -260,10 +260,10 @@ class StateModule:
         try:
             answer = self.adapter.set(request.scope, request.key, new, ttl_ms=request.ttl_ms, request=ticket)
         except StoreError as error:
-            raise _failure("SET_ERROR", "set value", error) from None
+            raise _failure(Code.SET_ERROR, "set value", error) from None
         if not isinstance(answer, asyncio.Future):
             return _replaced(new, answer)
-        return then(answer, partial(_replaced, new), lambda error: _failure("SET_ERROR", "set value", error))
+        return then(answer, partial(_replaced, new), lambda error: _failure(Code.SET_ERROR, "set value", error))
 
     def _get(self, data: Json, caller: Caller) -> Answer[bytes | None]:
         try:
@@ -273,10 +273,10 @@ class StateModule:
         try:
             answer = self.adapter.get(request.scope, request.key)
         except StoreError as error:
-            raise _failure("GET_ERROR", "get value", error) from None
+            raise _failure(Code.GET_ERROR, "get value", error) from None
         if answer is None or isinstance(answer, bytes):
             return answer
-        return then(answer, _as_it_is, lambda error: _failure("GET_ERROR", "get value", error))
+        return then(answer, _as_it_is, lambda error: _failure(Code.GET_ERROR, "get value", error))
 
     def _delete(self, data: Json, caller: Caller) -> Answer[bytes | None]:
         try:
@@ -287,8 +287,8 @@ class StateModule:
         try:
             answer = self.adapter.delete(request.scope, request.key, request=ticket)
         except StoreError as error:
-            raise _failure("DELETE_ERROR", "delete value", error) from None
-        return then(answer, _as_it_is, lambda error: _failure("DELETE_ERROR", "delete value", error))
+            raise _failure(Code.DELETE_ERROR, "delete value", error) from None
+        return then(answer, _as_it_is, lambda error: _failure(Code.DELETE_ERROR, "delete value", error))
 
     def _update(self, data: Json, caller: Caller) -> Answer[bytes | None]:
         try:
@@ -303,10 +303,10 @@ class StateModule:
             limit = self._limit if request._iii_state_limit is None else min(self._limit, request._iii_state_limit)
             answer = self.adapter.update(request.scope, request.key, plan, limit, ttl_ms=request.ttl_ms, request=ticket)
         except StoreError as error:
-            raise _failure("UPDATE_ERROR", "update value", error) from None
+            raise _failure(Code.UPDATE_ERROR, "update value", error) from None
         if not isinstance(answer, asyncio.Future):
             return _updated(answer)
-        return then(answer, _updated, lambda error: _failure("UPDATE_ERROR", "update value", error))
+        return then(answer, _updated, lambda error: _failure(Code.UPDATE_ERROR, "update value", error))
 
     def _list(self, data: Json, caller: Caller) -> Answer[bytes | None]:
         try:
@@ -316,8 +316,8 @@ class StateModule:
         try:
             answer = self.adapter.texts(request.scope)
         except StoreError as error:
-            raise _failure("LIST_ERROR", "list values", error) from None
-        return then(answer, _listed, lambda error: _failure("LIST_ERROR", "list values", error))
+            raise _failure(Code.LIST_ERROR, "list values", error) from None
+        return then(answer, _listed, lambda error: _failure(Code.LIST_ERROR, "list values", error))
 
     def _list_keys(self, data: Json, caller: Caller) -> Answer[bytes | None]:
         try:
@@ -327,8 +327,8 @@ class StateModule:
         try:
             answer = self.adapter.keys(request.scope)
         except StoreError as error:
-            raise _failure("LIST_KEYS_ERROR", "list keys", error) from None
-        return then(answer, _keys_listed, lambda error: _failure("LIST_KEYS_ERROR", "list keys", error))
+            raise _failure(Code.LIST_KEYS_ERROR, "list keys", error) from None
+        return then(answer, _keys_listed, lambda error: _failure(Code.LIST_KEYS_ERROR, "list keys", error))
 
     def _list_entries(self, data: Json, caller: Caller) -> Answer[bytes | None]:
         try:
@@ -337,18 +337,18 @@ class StateModule:
         except (msgspec.MsgspecError, InvalidValue, RecursionError, UnicodeError) as error:
             _refuse("state::list_entries", data, EntriesRequest, error)
         except StoreError as error:
-            raise _failure("LIST_ENTRIES_ERROR", "list entries", error) from None
-        return then(answer, _as_it_is, lambda error: _failure("LIST_ENTRIES_ERROR", "list entries", error))
+            raise _failure(Code.LIST_ENTRIES_ERROR, "list entries", error) from None
+        return then(answer, _as_it_is, lambda error: _failure(Code.LIST_ENTRIES_ERROR, "list entries", error))
 
     def _list_groups(self, data: Json, caller: Caller) -> Answer[bytes | None]:
         try:
             answer = self.adapter.groups()
         except StoreError as error:
-            raise _failure("LIST_GROUPS_ERROR", "list groups", error) from None
+            raise _failure(Code.LIST_GROUPS_ERROR, "list groups", error) from None
         return then(
             answer,
             lambda groups: b'{"groups":%b}' % values.encode(sorted(groups)),
-            lambda error: _failure("LIST_GROUPS_ERROR", "list groups", error),
+            lambda error: _failure(Code.LIST_GROUPS_ERROR, "list groups", error),
         )
 
     def _open_session(self, data: Json, caller: Caller) -> Answer[bytes | None]:
@@ -361,9 +361,9 @@ class StateModule:
         except InvalidValue as error:
             _refuse("iii-state::session_open", data, OpenRequest, error)
         except StoreError as error:
-            raise _failure("STORE_ERROR", "open a session", error) from None
+            raise _failure(Code.STORE_ERROR, "open a session", error) from None
         opened = values.encode({"session": request.session, "epoch": request.epoch, "store": self.adapter.store})
-        return then(answer, lambda _: opened, lambda error: _failure("STORE_ERROR", "open a session", error))
+        return then(answer, lambda _: opened, lambda error: _failure(Code.STORE_ERROR, "open a session", error))
 
     def _route(self, data: Json, caller: Caller) -> Answer[bytes | None]:
         answer = self.adapter.route(read("iii-state::route", data, RouteRequest).visited)
@@ -380,11 +380,11 @@ class StateModule:
         except InvalidValue as error:
             _refuse("iii-state::line_up", data, LineRequest, error)
         except StoreError as error:
-            raise _failure("STORE_ERROR", "line up", error) from None
+            raise _failure(Code.STORE_ERROR, "line up", error) from None
         return then(
             before,
             lambda workers: values.encode({"before": workers}),
-            lambda error: _failure("STORE_ERROR", "line up", error),
+            lambda error: _failure(Code.STORE_ERROR, "line up", error),
         )
 
     def _check_size(self, size: int) -> None:
@@ -485,7 +485,7 @@ def _updated(updated: Updated) -> bytes:
 def _listed(texts: list[bytes]) -> bytes:
     if sum(map(len, texts)) + len(texts) > LIST_BYTES:
         raise FunctionError(
-            "LIST_ERROR",
+            Code.LIST_ERROR,
             f"Failed to list values: the scope holds more than {LIST_BYTES} bytes; read it in pages with state::list_entries",
         )
     return b"[%b]" % b",".join(texts)
@@ -495,7 +495,7 @@ def _keys_listed(keys: list[str]) -> bytes:
     text = b'{"keys":%b}' % values.encode(keys)
     if len(text) > LIST_BYTES:
         raise FunctionError(
-            "LIST_KEYS_ERROR",
+            Code.LIST_KEYS_ERROR,
             f"Failed to list keys: they take more than {LIST_BYTES} bytes; read them in pages with state::list_entries",
         )
     return text
@@ -504,11 +504,11 @@ def _keys_listed(keys: list[str]) -> bytes:
 def _failure(code: str, what: str, error: BaseException) -> BaseException:
     if isinstance(error, SessionError):
         return FunctionError(error.code, str(error))
-    return FunctionError(code, f"Failed to {what}: {error}") if isinstance(error, StoreError) else error
+    return FunctionError(error.code or code, f"Failed to {what}: {error}") if isinstance(error, StoreError) else error
 
 
 def _registration_failure(message: str) -> FunctionError:
-    return FunctionError("trigger_registration_failed", message)
+    return FunctionError(Code.TRIGGER_REGISTRATION_FAILED, message)
 
 
 def _refuse(function_id: str, data: Json, expected: type[msgspec.Struct], error: Exception) -> NoReturn:

@@ -13,7 +13,7 @@ import msgspec
 
 from iii_state import values
 from iii_state.adapters.base import Adapter
-from iii_state.errors import FunctionError
+from iii_state.errors import Code, FunctionError
 from iii_state.tasks.awake import AwakeTimer
 from iii_state.tasks.results import Answer, then
 from iii_state.values.requests import within
@@ -93,7 +93,7 @@ class Snapshots:
         snapshot = self._held.get(request.cursor)
         if snapshot is None or (snapshot.scope, snapshot.reader.worker_id) != (request.scope, worker_id):
             raise FunctionError(
-                "INVALID_CURSOR",
+                Code.INVALID_CURSOR,
                 "the cursor is not known: it has been used, or has expired "
                 f"({self._expiry_seconds:g} s), or is of another scope, caller or connection; begin again without one",
             )
@@ -142,14 +142,14 @@ class Snapshots:
         if snapshot.rows:
             if len(self._held) >= self._max_snapshots:
                 raise FunctionError(
-                    "SNAPSHOT_CAPACITY",
+                    Code.SNAPSHOT_CAPACITY,
                     f"{self._max_snapshots} scopes are being read in pages already; try again when one has been read to its end, "
                     f"or its cursor has expired ({self._expiry_seconds:g} s)",
                 )
             free = self._max_bytes - sum(held.bytes for held in self._held.values())
             if snapshot.bytes > free:
                 raise FunctionError(
-                    "SNAPSHOT_CAPACITY",
+                    Code.SNAPSHOT_CAPACITY,
                     f"beyond its first page the scope takes {snapshot.bytes} bytes; of the {self._max_bytes} bytes for scopes that "
                     f"are read in pages {free} are free; try again later, or read it with state::list_keys and state::get",
                 )
@@ -215,7 +215,7 @@ class _Snapshot:
             if free < (_CURSOR_BYTES - 2 if left else 0):
                 if not texts:
                     raise FunctionError(
-                        "ROW_TOO_LARGE",
+                        Code.ROW_TOO_LARGE,
                         f"the entry of key {key[:200]!r} takes {len(text)} bytes, and does not fit into a response of max_bytes "
                         f"{max_bytes} (at most {MAX_PAGE_BYTES}); call again with more, or read it with state::get",
                     )

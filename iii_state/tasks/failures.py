@@ -6,7 +6,7 @@ import asyncio
 import traceback
 from typing import NoReturn
 
-from iii_state.errors import FunctionError, words
+from iii_state.errors import Code, FunctionError, words
 
 LAST_WORDS_SECONDS = 0.1
 """A program that a function ends (`sys.exit`) goes on for so long: its calls are answered first."""
@@ -16,7 +16,7 @@ def as_function_error(error: BaseException) -> FunctionError:
     """What reaches a caller of something that a function raised: its own code, else `invocation_failed` with the stack."""
     if isinstance(error, FunctionError):
         return error
-    return FunctionError("invocation_failed", words(error), "".join(traceback.format_exception(error)))
+    return FunctionError(Code.INVOCATION_FAILED, words(error), "".join(traceback.format_exception(error)))
 
 
 def contained(error: BaseException) -> FunctionError:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from iii_state.errors import FunctionError
+from iii_state.errors import Code, FunctionError
 from iii_state.tasks.failures import contained
 from iii_state.tasks.results import Answer
-
-REGISTRATION_FAILED = "trigger_registration_failed"
 
 
 class Steps:
@@ -52,7 +50,7 @@ def _taken(step: Callable[[], Answer[None]]) -> Answer[None]:
         raise
     except BaseException as error:
         failure = contained(error)
-        raise FunctionError(REGISTRATION_FAILED, failure.message, failure.stacktrace) from error
+        raise FunctionError(Code.TRIGGER_REGISTRATION_FAILED, failure.message, failure.stacktrace) from error
 
 
 def _chain(earlier: asyncio.Future[None], step: Callable[[], Answer[None]], following: asyncio.Future[None]) -> None:

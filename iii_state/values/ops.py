@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from iii_state import values
-from iii_state.errors import InvalidValue
+from iii_state.errors import InvalidOp, InvalidValue
 from iii_state.values import Json
 
 MAX_SEGMENTS = 32
@@ -167,10 +167,6 @@ def _check_errors_size(size: int) -> None:
         raise InvalidOp(
             f"ops: their errors can take {size} bytes, and an answer has room for {MAX_ERROR_BYTES}; send them in several calls"
         )
-
-
-class InvalidOp(ValueError):
-    """An op that makes its whole call invalid; the message names the op and the field."""
 
 
 def _compile(index: int, request: OpRequest) -> Op | OpError:

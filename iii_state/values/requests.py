@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Raw
 
 from iii_state import values
-from iii_state.errors import FunctionError, InvalidValue
+from iii_state.errors import Code, FunctionError, InvalidValue
 from iii_state.values import Json
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -32,7 +32,7 @@ def read(function_id: str, data: Json, expected: type[S]) -> S:
 def refusal(function_id: str, data: Json, expected: type[msgspec.Struct], error: Exception) -> FunctionError:
     """What a caller is told whose request could not be used."""
     cause = describe(bytes(data), expected, error)
-    return FunctionError("deserialization_error", f"Failed to deserialize input for {function_id}: {cause}")
+    return FunctionError(Code.DESERIALIZATION_ERROR, f"Failed to deserialize input for {function_id}: {cause}")
 
 
 def describe(data: bytes, expected: type[msgspec.Struct], error: Exception) -> str:

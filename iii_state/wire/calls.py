@@ -10,7 +10,7 @@ from functools import partial
 from msgspec import Raw
 
 from iii_state import values
-from iii_state.errors import FunctionError
+from iii_state.errors import Code, FunctionError
 from iii_state.tasks.failures import as_function_error
 from iii_state.tasks.results import Answer
 from iii_state.values import Json
@@ -179,7 +179,7 @@ class Answering:
     ) -> None:
         self.open_calls -= 1
         if answer.cancelled():
-            self.fail(invocation_id, function_text, FunctionError("invocation_stopped", "Invocation stopped"))
+            self.fail(invocation_id, function_text, FunctionError(Code.INVOCATION_STOPPED, "Invocation stopped"))
         elif (error := answer.exception()) is not None:
             self.fail(invocation_id, function_text, error)
         else:
@@ -212,7 +212,7 @@ class Answering:
             )
         elif self.max_frame_depth < messages.MAX_FRAME_DEPTH and values.nesting_exceeds(frame, self.max_frame_depth):
             deep = FunctionError(
-                "serialization_error",
+                Code.SERIALIZATION_ERROR,
                 f"{function_text.decode()[1:-1]} was carried out, but its result cannot be sent: "
                 f"the engine reads frames that nest {self.max_frame_depth} levels deep, and this one is deeper",
             )

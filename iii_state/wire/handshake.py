@@ -12,6 +12,7 @@ import aiohttp
 from aiohttp import web
 from aiohttp.http import StreamWriter
 
+from iii_state.errors import HandshakeRefused
 from iii_state.wire.backlog import Backlog
 from iii_state.wire.websocket import Receiver, WebSocket
 
@@ -20,10 +21,6 @@ _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 class HandshakeError(web.HTTPBadRequest):
     """A request that asks for no WebSocket that is spoken here."""
-
-
-class HandshakeRefused(Exception):
-    """A server's answer to a handshake is none; the message says what it is instead."""
 
 
 async def accept(request: web.BaseRequest, connect: Callable[[WebSocket], Receiver], backlog: Backlog) -> web.StreamResponse:

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Raw
 
 from iii_state import values
-from iii_state.errors import FunctionError, NotCarriedOut, WorkerLost
+from iii_state.errors import Code, FunctionError, NotCarriedOut, WorkerLost
 from iii_state.values import Json
 
 ABSENT = Raw()
@@ -43,7 +43,7 @@ FATES: dict[str, type[FunctionError]] = {"not_carried_out": NotCarriedOut, "work
 """What an error's member `fate` says of the call. Only parties of this project tell it to each other, and only from each other it
 counts: a code would not do, since any function can answer with any code."""
 
-STOPPED = frozenset({"invocation_stopped", "channel_send_failed"})
+STOPPED = frozenset({Code.INVOCATION_STOPPED, Code.CHANNEL_SEND_FAILED})
 """Codes with which an engine says that a call's worker has gone, or is going. Of a stock engine's errors they are all there is."""
 
 WORKER_GONE = "worker_disconnected"
@@ -259,8 +259,8 @@ def read_error(text: Raw, *, tells_fate: bool = False) -> FunctionError | None:
     if not value and not isinstance(value, dict | list):
         return None
     if not isinstance(value, dict):
-        return FunctionError("invocation_failed", str(value))
-    code = str(value.get("code") or "invocation_failed")
+        return FunctionError(Code.INVOCATION_FAILED, str(value))
+    code = str(value.get("code") or Code.INVOCATION_FAILED)
     stacktrace = value.get("stacktrace")
     kind = FATES.get(str(value.get("fate")), FunctionError) if tells_fate else FunctionError
     error = kind(

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Container
 from typing import Protocol
 
-from iii_state.errors import FunctionError
+from iii_state.errors import Code, FunctionError
 
 NOT_SENT = sys.maxsize
 """Where the frame of a call ends that waits to be sent: behind all that has left."""
@@ -78,7 +78,7 @@ class PendingCalls:
                 continue
             del self._open[call_id]
             if not future.done():
-                future.set_exception(FunctionError("TIMEOUT", f"no answer within {self._timeout:g} seconds{because}"))
+                future.set_exception(FunctionError(Code.TIMEOUT, f"no answer within {self._timeout:g} seconds{because}"))
             if expired is not None:
                 expired(call_id)
 

@@ -38,7 +38,7 @@ from iii_state.adapters.redis.mutations import Ticket, mutation, plan_arguments,
 from iii_state.adapters.redis.scripts import script
 from iii_state.config import RedisSettings
 from iii_state.values.ops import compile_text
-from tests.redis_server import RedisServer
+from tests.support.redis.server import RedisServer
 
 DOCUMENT = values.to_stored(b'{"name":"Ada Lovelace","tags":["a","b"],"visits":3}')
 PLAN = compile_text(b'[{"type":"increment","path":"visits","by":1}]')

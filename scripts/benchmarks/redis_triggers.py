@@ -20,7 +20,7 @@ from iii_state import values
 from iii_state.adapters.redis import RedisAdapter
 from iii_state.events import Subscription
 from iii_state.values.ops import compile_text
-from tests.redis_server import RedisServer
+from tests.support.redis.server import RedisServer
 
 _CALLS = 50
 _SIZE = 500

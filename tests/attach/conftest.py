@@ -14,10 +14,9 @@ import pytest
 import uvloop
 
 from iii_state.client.client import Client
-from tests.attached import engine_without_state
-from tests.redis_server import RedisServer, shared_server
-from tests.sdk.conftest import installed
-from tests.sdk.workers import Sdk, Worker, running_worker
+from tests.support.engines.attached import engine_without_state
+from tests.support.redis.server import RedisServer, shared_server
+from tests.support.sdk.workers import Sdk, Worker, installed, running_worker
 
 SOON = 15.0
 

@@ -14,9 +14,9 @@ from iii_state.errors import FunctionError
 from iii_state.host import Caller
 from iii_state.tasks.results import Answer
 from iii_state.values import Json
-from tests.attach.old_engine import OldEngine
-from tests.attached import AttachProcess, attached
-from tests.redis_server import RedisServer
+from tests.support.engines.attached import AttachProcess, attached
+from tests.support.engines.old_engine import OldEngine
+from tests.support.redis.server import RedisServer
 
 SOON = 15.0
 

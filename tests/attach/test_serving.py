@@ -11,9 +11,9 @@ import pytest
 from iii_state.client.client import Client
 from iii_state.errors import FunctionError
 from tests.attach.conftest import SOON, WorkerAt, call, until
-from tests.attached import AttachProcess, attached
-from tests.redis_server import RedisServer
-from tests.sdk.workers import NODE_NEW, PYTHON_NEW, CallFailedError
+from tests.support.engines.attached import AttachProcess, attached
+from tests.support.redis.server import RedisServer
+from tests.support.sdk.workers import NODE_NEW, PYTHON_NEW, CallFailedError
 
 
 def nested(levels: int) -> bytes:

@@ -10,10 +10,10 @@ from contextlib import ExitStack
 import pytest
 
 from tests.attach.conftest import WorkerAt, call, until
-from tests.attached import ATTACH, attached, engine_without_state
-from tests.processes import EngineProcess, free_port, running_engine
-from tests.redis_server import RedisServer
-from tests.sdk.workers import NODE_NEW, NODE_OLD, PYTHON_NEW, PYTHON_OLD, CallFailedError, Sdk, Worker
+from tests.support.engines.attached import ATTACH, attached, engine_without_state
+from tests.support.engines.processes import EngineProcess, free_port, running_engine
+from tests.support.redis.server import RedisServer
+from tests.support.sdk.workers import NODE_NEW, NODE_OLD, PYTHON_NEW, PYTHON_OLD, CallFailedError, Sdk, Worker
 
 NOT_THERE = ("function_not_found", "invocation_stopped", "TIMEOUT", "IIITimeoutError")
 """What a caller may be told while nobody serves state."""

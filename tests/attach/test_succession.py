@@ -15,11 +15,11 @@ import pytest
 
 from iii_state.client.client import Client
 from iii_state.errors import FunctionError
-from tests.attach.old_engine import OldEngine
 from tests.attach.test_old_engines import SOON, Seen, call, said, until
-from tests.attached import attached
-from tests.processes import running_engine
-from tests.redis_server import RedisServer, shared_server
+from tests.support.engines.attached import attached
+from tests.support.engines.old_engine import OldEngine
+from tests.support.engines.processes import running_engine
+from tests.support.redis.server import RedisServer, shared_server
 
 STORES = ["redis", "bridge-kv", "bridge-redis", "bridge-bridge-kv"]
 

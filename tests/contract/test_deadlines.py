@@ -11,9 +11,7 @@ import pytest
 from iii_state.errors import FunctionError, StoreError
 from iii_state.events import Delivery, QueueLimits
 from iii_state.sessions import Request
-from tests.contract.conftest import Store, opened
-from tests.contract.test_queues import ALL, drain, seen
-from tests.contract.test_values import LIMIT, plan, stored
+from tests.support.stores import ALL, LIMIT, Store, drain, opened, plan, seen, stored
 
 LONG = 3_600_000
 INCREMENT = plan({"type": "increment", "path": "n", "by": 1})

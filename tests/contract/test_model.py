@@ -11,12 +11,10 @@ from typing import Any
 from hypothesis import given, settings
 
 from iii_state import values
-from tests import model, strategies
-from tests.conftest import LoopFactory
-from tests.contract.conftest import Store, opened
-from tests.contract.test_queues import ALL, drain
-from tests.contract.test_values import LIMIT, plan, stored
-from tests.test_ops import exact
+from tests.support import model, strategies
+from tests.support.loops import LoopFactory
+from tests.support.stores import ALL, LIMIT, Store, drain, opened, plan, stored
+from tests.support.vectors import exact
 
 EXAMPLES = {
     "kv-memory": 300,

@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
 from iii_state.errors import FunctionError, StoreError
-from iii_state.events import Delivery, Failure, QueueLimits, RetryPolicy, Subscription
-from tests.contract.conftest import Store, opened
+from iii_state.events import Delivery, QueueLimits, RetryPolicy, Subscription
+from tests.support.stores import ALL, FAILED, Store, drain, opened, seen, until
 
 REFUSED = (StoreError, FunctionError)
 """A write that is refused: by the store itself, or by a remote, in its words."""
 
-FAILED = Failure("invocation_failed", "boom")
-ALL = Subscription("all")
 USERS = Subscription("users", scope="users")
 ADA = Subscription("ada", scope="users", key="ada")
 ANY_ADA = Subscription("any-ada", key="ada")
-
-
-def seen(deliveries: list[Delivery]) -> list[tuple[str, str, str, bytes | None, bytes | None]]:
-    return [(d.event.event_type.removeprefix("state:"), d.event.scope, d.event.key, d.event.old, d.event.new) for d in deliveries]
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Wait for a condition, bounded."""
-    async with asyncio.timeout(10):
-        while not await condition():
-            await asyncio.sleep(0.005)
 
 
 async def taken_at_a_bell(store: Store, subscription: Subscription) -> list[Delivery]:
@@ -58,20 +44,6 @@ async def taken_until(store: Store, subscription: Subscription, event_id: str) -
                 if delivery.event_id == event_id:
                     return delivery
             await asyncio.sleep(0.005)
-
-
-async def drain(store: Store, subscription: Subscription) -> list[Delivery]:
-    """Take and acknowledge until nothing is left."""
-    everything: list[Delivery] = []
-    async with asyncio.timeout(10):
-        while True:
-            if taken := await store.take(subscription.id, 100):
-                everything.extend(taken)
-                await store.ack(taken)
-            elif not store.is_remote or await store.is_empty(subscription.id):
-                return everything
-            else:
-                await asyncio.sleep(0.002)
 
 
 async def test_each_subscription_gets_the_events_it_matches(store: Store) -> None:

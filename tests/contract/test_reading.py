@@ -13,8 +13,7 @@ import pytest
 from iii_state import values
 from iii_state.errors import FunctionError, InvalidValue
 from iii_state.state.snapshots import EntriesRequest, Snapshots
-from tests.contract.conftest import Store, opened
-from tests.contract.test_queues import until
+from tests.support.stores import Store, opened, until
 
 
 class Reader:

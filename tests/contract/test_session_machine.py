@@ -15,11 +15,10 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 
 from iii_state import values
 from iii_state.adapters.base import Updated
-from iii_state.sessions import Fenced, Request, SessionLost, SessionTaken
-from tests.conftest import LoopFactory
-from tests.contract.conftest import Store, new_store
-from tests.contract.test_queues import ALL, drain
-from tests.contract.test_values import LIMIT, plan
+from iii_state.errors import RequestFenced, SessionLost, SessionTaken
+from iii_state.sessions import Request
+from tests.support.loops import LoopFactory
+from tests.support.stores import ALL, LIMIT, Store, drain, new_store, plan
 
 T = TypeVar("T")
 SLOTS = 3
@@ -115,7 +114,7 @@ class Sessions(RuleBasedStateMachine):
             assert self.make(kind, request) == self.last[request.slot][2]
             return
         if request.session == self.session:
-            with pytest.raises(Fenced):
+            with pytest.raises(RequestFenced):
                 self.make(kind, request)
 
     @rule(lost=st.booleans())

@@ -14,13 +14,19 @@ from iii_state import values
 from iii_state.adapters.base import Adapter, Updated
 from iii_state.adapters.kv import KvAdapter
 from iii_state.adapters.redis.keys import Keys, caller_session
-from iii_state.errors import FunctionError, StoreError
+from iii_state.errors import (
+    MAX_RECORDED_BYTES,
+    FunctionError,
+    OldValueUnknown,
+    RequestFenced,
+    SessionLost,
+    SessionTaken,
+    StoreError,
+)
 from iii_state.events import QueueLimits
-from iii_state.sessions import MAX_RECORDED_BYTES, SESSION_SECONDS, Fenced, Forgotten, Request, SessionLost, SessionTaken
-from tests.contract.conftest import Store, opened
-from tests.contract.test_queues import ALL, drain, until
-from tests.contract.test_values import LIMIT, plan, stored
-from tests.redis_server import shared_server
+from iii_state.sessions import SESSION_SECONDS, Request
+from tests.support.redis.server import shared_server
+from tests.support.stores import ALL, LIMIT, Store, drain, opened, plan, stored, until
 
 FIRST = Request("session-1", 1, 0, 1)
 INCREMENT = plan({"type": "increment", "path": "n", "by": 1})
@@ -85,7 +91,7 @@ async def test_a_straggler_is_refused_and_changes_nothing(store: Store, mutate: 
     await store.subscribe(ALL)
     before = await contents(store)
     for epoch, slot, seq in ((3, 0, 7), (3, 0, 8), (3, 1, 9), (4, 0, 9), (6, 0, 9), (5, 0, 6)):
-        with pytest.raises(Fenced):
+        with pytest.raises(RequestFenced):
             await mutate(store, Request("session-1", epoch, slot, seq))
     assert await contents(store) == before
     assert await store.take(ALL.id, 10) == []
@@ -145,7 +151,7 @@ async def test_a_large_old_value_is_not_recorded_and_that_is_said(store: Store) 
         if known:
             assert await store.set("s", "k", b"1", request=request) == large
         else:
-            with pytest.raises(Forgotten, match="was applied"):
+            with pytest.raises(OldValueUnknown, match="was applied"):
                 await store.set("s", "k", b"1", request=request)
         assert await store.get("s", "k") == b"1"
 
@@ -182,7 +188,7 @@ async def test_sessions_outlive_the_engine(kind: str, tmp_path: Path) -> None:
         await store.open_session("session-1", 1, 2)
         assert await store.update("s", "k", SOME_FAIL, LIMIT, request=Request("session-1", 2, 0, 1)) == answer
         assert await store.update("s", "k", SOME_FAIL, LIMIT, request=Request("session-1", 2, 1, 2)) == again
-        with pytest.raises(Fenced):
+        with pytest.raises(RequestFenced):
             await store.update("s", "k", SOME_FAIL, LIMIT, request=FIRST)
 
 
@@ -194,7 +200,7 @@ async def test_a_caller_that_goes_over_to_another_engine_of_the_same_redis(kind:
         answer = await one.update("s", "k", INCREMENT, LIMIT, request=FIRST)
         await other.open_session("session-1", 1, 2)
         assert await other.update("s", "k", INCREMENT, LIMIT, request=msgspec.structs.replace(FIRST, epoch=2)) == answer
-        with pytest.raises(Fenced):
+        with pytest.raises(RequestFenced):
             await one.update("s", "k", INCREMENT, LIMIT, request=Request("session-1", 1, 1, 2))
         assert await one.get("s", "k") == stored({"n": 1})
 

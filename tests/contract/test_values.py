@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import msgspec
 import pytest
 
 from iii_state import values
 from iii_state.errors import FunctionError, too_large
-from iii_state.values.ops import Plan, compile_text
-from tests.contract.conftest import Store
-from tests.test_ops import VECTORS, exact
+from tests.support.stores import LIMIT, Store, plan, stored
+from tests.support.vectors import VECTORS, exact
 
-LIMIT = values.MAX_VALUE_BYTES
 AWKWARD = ["", "a", "a/b", "a:b", "{x}", "a\nb", "\x00", "😀", "é", " ", "1:1", "x" * 2000]
-
-
-def plan(*ops: dict[str, Any]) -> Plan:
-    return compile_text(values.encode(list(ops)))
-
-
-def stored(value: Any) -> bytes:
-    return values.to_stored(values.encode(value))
 
 
 async def test_update_vectors(store: Store) -> None:

@@ -15,8 +15,8 @@ from iii_state.client.client import Client
 from iii_state.host import Caller, Trigger
 from iii_state.tasks.results import Answer, answered
 from iii_state.values import Json
-from tests.engine.dict_module import DictModule
-from tests.engine.raw_worker import RawWorker, until
+from tests.support.engines.dict_module import DictModule
+from tests.support.engines.raw_worker import RawWorker, until
 
 
 class OfItsOwn(BaseException):

@@ -7,7 +7,7 @@ from typing import cast
 
 import aiohttp
 
-from tests.engine.raw_worker import Port, RawWorker
+from tests.support.engines.raw_worker import Port, RawWorker
 
 FRAME = b"x" * 65536
 FRAMES = 2000

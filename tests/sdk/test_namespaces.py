@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.attached import attached
-from tests.processes import EngineProcess, free_port, running_engine, running_relay
-from tests.redis_server import RedisServer
-from tests.sdk.conftest import installed
-from tests.sdk.workers import PYTHON_NEW, SOON, running_worker, wait_until
+from tests.support.engines.attached import attached
+from tests.support.engines.processes import EngineProcess, free_port, running_engine, running_relay
+from tests.support.redis.server import RedisServer
+from tests.support.sdk.workers import PYTHON_NEW, SOON, installed, running_worker, wait_until
 
 NAMESPACE = {"III_NAMESPACE": "b"}
 EVENTS = 30

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from iii_state import Engine, StateModule
-from tests.adapters.redis.proxy import Proxy, proxy_to
-from tests.processes import EngineProcess, free_port
-from tests.redis_server import RedisServer
-from tests.sdk.workers import PYTHON_NEW, PYTHON_OLD, Sdk
+from tests.support.engines.processes import EngineProcess, free_port
+from tests.support.redis.proxy import Proxy, proxy_to
+from tests.support.redis.server import RedisServer
+from tests.support.sdk.workers import PYTHON_NEW, PYTHON_OLD, Sdk
 from tests.torture.journal import Journal
 from tests.torture.plan import CALL_TIMEOUT_SECONDS, ENGINES, NEW_WORKERS, OLD_WORKERS, ON_CONNECTIONS, TTL_SECONDS, PlannedFault
 from tests.torture.workers import WorkerProcess

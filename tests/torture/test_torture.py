@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sdk.workers import PYTHON_NEW, PYTHON_OLD
+from tests.support.sdk.workers import PYTHON_NEW, PYTHON_OLD
 from tests.torture.plan import DURATIONS
 
 TORTURE = Path(__file__).parents[2] / "scripts" / "torture"

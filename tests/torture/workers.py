@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from tests.sdk.workers import SOON, Sdk
+from tests.support.sdk.workers import SOON, Sdk
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,9 +10,9 @@ from iii_state import values
 from iii_state.adapters.base import Updated
 from iii_state.adapters.bridge import answers
 from iii_state.adapters.bridge.feeds import Feeds
-from iii_state.adapters.bridge.remote import NOT_FOUND, Remote
+from iii_state.adapters.bridge.remote import Remote
 from iii_state.config import BridgeSettings
-from iii_state.errors import FunctionError, StoreError
+from iii_state.errors import Code, FunctionError, StoreError
 from iii_state.events import DeadLetter, Delivery, DispatchLimits, Failure, QueueLimits, QueueStats, Subscription
 from iii_state.sessions import Request
 from iii_state.tasks.closing import Stopping
@@ -165,7 +165,7 @@ class BridgeAdapter:
             try:
                 return await self._pages(scope)
             except FunctionError as error:
-                if error.code != "INVALID_CURSOR":
+                if error.code != Code.INVALID_CURSOR:
                     raise
         raise StoreError(
             f"the connection to {self._remote.url} broke {READINGS} times while the scope was read in pages: nothing was read"
@@ -179,7 +179,7 @@ class BridgeAdapter:
             try:
                 page = await self._ask_newer("state::list_entries", b'{"scope":%b%b%b' % (name, PAGE, cursor), self._read_page)
             except FunctionError as error:
-                if error.code != "ROW_TOO_LARGE":
+                if error.code != Code.ROW_TOO_LARGE:
                     raise
                 return [*found, *await self._large_entries(scope, dict(found))]
             found.extend((key, answers.stored(text)) for key, text in page.entries)
@@ -203,7 +203,7 @@ class BridgeAdapter:
         try:
             answer: T = await self._remote.call(values.encode_string(function_id), data, read)
         except FunctionError as error:
-            if error.code != NOT_FOUND:
+            if error.code != Code.FUNCTION_NOT_FOUND:
                 raise
             raise StoreError(
                 f"the engine at {self._remote.url} has no {function_id} (stock engines have it since 0.24), and without it "
@@ -225,7 +225,7 @@ class BridgeAdapter:
         try:
             before: list[str] = await self._remote.call(LINE_UP, request, self._read_line)
         except FunctionError as error:
-            if error.code != NOT_FOUND:
+            if error.code != Code.FUNCTION_NOT_FOUND:
                 raise
             return []  # a stock engine, or an older one of this project
         return before

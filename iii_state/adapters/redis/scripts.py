@@ -14,11 +14,9 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import NamedTuple
 
+from iii_state.errors import ScriptError
+
 _INCLUDE = re.compile(r'^[ \t]*--- @include "([^"\n]*)"[ \t]*\n?', re.MULTILINE)
-
-
-class ScriptError(Exception):
-    """A script cannot be put together; the message names the file and the include."""
 
 
 class Script(NamedTuple):

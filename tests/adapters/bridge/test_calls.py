@@ -11,8 +11,8 @@ import pytest
 
 from iii_state import FunctionError
 from iii_state.client.client import Client
-from tests.adapters.bridge.engines import SECONDS, State, bridge_to, running, stock, until
-from tests.processes import EngineProcess, free_port
+from tests.support.bridge.engines import SECONDS, State, bridge_to, running, stock, until
+from tests.support.engines.processes import EngineProcess, free_port
 
 
 async def test_what_a_caller_sees_is_what_the_remote_says() -> None:

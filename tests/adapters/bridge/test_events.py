@@ -12,9 +12,9 @@ import pytest
 from iii_state import FunctionError
 from iii_state.client.client import Client
 from iii_state.values import decode
-from tests.adapters.bridge.engines import State, bridge_to, running, stock, until
-from tests.adapters.redis.proxy import proxy_to
-from tests.processes import EngineProcess
+from tests.support.bridge.engines import State, bridge_to, running, stock, until
+from tests.support.engines.processes import EngineProcess
+from tests.support.redis.proxy import proxy_to
 
 QUICKLY = {"retry": {"max_attempts": 3, "backoff_ms": 1, "max_backoff_ms": 5}}
 

@@ -7,9 +7,8 @@ import fakeredis
 import pytest
 import redis
 
-from tests.adapters.redis.proxy import Proxy, proxy_to
-from tests.adapters.redis.servers import binary, running
-from tests.redis_server import RedisServer, shared_server
+from tests.support.redis.proxy import Proxy, proxy_to
+from tests.support.redis.server import RedisServer, binary, shared_server
 
 
 @pytest.fixture(scope="session")
@@ -17,7 +16,7 @@ def sockets() -> Iterator[dict[str, str]]:
     """Sockets of the real servers there are, by version; started once."""
     with ExitStack() as stack:
         found = {version: server for version in ("7", "6.2") if (server := binary(version))}
-        yield {version: stack.enter_context(running(server)) for version, server in found.items()}
+        yield {version: stack.enter_context(RedisServer(executable=server)).socket for version, server in found.items()}
 
 
 def connect(sockets: dict[str, str], version: str) -> redis.Redis:

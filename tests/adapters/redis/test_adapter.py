@@ -16,10 +16,10 @@ from iii_state.adapters.redis import RedisAdapter, scopes
 from iii_state.adapters.redis.address import Address
 from iii_state.adapters.redis.writing import MAX_ANSWERED_BYTES
 from iii_state.errors import ConfigError, StoreError
-from tests.adapters.redis.proxy import proxy_to
 from tests.adapters.redis.test_connection import INCREMENT, adapter_on, answer_of, increments, until, until_answers
-from tests.processes import free_port
-from tests.redis_server import RedisServer
+from tests.support.engines.processes import free_port
+from tests.support.redis.proxy import proxy_to
+from tests.support.redis.server import RedisServer
 
 LIMIT = values.MAX_VALUE_BYTES
 SMALLEST_RULES = (

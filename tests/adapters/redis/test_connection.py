@@ -19,12 +19,12 @@ from iii_state.adapters.redis.address import Address
 from iii_state.adapters.redis.scripts import names
 from iii_state.adapters.redis.wire import open_wire, pack
 from iii_state.config import RedisSettings
-from iii_state.errors import StoreError
+from iii_state.errors import OutcomeUnknown, RequestFenced, SessionLost, StoreError
 from iii_state.events import QueueLimits, Subscription
-from iii_state.sessions import Fenced, Request, SessionLost
+from iii_state.sessions import Request
 from iii_state.values.ops import compile_text
-from tests.adapters.redis.proxy import Proxy, proxy_to
-from tests.redis_server import RedisServer
+from tests.support.redis.proxy import Proxy, proxy_to
+from tests.support.redis.server import RedisServer
 
 INCREMENT = compile_text(b'[{"type":"increment","path":"n","by":1}]')
 
@@ -221,7 +221,7 @@ async def test_a_flushed_session_is_an_error_for_what_was_in_flight_and_only_for
     await until(lambda: all(pair.is_cut for pair in pairs))
     server.client.flushall()
     outcomes = await asyncio.gather(*flight, return_exceptions=True)
-    assert all(outcome is None or "is not known" in str(outcome) or outcome == b"1" for outcome in outcomes)
+    assert all(outcome is None or isinstance(outcome, OutcomeUnknown) or outcome == b"1" for outcome in outcomes)
     assert await answer_of(adapter.set("s", "after", b"1")) is None
     assert await answer_of(adapter.set("s", "after", b"2")) == b"1"
 
@@ -246,7 +246,7 @@ async def test_a_redis_that_does_not_answer_is_an_error_in_words_and_calls_work_
         await answer_of(adapter.set("s", "k", b"1"))
         proxy.mute = True
         with pytest.raises(
-            StoreError, match=r"Redis at 127\.0\.0\.1:\d+ .* given up after 300 ms; whether the change was made is not"
+            OutcomeUnknown, match=r"Redis at 127\.0\.0\.1:\d+ .* given up after 300 ms; whether the change was made is not"
         ):
             await answer_of(adapter.set("s", "k", b"2"))
         with pytest.raises(StoreError, match="given up after 300 ms"):
@@ -281,7 +281,9 @@ async def test_waiting_calls_are_bounded_and_refused_at_once_beyond(proxy: Proxy
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
         assert all(isinstance(outcome, StoreError) for outcome in outcomes)
         assert sum("nothing was changed" in str(outcome) for outcome in outcomes) == len(calls) - sent
-        assert sum("is not known" in str(outcome) for outcome in outcomes) == sent
+        unknown = [outcome for outcome in outcomes if isinstance(outcome, OutcomeUnknown)]
+        assert len(unknown) == sent
+        assert all("is not known" in str(outcome) for outcome in unknown)
         proxy.hold = False
         proxy.cut_all()
         await until_answers(adapter)
@@ -368,7 +370,7 @@ async def test_a_lost_session_of_a_caller_is_no_matter_of_the_connection(
     adapter: RedisAdapter,
 ) -> None:
     await answer_of(adapter.open_session("session-1", 0, 1))
-    with pytest.raises(Fenced):
+    with pytest.raises(RequestFenced):
         await increment(adapter, 0, 1, epoch=2)
     server.client.delete(*server.client.keys("iii-state:session:caller:*"))
     with pytest.raises(SessionLost):
@@ -379,7 +381,7 @@ async def test_a_lost_session_of_a_caller_is_no_matter_of_the_connection(
     await until(lambda: proxy.calls_held() >= 1)
     proxy.hold = False
     proxy.cut_all()
-    with pytest.raises(StoreError, match="whether the change was made is not known") as raised:
+    with pytest.raises(OutcomeUnknown, match="whether the change was made is not known") as raised:
         await call
     assert not isinstance(raised.value, SessionLost), "its caller must not take it for a first attempt that changed nothing"
 
@@ -401,7 +403,7 @@ async def test_a_refusal_of_what_an_earlier_connection_carried_too_does_not_say_
         await until(lambda: proxy.calls_held() >= 1)
         proxy.hold = False
         proxy.cut_all()
-        with pytest.raises(StoreError, match=r"is full .* whether the change was made is not known"):
+        with pytest.raises(OutcomeUnknown, match=r"is full .* whether the change was made is not known"):
             await call
         async with asyncio.timeout(20):  # after a break, nothing is taken before the queue is hosted for certain
             while not (taken := await answer_of(adapter.take(EVERYTHING.id, 1))):

@@ -13,8 +13,8 @@ from iii_state.adapters.redis import queues
 from iii_state.adapters.redis.keys import Keys, lane
 from iii_state.adapters.redis.mutations import Held, QueueFull, Route, Stale, Ticket, declare, declared
 from iii_state.adapters.redis.routes import deadlines_setting
-from tests.adapters.redis.engine import Engine
 from tests.adapters.redis.test_mutation_scripts import INCREMENT, MUTATIONS, events, everything
+from tests.support.redis.script_engine import Engine
 
 KEYS = Keys()
 DEADLINES = KEYS.deadlines_of(b"s").decode()

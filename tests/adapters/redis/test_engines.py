@@ -11,9 +11,9 @@ from typing import Any, cast
 import aiohttp
 import pytest
 
-from tests.engine.raw_worker import Port, RawWorker
-from tests.processes import EngineProcess
-from tests.redis_server import RedisServer, shared_server
+from tests.support.engines.processes import EngineProcess
+from tests.support.engines.raw_worker import Port, RawWorker
+from tests.support.redis.server import RedisServer, shared_server
 
 SECONDS = 30.0
 TTL_MS = 800

@@ -12,8 +12,8 @@ import pytest
 from iii_state.adapters.redis import RedisAdapter, upkeep
 from iii_state.config import RedisSettings
 from iii_state.events import Delivery, Failure, QueueLimits, Subscription
-from tests.adapters.redis.proxy import Proxy
-from tests.redis_server import RedisServer
+from tests.support.redis.proxy import Proxy
+from tests.support.redis.server import RedisServer
 
 ALL = Subscription("all")
 FAILED = Failure("invocation_failed", "boom")

@@ -21,7 +21,7 @@ from iii_state.errors import ConfigError, StoreError
 from iii_state.events import Event, QueueLimits, Subscription
 from tests.adapters.redis.test_adapter import SMALLEST_RULES
 from tests.adapters.redis.test_connection import INCREMENT, adapter_on, answer_of, until
-from tests.redis_server import RedisServer
+from tests.support.redis.server import RedisServer
 
 ALL = Subscription("all")
 LIMIT = values.MAX_VALUE_BYTES

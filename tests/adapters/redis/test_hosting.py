@@ -14,9 +14,9 @@ import pytest
 from iii_state.adapters.redis import RedisAdapter
 from iii_state.errors import StoreError
 from iii_state.events import Delivery, Subscription
-from tests.adapters.redis.proxy import Proxy
 from tests.adapters.redis.test_connection import adapter_on, answer_of
-from tests.redis_server import RedisServer
+from tests.support.redis.proxy import Proxy
+from tests.support.redis.server import RedisServer
 
 ONE, TWO = (Subscription(name, scope="s", key=name) for name in ("one", "two"))
 PREFIX = "iii-state:"

@@ -14,7 +14,7 @@ from iii_state.config import RedisSettings
 from iii_state.events import Subscription
 from tests.adapters.redis.test_adapter import SMALLEST_RULES
 from tests.adapters.redis.test_connection import adapter_on, answer_of, until
-from tests.redis_server import RedisServer
+from tests.support.redis.server import RedisServer
 
 ALL = Subscription("all")
 SETTING = "notify-keyspace-events"

@@ -10,9 +10,9 @@ import redis
 
 from iii_state.adapters.redis.keys import Keys, lane
 from iii_state.adapters.redis.mutations import QueueFull, Route, Stale, Ticket
-from iii_state.sessions import Fenced, Forgotten, SessionLost, SessionTaken
-from tests.adapters.redis.engine import Engine
-from tests.adapters.redis.servers import binary, running
+from iii_state.errors import OldValueUnknown, RequestFenced, SessionLost, SessionTaken
+from tests.support.redis.script_engine import Engine
+from tests.support.redis.server import RedisServer, binary
 
 KEYS = Keys()
 INCREMENT: list[dict[str, Any]] = [{"type": "increment", "path": "", "by": 1}]
@@ -139,7 +139,7 @@ def test_a_call_made_again_answers_its_first_outcome(
     assert everything(client) == before
     engine.reopen()
     assert mutate(engine, ticket._replace(epoch=engine.epoch)) == first
-    with pytest.raises(Fenced):
+    with pytest.raises(RequestFenced):
         mutate(engine, ticket)
 
 
@@ -163,7 +163,7 @@ def test_a_call_made_again_for_a_key_that_was_missing(engine: Engine) -> None:
 def test_a_slot_used_since_is_fenced(engine: Engine) -> None:
     early, late = engine.ticket(), engine.ticket()
     engine.set(b"s", b"k", b"1", late)
-    with pytest.raises(Fenced):
+    with pytest.raises(RequestFenced):
         engine.set(b"s", b"k", b"2", early)
     assert engine.stored(b"s", b"k") == b"1"
 
@@ -172,7 +172,7 @@ def test_an_old_value_that_is_too_large_is_not_recorded(engine: Engine, client: 
     engine.put(b"s", b"k", b'"%b"' % (b"x" * 2**20))
     ticket = engine.ticket()
     assert engine.delete(b"s", b"k", ticket) is not None
-    with pytest.raises(Forgotten):
+    with pytest.raises(OldValueUnknown):
         engine.delete(b"s", b"k", ticket)
     assert sum(map(len, client.hvals(KEYS.session(b"engine").decode()))) < 100
 
@@ -278,7 +278,8 @@ def crowded(request: pytest.FixtureRequest) -> Iterator[Engine]:
     server = binary(request.param)
     if server is None:
         pytest.skip(f"no Redis {request.param} here")
-    with running(server, "--maxmemory-policy", "noeviction") as socket, redis.Redis(unix_socket_path=socket) as client:
+    with RedisServer("--maxmemory-policy", "noeviction", executable=server) as running:
+        client = running.client
         engine = Engine(client, session=b"engine")
         engine.routes = [Route(b"q", 1000, 10**9)]
         for number in range(20):

@@ -33,7 +33,7 @@ from iii_state.adapters.redis.queues import (
 )
 from iii_state.adapters.redis.scripts import script
 from iii_state.events import Delivery
-from tests.adapters.redis.engine import Engine
+from tests.support.redis.script_engine import Engine
 
 KEYS = Keys()
 

@@ -16,7 +16,7 @@ from iii_state.adapters.redis.routes import MOST_ALIKE
 from iii_state.errors import StoreError
 from iii_state.events import Delivery, Failure, Subscription
 from tests.adapters.redis.test_connection import adapter_on, answer_of
-from tests.redis_server import RedisServer
+from tests.support.redis.server import RedisServer
 
 ONE = Subscription("one", scope="s")
 OFTEN = Subscription("often", scope="s", retention_ms="forever")

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 import pytest
 
 from iii_state import values
-from iii_state.errors import FunctionError, StoreError
-from tests.adapters.redis.proxy import proxy_to
+from iii_state.errors import FunctionError, NotConfirmed, StoreError
 from tests.adapters.redis.test_adapter import SMALLEST_RULES
 from tests.adapters.redis.test_connection import INCREMENT, adapter_on, answer_of, until
-from tests.redis_server import RedisServer
+from tests.support.redis.proxy import proxy_to
+from tests.support.redis.server import RedisServer
 
 LIMIT = values.MAX_VALUE_BYTES
 
@@ -61,7 +61,7 @@ async def test_writes_that_no_replica_confirms_fail_in_words_and_reads_go_on(pri
         with pytest.raises(FunctionError, match="VALUE_TOO_LARGE"):
             await answer_of(adapter.update("s", "n", INCREMENT, 3))
         for answer in waiting:
-            with pytest.raises(StoreError, match=r"the change was made on Redis .* not confirmed .* of 1 replicas 0 have"):
+            with pytest.raises(NotConfirmed, match=r"the change was made on Redis .* not confirmed .* of 1 replicas 0 have"):
                 await answer_of(answer)
         replica.process.send_signal(signal.SIGCONT)
         waiting = [adapter.set("s", f"k{number}", b"3") for number in range(5)]
@@ -91,7 +91,7 @@ async def test_what_another_server_confirms_counts_for_nothing(primary: RedisSer
             assert not (await asyncio.wait([answer], timeout=0.1))[0]
             proxy.target = other.port
             proxy.cut_all()
-            with pytest.raises(StoreError, match="no longer the primary"):
+            with pytest.raises(NotConfirmed, match="no longer the primary"):
                 await answer_of(answer)
             assert await answer_of(adapter.set("s", "k", b"2")) is None
             assert others_replica.client.hget("state:s", "k") == b"2"
@@ -100,7 +100,7 @@ async def test_what_another_server_confirms_counts_for_nothing(primary: RedisSer
 async def test_fewer_replicas_than_asked_for_are_said_at_the_start(primary: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
     async with adapter_on(primary.url, wait_replicas=2, call_timeout_ms=500) as adapter:
         assert "has 0 replicas, and wait_replicas asks for 2" in caplog.text
-        with pytest.raises(StoreError, match="of 2 replicas 0 have"):
+        with pytest.raises(NotConfirmed, match="of 2 replicas 0 have"):
             await answer_of(adapter.set("s", "k", b"1"))
 
 

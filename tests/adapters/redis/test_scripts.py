@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from iii_state.adapters.redis.scripts import ScriptError, names, read, script
+from iii_state.adapters.redis.scripts import names, read, script
+from iii_state.errors import ScriptError
 
 ROOT = Path(__file__).parents[3]
 

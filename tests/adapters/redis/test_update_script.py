@@ -6,7 +6,6 @@ import json
 import math
 import random
 import struct
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,10 +17,10 @@ from iii_state import values
 from iii_state.adapters.redis.mutations import Foreign, plan_arguments, update_arguments, updated
 from iii_state.errors import FunctionError, too_large
 from iii_state.values.apply import apply
-from tests.adapters.redis.engine import LIMIT, Engine, plan_of
-from tests.strategies import DOCUMENTS, FLOATS, INTEGERS, OP_LISTS
+from tests.support.redis.script_engine import LIMIT, Engine, plan_of
+from tests.support.strategies import DOCUMENTS, FLOATS, INTEGERS, OP_LISTS
+from tests.support.vectors import VECTORS
 
-VECTORS = json.loads((Path(__file__).parents[2] / "update-vectors.json").read_text())
 NOTHING = object()
 
 
