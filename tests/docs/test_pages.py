@@ -19,9 +19,10 @@ import click
 import pytest
 
 from iii_state import config as configuration
+from iii_state import errors
 from iii_state.cli import main
 from iii_state.cli.docs import first_line, pages
-from iii_state.errors import Code, ConfigError
+from iii_state.errors import Code, ConfigError, StateError
 from iii_state.events import DispatchLimits, QueueLimits, RetryPolicy
 from tests.torture import __main__ as torture
 
@@ -138,6 +139,12 @@ def test_the_newest_version_of_the_changelog_is_that_of_the_project() -> None:
 def test_the_page_of_errors_has_every_code_and_no_other() -> None:
     without_ops = page("errors").replace(section(page("errors"), "Ops"), "")
     assert {cell for cell in first_cells(without_ops) if _CODE.fullmatch(cell)} == set(Code)
+
+
+def test_the_page_of_errors_has_every_exception_and_no_other() -> None:
+    family = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, StateError)}
+    shown = first_cells(section(page("errors"), "In Python"))
+    assert sorted(shown) == sorted(family - {"StateError"})
 
 
 def codes_of_the_vectors() -> Iterator[str]:
