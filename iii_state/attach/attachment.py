@@ -198,7 +198,7 @@ class Attachment:
 
     async def _is_behind(self, client: Client) -> bool:
         """Line up, and see whether an earlier worker of the same store and prefix is connected to this engine."""
-        before = await answered(self._adapter.line_up(self._in_line(self._place), LINE_MS))
+        before = await answered(self._adapter.succession.enter(self._in_line(self._place), LINE_MS))
         rivals = [worker_id for place in before if self._in_line(worker_id := place.rpartition(" ")[2]) == place]
         return bool(rivals) and await self._are_here(client, rivals)
 
@@ -286,7 +286,7 @@ class Attachment:
     def _step_out(self) -> None:
         place, self._place = self._place, ""
         if place:
-            answer = self._adapter.step_out(self._in_line(place))
+            answer = self._adapter.succession.leave(self._in_line(place))
             if isinstance(answer, asyncio.Future):
                 answer.add_done_callback(lambda done: done.cancelled() or done.exception())
 

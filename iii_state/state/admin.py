@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from typing import Annotated, Any, Protocol, TypeAlias, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta, Raw
 
 from iii_state import values
+from iii_state.adapters.base import Admin
 from iii_state.errors import MAX_CODE, MAX_MESSAGE, Code, FunctionError, StoreError, bounded
 from iii_state.events import DeadLetter, QueueStats
 from iii_state.host import Caller, Handler, Host
-from iii_state.tasks.results import Answer, answered, then
+from iii_state.tasks.results import Answer, Awaited, answered, then
 from iii_state.values import Json
 from iii_state.values.requests import read
 
@@ -24,20 +25,6 @@ MAX_SHOWN = 1000
 
 MAX_SHOWN_BYTES = 32 * 1024 * 1024
 """The most bytes of one answer, but for a single dead letter: more may not fit into a frame."""
-
-Awaited: TypeAlias = Answer[T] | Coroutine[Any, Any, T]
-
-
-class Inspected(Protocol):
-    """The part of an adapter that operators look at."""
-
-    def queues(self) -> Awaited[list[QueueStats]]: ...
-
-    def dead_letters(self, function_id: str | None = None) -> Awaited[list[DeadLetter]]: ...
-
-    def revive(self, dead_letter_id: str) -> Awaited[bool]: ...
-
-    def discard(self, dead_letter_id: str) -> Awaited[bool]: ...
 
 
 class DeadRequest(msgspec.Struct):
@@ -51,8 +38,8 @@ class DeadRequest(msgspec.Struct):
 class Operations:
     """The functions `iii-state::*`, over any adapter or what an operator has opened of one."""
 
-    def __init__(self, inspected: Inspected) -> None:
-        self._inspected = inspected
+    def __init__(self, admin: Admin) -> None:
+        self._admin = admin
 
     def __iter__(self) -> Iterator[tuple[str, Handler, str]]:
         """Id, function and description of each."""
@@ -68,7 +55,7 @@ class Operations:
             host.register_function(function_id, handler, description=description)
 
     def _triggers(self, data: Json, caller: Caller) -> Answer[bytes | None]:
-        return then(self._ask(self._inspected.queues), lambda queues: values.encode({"triggers": list(map(_queue_row, queues))}))
+        return then(self._ask(self._admin.stats), lambda queues: values.encode({"triggers": list(map(_queue_row, queues))}))
 
     def _list(self, data: Json, caller: Caller) -> Answer[bytes | None]:
         return self._shown("dead_list", data, _letter_row)
@@ -77,10 +64,10 @@ class Operations:
         return self._shown("dead_show", data, lambda letter: {**_letter_row(letter), "event": Raw(letter.event.payload())})
 
     def _retry(self, data: Json, caller: Caller) -> Answer[bytes | None]:
-        return self._each("dead_retry", data, self._inspected.revive, "retried")
+        return self._each("dead_retry", data, self._admin.dead_retry, "retried")
 
     def _drop(self, data: Json, caller: Caller) -> Answer[bytes | None]:
-        return self._each("dead_drop", data, self._inspected.discard, "dropped")
+        return self._each("dead_drop", data, self._admin.dead_drop, "dropped")
 
     def _shown(self, name: str, data: Json, row: Callable[[DeadLetter], dict[str, Any]]) -> Answer[bytes | None]:
         request = read(f"iii-state::{name}", data, DeadRequest)
@@ -116,7 +103,7 @@ class Operations:
                 raise FunctionError(Code.NOT_FOUND, f"there is no dead letter {request.id}")
             return found
 
-        return then(self._ask(lambda: self._inspected.dead_letters(request.function_id)), chosen)
+        return then(self._ask(lambda: self._admin.dead_letters(request.function_id)), chosen)
 
     @staticmethod
     def _ask(question: Callable[[], Awaited[Any]]) -> Answer[Any]:

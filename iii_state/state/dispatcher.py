@@ -170,7 +170,7 @@ class Dispatcher:
         if known is not None:
             known.subscription = subscription
             known.metadata_head = _metadata_head(subscription.metadata)
-            self._adapter.offer(subscription.id, self._is_served(known))
+            self._adapter.queues.offer(subscription.id, self._is_served(known))
             self.ring(subscription.id)
             return
         function = (subscription.namespace, subscription.function_id)
@@ -184,7 +184,7 @@ class Dispatcher:
         for name in {function, condition} - {None}:
             assert name is not None
             self._by_function.setdefault(name, {})[subscription.id] = consumer
-        self._adapter.offer(subscription.id, self._is_served(consumer))
+        self._adapter.queues.offer(subscription.id, self._is_served(consumer))
         self.ring(subscription.id)
 
     def remove(self, subscription_id: str) -> None:
@@ -221,7 +221,7 @@ class Dispatcher:
         self._stopping = True
         consumers = list(self._consumers.values())
         for consumer in consumers:
-            self._adapter.offer(consumer.subscription.id, False)
+            self._adapter.queues.offer(consumer.subscription.id, False)
             self._give_back(consumer)
         try:
             with contextlib.suppress(TimeoutError):
@@ -230,7 +230,7 @@ class Dispatcher:
             for consumer in consumers:
                 for attempt in list(consumer.running):
                     self._stop_attempt(consumer, attempt)
-                    self._settle(partial(self._adapter.release, [attempt.delivery], begun=True))
+                    self._settle(partial(self._adapter.queues.release, [attempt.delivery], begun=True))
             try:
                 async with asyncio.timeout(min(SETTLE_SECONDS, grace_seconds)):
                     await self._until(lambda: not self._unsettled)
@@ -251,7 +251,7 @@ class Dispatcher:
     def _function_changed(self, namespace: str, function_id: str) -> None:
         for consumer in list(self._by_function.get((namespace, function_id), {}).values()):
             served = self._is_served(consumer)
-            self._adapter.offer(consumer.subscription.id, served)
+            self._adapter.queues.offer(consumer.subscription.id, served)
             if served:
                 consumer.more = True
                 self._schedule(consumer)
@@ -274,7 +274,7 @@ class Dispatcher:
             consumer.suspects = 0
             self._after_suspect(gate)
         if held:
-            self._settle(partial(self._adapter.release, held))
+            self._settle(partial(self._adapter.queues.release, held))
 
     def _schedule(self, consumer: _Consumer) -> None:
         self._dirty[consumer] = None
@@ -328,7 +328,7 @@ class Dispatcher:
                 wanted = _within_bytes(consumer, min(own or limit, limit - gate.running) + self._limits.prefetch)
                 consumer.more = False  # a bell that rings before the answer is read is not about what it holds
                 try:
-                    taken = self._adapter.take(consumer.subscription.id, wanted)
+                    taken = self._adapter.queues.take(consumer.subscription.id, wanted)
                 except StoreError as error:
                     self._take_failed(consumer, error)
                     return
@@ -339,7 +339,7 @@ class Dispatcher:
                 consumer.more |= len(taken) >= wanted
                 consumer.buffer.extend(taken)
                 continue
-            if not self._adapter.holds(consumer.buffer[0]):
+            if not self._adapter.queues.holds(consumer.buffer[0]):
                 consumer.more = True
                 self._give_back(consumer)
                 return
@@ -430,7 +430,7 @@ class Dispatcher:
         """Start the first suspect if its workers have nothing else to do; otherwise see to it that they get nothing more."""
         while gate.suspects and gate.alone is None and not self._stopping and not self._paused:
             consumer, delivery = gate.suspects[0]
-            if not self._adapter.holds(delivery):
+            if not self._adapter.queues.holds(delivery):
                 self._give_back(consumer)
                 continue
             chosen = self._claim(gate, consumer)
@@ -631,7 +631,7 @@ class Dispatcher:
         want = 0
         if idle and not consumer.suspects and not consumer.waits and self._is_served(consumer):
             want = _within_bytes(consumer, self._limits.prefetch)
-        self._settle(partial(self._adapter.ack, done, want), partial(self._receive_more, consumer, want))
+        self._settle(partial(self._adapter.queues.ack, done, want), partial(self._receive_more, consumer, want))
 
     def _receive_more(self, consumer: _Consumer, wanted: int, deliveries: list[Delivery]) -> None:
         if deliveries:
@@ -653,12 +653,12 @@ class Dispatcher:
             self._crash(consumer, attempt)
         elif unserved or (isinstance(error, NotCarriedOut) and not too_large):
             begun = isinstance(error, NotCarriedOut) and error.begun
-            self._settle(partial(self._adapter.release, [delivery], begun=begun))
+            self._settle(partial(self._adapter.queues.release, [delivery], begun=begun))
         elif final or isinstance(error, NotCarriedOut) or delivery.attempt >= consumer.subscription.retry.max_attempts:
             self._bury(consumer, delivery, failure)
         else:
             delay_ms = self._pause_ms(consumer, delivery.attempt)
-            self._settle(partial(self._adapter.retry, delivery, delay_ms, failure))
+            self._settle(partial(self._adapter.queues.retry, delivery, delay_ms, failure))
 
     def _bury(self, consumer: _Consumer, delivery: Delivery, failure: Failure) -> None:
         event = delivery.event
@@ -666,7 +666,7 @@ class Dispatcher:
             "%s: the event %s of %r %r is a dead letter after %d attempts: %s",
             *(consumer.function[1], delivery.event_id, event.scope, event.key, delivery.attempt, failure),
         )
-        self._settle(partial(self._adapter.bury, delivery, failure))
+        self._settle(partial(self._adapter.queues.dead_letter, delivery, failure))
 
     def _pause_ms(self, consumer: _Consumer, failures: int) -> int:
         policy = consumer.subscription.retry
@@ -688,7 +688,7 @@ class Dispatcher:
         self._crashed.setdefault(attempt.runner, []).append((consumer, delivery))
         failure = Failure(Code.WORKER_LOST, "its worker went away in mid-call")
         delay_ms = self._pause_ms(consumer, alone + 1)
-        self._settle(partial(self._adapter.retry, delivery, delay_ms, failure, crashed=True))
+        self._settle(partial(self._adapter.queues.retry, delivery, delay_ms, failure, crashed=True))
 
     def _tell_of_crashes(self) -> None:
         crashed, self._crashed = self._crashed, {}

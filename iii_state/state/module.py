@@ -195,7 +195,7 @@ class StateModule:
         ):
             metadata = values.encode({"iii_state": about}) if function_id == "state::set" else None
             host.register_function(function_id, handler, description=description, metadata=metadata)
-        Operations(self.adapter).register(host)
+        Operations(self.adapter.admin).register(host)
         host.watch_workers(self._snapshots.end)
         host.register_trigger_type("state", self, description="State trigger: a function runs after every change")
 
@@ -233,7 +233,7 @@ class StateModule:
     def _apply_live_settings(self) -> None:
         limit = self._settings.max_value_bytes
         self._limit = values.MAX_VALUE_BYTES if limit is None else min(limit, values.MAX_VALUE_BYTES)
-        self.adapter.enable_events(self._settings.triggers_enabled)
+        self.adapter.queues.enable_events(self._settings.triggers_enabled)
         if self._dispatcher is not None:
             self._dispatcher.pause(not self._settings.triggers_enabled)
 
@@ -258,7 +258,7 @@ class StateModule:
         if len(new) > self._limit:
             self._check_size(values.compact_size(new))
         try:
-            answer = self.adapter.set(request.scope, request.key, new, ttl_ms=request.ttl_ms, request=ticket)
+            answer = self.adapter.values.set(request.scope, request.key, new, ttl_ms=request.ttl_ms, request=ticket)
         except StoreError as error:
             raise _failure(Code.SET_ERROR, "set value", error) from None
         if not isinstance(answer, asyncio.Future):
@@ -271,7 +271,7 @@ class StateModule:
         except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
             _refuse("state::get", data, KeyRequest, error)
         try:
-            answer = self.adapter.get(request.scope, request.key)
+            answer = self.adapter.values.get(request.scope, request.key)
         except StoreError as error:
             raise _failure(Code.GET_ERROR, "get value", error) from None
         if answer is None or isinstance(answer, bytes):
@@ -285,7 +285,7 @@ class StateModule:
         except (msgspec.MsgspecError, InvalidValue, RecursionError, UnicodeError) as error:
             _refuse("state::delete", data, DeleteRequest, error)
         try:
-            answer = self.adapter.delete(request.scope, request.key, request=ticket)
+            answer = self.adapter.values.delete(request.scope, request.key, request=ticket)
         except StoreError as error:
             raise _failure(Code.DELETE_ERROR, "delete value", error) from None
         return then(answer, _as_it_is, lambda error: _failure(Code.DELETE_ERROR, "delete value", error))
@@ -301,7 +301,7 @@ class StateModule:
             _refuse("state::update", data, UpdateRequest, error)
         try:
             limit = self._limit if request._iii_state_limit is None else min(self._limit, request._iii_state_limit)
-            answer = self.adapter.update(request.scope, request.key, plan, limit, ttl_ms=request.ttl_ms, request=ticket)
+            answer = self.adapter.values.update(request.scope, request.key, plan, limit, ttl_ms=request.ttl_ms, request=ticket)
         except StoreError as error:
             raise _failure(Code.UPDATE_ERROR, "update value", error) from None
         if not isinstance(answer, asyncio.Future):
@@ -314,7 +314,7 @@ class StateModule:
         except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
             _refuse("state::list", data, ScopeRequest, error)
         try:
-            answer = self.adapter.texts(request.scope)
+            answer = self.adapter.values.texts(request.scope)
         except StoreError as error:
             raise _failure(Code.LIST_ERROR, "list values", error) from None
         return then(answer, _listed, lambda error: _failure(Code.LIST_ERROR, "list values", error))
@@ -325,7 +325,7 @@ class StateModule:
         except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
             _refuse("state::list_keys", data, ScopeRequest, error)
         try:
-            answer = self.adapter.keys(request.scope)
+            answer = self.adapter.values.keys(request.scope)
         except StoreError as error:
             raise _failure(Code.LIST_KEYS_ERROR, "list keys", error) from None
         return then(answer, _keys_listed, lambda error: _failure(Code.LIST_KEYS_ERROR, "list keys", error))
@@ -342,7 +342,7 @@ class StateModule:
 
     def _list_groups(self, data: Json, caller: Caller) -> Answer[bytes | None]:
         try:
-            answer = self.adapter.groups()
+            answer = self.adapter.values.scopes()
         except StoreError as error:
             raise _failure(Code.LIST_GROUPS_ERROR, "list groups", error) from None
         return then(
@@ -357,7 +357,7 @@ class StateModule:
             check_session(request.session)
             within("epoch", request.epoch, 1, MAX_NUMBER)
             within("previous_epoch", request.previous_epoch, 0, request.epoch - 1)
-            answer = self.adapter.open_session(request.session, request.previous_epoch, request.epoch)
+            answer = self.adapter.sessions.open(request.session, request.previous_epoch, request.epoch)
         except InvalidValue as error:
             _refuse("iii-state::session_open", data, OpenRequest, error)
         except StoreError as error:
@@ -374,9 +374,9 @@ class StateModule:
         try:
             within("ttl_ms", request.ttl_ms, 0, MAX_LINE_MS)
             if request.ttl_ms:
-                before = self.adapter.line_up(request.worker, request.ttl_ms)
+                before = self.adapter.succession.enter(request.worker, request.ttl_ms)
             else:
-                before = then(self.adapter.step_out(request.worker), lambda _: [])
+                before = then(self.adapter.succession.leave(request.worker), lambda _: [])
         except InvalidValue as error:
             _refuse("iii-state::line_up", data, LineRequest, error)
         except StoreError as error:
@@ -411,7 +411,7 @@ class StateModule:
         # It counts from now on: an equal trigger that goes before the adapter has answered leaves the queue to it.
         self._triggers.setdefault(subscription.id, {})[trigger.id] = None
         try:
-            answer = self.adapter.subscribe(subscription)
+            answer = self.adapter.queues.subscribe(subscription)
         except StoreError as error:
             self._let_go(subscription.id, trigger, disconnected=True)
             raise _registration_failure(str(error)) from None
@@ -435,7 +435,7 @@ class StateModule:
             return None
         del self._triggers[subscription_id]
         self._dispatcher.remove(subscription_id)
-        return self.adapter.abandon(subscription_id) if disconnected else self.adapter.unsubscribe(subscription_id)
+        return self.adapter.queues.abandon(subscription_id) if disconnected else self.adapter.queues.unsubscribe(subscription_id)
 
     def _subscription(self, trigger: Trigger) -> Subscription:
         try:

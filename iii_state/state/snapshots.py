@@ -81,7 +81,7 @@ class Snapshots:
             reader = self._readers.setdefault(worker_id, _Reader(worker_id))
             reader.open += 1
             try:
-                answer = self._adapter.entries(request.scope)
+                answer = self._adapter.values.entries(request.scope)
             except BaseException:
                 self._leave(reader)
                 raise

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import TypeAlias, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeAlias, TypeVar
 
 T = TypeVar("T")
 
@@ -13,10 +13,13 @@ S = TypeVar("S")
 Answer: TypeAlias = T | asyncio.Future[T]
 """A value, or a Future of it. Errors are raised at once, or set in the Future."""
 
+Awaited: TypeAlias = T | asyncio.Future[T] | Coroutine[Any, Any, T]
+"""The same, or a coroutine of it: where a task a call costs nothing that counts."""
 
-async def answered(answer: Answer[T]) -> T:
+
+async def answered(answer: Awaited[T]) -> T:
     """The value of an answer, for who can wait for it. Where every call counts, `then` or a look for a Future costs less."""
-    return await answer if isinstance(answer, asyncio.Future) else answer
+    return await answer if isinstance(answer, asyncio.Future | Coroutine) else answer
 
 
 def then(

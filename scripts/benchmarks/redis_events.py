@@ -80,7 +80,7 @@ class _Backlogs:
 
         async def fill() -> None:
             async with backlog.adapter(self._server.url) as adapter:
-                await backlog.given(adapter.subscribe(subscription))
+                await backlog.given(adapter.queues.subscribe(subscription))
                 await backlog.write(adapter, scope, (f"user:{number % keys:06d}" for number in range(events)), _SIZE)
 
         asyncio.run(fill())

@@ -59,7 +59,7 @@ async def compare(store: Store, prefix: str, steps: list[tuple[Any, ...]]) -> No
                 entries = {key: seen(text) for key, text in await store.entries(prefix + scope)}
                 assert entries == {key: expected(value) for (of, key), (value, _) in oracle.values.items() if of == scope}
             case ("groups",):
-                assert {scope for scope in await store.groups() if scope.startswith(prefix)} == {
+                assert {scope for scope in await store.scopes() if scope.startswith(prefix)} == {
                     prefix + scope for scope, _ in oracle.values
                 }
             case ("elapse", hours):

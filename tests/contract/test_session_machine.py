@@ -52,7 +52,7 @@ class Sessions(RuleBasedStateMachine):
         self.events = 0
         self.do(self.store.start())
         self.do(self.store.subscribe(ALL))
-        self.do(self.store.open_session(self.session, 0, self.raised()))
+        self.do(self.store.open(self.session, 0, self.raised()))
         self.held = self.epoch
 
     def do(self, work: Awaitable[T]) -> T:
@@ -121,10 +121,10 @@ class Sessions(RuleBasedStateMachine):
     def reconnect(self, lost: bool) -> None:
         """`lost`: the answer is not heard, and the caller opens again."""
         for _ in range(2 if lost else 1):
-            self.do(self.store.open_session(self.session, self.held, self.raised()))
+            self.do(self.store.open(self.session, self.held, self.raised()))
         for late in range(1, self.epoch + 1):
             with pytest.raises(SessionTaken):
-                self.do(self.store.open_session(self.session, self.held, late))
+                self.do(self.store.open(self.session, self.held, late))
         self.held = self.epoch
 
     @rule()
@@ -133,7 +133,7 @@ class Sessions(RuleBasedStateMachine):
             self.make("increment", Request("never-opened", 1, 0, 1))
         self.session = f"session-{self.session.partition('-')[2]}0"
         self.epoch, self.last = 0, {}
-        self.do(self.store.open_session(self.session, 0, self.raised()))
+        self.do(self.store.open(self.session, 0, self.raised()))
         self.held = self.epoch
 
     @precondition(lambda self: self.store_kind != "kv-memory")

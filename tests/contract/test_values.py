@@ -46,7 +46,7 @@ async def test_any_string_is_a_scope_and_a_key(store: Store) -> None:
     for scope in AWKWARD:
         for key in AWKWARD:
             await store.set(scope, key, stored([scope, key]))
-    assert sorted(await store.groups()) == sorted(AWKWARD)
+    assert sorted(await store.scopes()) == sorted(AWKWARD)
     for scope in AWKWARD:
         entries = dict(await store.entries(scope))
         assert entries == {key: stored([scope, key]) for key in AWKWARD}
@@ -57,7 +57,7 @@ async def test_a_scope_without_values_is_no_group(store: Store) -> None:
     await store.set("t", "k", b"1")
     await store.delete("s", "k")
     await store.delete("unknown", "k")
-    assert await store.groups() == ["t"]
+    assert await store.scopes() == ["t"]
     assert await store.entries("s") == []
 
 

@@ -20,6 +20,7 @@ from iii_state.config import BridgeSettings, RedisSettings
 from iii_state.engine import Engine
 from iii_state.events import Delivery, Failure, QueueLimits, Subscription
 from iii_state.state.module import StateModule
+from iii_state.tasks.results import answered
 from iii_state.values.ops import Plan, compile_text
 from tests.support.redis.server import fake_server, shared_server
 
@@ -50,10 +51,10 @@ class Store:
 
     async def subscribe(self, subscription: Subscription) -> None:
         """Host a subscription whose function and condition are there."""
-        answer = self.adapter.subscribe(subscription)
+        answer = self.adapter.queues.subscribe(subscription)
         if asyncio.isfuture(answer):
             await asyncio.wait_for(answer, 10)
-        self.adapter.offer(subscription.id, True)
+        self.adapter.queues.offer(subscription.id, True)
 
     def replaced(self, old: bytes | None) -> bytes | None:
         """What `set` and `update` answer for a value that was replaced: a remote engine does not tell a stored null from none."""
@@ -71,7 +72,7 @@ class Store:
 
     async def is_empty(self, subscription_id: str) -> bool:
         """Whether the queue of a subscription holds nothing."""
-        stats = await self.queues()
+        stats = await self.stats()
         return not any(queue.waiting or queue.pending for queue in stats if queue.subscription.id == subscription_id)
 
     async def has_dead_letters(self) -> bool:
@@ -81,14 +82,15 @@ class Store:
         return subscription_id in self.bells
 
     async def has_no_queue(self) -> bool:
-        return not await self.queues()
+        return not await self.stats()
 
     def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
-        method = getattr(self.adapter, name)
+        adapter = self.adapter
+        parts: tuple[object, ...] = (adapter.values, adapter.sessions, adapter.queues, adapter.admin, adapter.succession, adapter)
+        method = next(getattr(part, name) for part in parts if hasattr(part, name))
 
         async def call(*arguments: Any, **named: Any) -> Any:
-            answer = method(*arguments, **named)
-            return await asyncio.wait_for(answer, 10) if asyncio.isfuture(answer) else answer
+            return await asyncio.wait_for(answered(method(*arguments, **named)), 10)
 
         return call
 
@@ -162,13 +164,6 @@ def stored(value: Any) -> bytes:
 
 def seen(deliveries: list[Delivery]) -> list[tuple[str, str, str, bytes | None, bytes | None]]:
     return [(d.event.event_type.removeprefix("state:"), d.event.scope, d.event.key, d.event.old, d.event.new) for d in deliveries]
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Wait for a condition, bounded."""
-    async with asyncio.timeout(10):
-        while not await condition():
-            await asyncio.sleep(0.005)
 
 
 async def drain(store: Store, subscription: Subscription) -> list[Delivery]:

@@ -38,6 +38,22 @@ class BridgeAdapter:
     def __init__(
         self, settings: BridgeSettings, *, limits: QueueLimits | None = None, dispatch: DispatchLimits | None = None
     ) -> None:
+        self.parts = _Parts(settings, limits=limits, dispatch=dispatch)
+        self.values = self.sessions = self.queues = self.admin = self.succession = self.parts
+        self.start, self.stop, self.health = self.parts.start, self.parts.stop, self.parts.health
+        self.route = self.parts.route
+
+    @property
+    def store(self) -> str | None:
+        return self.parts.store
+
+
+class _Parts:
+    """Uses the state of the engine at `bridge_url`."""
+
+    def __init__(
+        self, settings: BridgeSettings, *, limits: QueueLimits | None = None, dispatch: DispatchLimits | None = None
+    ) -> None:
         self._remote = Remote(settings, self._connected, self._lost)
         self._feeds = Feeds(self._remote, limits or QueueLimits(), dispatch or DispatchLimits())
         url = settings.bridge_url
@@ -144,7 +160,7 @@ class BridgeAdapter:
     def store(self) -> str | None:
         return self._remote.store
 
-    def open_session(self, session: str, previous_epoch: int, epoch: int) -> Answer[None]:
+    def open(self, session: str, previous_epoch: int, epoch: int) -> Answer[None]:
         return self._own(self._remote.open_session(session, previous_epoch, epoch))
 
     def texts(self, scope: str) -> Answer[list[bytes]]:
@@ -211,13 +227,13 @@ class BridgeAdapter:
             ) from None
         return answer
 
-    def groups(self) -> Answer[list[str]]:
+    def scopes(self) -> Answer[list[str]]:
         return self._remote.call(b'"state::list_groups"', b"{", self._read_groups)
 
-    def line_up(self, worker: str, ttl_ms: int) -> Answer[list[str]]:
+    def enter(self, worker: str, ttl_ms: int) -> Answer[list[str]]:
         return self._own(self._line_up(worker, ttl_ms))
 
-    def step_out(self, worker: str) -> Answer[None]:
+    def leave(self, worker: str) -> Answer[None]:
         return self._own(self._step_out(worker))
 
     async def _line_up(self, worker: str, ttl_ms: int) -> list[str]:
@@ -265,22 +281,22 @@ class BridgeAdapter:
     def retry(self, delivery: Delivery, delay_ms: int, failure: Failure, *, crashed: bool = False) -> None:
         self._feeds.retry(delivery, delay_ms, failure, crashed=crashed)
 
-    def bury(self, delivery: Delivery, failure: Failure) -> None:
+    def dead_letter(self, delivery: Delivery, failure: Failure) -> None:
         self._feeds.bury(delivery, failure)
 
     def release(self, deliveries: Sequence[Delivery], *, begun: bool = False) -> None:
         self._feeds.release(deliveries, begun=begun)
 
-    def queues(self) -> Answer[list[QueueStats]]:
+    def stats(self) -> Answer[list[QueueStats]]:
         return self._own(self._feeds.queues())
 
     def dead_letters(self, function_id: str | None = None) -> Answer[list[DeadLetter]]:
         return self._own(self._feeds.dead_letters(function_id))
 
-    def revive(self, dead_letter_id: str) -> Answer[bool]:
+    def dead_retry(self, dead_letter_id: str) -> Answer[bool]:
         return self._own(self._feeds.revive(dead_letter_id))
 
-    def discard(self, dead_letter_id: str) -> Answer[bool]:
+    def dead_drop(self, dead_letter_id: str) -> Answer[bool]:
         return self._own(self._feeds.discard(dead_letter_id))
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from iii_state import FunctionError
-from tests.support.bridge.engines import Config, State, bridge_to, running, stock, until
+from tests.support.bridge.engines import Config, State, bridge_to, running, stock
 from tests.support.bridge.processes import REMOTES, Worker, engine, remote
 from tests.support.redis.proxy import proxy_to
 from tests.support.redis.server import shared_server
+from tests.support.waiting import until
 
 CALLS = 400
 

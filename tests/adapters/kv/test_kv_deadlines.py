@@ -8,7 +8,7 @@ from pathlib import Path
 
 from iii_state.adapters.kv import KvAdapter
 from iii_state.adapters.kv.journal import FORMAT
-from tests.adapters.kv.test_kv_file import script
+from tests.support.store_process import script
 from tests.support.stores import ALL, drain, opened, seen
 
 
@@ -51,7 +51,7 @@ async def test_a_value_that_cannot_be_removed_from_a_full_disk_is_not_seen_and_g
                 await asyncio.sleep(0.005)
             say(len(await store.entries("s")), len(await store.take(Subscription("all").id, 5)))
             resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
-            while (await store.queues())[0].waiting != 1:
+            while (await store.stats())[0].waiting != 1:
                 await asyncio.sleep(0.005)
         """,
         tmp_path,
@@ -105,9 +105,9 @@ async def test_what_is_set_again_and_again_takes_no_memory_for_its_former_deadli
     adapter = KvAdapter()
     await adapter.start(lambda subscription_id: None)
     for number in range(20_000):
-        adapter.set("s", f"k{number % 10}", b"1", ttl_ms=3_600_000 + number)
-    assert len(adapter._deadlines.watched) < 200
+        adapter.values.set("s", f"k{number % 10}", b"1", ttl_ms=3_600_000 + number)
+    assert len(adapter.parts._deadlines.watched) < 200
     for number in range(10):
-        adapter.delete("s", f"k{number}")
-    assert adapter._deadlines.over("s") == set()
+        adapter.values.delete("s", f"k{number}")
+    assert adapter.parts._deadlines.over("s") == set()
     await adapter.stop()

@@ -7,18 +7,15 @@ import contextlib
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
 
 from iii_state.errors import StoreError
-from iii_state.events import Failure
-from tests.support.stores import ALL, drain, opened, until
-
-FAILED = Failure("invocation_failed", "boom")
+from iii_state.events import Delivery
+from tests.support.store_process import script
+from tests.support.stores import ALL, FAILED, drain, opened
+from tests.support.waiting import until
 
 
 async def test_values_last(tmp_path: Path) -> None:
@@ -28,7 +25,7 @@ async def test_values_last(tmp_path: Path) -> None:
         await store.delete("s", "gone")
     async with opened("kv-file", tmp_path) as store:
         assert await store.entries("s") == [("k\x00é", b'{\t\n"a":1\n}')]
-        assert await store.groups() == ["s"]
+        assert await store.scopes() == ["s"]
 
 
 async def test_events_attempts_and_dead_letters_last(tmp_path: Path) -> None:
@@ -40,15 +37,15 @@ async def test_events_attempts_and_dead_letters_last(tmp_path: Path) -> None:
         await store.release([ready])
         await store.ack([acked])
         await store.retry(retried, 10, FAILED)
-        await store.bury(buried, FAILED)
+        await store.dead_letter(buried, FAILED)
         await store.set("s", "retried", b"1")
         first_ids = {out.event_id, ready.event_id, retried.event_id}
     async with opened("kv-file", tmp_path) as store:
-        (stats,) = await store.queues()
+        (stats,) = await store.stats()
         assert (stats.hosts, stats.waiting, stats.dead) == ([], 4, 1)
         await store.subscribe(ALL)
         await until(lambda: store.rang(ALL.id))
-        seen = []
+        seen: list[Delivery] = []
         async with asyncio.timeout(10):
             while len(seen) < 4:
                 seen.extend(await drain(store, ALL))
@@ -67,9 +64,9 @@ async def test_a_subscription_that_ended_and_began_again_in_one_group_has_no_old
     async with opened("kv-file", tmp_path) as store:
         await store.subscribe(ALL)
         await store.set("s", "old", b"0")
-        late = store.adapter.set("s", "late", b"0")
-        store.adapter.unsubscribe(ALL.id)
-        store.adapter.subscribe(ALL)
+        late = store.adapter.values.set("s", "late", b"0")
+        store.adapter.queues.unsubscribe(ALL.id)
+        store.adapter.queues.subscribe(ALL)
         assert asyncio.isfuture(late)
         await late
     async with opened("kv-file", tmp_path) as store:
@@ -79,13 +76,13 @@ async def test_a_subscription_that_ended_and_began_again_in_one_group_has_no_old
 
 async def test_a_read_sees_what_is_committed_and_a_mutation_what_comes_before_it(tmp_path: Path) -> None:
     async with opened("kv-file", tmp_path) as store:
-        first = store.adapter.set("s", "k", b"1")
-        second = store.adapter.set("s", "k", b"2")
-        assert store.adapter.get("s", "k") is None
+        first = store.adapter.values.set("s", "k", b"1")
+        second = store.adapter.values.set("s", "k", b"2")
+        assert store.adapter.values.get("s", "k") is None
         assert asyncio.isfuture(first)
         assert asyncio.isfuture(second)
-        assert await asyncio.gather(first, second) == [None, b"1"]
-        assert store.adapter.get("s", "k") == b"2"
+        assert [await first, await second] == [None, b"1"]
+        assert store.adapter.values.get("s", "k") == b"2"
 
 
 async def test_a_second_opener_gets_an_error_and_the_first_goes_on(tmp_path: Path) -> None:
@@ -138,37 +135,9 @@ async def test_a_path_that_is_a_file_is_refused(tmp_path: Path) -> None:
 async def test_a_store_of_the_stock_engine_is_left_alone_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "users.bin").write_bytes(b"x")
     async with opened("kv-file", tmp_path) as store:
-        assert await store.groups() == []
+        assert await store.scopes() == []
     assert "stock iii engine" in caplog.text
     assert (tmp_path / "users.bin").read_bytes() == b"x"
-
-
-def script(body: str, directory: Path, **options: object) -> subprocess.Popen[str]:
-    """A process that runs `body` inside `async def main(store)`; `say` prints a line at once."""
-    program = f"""
-import asyncio, os, resource, signal, sys
-from pathlib import Path
-import uvloop
-from iii_state.errors import StoreError
-from iii_state.events import Subscription
-from tests.support.stores import Store, opened
-
-def say(*words):
-    print(*words, flush=True)
-
-async def main(directory):
-{textwrap.indent(textwrap.dedent(body), "    ")}
-
-uvloop.run(main(Path({str(directory)!r})))
-"""
-    return subprocess.Popen(
-        [sys.executable, "-c", program],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[3],
-        **options,  # type: ignore[call-overload]
-    )
 
 
 @pytest.mark.parametrize("round_number", range(4))
@@ -198,8 +167,8 @@ async def test_killed_in_a_burst_it_loses_no_acknowledged_write_and_no_event(tmp
     for count, line in enumerate(process.stdout):
         if not line.endswith("\n"):  # torn by the kill
             break
-        word, writer, number = line.split()
-        (acknowledged if word == "set" else handled)[writer] = int(number)
+        word, writer, digits = line.split()
+        (acknowledged if word == "set" else handled)[writer] = int(digits)
         if count == limit:
             process.send_signal(signal.SIGKILL)
     process.wait(10)
@@ -294,7 +263,7 @@ def test_a_read_only_directory_is_an_error_in_words(tmp_path: Path) -> None:
 
 async def test_a_write_while_the_store_closes_is_answered(tmp_path: Path) -> None:
     async with opened("kv-file", tmp_path) as store:
-        before = store.adapter.set("s", "before", b"1")
+        before = store.adapter.values.set("s", "before", b"1")
         stopping = asyncio.create_task(store.adapter.stop())
         async with asyncio.timeout(10):
             while not stopping.done():
@@ -306,4 +275,4 @@ async def test_a_write_while_the_store_closes_is_answered(tmp_path: Path) -> Non
         assert asyncio.isfuture(before)
         assert await before is None
         await store.start()
-        assert store.adapter.get("s", "before") == b"1"
+        assert store.adapter.values.get("s", "before") == b"1"

@@ -26,9 +26,9 @@ async def test_a_revived_dead_letter_keeps_its_room_until_it_is_committed(tmp_pa
         await store.subscribe(ALL)
         await store.set("s", "dead", b"1")
         (delivery,) = await store.take(ALL.id, 1)
-        await store.bury(delivery, FAILED)
+        await store.dead_letter(delivery, FAILED)
         await store.set("s", "first", b"1")
-        assert store.adapter.revive(delivery.event_id)
+        assert store.adapter.admin.dead_retry(delivery.event_id)
         with pytest.raises(StoreError, match="is full"):
             await store.set("s", "second", b"1")
         assert sorted(d.event.key for d in await drain(store, ALL)) == ["dead", "first"]
