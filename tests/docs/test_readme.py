@@ -90,6 +90,11 @@ def test_the_embedded_example_prints_what_its_page_says(tmp_path: Path) -> None:
     assert printed == block("output", "embedded.py").splitlines()
 
 
+def test_the_typed_example_prints_what_its_page_says(tmp_path: Path) -> None:
+    printed = run(sys.executable, tmp_path / "typed.py", block("example", "typed.py"))
+    assert printed == block("output", "typed.py").splitlines()
+
+
 def test_the_bridge_example_prints_what_its_page_says(tmp_path: Path) -> None:
     printed = run(sys.executable, tmp_path / "bridge.py", block("example", "bridge.py"))
     assert printed == block("output", "bridge.py").splitlines()
