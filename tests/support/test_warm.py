@@ -45,7 +45,8 @@ def start(request: pytest.FixtureRequest) -> Start:
 def said(process: Process) -> str:
     assert process.stderr is not None
     with process.stderr as pipe:
-        return pipe.read()
+        text: str = pipe.read()
+    return text
 
 
 def listening(start: Start, folder: Path) -> Process:
