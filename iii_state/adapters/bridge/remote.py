@@ -31,8 +31,6 @@ _going_on = Afterwards("going on with calls that waited for this one")
 
 ROUTE = b'"iii-state::route"'
 
-CUT_OFF = "BRIDGE_CUT_OFF"
-
 
 class Call:
     """A call until it is answered: what is sent, and for whom the answer is. It takes its answer as a Future does."""
@@ -431,13 +429,13 @@ class Remote:
     async def open_session(self, session: str, previous_epoch: int, epoch: int) -> None:
         """Open a session there for somebody who calls here. Raises `FunctionError`."""
         if self.trouble is not None:
-            raise FunctionError(CUT_OFF, self.trouble)
+            raise FunctionError(Code.BRIDGE_CUT_OFF, self.trouble)
         if self._session is None:
             raise FunctionError(Code.NOT_RETRY_SAFE, f"the engine at {self.url} does not recognise calls that are made again")
         try:
             await self.ask(SESSION_OPEN, values.encode({"session": session, "epoch": epoch, "previous_epoch": previous_epoch}))
         except ConnectionLost as error:
-            raise FunctionError(CUT_OFF, str(error)) from None
+            raise FunctionError(Code.BRIDGE_CUT_OFF, str(error)) from None
         except FunctionError as error:
             raise session_error(error) from None
 
@@ -451,7 +449,7 @@ class Remote:
         try:
             answer = await self.ask(ROUTE, values.encode({"visited": visited}))
         except ConnectionLost as error:
-            raise FunctionError(CUT_OFF, str(error)) from None
+            raise FunctionError(Code.BRIDGE_CUT_OFF, str(error)) from None
         except FunctionError as error:
             if error.code == Code.FUNCTION_NOT_FOUND:
                 return visited
