@@ -112,7 +112,7 @@ class Feeds:
         if not self._is_known:
             return None  # it is registered as soon as there is a connection
         self._register(feed)
-        feed.queue.ring()
+        feed.queue.wake()
         if self._remote.trouble is not None:
             logger.warning("%s; %s gets its events when that is over", self._remote.trouble, subscription.function_id)
             return None
