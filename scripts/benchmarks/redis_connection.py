@@ -136,12 +136,12 @@ async def redis_py(load: Load) -> Counted:
     sequences = itertools.count(1)
     async with redis.asyncio.Redis.from_url(load.url, max_connections=load.callers, protocol=2) as client:
         pool = client.connection_pool
-        for connection in await asyncio.gather(*(pool.get_connection() for _ in range(load.callers))):  # type: ignore[no-untyped-call]
+        for connection in await asyncio.gather(*(pool.get_connection() for _ in range(load.callers))):
             await pool.release(connection)
 
         async def call(number: int) -> None:
             words = command(load.op, b"%d" % number, b"%d" % next(sequences))
-            await client.execute_command(*words)  # type: ignore[no-untyped-call]
+            await client.execute_command(*words)
 
         return await count(load, call)
 

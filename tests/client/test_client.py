@@ -7,6 +7,7 @@ import base64
 import hashlib
 import json
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,7 +21,8 @@ from iii_state.tasks.results import Answer
 from iii_state.values import Json
 from tests.support.engines.dict_module import DictModule
 from tests.support.engines.processes import free_port
-from tests.support.engines.raw_worker import Port, RawWorker, until
+from tests.support.engines.raw_worker import Port, RawWorker
+from tests.support.waiting import until
 
 HELLO = b'{"type":"workerregistered","worker_id":"w"}'
 
@@ -170,7 +172,7 @@ async def test_a_provider_is_told_whether_a_worker_let_its_trigger_go_or_is_away
     worker = await port.connect()
     for trigger_id in ("let-go", "left"):
         await worker.send("registertrigger", id=trigger_id, trigger_type="moon", function_id="f", config={})
-        await until(lambda wanted=trigger_id: f"register {wanted}" in slow.asked)
+        await until(partial(slow.asked.count, f"register {trigger_id}"))
         slow.open[-1].set_result(None)
     await worker.send("unregistertrigger", id="let-go")
     await worker.settled()
@@ -229,29 +231,29 @@ async def test_a_client_that_reconnects_registers_everything_again(starts: Calla
 
     async def greet() -> None:
         nonlocal greetings
-        await client.call("state::set", b'{"scope":"s","key":"greeted","value":true}', ahead=True)
+        await returning.call("state::set", b'{"scope":"s","key":"greeted","value":true}', ahead=True)
         greetings += 1
 
     lost = asyncio.Event()
     provider = Provider()
-    client = Client(f"ws://127.0.0.1:{port}", name="comes-back", reconnects=True, greet=greet, lost=lost.set)
-    async with client:
-        client.served.register_function("mine::echo", echo)
-        client.served.register_trigger_type("moon", provider, "The moon")
-        early = client.call("mine::echo", b'"waits for the engine"')
-        assert client.trouble
+    returning = Client(f"ws://127.0.0.1:{port}", name="comes-back", reconnects=True, greet=greet, lost=lost.set)
+    async with returning:
+        returning.served.register_function("mine::echo", echo)
+        returning.served.register_trigger_type("moon", provider, "The moon")
+        early = returning.call("mine::echo", b'"waits for the engine"')
+        assert returning.trouble
         engine = await starts(port)
         assert await early == b'"waits for the engine"'
-        trigger_id = await client.register_trigger("moon", "mine::echo", {})
+        trigger_id = await returning.register_trigger("moon", "mine::echo", {})
         await until(lambda: trigger_id in provider.bound)
         await engine.__aexit__(None, None, None)
         await lost.wait()
         assert not provider.bound
         engine = await starts(port)
-        assert await client.call("mine::echo", b"2") == b"2"
+        assert await returning.call("mine::echo", b"2") == b"2"
         await until(lambda: trigger_id in provider.bound)
         assert greetings == 2
-        assert client.trouble is None
+        assert returning.trouble is None
         await engine.__aexit__(None, None, None)
 
 

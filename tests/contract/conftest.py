@@ -21,7 +21,7 @@ def pytest_asyncio_loop_factories() -> dict[str, LoopFactory]:
     return LOOPS
 
 
-@pytest.fixture(params=LOOPS.values(), ids=LOOPS)
+@pytest.fixture(params=list(LOOPS.values()), ids=list(LOOPS))
 def new_loop(request: pytest.FixtureRequest) -> LoopFactory:
     """For tests that run loops of their own."""
     factory: LoopFactory = request.param
@@ -30,7 +30,8 @@ def new_loop(request: pytest.FixtureRequest) -> LoopFactory:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out asyncio's own loop where it would only cost time."""
-    kept, left_out = [], []
+    kept: list[pytest.Item] = []
+    left_out: list[pytest.Item] = []
     for item in items:
         params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
         only_uvloop = params.get("kind", "redis") not in ON_BOTH_LOOPS

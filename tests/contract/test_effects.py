@@ -7,6 +7,7 @@ import logging
 
 import pytest
 
+from iii_state.events import Delivery
 from iii_state.tasks.effects import Afterwards
 from tests.support.stores import ALL, LIMIT, Store, drain, plan
 
@@ -24,7 +25,7 @@ async def test_a_fault_after_a_write_leaves_the_answer_and_the_event(store: Stor
     )
     assert answers[-1] is None
     assert await store.get("s", "k") == b'{\t\n"n":20\n}'
-    seen = []
+    seen: list[Delivery] = []
     async with asyncio.timeout(10):
         while len(seen) < 21:
             seen += await drain(store, ALL)

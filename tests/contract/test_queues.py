@@ -9,7 +9,8 @@ import pytest
 
 from iii_state.errors import FunctionError, StoreError
 from iii_state.events import Delivery, QueueLimits, RetryPolicy, Subscription
-from tests.support.stores import ALL, FAILED, Store, drain, opened, seen, until
+from tests.support.stores import ALL, FAILED, Store, drain, opened, seen
+from tests.support.waiting import until
 
 REFUSED = (StoreError, FunctionError)
 """A write that is refused: by the store itself, or by a remote, in its words."""
@@ -37,7 +38,7 @@ async def taken_until(store: Store, subscription: Subscription, event_id: str) -
     """Take until one event comes, and acknowledge all others."""
     async with asyncio.timeout(10):
         while True:
-            taken = await store.take(subscription.id, 100)
+            taken: list[Delivery] = await store.take(subscription.id, 100)
             if others := [delivery for delivery in taken if delivery.event_id != event_id]:
                 await store.ack(others)
             for delivery in taken:

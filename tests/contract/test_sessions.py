@@ -26,7 +26,8 @@ from iii_state.errors import (
 from iii_state.events import QueueLimits
 from iii_state.sessions import SESSION_SECONDS, Request
 from tests.support.redis.server import shared_server
-from tests.support.stores import ALL, LIMIT, Store, drain, opened, plan, stored, until
+from tests.support.stores import ALL, LIMIT, Store, drain, opened, plan, stored
+from tests.support.waiting import answer_of, until
 
 FIRST = Request("session-1", 1, 0, 1)
 INCREMENT = plan({"type": "increment", "path": "n", "by": 1})
@@ -222,12 +223,11 @@ async def test_values_of_other_writers(tmp_path: Path, text: bytes) -> None:
     async with opened("redis", tmp_path) as store:
         await store.open("session-1", 0, 1)
         append = plan({"type": "append", "path": "", "value": 1}, {"type": "set", "path": "m", "value": 1})
-        for seq, mutate in enumerate(
-            (*MUTATIONS.values(), lambda store, request: store.update("s", "k", append, LIMIT, request=request))
-        ):
+        appending: Mutation = lambda store, request: store.update("s", "k", append, LIMIT, request=request)  # noqa: E731
+        for seq, mutate in enumerate((*MUTATIONS.values(), appending)):
             client.hset("state:s", "k", text)
             request = Request("session-1", 1, seq % 2, seq + 1)
-            outcomes = []
+            outcomes: list[Any] = []
             for _ in range(2):
                 try:
                     outcomes.append(await mutate(store, request))
@@ -285,8 +285,8 @@ async def test_a_call_made_again_before_the_first_is_on_disk_waits_for_it(tmp_pa
         assert asyncio.isfuture(opening)
         assert all(asyncio.isfuture(call) for call in calls)
         assert store.adapter.values.get("s", "k") is None
-        assert await calls[2] == Updated(None, stored({"n": 1}), [])
-        assert await calls[0] == await calls[1] == await calls[2]
+        updates = [await answer_of(call) for call in calls]
+        assert updates == [Updated(None, stored({"n": 1}), [])] * 3
         assert store.adapter.values.get("s", "k") == stored({"n": 1})
 
 
@@ -300,7 +300,7 @@ async def test_what_could_not_be_written_is_not_recorded(tmp_path: Path) -> None
         await journal._call(lambda: journal._opened().execute("PRAGMA max_page_count=1").fetchall())
         large = values.encode("x" * 100_000)
         second = Request("session-1", 1, 1, 2)
-        calls = [adapter.values.set("s", "k", large, request=FIRST)]
+        calls: list[Any] = [adapter.values.set("s", "k", large, request=FIRST)]
         await asyncio.sleep(0)  # what follows is in the next group, if that has one yet
         calls += [adapter.values.set("s", "k", large, request=FIRST), adapter.values.set("s", "k", large, request=second)]
         calls.append(adapter.sessions.open("session-2", 0, 1))

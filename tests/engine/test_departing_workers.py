@@ -16,8 +16,9 @@ from iii_state.engine.functions import Call
 from iii_state.errors import NotCarriedOut, WorkerLost
 from iii_state.events import DeadLetter
 from iii_state.tasks.results import answered
-from tests.support.engines.raw_worker import Frame, Port, RawWorker, until
+from tests.support.engines.raw_worker import Frame, Port, RawWorker
 from tests.support.redis.server import shared_server
+from tests.support.waiting import until
 
 DISPATCH = {"max_attempts": 2, "backoff_ms": 1, "max_backoff_ms": 2}
 
@@ -68,8 +69,8 @@ async def placed(kind: str = "kv", **dispatch: Any) -> AsyncIterator[Place]:
         if kind == "bridge":
             remote = await stack.enter_async_context(Engine())
             await remote.add_module(StateModule(config))
-            host, port = await remote.serve("127.0.0.1", 0)
-            config["adapter"] = {"name": "bridge", "config": {"bridge_url": f"ws://{host}:{port}"}}
+            host, number = await remote.serve("127.0.0.1", 0)
+            config["adapter"] = {"name": "bridge", "config": {"bridge_url": f"ws://{host}:{number}"}}
         engine = await stack.enter_async_context(Engine())
         module = StateModule(config)
         await engine.add_module(module)

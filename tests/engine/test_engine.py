@@ -12,7 +12,8 @@ from iii_state.engine import Engine
 from iii_state.errors import ConfigError, FunctionError
 from iii_state.host import Host
 from tests.support.engines.dict_module import DictModule
-from tests.support.engines.raw_worker import Port, until
+from tests.support.engines.raw_worker import Port
+from tests.support.waiting import until
 
 
 async def test_functions_take_and_return_python_objects(engine: Engine) -> None:

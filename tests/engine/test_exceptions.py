@@ -16,7 +16,8 @@ from iii_state.host import Caller, Trigger
 from iii_state.tasks.results import Answer, answered
 from iii_state.values import Json
 from tests.support.engines.dict_module import DictModule
-from tests.support.engines.raw_worker import RawWorker, until
+from tests.support.engines.raw_worker import RawWorker
+from tests.support.waiting import until
 
 
 class OfItsOwn(BaseException):

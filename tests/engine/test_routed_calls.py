@@ -8,7 +8,8 @@ import pytest
 
 from iii_state.engine import Engine
 from tests.support.engines.dict_module import DictModule
-from tests.support.engines.raw_worker import Port, RawWorker, until
+from tests.support.engines.raw_worker import Port, RawWorker
+from tests.support.waiting import until
 
 
 async def test_the_first_frame_names_the_worker_and_advertises_no_features(worker: RawWorker) -> None:

@@ -156,7 +156,7 @@ async def test_a_worker_that_reads_in_bursts_is_not_dropped(engine: EngineProces
             await asyncio.sleep(9)
             before = worker.handled.total()
             worker.reading.set()
-            await worker.until(lambda before=before: worker.handled.total() > before)
+            await worker.until_called(before + 1)
             worker.deafen()
         worker.reading.set()
         await worker.until(lambda: len(worker.handled) == 30)
@@ -178,7 +178,7 @@ async def test_slow_readers_of_large_results_keep_no_events_from_others_and_hold
             await writer.get("none")  # Redis answers in order: not more at once than it can give in time
         for number in range(20):
             await writer.set(f"k{number}", number)
-            await worker.until(lambda number=number: len(worker.handled) > number)
+            await worker.until_handled(number + 1)
         assert peak_bytes(engine) - before < 450 * MB  # of 10 times 56 MB
         assert not any(result.done() for result in results)
         for reader, result in zip(slow, results, strict=True):

@@ -10,7 +10,8 @@ from iii_state.engine import Engine
 from iii_state.host import Host, Trigger
 from iii_state.wire.messages import OURS
 from tests.support.engines.dict_module import DictModule
-from tests.support.engines.raw_worker import Port, RawWorker, until
+from tests.support.engines.raw_worker import Port, RawWorker
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -225,7 +226,8 @@ async def test_what_waits_for_an_introduction_happens_in_order(newcomer: RawWork
 async def test_an_introduction_and_calls_are_answered_when_the_triggers_before_them_are_bound(
     newcomer: RawWorker, module: DictModule
 ) -> None:
-    module.registrations = pending = []
+    pending: list[asyncio.Future[None]] = []
+    module.registrations = pending
     await register(newcomer)
     await newcomer.send("invokefunction", function_id="engine::workers::register", data={}, invocation_id="introduced")
     await newcomer.send("invokefunction", function_id="echo", data=1, invocation_id="behind")

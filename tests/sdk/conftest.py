@@ -35,7 +35,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 class Reachable(Protocol):
     """An engine, as far as its workers are concerned."""
 
-    url: str
+    @property
+    def url(self) -> str: ...
 
     @property
     def is_stock(self) -> bool: ...

@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -18,11 +17,12 @@ from typing import Any, NamedTuple
 import pytest
 
 from iii_state.errors import FunctionError
-from tests.attach.conftest import call
 from tests.support.engines.attached import attached, engine_without_state
+from tests.support.engines.calls import call
 from tests.support.engines.processes import EngineProcess, running_engine
 from tests.support.redis.server import RedisServer
 from tests.support.sdk.workers import PYTHON_NEW, installed
+from tests.support.waiting import wait_until
 
 SOON = 40.0
 DISPATCH = {"concurrency": 64, "max_attempts": 3, "backoff_ms": 50, "max_backoff_ms": 200}
@@ -112,13 +112,6 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
         yield Place(engine.url, engine.stderr.text)
 
 
-def until(holds: Callable[[], Any], what: Callable[[], str]) -> None:
-    give_up = time.monotonic() + SOON
-    while not holds():
-        assert time.monotonic() < give_up, what()
-        time.sleep(0.05)
-
-
 def write(url: str, scope: str, key: str, value: str) -> None:
     call(url, "state::set", {"scope": scope, "key": key, "value": value})
 
@@ -148,11 +141,11 @@ def fill(url: str, scope: str, poison: str = "die") -> None:
 
 def test_an_event_that_kills_its_worker_is_found_and_buried_and_the_others_are_handled(place: Place) -> None:
     with supervised(place.url, "killed", "crash::on", "s") as worker:
-        until(lambda: registered(place.url, "crash::on"), place.log)
+        wait_until(lambda: registered(place.url, "crash::on"), place.log)
         fill(place.url, "s")
-        until(lambda: dead(place.url), place.log)
+        wait_until(lambda: dead(place.url), place.log)
         (letter,) = dead(place.url)
-        until(lambda: len(worker.handled()) == HEALTHY + 1, lambda: f"{worker.told}\n{place.log()}")
+        wait_until(lambda: len(worker.handled()) == HEALTHY + 1, lambda: f"{worker.told}\n{place.log()}")
     assert letter["key"] == "poison"
     assert letter["error"] == "worker_lost: its worker went away in mid-call 4 times, the last 3 with this event alone"
     crashes = [crashes for key, _, crashes in worker.told if key == "poison"]
@@ -166,24 +159,24 @@ def test_an_event_that_kills_its_worker_is_found_and_buried_and_the_others_are_h
 
 def test_the_later_events_of_its_key_wait_and_then_go_on(place: Place) -> None:
     with supervised(place.url, "killed", "crash::on", "s") as worker:
-        until(lambda: registered(place.url, "crash::on"), place.log)
+        wait_until(lambda: registered(place.url, "crash::on"), place.log)
         for value in ("die", "then", "last"):
             write(place.url, "s", "k", value)
         write(place.url, "s", "other", "slow")
-        until(lambda: ("k", "last", 0) in worker.told and "other" in worker.handled(), lambda: f"{worker.told}\n{place.log()}")
+        wait_until(lambda: ("k", "last", 0) in worker.told and "other" in worker.handled(), lambda: f"{worker.told}\n{place.log()}")
     values = [value for key, value, _ in worker.told if key == "k"]
     assert values == ["die"] * 4 + ["then", "last"]
 
 
 def test_workers_that_are_stopped_in_mid_call_one_after_the_other_make_no_dead_letter(place: Place) -> None:
     with supervised(place.url, "stopped", "crash::on", "s", json.dumps({"max_attempts": 2, "backoff_ms": 50})) as worker:
-        until(lambda: registered(place.url, "crash::on"), place.log)
+        wait_until(lambda: registered(place.url, "crash::on"), place.log)
         for number in range(4):
             write(place.url, "s", f"held-{number}", "slow")
         write(place.url, "s", "leaves", "leave")  # a first crash costs nothing but a pause
         write(place.url, "s", "leaves", "slow")
-        until(lambda: len(worker.handled()) == 5, lambda: f"{worker.told}\n{place.log()}")
-        until(lambda: [t for t in worker.told if t[0] == "leaves" and t[2]], lambda: f"{worker.told}\n{place.log()}")
+        wait_until(lambda: len(worker.handled()) == 5, lambda: f"{worker.told}\n{place.log()}")
+        wait_until(lambda: [t for t in worker.told if t[0] == "leaves" and t[2]], lambda: f"{worker.told}\n{place.log()}")
     assert worker.deaths[0] == 0
 
 
@@ -197,14 +190,14 @@ def test_the_count_of_crashes_survives_the_engine(kind: str, tmp_path: Path) -> 
         engine = EngineProcess(config=config)
         stack.callback(lambda: engine.kill())
         worker = stack.enter_context(supervised(engine.url, "killed", "crash::on", "s"))
-        until(lambda: registered(engine.url, "crash::on"), engine.stderr.text)
+        wait_until(lambda: registered(engine.url, "crash::on"), engine.stderr.text)
         write(engine.url, "s", "poison", "die")
-        until(lambda: ("poison", "die", 1) in worker.told, engine.stderr.text)
-        until(lambda: len(re.findall("broke off", engine.stderr.text())) == 2, engine.stderr.text)
+        wait_until(lambda: ("poison", "die", 1) in worker.told, engine.stderr.text)
+        wait_until(lambda: len(re.findall("broke off", engine.stderr.text())) == 2, engine.stderr.text)
         port = engine.port
         engine.kill()
         engine = EngineProcess(config=config, port=port)
-        until(lambda: dead(engine.url), lambda: f"{worker.told}\n{engine.stderr.text()}")
+        wait_until(lambda: dead(engine.url), lambda: f"{worker.told}\n{engine.stderr.text()}")
         (letter,) = dead(engine.url)
         assert "4 times" in letter["error"]
         assert [crashes for _, _, crashes in worker.told] == [0, 1, 2, 3]

@@ -17,8 +17,8 @@ from tests.support.sdk.workers import (
     Sdk,
     Worker,
     running_worker,
-    wait_until,
 )
+from tests.support.waiting import wait_until
 
 
 def call_until_it_works(worker: Worker, function_id: str) -> object:
@@ -33,7 +33,7 @@ def call_until_it_works(worker: Worker, function_id: str) -> object:
                 raise
         return bool(results)
 
-    wait_until(works, SOON, f"{function_id} did not come back")
+    wait_until(works, f"{function_id} did not come back", SOON)
     return results[-1]
 
 
@@ -123,19 +123,17 @@ def test_workers_come_back_when_the_engine_does(sdk: Sdk, how: signal.Signals, u
         else:
             first.kill()
         # A worker on a clean close (1000, 1001) would stay `connected` and never come back.
-        wait_until(lambda: not worker.info()["connected"], SOON, "the worker has not noticed")
+        wait_until(lambda: not worker.info()["connected"], "the worker has not noticed", SOON)
         queued = worker.start_call("state::set", {"scope": unique, "key": "queued", "value": "q"})
         with running_engine(port=port) as second:
             # What was called meanwhile is sent behind the registrations, and before the worker has said its name.
             assert queued.result()["new_value"] == "q"
-            wait_until(lambda: worker.info()["worker_id"] != connection, SOON, "the worker has no new id")
+            wait_until(lambda: worker.info()["worker_id"] != connection, "the worker has no new id", SOON)
             with running_worker(sdk, second.url, f"{unique}-caller") as caller:
                 assert call_until_it_works(caller, function) == "here"
                 caller.call("state::set", {"scope": unique, "key": "k", "value": 2})
                 wait_until(
-                    lambda: 2 in [payload["new_value"] for payload in worker.payloads(handler)],
-                    SOON,
-                    "the trigger does not fire",
+                    lambda: 2 in [payload["new_value"] for payload in worker.payloads(handler)], "the trigger does not fire", SOON
                 )
                 caller.call("state::set", {"scope": unique, "key": "k", "value": 3})
                 worker.wait_for_calls(handler, 4)
@@ -155,7 +153,7 @@ def test_a_worker_that_comes_back_leaves_no_dead_half_behind(sdk: Sdk, engine: E
         worker.register_function(handler)
         worker.register_trigger(handler, {"scope": unique})
         relay.cut_clients_off()
-        wait_until(lambda: worker.info()["worker_id"] != connection, SOON, f"{worker} did not come back")
+        wait_until(lambda: worker.info()["worker_id"] != connection, f"{worker} did not come back", SOON)
         worker.settle()
         # For the engine the old connection is open still; what it sent there would never be answered.
         assert [caller.call(function, {}, timeout_ms=2000) for _ in range(4)] == ["here"] * 4
@@ -178,7 +176,7 @@ def test_an_engine_that_stops_lets_a_running_handler_finish(sdk: Sdk, unique: st
         worker.start_call(call, {})
         worker.wait_for_calls(call)
         engine.ask_to_stop()
-        wait_until(lambda: not engine.accepts_connections(), SOON, "the engine goes on listening")
+        wait_until(lambda: not engine.accepts_connections(), "the engine goes on listening", SOON)
         worker.release(handler)
         assert engine.wait() == 0
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from iii_state import Engine, FunctionError, StateModule
+from tests.support.waiting import answer_of
 
 QUICK = {"backoff_ms": 1, "max_backoff_ms": 2}
 
@@ -82,7 +83,7 @@ class Setup:
     async def dead(self, count: int) -> list[Any]:
         """The dead letters, once there are so many."""
         async with asyncio.timeout(10):
-            while len(letters := list(self.module.adapter.admin.dead_letters())) < count:  # type: ignore[arg-type]
+            while len(letters := list(await answer_of(self.module.adapter.admin.dead_letters()))) < count:
                 await asyncio.sleep(0.005)
         return letters
 
@@ -458,7 +459,9 @@ async def test_what_a_handler_has_done_is_acknowledged_when_its_worker_leaves_in
         setup.on.gate.clear()
         await setup.set("k", 1)
         await setup.on.until(lambda: setup.on.running == 1)
+        assert setup.engine._tasks is not None
         (answer,) = (entry[0] for entry in setup.engine._tasks.pending._open.values())
+        assert asyncio.isfuture(answer)
         answer.add_done_callback(lambda _: setup.module.unregister(binding.trigger, disconnected=True))
         gone = asyncio.Event()
         answer.add_done_callback(lambda _: gone.set())

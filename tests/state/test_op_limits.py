@@ -47,17 +47,20 @@ def nested(levels: int) -> Any:
 LONG = ["x"] * 1000
 WIDE = {str(number): number for number in range(1025)}
 
+COMPLETE: dict[str, dict[str, Any]] = {
+    "set": {"value": 1},
+    "merge": {"value": {}},
+    "increment": {"by": 1},
+    "decrement": {"by": 1},
+    "append": {"value": 1},
+    "remove": {},
+}
+"""What an op of each type has to have beside a path."""
+
 FAILING: list[tuple[dict[str, Any], str, str]] = [
     *(
         ({"type": word, "path": LONG, **fields}, f"{word}.path.too_deep", "Path depth 1000 exceeds maximum of 32")
-        for word, fields in {
-            "set": {"value": 1},
-            "merge": {"value": {}},
-            "increment": {"by": 1},
-            "decrement": {"by": 1},
-            "append": {"value": 1},
-            "remove": {},
-        }.items()
+        for word, fields in COMPLETE.items()
     ),
     ({"type": "set", "path": LONG, "value": nested(600)}, "set.path.too_deep", "Path depth 1000 exceeds maximum of 32"),
     ({"type": "set", "path": ["x"] * 33, "value": nested(500)}, "set.path.too_deep", "Path depth 33 exceeds maximum of 32"),

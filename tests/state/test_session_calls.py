@@ -134,7 +134,8 @@ async def test_a_killed_engine_forgets_no_call_that_it_may_have_applied(kind: st
     server = await asyncio.to_thread(shared_server)
     await asyncio.to_thread(server.client.flushall)
     arguments = ["--file-path", str(tmp_path)] if kind == "file" else ["--redis-url", server.url]
-    calls, answers = 300, {}
+    calls = 300
+    answers: dict[int, Any] = {}
 
     async def made(client: Client, epoch: int, number: int) -> None:
         ticket = {"session": "session-1", "epoch": epoch, "slot": number, "seq": number + 1}

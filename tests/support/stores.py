@@ -166,13 +166,6 @@ def seen(deliveries: list[Delivery]) -> list[tuple[str, str, str, bytes | None, 
     return [(d.event.event_type.removeprefix("state:"), d.event.scope, d.event.key, d.event.old, d.event.new) for d in deliveries]
 
 
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Wait for a condition, bounded."""
-    async with asyncio.timeout(10):
-        while not await condition():
-            await asyncio.sleep(0.005)
-
-
 async def drain(store: Store, subscription: Subscription) -> list[Delivery]:
     """Take and acknowledge until nothing is left."""
     everything: list[Delivery] = []

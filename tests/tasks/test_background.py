@@ -21,7 +21,8 @@ async def sleep_for_ever() -> None:
 
 
 async def test_a_task_that_fails_is_logged_with_its_name_and_handed_to_its_owner(caplog: pytest.LogCaptureFixture) -> None:
-    tasks, seen = Background(), []
+    tasks = Background()
+    seen: list[BaseException] = []
     task = tasks.start(fail(), "a task of a test", died=seen.append)
     await asyncio.wait((task,))
     await asyncio.sleep(0)
@@ -32,7 +33,8 @@ async def test_a_task_that_fails_is_logged_with_its_name_and_handed_to_its_owner
 
 
 async def test_stop_cancels_and_waits_and_tells_nobody(caplog: pytest.LogCaptureFixture) -> None:
-    tasks, seen = Background(), []
+    tasks = Background()
+    seen: list[BaseException] = []
     running = [tasks.start(sleep_for_ever(), "a task of a test", died=seen.append), tasks.call(sleep_for_ever())]
     await asyncio.sleep(0)
     await tasks.stop()

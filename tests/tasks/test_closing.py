@@ -218,7 +218,7 @@ async def test_an_engine_that_is_stopped_by_the_end_of_its_loop_closes_its_store
 
 async def test_a_handler_may_stop_its_own_engine(config: dict[str, Any]) -> None:
     before = Watched()
-    handled = []
+    handled: list[Any] = []
 
     async def stop(event: Any) -> None:
         await engine.stop()

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from iii_state.tasks import reconnect
 from iii_state.tasks.reconnect import Backoff, Reconnecting
 
 
@@ -23,8 +22,8 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def sleep(seconds: float) -> None:
         pauses.append(seconds)
 
-    monkeypatch.setattr(reconnect.asyncio, "sleep", sleep)
-    monkeypatch.setattr(reconnect.random, "uniform", lambda low, high: high)
+    monkeypatch.setattr("iii_state.tasks.reconnect.asyncio.sleep", sleep)
+    monkeypatch.setattr("iii_state.tasks.reconnect.random.uniform", lambda low, high: high)
     return pauses
 
 

@@ -9,6 +9,7 @@ import struct
 from collections.abc import AsyncIterator
 
 import pytest
+from aiohttp._websocket.helpers import websocket_mask
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,7 +17,8 @@ from iii_state.engine import Engine
 from iii_state.wire import websocket
 from iii_state.wire.link import Link
 from tests.support.engines.dict_module import DictModule
-from tests.support.engines.raw_worker import Port, RawWorker, until
+from tests.support.engines.raw_worker import Port, RawWorker
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.both_loops  # transports differ in when they write and when they pause: both are to be served well
 
@@ -101,13 +103,13 @@ async def raw(port: Port) -> AsyncIterator[RawSocket]:
 @given(payload=st.binary(max_size=200), mask=st.binary(min_size=4, max_size=4))
 def test_the_spare_unmasking_agrees_with_the_compiled_one(payload: bytes, mask: bytes) -> None:
     fast, spare = bytearray(payload), bytearray(payload)
-    websocket._mask_in_place(mask, fast)
+    websocket_mask(mask, fast)
     websocket.unmask(mask, spare)
     assert fast == spare
 
 
 def test_the_compiled_unmasking_of_aiohttp_is_in_use() -> None:
-    assert websocket._mask_in_place is not websocket.unmask
+    assert vars(websocket)["_mask_in_place"] is websocket_mask
 
 
 @pytest.mark.parametrize("size", [0, 1, 60, 61, 125, 126, 127, 65535, 65536, 300_000, 2_000_000])

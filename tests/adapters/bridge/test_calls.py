@@ -11,8 +11,9 @@ import pytest
 
 from iii_state import FunctionError
 from iii_state.client.client import Client
-from tests.support.bridge.engines import SECONDS, State, bridge_to, running, stock, until
+from tests.support.bridge.engines import SECONDS, State, bridge_to, running, stock
 from tests.support.engines.processes import EngineProcess, free_port
+from tests.support.waiting import until
 
 
 async def test_what_a_caller_sees_is_what_the_remote_says() -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from iii_state import FunctionError
-from tests.support.bridge.engines import Config, State, bridge_to, running, stock, until
+from tests.support.bridge.engines import Config, State, bridge_to, running, stock
 from tests.support.bridge.processes import REMOTES, Worker, engine, remote
 from tests.support.redis.proxy import proxy_to
 from tests.support.redis.server import shared_server
+from tests.support.waiting import until
 
 CALLS = 400
 
@@ -145,7 +146,7 @@ async def test_reads_are_made_again() -> None:
 async def test_a_session_that_the_remote_has_forgotten_is_replaced() -> None:
     async with running() as remote, running(bridge_to(remote.url)) as bridge:
         assert await bridge.increment() == 1
-        remote.module.adapter._sessions._held.clear()  # type: ignore[attr-defined]
+        remote.module.adapter.sessions._held.clear()  # type: ignore[attr-defined]
         assert sorted(await asyncio.gather(*(bridge.increment() for _ in range(20)))) == list(range(2, 22))
 
 

@@ -126,7 +126,7 @@ async def test_a_retry_waits_no_longer_than_it_was_to_when_the_clock_is_set_whil
     clock.set(shift)
     async with served(clock, tmp_path) as engine:
         await engine.subscribe()
-        seen = []
+        seen: list[list[Any]] = []
         while len(seen) < 2:
             call, *event = await engine.event()
             await engine.worker.answer(call, result=None)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from iii_state.adapters.kv import KvAdapter
 from iii_state.adapters.kv.journal.file import FORMAT
-from tests.adapters.kv.test_kv_file import script
+from tests.support.store_process import script
 from tests.support.stores import ALL, drain, opened, seen
 
 

@@ -7,18 +7,15 @@ import contextlib
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
 
 from iii_state.errors import StoreError
-from iii_state.events import Failure
-from tests.support.stores import ALL, drain, opened, until
-
-FAILED = Failure("invocation_failed", "boom")
+from iii_state.events import Delivery
+from tests.support.store_process import script
+from tests.support.stores import ALL, FAILED, drain, opened
+from tests.support.waiting import until
 
 
 async def test_values_last(tmp_path: Path) -> None:
@@ -48,7 +45,7 @@ async def test_events_attempts_and_dead_letters_last(tmp_path: Path) -> None:
         assert (stats.hosts, stats.waiting, stats.dead) == ([], 4, 1)
         await store.subscribe(ALL)
         await until(lambda: store.rang(ALL.id))
-        seen = []
+        seen: list[Delivery] = []
         async with asyncio.timeout(10):
             while len(seen) < 4:
                 seen.extend(await drain(store, ALL))
@@ -84,7 +81,7 @@ async def test_a_read_sees_what_is_committed_and_a_mutation_what_comes_before_it
         assert store.adapter.values.get("s", "k") is None
         assert asyncio.isfuture(first)
         assert asyncio.isfuture(second)
-        assert await asyncio.gather(first, second) == [None, b"1"]
+        assert [await first, await second] == [None, b"1"]
         assert store.adapter.values.get("s", "k") == b"2"
 
 
@@ -143,34 +140,6 @@ async def test_a_store_of_the_stock_engine_is_left_alone_with_a_warning(tmp_path
     assert (tmp_path / "users.bin").read_bytes() == b"x"
 
 
-def script(body: str, directory: Path, **options: object) -> subprocess.Popen[str]:
-    """A process that runs `body` inside `async def main(store)`; `say` prints a line at once."""
-    program = f"""
-import asyncio, os, resource, signal, sys
-from pathlib import Path
-import uvloop
-from iii_state.errors import StoreError
-from iii_state.events import Subscription
-from tests.support.stores import Store, opened
-
-def say(*words):
-    print(*words, flush=True)
-
-async def main(directory):
-{textwrap.indent(textwrap.dedent(body), "    ")}
-
-uvloop.run(main(Path({str(directory)!r})))
-"""
-    return subprocess.Popen(
-        [sys.executable, "-c", program],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[3],
-        **options,  # type: ignore[call-overload]
-    )
-
-
 @pytest.mark.parametrize("round_number", range(4))
 async def test_killed_in_a_burst_it_loses_no_acknowledged_write_and_no_event(tmp_path: Path, round_number: int) -> None:
     process = script(
@@ -198,8 +167,8 @@ async def test_killed_in_a_burst_it_loses_no_acknowledged_write_and_no_event(tmp
     for count, line in enumerate(process.stdout):
         if not line.endswith("\n"):  # torn by the kill
             break
-        word, writer, number = line.split()
-        (acknowledged if word == "set" else handled)[writer] = int(number)
+        word, writer, digits = line.split()
+        (acknowledged if word == "set" else handled)[writer] = int(digits)
         if count == limit:
             process.send_signal(signal.SIGKILL)
     process.wait(10)
@@ -241,7 +210,7 @@ async def test_a_full_disk_fails_calls_in_words_and_loses_nothing(tmp_path: Path
             assert failed, "the disk was full"
             say("failed", message)
             (out,) = await store.take(Subscription("all").id, 1)
-            pending = store.adapter.ack([out])
+            pending = store.adapter.queues.ack([out])
             await asyncio.sleep(0)
             resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
             await asyncio.wait_for(pending, 10)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from iii_state.adapters.kv import KvAdapter
-from tests.adapters.kv.test_kv_file import script
+from tests.support.store_process import script
 from tests.support.stores import Store
 
 MIB = 1024 * 1024

@@ -1,12 +1,19 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack
+from typing import Any
 
+import aiohttp
 import fakeredis
 import pytest
 import redis
 
+from iii_state.adapters.redis import RedisAdapter
+from iii_state.config import RedisSettings
+from iii_state.events import QueueLimits
+from tests.support.redis.adapters import Open
+from tests.support.redis.cluster import Cluster
 from tests.support.redis.proxy import Proxy, proxy_to
 from tests.support.redis.server import RedisServer, binary, shared_server
 
@@ -63,3 +70,30 @@ async def proxy(server: RedisServer) -> AsyncIterator[Proxy]:
     """A way to the server on which connections can be cut and held."""
     async with proxy_to(server.port) as running_proxy:
         yield running_proxy
+
+
+@pytest.fixture
+async def cluster() -> AsyncIterator[Cluster]:
+    server = shared_server()
+    server.client.flushall()
+    async with AsyncExitStack() as stack:
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        yield Cluster(stack, session, server)
+
+
+@pytest.fixture
+async def opened(server: RedisServer) -> AsyncIterator[Open]:
+    async with AsyncExitStack() as stack:
+
+        async def open_adapter(
+            url: str = server.url,
+            limits: QueueLimits | None = None,
+            bell: Callable[[str], None] = lambda subscription_id: None,
+            **settings: Any,
+        ) -> RedisAdapter:
+            adapter = RedisAdapter(RedisSettings(redis_url=url, **settings), limits=limits)
+            await adapter.start(bell)
+            stack.push_async_callback(adapter.stop)
+            return adapter
+
+        yield open_adapter

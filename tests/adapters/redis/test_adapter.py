@@ -16,17 +16,13 @@ from iii_state.adapters.redis import RedisAdapter, scopes
 from iii_state.adapters.redis.address import Address
 from iii_state.adapters.redis.writing import MAX_ANSWERED_BYTES
 from iii_state.errors import ConfigError, StoreError
-from tests.adapters.redis.test_connection import INCREMENT, adapter_on, answer_of, increments, until, until_answers
 from tests.support.engines.processes import free_port
+from tests.support.redis.adapters import INCREMENT, SMALLEST_RULES, adapter_on, increments, until_answers
 from tests.support.redis.proxy import proxy_to
 from tests.support.redis.server import RedisServer
+from tests.support.waiting import answer_of, until
 
 LIMIT = values.MAX_VALUE_BYTES
-SMALLEST_RULES = (
-    "~state:* ~iii-state:* &iii-state:* &__keyspace@*__:iii-state:* -@all +@hash +@set +@sortedset +@list +@stream +@string "
-    "+@connection +@pubsub +del +unlink +exists +scan +pexpire +pttl +type +rename +time +evalsha +script|load +script|exists "
-    "-config"
-)
 
 
 @pytest.fixture
@@ -308,7 +304,7 @@ async def test_a_large_scope_is_listed_whole_while_it_changes(server: RedisServe
         pipeline.hset("state:s", mapping={f"k{n}": values.to_stored(b'{"n":%d}' % n) for n in range(number, number + 1000)})
     pipeline.execute()
     server.client.config_resetstat()
-    listing = asyncio.ensure_future(adapter.values.entries("s"))
+    listing = asyncio.ensure_future(answer_of(adapter.values.entries("s")))
     number = 0
     while not listing.done():
         await answer_of(adapter.values.set("s", f"new{number}", b"1"))

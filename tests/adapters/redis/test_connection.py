@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -22,11 +22,10 @@ from iii_state.config import RedisSettings
 from iii_state.errors import OutcomeUnknown, RequestFenced, SessionLost, StoreError
 from iii_state.events import QueueLimits, Subscription
 from iii_state.sessions import Request
-from iii_state.values.ops import compile_text
+from tests.support.redis.adapters import INCREMENT, adapter_on, increments, until_answers
 from tests.support.redis.proxy import Proxy, proxy_to
 from tests.support.redis.server import RedisServer
-
-INCREMENT = compile_text(b'[{"type":"increment","path":"n","by":1}]')
+from tests.support.waiting import answer_of, until
 
 
 @pytest.fixture(scope="module")
@@ -42,44 +41,10 @@ async def proxy(server: RedisServer) -> AsyncIterator[Proxy]:
         yield running
 
 
-@asynccontextmanager
-async def adapter_on(url: str, **settings: Any) -> AsyncIterator[RedisAdapter]:
-    adapter = RedisAdapter(RedisSettings(redis_url=url, **settings))
-    async with asyncio.timeout(30):
-        await adapter.start(lambda subscription_id: None)
-    try:
-        yield adapter
-    finally:
-        async with asyncio.timeout(30):
-            await adapter.stop()
-
-
 @pytest.fixture
 async def adapter(proxy: Proxy) -> AsyncIterator[RedisAdapter]:
     async with adapter_on(proxy.url) as started:
         yield started
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for a condition, bounded."""
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.002)
-
-
-async def answer_of(answer: Any) -> Any:
-    return await asyncio.wait_for(answer, 30) if asyncio.isfuture(answer) else answer
-
-
-async def increments(adapter: RedisAdapter, callers: int, each: int) -> list[Updated]:
-    """Increments from many callers, all of which have to succeed."""
-
-    async def caller() -> list[Updated]:
-        return [await answer_of(adapter.values.update("s", "k", INCREMENT, values.MAX_VALUE_BYTES)) for _ in range(each)]
-
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(caller()) for _ in range(callers)]
-    return [updated for task in tasks for updated in task.result()]
 
 
 def assert_once_each(server: RedisServer, made: list[Updated]) -> None:
@@ -168,17 +133,19 @@ async def test_a_flush_of_the_scripts_in_mid_traffic_costs_no_call(
 ) -> None:
     done = asyncio.Event()
 
+    def loads() -> int:
+        count: int = server.client.info("commandstats").get("cmdstat_script|load", {"calls": 0})["calls"]
+        return count
+
+    def is_loaded_again(before: int) -> bool:
+        return done.is_set() or loads() > before
+
     async def flush() -> int:
         flushes = 0
         while not done.is_set():
             await asyncio.to_thread(server.client.script_flush)
             flushes += 1
-            loaded = server.client.info("commandstats").get("cmdstat_script|load", {"calls": 0})["calls"]
-            await until(
-                lambda seen=loaded: (
-                    done.is_set() or server.client.info("commandstats").get("cmdstat_script|load", {"calls": 0})["calls"] > seen
-                )
-            )
+            await until(partial(is_loaded_again, loads()))
         return flushes
 
     flushing = asyncio.create_task(flush())
@@ -200,8 +167,13 @@ async def test_scripts_are_loaded_once_however_many_calls_miss_them(
 async def test_a_restart_of_redis_in_mid_traffic_costs_no_call(server: RedisServer, proxy: Proxy) -> None:
     async with adapter_on(proxy.url, call_timeout_ms=20_000) as adapter:
         working = asyncio.create_task(increments(adapter, 64, 30))
+
+        def has_counted(number: int) -> bool:
+            counted: int = msgspec.json.decode(server.client.hget("state:s", "k") or b'{"n":0}')["n"]
+            return counted > number
+
         for at in (300, 900):
-            await until(lambda at=at: msgspec.json.decode(server.client.hget("state:s", "k") or b'{"n":0}')["n"] > at)
+            await until(partial(has_counted, at))
             await asyncio.to_thread(server.kill)
             await asyncio.to_thread(server.start)
         assert_once_each(server, await working)
@@ -257,12 +229,6 @@ async def test_a_redis_that_does_not_answer_is_an_error_in_words_and_calls_work_
         await until_answers(adapter)
 
 
-async def until_answers(adapter: RedisAdapter) -> None:
-    async with asyncio.timeout(20):
-        while await adapter.health() is not None:
-            await asyncio.sleep(0.01)
-
-
 def fill(adapter: RedisAdapter, calls: list[Any]) -> None:
     """Make calls until one is refused."""
     for _ in range(1000):
@@ -278,7 +244,7 @@ async def test_waiting_calls_are_bounded_and_refused_at_once_beyond(proxy: Proxy
             fill(adapter, calls)
         await until(lambda: proxy.calls_held() >= 14)
         sent = proxy.calls_held()  # the scan for scopes may have a call in flight, too
-        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        outcomes = await asyncio.gather(*map(answer_of, calls), return_exceptions=True)
         assert all(isinstance(outcome, StoreError) for outcome in outcomes)
         assert sum("nothing was changed" in str(outcome) for outcome in outcomes) == len(calls) - sent
         unknown = [outcome for outcome in outcomes if isinstance(outcome, OutcomeUnknown)]
@@ -289,15 +255,16 @@ async def test_waiting_calls_are_bounded_and_refused_at_once_beyond(proxy: Proxy
         await until_answers(adapter)
 
 
-async def test_what_is_in_flight_is_bounded_in_bytes(proxy: Proxy, adapter: RedisAdapter) -> None:
-    await answer_of(adapter.values.get("s", "k"))
-    proxy.hold = True
-    big = b'"%b"' % (b"x" * 5_000_000)
-    calls = [adapter.values.set("s", str(number), big) for number in range(20)]
-    await until(lambda: 32 * 1024 * 1024 < proxy.held_bytes < 36_000_000)
-    proxy.hold = False
-    proxy.cut_all()
-    assert await asyncio.gather(*map(answer_of, calls)) == [None] * 20
+async def test_what_is_in_flight_is_bounded_in_bytes(proxy: Proxy) -> None:
+    async with adapter_on(proxy.url, call_timeout_ms=30_000) as adapter:
+        await answer_of(adapter.values.get("s", "k"))
+        proxy.hold = True
+        big = b'"%b"' % (b"x" * 5_000_000)
+        calls = [adapter.values.set("s", str(number), big) for number in range(20)]
+        await until(lambda: 32 * 1024 * 1024 < proxy.held_bytes < 36_000_000)
+        proxy.hold = False
+        proxy.cut_all()
+        assert await asyncio.gather(*map(answer_of, calls)) == [None] * 20
 
 
 async def test_a_cancelled_call_leaves_the_others_alone(proxy: Proxy, adapter: RedisAdapter) -> None:
@@ -310,7 +277,7 @@ async def test_a_cancelled_call_leaves_the_others_alone(proxy: Proxy, adapter: R
         assert asyncio.isfuture(call)
         call.cancel()
     proxy.cut_all()
-    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    outcomes = await asyncio.gather(*map(answer_of, calls), return_exceptions=True)
     assert not any(isinstance(outcome, StoreError) for outcome in outcomes)
     assert (await answer_of(adapter.values.get("s", "k"))) == b"98"
 

@@ -13,9 +13,9 @@ import aiohttp
 import pytest
 import redis
 
-from tests.adapters.redis.test_engines import Cluster, Handler
 from tests.support.engines.processes import EngineProcess
 from tests.support.engines.raw_worker import RawWorker
+from tests.support.redis.cluster import Cluster, Handler
 from tests.support.redis.server import RedisServer
 
 SECONDS = 40.0

@@ -11,6 +11,7 @@ import pytest
 from iii_state import Engine, FunctionError, StateModule
 from iii_state.host import Trigger
 from tests.support.redis.server import RedisServer, shared_server
+from tests.support.waiting import answer_of
 
 
 def trigger(name: str) -> Trigger:
@@ -50,41 +51,35 @@ async def running() -> AsyncIterator[Running]:
         yield Running(engine, module, server)
 
 
-async def of(answer: Any) -> None:
-    async with asyncio.timeout(10):
-        if asyncio.isfuture(answer):
-            await answer
-
-
 @pytest.mark.parametrize("disconnected", [False, True], ids=["unregistered", "disconnected"])
 async def test_a_trigger_that_is_being_registered_keeps_the_queue_that_the_last_equal_one_leaves(
     running: Running, disconnected: bool
 ) -> None:
-    await of(running.module.register(trigger("old")))
+    await answer_of(running.module.register(trigger("old")))
     await running.set(1)
     await running.until_handled(1)
     begun = running.module.register(trigger("new"))
     left = running.module.unregister(trigger("old"), disconnected=disconnected)
-    await of(begun)
-    await of(left)
+    await answer_of(begun)
+    await answer_of(left)
     await running.set(2)
     await running.until_handled(2)
     assert running.orphans() == 0
 
 
 async def test_a_registration_that_fails_holds_no_queue_that_the_last_equal_one_has_left(running: Running) -> None:
-    await of(running.module.register(trigger("old")))
+    await answer_of(running.module.register(trigger("old")))
     redis = running.server.client
     redis.set("iii-state:orphans", "in the way")
     begun = running.module.register(trigger("new"))
     left = running.module.unregister(trigger("old"), disconnected=True)
     assert left is None
     with pytest.raises(FunctionError):
-        await of(begun)
+        await answer_of(begun)
     redis.delete("iii-state:orphans")
     again = running.module.register(trigger("old"))
-    await of(again)
-    await of(running.module.unregister(trigger("old"), disconnected=True))
+    await answer_of(again)
+    await answer_of(running.module.unregister(trigger("old"), disconnected=True))
     assert running.orphans() == 1
 
 
@@ -95,7 +90,7 @@ async def test_a_registration_that_nobody_waits_for_any_more_leaves_no_queue_tha
     await asyncio.sleep(0)
     begun.cancel()
     await asyncio.gather(begun, return_exceptions=True)
-    await of(running.module.register(trigger("other")))  # behind it
+    await answer_of(running.module.register(trigger("other")))  # behind it
     redis = running.server.client
     async with asyncio.timeout(10):
         while len(redis.keys("iii-state:sub:*")) != 1:

@@ -19,9 +19,9 @@ from iii_state.adapters.redis.foreign import stored_form
 from iii_state.config import RedisSettings
 from iii_state.errors import ConfigError, StoreError
 from iii_state.events import Event, QueueLimits, Subscription
-from tests.adapters.redis.test_adapter import SMALLEST_RULES
-from tests.adapters.redis.test_connection import INCREMENT, adapter_on, answer_of, until
+from tests.support.redis.adapters import INCREMENT, SMALLEST_RULES, adapter_on
 from tests.support.redis.server import RedisServer
+from tests.support.waiting import answer_of, until
 
 ALL = Subscription("all")
 LIMIT = values.MAX_VALUE_BYTES
@@ -102,12 +102,14 @@ return old
 
 def in_a_transaction(client: redis.Redis) -> None:
     with client.pipeline(transaction=True) as pipeline:
-        pipeline.hset("state:s", "k", "2").hset("state:s", "new", "3").execute()
+        pipeline.hset("state:s", "k", "2")
+        pipeline.hset("state:s", "new", "3")
+        pipeline.execute()
 
 
 def restored(client: redis.Redis) -> None:
     client.hset("elsewhere", "k", "9")
-    client.restore("state:r", 0, client.dump("elsewhere"))
+    client.restore("state:r", 0, client.dump("elsewhere") or b"")
 
 
 CASES: dict[str, tuple[Callable[[redis.Redis], object], list[Fact]]] = {

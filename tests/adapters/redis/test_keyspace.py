@@ -6,15 +6,16 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 
 from iii_state.adapters.redis import RedisAdapter
 from iii_state.config import RedisSettings
 from iii_state.events import Subscription
-from tests.adapters.redis.test_adapter import SMALLEST_RULES
-from tests.adapters.redis.test_connection import adapter_on, answer_of, until
+from tests.support.redis.adapters import SMALLEST_RULES, adapter_on
 from tests.support.redis.server import RedisServer
+from tests.support.waiting import answer_of, until
 
 ALL = Subscription("all")
 SETTING = "notify-keyspace-events"
@@ -66,7 +67,7 @@ async def test_the_expiry_of_a_key_wakes_who_waits_for_it(server: RedisServer, u
             woken[key] += 1
 
         for key in woken:
-            adapter.parts._keyspace.on_expiry(key, lambda key=key: wake(key))
+            adapter.parts._keyspace.on_expiry(key, partial(wake, key))
         await until(lambda: woken == {b"alarm": 1, b"other": 1})  # from now on it is heard
         client.set("alarm", "1", px=20)
         client.set("third", "1", px=20)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import redis
@@ -49,8 +49,14 @@ def everything(client: redis.Redis) -> dict[bytes, Any]:
     return found
 
 
+def entries(client: redis.Redis, queue: bytes) -> list[dict[bytes, bytes]]:
+    """What the entries of a queue's stream hold."""
+    stream = cast("list[tuple[bytes, dict[bytes, bytes]]]", client.xrange(KEYS.stream(queue)))
+    return [fields for _, fields in stream]
+
+
 def events(client: redis.Redis, queue: bytes) -> list[tuple[bytes, ...]]:
-    return [tuple(fields[name] for name in (b"s", b"k", b"t", b"o", b"n")) for _, fields in client.xrange(KEYS.stream(queue))]
+    return [tuple(fields[name] for name in (b"s", b"k", b"t", b"o", b"n")) for fields in entries(client, queue)]
 
 
 def test_old_values_and_the_index_of_scopes(engine: Engine, client: redis.Redis) -> None:
@@ -72,7 +78,7 @@ def test_scopes_and_keys_are_any_bytes(engine: Engine, client: redis.Redis, name
     assert engine.update(name, name, INCREMENT).new == b"2"
     assert client.smembers(KEYS.scopes) == {name}
     assert client.hgetall(KEYS.values(name)) == {name: b"2"}
-    assert client.xrange(KEYS.stream(b"q"))[0][1][b"s"] == name
+    assert entries(client, b"q")[0][b"s"] == name
     assert client.llen(KEYS.wait(b"q", lane(name, name))) == 6
     assert engine.delete(name, name) == b"2"
 
@@ -313,7 +319,7 @@ def test_no_script_leaves_a_global(client: redis.Redis) -> None:
     engine.routes = [Route(b"q", 10, 10**6), Route(b"r", 10, 10**6)]
     for mutate in MUTATIONS.values():
         mutate(engine, None)
-    every_op = [
+    every_op: list[dict[str, Any]] = [
         {"type": "set", "path": ["a", "b"], "value": 1.5},
         {"type": "increment", "path": ["a", "b"], "by": 2**60},
         {"type": "merge", "path": "", "value": {"x": [], "y": 2**63}},

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -14,11 +15,12 @@ import redis
 
 from iii_state.adapters.redis import queues
 from iii_state.adapters.redis.keys import Keys
-from tests.adapters.redis.test_engines import TTL_MS, Cluster, Handler, by_key, until, write
 from tests.support.clock import HOUR, Clock
 from tests.support.engines.raw_worker import RawWorker
+from tests.support.redis.cluster import TTL_MS, Cluster, Handler, by_key, write
 from tests.support.redis.script_engine import Engine
 from tests.support.redis.server import RedisServer
+from tests.support.waiting import until
 
 KEYS = Keys()
 STEPS = (HOUR, -HOUR, 600.0, -600.0)
@@ -34,10 +36,14 @@ class ClockCluster(Cluster):
     async def beats(self, times: int = 2) -> None:
         """Wait until every engine's heart has beaten so often."""
         for _ in range(times):
-            before = self.server.client.hgetall("iii-state:engines")
-            await until(
-                lambda before=before: not set(before.items()) & set(self.server.client.hgetall("iii-state:engines").items())
-            )
+            before = self._beats()
+            await until(partial(self._have_all_beaten_since, before))
+
+    def _beats(self) -> set[tuple[bytes, bytes]]:
+        return set(self.server.client.hgetall("iii-state:engines").items())
+
+    def _have_all_beaten_since(self, before: set[tuple[bytes, bytes]]) -> bool:
+        return not before & self._beats()
 
 
 @pytest.fixture
@@ -296,8 +302,8 @@ def test_the_time_goes_on_for_as_long_as_the_longest_living_engine_promises(clie
     scripts.call("join", *joining(b"long", 60_000))
     scripts.call("join", *joining(b"short"))
     scripts.call("heartbeat", *queues.heartbeat(KEYS, b"short", 3000, b"host:1", 1))
-    last, latest = client.hmget(KEYS.clock, "last", "until")
-    assert int(latest) - int(last) == 61_000
+    last, latest = (int(number or 0) for number in client.hmget(KEYS.clock, "last", "until"))
+    assert latest - last == 61_000
 
 
 async def test_an_old_engine_is_not_the_one_that_looks_at_what_nobody_hosts(cluster: ClockCluster) -> None:

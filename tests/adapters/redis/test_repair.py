@@ -15,21 +15,14 @@ from iii_state.adapters.redis.repair import BYTES_PER_SECOND, PAGE_BYTES
 from iii_state.adapters.redis.routes import MOST_ALIKE
 from iii_state.errors import StoreError
 from iii_state.events import Delivery, Failure, Subscription
-from tests.adapters.redis.test_connection import adapter_on, answer_of
+from tests.support.redis.adapters import adapter_on
 from tests.support.redis.server import RedisServer
+from tests.support.waiting import answer_of, until
 
 ONE = Subscription("one", scope="s")
 OFTEN = Subscription("often", scope="s", retention_ms="forever")
 QUEUE = ONE.id
 REPAIR = "iii_state.adapters.redis.repair"
-
-
-async def until(holds: Any) -> Any:
-    """Wait for a condition, bounded; what it gave."""
-    async with asyncio.timeout(30):
-        while not (found := await answer_of(holds())):
-            await asyncio.sleep(0.01)
-    return found
 
 
 async def fill(adapter: RedisAdapter, lanes: int, each: int) -> None:
@@ -79,7 +72,7 @@ async def test_what_is_lost_is_counted_and_told_once(
     server: RedisServer, caplog: pytest.LogCaptureFixture, damage: Any, lost: int, left: list[int]
 ) -> None:
     async with adapter_on(server.url) as adapter:
-        await adapter.queues.subscribe(ONE)
+        await answer_of(adapter.queues.subscribe(ONE))
         await fill(adapter, 40, 3)
         with caplog.at_level(logging.WARNING):
             damage(server.client)
@@ -97,7 +90,7 @@ async def test_what_is_lost_is_counted_and_told_once(
 async def test_where_the_counts_are_gone_no_event_overtakes_one_that_is_out(server: RedisServer) -> None:
     async with adapter_on(server.url) as adapter:
         await adapter.parts._repair.stop()
-        await adapter.queues.subscribe(ONE)
+        await answer_of(adapter.queues.subscribe(ONE))
         await fill(adapter, 3, 2)
         out = await until(lambda: adapter.queues.take(ONE.id, 10))
         server.client.delete(f"iii-state:busy:{QUEUE}")
@@ -118,7 +111,7 @@ async def test_a_queue_under_traffic_is_never_taken_for_a_damaged_one(
     rng = random.Random(7)
     async with adapter_on(server.url) as one, adapter_on(server.url) as two:
         for adapter in (one, two):
-            await adapter.queues.subscribe(OFTEN)
+            await answer_of(adapter.queues.subscribe(OFTEN))
         handled: dict[str, list[int]] = {}
         looked = 0
         is_over = False
@@ -172,7 +165,7 @@ async def test_a_queue_under_traffic_is_never_taken_for_a_damaged_one(
 
 async def test_routes_that_were_removed_while_no_engine_ran_are_made_again(server: RedisServer) -> None:
     async with adapter_on(server.url) as adapter:
-        await adapter.queues.subscribe(OFTEN)
+        await answer_of(adapter.queues.subscribe(OFTEN))
         await answer_of(adapter.values.set("t", "k", b"1", ttl_ms=600_000))
         await answer_of(adapter.queues.abandon(OFTEN.id))
         await fill(adapter, 3, 2)
@@ -185,7 +178,7 @@ async def test_routes_that_were_removed_while_no_engine_ran_are_made_again(serve
         await until(lambda: adapter.parts._fanout.routes.queues() == [OFTEN.id.encode()])
         assert adapter.parts._fanout.routes.with_deadlines == {"t"}
         await fill(adapter, 3, 3)
-        await adapter.queues.subscribe(OFTEN)
+        await answer_of(adapter.queues.subscribe(OFTEN))
         assert await drain(adapter, OFTEN) == {f"k{lane}": [0, 1, 0, 1, 2] for lane in range(3)}
 
 
@@ -201,7 +194,7 @@ async def test_an_older_session_in_the_place_of_the_own_is_an_outcome_unknown(se
 async def test_more_subscriptions_of_one_scope_and_key_than_writes_can_bear_are_refused(server: RedisServer) -> None:
     async with adapter_on(server.url) as adapter:
         many = [Subscription(f"f{number}", scope="s") for number in range(MOST_ALIKE)]
-        await asyncio.gather(*(adapter.queues.subscribe(subscription) for subscription in many))
+        await asyncio.gather(*(answer_of(adapter.queues.subscribe(subscription)) for subscription in many))
         with pytest.raises(StoreError, match=r"500 subscriptions with scope 's' and key \(any\) already"):
             await answer_of(adapter.queues.subscribe(Subscription("one more", scope="s")))
         await answer_of(adapter.queues.subscribe(many[3]))
@@ -216,7 +209,7 @@ async def test_many_subscriptions_that_nobody_serves_are_worth_a_warning(
 ) -> None:
     async with adapter_on(server.url) as adapter:
         many = [Subscription(f"f{number}", scope="s") for number in range(60)]
-        await asyncio.gather(*(adapter.queues.subscribe(subscription) for subscription in many))
+        await asyncio.gather(*(answer_of(adapter.queues.subscribe(subscription)) for subscription in many))
         with caplog.at_level(logging.WARNING):
             await asyncio.gather(*(answer_of(adapter.queues.abandon(subscription.id)) for subscription in many))
             await until(lambda: told(caplog))
@@ -235,7 +228,7 @@ async def test_looking_at_a_healthy_queue_reads_little_of_large_events(server: R
         await adapter.parts._repair.stop()
         queues = [Subscription(f"q{number}", scope="s") for number in range(3)]
         for queue in queues:
-            await adapter.queues.subscribe(queue)
+            await answer_of(adapter.queues.subscribe(queue))
         await fill(adapter, 20, 1)
         large = b'"%s"' % (b"x" * size)
         await asyncio.gather(*(answer_of(adapter.values.set("s", f"large{number}", large)) for number in range(12)))
@@ -269,7 +262,7 @@ async def test_every_queue_with_events_has_its_turn(server: RedisServer) -> None
     async with adapter_on(server.url) as adapter:
         await adapter.parts._repair.stop()
         names = [b"%d" % number for number in range(25)]
-        await asyncio.gather(*(adapter.queues.subscribe(Subscription(name.decode(), scope="s")) for name in names))
+        await asyncio.gather(*(answer_of(adapter.queues.subscribe(Subscription(name.decode(), scope="s"))) for name in names))
         await fill(adapter, 2, 1)
         for _ in range(3):
             await adapter.parts._repair._look_at_events(set(names), everything=False)
@@ -289,7 +282,7 @@ async def test_entries_that_are_no_events_are_removed_counted_and_told_once(
 ) -> None:
     async with adapter_on(server.url) as adapter:
         await adapter.parts._repair.stop()
-        await adapter.queues.subscribe(ONE)
+        await answer_of(adapter.queues.subscribe(ONE))
         await fill(adapter, 2, 1)
         for fields in JUNK:
             server.client.xadd(f"iii-state:q:{QUEUE}", fields)
@@ -309,7 +302,7 @@ async def test_a_lane_behind_items_that_are_no_events_goes_on(
     server: RedisServer, caplog: pytest.LogCaptureFixture, junk: int
 ) -> None:
     async with adapter_on(server.url) as adapter:
-        await adapter.queues.subscribe(ONE)
+        await answer_of(adapter.queues.subscribe(ONE))
         await fill(adapter, 1, 3)
         server.client.lpush(f"iii-state:wait:{QUEUE}:1:sk0", *(["junk"] * junk))
         assert await drain(adapter) == {"k0": [0, 1, 2]}

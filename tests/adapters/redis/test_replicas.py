@@ -10,10 +10,10 @@ import pytest
 
 from iii_state import values
 from iii_state.errors import FunctionError, NotConfirmed, StoreError
-from tests.adapters.redis.test_adapter import SMALLEST_RULES
-from tests.adapters.redis.test_connection import INCREMENT, adapter_on, answer_of, until
+from tests.support.redis.adapters import INCREMENT, SMALLEST_RULES, adapter_on
 from tests.support.redis.proxy import proxy_to
 from tests.support.redis.server import RedisServer
+from tests.support.waiting import answer_of, until
 
 LIMIT = values.MAX_VALUE_BYTES
 
@@ -86,13 +86,13 @@ async def test_what_another_server_confirms_counts_for_nothing(primary: RedisSer
         await linked(others_replica)
         async with proxy_to(primary.port) as proxy, adapter_on(proxy.url, wait_replicas=1, call_timeout_ms=20_000) as adapter:
             replica.process.send_signal(signal.SIGSTOP)
-            answer = adapter.values.set("s", "k", b"1")
+            answer = asyncio.ensure_future(answer_of(adapter.values.set("s", "k", b"1")))
             await until(lambda: primary.client.hexists("state:s", "k"))
             assert not (await asyncio.wait([answer], timeout=0.1))[0]
             proxy.target = other.port
             proxy.cut_all()
             with pytest.raises(NotConfirmed, match="no longer the primary"):
-                await answer_of(answer)
+                await answer
             assert await answer_of(adapter.values.set("s", "k", b"2")) is None
             assert others_replica.client.hget("state:s", "k") == b"2"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -64,16 +64,6 @@ async def running(config: Config | None = None, port: int = 0) -> AsyncIterator[
 def bridge_to(url: str, **config: Any) -> Config:
     """The configuration of an engine with a bridge."""
     return {"adapter": {"name": "bridge", "config": {"bridge_url": url, **config}}}
-
-
-async def until(holds: Callable[[], bool | Awaitable[bool]]) -> None:
-    """Wait, bounded, until something holds."""
-    async with asyncio.timeout(SECONDS):
-        while True:
-            held = holds()
-            if (await held) if isinstance(held, Awaitable) else held:
-                return
-            await asyncio.sleep(0.002)
 
 
 class StockWorker:

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.support.engines.processes import SHUTDOWN_SECONDS, STARTUP_SECONDS, Lines, running_engine, started
+from tests.support.waiting import until
 
 STOCK_URL = "III_STOCK_URL"
 """The variable that names a stock engine without state, for the tests that can run against one."""
@@ -102,3 +103,8 @@ def engine_without_state(kind: str) -> Iterator[str]:
             assert time.monotonic() < give_up, "other tests hold the stock engine"
             time.sleep(0.1)
         yield url
+
+
+async def said(process: AttachProcess, words: str, times: int = 1) -> None:
+    """Wait until a process has said this so many times."""
+    await until(lambda: process.stderr.text().count(words) >= times, words)

@@ -83,8 +83,8 @@ class OldEngine:
         self.watchers = {trigger: watching for trigger, watching in self.watchers.items() if watching[0] != worker}
         event = {"event": "worker_disconnected", "worker_id": worker}
         for watching, function in self.watchers.values():
-            call = {"type": "invokefunction", "invocation_id": str(uuid.uuid4()), "function_id": function, "data": event}
-            await self._send(watching, call)
+            asked = {"type": "invokefunction", "invocation_id": str(uuid.uuid4()), "function_id": function, "data": event}
+            await self._send(watching, asked)
 
     async def _reject_function(self, worker: str, function: str) -> None:
         self.rejections += 1

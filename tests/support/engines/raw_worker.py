@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import uuid
 from collections.abc import Callable
@@ -110,10 +109,3 @@ class Port:
         if description:
             await worker.call("engine::workers::register", description)
         return worker
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Wait, bounded, until something holds that a turn of the event loop will bring about."""
-    async with asyncio.timeout(SECONDS):
-        while not holds():
-            await asyncio.sleep(0)

@@ -97,6 +97,14 @@ class SlowWorker:
                 self._changed.clear()
                 await self._changed.wait()
 
+    async def until_called(self, times: int) -> None:
+        """Wait until its functions have been called so often, events that came again included."""
+        await self.until(lambda: self.handled.total() >= times)
+
+    async def until_handled(self, events: int) -> None:
+        """Wait until it has handled so many different events."""
+        await self.until(lambda: len(self.handled) >= events)
+
     async def run(self) -> None:
         parts: list[bytes] = []
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):

@@ -41,7 +41,8 @@ class Engine:
     """Calls one at a time, on slot 0 unless told otherwise."""
 
     def __init__(self, client: redis.Redis, *, session: bytes | None = None, keys: Keys | None = None) -> None:
-        self.client = client
+        self.client: Any = client
+        """Any: redis-py's types know neither scripts in bytes nor which replies are bytes."""
         self.keys = keys or Keys()
         self.session = session or uuid4().hex.encode()
         self.epoch = 0
@@ -65,7 +66,8 @@ class Engine:
     ) -> Reply:
         place = (self.routes_version, scope, key, self.routes, arguments)
         call = mutation(self.keys, ticket or self.ticket(), *place, ttl=ttl if self.with_deadlines else None)
-        return self.call(name, *call)
+        reply: Reply = self.call(name, *call)
+        return reply
 
     def call(self, name: str, *call: bytes) -> Any:
         found = script(name)
@@ -105,7 +107,8 @@ class Engine:
             return updated(self.run("update", scope, key, arguments, ticket, ttl), plan, limit)
 
     def stored(self, scope: bytes, key: bytes) -> bytes | None:
-        return self.client.hget(self.keys.values(scope).decode("utf-8", "surrogateescape"), key)
+        found: bytes | None = self.client.hget(self.keys.values(scope).decode("utf-8", "surrogateescape"), key)
+        return found
 
     def put(self, scope: bytes, key: bytes, text: bytes) -> None:
         """What another writer does."""

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import redis
 
@@ -58,7 +58,8 @@ class RedisServer:
             self._command += ["--dir", self._folder, "--save", ""]
         self._command += options
         self._environment = {**os.environ, **(environment or {})}
-        self.client = redis.Redis(port=self.port, protocol=2, socket_timeout=10)
+        self.client: Any = redis.Redis(port=self.port, protocol=2, socket_timeout=10)
+        """Replies in bytes, which redis-py's types do not know (and which would take a cast at every use)."""
         self.process: subprocess.Popen[bytes]
         self.start()
 

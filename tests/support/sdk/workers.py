@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.support.engines.processes import STARTUP_SECONDS, Lines
+from tests.support.waiting import wait_until
 
 HERE = Path(__file__).parent
 SDKS_DIRECTORY = HERE.parents[2] / ".cache" / "sdks"
@@ -194,7 +194,7 @@ class Worker:
             self.lines.wait(lambda: self._ready or None, within, f"{self} did not start")
         except TimeoutError as error:
             raise TimeoutError(f"{error}\n{self.stderr()}") from None
-        wait_until(lambda: (info := self.info())["connected"] and info["worker_id"], within, f"{self} is not connected")
+        wait_until(lambda: (info := self.info())["connected"] and info["worker_id"], f"{self} is not connected", within)
 
     def stderr(self) -> str:
         """What the worker has written to its standard error: the SDK's log."""
@@ -315,19 +315,6 @@ def running_worker(
         yield worker
     finally:
         worker.kill()
-
-
-def wait_until(condition: Any, within: float, what: str) -> None:
-    """Asks again and again until `condition()` is true.
-
-    Raises:
-        TimeoutError: it was not within so many seconds; the message is `what`.
-    """
-    deadline = time.monotonic() + within
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what} (not within {within} s)")
-        time.sleep(0.01)
 
 
 def installed(sdk: Sdk) -> Sdk:
