@@ -9,13 +9,13 @@ from pathlib import Path
 
 from iii_state.adapters.kv.admin import Admin
 from iii_state.adapters.kv.clock import Clock, now_ms
-from iii_state.adapters.kv.dead_letters import DeadLetters
-from iii_state.adapters.kv.journal.commits import Commits, keep_nothing
+from iii_state.adapters.kv.journal.commits import Commits
 from iii_state.adapters.kv.journal.journal import Journal
 from iii_state.adapters.kv.queues import Queues
 from iii_state.adapters.kv.sessions import Sessions
 from iii_state.adapters.kv.succession import Succession
 from iii_state.adapters.kv.values import Values
+from iii_state.adapters.local_dead_letters import DeadLetters
 from iii_state.adapters.wakeup import WakeUp
 from iii_state.errors import StoreError
 from iii_state.events import QueueLimits
@@ -47,11 +47,11 @@ class KvAdapter:
         self._journal = None if directory is None else Journal(directory, save_interval_ms)
         self._commits = None if self._journal is None else Commits(self._journal, self._clock)
         self._wake_up = WakeUp()
-        self._dead_letters = DeadLetters(keep_nothing if self._commits is None else self._commits.keep, limits.max_queue_length)
+        dead_letters = DeadLetters(limits.max_queue_length)
         self.sessions = Sessions(self._commits, expiry_seconds=session_seconds)
-        self.queues = Queues(limits, self._wake_up, self._commits, self._dead_letters, self._clock)
+        self.queues = Queues(limits, self._wake_up, self._commits, dead_letters, self._clock)
         self.values = Values(self.queues, self.sessions, self._commits, self._clock)
-        self.admin = Admin(self.queues, self._dead_letters)
+        self.admin = Admin(self.queues, dead_letters)
         self.succession = Succession()
         if self._commits is not None:
             self._commits.on_commit(self.sessions.committed)
@@ -64,13 +64,12 @@ class KvAdapter:
         self._starting.check()
         contents = None if self._journal is None else await self._journal.open(self._clock())
         self._wake_up.begin(bell)
-        self._starting.has_succeeded = True
+        self._starting.has_begun = True
         if contents is not None:
             self.store = contents.store
             self.sessions.load(contents.sessions)
             self.values.load(contents)
             self.queues.load(contents)
-            self._dead_letters.load(contents.dead_letters)
             self.values.end_due()
 
     async def stop(self) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from iii_state.adapters.kv.dead_letters import DeadLetters
 from iii_state.adapters.kv.queues import Queues
+from iii_state.adapters.local_dead_letters import DeadLetters
 from iii_state.events import DeadLetter, QueueStats
 from iii_state.host import engine_name
 
@@ -44,4 +44,4 @@ class Admin:
         return True
 
     def dead_drop(self, dead_letter_id: str) -> bool:
-        return self._dead_letters.drop(dead_letter_id)
+        return self._queues.drop_dead_letter(dead_letter_id)

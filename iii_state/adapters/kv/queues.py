@@ -10,11 +10,11 @@ import msgspec
 
 from iii_state import values
 from iii_state.adapters.kv.clock import now_ms
-from iii_state.adapters.kv.dead_letters import DeadLetters
-from iii_state.adapters.kv.journal.changes import Changes, delivery_row
-from iii_state.adapters.kv.journal.commits import Commits, keep_nothing
+from iii_state.adapters.kv.journal.changes import Changes, dead_letter_of, dead_letter_row, delivery_row
+from iii_state.adapters.kv.journal.commits import Commits, Keep, keep_nothing
 from iii_state.adapters.kv.journal.file import Contents
 from iii_state.adapters.kv.routes import Routes
+from iii_state.adapters.local_dead_letters import DeadLetters
 from iii_state.adapters.local_queue import Queue, number_of
 from iii_state.adapters.wakeup import WakeUp
 from iii_state.errors import StoreError
@@ -47,7 +47,7 @@ class Queues:
         self._limits = limits
         self._wake_up = wake_up
         self._commits = commits
-        self._keep = keep_nothing if commits is None else commits.keep
+        self._keep: Keep = keep_nothing if commits is None else commits.keep
         self._dead_letters = dead_letters
         self._clock = clock
         self.routes = Routes()
@@ -81,6 +81,7 @@ class Queues:
                 self._finish([number])
             else:
                 waiting.push(delivery, due - now)
+        self._dead_letters.load(map(dead_letter_of, contents.dead_letters))
 
     def close(self) -> None:
         """Stop all timers, and wake the dispatcher no more."""
@@ -268,21 +269,19 @@ class Queues:
         queue = self._queues.get(delivery.subscription_id)
         if queue is None or not queue.is_pending(delivery):
             return
-        dead_letter = DeadLetter(
-            id=delivery.event_id,
-            subscription_id=queue.id,
-            function_id=queue.subscription.function_id,
-            event=delivery.event,
-            attempts=delivery.attempt,
-            error=str(failure),
-            buried_at_ms=now_ms(),
-        )
+        dead_letter, gone = self._dead_letters.add(queue.subscription, delivery, failure)
+        if gone is not None:
+            self._keep(lambda changes: changes.gone_dead_letters.append(gone.id))
+
+        def record(changes: Changes) -> None:
+            changes.dead_letters.append(dead_letter_row(dead_letter))
+            changes.finished.append(number_of(delivery))
 
         def settled() -> None:
             if queue.is_pending(delivery):
                 queue.finish(delivery)
 
-        self._dead_letters.add(dead_letter, number_of(delivery), settled)
+        self._keep(record, settled)
 
     def release(self, deliveries: Sequence[Delivery], *, begun: bool = False) -> None:
         for delivery in reversed(deliveries):
@@ -297,7 +296,7 @@ class Queues:
         if queue is None:
             raise StoreError(f"nobody is subscribed any more: {dead_letter.function_id} has no queue for this event")
         refuse_overflow(queue, dead_letter.event)
-        self._dead_letters.take(dead_letter.id)
+        self._dead_letters.remove(dead_letter.id)
         queue.reserve(dead_letter.event)
         queue.fence += 1  # who was called with it before is not taken for being called with it now
         delivery = self._new_delivery(queue, dead_letter.event)
@@ -313,6 +312,13 @@ class Queues:
             changes.gone_dead_letters.append(dead_letter.id)
 
         self._keep(record, settled)
+
+    def drop_dead_letter(self, dead_letter_id: str) -> bool:
+        """Drop a dead letter; False if it is not there."""
+        if not self._dead_letters.remove(dead_letter_id):
+            return False
+        self._keep(lambda changes: changes.gone_dead_letters.append(dead_letter_id))
+        return True
 
 
 def refuse_overflow(queue: Queue, event: Event) -> None:

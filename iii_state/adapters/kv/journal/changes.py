@@ -9,7 +9,7 @@ from typing import Any
 
 from iii_state.adapters.kv.journal.transaction import Outcome, Row, Slot, Transaction
 from iii_state.adapters.local_queue import Queue, number_of
-from iii_state.events import DeadLetter, Delivery
+from iii_state.events import DeadLetter, Delivery, Event
 
 Place = tuple[str, str]
 """Scope and key."""
@@ -46,10 +46,6 @@ class Changes:
     ended_sessions: list[str] = field(default_factory=list)
     settled: list[Callable[[], None]] = field(default_factory=list)
     """Called when the records have been committed."""
-
-    def finish(self, numbers: list[int]) -> None:
-        """Record that these deliveries are done with."""
-        self.finished += numbers
 
     def take_records(self, other: Changes) -> None:
         """Put the records of `other`, which were to come first, in front of these."""
@@ -102,3 +98,10 @@ def dead_letter_row(dead_letter: DeadLetter) -> Row:
     place = (event.scope.encode(), event.key.encode())
     head = (dead_letter.id, dead_letter.subscription_id, dead_letter.function_id, event.write_id, event.event_type)
     return (*head, *place, event.old, event.new, dead_letter.attempts, dead_letter.error, dead_letter.buried_at_ms)
+
+
+def dead_letter_of(row: Row) -> DeadLetter:
+    """A dead letter that the file has."""
+    dead_letter_id, subscription_id, function_id, write_id, event_type, scope, key, old, new, attempts, error, at = row
+    event = Event(write_id, scope.decode(), key.decode(), event_type, old, new)
+    return DeadLetter(dead_letter_id, subscription_id, function_id, event, attempts, error, at)
