@@ -353,16 +353,16 @@ async def test_a_worker_that_left_burns_no_attempts() -> None:
 
 async def test_a_bell_that_rings_before_an_answer_is_read_is_not_forgotten() -> None:
     async with Setup() as setup:
-        adapter: Any = setup.module.adapter
+        queues: Any = setup.module.adapter.queues
         late: list[tuple[asyncio.Future[Any], list[Any]]] = []
-        take = adapter.take
+        take = queues.take
 
         def take_late(subscription_id: str, count: int) -> asyncio.Future[Any]:
             answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             late.append((answer, take(subscription_id, count)))
             return answer
 
-        adapter.take = take_late
+        queues.take = take_late
         await setup.trigger(scope="s")
         async with asyncio.timeout(10):
             while not late:

@@ -23,8 +23,6 @@ GREETING_AGAIN_SECONDS = 0.5
 
 ROUTE = b'"iii-state::route"'
 
-CUT_OFF = "BRIDGE_CUT_OFF"
-
 
 class Remote:
     """One remote engine; `start` first. `id` names this bridge among those that a call passes."""
@@ -176,14 +174,14 @@ class Remote:
     async def open_session(self, session: str, previous_epoch: int, epoch: int) -> None:
         """Open a session there for a caller of this engine. Raises `FunctionError`."""
         if self.link.trouble is not None:
-            raise FunctionError(CUT_OFF, self.link.trouble)
+            raise FunctionError(Code.BRIDGE_CUT_OFF, self.link.trouble)
         if self.link.session is None:
             raise FunctionError(Code.NOT_RETRY_SAFE, f"the engine at {self.url} does not recognise calls that are made again")
         argument = {"session": session, "epoch": epoch, "previous_epoch": previous_epoch}
         try:
             await self.link.ask(SESSION_OPEN, values.encode(argument))
         except ConnectionLost as error:
-            raise FunctionError(CUT_OFF, str(error)) from None
+            raise FunctionError(Code.BRIDGE_CUT_OFF, str(error)) from None
         except FunctionError as error:
             raise session_error(error) from None
 
@@ -197,7 +195,7 @@ class Remote:
         try:
             result = await self.link.ask(ROUTE, values.encode({"visited": visited}))
         except ConnectionLost as error:
-            raise FunctionError(CUT_OFF, str(error)) from None
+            raise FunctionError(Code.BRIDGE_CUT_OFF, str(error)) from None
         except FunctionError as error:
             if error.code == Code.FUNCTION_NOT_FOUND:
                 return visited
