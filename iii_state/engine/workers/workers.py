@@ -13,7 +13,7 @@ from iii_state.engine.functions.function import Executor
 from iii_state.engine.functions.registry import Functions
 from iii_state.engine.triggers.binding import TriggerOwner
 from iii_state.engine.triggers.triggers import Triggers
-from iii_state.host import Trigger
+from iii_state.host import Caller, Trigger
 from iii_state.tasks.results import Answer
 from iii_state.wire.link import Link
 from iii_state.wire.messages import WORKER_GONE
@@ -48,6 +48,9 @@ class ConnectedWorker(Executor, TriggerOwner, Protocol):
 
     @property
     def namespace(self) -> str: ...
+
+    @property
+    def caller(self) -> Caller: ...
 
     @property
     def description(self) -> Description: ...
