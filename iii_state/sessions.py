@@ -21,7 +21,7 @@ SESSION_SECONDS = 600
 """How long a session outlives its last use. Far longer than a call is waited for."""
 
 MAX_RECORDED_BYTES = 1_048_576
-"""A replaced value that is larger is not kept (`lua/lib/record.lua` has the number, too)."""
+"""A replaced value that is larger is not kept (`lua/lib/sessions/record.lua` has the number, too)."""
 
 MAX_SLOTS = 4096
 MAX_NUMBER = 2**53
