@@ -2,11 +2,13 @@
 Tries every command that the scripts use, and leaves nothing behind. Redis does not roll a script back, so that a user may do
 everything has to be known before.
 
-KEYS  1 values of a scope that is not there (hash)   2 a key that is not there
+KEYS  1 values (hash of a scope that is not there)   2 session (hash of none)
 ARGV  nothing
 
 Reply: the names of the commands that the user may not call, and of the keys that it may not touch
 ]]
+
+local values, session = KEYS[1], KEYS[2]
 
 local refused = {}
 local function try(command, key, ...)
@@ -20,10 +22,10 @@ local function try(command, key, ...)
   return true
 end
 
-try('HGET', KEYS[1], 'x')
-try('HDEL', KEYS[1], 'x')
-try('EXISTS', KEYS[1])
-if not try('DEL', KEYS[2]) then
+try('HGET', values, 'x')
+try('HDEL', values, 'x')
+try('EXISTS', values)
+if not try('DEL', session) then
   return refused
 end
 for _, words in ipairs({
@@ -34,9 +36,9 @@ for _, words in ipairs({
   {'ZADD', '1', 'x'}, {'ZCARD'}, {'ZSCORE', 'x'}, {'ZRANGEBYSCORE', '1', '1'}, {'ZRANGE', '0', '0'}, {'ZCOUNT', '1', '1'},
   {'ZMSCORE', 'x'}, {'ZREM', 'x'}, {'DEL'},
   {'HINCRBY', 'x', '1'}, {'HSETNX', 'x', '1'}, {'HKEYS'}, {'HEXISTS', 'x'}, {'DEL'},
-  {'SET', '1'}, {'GET'}, {'INCR'}, {'PEXPIRE', '1'}, {'PTTL'}, {'TYPE'}, {'RENAME', KEYS[2]}, {'PUBLISH', 'x'}, {'DEL'},
+  {'SET', '1'}, {'GET'}, {'INCR'}, {'PEXPIRE', '1'}, {'PTTL'}, {'TYPE'}, {'RENAME', session}, {'PUBLISH', 'x'}, {'DEL'},
 }) do
-  try(words[1], KEYS[2], unpack(words, 2))
+  try(words[1], session, unpack(words, 2))
 end
 local time = redis.pcall('TIME')
 if time.err then

@@ -5,30 +5,30 @@ been changed, it does nothing.
 KEYS, ARGV and reply are those of values/set.lua with foreign writes watched, without the value; `OK` comes without an old text.
 ]]
 
---- @include "sessions/session"
---- @include "fleet/routes"
---- @include "values/arguments"
+--- @include "values/name_arguments"
+--- @include "sessions/recognise"
+--- @include "fleet/check_routes"
 
 if not shadow then
   return {'OK'}
 end
-local expired, old, new = false, redis.call('HGET', shadow, ARGV[6]), redis.call('HGET', KEYS[1], ARGV[6])
+local expired, old, new = false, redis.call('HGET', shadow, key), redis.call('HGET', values, key)
 if old == new then
   return {'OK'}
 end
 local all_checked = true
---- @include "queues/room"
-redis.call('SCARD', KEYS[2])
+--- @include "queues/check_room"
+redis.call('SCARD', scopes)
 
 if not new then
-  redis.call('HDEL', shadow, ARGV[6]) -- when memory is full, what goes has to go on
+  redis.call('HDEL', shadow, key) -- when memory is full, what goes has to go on
 end
 --- @include "queues/enqueue"
 if new then
-  redis.call('HSET', shadow, ARGV[6], new)
-  redis.call('SADD', KEYS[2], ARGV[5])
-elseif redis.call('EXISTS', KEYS[1], shadow) == 0 then
-  redis.call('SREM', KEYS[2], ARGV[5])
+  redis.call('HSET', shadow, key, new)
+  redis.call('SADD', scopes, scope)
+elseif redis.call('EXISTS', values, shadow) == 0 then
+  redis.call('SREM', scopes, scope)
 end
-redis.call('HSET', KEYS[3], ARGV[2], ARGV[3] .. '-')
+redis.call('HSET', session, slot, sequence .. '-')
 return {'OK'}

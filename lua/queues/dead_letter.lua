@@ -1,39 +1,40 @@
 --[[
 Moves a delivery to the dead letters; the next event of its lane becomes ready.
 
-KEYS  1 stream of the queue   2 engines (hash)   3 busy (hash)   4 wait (list of the lane)   5 dead (stream)
-      6 queues with dead letters (set)
-ARGV  1 engine   2 queue   3 entry id   4 lane   5 bytes of the event   6 attempts   7 error   8 function
-      9 most dead letters of the queue: the oldest go
+KEYS  1 stream (stream)   2 engines (hash)   3 busy (hash)   4 wait (list of the lane)   5 dead (stream)   6 dead_queues (set)
+ARGV  1 engine   2 queue   3 id: of the entry   4 lane   5 size: bytes of the event   6 attempts   7 error   8 function_id
+      9 most: dead letters of the queue; the oldest go
 
 Reply, an array that begins with a word:
-  OK buried trimmed     1, or 0 where the delivery was not pending any more; how many of the oldest have gone
+  OK ended trimmed      1, or 0 where the delivery was not pending any more; how many of the oldest dead letters have gone
   FENCED                the engine is not among the engines: nothing changed
 ]]
 
-if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 0 then
+local stream, engines, busy, wait, dead, dead_queues = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local engine, queue, id, lane, size = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+local attempts, error, function_id, most = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+
+if redis.call('HEXISTS', engines, engine) == 0 then
   return {'FENCED'}
 end
-local id, lane, size, wait = ARGV[3], ARGV[4], tonumber(ARGV[5]), KEYS[4]
-local held = redis.call('HMGET', KEYS[3], 'entries', 'bytes', lane)
+local held = redis.call('HMGET', busy, 'entries', 'bytes', lane)
 local entries, bytes, outstanding = tonumber(held[1] or 0), tonumber(held[2] or 0), tonumber(held[3] or 0)
-local entry = redis.call('XRANGE', KEYS[1], id, id)[1]
+local entry = redis.call('XRANGE', stream, id, id)[1]
 redis.call('LLEN', wait)
-redis.call('XLEN', KEYS[5])
-redis.call('SCARD', KEYS[6])
+redis.call('XLEN', dead)
+redis.call('SCARD', dead_queues)
 
---- @include "queues/next_waiting"
 local ended, ready, trimmed = 0, 0, 0
---- @include "queues/finish"
+--- @include "queues/end_delivery"
 if ended == 1 then
   local event = entry[2]
-  redis.call('XADD', KEYS[5], '*', 'w', event[2], 's', event[4], 'k', event[6], 't', event[8], 'o', event[10], 'n', event[12],
-    'a', ARGV[6], 'e', ARGV[7], 'f', ARGV[8])
-  redis.call('SADD', KEYS[6], ARGV[2])
-  trimmed = redis.call('XTRIM', KEYS[5], 'MAXLEN', ARGV[9])
+  redis.call('XADD', dead, '*', 'w', event[2], 's', event[4], 'k', event[6], 't', event[8], 'o', event[10], 'n', event[12],
+    'a', attempts, 'e', error, 'f', function_id)
+  redis.call('SADD', dead_queues, queue)
+  trimmed = redis.call('XTRIM', dead, 'MAXLEN', most)
 end
---- @include "queues/counts"
+--- @include "queues/store_counts"
 if ready > 0 then
-  redis.call('PUBLISH', KEYS[1], '')
+  redis.call('PUBLISH', stream, '')
 end
 return {'OK', ended, trimmed}

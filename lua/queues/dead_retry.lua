@@ -2,9 +2,8 @@
 Delivers a dead letter again, as a first attempt behind what waits in its lane. The queue's fence grows, so that nobody takes it
 for the first attempt that there was before.
 
-KEYS  1 stream of the queue   2 subscription (hash)   3 busy (hash)   4 wait (list of the lane)   5 dead (stream)
-      6 queues with dead letters (set)
-ARGV  1 queue   2 id of the dead letter   3 lane   4 most entries   5 most bytes
+KEYS  1 stream (stream)   2 subscription (hash)   3 busy (hash)   4 wait (list of the lane)   5 dead (stream)   6 dead_queues (set)
+ARGV  1 queue   2 id: of the dead letter   3 lane   4 most_entries   5 most_bytes
 
 Reply, an array that begins with a word:
   OK             it is in its queue
@@ -13,40 +12,43 @@ Reply, an array that begins with a word:
   FULL bound     the queue has no room: nothing changed
 ]]
 
-local letter = redis.call('XRANGE', KEYS[5], ARGV[2], ARGV[2])[1]
-if not letter then
+local stream, subscription, busy, wait, dead, dead_queues = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local queue, id, lane, most_entries, most_bytes = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+
+local dead_letter = redis.call('XRANGE', dead, id, id)[1]
+if not dead_letter then
   return {'NONE'}
 end
-if redis.call('HEXISTS', KEYS[2], 'settings') == 0 or redis.call('HEXISTS', KEYS[2], 'ending') == 1 then
+if redis.call('HEXISTS', subscription, 'settings') == 0 or redis.call('HEXISTS', subscription, 'ending') == 1 then
   return {'GONE'}
 end
-local event = letter[2]
-local held = redis.call('HMGET', KEYS[3], ARGV[3], 'entries', 'bytes', 'doubt')
+local event = dead_letter[2]
+local held = redis.call('HMGET', busy, lane, 'entries', 'bytes', 'doubt')
 local outstanding, entries, bytes = tonumber(held[1] or 0), tonumber(held[2] or 0), tonumber(held[3] or 0)
-if outstanding == 0 and (held[4] or not held[2] and redis.call('XLEN', KEYS[1]) > 0) then -- in doubt, see lib/queues/room.lua
-  outstanding = 1 + math.floor(redis.call('LLEN', KEYS[4]) / 6)
+if outstanding == 0 and (held[4] or not held[2] and redis.call('XLEN', stream) > 0) then -- in doubt, see lib/queues/check_room.lua
+  outstanding = 1 + math.floor(redis.call('LLEN', wait) / 6)
   entries = entries + outstanding
 end
 local size = #event[4] + #event[6] + #event[10] + #event[12]
-if entries >= tonumber(ARGV[4]) then
+if entries >= most_entries then
   return {'FULL', 'max_queue_length'}
-elseif bytes + size > tonumber(ARGV[5]) then
+elseif bytes + size > most_bytes then
   return {'FULL', 'max_queue_bytes'}
 end
-redis.call('XLEN', KEYS[1])
-redis.call('LLEN', KEYS[4])
+redis.call('XLEN', stream)
+redis.call('LLEN', wait)
 
-redis.call('XDEL', KEYS[5], ARGV[2])
-if redis.call('XLEN', KEYS[5]) == 0 then
-  redis.call('DEL', KEYS[5])
-  redis.call('SREM', KEYS[6], ARGV[1])
+redis.call('XDEL', dead, id)
+if redis.call('XLEN', dead) == 0 then
+  redis.call('DEL', dead)
+  redis.call('SREM', dead_queues, queue)
 end
 if outstanding == 0 then
-  redis.call('XADD', KEYS[1], '*', unpack(event, 1, 12))
-  redis.call('PUBLISH', KEYS[1], '')
+  redis.call('XADD', stream, '*', unpack(event, 1, 12))
+  redis.call('PUBLISH', stream, '')
 else
-  redis.call('RPUSH', KEYS[4], event[2], event[4], event[6], event[8], event[10], event[12])
+  redis.call('RPUSH', wait, event[2], event[4], event[6], event[8], event[10], event[12])
 end
-redis.call('HINCRBY', KEYS[3], 'fence', 1)
-redis.call('HSET', KEYS[3], ARGV[3], outstanding + 1, 'entries', entries + 1, 'bytes', bytes + size)
+redis.call('HINCRBY', busy, 'fence', 1)
+redis.call('HSET', busy, lane, outstanding + 1, 'entries', entries + 1, 'bytes', bytes + size)
 return {'OK'}

@@ -3,20 +3,24 @@ Makes planned attempts ready: as the next attempt, or, where the half of a milli
 mid-call, as the same one with one crash more. Items 13 and 14 of an entry are `a` and the number of its attempt, 15 and 16 `c` and
 how many crashes there were.
 
-KEYS  1 later (sorted set)   2 stream of the queue
+KEYS  1 later (sorted set)   2 stream (stream)
 ARGV  1 queue   then the entry ids
 
 Reply: how many there were still. One that another engine has made ready, or whose queue is gone, is passed over.
 ]]
 
-redis.call('XLEN', KEYS[2])
+local later, stream = KEYS[1], KEYS[2]
+local queue = ARGV[1]
+
+redis.call('XLEN', stream)
 local made = 0
 for number = 2, #ARGV do
-  local planned = ARGV[1] .. ':' .. ARGV[number]
-  local due = redis.call('ZSCORE', KEYS[1], planned)
+  local id = ARGV[number]
+  local planned = queue .. ':' .. id
+  local due = redis.call('ZSCORE', later, planned)
   if due then
-    redis.call('ZREM', KEYS[1], planned)
-    local entry = redis.call('XRANGE', KEYS[2], ARGV[number], ARGV[number])[1]
+    redis.call('ZREM', later, planned)
+    local entry = redis.call('XRANGE', stream, id, id)[1]
     if entry then
       local fields = entry[2]
       local crashed = tonumber(due) % 1 ~= 0
@@ -24,13 +28,13 @@ for number = 2, #ARGV do
       if crashed then
         fields[15], fields[16] = 'c', tonumber(fields[16] or 0) + 1
       end
-      redis.call('XADD', KEYS[2], '*', unpack(fields))
-      redis.call('XDEL', KEYS[2], ARGV[number])
+      redis.call('XADD', stream, '*', unpack(fields))
+      redis.call('XDEL', stream, id)
       made = made + 1
     end
   end
 end
 if made > 0 then
-  redis.call('PUBLISH', KEYS[2], '')
+  redis.call('PUBLISH', stream, '')
 end
 return made

@@ -1,8 +1,8 @@
 --[[
 Takes deliveries that are ready; they are pending at this engine from now on.
 
-KEYS  1 stream of the queue   2 engines (hash)   3 busy (hash)
-ARGV  1 engine   2 most deliveries
+KEYS  1 stream (stream)   2 engines (hash)   3 busy (hash)
+ARGV  1 engine   2 most: deliveries
 
 Reply, an array that begins with a word:
   OK entries fence     each entry is {id, fields}; fields are `w` write id, `s` scope, `k` key, `t` event type, `o` old, `n` new
@@ -12,10 +12,12 @@ Reply, an array that begins with a word:
 An error NOGROUP says that there is no such queue.
 ]]
 
-if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 0 then
+local stream, engines, busy = KEYS[1], KEYS[2], KEYS[3]
+local engine, most = ARGV[1], tonumber(ARGV[2])
+
+if redis.call('HEXISTS', engines, engine) == 0 then
   return {'FENCED'}
 end
-local want = tonumber(ARGV[2])
---- @include "queues/take"
-local fence = taken[1] and redis.pcall('HGET', KEYS[3], 'fence') -- what has been taken is told, whatever has become of `busy`
+--- @include "queues/take_ready"
+local fence = taken[1] and redis.pcall('HGET', busy, 'fence') -- what has been taken is told, whatever has become of `busy`
 return {'OK', taken, tonumber(type(fence) == 'string' and fence or 0)}

@@ -8,10 +8,10 @@ In a queue that nobody else has touched
 - the subscription is hosted by engines of the fleet, or by none, and then its retention runs.
 The first is looked at here, what takes a look at each event or lane in repair/requeue_entries.lua and repair/resume_lanes.lua.
 
-KEYS  1 engines (hash)   2 routes (hash)   3 queues of the engine (set)   4 orphans (sorted set)   5 queues with dead letters (set)
-      6 clock (hash)   then of each queue: stream, busy (hash), subscription (hash), dead (stream)
-ARGV  1 engine   2 milliseconds that a queue is kept whose subscription is gone   then of each queue: its name, `1` where the engine
-      hosts it
+KEYS  1 engines (hash)   2 routes (hash)   3 hosts (set)   4 orphans (sorted set)   5 dead_queues (set)   6 clock (hash)
+      then of each queue: stream (stream), busy (hash), subscription (hash), dead (stream)
+ARGV  1 engine   2 retention_ms: for so long a queue is kept whose subscription is gone   then of each queue: its name, '1' where
+      the engine hosts it
 
 Reply: an array of what was found, each {number of the queue (from 1), word, detail}
   TYPE         the key of this name is of another type
@@ -26,18 +26,21 @@ Reply: an array of what was found, each {number of the queue (from 1), word, det
   DEAD         there were dead letters, and are none any more
 ]]
 
-local clock = KEYS[6]
---- @include "fleet/now"
+local engines, routes, hosts, orphans, dead_queues, clock = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local engine, retention_ms = ARGV[1], ARGV[2]
+
+--- @include "fleet/time"
+local now = fleet_time(clock)
 local found = {}
 local number, is_right
-local function note(word, detail)
+local function report(word, detail)
   found[#found + 1] = {number, word, detail or ''}
 end
 local function read(key, command, ...)
   local reply = redis.pcall(command, key, ...)
   if type(reply) == 'table' and reply.err then
     if string.find(reply.err, 'WRONGTYPE', 1, true) then
-      note('TYPE', key)
+      report('TYPE', key)
     end
     is_right = false
   end
@@ -51,47 +54,48 @@ for queue_number = 1, (#KEYS - 6) / 4 do
   local fields = read(subscription, 'HKEYS')
   local length = read(stream, 'XLEN')
   local held = read(busy, 'HMGET', 'entries', 'bytes', 'fence', 'doubt', 'lost')
-  local letters = read(dead, 'XLEN')
+  local dead_letters = read(dead, 'XLEN')
 
-  local settings, retention, hosts, is_ending = false, false, 0, false
+  local settings, retention, host_count, is_ending = false, false, 0, false
   if is_right then
     for _, field in ipairs(fields) do
       if string.sub(field, 1, 3) == 'at:' then
-        hosts = hosts + 1
-        if redis.call('HEXISTS', KEYS[1], string.sub(field, 4)) == 0 then
-          note('GONE', string.sub(field, 4))
+        host_count = host_count + 1
+        if redis.call('HEXISTS', engines, string.sub(field, 4)) == 0 then
+          report('GONE', string.sub(field, 4))
         end
       end
       settings, retention = settings or field == 'settings', retention or field == 'retention'
       is_ending = is_ending or field == 'ending'
     end
   end
-  local is_routed = redis.call('HEXISTS', KEYS[2], queue) == 1
+  local is_routed = redis.call('HEXISTS', routes, queue) == 1
   if is_right and is_hosted and not is_routed then
-    note('UNHOSTED')
+    report('UNHOSTED')
   elseif is_right and not is_ending and is_routed then
     local pending = redis.pcall('XPENDING', stream, 'engines')
     if pending.err then
-      note('GROUP')
+      report('GROUP')
     else
       for _, consumer in ipairs(pending[4] or {}) do
-        if redis.call('HEXISTS', KEYS[1], consumer[1]) == 0 then
-          note('GONE', consumer[1])
+        if redis.call('HEXISTS', engines, consumer[1]) == 0 then
+          report('GONE', consumer[1])
         end
       end
     end
-    if not settings and hosts == 0 and not retention then
-      redis.call('HSET', subscription, 'retention', ARGV[2])
-      redis.call('ZADD', KEYS[4], now + ARGV[2], queue)
-      note('UNKNOWN', ARGV[2])
-    elseif hosts == 0 and retention and not redis.call('ZSCORE', KEYS[4], queue) then
-      redis.call('ZADD', KEYS[4], now + redis.call('HGET', subscription, 'retention'), queue)
+    if not settings and host_count == 0 and not retention then
+      redis.call('HSET', subscription, 'retention', retention_ms)
+      redis.call('ZADD', orphans, now + retention_ms, queue)
+      report('UNKNOWN', retention_ms)
+    elseif host_count == 0 and retention and not redis.call('ZSCORE', orphans, queue) then
+      redis.call('ZADD', orphans, now + redis.call('HGET', subscription, 'retention'), queue)
     end
-    if hosts == 0 then
-      note('UNSERVED')
+    if host_count == 0 then
+      report('UNSERVED')
     end
-    if is_hosted and (redis.call('HEXISTS', subscription, 'at:' .. ARGV[1]) == 0 or redis.call('SISMEMBER', KEYS[3], queue) == 0) then
-      note('UNHOSTED')
+    if is_hosted
+      and (redis.call('HEXISTS', subscription, 'at:' .. engine) == 0 or redis.call('SISMEMBER', hosts, queue) == 0) then
+      report('UNHOSTED')
     end
 
     local lanes = redis.call('HLEN', busy)
@@ -101,22 +105,22 @@ for queue_number = 1, (#KEYS - 6) / 4 do
     if held[5] then
       redis.call('HDEL', busy, 'lost')
       redis.call('HINCRBY', subscription, 'lost', held[5])
-      note('LOST', held[5])
+      report('LOST', held[5])
     end
     if lanes ~= length or held[4] then
-      note('UNEVEN', held[4] and 'doubt')
+      report('UNEVEN', held[4] and 'doubt')
     elseif length == 0 then
       if held[1] then
         redis.call('HDEL', busy, 'entries', 'bytes')
       end
     else
-      note('EVENTS')
+      report('EVENTS')
     end
 
-    if letters > 0 then
-      redis.call('SADD', KEYS[5], queue)
-    elseif redis.call('SREM', KEYS[5], queue) == 1 then
-      note('DEAD')
+    if dead_letters > 0 then
+      redis.call('SADD', dead_queues, queue)
+    elseif redis.call('SREM', dead_queues, queue) == 1 then
+      report('DEAD')
     end
   end
 end

@@ -4,19 +4,22 @@ Reads a page of a queue's stream. What has been taken, but is pending nowhere an
 Entries are read one at a time: Redis makes strings of all the values of an entry, and how large the next one is, only reading it
 tells. So a page is never larger than its bound and one event.
 
-KEYS  1 stream of the queue   2 later (sorted set of planned attempts of all queues)   3 routes (hash)
-ARGV  1 queue   2 id behind which to begin, `-` for the first   3 most entries   4 bytes after which the page ends
+KEYS  1 stream (stream)   2 later (sorted set)   3 routes (hash)
+ARGV  1 queue   2 behind: id behind which to begin, `-` for the first   3 most: entries   4 most_bytes: after which the page ends
 
-Reply: the id of the last one, '' for none; bytes that were looked at; how many were made ready; the ids of those that are no events;
-and id, write id, scope, key and bytes of each event of the page in turn
+Reply: the id of the last one, '' for none; bytes that were looked at; how many were made ready; the ids of those that are no
+events; and id, write id, scope, key and bytes of each event of the page in turn
 ]]
 
-if redis.call('HEXISTS', KEYS[3], ARGV[1]) == 0 then -- the queue has ended meanwhile
+local stream, later, routes = KEYS[1], KEYS[2], KEYS[3]
+local queue, behind, most, most_bytes = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+
+if redis.call('HEXISTS', routes, queue) == 0 then -- the queue has ended meanwhile
   return {'', 0, 0, 0, {}}
 end
-redis.pcall('XGROUP', 'CREATE', KEYS[1], 'engines', '$', 'MKSTREAM')
+redis.pcall('XGROUP', 'CREATE', stream, 'engines', '$', 'MKSTREAM')
 local milliseconds, sequence = 0, 0
-for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+for _, group in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
   local described = {}
   for at = 1, #group, 2 do
     described[group[at]] = group[at + 1]
@@ -27,11 +30,11 @@ for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
   end
 end
 
-local first = ARGV[2] == '-' and '-' or '(' .. ARGV[2]
+local first = behind == '-' and '-' or '(' .. behind
 local types = {created = true, updated = true, deleted = true}
 local last, bytes, ready, wrong, events = '', 0, 0, {}, {}
-for _ = 1, tonumber(ARGV[3]) do
-  local entry = bytes < tonumber(ARGV[4]) and redis.call('XRANGE', KEYS[1], first, '+', 'COUNT', 1)[1]
+for _ = 1, most do
+  local entry = bytes < most_bytes and redis.call('XRANGE', stream, first, '+', 'COUNT', 1)[1]
   if not entry then
     break
   end
@@ -48,10 +51,10 @@ for _ = 1, tonumber(ARGV[3]) do
     local time, number = string.match(id, '^(%d+)-(%d+)$')
     time, number = tonumber(time), tonumber(number)
     local is_taken = time < milliseconds or time == milliseconds and number <= sequence
-    if is_taken and not redis.call('ZSCORE', KEYS[2], ARGV[1] .. ':' .. id)
-      and not redis.call('XPENDING', KEYS[1], 'engines', id, id, 1)[1] then
-      redis.call('XADD', KEYS[1], '*', unpack(event))
-      redis.call('XDEL', KEYS[1], id)
+    if is_taken and not redis.call('ZSCORE', later, queue .. ':' .. id)
+      and not redis.call('XPENDING', stream, 'engines', id, id, 1)[1] then
+      redis.call('XADD', stream, '*', unpack(event))
+      redis.call('XDEL', stream, id)
       ready = ready + 1
     else
       for _, item in ipairs({id, event[2], event[4], event[6], size}) do
@@ -61,6 +64,6 @@ for _ = 1, tonumber(ARGV[3]) do
   end
 end
 if ready > 0 then
-  redis.call('PUBLISH', KEYS[1], '')
+  redis.call('PUBLISH', stream, '')
 end
 return {last, bytes, ready, wrong, events}

@@ -1,28 +1,31 @@
 --[[
 Has lanes of a queue go on whose event in the stream, or some of those behind it, somebody has removed.
 
-A lane that was not met when the whole stream was read, page by page, up to an id, and is not met in what has come since, has no event
-in the stream: what was added meanwhile has higher ids, and what is there now was there all the time.
+A lane that was not met when the whole stream was read, page by page, up to an id, and is not met in what has come since, has no
+event in the stream: what was added meanwhile has higher ids, and what is there now was there all the time.
 
-KEYS  1 stream of the queue   2 busy (hash)   then of each lane: wait (list)
-ARGV  1 id up to which the lanes were not met in the stream, '' where they were   2 most entries behind it   3 most bytes of those, and of what
-      is made ready   then the lanes
+KEYS  1 stream (stream)   2 busy (hash)   then of each lane: wait (list)
+ARGV  1 unmet_until: id up to which the lanes were not met in the stream, '' where they were   2 most: entries behind it
+      3 most_bytes: of those, and of what is made ready   then the lanes
 
 Reply, an array that begins with a word:
-  MORE                       there is more behind the id, or, for lanes that were met, lanes and events are not even: nothing changed
+  MORE                       there is more behind the id, or, for lanes that were met, lanes and events are not even:
+                             nothing changed
   OK lost ready wrong done   how many events are gone; of how many lanes the next one was made ready; the numbers of the lanes
                              (from 1) whose list is of another type: they have not changed; how many lanes were looked at: where
                              there are more, call again with those
 ]]
 
+local stream, busy = KEYS[1], KEYS[2]
+local unmet_until, most, most_bytes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+
 --- @include "queues/next_waiting"
-local held = redis.call('HMGET', KEYS[2], 'entries', 'bytes', 'fence', 'doubt', 'lost')
-local are_missing, seen, some_are_long = ARGV[1] ~= '', {}, false
-local most_bytes = tonumber(ARGV[3])
+local held = redis.call('HMGET', busy, 'entries', 'bytes', 'fence', 'doubt', 'lost')
+local are_missing, seen, some_are_long = unmet_until ~= '', {}, false
 if are_missing then
-  local behind, bytes, left = '(' .. ARGV[1], 0, tonumber(ARGV[2])
+  local behind, bytes, left = '(' .. unmet_until, 0, most
   while true do
-    local entry = redis.call('XRANGE', KEYS[1], behind, '+', 'COUNT', 1)[1] -- one at a time, see repair/requeue_entries.lua
+    local entry = redis.call('XRANGE', stream, behind, '+', 'COUNT', 1)[1] -- one at a time, see repair/requeue_entries.lua
     if not entry then
       break
     end
@@ -40,11 +43,11 @@ if are_missing then
     end
   end
 else
-  local lanes = redis.call('HLEN', KEYS[2])
+  local lanes = redis.call('HLEN', busy)
   for at = 1, 5 do
     lanes = held[at] and lanes - 1 or lanes
   end
-  if lanes ~= redis.call('XLEN', KEYS[1]) or held[4] then
+  if lanes ~= redis.call('XLEN', stream) or held[4] then
     return {'MORE'}
   end
 end
@@ -56,7 +59,7 @@ for number = 1, #KEYS - 2 do
   end
   done = number
   local lane, wait = ARGV[3 + number], KEYS[2 + number]
-  local counted = tonumber(redis.call('HGET', KEYS[2], lane) or 0)
+  local counted = tonumber(redis.call('HGET', busy, lane) or 0)
   local items = redis.pcall('LLEN', wait)
   if type(items) == 'table' then
     wrong[#wrong + 1] = number
@@ -65,13 +68,13 @@ for number = 1, #KEYS - 2 do
     local outstanding = (event or not are_missing) and 1 or 0
     outstanding = outstanding + math.floor(redis.call('LLEN', wait) / 6)
     if event then
-      redis.call('XADD', KEYS[1], '*', 'w', event[1], 's', event[2], 'k', event[3], 't', event[4], 'o', event[5], 'n', event[6])
+      redis.call('XADD', stream, '*', 'w', event[1], 's', event[2], 'k', event[3], 't', event[4], 'o', event[5], 'n', event[6])
       ready, made = ready + 1, made + #event[5] + #event[6]
     end
     if outstanding == 0 then
-      redis.call('HDEL', KEYS[2], lane)
+      redis.call('HDEL', busy, lane)
     elseif outstanding ~= counted then
-      redis.call('HSET', KEYS[2], lane, outstanding)
+      redis.call('HSET', busy, lane, outstanding)
     end
     change = change + outstanding - counted
     if counted > outstanding then
@@ -84,13 +87,13 @@ if change ~= 0 then
   local entries, bytes = tonumber(held[1] or 0), tonumber(held[2] or 0)
   local now_held = math.max(0, entries + change)
   if now_held == 0 then
-    redis.call('HDEL', KEYS[2], 'entries', 'bytes')
+    redis.call('HDEL', busy, 'entries', 'bytes')
   else
     bytes = math.floor(bytes * now_held / math.max(1, entries)) -- what the lost ones had is not known: as much as the others
-    redis.call('HSET', KEYS[2], 'entries', now_held, 'bytes', bytes)
+    redis.call('HSET', busy, 'entries', now_held, 'bytes', bytes)
   end
 end
 if ready > 0 then
-  redis.call('PUBLISH', KEYS[1], '')
+  redis.call('PUBLISH', stream, '')
 end
 return {'OK', held[4] and 0 or lost, ready, wrong, done}

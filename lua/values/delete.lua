@@ -4,12 +4,12 @@ Removes a value, atomically with the events of the write. A missing key is an ev
 KEYS, ARGV and reply are those of values/set.lua, without the value.
 ]]
 
---- @include "sessions/session"
---- @include "fleet/routes"
---- @include "values/arguments"
+--- @include "values/name_arguments"
+--- @include "sessions/recognise"
+--- @include "fleet/check_routes"
 
-local old, new, failures = redis.call('HGET', KEYS[1], ARGV[6]), false, ''
---- @include "foreign/captured"
---- @include "deadlines/deadline"
+local old, new, failures = redis.call('HGET', values, key), false, ''
+--- @include "foreign/check_captured"
+--- @include "deadlines/apply_deadline"
 --- @include "values/remove"
 return {'OK', old}

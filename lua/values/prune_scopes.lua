@@ -1,17 +1,20 @@
 --[[
 Takes scopes without values out of the index of scopes.
 
-KEYS  1 scopes (set)   then the values of each scope (hash)
+KEYS  1 scopes (set)   then of each scope: values (hash)
 ARGV  each scope, in the same order
 
 Reply: the scopes that have no values
 ]]
 
+local scopes = KEYS[1]
+
 local empty = {}
-for at = 1, #ARGV do
-  if redis.call('EXISTS', KEYS[at + 1]) == 0 then
-    redis.call('SREM', KEYS[1], ARGV[at])
-    empty[#empty + 1] = ARGV[at]
+for number, scope in ipairs(ARGV) do
+  local values = KEYS[number + 1]
+  if redis.call('EXISTS', values) == 0 then
+    redis.call('SREM', scopes, scope)
+    empty[#empty + 1] = scope
   end
 end
 return empty

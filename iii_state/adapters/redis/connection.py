@@ -3,7 +3,7 @@
 Calls made in one turn of the event loop are written together, replies are matched in order, many calls are in flight. When the
 connection breaks, a new one is opened, the session's epoch is raised, and what was in flight is sent again in its order, each
 mutation with the slot and the sequence number it had: Redis applies it if it had not, and else answers what it answered then
-(`lua/lib/sessions/session.lua`). So calls apply in the order in which they were made, once each, across connections too.
+(`lua/lib/sessions/recognise.lua`). So calls apply in the order in which they were made, once each, across connections too.
 """
 
 from __future__ import annotations

@@ -151,7 +151,7 @@ def declare(keys: Keys, version: int, *settings: tuple[bytes, bytes], told: bool
 def declared(reply: Reply) -> Stale:
     """What has changed with it. Raises `Held`."""
     match reply:
-        case [b"DECLARED", bytes(version), list(entries)]:
+        case [b"CHANGED", bytes(version), list(entries)]:
             return _stale(version, entries)
         case _:
             raise Held
@@ -236,7 +236,7 @@ def _refusal(reply: Reply, limit: int) -> Exception:
             return _stale(version, entries)
         case [b"FULL", int(queue), bytes(bound), int(size)]:
             return QueueFull(queue, bound.decode(), size)
-        case [b"UNSEEN"]:
+        case [b"UNCAPTURED"]:
             return Unseen()
         case [b"FOREIGN", bytes(text)]:
             return Foreign(text)

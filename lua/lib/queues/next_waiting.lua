@@ -1,7 +1,4 @@
--- Gives `next_waiting(wait, lane)`: takes the next event of a lane from its list, six items: write id, scope, key, type, old, new.
--- Where somebody has cut the list, or put another one in its place, items are skipped until six of them are an event of this lane.
--- Answers the event, nil where there is none, or none among so many items; and how many were skipped.
-
+-- Whether six items of a list are an event of this lane.
 local function is_of_lane(event, lane)
   local write, scope, key, event_type, new = event[1], event[2], event[3], event[4], event[6]
   if not new or event_type ~= 'updated' and event_type ~= 'created' and (event_type ~= 'deleted' or new ~= '') then
@@ -19,6 +16,9 @@ local function is_of_lane(event, lane)
     or string.find(new, '^%s') or string.sub(write, 1, 8) == 'foreign-'
 end
 
+-- Takes the next event of a lane from its list, six items: write id, scope, key, type, old, new.
+-- Where somebody has cut the list, or put another one in its place, items are skipped until six of them are an event of this lane.
+-- Answers the event, nil where there is none, or none among so many items; and how many were skipped.
 local function next_waiting(wait, lane)
   local event, skipped, bytes = redis.call('LPOP', wait, 6), 0, 0
   if not event then

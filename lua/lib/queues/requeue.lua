@@ -1,10 +1,10 @@
--- Step: makes the pending entry `id` of the stream KEYS[1] ready again, under a new id; counts in `released`.
-
-if redis.call('XACK', KEYS[1], 'engines', id) == 1 then
-  local entry = redis.call('XRANGE', KEYS[1], id, id)[1]
-  if entry then
-    redis.call('XADD', KEYS[1], '*', unpack(entry[2]))
-    redis.call('XDEL', KEYS[1], id)
-    released = released + 1
+-- Makes a pending entry of a queue ready again, under a new id. Answers 1, or 0 where it is not pending any more, or gone.
+local function requeue(stream, id)
+  local entry = redis.call('XACK', stream, 'engines', id) == 1 and redis.call('XRANGE', stream, id, id)[1]
+  if not entry then
+    return 0
   end
+  redis.call('XADD', stream, '*', unpack(entry[2]))
+  redis.call('XDEL', stream, id)
+  return 1
 end

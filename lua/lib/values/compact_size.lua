@@ -1,11 +1,13 @@
--- Step: gives `compact_size`, the bytes of `new` without its frame.
-
-local compact_size = #new
-if string.byte(new, 2) == 9 then
-  compact_size = compact_size - 1
-  local at = string.find(new, '\n', 1, true)
-  while at do
-    compact_size = compact_size - 1
-    at = string.find(new, '\n', at + 1, true)
+-- The bytes of a stored text without its frame.
+local function compact_size(text)
+  local size = #text
+  if string.byte(text, 2) == 9 then
+    size = size - 1
+    local at = string.find(text, '\n', 1, true)
+    while at do
+      size = size - 1
+      at = string.find(text, '\n', at + 1, true)
+    end
   end
+  return size
 end

@@ -1,3 +1,4 @@
+--- @include "values/edit"
 --- @include "values/members"
 
 -- The new text of what `level` of the names of the op at `at` lead to; nil where nothing is to be there, or nil and why the op
