@@ -11,17 +11,12 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable, Container, Sequence
-from typing import Protocol, TypeAlias, TypeVar
+from typing import Protocol
 
 import msgspec
 
+from iii_state.tasks.results import Answer
 from iii_state.values import Json
-
-T = TypeVar("T")
-S = TypeVar("S")
-
-Answer: TypeAlias = T | asyncio.Future[T]
-"""A value, or a Future of it. Errors are raised at once, or set in the Future."""
 
 DEFAULT_NAMESPACE = "default"
 
@@ -176,33 +171,3 @@ class Module(Protocol):
     async def health(self) -> str | None:
         """None when all is well, else the reason in words; answers within a second or two."""
         ...
-
-
-async def answered(answer: Answer[T]) -> T:
-    """The value of an answer, for who can wait for it. Where every call counts, `then` or a look for a Future costs less."""
-    return await answer if isinstance(answer, asyncio.Future) else answer
-
-
-def then(
-    answer: Answer[T], step: Callable[[T], S], failed: Callable[[BaseException], BaseException] = lambda error: error
-) -> Answer[S]:
-    """Apply `step` to an answer: at once where it is there, in a callback where it is not. `failed` translates a Future's error."""
-    if not isinstance(answer, asyncio.Future):
-        return step(answer)
-    following: asyncio.Future[S] = answer.get_loop().create_future()
-
-    def settle(settled: asyncio.Future[T]) -> None:
-        if following.cancelled():
-            settled.cancelled() or settled.exception()
-        elif settled.cancelled():
-            following.cancel()
-        elif (error := settled.exception()) is not None:
-            following.set_exception(failed(error))
-        else:
-            try:
-                following.set_result(step(settled.result()))
-            except Exception as failure:
-                following.set_exception(failure)
-
-    answer.add_done_callback(settle)
-    return following

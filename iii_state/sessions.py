@@ -14,14 +14,12 @@ import re
 import msgspec
 from msgspec import Raw
 
-from iii_state.errors import InvalidValue, StoreError
-from iii_state.requests import describe, within
+from iii_state.errors import InvalidValue
+from iii_state.values.requests import describe, within
 
 SESSION_SECONDS = 600
 """How long a session outlives its last use. Far longer than a call is waited for."""
 
-MAX_RECORDED_BYTES = 1_048_576
-"""A replaced value that is larger is not kept (`lua/lib/sessions/record.lua` has the number, too)."""
 
 MAX_SLOTS = 4096
 MAX_NUMBER = 2**53
@@ -45,53 +43,6 @@ class OpenRequest(msgspec.Struct):
     session: str
     epoch: int
     previous_epoch: int = 0
-
-
-class SessionError(StoreError):
-    """Why a call with a ticket, or the opening of a session, was refused. It changed nothing."""
-
-    code: str
-
-
-class SessionLost(SessionError):
-    """The session is not there, and whether an earlier attempt of the call was applied is not known; this one was not."""
-
-    code = "SESSION_LOST"
-
-    def __init__(self) -> None:
-        super().__init__(
-            "the session is not known here: never opened, expired, or lost with its store; nothing was changed now, "
-            "and whether an earlier attempt was applied is not known. Open a new session, under another id"
-        )
-
-
-class SessionTaken(SessionError):
-    """Another caller uses this session's id, or a later epoch holds."""
-
-    code = "SESSION_TAKEN"
-
-    def __init__(self) -> None:
-        super().__init__("there is such a session already, or a later epoch holds: raise the epoch, or use another id")
-
-
-class Fenced(SessionError):
-    """The call is a straggler: its epoch does not hold any more, or its slot has been used since."""
-
-    code = "REQUEST_FENCED"
-
-    def __init__(self) -> None:
-        super().__init__("the epoch of this request does not hold, or its slot has been used since; nothing was changed now")
-
-
-class Forgotten(SessionError):
-    """An earlier attempt of the call has been applied, but the value it replaced was too large to be recorded."""
-
-    code = "OLD_VALUE_UNKNOWN"
-
-    def __init__(self) -> None:
-        super().__init__(
-            f"an earlier attempt was applied; what it replaced had more than {MAX_RECORDED_BYTES} bytes, and was not recorded"
-        )
 
 
 _request = msgspec.json.Decoder(Request)

@@ -1,7 +1,7 @@
 # The official SDKs of iii that tests/sdk runs against, each in a folder of its own; sourced by scripts/test.
 # shellcheck shell=bash disable=SC2154
 
-# The same versions stand in tests/sdk/workers.py.
+# The same versions stand in tests/support/sdk/workers.py.
 python_sdks=(0.12.0 0.25.0)
 node_sdks=(0.11.6 0.22.1)
 

@@ -1,19 +1,13 @@
-"""The event loop that tests run on: uvloop, which `serve` and `attach` use, and asyncio's own, too, where a test asks for it."""
+"""What all tests share: the event loops that they run on, and a wall clock that they can shift."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import uvloop
 
-from tests.clock import Clock, compile_shim
-
-LoopFactory = Callable[[], asyncio.AbstractEventLoop]
-
-LOOPS: dict[str, LoopFactory] = {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
+from tests.support.clock import Clock, compile_shim
+from tests.support.loops import LOOPS, LoopFactory
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -25,9 +25,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from iii_state.events import DeadLetter, Delivery, Failure, QueueStats, Subscription
-from iii_state.host import Answer
-from iii_state.ops import OpError, Plan
 from iii_state.sessions import Request
+from iii_state.tasks.results import Answer, Awaited
+from iii_state.values.ops import OpError, Plan
 
 
 class Updated(NamedTuple):
@@ -41,31 +41,8 @@ class Updated(NamedTuple):
     errors: list[OpError]
 
 
-class Adapter(Protocol):
-    """A store of values and queues. Values are stored texts (`iii_state.values`), in and out."""
-
-    @property
-    def store(self) -> str | None:
-        """The id of what holds the data, once started: the same for as long as the data lasts, and for all engines that share it.
-
-        None where calls made again are not recognised.
-        """
-        ...
-
-    async def start(self, bell: Callable[[str], None]) -> None:
-        """Open the backend. `bell(subscription_id)` is rung whenever a hosted queue may have something to take.
-
-        Raises `StoreError` in words: not reachable, locked by another process, not a database, too old, not permitted.
-        """
-        ...
-
-    async def stop(self) -> None:
-        """Make durable what was acknowledged, give back what is pending, and close."""
-        ...
-
-    async def health(self) -> str | None:
-        """None when the backend answers, else why not, in words; bounded to two seconds."""
-        ...
+class Values(Protocol):
+    """Values at a scope and a key. They are stored texts (`iii_state.values`), in and out."""
 
     def get(self, scope: str, key: str) -> Answer[bytes | None]:
         """The stored text, None for a missing key."""
@@ -97,14 +74,6 @@ class Adapter(Protocol):
         """The stored texts of a scope, in the adapter's own order."""
         ...
 
-    def open_session(self, session: str, previous_epoch: int, epoch: int) -> Answer[None]:
-        """Open a session (`previous_epoch` 0), or raise the epoch of one that had been opened with `previous_epoch`.
-
-        Requests of any other epoch are refused from then on. Raises `SessionLost` where there is no such session any more, and
-        `SessionTaken` where there is one (0), or its epoch is not below `epoch`.
-        """
-        ...
-
     def entries(self, scope: str) -> Answer[list[tuple[str, bytes]]]:
         """Keys and stored texts of a scope, in the adapter's own order."""
         ...
@@ -113,28 +82,25 @@ class Adapter(Protocol):
         """The keys of a scope, each once, in the adapter's own order."""
         ...
 
-    def groups(self) -> Answer[list[str]]:
+    def scopes(self) -> Answer[list[str]]:
         """Scopes with at least one key, in any order, each once."""
         ...
 
-    def route(self, visited: list[str]) -> Answer[list[str]]:
-        """The ids of the bridges that a call passes, those `visited` already first; what stores itself adds none.
 
-        Raises `FunctionError`, `BRIDGE_RING`, where a bridge is reached through itself.
+class Sessions(Protocol):
+    """What makes a mutation recognisable when it is made again (`iii_state.sessions`)."""
+
+    def open(self, session: str, previous_epoch: int, epoch: int) -> Answer[None]:
+        """Open a session (`previous_epoch` 0), or raise the epoch of one that had been opened with `previous_epoch`.
+
+        Requests of any other epoch are refused from then on. Raises `SessionLost` where there is no such session any more, and
+        `SessionTaken` where there is one (0), or its epoch is not below `epoch`.
         """
         ...
 
-    def line_up(self, worker: str, ttl_ms: int) -> Answer[list[str]]:
-        """Say that this process serves the store, or is ready to, as this worker of some engine; it counts for `ttl_ms`.
 
-        Answers the workers that said so earlier and still count, in any order. Of two that stand in line one is before the other,
-        whatever happens: that one serves. A remote that knows of no line answers none.
-        """
-        ...
-
-    def step_out(self, worker: str) -> Answer[None]:
-        """Stand in line no more."""
-        ...
+class Queues(Protocol):
+    """One durable queue per subscription, and the deliveries of those that are hosted here."""
 
     def enable_events(self, enabled: bool) -> None:
         """Whether the mutations that are made through this adapter from now on have events (they do at first)."""
@@ -182,7 +148,7 @@ class Adapter(Protocol):
         away in mid-call (`crashed`), as the same one with one crash more."""
         ...
 
-    def bury(self, delivery: Delivery, failure: Failure) -> Answer[None]:
+    def dead_letter(self, delivery: Delivery, failure: Failure) -> Answer[None]:
         """Move to the dead letters; its lane goes on."""
         ...
 
@@ -193,18 +159,87 @@ class Adapter(Protocol):
         """
         ...
 
-    def queues(self) -> Answer[list[QueueStats]]:
+
+class Admin(Protocol):
+    """What operators look at and put right: queues, hosted here or not, and dead letters."""
+
+    def stats(self) -> Awaited[list[QueueStats]]:
         """Every queue there is, hosted or waiting."""
         ...
 
-    def dead_letters(self, function_id: str | None = None) -> Answer[list[DeadLetter]]:
+    def dead_letters(self, function_id: str | None = None) -> Awaited[list[DeadLetter]]:
         """Dead letters, oldest first."""
         ...
 
-    def revive(self, dead_letter_id: str) -> Answer[bool]:
+    def dead_retry(self, dead_letter_id: str) -> Awaited[bool]:
         """Deliver a dead letter again, as a first attempt behind what waits in its lane; False if it is not there."""
         ...
 
-    def discard(self, dead_letter_id: str) -> Answer[bool]:
+    def dead_drop(self, dead_letter_id: str) -> Awaited[bool]:
         """Drop a dead letter; False if it is not there."""
+        ...
+
+
+class Succession(Protocol):
+    """Which of the processes that serve one store to engines is the leader, and which stand by."""
+
+    def enter(self, worker: str, ttl_ms: int) -> Answer[list[str]]:
+        """Say that this process serves the store, or is ready to, as this worker of some engine; it counts for `ttl_ms`.
+
+        Answers the workers that said so earlier and still count, in any order. Of two that stand in line one is before the other,
+        whatever happens: that one serves. A remote that knows of no line answers none.
+        """
+        ...
+
+    def leave(self, worker: str) -> Answer[None]:
+        """Stand in line no more."""
+        ...
+
+
+class Adapter(Protocol):
+    """A store: its parts, and its beginning and end."""
+
+    @property
+    def values(self) -> Values: ...
+
+    @property
+    def sessions(self) -> Sessions: ...
+
+    @property
+    def queues(self) -> Queues: ...
+
+    @property
+    def admin(self) -> Admin: ...
+
+    @property
+    def succession(self) -> Succession: ...
+
+    @property
+    def store(self) -> str | None:
+        """The id of what holds the data, once started: the same for as long as the data lasts, and for all engines that share it.
+
+        None where calls made again are not recognised.
+        """
+        ...
+
+    async def start(self, bell: Callable[[str], None]) -> None:
+        """Open the backend. `bell(subscription_id)` is rung whenever a hosted queue may have something to take.
+
+        Raises `StoreError` in words: not reachable, locked by another process, not a database, too old, not permitted.
+        """
+        ...
+
+    async def stop(self) -> None:
+        """Make durable what was acknowledged, give back what is pending, and close."""
+        ...
+
+    async def health(self) -> str | None:
+        """None when the backend answers, else why not, in words; bounded to two seconds."""
+        ...
+
+    def route(self, visited: list[str]) -> Answer[list[str]]:
+        """The ids of the bridges that a call passes, those `visited` already first; what stores itself adds none.
+
+        Raises `FunctionError`, `BRIDGE_RING`, where a bridge is reached through itself.
+        """
         ...

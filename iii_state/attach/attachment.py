@@ -10,16 +10,16 @@ from iii_state.adapters.base import Adapter
 from iii_state.attach import survey
 from iii_state.attach.host import DEFAULT_PREFIX, AttachedHost
 from iii_state.attach.presence import Function
-from iii_state.engine import protocol
-from iii_state.engine.client import Client, ConnectionLost, Rejected
-from iii_state.errors import FunctionError, StoreError
-from iii_state.host import DEFAULT_NAMESPACE, answered
-from iii_state.module import StateModule
-from iii_state.stopping import in_turn
+from iii_state.client.client import Client
+from iii_state.errors import AttachRefused, Code, ConnectionLost, FunctionError, StoreError, WorkerRejected
+from iii_state.host import DEFAULT_NAMESPACE
+from iii_state.state.module import StateModule
+from iii_state.tasks.closing import in_turn
+from iii_state.tasks.results import answered
+from iii_state.wire import messages
 
 logger = logging.getLogger(__name__)
 
-NAME_CONFLICT = "WORKER_NAMESPACE_CONFLICT"
 BUILT_IN = "iii-state"
 """What a stock engine calls its own state worker."""
 
@@ -38,10 +38,6 @@ SEEN_SECONDS = 2.0
 
 CALL_SECONDS = 1e10
 """How long a handler may take is the dispatcher's to say."""
-
-
-class Refused(Exception):
-    """This engine will not be served; the message says why, and what to do."""
 
 
 class Attachment:
@@ -76,7 +72,7 @@ class Attachment:
         self._warned = ""
 
     async def run(self, stopped: asyncio.Event) -> None:
-        """Serve until `stopped`, then stop cleanly. Raises `Refused`, and what the module's start raises."""
+        """Serve until `stopped`, then stop cleanly. Raises `AttachRefused`, and what the module's start raises."""
         await self._module.start(self._host)
         try:
             serving = asyncio.create_task(self._attach(), name="iii-state attach")
@@ -115,13 +111,13 @@ class Attachment:
                 sessions = asyncio.create_task(self._sessions(client), name="iii-state attach: sessions")
                 over = asyncio.create_task(client.closed())
                 await _first_of(sessions, over)
-            except Rejected as error:
-                if error.code != NAME_CONFLICT:
-                    raise Refused(str(error)) from None
+            except WorkerRejected as error:
+                if error.code != Code.WORKER_NAMESPACE_CONFLICT:
+                    raise AttachRefused(str(error)) from None
                 logger.info("%s; trying another name", error)
             await client.__aexit__()
             self._client = None
-        raise Refused(f"the engine at {self._url} has workers called {self._name}, {self._name}-2 … {self._name}-{MAX_NAMES}")
+        raise AttachRefused(f"the engine at {self._url} has workers called {self._name}, {self._name}-2 … {self._name}-{MAX_NAMES}")
 
     async def _greet(self) -> None:
         self._connections += 1
@@ -136,7 +132,7 @@ class Attachment:
         self._step_out()
         self._look_now.set()
 
-    def _rejected(self, message: protocol.RegistrationRejected) -> None:
+    def _rejected(self, message: messages.RegistrationRejected) -> None:
         self._was_rejected = True
         self._look_now.set()
 
@@ -172,7 +168,7 @@ class Attachment:
         taken = _taken(self._prefix, self._url, await self._foreign(client))
         if taken is not None:
             if not self._has_looked:
-                raise Refused(taken)
+                raise AttachRefused(taken)
             self._warn(taken)
             return
         self._has_looked = True
@@ -202,7 +198,7 @@ class Attachment:
 
     async def _is_behind(self, client: Client) -> bool:
         """Line up, and see whether an earlier worker of the same store and prefix is connected to this engine."""
-        before = await answered(self._adapter.line_up(self._in_line(self._place), LINE_MS))
+        before = await answered(self._adapter.succession.enter(self._in_line(self._place), LINE_MS))
         rivals = [worker_id for place in before if self._in_line(worker_id := place.rpartition(" ")[2]) == place]
         return bool(rivals) and await self._are_here(client, rivals)
 
@@ -290,7 +286,7 @@ class Attachment:
     def _step_out(self) -> None:
         place, self._place = self._place, ""
         if place:
-            answer = self._adapter.step_out(self._in_line(place))
+            answer = self._adapter.succession.leave(self._in_line(place))
             if isinstance(answer, asyncio.Future):
                 answer.add_done_callback(lambda done: done.cancelled() or done.exception())
 

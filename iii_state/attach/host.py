@@ -12,12 +12,12 @@ import msgspec
 from iii_state import values
 from iii_state.attach.callers import Callers
 from iii_state.attach.presence import Presence
-from iii_state.engine.client import Client, ConnectionLost
-from iii_state.engine.protocol import STOPPED
-from iii_state.engine.workers import WORKER_GONE
-from iii_state.errors import FunctionError, NotCarriedOut, WorkerLost
-from iii_state.host import DEFAULT_NAMESPACE, Answer, Caller, Handler, Runner, Trigger, TriggerProvider
+from iii_state.client.client import Client
+from iii_state.errors import Code, ConnectionLost, FunctionError, NotCarriedOut, WorkerLost
+from iii_state.host import DEFAULT_NAMESPACE, Caller, Handler, Runner, Trigger, TriggerProvider
+from iii_state.tasks.results import Answer
 from iii_state.values import Json
+from iii_state.wire.messages import STOPPED, WORKER_GONE
 
 DEFAULT_PREFIX = "state"
 
@@ -96,7 +96,7 @@ class AttachedHost:
         def serve(data: Json, _: Caller) -> Answer[bytes | None]:
             if len(data) > 2 * deepest and values.nesting_exceeds(bytes(data), deepest):
                 raise FunctionError(
-                    "deserialization_error",
+                    Code.DESERIALIZATION_ERROR,
                     f"Failed to deserialize input for {function_id}: nesting deeper than {MAX_VALUE_DEPTH} levels, which stock "
                     "engines cannot read",
                 )
@@ -146,10 +146,10 @@ class AttachedHost:
     ) -> Answer[bytes | None]:
         client = self._client
         if client is None or not client.is_connected:
-            raise NotCarriedOut("invocation_stopped", "there is no connection to the engine")
+            raise NotCarriedOut(Code.INVOCATION_STOPPED, "there is no connection to the engine")
         if values.nesting_exceeds(data, client.max_frame_depth - 1):
             deep = f"the event nests deeper than the {client.max_frame_depth} levels that the engine at {client.url} reads"
-            raise NotCarriedOut("payload_too_large", deep)
+            raise NotCarriedOut(Code.PAYLOAD_TOO_LARGE, deep)
         answer = client.call(function_id, data, namespace=namespace, metadata=metadata)
         outcome: asyncio.Future[bytes | None] = answer.get_loop().create_future()
 
@@ -175,17 +175,17 @@ class AttachedHost:
         there is waited for only while the engine's list does not hold it.
         """
         if isinstance(error, ConnectionLost):
-            return NotCarriedOut("invocation_stopped", str(error), begun=error.sent)
+            return NotCarriedOut(Code.INVOCATION_STOPPED, str(error), begun=error.sent)
         if not isinstance(error, FunctionError):
             return error
         if client.hears_fates:
-            if isinstance(error, WorkerLost) or (isinstance(error, NotCarriedOut) and error.code != "payload_too_large"):
+            if isinstance(error, WorkerLost) or (isinstance(error, NotCarriedOut) and error.code != Code.PAYLOAD_TOO_LARGE):
                 self.presence.left(namespace, function_id)
             return error
         if error.code in STOPPED:
             self.presence.left(namespace, function_id)
             return WorkerLost(error.code, error.message, error.stacktrace)
-        says_missing = error.code == "function_not_found" and error.message.startswith(f"Function {function_id} not found")
+        says_missing = error.code == Code.FUNCTION_NOT_FOUND and error.message.startswith(f"Function {function_id} not found")
         if says_missing and self.presence.missing(namespace, function_id):
             return NotCarriedOut(error.code, error.message, error.stacktrace)
         return error

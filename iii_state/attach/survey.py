@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from iii_state import values
-from iii_state.engine.client import Client
+from iii_state.client.client import Client
 from iii_state.errors import FunctionError
 from iii_state.host import DEFAULT_NAMESPACE
 

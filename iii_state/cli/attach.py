@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import click
 import uvloop
 
-from iii_state.attach import Attachment, Refused
+from iii_state.attach import Attachment
 from iii_state.cli.state import url_option
 from iii_state.cli.store import (
     DEFAULT_PORTS,
@@ -24,8 +24,8 @@ from iii_state.cli.store import (
     stopped_by_signals,
     store_options,
 )
-from iii_state.errors import ConfigError, StoreError
-from iii_state.module import StateModule
+from iii_state.errors import AttachRefused, ConfigError, StoreError
+from iii_state.state.module import StateModule
 
 _ID = re.compile(r"[^\s:]+(::[^\s:]+)*")
 
@@ -63,7 +63,7 @@ def attach(
         _refuse_own_engine(config, url)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_attach(load, config, url, prefix, name))
-    except (ConfigError, StoreError, Refused) as error:
+    except (ConfigError, StoreError, AttachRefused) as error:
         raise click.ClickException(str(error)) from None
 
 

@@ -8,11 +8,11 @@ import json
 import click
 
 from iii_state.adapters.redis.address import Address
-from iii_state.adapters.redis.scripts import Script, ScriptError, names, script
+from iii_state.adapters.redis.scripts import Script, names, script
 from iii_state.adapters.redis.wire import Wire, explain, open_wire
 from iii_state.cli.terminal import check_output
 from iii_state.config import RedisSettings
-from iii_state.errors import ConfigError, StoreError
+from iii_state.errors import ConfigError, ScriptError, StoreError
 
 TIMEOUT_SECONDS = 10
 

@@ -15,10 +15,11 @@ from iii_state import values
 from iii_state.adapters.redis.inspection import inspection
 from iii_state.cli.state import request, run, url_option
 from iii_state.cli.terminal import exact_name, is_terminal, name, print_line, show
+from iii_state.client.client import Client
 from iii_state.config import RedisSettings
-from iii_state.engine.client import Client
-from iii_state.host import LOCAL, answered
-from iii_state.operations import MAX_SHOWN, Operations
+from iii_state.host import LOCAL
+from iii_state.state.admin import MAX_SHOWN, Operations
+from iii_state.tasks.results import answered
 
 C = TypeVar("C", bound=Callable[..., Any])
 

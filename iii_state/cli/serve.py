@@ -13,7 +13,7 @@ import uvloop
 from iii_state.cli.store import Load, bridge_leads_to, collect_less, configured, reloading, stopped_by_signals, store_options
 from iii_state.engine import Engine
 from iii_state.errors import ConfigError, StoreError
-from iii_state.module import StateModule
+from iii_state.state.module import StateModule
 
 DEFAULT_PORT = 49134
 Duplicates = Literal["round-robin", "first-wins"]

@@ -21,8 +21,8 @@ import msgspec
 
 from iii_state import values
 from iii_state.cli.terminal import check_output, exact_name, is_terminal, name, print_line, printable, show
-from iii_state.engine.client import Client, ConnectionLost, Rejected
-from iii_state.errors import ConfigError, FunctionError, InvalidValue, StoreError
+from iii_state.client.client import Client
+from iii_state.errors import ConfigError, ConnectionLost, FunctionError, InvalidValue, StoreError, WorkerRejected
 from iii_state.host import Caller, Handler
 from iii_state.values import Json
 
@@ -105,7 +105,7 @@ def run(action: Callable[[], Awaitable[None]]) -> None:
         asyncio.run(main())
     except FunctionError as error:
         raise click.ClickException(printable(f"{error.code}: {error.message}")) from None
-    except (ConfigError, ConnectionLost, InvalidValue, Rejected, StoreError) as error:
+    except (ConfigError, ConnectionLost, InvalidValue, WorkerRejected, StoreError) as error:
         raise click.ClickException(printable(str(error))) from None
     except BrokenPipeError:
         sys.stderr.close()  # whoever read the output has gone; nothing is left to say

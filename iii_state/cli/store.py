@@ -17,7 +17,7 @@ import click
 
 from iii_state import config as configuration
 from iii_state.errors import ConfigError
-from iii_state.module import StateModule
+from iii_state.state.module import StateModule
 
 logger = logging.getLogger(__name__)
 

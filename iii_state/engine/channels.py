@@ -11,11 +11,11 @@ from collections.abc import Iterator
 import msgspec
 
 from iii_state import values
-from iii_state.engine import websocket
-from iii_state.engine.websocket import WebSocket
 from iii_state.host import Caller, Host
-from iii_state.requests import read
 from iii_state.values import Json
+from iii_state.values.requests import read
+from iii_state.wire import websocket
+from iii_state.wire.websocket import WebSocket
 
 log = logging.getLogger(__name__)
 

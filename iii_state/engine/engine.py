@@ -10,16 +10,19 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from iii_state import values
+from iii_state.engine.functions import Call, Details, Function
 from iii_state.engine.introspection import ChangeTriggers, Introspection
 from iii_state.engine.python_function import PythonCallable, PythonFunction, PythonTasks
-from iii_state.engine.registry import Call, Details, Function, Functions, contained
+from iii_state.engine.registry import Functions
 from iii_state.engine.server import Server
-from iii_state.engine.steps import REGISTRATION_FAILED
 from iii_state.engine.triggers import Triggers, TriggerType, registration_error
-from iii_state.engine.workers import WORKER_GONE, Workers
-from iii_state.errors import ConfigError, FunctionError, InvalidValue, NotCarriedOut, own, words
-from iii_state.host import DEFAULT_NAMESPACE, LOCAL, Answer, Handler, Module, Runner, Trigger, TriggerProvider, answered, then
-from iii_state.stopping import Stopping, in_turn
+from iii_state.engine.workers import Workers
+from iii_state.errors import Code, ConfigError, FunctionError, InvalidValue, NotCarriedOut, own, words
+from iii_state.host import DEFAULT_NAMESPACE, LOCAL, Handler, Module, Runner, Trigger, TriggerProvider
+from iii_state.tasks.closing import Stopping, in_turn
+from iii_state.tasks.failures import contained
+from iii_state.tasks.results import Answer, answered, then
+from iii_state.wire.messages import WORKER_GONE
 
 log = logging.getLogger(__name__)
 
@@ -249,7 +252,7 @@ class Engine:
         try:
             data = values.encode(request.get("payload"))
         except InvalidValue as error:
-            raise FunctionError("deserialization_error", f"Failed to deserialize input for {function_id}: {error}") from None
+            raise FunctionError(Code.DESERIALIZATION_ERROR, f"Failed to deserialize input for {function_id}: {error}") from None
         if function is None or (handler := function.handler) is None or len(request) > 1 + ("payload" in request):
             return await self._trigger_with_options(request, data)
         answer: Answer[bytes | None] = None
@@ -271,16 +274,16 @@ class Engine:
     async def _trigger_with_options(self, request: dict[str, Any], data: bytes) -> Any:
         self._running()
         if (wrong := _wrong_member(request)) is not None:
-            raise FunctionError("deserialization_error", f"Failed to deserialize the call: {wrong}")
+            raise FunctionError(Code.DESERIALIZATION_ERROR, f"Failed to deserialize the call: {wrong}")
         action = (request.get("action") or {}).get("type")
         timeout_ms = request.get("timeout_ms")
         if action not in (None, "void"):
-            raise FunctionError("enqueue_error", f"this engine has no action {action!r}")
+            raise FunctionError(Code.ENQUEUE_ERROR, f"this engine has no action {action!r}")
         namespace = request.get("namespace") or DEFAULT_NAMESPACE
         try:
             call = Call(data, metadata=_encoded(request.get("metadata")))
         except InvalidValue as error:
-            raise FunctionError("deserialization_error", f"Failed to deserialize the call: metadata: {error}") from None
+            raise FunctionError(Code.DESERIALIZATION_ERROR, f"Failed to deserialize the call: metadata: {error}") from None
         answer: Answer[bytes | None] = None
         limit: asyncio.Timeout | None = None
         try:
@@ -296,7 +299,7 @@ class Engine:
                 result = answer
         except BaseException as error:
             if isinstance(error, TimeoutError) and limit is not None and limit.expired():
-                raise FunctionError("TIMEOUT", f"no answer within {timeout_ms:g} ms") from None
+                raise FunctionError(Code.TIMEOUT, f"no answer within {timeout_ms:g} ms") from None
             if _interrupts(answer):
                 raise
             if action == "void":
@@ -330,12 +333,12 @@ class Engine:
         """
         self._running()
         if (wrong := _wrong_member(request, ("type", "function_id"), ("namespace", "id"))) is not None:
-            raise FunctionError(REGISTRATION_FAILED, f"Failed to parse the trigger: {wrong}")
+            raise FunctionError(Code.TRIGGER_REGISTRATION_FAILED, f"Failed to parse the trigger: {wrong}")
         namespace = request.get("namespace") or DEFAULT_NAMESPACE
         try:
             config, metadata = _encoded(request.get("config")), _encoded(request.get("metadata"))
         except InvalidValue as error:
-            raise FunctionError(REGISTRATION_FAILED, f"Failed to parse trigger config or metadata: {error}") from None
+            raise FunctionError(Code.TRIGGER_REGISTRATION_FAILED, f"Failed to parse trigger config or metadata: {error}") from None
         trigger_id = request.get("id") or str(uuid.uuid4())
         trigger = Trigger(trigger_id, request["type"], request["function_id"], config, metadata, namespace)
         answer = self.triggers.register(trigger, self, namespace)
@@ -436,7 +439,7 @@ class ModuleHost:
         for executor in function.executors:
             if executor is runner:
                 return functions.call(function, call, executor)
-        raise NotCarriedOut("invocation_stopped", f"{runner.name} does not serve {function.id} any more")
+        raise NotCarriedOut(Code.INVOCATION_STOPPED, f"{runner.name} does not serve {function.id} any more")
 
     def pick(self, function_id: str, namespace: str = DEFAULT_NAMESPACE, avoid: Container[object] = ()) -> Runner | None:
         functions = self._engine.functions
@@ -515,7 +518,7 @@ def _encoded(value: Any) -> bytes | None:
 
 def _wrong_request(request: Any) -> FunctionError:
     wrong = _wrong_member(request) if isinstance(request, dict) else "expected a dict"
-    return FunctionError("deserialization_error", f"Failed to deserialize the call: {wrong}")
+    return FunctionError(Code.DESERIALIZATION_ERROR, f"Failed to deserialize the call: {wrong}")
 
 
 def _wrong_member(

@@ -11,15 +11,16 @@ import msgspec
 from msgspec import Raw
 
 from iii_state import values
-from iii_state.engine import protocol
-from iii_state.engine.registry import Function, Functions
+from iii_state.engine.functions import Function
+from iii_state.engine.registry import Functions
 from iii_state.engine.triggers import Binding, TriggerOwner, Triggers
-from iii_state.engine.worker import Worker
-from iii_state.engine.workers import Description, Workers
-from iii_state.errors import FunctionError
-from iii_state.host import DEFAULT_NAMESPACE, Answer, Caller, Handler, Host, Trigger, then
-from iii_state.requests import read
+from iii_state.engine.workers import ConnectedWorker, Description, Workers
+from iii_state.errors import Code, FunctionError
+from iii_state.host import DEFAULT_NAMESPACE, Caller, Handler, Host, Trigger
+from iii_state.tasks.results import Answer, then
 from iii_state.values import Json
+from iii_state.values.requests import read
+from iii_state.wire import messages
 
 T = TypeVar("T")
 
@@ -88,10 +89,10 @@ class Introspection:
     def _describe_worker(self, data: Json, caller: Caller) -> Answer[bytes | None]:
         description = read("engine::workers::register", data, Description)
         if description.namespace is not None and not description.namespace.strip():
-            raise FunctionError("INVALID_NAMESPACE", "The namespace is blank.")
+            raise FunctionError(Code.INVALID_NAMESPACE, "The namespace is blank.")
         reply = b'{"success":true}'
-        if protocol.OURS in (description.features or ()):
-            reply = b'{"success":true,"max_depth":%d,"tells_fates":true}' % protocol.MAX_FRAME_DEPTH
+        if messages.OURS in (description.features or ()):
+            reply = b'{"success":true,"max_depth":%d,"tells_fates":true}' % messages.MAX_FRAME_DEPTH
         worker = self._workers.get(caller.worker_id)
         return reply if worker is None else then(worker.describe(description), lambda _: reply)
 
@@ -120,7 +121,7 @@ class Introspection:
         namespace = wanted.namespace or DEFAULT_NAMESPACE
         function = self._functions.get(namespace, wanted.function_id)
         if function is None:
-            raise FunctionError("NOT_FOUND", f"Function {wanted.function_id} not found in namespace {namespace}.")
+            raise FunctionError(Code.NOT_FOUND, f"Function {wanted.function_id} not found in namespace {namespace}.")
         row = _function_row(function)
         if function.details.request_format is not None:
             row["request_schema"] = Raw(function.details.request_format)
@@ -239,7 +240,7 @@ def _is_served_by(function: Function, names: list[str]) -> bool:
     return any(executor.name in names or executor.id in names for executor in function.executors)
 
 
-def _worker_row(worker: Worker) -> dict[str, Any]:
+def _worker_row(worker: ConnectedWorker) -> dict[str, Any]:
     about = worker.description
     return {
         "id": worker.id,

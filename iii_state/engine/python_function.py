@@ -10,10 +10,11 @@ from itertools import count
 from typing import Any, TypeAlias
 
 from iii_state import values
-from iii_state.engine.pending import PendingCalls
-from iii_state.engine.registry import Call, Function, contained
-from iii_state.errors import FunctionError, own
-from iii_state.host import Answer
+from iii_state.engine.functions import Call, Function
+from iii_state.errors import Code, FunctionError, own
+from iii_state.tasks.failures import contained
+from iii_state.tasks.results import Answer
+from iii_state.wire.pending import PendingCalls
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class PythonTasks:
             self._tasks.pop(call_id, None)
             self.pending.take(call_id)
             if task.cancelled() and not answer.done():
-                answer.set_exception(FunctionError("invocation_stopped", "Invocation stopped"))
+                answer.set_exception(FunctionError(Code.INVOCATION_STOPPED, "Invocation stopped"))
 
         def given_up(done: asyncio.Future[bytes | None]) -> None:
             if done.cancelled():

@@ -7,26 +7,21 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Raw
 
-from iii_state.engine import protocol
-from iii_state.engine.protocol import given
-from iii_state.engine.registry import Details, Function
-from iii_state.engine.steps import REGISTRATION_FAILED
+from iii_state.engine.functions import Details, Function
 from iii_state.engine.triggers import TriggerType, registration_error
-from iii_state.engine.workers import Workers
-from iii_state.errors import FunctionError
-from iii_state.host import Answer, Trigger
-
-if TYPE_CHECKING:
-    from iii_state.engine.worker import Worker
+from iii_state.engine.workers import ConnectedWorker, Workers
+from iii_state.errors import Code, FunctionError
+from iii_state.host import Trigger
+from iii_state.tasks.results import Answer
+from iii_state.wire import messages
+from iii_state.wire.messages import given
 
 log = logging.getLogger(__name__)
 
-CONFLICT = "FUNCTION_NAMESPACE_CONFLICT"
 
 NOT_SERVED = frozenset(
     ("http", "cron", "subscribe", "durable:subscriber", "queue", "stream", "stream:join", "stream:leave", "log", "trace")
@@ -43,7 +38,7 @@ class Registrations:
     subscription in a namespace that the worker turns out not to belong to, which nobody reads or unregisters.
     """
 
-    def __init__(self, worker: Worker, workers: Workers, settled: Callable[[], None]) -> None:
+    def __init__(self, worker: ConnectedWorker, workers: Workers, settled: Callable[[], None]) -> None:
         self.open = 0
         self._worker = worker
         self._workers = workers
@@ -52,7 +47,7 @@ class Registrations:
         self._settled = settled
         self._since = 0.0
         self._over: list[asyncio.Future[None]] = []
-        self._held: list[protocol.RegisterTrigger | protocol.UnregisterTrigger] = []
+        self._held: list[messages.RegisterTrigger | messages.UnregisterTrigger] = []
         """What is to be done once the worker is settled, in order; all of it together counts as one of `open`."""
         self._held_ids: set[str] = set()
         self._served: dict[str, Function] = {}
@@ -73,11 +68,11 @@ class Registrations:
     def check_invokable(self, function_id: str) -> None:
         """Raise `FunctionError` for a function that was registered to be called over HTTP."""
         if function_id in self._uninvokable:
-            raise FunctionError("function_not_invokable", "this engine does not call functions over HTTP")
+            raise FunctionError(Code.FUNCTION_NOT_INVOKABLE, "this engine does not call functions over HTTP")
 
     # --- functions
 
-    def register_function(self, message: protocol.RegisterFunction) -> None:
+    def register_function(self, message: messages.RegisterFunction) -> None:
         """It serves a function from now on."""
         self._worker.registers()
         function, owner = self._functions.add_executor(self._worker.namespace, message.id, self._worker)
@@ -87,7 +82,7 @@ class Registrations:
         if owner is not None:
             self._reject(message.id, owner)
             return
-        if protocol.is_given(message.invocation):
+        if messages.is_given(message.invocation):
             self._uninvokable.add(message.id)
             log.warning(
                 "worker %s (%s) registers %s, to be called over HTTP: not served", self._worker.id, self._worker.name, message.id
@@ -102,19 +97,22 @@ class Registrations:
         owner = self._workers.get(owner_id)
         if owner is not None:
             owner.link.probe()
-        rejected = protocol.RegistrationRejected(
-            CONFLICT, self._worker.namespace, function_id=function_id, owner_worker_id=owner_id or self._workers.engine_id
+        rejected = messages.RegistrationRejected(
+            Code.FUNCTION_NAMESPACE_CONFLICT,
+            self._worker.namespace,
+            function_id=function_id,
+            owner_worker_id=owner_id or self._workers.engine_id,
         )
-        self._worker.link.send(protocol.encode(rejected))
+        self._worker.link.send(messages.encode(rejected))
 
-    def unregister_function(self, message: protocol.UnregisterFunction) -> None:
+    def unregister_function(self, message: messages.UnregisterFunction) -> None:
         """It does not serve a function any more."""
         if self._served.pop(message.id, None) is not None:
             self._functions.remove_executor(self._worker.namespace, message.id, self._worker)
 
     # --- trigger types
 
-    def register_trigger_type(self, message: protocol.RegisterTriggerType) -> None:
+    def register_trigger_type(self, message: messages.RegisterTriggerType) -> None:
         """It provides a trigger type from now on."""
         namespace = message.namespace or self._worker.namespace
         offered = TriggerType(namespace, message.id, _WorkerProvider(self._worker), message.description or "", owner=self._worker)
@@ -126,21 +124,21 @@ class Registrations:
         if serving is not offered:
             self._reject(offered.id, "" if serving.owner is None else serving.owner.id)
 
-    def unregister_trigger_type(self, message: protocol.UnregisterTriggerType) -> None:
+    def unregister_trigger_type(self, message: messages.UnregisterTriggerType) -> None:
         """It does not provide a trigger type any more."""
         known = self._types.pop((message.namespace or self._worker.namespace, message.id), None)
         if known is not None:
             self._triggers.remove_type(known[0])
 
-    def take_registration_result(self, message: protocol.TriggerRegistrationResult) -> None:
+    def take_registration_result(self, message: messages.TriggerRegistrationResult) -> None:
         """What it, as a provider, says to a trigger that it was handed."""
-        error = protocol.read_error(message.error)
+        error = messages.read_error(message.error)
         if error is not None:
             self._triggers.refused(message.id, self._worker, error)
 
     # --- triggers
 
-    def register_trigger(self, message: protocol.RegisterTrigger) -> None:
+    def register_trigger(self, message: messages.RegisterTrigger) -> None:
         """It wants a trigger; it hears of failures only."""
         self._worker.registers()
         other = self._triggers.others(message.id, self._worker)
@@ -153,13 +151,13 @@ class Registrations:
         else:
             self._register_trigger(message)
 
-    def _hold(self, message: protocol.RegisterTrigger | protocol.UnregisterTrigger) -> None:
+    def _hold(self, message: messages.RegisterTrigger | messages.UnregisterTrigger) -> None:
         if not self._held:
             self._begins()
         self._held.append(message)
         self._held_ids.add(message.id)
 
-    def _register_trigger(self, message: protocol.RegisterTrigger) -> None:
+    def _register_trigger(self, message: messages.RegisterTrigger) -> None:
         trigger = Trigger(
             message.id,
             message.trigger_type,
@@ -175,7 +173,7 @@ class Registrations:
             self._worker.trigger_failed(
                 trigger,
                 FunctionError(
-                    REGISTRATION_FAILED,
+                    Code.TRIGGER_REGISTRATION_FAILED,
                     f"This engine serves no triggers of type {trigger.trigger_type}; it waits for a worker that provides them.",
                 ),
             )
@@ -192,7 +190,7 @@ class Registrations:
 
     def _registered(self, trigger: Trigger, answer: asyncio.Future[None]) -> None:
         if answer.cancelled():
-            self._worker.trigger_failed(trigger, FunctionError(REGISTRATION_FAILED, "the registration was given up"))
+            self._worker.trigger_failed(trigger, FunctionError(Code.TRIGGER_REGISTRATION_FAILED, "the registration was given up"))
         elif (error := answer.exception()) is not None:
             self._worker.trigger_failed(trigger, registration_error(error))
         self._is_over()
@@ -227,14 +225,14 @@ class Registrations:
         self._over.append(over)
         return over
 
-    def unregister_trigger(self, message: protocol.UnregisterTrigger) -> None:
+    def unregister_trigger(self, message: messages.UnregisterTrigger) -> None:
         """It does not want a trigger any more. What waits for one from an earlier connection goes, though this one be held."""
         if message.id in self._held_ids:
             self._hold(message)
         else:
             self._unregister_trigger(message)
 
-    def _unregister_trigger(self, message: protocol.UnregisterTrigger) -> None:
+    def _unregister_trigger(self, message: messages.UnregisterTrigger) -> None:
         answer = self._triggers.unregister(message.id, self._worker)
         if isinstance(answer, asyncio.Future):
             self._begins()
@@ -247,7 +245,7 @@ class Registrations:
         held, self._held = self._held, []
         self._held_ids.clear()
         for message in held:
-            if isinstance(message, protocol.RegisterTrigger):
+            if isinstance(message, messages.RegisterTrigger):
                 self._register_trigger(message)
             else:
                 self._unregister_trigger(message)
@@ -304,7 +302,7 @@ class Registrations:
 class _WorkerProvider:
     """A worker's side of a trigger type. A binding counts as live when it has been sent; an error comes later, if it does."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: ConnectedWorker) -> None:
         self._worker = worker
 
     def register(self, trigger: Trigger, replaces: Trigger | None = None) -> None:
@@ -314,14 +312,14 @@ class _WorkerProvider:
 
     @property
     def _is_ours(self) -> bool:
-        return protocol.OURS in (self._worker.description.features or ())
+        return messages.OURS in (self._worker.description.features or ())
 
     def unregister(self, trigger: Trigger, *, disconnected: bool) -> None:
         told = disconnected if self._is_ours else None
-        self._worker.link.send(protocol.encode(protocol.UnregisterTrigger(trigger.id, trigger.trigger_type, told)))
+        self._worker.link.send(messages.encode(messages.UnregisterTrigger(trigger.id, trigger.trigger_type, told)))
 
 
-def _details(message: protocol.RegisterFunction) -> Details:
+def _details(message: messages.RegisterFunction) -> Details:
     formats = _kept(message.request_format), _kept(message.response_format)
     return Details(message.description, _kept(message.metadata), *formats)
 

@@ -8,12 +8,13 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from iii_state.engine import handshake, websocket, worker
-from iii_state.engine.backlog import Backlog
+from iii_state.engine import worker
 from iii_state.engine.channels import Channels
-from iii_state.engine.websocket import WebSocket
 from iii_state.engine.worker import Worker
 from iii_state.engine.workers import Workers
+from iii_state.wire import handshake, websocket
+from iii_state.wire.backlog import Backlog
+from iii_state.wire.websocket import WebSocket
 
 log = logging.getLogger(__name__)
 

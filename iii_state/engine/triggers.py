@@ -11,9 +11,10 @@ from typing import Protocol
 
 import msgspec
 
-from iii_state.engine.steps import REGISTRATION_FAILED, Steps
-from iii_state.errors import FunctionError, words
-from iii_state.host import DEFAULT_NAMESPACE, Answer, Trigger, TriggerProvider
+from iii_state.errors import Code, FunctionError, words
+from iii_state.host import DEFAULT_NAMESPACE, Trigger, TriggerProvider
+from iii_state.tasks.results import Answer
+from iii_state.tasks.steps import Steps
 
 log = logging.getLogger(__name__)
 
@@ -368,7 +369,7 @@ class Triggers:
 
 def registration_error(error: BaseException) -> FunctionError:
     """What the one who registered a trigger hears."""
-    return error if isinstance(error, FunctionError) else FunctionError(REGISTRATION_FAILED, words(error))
+    return error if isinstance(error, FunctionError) else FunctionError(Code.TRIGGER_REGISTRATION_FAILED, words(error))
 
 
 def _fault(done: asyncio.Future[None]) -> BaseException | None:

@@ -15,17 +15,20 @@ from typing import Any
 from msgspec import Raw
 
 from iii_state import values
-from iii_state.engine import protocol, unusable
-from iii_state.engine.answering import Answering
-from iii_state.engine.backlog import LARGE_RESULT_BYTES
-from iii_state.engine.pending import NOT_SENT, PendingCalls
-from iii_state.engine.protocol import ABSENT, InvokeFunction, given
-from iii_state.engine.quiet_log import QuietLog
+from iii_state.engine.functions import Call, Function
 from iii_state.engine.registrations import Registrations
-from iii_state.engine.registry import Call, Function, contained
-from iii_state.engine.workers import Description, Link, Workers
-from iii_state.errors import FunctionError, NotCarriedOut, WorkerLost
-from iii_state.host import DEFAULT_NAMESPACE, Answer, Caller, Trigger
+from iii_state.engine.workers import Description, Workers
+from iii_state.errors import Code, FunctionError, NotCarriedOut, WorkerLost
+from iii_state.host import DEFAULT_NAMESPACE, Caller, Trigger
+from iii_state.tasks.failures import contained
+from iii_state.tasks.results import Answer
+from iii_state.wire import malformed, messages
+from iii_state.wire.backlog import LARGE_RESULT_BYTES
+from iii_state.wire.calls import Answering
+from iii_state.wire.link import Link
+from iii_state.wire.messages import ABSENT, InvokeFunction, given
+from iii_state.wire.pending import NOT_SENT, PendingCalls
+from iii_state.wire.quiet_log import QuietLog
 
 log = logging.getLogger(__name__)
 quiet = QuietLog(log)
@@ -54,8 +57,8 @@ It does `DESCRIBES_ITSELF_WITHIN_SECONDS` after it has connected, too, however m
 _INTRODUCES = "engine::workers::register"
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
-_decode = protocol.decode
-_ID_AT = len(protocol.RESULT_START)
+_decode = messages.decode
+_ID_AT = len(messages.RESULT_START)
 _NULL = ord("n")
 
 
@@ -101,16 +104,16 @@ class Worker:
         self._large_bytes = 0
         self._fresh = (str(uuid.uuid4())[:24], count(1))
         self._take: dict[type[Any], Callable[[Any], None]] = {
-            protocol.InvocationResult: self._take_result,
-            protocol.RegisterFunction: self._registrations.register_function,
-            protocol.UnregisterFunction: self._registrations.unregister_function,
-            protocol.RegisterTriggerType: self._registrations.register_trigger_type,
-            protocol.UnregisterTriggerType: self._registrations.unregister_trigger_type,
-            protocol.RegisterTrigger: self._registrations.register_trigger,
-            protocol.UnregisterTrigger: self._registrations.unregister_trigger,
-            protocol.TriggerRegistrationResult: self._registrations.take_registration_result,
-            protocol.Reattach: self._reattach,
-            protocol.Ping: lambda _: self._send(protocol.encode(protocol.Pong())),
+            messages.InvocationResult: self._take_result,
+            messages.RegisterFunction: self._registrations.register_function,
+            messages.UnregisterFunction: self._registrations.unregister_function,
+            messages.RegisterTriggerType: self._registrations.register_trigger_type,
+            messages.UnregisterTriggerType: self._registrations.unregister_trigger_type,
+            messages.RegisterTrigger: self._registrations.register_trigger,
+            messages.UnregisterTrigger: self._registrations.unregister_trigger,
+            messages.TriggerRegistrationResult: self._registrations.take_registration_result,
+            messages.Reattach: self._reattach,
+            messages.Ping: lambda _: self._send(messages.encode(messages.Pong())),
         }
 
     @property
@@ -121,7 +124,7 @@ class Worker:
     @property
     def is_exclusive(self) -> bool:
         """A provider of trigger types keeps its functions: what they do and its triggers belong together. It may say so before."""
-        return self._registrations.has_types or protocol.EXCLUSIVE in (self.description.features or ())
+        return self._registrations.has_types or messages.EXCLUSIVE in (self.description.features or ())
 
     @property
     def may_crash(self) -> bool:
@@ -143,7 +146,7 @@ class Worker:
 
         A call of what is built in, and answers at once, goes straight through: nothing here is done for it that it does not need.
         """
-        if binary and message[:4] in protocol.TELEMETRY:
+        if binary and message[:4] in messages.TELEMETRY:
             return
         try:
             decoded = _decode(message)
@@ -179,7 +182,7 @@ class Worker:
                 return
         self._answering.settle(invocation_id, function.id_text, answer, len(message), decoded.data)
 
-    def _take_message(self, frame: bytes | bytearray, message: protocol.Message) -> None:
+    def _take_message(self, frame: bytes | bytearray, message: messages.Message) -> None:
         try:
             if type(message) is not InvokeFunction:
                 take = self._take.get(type(message))
@@ -198,14 +201,14 @@ class Worker:
         """Answer a frame that cannot be used, if it is one that is to be answered."""
         if not message.strip():
             return
-        refused = unusable.read(message)
-        why = unusable.reason(error, message)
-        reason = FunctionError("deserialization_error", f"Failed to read the frame: {why}")
+        refused = malformed.read(message)
+        why = malformed.reason(error, message)
+        reason = FunctionError(Code.DESERIALIZATION_ERROR, f"Failed to read the frame: {why}")
         if refused.is_result:
             future = None if refused.invocation_id is None else self.pending.take(refused.invocation_id)
             if future is not None:
                 about = f"the worker's answer could not be read: {why}"
-                future.set_exception(FunctionError("invocation_error", about))
+                future.set_exception(FunctionError(Code.INVOCATION_ERROR, about))
         elif refused.invocation_text is not None and not refused.is_void:
             self._answering.refuse(refused.invocation_text, refused.function_text, reason)
         quiet.warning("worker %s (%s) sent a frame that cannot be used: %s", self.id, self.name, why)
@@ -213,14 +216,14 @@ class Worker:
     # --- calls that it makes
 
     def _invoke(self, message: InvokeFunction, size: int) -> None:
-        invocation_id = message.invocation_id if protocol.is_given(message.invocation_id) else ABSENT
+        invocation_id = message.invocation_id if messages.is_given(message.invocation_id) else ABSENT
         function_text = values.encode_string(message.function_id)
-        if protocol.is_given(message.action):
+        if messages.is_given(message.action):
             kind = _action_type(message.action)
             if kind == "void":
                 invocation_id = ABSENT
             elif kind == "enqueue":
-                refused = FunctionError("enqueue_error", "this engine has no queues: call the function without enqueue")
+                refused = FunctionError(Code.ENQUEUE_ERROR, "this engine has no queues: call the function without enqueue")
                 self._answering.fail(invocation_id, function_text, refused)
                 return
             else:
@@ -228,13 +231,13 @@ class Worker:
                     invocation_id,
                     function_text,
                     FunctionError(
-                        "deserialization_error", f"Unknown action {bytes(message.action)[:100].decode(errors='replace')}"
+                        Code.DESERIALIZATION_ERROR, f"Unknown action {bytes(message.action)[:100].decode(errors='replace')}"
                     ),
                 )
                 return
         namespace = message.namespace
         if namespace is not None and not namespace.strip():
-            self._answering.fail(invocation_id, function_text, FunctionError("INVALID_NAMESPACE", "The namespace is blank."))
+            self._answering.fail(invocation_id, function_text, FunctionError(Code.INVALID_NAMESPACE, "The namespace is blank."))
             return
         function = self._functions.get(namespace or DEFAULT_NAMESPACE, message.function_id)
         if function is None:
@@ -245,7 +248,7 @@ class Worker:
             message.data,
             self.caller,
             given(message.metadata),
-            protocol.trace_members(message),
+            messages.trace_members(message),
             _read_id(invocation_id),
         )
         if function.handler is not None:
@@ -277,7 +280,9 @@ class Worker:
             function = found
         again = partial(self._pass_on, invocation_id, function, call, size, size)
         if self._deferred_bytes + size > 4 * MAX_DEFERRED_BYTES and self.is_exclusive and not deferred:
-            busy = NotCarriedOut("channel_send_failed", f"{self._deferred_bytes} bytes of calls wait for workers that read slowly")
+            busy = NotCarriedOut(
+                Code.CHANNEL_SEND_FAILED, f"{self._deferred_bytes} bytes of calls wait for workers that read slowly"
+            )
             self._answering.fail(invocation_id, function.id_text, busy)
             return
         if not self._functions.takes_calls(function, again):
@@ -291,7 +296,7 @@ class Worker:
     def _too_large(self, what: str, size: int) -> FunctionError:
         about = self.description
         return NotCarriedOut(
-            "payload_too_large",
+            Code.PAYLOAD_TOO_LARGE,
             f"{what} is a frame of {size} bytes; worker {self.name or self.id} ({about.runtime or 'unknown'} SDK "
             f"{about.version or 'of unknown version'}) can receive {self._answering.max_frame_bytes} bytes",
         )
@@ -301,21 +306,21 @@ class Worker:
     def execute(self, function: Function, call: Call) -> Answer[bytes | None]:
         """Send a call to the worker. The Future fails with `WorkerLost` when it goes away, with the engine's `TIMEOUT`."""
         if not self.link.is_open:
-            raise NotCarriedOut("invocation_stopped", "Invocation stopped")
+            raise NotCarriedOut(Code.INVOCATION_STOPPED, "Invocation stopped")
         waiting = self._large_bytes + (self.link.unsent if self.link.is_behind else 0)
         if waiting > MAX_UNSENT_BYTES:
             about = f"worker {self.name or self.id} does not keep up: {waiting} bytes wait to be read by it"
-            raise NotCarriedOut("channel_send_failed", about)
+            raise NotCarriedOut(Code.CHANNEL_SEND_FAILED, about)
         self._registrations.check_invokable(function.id)
         invocation_id = call.invocation_id
         if invocation_id is None or invocation_id in self.pending or _UUID.fullmatch(invocation_id) is None:
             prefix, numbers = self._fresh
             invocation_id = f"{prefix}{next(numbers):012x}"
-        data = protocol.with_caller(call.data, call.caller.worker_id) if call.caller.worker_id else call.data
-        frame = protocol.invoke_frame(invocation_id, function.id_text, data, metadata=call.metadata, trace=call.trace)
+        data = messages.with_caller(call.data, call.caller.worker_id) if call.caller.worker_id else call.data
+        frame = messages.invoke_frame(invocation_id, function.id_text, data, metadata=call.metadata, trace=call.trace)
         if len(frame) > self._answering.max_frame_bytes:
             raise self._too_large(f"The call of {function.id}", len(frame))
-        if len(frame) > protocol.OLD_PYTHON_FRAME_BYTES and self._large_calls is not None:
+        if len(frame) > messages.OLD_PYTHON_FRAME_BYTES and self._large_calls is not None:
             future = self.pending.add(invocation_id, NOT_SENT)
             self._large_calls[invocation_id] = (function, frame)
             self._large_bytes += len(frame)
@@ -341,8 +346,8 @@ class Worker:
             elif (future := self.pending.take(invocation_id)) is not None:
                 future.set_exception(self._too_large(f"The call of {function.id}", len(frame)))
 
-    def _take_result(self, message: protocol.InvocationResult) -> None:
-        error = protocol.read_error(message.error, tells_fate=self._is_ours)  # one that cannot be read leaves the call open
+    def _take_result(self, message: messages.InvocationResult) -> None:
+        error = messages.read_error(message.error, tells_fate=self._is_ours)  # one that cannot be read leaves the call open
         future = self.pending.take(message.invocation_id)
         if future is None:
             return
@@ -351,28 +356,28 @@ class Worker:
         else:
             result = given(message.result)
             if result is None and message.result is not ABSENT and self._is_ours:
-                result = protocol.NULL
+                result = messages.NULL
             future.set_result(None if result is None else bytes(result))
 
     # --- triggers
 
     def trigger_failed(self, trigger: Trigger, error: FunctionError) -> None:
         """Tell the worker that a trigger of its is not served."""
-        refused = protocol.TriggerRegistrationResult(
-            trigger.id, trigger.trigger_type, trigger.function_id, Raw(protocol.error_text(error))
+        refused = messages.TriggerRegistrationResult(
+            trigger.id, trigger.trigger_type, trigger.function_id, Raw(messages.error_text(error))
         )
-        frame = protocol.encode(refused)
+        frame = messages.encode(refused)
         if len(frame) <= self._answering.max_frame_bytes:
             self._send(frame)
 
     def provide(self, trigger: Trigger) -> None:
         """Hand a trigger to the worker, which provides its type. Raises `FunctionError` where it cannot receive it."""
-        frame = protocol.encode(
-            protocol.RegisterTrigger(
+        frame = messages.encode(
+            messages.RegisterTrigger(
                 trigger.id,
                 trigger.trigger_type,
                 trigger.function_id,
-                protocol.NULL if trigger.config is None else Raw(trigger.config),
+                messages.NULL if trigger.config is None else Raw(trigger.config),
                 ABSENT if trigger.metadata is None else Raw(trigger.metadata),
                 None if trigger.namespace == DEFAULT_NAMESPACE else trigger.namespace,
             )
@@ -389,8 +394,8 @@ class Worker:
         The answer comes when the triggers that it has registered before this are.
         """
         self.description = description
-        self._is_ours = self._answering.tells_fates = protocol.OURS in (description.features or ())
-        self._answering.max_frame_bytes = protocol.max_frame_bytes(description.runtime or "", description.version or "")
+        self._is_ours = self._answering.tells_fates = messages.OURS in (description.features or ())
+        self._answering.max_frame_bytes = messages.max_frame_bytes(description.runtime or "", description.version or "")
         self._answering.direct_bytes = min(LARGE_RESULT_BYTES, self._answering.max_frame_bytes)
         self._send_large_calls()
         namespace = description.namespace or DEFAULT_NAMESPACE
@@ -443,7 +448,7 @@ class Worker:
             self._invoke(message, size)
             self.link.release()
 
-    def _reattach(self, message: protocol.Reattach) -> None:
+    def _reattach(self, message: messages.Reattach) -> None:
         previous = self._workers.get(message.previous_worker_id)
         if previous is not None and previous is not self and previous.reattach_token == message.reattach_token:
             previous.link.abort()
@@ -455,9 +460,9 @@ class Worker:
             self._settles.cancel()
         self._registrations.drop_served()
         # What has not left as a whole cannot have been begun: it is no crash.
-        self.pending.fail_unsent(self.link.left, lambda: NotCarriedOut("invocation_stopped", "Invocation stopped"))
+        self.pending.fail_unsent(self.link.left, lambda: NotCarriedOut(Code.INVOCATION_STOPPED, "Invocation stopped"))
         lost = WorkerLost if self.may_crash else partial(NotCarriedOut, begun=True)
-        self.pending.fail(lambda: lost("invocation_stopped", "Invocation stopped"))
+        self.pending.fail(lambda: lost(Code.INVOCATION_STOPPED, "Invocation stopped"))
         self._registrations.drop_triggers()
         self._behind_registrations = None
         self._answering.disconnected()
@@ -467,7 +472,7 @@ class Worker:
 def connect(workers: Workers, link: Link, remote: str | None = None) -> Worker:
     """A worker has connected: it is told its id first."""
     worker = Worker(workers, link, remote)
-    link.send(protocol.encode(protocol.WorkerRegistered(worker.id, worker.reattach_token)))
+    link.send(messages.encode(messages.WorkerRegistered(worker.id, worker.reattach_token)))
     workers.add(worker)
     return worker
 

@@ -2,68 +2,83 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import msgspec
 
-from iii_state.engine.backlog import Backlog
+from iii_state.engine.functions import Executor
 from iii_state.engine.registry import Functions
-from iii_state.engine.triggers import Triggers
-
-if TYPE_CHECKING:
-    from iii_state.engine.worker import Worker
-
-
-WORKER_GONE = "worker_disconnected"
-"""The event of `engine::workers-available` that says that a worker's connection has ended."""
+from iii_state.engine.triggers import TriggerOwner, Triggers
+from iii_state.host import Trigger
+from iii_state.tasks.results import Answer
+from iii_state.wire.link import Link
+from iii_state.wire.messages import WORKER_GONE
+from iii_state.wire.pending import PendingCalls
 
 
-class Link(Protocol):
-    """The connection under a worker, as it sees it (`websocket.WebSocket`)."""
+class Description(msgspec.Struct):
+    """What a worker tells of itself with `engine::workers::register`."""
 
-    @property
-    def backlog(self) -> Backlog: ...
+    name: str | None = None
+    runtime: str | None = None
+    version: str | None = None
+    os: str | None = None
+    pid: int | None = None
+    isolation: str | None = None
+    description: str | None = None
+    namespace: str | None = None
+    features: list[str] | None = None
 
-    @property
-    def is_open(self) -> bool: ...
 
-    @property
-    def is_behind(self) -> bool: ...
-
-    @property
-    def times_behind(self) -> int: ...
-
-    @property
-    def takes_more(self) -> bool: ...
+class ConnectedWorker(Executor, TriggerOwner, Protocol):
+    """A worker as the other parts of the engine see it (`worker.Worker`): it serves functions, and has and provides triggers."""
 
     @property
-    def unsent(self) -> int: ...
+    def link(self) -> Link: ...
 
     @property
-    def position(self) -> int: ...
+    def reattach_token(self) -> str: ...
 
     @property
-    def left(self) -> int: ...
+    def remote(self) -> str | None: ...
 
-    def send(self, message: bytes) -> None: ...
+    @property
+    def namespace(self) -> str: ...
 
-    def when_read(self, go_on: Callable[[], None]) -> None: ...
+    @property
+    def description(self) -> Description: ...
 
-    def when_idle(self, go_on: Callable[[], None]) -> None: ...
+    @property
+    def connected_at_ms(self) -> int: ...
 
-    def end_turns(self) -> None: ...
+    @property
+    def pending(self) -> PendingCalls: ...
 
-    def hold(self) -> None: ...
+    @property
+    def function_ids(self) -> list[str]: ...
 
-    def release(self) -> None: ...
+    def registers(self) -> None:
+        """It has registered something: it is settled a while after the last of its registrations."""
+        ...
 
-    def probe(self) -> None: ...
+    def provide(self, trigger: Trigger) -> None:
+        """Hand over a trigger of a type that it provides."""
+        ...
 
-    def close(self, code: int, reason: bytes = b"") -> None: ...
+    def describe(self, description: Description) -> Answer[None]:
+        """Take what it tells of itself."""
+        ...
 
-    def abort(self) -> None: ...
+    def is_sending(self, answer: asyncio.Future[bytes | None]) -> bool:
+        """Whether a large call, of which this is the result, has not left in whole."""
+        ...
+
+    def sweep(self) -> None:
+        """End calls that are overdue."""
+        ...
 
 
 class Workers:
@@ -74,25 +89,25 @@ class Workers:
         self.triggers = triggers
         self.call_timeout = call_timeout
         self.engine_id = str(uuid.uuid4())
-        self._workers: dict[str, Worker] = {}
+        self._workers: dict[str, ConnectedWorker] = {}
         self._watchers: list[Callable[[str, str], None]] = []
 
-    def __iter__(self) -> Iterator[Worker]:
+    def __iter__(self) -> Iterator[ConnectedWorker]:
         return iter(list(self._workers.values()))
 
     def __len__(self) -> int:
         return len(self._workers)
 
-    def get(self, worker_id: str) -> Worker | None:
+    def get(self, worker_id: str) -> ConnectedWorker | None:
         """A worker by its id."""
         return self._workers.get(worker_id)
 
-    def add(self, worker: Worker) -> None:
+    def add(self, worker: ConnectedWorker) -> None:
         """A worker has connected."""
         self._workers[worker.id] = worker
         self.changed("worker_connected", worker.id)
 
-    def remove(self, worker: Worker) -> None:
+    def remove(self, worker: ConnectedWorker) -> None:
         """A worker is gone."""
         if self._workers.pop(worker.id, None) is not None:
             self.changed(WORKER_GONE, worker.id)
@@ -111,17 +126,3 @@ class Workers:
         """End calls that are overdue."""
         for worker in self:
             worker.sweep()
-
-
-class Description(msgspec.Struct):
-    """What a worker tells of itself with `engine::workers::register`."""
-
-    name: str | None = None
-    runtime: str | None = None
-    version: str | None = None
-    os: str | None = None
-    pid: int | None = None
-    isolation: str | None = None
-    description: str | None = None
-    namespace: str | None = None
-    features: list[str] | None = None

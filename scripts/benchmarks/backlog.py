@@ -12,7 +12,7 @@ from iii_state import values
 from iii_state.adapters.redis import RedisAdapter
 from iii_state.config import RedisSettings
 from iii_state.events import Subscription
-from iii_state.host import Answer
+from iii_state.tasks.results import Answer
 
 _AT_ONCE = 256
 
@@ -38,7 +38,7 @@ async def write(running: RedisAdapter, scope: str, keys: Iterable[str], size: in
     text = values.to_stored(frames.document(size).encode())
     calls: list[Awaitable[Any]] = []
     for key in keys:
-        calls.append(given(running.set(scope, key, text)))
+        calls.append(given(running.values.set(scope, key, text)))
         if len(calls) == _AT_ONCE:
             await asyncio.gather(*calls)
             calls.clear()
@@ -48,8 +48,8 @@ async def write(running: RedisAdapter, scope: str, keys: Iterable[str], size: in
 async def take_all(running: RedisAdapter, subscription: Subscription) -> int:
     """Take and acknowledge everything that waits; how many events that was."""
     count = 0
-    deliveries = await given(running.take(subscription.id, _AT_ONCE))
+    deliveries = await given(running.queues.take(subscription.id, _AT_ONCE))
     while deliveries:
         count += len(deliveries)
-        deliveries = await given(running.ack(deliveries, _AT_ONCE))
+        deliveries = await given(running.queues.ack(deliveries, _AT_ONCE))
     return count

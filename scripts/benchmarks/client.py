@@ -23,7 +23,7 @@ Call = Callable[[str], Awaitable[object]]
 
 @asynccontextmanager
 async def _ours(url: str) -> AsyncIterator[Call]:
-    from iii_state.engine.client import Client
+    from iii_state.client.client import Client
 
     text = json.dumps(_PAYLOAD).encode()
     async with Client(url) as client:

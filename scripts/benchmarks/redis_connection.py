@@ -37,8 +37,8 @@ from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.mutations import Ticket, mutation, plan_arguments, update_arguments
 from iii_state.adapters.redis.scripts import script
 from iii_state.config import RedisSettings
-from iii_state.ops import compile_text
-from tests.redis_server import RedisServer
+from iii_state.values.ops import compile_text
+from tests.support.redis.server import RedisServer
 
 DOCUMENT = values.to_stored(b'{"name":"Ada Lovelace","tags":["a","b"],"visits":3}')
 PLAN = compile_text(b'[{"type":"increment","path":"visits","by":1}]')
@@ -116,9 +116,9 @@ async def ours(load: Load) -> Counted:
     adapter = RedisAdapter(RedisSettings(redis_url=load.url))
     await adapter.start(lambda subscription_id: None)
     make: dict[str, Callable[[], Any]] = {
-        "update": lambda: adapter.update(SCOPE, KEY, PLAN, LIMIT),
-        "set": lambda: adapter.set(SCOPE, KEY, DOCUMENT),
-        "get": lambda: adapter.get(SCOPE, KEY),
+        "update": lambda: adapter.values.update(SCOPE, KEY, PLAN, LIMIT),
+        "set": lambda: adapter.values.set(SCOPE, KEY, DOCUMENT),
+        "get": lambda: adapter.values.get(SCOPE, KEY),
     }
     ask = make[load.op]
 
@@ -136,12 +136,12 @@ async def redis_py(load: Load) -> Counted:
     sequences = itertools.count(1)
     async with redis.asyncio.Redis.from_url(load.url, max_connections=load.callers, protocol=2) as client:
         pool = client.connection_pool
-        for connection in await asyncio.gather(*(pool.get_connection() for _ in range(load.callers))):  # type: ignore[no-untyped-call]
+        for connection in await asyncio.gather(*(pool.get_connection() for _ in range(load.callers))):
             await pool.release(connection)
 
         async def call(number: int) -> None:
             words = command(load.op, b"%d" % number, b"%d" % next(sequences))
-            await client.execute_command(*words)  # type: ignore[no-untyped-call]
+            await client.execute_command(*words)
 
         return await count(load, call)
 

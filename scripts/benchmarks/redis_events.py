@@ -20,7 +20,7 @@ from benchmarks.plan import Plan, Runs, client_us, p50_ms, p99_ms, rate, server_
 from benchmarks.processes import Host, Measurer, embedded_engine, engine_on_redis, load_client
 from benchmarks.report import Report, Table, Target, bar, number
 from iii_state.events import Subscription
-from tests.redis_server import RedisServer
+from tests.support.redis.server import RedisServer
 
 _SIZE = 1000
 _IN_FLIGHT = 64
@@ -80,7 +80,7 @@ class _Backlogs:
 
         async def fill() -> None:
             async with backlog.adapter(self._server.url) as adapter:
-                await backlog.given(adapter.subscribe(subscription))
+                await backlog.given(adapter.queues.subscribe(subscription))
                 await backlog.write(adapter, scope, (f"user:{number % keys:06d}" for number in range(events)), _SIZE)
 
         asyncio.run(fill())

@@ -9,7 +9,7 @@ from benchmarks.plan import Plan, Runs, p50_ms, p99_ms
 from benchmarks.processes import engine_on_redis, load_client
 from benchmarks.report import Report, Table, Target, bar
 from iii_state.config import RedisSettings
-from tests.redis_server import RedisServer
+from tests.support.redis.server import RedisServer
 
 _EVENTS = 64
 _PATIENCE_SECONDS = 30.0

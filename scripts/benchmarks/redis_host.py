@@ -11,7 +11,7 @@ from benchmarks.plan import Plan
 from benchmarks.processes import NotStarted
 from benchmarks.report import Report
 from iii_state.errors import StoreError
-from tests.redis_server import RedisServer
+from tests.support.redis.server import RedisServer
 
 
 def with_redis(name: str, title: str, measure: Callable[[Plan, Report, RedisServer], None]) -> Callable[[Plan], Report]:

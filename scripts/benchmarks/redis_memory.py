@@ -11,7 +11,7 @@ from benchmarks.plan import Plan
 from benchmarks.report import Report, Table, bar
 from iii_state import values
 from iii_state.adapters.redis.keys import Keys
-from tests.redis_server import RedisServer
+from tests.support.redis.server import RedisServer
 
 SIZES = (100, 1000, 10_000, 100_000)
 _BYTES = 2_000_000

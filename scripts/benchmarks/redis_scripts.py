@@ -25,8 +25,8 @@ from iii_state import values
 from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.mutations import Route, Ticket, mutation, plan_arguments, update_arguments
 from iii_state.adapters.redis.scripts import script
-from iii_state.ops import compile_text
-from tests.redis_server import RedisServer
+from iii_state.values.ops import compile_text
+from tests.support.redis.server import RedisServer
 
 BARE = "local old = redis.call('HGET', KEYS[1], ARGV[1]) redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) return {old, ARGV[2]}"
 CJSON = """

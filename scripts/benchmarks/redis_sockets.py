@@ -11,7 +11,7 @@ from benchmarks import processes
 from benchmarks.plan import Plan, Runs, client_us, p50_ms, p99_ms, rate, server_us, store_share, store_us
 from benchmarks.processes import load_client
 from benchmarks.report import Report, Table, Target, bar, number
-from tests.redis_server import RedisServer
+from tests.support.redis.server import RedisServer
 
 _IN_FLIGHT = 64
 _SIZE = 100

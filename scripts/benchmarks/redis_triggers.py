@@ -19,8 +19,8 @@ from benchmarks.report import Report, Table, Target, bar, number
 from iii_state import values
 from iii_state.adapters.redis import RedisAdapter
 from iii_state.events import Subscription
-from iii_state.ops import compile_text
-from tests.redis_server import RedisServer
+from iii_state.values.ops import compile_text
+from tests.support.redis.server import RedisServer
 
 _CALLS = 50
 _SIZE = 500
@@ -43,8 +43,8 @@ class _Kind(NamedTuple):
         """Make one."""
         key = f"user:{number:06d}"
         if op == "set":
-            return backlog.given(self.adapter.set(self.scope, key, _DOCUMENT))
-        return backlog.given(self.adapter.update(self.scope, key, _PLAN, values.MAX_VALUE_BYTES))
+            return backlog.given(self.adapter.values.set(self.scope, key, _DOCUMENT))
+        return backlog.given(self.adapter.values.update(self.scope, key, _PLAN, values.MAX_VALUE_BYTES))
 
     async def microseconds(self, op: str, *, together: bool) -> float:
         """Server time of one of them, when nothing of its lane waits."""
@@ -100,7 +100,7 @@ async def _writes(plan: Plan, server: RedisServer, crowded: RedisServer) -> dict
             kinds.append(_Kind(name, on, adapter, scope, wanted))
         others = [Subscription(function_id="bench::nothing", scope=f"other:{number}") for number in range(plan.many)]
         for adapter, wanted in [(busy, others), *((kind.adapter, kind.matching) for kind in kinds)]:
-            await asyncio.gather(*(backlog.given(adapter.subscribe(subscription)) for subscription in wanted))
+            await asyncio.gather(*(backlog.given(adapter.queues.subscribe(subscription)) for subscription in wanted))
         for round_ in range(max(2, round(plan.runs * plan.seconds * 33))):
             plan.progress(f"redis-triggers: round {round_ + 1}")
             for op in ("set", "update"):
@@ -145,7 +145,7 @@ def backlogs(plan: Plan, report: Report, server: RedisServer) -> None:
 async def _waited(server: RedisServer, name: str, keys: int) -> _Waited:
     subscription = Subscription(function_id="bench::handled", scope=name)
     async with backlog.adapter(server.url) as adapter:
-        await backlog.given(adapter.subscribe(subscription))
+        await backlog.given(adapter.queues.subscribe(subscription))
 
         async def write() -> None:
             # The values have the same size before and after, so all that grows is the queue.

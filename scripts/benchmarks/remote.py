@@ -13,7 +13,7 @@ from benchmarks import processes
 from benchmarks.plan import Plan, Runs, client_us, p50_ms, p99_ms, rate, server_us
 from benchmarks.processes import Host, NotStarted, load_client
 from benchmarks.report import Report, Table, Target, bar, number
-from tests.redis_server import RedisServer
+from tests.support.redis.server import RedisServer
 
 _OPS = ("get", "set", "update")
 _IN_FLIGHT = 64

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import Any
 
 import pytest
-import uvloop
 
-from iii_state.engine.client import Client
-from tests.attached import engine_without_state
-from tests.redis_server import RedisServer, shared_server
-from tests.sdk.conftest import installed
-from tests.sdk.workers import Sdk, Worker, running_worker
-
-SOON = 15.0
+from tests.support.engines.attached import engine_without_state
+from tests.support.redis.server import RedisServer, shared_server
+from tests.support.sdk.workers import Sdk, Worker, installed, running_worker
 
 WorkerAt = Callable[..., Worker]
 
@@ -61,23 +52,3 @@ def worker_at() -> Iterator[WorkerAt]:
             return stack.enter_context(running_worker(installed(sdk), url, f"test-{uuid.uuid4().hex[:8]}"))
 
         yield worker_at
-
-
-def call(url: str, function_id: str, payload: Any) -> Any:
-    """Call a function as this project's client does. Raises `FunctionError`; bytes are a payload's JSON text."""
-
-    async def action() -> bytes | None:
-        async with Client(url) as client:
-            data = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
-            return await client.call(function_id, data)
-
-    answer = uvloop.run(asyncio.wait_for(action(), SOON))
-    return None if answer is None else json.loads(answer)
-
-
-def until(holds: Callable[[], Any], what: str) -> None:
-    """Wait, bounded, until something holds."""
-    give_up = time.monotonic() + SOON
-    while not holds():
-        assert time.monotonic() < give_up, what
-        time.sleep(0.02)

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from iii_state.engine.client import Client
+from iii_state.client.client import Client
 from iii_state.errors import FunctionError
-from iii_state.host import Answer, Caller
+from iii_state.host import Caller
+from iii_state.tasks.results import Answer
 from iii_state.values import Json
-from tests.attach.old_engine import OldEngine
-from tests.attached import AttachProcess, attached
-from tests.redis_server import RedisServer
-
-SOON = 15.0
+from tests.support.engines.attached import attached, said
+from tests.support.engines.calls import SOON, Seen, call_over
+from tests.support.engines.old_engine import OldEngine
+from tests.support.redis.server import RedisServer
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -32,47 +33,20 @@ async def client(engine: OldEngine) -> AsyncIterator[Client]:
         yield client
 
 
-async def until(holds: Callable[[], Any], what: str) -> None:
-    async with asyncio.timeout(SOON):
-        while not holds():
-            await asyncio.sleep(0.01)
-
-
-async def said(process: AttachProcess, words: str, times: int = 1) -> None:
-    await until(lambda: process.stderr.text().count(words) >= times, words)
-
-
-async def call(client: Client, function_id: str, payload: Any) -> Any:
-    async with asyncio.timeout(SOON):
-        answer = await client.call(function_id, json.dumps(payload).encode())
-    return None if answer is None else json.loads(answer)
-
-
-class Seen:
-    """A handler that keeps what it is called with."""
-
-    def __init__(self) -> None:
-        self.values: list[Any] = []
-
-    def __call__(self, data: Json, caller: Caller) -> Answer[bytes | None]:
-        self.values.append(json.loads(bytes(data))["new_value"])
-        return None
-
-
 async def test_it_serves_calls_and_triggers(engine: OldEngine, client: Client, redis: RedisServer) -> None:
     seen = Seen()
     with attached(engine.url, "--redis-url", redis.url) as process:
         await said(process, "attached to")
         client.served.register_function("handler", seen)
         await client.register_trigger("state", "handler", {"scope": "s"})
-        await call(client, "state::set", {"scope": "s", "key": "settle", "value": 0})
+        await call_over(client, "state::set", {"scope": "s", "key": "settle", "value": 0})
         await until(lambda: len(engine.triggers) == 1, "no trigger")
         for value in (1, {"n": 1}):
-            await call(client, "state::set", {"scope": "s", "key": "k", "value": value})
+            await call_over(client, "state::set", {"scope": "s", "key": "k", "value": value})
         await until(lambda: seen.values[-2:] == [1, {"n": 1}], "an event is lost")
         assert redis.client.hget("state:s", "k") == b'{\t\n"n":1\n}'  # without the caller's id
         with pytest.raises(FunctionError) as refused:
-            await call(client, "state::get", {"scope": "s"})
+            await call_over(client, "state::get", {"scope": "s"})
         assert refused.value.code == "deserialization_error"
 
 
@@ -87,11 +61,11 @@ async def test_the_one_that_stands_by_registers_nothing_until_the_other_is_gone(
             await said(second, "standby at")
             client.served.register_function("handler", seen)
             await client.register_trigger("state", "handler", {"scope": "s"})
-            await call(client, "state::set", {"scope": "s", "key": "k", "value": 1})
+            await call_over(client, "state::set", {"scope": "s", "key": "k", "value": 1})
             assert engine.functions["state::set"][0] == engine.types["state"] == owner
             first.kill()
             await said(second, "attached to")
-            await call(client, "state::set", {"scope": "s", "key": "k", "value": 2})
+            await call_over(client, "state::set", {"scope": "s", "key": "k", "value": 2})
             await until(lambda: list(dict.fromkeys(seen.values)) == [1, 2], "an event is lost")  # one may come twice
 
 
@@ -105,14 +79,14 @@ async def test_one_that_slept_too_long_is_replaced_and_steps_down_when_it_wakes(
             await said(second, "standby at")
             client.served.register_function("handler", seen)
             await client.register_trigger("state", "handler", {"scope": "s"})
-            await call(client, "state::set", {"scope": "s", "key": "k", "value": 1})
+            await call_over(client, "state::set", {"scope": "s", "key": "k", "value": 1})
             first.pause(True)
             await said(second, "attached to")
-            await call(client, "state::set", {"scope": "s", "key": "k", "value": 2})
+            await call_over(client, "state::set", {"scope": "s", "key": "k", "value": 2})
             first.pause(False)
             await said(first, "steps down")
             await said(first, "standby at")
-            await call(client, "state::set", {"scope": "s", "key": "k", "value": 3})
+            await call_over(client, "state::set", {"scope": "s", "key": "k", "value": 3})
             await until(lambda: seen.values[-1:] == [3], "an event is lost")
             assert list(dict.fromkeys(seen.values)) == [1, 2, 3]
             # The client's own functions, and one provider of all of state.
@@ -137,9 +111,9 @@ async def test_a_value_too_deep_for_the_engine_is_answered_with_an_error(
     redis.client.hset("state:s", "deep", deep)
     with attached(engine.url, "--redis-url", redis.url) as process:
         await said(process, "attached to")
-        assert await call(client, "state::get", {"scope": "s", "key": "deep"}) == json.loads(deep)
+        assert await call_over(client, "state::get", {"scope": "s", "key": "deep"}) == json.loads(deep)
         with pytest.raises(FunctionError, match="127 levels") as refused:
-            await call(client, "state::list", {"scope": "s"})
+            await call_over(client, "state::list", {"scope": "s"})
         assert refused.value.code == "serialization_error"
 
 
@@ -151,10 +125,10 @@ async def test_an_event_too_deep_for_the_engine_is_a_dead_letter(engine: OldEngi
         client.served.register_function("handler", seen)
         await client.register_trigger("state", "handler", {"scope": "s"})
         with pytest.raises(FunctionError, match="was carried out"):
-            await call(client, "state::set", {"scope": "s", "key": "k", "value": 1})
-        await call(client, "state::set", {"scope": "s", "key": "k", "value": 2})
+            await call_over(client, "state::set", {"scope": "s", "key": "k", "value": 1})
+        await call_over(client, "state::set", {"scope": "s", "key": "k", "value": 2})
         await until(lambda: seen.values == [2], "the event behind a deep one")
-        (letter,) = (await call(client, "iii-state::dead_list", {}))["dead"]
+        (letter,) = (await call_over(client, "iii-state::dead_list", {}))["dead"]
         assert "127 levels" in letter["error"]
         assert letter["attempts"] == 1
 
@@ -174,9 +148,9 @@ async def test_a_large_event_of_which_its_worker_goes_is_a_crash_like_any_other(
             worker.served.register_function("handler", leave)
             retry = {"max_attempts": 2, "backoff_ms": 1}
             await worker.register_trigger("state", "handler", {"scope": "s", "retry": retry})
-            await call(client, "state::set", {"scope": "s", "key": "k", "value": "x" * 1_200_000})
+            await call_over(client, "state::set", {"scope": "s", "key": "k", "value": "x" * 1_200_000})
             async with asyncio.timeout(SOON):
-                while not (dead := (await call(client, "iii-state::dead_list", {}))["dead"]):
+                while not (dead := (await call_over(client, "iii-state::dead_list", {}))["dead"]):
                     await asyncio.sleep(0.05)
             assert called == 3
             assert "3 times, the last 2 with this event alone" in dead[0]["error"]
@@ -193,15 +167,15 @@ async def test_functions_that_another_worker_has_overwritten_come_back_when_it_l
             await said(process, f"state::get at {engine.url} is served by")
             await said(process, "it has taken over functions of this one")
         await said(process, "has lost state::get, iii-state::dead_drop; registering")
-        await call(client, "state::set", {"scope": "s", "key": "k", "value": 1})
-        assert await call(client, "state::get", {"scope": "s", "key": "k"}) == 1
+        await call_over(client, "state::set", {"scope": "s", "key": "k", "value": 1})
+        assert await call_over(client, "state::get", {"scope": "s", "key": "k"}) == 1
 
 
 async def ends(client: Client, key: str) -> dict[str, Any]:
     """The dead letter of a key, once it is there."""
     async with asyncio.timeout(SOON):
         while True:
-            for letter in (await call(client, "iii-state::dead_list", {}))["dead"]:
+            for letter in (await call_over(client, "iii-state::dead_list", {}))["dead"]:
                 if letter["key"] == key:
                     found: dict[str, Any] = letter
                     return found
@@ -232,7 +206,7 @@ async def test_a_handlers_own_error_ends_whatever_engine_words_it_uses(
         await said(process, "attached to")
         client.served.register_function("handler", refuse)
         await client.register_trigger("state", "handler", {"scope": "s", "retry": {"max_attempts": 2, "backoff_ms": 1}})
-        await call(client, "state::set", {"scope": "s", "key": "k", "value": 1})
+        await call_over(client, "state::set", {"scope": "s", "key": "k", "value": 1})
         letter = await ends(client, "k")
         assert (letter["attempts"], called) == (attempts, calls)
 
@@ -244,8 +218,8 @@ async def test_a_function_that_is_not_there_is_waited_for_without_an_attempt(
     with attached(engine.url, "--redis-url", redis.url) as process:
         await said(process, "attached to")
         await client.register_trigger("state", "handler", {"scope": "s", "retry": {"max_attempts": 1}})
-        await call(client, "state::set", {"scope": "s", "key": "k", "value": 1})
+        await call_over(client, "state::set", {"scope": "s", "key": "k", "value": 1})
         await asyncio.sleep(1.5)  # some looks at what the engine lists
         client.served.register_function("handler", seen)
         await until(lambda: seen.values == [1], "an event is lost")
-        assert (await call(client, "iii-state::dead_list", {}))["dead"] == []
+        assert (await call_over(client, "iii-state::dead_list", {}))["dead"] == []

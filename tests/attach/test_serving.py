@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
-from iii_state.engine.client import Client
+from iii_state.client.client import Client
 from iii_state.errors import FunctionError
-from tests.attach.conftest import SOON, WorkerAt, call, until
-from tests.attached import AttachProcess, attached
-from tests.redis_server import RedisServer
-from tests.sdk.workers import NODE_NEW, PYTHON_NEW, CallFailedError
+from tests.attach.conftest import WorkerAt
+from tests.support.engines.attached import AttachProcess, attached
+from tests.support.engines.calls import SOON, call
+from tests.support.redis.server import RedisServer
+from tests.support.sdk.workers import NODE_NEW, PYTHON_NEW, CallFailedError
+from tests.support.waiting import wait_until
 
 
 def nested(levels: int) -> bytes:
@@ -185,9 +187,9 @@ def test_a_trigger_that_is_unregistered_leaves_no_queue_and_one_that_is_away_doe
 
         assert waiting() == {"let::go": True, "goes::away": True}
         worker.unregister_trigger("let::go")
-        until(lambda: waiting() == {"goes::away": True}, "the queue of a trigger that was let go is still there")
+        wait_until(lambda: waiting() == {"goes::away": True}, "the queue of a trigger that was let go is still there")
         worker.kill()
-        until(lambda: waiting() == {"goes::away": False}, "the queue of a trigger that is away is gone")
+        wait_until(lambda: waiting() == {"goes::away": False}, "the queue of a trigger that is away is gone")
 
 
 def test_it_waits_for_an_engine_and_stops_cleanly_without_one() -> None:

@@ -6,14 +6,17 @@ import subprocess
 import sys
 import threading
 from contextlib import ExitStack
+from functools import partial
 
 import pytest
 
-from tests.attach.conftest import WorkerAt, call, until
-from tests.attached import ATTACH, attached, engine_without_state
-from tests.processes import EngineProcess, free_port, running_engine
-from tests.redis_server import RedisServer
-from tests.sdk.workers import NODE_NEW, NODE_OLD, PYTHON_NEW, PYTHON_OLD, CallFailedError, Sdk, Worker
+from tests.attach.conftest import WorkerAt
+from tests.support.engines.attached import ATTACH, attached, engine_without_state
+from tests.support.engines.calls import call
+from tests.support.engines.processes import EngineProcess, free_port, running_engine
+from tests.support.redis.server import RedisServer
+from tests.support.sdk.workers import NODE_NEW, NODE_OLD, PYTHON_NEW, PYTHON_OLD, CallFailedError, Sdk, Worker
+from tests.support.waiting import wait_until
 
 NOT_THERE = ("function_not_found", "invocation_stopped", "TIMEOUT", "IIITimeoutError")
 """What a caller may be told while nobody serves state."""
@@ -31,7 +34,7 @@ def write(worker: Worker, scope: str, key: str, value: int) -> None:
             return False
         return True
 
-    until(done, f"{key}={value} could not be written")
+    wait_until(done, f"{key}={value} could not be written")
 
 
 @pytest.mark.parametrize("sdk", [PYTHON_OLD, PYTHON_NEW, NODE_OLD, NODE_NEW], ids=lambda sdk: sdk.name)
@@ -41,8 +44,8 @@ def test_when_the_one_that_serves_is_killed_the_other_takes_over_and_no_event_is
     handler = f"{unique}::handler"
     with attached(url, "--redis-url", redis.url) as first, attached(url, "--redis-url", redis.url) as second:
         processes = [first, second]
-        until(lambda: any("attached to" in process.stderr.text() for process in processes), "nobody serves")
-        until(lambda: any("standby at" in process.stderr.text() for process in processes), "nobody stands by")
+        wait_until(lambda: any("attached to" in process.stderr.text() for process in processes), "nobody serves")
+        wait_until(lambda: any("standby at" in process.stderr.text() for process in processes), "nobody stands by")
         serving, waiting = processes if "attached to" in first.stderr.text() else reversed(processes)
         assert "attached to" not in waiting.stderr.text()
         worker, writer = worker_at(sdk, url), worker_at(sdk, url)
@@ -57,9 +60,12 @@ def test_when_the_one_that_serves_is_killed_the_other_takes_over_and_no_event_is
         def seen(key: str) -> list[int]:
             return [payload["new_value"] for payload in worker.payloads(handler) if payload["key"] == key]
 
+        def all_seen(key: str, wanted: list[int]) -> bool:
+            return set(seen(key)) >= set(wanted)
+
         for key in range(7):
             wanted = list(range(key, 200, 7))
-            until(lambda key=key, wanted=wanted: set(seen(f"k{key}")) >= set(wanted), f"an event of k{key} is lost")
+            wait_until(partial(all_seen, f"k{key}", wanted), f"an event of k{key} is lost")
             firsts = list(dict.fromkeys(seen(f"k{key}")))
             assert firsts == wanted  # in order; an event may come twice
 
@@ -91,7 +97,7 @@ def test_one_that_is_stopped_hands_over(url: str, redis: RedisServer, unique: st
 
 def test_siblings_have_names_of_their_own_where_an_engine_insists(url: str, redis: RedisServer) -> None:
     with attached(url, "--redis-url", redis.url) as first, attached(url, "--redis-url", redis.url) as second:
-        until(lambda: "standby at" in first.stderr.text() + second.stderr.text(), "nobody stands by")
+        wait_until(lambda: "standby at" in first.stderr.text() + second.stderr.text(), "nobody stands by")
         names = [row["name"] for row in call(url, "engine::workers::list", {})["workers"] if row["name"].startswith("state")]
         assert len(names) == 2
 
@@ -109,7 +115,7 @@ def test_each_of_several_engines_has_its_own_and_they_share_the_work(redis: Redi
             worker.register_trigger(handler, {"scope": unique})
         for number in range(40):
             workers[number % 2].call("state::set", {"scope": unique, "key": f"k{number}", "value": number})
-        until(lambda: sum(len(worker.calls(handler)) for worker in workers) >= 40, "an event is lost")
+        wait_until(lambda: sum(len(worker.calls(handler)) for worker in workers) >= 40, "an event is lost")
         values = [payload["new_value"] for worker in workers for payload in worker.payloads(handler)]
         assert sorted(values) == list(range(40))
         workers[0].kill()  # what comes now is the other's
@@ -119,7 +125,7 @@ def test_each_of_several_engines_has_its_own_and_they_share_the_work(redis: Redi
         def by_the_other() -> set[int]:
             return {payload["new_value"] for payload in workers[1].payloads(handler)}
 
-        until(lambda: by_the_other() >= set(range(40, 60)), "an event is lost")
+        wait_until(lambda: by_the_other() >= set(range(40, 60)), "an event is lost")
 
 
 def test_after_a_restart_of_the_engine_everything_is_there_again(redis: RedisServer, unique: str, worker_at: WorkerAt) -> None:

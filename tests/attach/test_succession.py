@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
-from iii_state.engine.client import Client
+from iii_state.client.client import Client
 from iii_state.errors import FunctionError
-from tests.attach.old_engine import OldEngine
-from tests.attach.test_old_engines import SOON, Seen, call, said, until
-from tests.attached import attached
-from tests.processes import running_engine
-from tests.redis_server import RedisServer, shared_server
+from tests.support.engines.attached import attached, said
+from tests.support.engines.calls import SOON, Seen, call_over
+from tests.support.engines.old_engine import OldEngine
+from tests.support.engines.processes import running_engine
+from tests.support.redis.server import RedisServer, shared_server
+from tests.support.waiting import until
 
 STORES = ["redis", "bridge-kv", "bridge-redis", "bridge-bridge-kv"]
 
@@ -56,7 +57,7 @@ async def served(client: Client, function_id: str, payload: Any) -> None:
     async with asyncio.timeout(SOON):
         while True:
             try:
-                await call(client, function_id, payload)
+                await call_over(client, function_id, payload)
             except FunctionError as error:
                 if error.code != "function_not_found":
                     raise
@@ -135,7 +136,7 @@ async def test_a_trigger_type_that_is_lost_is_provided_again(engine: OldEngine, 
             if not (stays and engine.tells_who_provides):
                 await said(process, "has lost the trigger type state; providing it again")
                 await new_triggers_fire(engine, client, "found")
-            await call(client, "state::set", {"scope": "s", "key": "k", "value": "once"})
+            await call_over(client, "state::set", {"scope": "s", "key": "k", "value": "once"})
             await until(lambda: before.values == ["once"], "an event is lost")
             assert gone.values == []
 
@@ -155,7 +156,7 @@ async def test_a_write_of_the_first_moment_finds_the_triggers_that_were_there_be
         await client.register_trigger("state", "handler", {"scope": "s"})
         with attached(engine.url, "--redis-url", redis.url):
             await until(lambda: "state::set" in engine.functions, "nobody serves")
-            await call(client, "state::set", {"scope": "s", "key": "k", "value": "first"})
+            await call_over(client, "state::set", {"scope": "s", "key": "k", "value": "first"})
             await until(lambda: seen.values == ["first"], "the event of the first write is lost")
 
 
@@ -171,8 +172,8 @@ async def test_workers_with_different_prefixes_do_not_wait_for_each_other(
         leader, standby = (second, third) if "attached to" in second.stderr.text() else (third, second)
         await said(standby, "standby at")
         async with Client(url, name="a-worker") as client:
-            await call(client, "state::set", {"scope": "s", "key": "k", "value": 1})
-            assert await call(client, "shared::state::get", {"scope": "s", "key": "k"}) == 1
+            await call_over(client, "state::set", {"scope": "s", "key": "k", "value": 1})
+            assert await call_over(client, "shared::state::get", {"scope": "s", "key": "k"}) == 1
             leader.kill()
             await said(standby, "serving shared::state::*")
-            assert await call(client, "shared::state::get", {"scope": "s", "key": "k"}) == 1
+            assert await call_over(client, "shared::state::get", {"scope": "s", "key": "k"}) == 1

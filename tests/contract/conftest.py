@@ -3,39 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import pytest
 
-from iii_state.adapters.base import Adapter
-from iii_state.adapters.bridge import BridgeAdapter
-from iii_state.adapters.kv import KvAdapter
-from iii_state.adapters.kv.clock import now_ms
-from iii_state.adapters.redis import RedisAdapter
-from iii_state.config import BridgeSettings, RedisSettings
-from iii_state.engine import Engine
-from iii_state.events import Delivery, QueueLimits, Subscription
-from iii_state.module import StateModule
-from tests.conftest import LOOPS, LoopFactory
-from tests.redis_server import fake_server, shared_server
-
-Opener = Callable[[QueueLimits], Adapter]
+from tests.support.loops import LOOPS, LoopFactory
+from tests.support.stores import Store, opened
 
 ADAPTERS = ["kv-memory", "kv-file", "fakeredis", "redis", "bridge-kv", "bridge-redis", "bridge-bridge-kv"]
 
 ON_BOTH_LOOPS = {"kv-memory", "kv-file", "redis"}
-"""The others are made of these, and of sockets that `tests/engine/test_websocket.py` tries on both."""
+"""The others are made of these, and of sockets that `tests/wire/test_websocket.py` tries on both."""
 
 
 def pytest_asyncio_loop_factories() -> dict[str, LoopFactory]:
     return LOOPS
 
 
-@pytest.fixture(params=LOOPS.values(), ids=LOOPS)
+@pytest.fixture(params=list(LOOPS.values()), ids=list(LOOPS))
 def new_loop(request: pytest.FixtureRequest) -> LoopFactory:
     """For tests that run loops of their own."""
     factory: LoopFactory = request.param
@@ -44,135 +30,14 @@ def new_loop(request: pytest.FixtureRequest) -> LoopFactory:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out asyncio's own loop where it would only cost time."""
-    kept, left_out = [], []
+    kept: list[pytest.Item] = []
+    left_out: list[pytest.Item] = []
     for item in items:
         params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
         only_uvloop = params.get("kind", "redis") not in ON_BOTH_LOOPS
         (left_out if only_uvloop and asyncio.new_event_loop in params.values() else kept).append(item)
     items[:] = kept
     config.hook.pytest_deselected(items=left_out)
-
-
-class Store:
-    """An adapter under test: `await` works on every answer, and rung bells are counted.
-
-    `elapse(ms)` brings deadlines nearer by so many milliseconds, without a word to the adapter.
-    """
-
-    def __init__(self, open_adapter: Opener, elapse: Callable[[int], None] = lambda ms: None, *, is_remote: bool = False) -> None:
-        self._open = open_adapter
-        self.elapse = elapse
-        self.is_remote = is_remote
-        self.bells: list[str] = []
-        self.ring: Callable[[str], None] = self.bells.append
-        self.adapter: Adapter
-
-    async def start(self, limits: QueueLimits | None = None) -> None:
-        self.adapter = self._open(limits or QueueLimits())
-        await self.adapter.start(lambda subscription_id: self.ring(subscription_id))
-
-    async def subscribe(self, subscription: Subscription) -> None:
-        """Host a subscription whose function and condition are there."""
-        answer = self.adapter.subscribe(subscription)
-        if asyncio.isfuture(answer):
-            await asyncio.wait_for(answer, 10)
-        self.adapter.offer(subscription.id, True)
-
-    def replaced(self, old: bytes | None) -> bytes | None:
-        """What `set` and `update` answer for a value that was replaced: a remote engine does not tell a stored null from none."""
-        return None if self.is_remote and old == b"null" else old
-
-    async def taken(self, subscription_id: str, count: int, at_most: int = 100) -> list[Delivery]:
-        """What is ready, which is `count` deliveries: at once, or, of a remote's, as soon as it has come."""
-        found: list[Delivery] = await self.take(subscription_id, at_most)
-        async with asyncio.timeout(10):
-            while self.is_remote and len(found) < count:
-                await asyncio.sleep(0.002)
-                found += await self.take(subscription_id, at_most - len(found))
-        assert len(found) == count
-        return found
-
-    async def is_empty(self, subscription_id: str) -> bool:
-        """Whether the queue of a subscription holds nothing."""
-        stats = await self.queues()
-        return not any(queue.waiting or queue.pending for queue in stats if queue.subscription.id == subscription_id)
-
-    async def has_dead_letters(self) -> bool:
-        return bool(await self.dead_letters())
-
-    async def rang(self, subscription_id: str) -> bool:
-        return subscription_id in self.bells
-
-    async def has_no_queue(self) -> bool:
-        return not await self.queues()
-
-    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
-        method = getattr(self.adapter, name)
-
-        async def call(*arguments: Any, **named: Any) -> Any:
-            answer = method(*arguments, **named)
-            return await asyncio.wait_for(answer, 10) if asyncio.isfuture(answer) else answer
-
-        return call
-
-
-@asynccontextmanager
-async def engine_over(kind: str, directory: Path, limits: QueueLimits | None) -> AsyncIterator[tuple[str, Callable[[int], None]]]:
-    """The address of an engine whose state is of a kind, and what brings its deadlines nearer."""
-    bounds = {} if limits is None else msgspec.structs.asdict(limits)
-    async with AsyncExitStack() as stack:
-        elapse: Callable[[int], None]
-        store: KvAdapter | None = None
-        if kind.startswith("bridge-"):
-            url, elapse = await stack.enter_async_context(engine_over(kind.removeprefix("bridge-"), directory, limits))
-            adapter = {"name": "bridge", "config": {"bridge_url": url}}
-        elif kind == "kv":
-            clock, elapse = _clock()
-            adapter, store = {"name": "kv"}, KvAdapter(limits=limits, clock=clock)
-        else:
-            server = await asyncio.to_thread(shared_server)
-            await asyncio.to_thread(server.empty, str(directory))
-            adapter, elapse = {"name": "redis", "config": {"redis_url": server.url}}, server.elapse
-        engine = await stack.enter_async_context(Engine())
-        await engine.add_module(StateModule({"adapter": adapter, "dispatch": bounds}, adapter=store))
-        host, port = await engine.serve("127.0.0.1", 0)
-        yield f"ws://{host}:{port}", elapse
-
-
-def _clock() -> tuple[Callable[[], int], Callable[[int], None]]:
-    """A clock of milliseconds, and what puts it forward."""
-    ahead = 0
-
-    def go_ahead(ms: int) -> None:
-        nonlocal ahead
-        ahead += ms
-
-    return lambda: now_ms() + ahead, go_ahead
-
-
-async def new_store(kind: str, directory: Path) -> Store:
-    if kind.startswith("kv"):
-        target = directory if kind == "kv-file" else None
-        clock, elapse = _clock()
-        return Store(lambda limits: KvAdapter(target, limits=limits, clock=clock), elapse)
-    server = await asyncio.to_thread(fake_server if kind == "fakeredis" else shared_server)
-    await asyncio.to_thread(server.empty, str(directory))
-    return Store(lambda limits: RedisAdapter(RedisSettings(redis_url=server.url), limits=limits), server.elapse)
-
-
-@asynccontextmanager
-async def opened(kind: str, directory: Path, limits: QueueLimits | None = None) -> AsyncIterator[Store]:
-    """A started store of a kind; `directory` is empty, or holds what an earlier one left."""
-    async with AsyncExitStack() as stack:
-        if kind.startswith("bridge-"):
-            url, elapse = await stack.enter_async_context(engine_over(kind.removeprefix("bridge-"), directory, limits))
-            settings = BridgeSettings(bridge_url=url)
-            store = Store(lambda limits: BridgeAdapter(settings, limits=limits), elapse, is_remote=True)
-        else:
-            store = await new_store(kind, directory)
-        await store.start(limits)
-        stack.push_async_callback(lambda: store.adapter.stop())
-        yield store
 
 
 @pytest.fixture(params=ADAPTERS)

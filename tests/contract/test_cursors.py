@@ -10,12 +10,12 @@ from functools import partial
 import pytest
 
 from iii_state import FunctionError
-from iii_state.snapshots import MAX_SNAPSHOTS
-from tests.adapters.bridge.engines import until
-from tests.adapters.bridge.processes import Worker, bridged, engine, remote
-from tests.adapters.redis.proxy import Proxy
-from tests.attach.old_engine import OldEngine
-from tests.attached import attached
+from iii_state.state.snapshots import MAX_SNAPSHOTS
+from tests.support.bridge.processes import Worker, bridged, engine, remote
+from tests.support.engines.attached import attached
+from tests.support.engines.old_engine import OldEngine
+from tests.support.redis.proxy import Proxy
+from tests.support.waiting import until
 
 KINDS = ["kv", "redis", "bridge-kv", "bridge-redis", "bridge-bridge-kv"]
 

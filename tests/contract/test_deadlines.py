@@ -11,9 +11,7 @@ import pytest
 from iii_state.errors import FunctionError, StoreError
 from iii_state.events import Delivery, QueueLimits
 from iii_state.sessions import Request
-from tests.contract.conftest import Store, opened
-from tests.contract.test_queues import ALL, drain, seen
-from tests.contract.test_values import LIMIT, plan, stored
+from tests.support.stores import ALL, LIMIT, Store, drain, opened, plan, seen, stored
 
 LONG = 3_600_000
 INCREMENT = plan({"type": "increment", "path": "n", "by": 1})
@@ -35,7 +33,7 @@ async def test_a_value_goes_at_its_deadline_with_one_event(store: Store) -> None
     assert await store.set("s", "k", b"1", ttl_ms=40) is None
     assert await events(store, 2) == [("created", "s", "k", None, b"1"), DELETED]
     assert await store.get("s", "k") is None
-    assert await store.groups() == []
+    assert await store.scopes() == []
     await store.set("s", "other", b"1", ttl_ms=40)
     assert await events(store, 2) == [("created", "s", "other", None, b"1"), ("deleted", "s", "other", b"1", None)]
     assert await drain(store, ALL) == []
@@ -46,7 +44,7 @@ async def test_a_value_is_there_until_its_deadline(store: Store) -> None:
     await store.set("s", "always", b"2")
     assert await store.get("s", "k") == b"1"
     assert sorted(await store.entries("s")) == [("always", b"2"), ("k", b"1")]
-    assert await store.groups() == ["s"]
+    assert await store.scopes() == ["s"]
     assert await store.set("s", "k", b"2", ttl_ms=LONG) == b"1"
     assert await store.delete("s", "k") == b"2"
     assert await store.entries("s") == [("always", b"2")]
@@ -60,7 +58,7 @@ async def test_what_is_over_is_not_seen_by_anything(store: Store) -> None:
     store.elapse(LONG)
     assert await store.get("s", "a") is None
     assert await store.entries("s") == [("always", b"1")]
-    assert await store.groups() == ["s"]
+    assert await store.scopes() == ["s"]
     assert await store.entries("gone") == []
     assert (await store.keys("s"), await store.keys("gone")) == (["always"], [])
     assert await store.set("s", "b", b"2") is None
@@ -101,7 +99,7 @@ async def test_a_mutation_that_comes_first_makes_the_value_go_before_it(store: S
 
 async def test_a_call_made_again_answers_what_it_did_though_a_deadline_has_passed(store: Store) -> None:
     await store.subscribe(ALL)
-    await store.open_session("session-of-a-caller", 0, 1)
+    await store.open("session-of-a-caller", 0, 1)
     first, second = (Request("session-of-a-caller", 1, slot, slot + 1) for slot in range(2))
     await store.set("s", "k", b"1", ttl_ms=LONG, request=first)
     store.elapse(LONG)
@@ -143,7 +141,7 @@ async def test_an_update_can_give_a_deadline_to_a_value_that_had_none_and_to_a_n
         ("created", "s", "new", None, stored({"n": 1})),
         ("deleted", "s", "new", stored({"n": 1}), None),
     ]
-    assert await store.groups() == []
+    assert await store.scopes() == []
 
 
 async def test_an_update_that_is_refused_changes_no_deadline(store: Store) -> None:
@@ -177,7 +175,7 @@ async def test_many_values_go(store: Store) -> None:
     came = await events(store, 1200)
     assert len(came) == 1200
     assert {event[2] for event in came if event[0] == "deleted"} == {f"k{number}" for number in range(600)}
-    assert await store.groups() == []
+    assert await store.scopes() == []
 
 
 async def test_deadlines_outlive_the_engine(kind: str, tmp_path: Path) -> None:
@@ -226,10 +224,10 @@ async def test_a_full_queue_keeps_what_is_over_out_of_sight_until_there_is_room(
 
 async def test_without_events_values_go_all_the_same(store: Store) -> None:
     await store.subscribe(ALL)
-    store.adapter.enable_events(False)
+    store.adapter.queues.enable_events(False)
     await store.set("s", "k", b"1", ttl_ms=20)
     async with asyncio.timeout(10):
-        while await store.groups():
+        while await store.scopes():
             await asyncio.sleep(0.002)
     assert await store.set("s", "k", b"2") is None
     assert await store.entries("s") == [("k", b"2")]

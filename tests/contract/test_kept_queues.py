@@ -9,8 +9,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.contract.conftest import engine_over
-from tests.engine.raw_worker import Port, RawWorker
+from tests.support.engines.raw_worker import Port, RawWorker
+from tests.support.stores import engine_over
 
 
 @pytest.fixture(params=["kv", "redis", "bridge-kv", "bridge-redis"])

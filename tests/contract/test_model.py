@@ -11,12 +11,10 @@ from typing import Any
 from hypothesis import given, settings
 
 from iii_state import values
-from tests import model, strategies
-from tests.conftest import LoopFactory
-from tests.contract.conftest import Store, opened
-from tests.contract.test_queues import ALL, drain
-from tests.contract.test_values import LIMIT, plan, stored
-from tests.test_ops import exact
+from tests.support import model, strategies
+from tests.support.loops import LoopFactory
+from tests.support.stores import ALL, LIMIT, Store, drain, opened, plan, stored
+from tests.support.vectors import exact
 
 EXAMPLES = {
     "kv-memory": 300,
@@ -61,7 +59,7 @@ async def compare(store: Store, prefix: str, steps: list[tuple[Any, ...]]) -> No
                 entries = {key: seen(text) for key, text in await store.entries(prefix + scope)}
                 assert entries == {key: expected(value) for (of, key), (value, _) in oracle.values.items() if of == scope}
             case ("groups",):
-                assert {scope for scope in await store.groups() if scope.startswith(prefix)} == {
+                assert {scope for scope in await store.scopes() if scope.startswith(prefix)} == {
                     prefix + scope for scope, _ in oracle.values
                 }
             case ("elapse", hours):

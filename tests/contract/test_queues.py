@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
 from iii_state.errors import FunctionError, StoreError
-from iii_state.events import Delivery, Failure, QueueLimits, RetryPolicy, Subscription
-from tests.contract.conftest import Store, opened
+from iii_state.events import Delivery, QueueLimits, RetryPolicy, Subscription
+from tests.support.stores import ALL, FAILED, Store, drain, opened, seen
+from tests.support.waiting import until
 
 REFUSED = (StoreError, FunctionError)
 """A write that is refused: by the store itself, or by a remote, in its words."""
 
-FAILED = Failure("invocation_failed", "boom")
-ALL = Subscription("all")
 USERS = Subscription("users", scope="users")
 ADA = Subscription("ada", scope="users", key="ada")
 ANY_ADA = Subscription("any-ada", key="ada")
-
-
-def seen(deliveries: list[Delivery]) -> list[tuple[str, str, str, bytes | None, bytes | None]]:
-    return [(d.event.event_type.removeprefix("state:"), d.event.scope, d.event.key, d.event.old, d.event.new) for d in deliveries]
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Wait for a condition, bounded."""
-    async with asyncio.timeout(10):
-        while not await condition():
-            await asyncio.sleep(0.005)
 
 
 async def taken_at_a_bell(store: Store, subscription: Subscription) -> list[Delivery]:
@@ -51,27 +38,13 @@ async def taken_until(store: Store, subscription: Subscription, event_id: str) -
     """Take until one event comes, and acknowledge all others."""
     async with asyncio.timeout(10):
         while True:
-            taken = await store.take(subscription.id, 100)
+            taken: list[Delivery] = await store.take(subscription.id, 100)
             if others := [delivery for delivery in taken if delivery.event_id != event_id]:
                 await store.ack(others)
             for delivery in taken:
                 if delivery.event_id == event_id:
                     return delivery
             await asyncio.sleep(0.005)
-
-
-async def drain(store: Store, subscription: Subscription) -> list[Delivery]:
-    """Take and acknowledge until nothing is left."""
-    everything: list[Delivery] = []
-    async with asyncio.timeout(10):
-        while True:
-            if taken := await store.take(subscription.id, 100):
-                everything.extend(taken)
-                await store.ack(taken)
-            elif not store.is_remote or await store.is_empty(subscription.id):
-                return everything
-            else:
-                await asyncio.sleep(0.002)
 
 
 async def test_each_subscription_gets_the_events_it_matches(store: Store) -> None:
@@ -156,7 +129,7 @@ async def test_a_buried_delivery_is_a_dead_letter_and_its_lane_goes_on(store: St
     await store.set("s", "a", b"0")
     await store.set("s", "a", b"1")
     (first,) = await store.taken(ALL.id, 1, at_most=1)
-    await store.bury(first, FAILED)
+    await store.dead_letter(first, FAILED)
     await until(store.has_dead_letters)
     store.bells.clear()
     await store.set("s", "other", b"0")
@@ -165,13 +138,13 @@ async def test_a_buried_delivery_is_a_dead_letter_and_its_lane_goes_on(store: St
     assert (letter.function_id, letter.attempts, letter.error) == ("all", 1, "invocation_failed: boom")
     assert (letter.event.key, letter.event.new) == ("a", b"0")
     assert await store.dead_letters("another") == []
-    assert await store.revive(letter.id)
+    assert await store.dead_retry(letter.id)
     assert await store.dead_letters() == []
     await store.set("s", "other", b"1")
     revived = [d for d in await drain(store, ALL) if d.event.key == "a"]
     assert [(d.event.new, d.attempt) for d in revived] == [(b"0", 1)]
-    assert not await store.revive(letter.id)
-    assert not await store.discard(letter.id)
+    assert not await store.dead_retry(letter.id)
+    assert not await store.dead_drop(letter.id)
 
 
 async def test_released_deliveries_come_again_in_order_with_no_attempt_counted(store: Store) -> None:
@@ -233,7 +206,7 @@ async def test_an_ended_subscription_takes_its_queue_with_it(store: Store) -> No
     await store.unsubscribe(ALL.id)
     await store.ack([out])
     await store.set("s", "a", b"1")
-    assert await store.queues() == []
+    assert await store.stats() == []
     await store.subscribe(ALL)
     assert await store.take(ALL.id, 100) == []
 
@@ -247,7 +220,7 @@ async def test_a_full_queue_rejects_the_write_and_nothing_changes(kind: str, tmp
         with pytest.raises(REFUSED, match=r"queue of \S+ is full \(max_queue_length 2\)"):
             await store.set("users", "c", b"0")
         assert await store.get("users", "c") is None
-        assert {stats.waiting for stats in await store.queues()} == {2}
+        assert {stats.waiting for stats in await store.stats()} == {2}
         assert len(await drain(store, ALL)) == 2
         with pytest.raises(REFUSED, match=r"queue of \S*users is full"):
             await store.set("users", "c", b"0")
@@ -272,7 +245,7 @@ async def test_a_queue_that_drops_keeps_the_newest_and_what_is_out(kind: str, tm
         for number in range(1, 4):
             await store.set("s", "a", b"%d" % number)
             await store.set("s", "b", b"%d" % number)
-        (stats,) = await store.queues()
+        (stats,) = await store.stats()
         assert (stats.waiting, stats.pending, stats.dropped) == (2, 1, 4)
         await store.ack([out])
         rest = sorted((d.event.key, d.event.new) for d in await drain(store, ALL))
@@ -290,10 +263,10 @@ async def test_the_bytes_of_a_queue_are_bounded(kind: str, tmp_path: Path) -> No
 
 async def test_without_events_nothing_is_queued(store: Store) -> None:
     await store.subscribe(ALL)
-    store.adapter.enable_events(False)
+    store.adapter.queues.enable_events(False)
     await store.set("s", "a", b"0")
     await until(lambda: store.is_empty(ALL.id))
-    store.adapter.enable_events(True)
+    store.adapter.queues.enable_events(True)
     await store.set("s", "a", b"1")
     assert [d.event.new for d in await drain(store, ALL)] == [b"1"]
 
@@ -301,7 +274,7 @@ async def test_without_events_nothing_is_queued(store: Store) -> None:
 async def test_registering_again_takes_on_the_new_settings(store: Store) -> None:
     await store.subscribe(Subscription("f", retention_ms=1000))
     await store.subscribe(Subscription("f", retention_ms=2000, metadata=b'{"a":1}'))
-    (stats,) = await store.queues()
+    (stats,) = await store.stats()
     assert (stats.subscription.retention_ms, stats.subscription.metadata) == (2000, b'{"a":1}')
 
 
@@ -310,11 +283,11 @@ async def test_a_write_finds_no_room_that_a_revived_dead_letter_takes(kind: str,
         await store.subscribe(ALL)
         await store.set("s", "dead", b"1")
         (delivery,) = await store.taken(ALL.id, 1, at_most=1)
-        await store.bury(delivery, FAILED)
+        await store.dead_letter(delivery, FAILED)
         await until(store.has_dead_letters)
         await store.set("s", "first", b"1")
         (letter,) = await store.dead_letters()
-        assert await store.revive(letter.id)
+        assert await store.dead_retry(letter.id)
         with pytest.raises(REFUSED, match="is full"):
             await store.set("s", "second", b"1")
         assert sorted(d.event.key for d in await drain(store, ALL)) == ["dead", "first"]

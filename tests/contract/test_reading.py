@@ -12,9 +12,9 @@ import pytest
 
 from iii_state import values
 from iii_state.errors import FunctionError, InvalidValue
-from iii_state.snapshots import EntriesRequest, Snapshots
-from tests.contract.conftest import Store, opened
-from tests.contract.test_queues import until
+from iii_state.state.snapshots import EntriesRequest, Snapshots
+from tests.support.stores import Store, opened
+from tests.support.waiting import until
 
 
 class Reader:
@@ -70,7 +70,7 @@ async def test_the_keys_of_a_scope(store: Store) -> None:
 
 async def test_a_small_scope_is_one_page(store: Store) -> None:
     reader = Reader(store)
-    empty = {"entries": [], "next_cursor": None, "done": True, "offset": 0, "total": 0}
+    empty: dict[str, Any] = {"entries": [], "next_cursor": None, "done": True, "offset": 0, "total": 0}
     assert await reader.page("unknown") == empty
     await store.set("s", 'a"b\n', values.to_stored(b'{"a":[],"b":1}'))
     assert await reader.page("s") == {**empty, "entries": [['a"b\n', {"a": [], "b": 1}]], "total": 1}
@@ -191,7 +191,7 @@ async def test_what_has_been_handed_out_makes_room(store: Store) -> None:
         ({"max_bytes": 8_000_001}, "max_bytes: invalid value: 8000001, expected an integer from 256 to 8000000"),
     ],
 )
-async def test_bounds_out_of_range(store: Store, given: dict[str, int], cause: str) -> None:
+async def test_bounds_out_of_range(store: Store, given: dict[str, Any], cause: str) -> None:
     with pytest.raises(InvalidValue) as raised:
         await Reader(store).page("s", **given)
     assert str(raised.value) == cause

@@ -15,11 +15,10 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 
 from iii_state import values
 from iii_state.adapters.base import Updated
-from iii_state.sessions import Fenced, Request, SessionLost, SessionTaken
-from tests.conftest import LoopFactory
-from tests.contract.conftest import Store, new_store
-from tests.contract.test_queues import ALL, drain
-from tests.contract.test_values import LIMIT, plan
+from iii_state.errors import RequestFenced, SessionLost, SessionTaken
+from iii_state.sessions import Request
+from tests.support.loops import LoopFactory
+from tests.support.stores import ALL, LIMIT, Store, drain, new_store, plan
 
 T = TypeVar("T")
 SLOTS = 3
@@ -53,7 +52,7 @@ class Sessions(RuleBasedStateMachine):
         self.events = 0
         self.do(self.store.start())
         self.do(self.store.subscribe(ALL))
-        self.do(self.store.open_session(self.session, 0, self.raised()))
+        self.do(self.store.open(self.session, 0, self.raised()))
         self.held = self.epoch
 
     def do(self, work: Awaitable[T]) -> T:
@@ -115,17 +114,17 @@ class Sessions(RuleBasedStateMachine):
             assert self.make(kind, request) == self.last[request.slot][2]
             return
         if request.session == self.session:
-            with pytest.raises(Fenced):
+            with pytest.raises(RequestFenced):
                 self.make(kind, request)
 
     @rule(lost=st.booleans())
     def reconnect(self, lost: bool) -> None:
         """`lost`: the answer is not heard, and the caller opens again."""
         for _ in range(2 if lost else 1):
-            self.do(self.store.open_session(self.session, self.held, self.raised()))
+            self.do(self.store.open(self.session, self.held, self.raised()))
         for late in range(1, self.epoch + 1):
             with pytest.raises(SessionTaken):
-                self.do(self.store.open_session(self.session, self.held, late))
+                self.do(self.store.open(self.session, self.held, late))
         self.held = self.epoch
 
     @rule()
@@ -134,7 +133,7 @@ class Sessions(RuleBasedStateMachine):
             self.make("increment", Request("never-opened", 1, 0, 1))
         self.session = f"session-{self.session.partition('-')[2]}0"
         self.epoch, self.last = 0, {}
-        self.do(self.store.open_session(self.session, 0, self.raised()))
+        self.do(self.store.open(self.session, 0, self.raised()))
         self.held = self.epoch
 
     @precondition(lambda self: self.store_kind != "kv-memory")

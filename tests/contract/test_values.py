@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import msgspec
 import pytest
 
 from iii_state import values
 from iii_state.errors import FunctionError, too_large
-from iii_state.ops import Plan, compile_text
-from tests.contract.conftest import Store
-from tests.test_ops import VECTORS, exact
+from tests.support.stores import LIMIT, Store, plan, stored
+from tests.support.vectors import VECTORS, exact
 
-LIMIT = values.MAX_VALUE_BYTES
 AWKWARD = ["", "a", "a/b", "a:b", "{x}", "a\nb", "\x00", "😀", "é", " ", "1:1", "x" * 2000]
-
-
-def plan(*ops: dict[str, Any]) -> Plan:
-    return compile_text(values.encode(list(ops)))
-
-
-def stored(value: Any) -> bytes:
-    return values.to_stored(values.encode(value))
 
 
 async def test_update_vectors(store: Store) -> None:
@@ -57,7 +46,7 @@ async def test_any_string_is_a_scope_and_a_key(store: Store) -> None:
     for scope in AWKWARD:
         for key in AWKWARD:
             await store.set(scope, key, stored([scope, key]))
-    assert sorted(await store.groups()) == sorted(AWKWARD)
+    assert sorted(await store.scopes()) == sorted(AWKWARD)
     for scope in AWKWARD:
         entries = dict(await store.entries(scope))
         assert entries == {key: stored([scope, key]) for key in AWKWARD}
@@ -68,7 +57,7 @@ async def test_a_scope_without_values_is_no_group(store: Store) -> None:
     await store.set("t", "k", b"1")
     await store.delete("s", "k")
     await store.delete("unknown", "k")
-    assert await store.groups() == ["t"]
+    assert await store.scopes() == ["t"]
     assert await store.entries("s") == []
 
 

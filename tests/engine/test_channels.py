@@ -8,7 +8,8 @@ import aiohttp
 import pytest
 
 from iii_state.engine import Engine
-from tests.engine.raw_worker import Port, RawWorker, until
+from tests.support.engines.raw_worker import Port, RawWorker
+from tests.support.waiting import until
 
 
 async def ends(worker: RawWorker, **wanted: object) -> tuple[str, str]:

@@ -11,8 +11,9 @@ import pytest
 from iii_state.engine import Engine
 from iii_state.errors import ConfigError, FunctionError
 from iii_state.host import Host
-from tests.engine.dict_module import DictModule
-from tests.engine.raw_worker import Port, until
+from tests.support.engines.dict_module import DictModule
+from tests.support.engines.raw_worker import Port
+from tests.support.waiting import until
 
 
 async def test_functions_take_and_return_python_objects(engine: Engine) -> None:
@@ -278,4 +279,4 @@ async def test_two_thousand_connections_that_come_and_go_leave_nothing_behind(po
     await until(lambda: len(engine.workers) == 0)
     assert list(engine.triggers) == []
     assert engine.functions.get("default", "f1") is None
-    assert len(engine.server) == 0
+    await until(lambda: len(engine.server) == 0)

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from iii_state import Engine, FunctionError, StateModule
-from iii_state.engine.client import Client
-from iii_state.host import Answer, Caller, Trigger, answered
+from iii_state.client.client import Client
+from iii_state.host import Caller, Trigger
+from iii_state.tasks.results import Answer, answered
 from iii_state.values import Json
-from tests.engine.dict_module import DictModule
-from tests.engine.raw_worker import RawWorker, until
+from tests.support.engines.dict_module import DictModule
+from tests.support.engines.raw_worker import RawWorker
+from tests.support.waiting import until
 
 
 class OfItsOwn(BaseException):
@@ -175,8 +177,8 @@ async def test_an_event_is_tried_again_and_other_subscriptions_go_on(
             await engine.register_trigger({"type": "state", "function_id": f"good-{number}", "config": {"scope": "s"}})
         await engine.trigger({"function_id": "state::set", "payload": {"scope": "s", "key": "k", "value": 1}})
         await until(lambda: len(seen) == 5)
-        await until(lambda: bool(module.adapter.dead_letters()))
-        (letter,) = await answered(module.adapter.dead_letters())
+        await until(lambda: bool(module.adapter.admin.dead_letters()))
+        (letter,) = await answered(module.adapter.admin.dead_letters())
         assert letter.attempts == 2
         assert letter.error.startswith("invocation_failed: ")
         assert sorted(seen) == [f"good-{number}" for number in range(5)]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from iii_state.engine import Engine
-from tests.engine.dict_module import DictModule
-from tests.engine.raw_worker import Port, RawWorker
+from tests.support.engines.dict_module import DictModule
+from tests.support.engines.raw_worker import Port, RawWorker
 
 
 async def test_functions_are_listed_with_who_serves_them(worker: RawWorker, port: Port) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import cast
 
 import aiohttp
 
-from tests.engine.raw_worker import Port, RawWorker
+from tests.support.engines.raw_worker import Port, RawWorker
 
 FRAME = b"x" * 65536
 FRAMES = 2000
@@ -24,7 +23,7 @@ async def open_ends(port: Port, worker: RawWorker) -> tuple[aiohttp.ClientWebSoc
 def transport_of(socket: aiohttp.ClientWebSocketResponse) -> asyncio.Transport:
     transport = None if socket._conn is None else socket._conn.transport
     assert transport is not None
-    return cast(asyncio.Transport, transport)  # uvloop's are of another class
+    return transport
 
 
 async def write(writer: aiohttp.ClientWebSocketResponse) -> None:

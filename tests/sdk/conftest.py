@@ -11,19 +11,12 @@ from typing import Protocol
 
 import pytest
 
-from tests.attached import attached, engine_without_state
-from tests.processes import running_engine
-from tests.redis_server import RedisServer
-from tests.sdk.workers import SDKS, Sdk, Worker, running_worker
+from tests.support.engines.attached import attached, engine_without_state
+from tests.support.engines.processes import running_engine
+from tests.support.redis.server import RedisServer
+from tests.support.sdk.workers import SDKS, Sdk, Worker, installed, running_worker
 
 WorkerOf = Callable[[Sdk], Worker]
-
-
-def installed(sdk: Sdk) -> Sdk:
-    """The SDK, if it can be used here; skips the test otherwise."""
-    if reason := sdk.missing():
-        pytest.skip(reason)
-    return sdk
 
 
 @pytest.fixture(scope="module", params=SDKS, ids=lambda sdk: sdk.name)
@@ -42,7 +35,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 class Reachable(Protocol):
     """An engine, as far as its workers are concerned."""
 
-    url: str
+    @property
+    def url(self) -> str: ...
 
     @property
     def is_stock(self) -> bool: ...

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.attached import attached
-from tests.processes import EngineProcess, free_port, running_engine, running_relay
-from tests.redis_server import RedisServer
-from tests.sdk.conftest import installed
-from tests.sdk.workers import PYTHON_NEW, SOON, running_worker, wait_until
+from tests.support.engines.attached import attached
+from tests.support.engines.processes import EngineProcess, free_port, running_engine, running_relay
+from tests.support.redis.server import RedisServer
+from tests.support.sdk.workers import PYTHON_NEW, SOON, installed, running_worker
+from tests.support.waiting import wait_until
 
 NAMESPACE = {"III_NAMESPACE": "b"}
 EVENTS = 30
@@ -50,7 +50,7 @@ def test_events_outlive_a_kill_of_the_engine(arguments: list[str], unique: str) 
                 worker.release("f")
             return sorted(call.payload["new_value"] for call in worker.calls("f")[3:]) == list(range(EVENTS))
 
-        wait_until(all_handled, 3 * SOON, "events were lost")
+        wait_until(all_handled, "events were lost", 3 * SOON)
 
 
 def test_events_outlive_a_cut_connection(arguments: list[str], unique: str) -> None:
@@ -78,7 +78,7 @@ def cut_off_and_come_back(engine: EngineProcess, unique: str) -> None:
             writer.call("state::set", {"scope": unique, "key": "k", "value": number})
         worker.wait_for_calls("f", 1)
         relay.cut_clients_off()
-        wait_until(lambda: worker.info()["worker_id"] != connection, SOON, f"{worker} did not come back")
+        wait_until(lambda: worker.info()["worker_id"] != connection, f"{worker} did not come back", SOON)
         for count in range(2, 7):
             worker.wait_for_calls("f", count)
             worker.release("f")

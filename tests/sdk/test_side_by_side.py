@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.sdk.conftest import WorkerOf
-from tests.sdk.workers import NODE_NEW, PYTHON_NEW, Sdk
+from tests.support.sdk.workers import NODE_NEW, PYTHON_NEW, Sdk
 
 ADAPTERS = ["kv", "redis", "bridge"]
 

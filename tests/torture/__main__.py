@@ -25,7 +25,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from tests.sdk.workers import PYTHON_NEW, PYTHON_OLD
+from tests.support.sdk.workers import PYTHON_NEW, PYTHON_OLD
 from tests.torture.figures import figures_of, in_words
 from tests.torture.run import run
 

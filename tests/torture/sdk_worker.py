@@ -85,7 +85,7 @@ def write(client: Any, source: Source, journal: Journal, stopped: threading.Even
             result = client.trigger({"function_id": function_id, "payload": payload, "timeout_ms": CALL_MS})
         except Exception as error:
             message = str(getattr(error, "message", error))
-            journal.note(answered=op.id, outcome=outcome_of(getattr(error, "code", ""), message), error=message)
+            journal.note(answered=op.id, outcome=outcome_of(getattr(error, "code", "")), error=message)
             continue
         values = {"old": result, "new": None} if op.kind == "delete" else {"old": result["old_value"], "new": result["new_value"]}
         journal.note(answered=op.id, outcome="ok", **values)

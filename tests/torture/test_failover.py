@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sdk.workers import PYTHON_NEW, PYTHON_OLD
+from tests.support.sdk.workers import PYTHON_NEW, PYTHON_OLD
 from tests.torture.arena import Arena
 from tests.torture.chains import wrong_values
 from tests.torture.check import check

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from iii_state import Engine, FunctionError
-from iii_state.engine.client import Client, ConnectionLost
+from iii_state.client.client import Client
+from iii_state.errors import ConnectionLost
 from tests.torture.journal import Journal
 from tests.torture.writes import Op, Source, outcome_of
 
@@ -93,7 +94,7 @@ async def write_once(op: Op, caller: Caller, journal: Journal) -> str:
     try:
         result = await caller.call(function_id, payload)
     except FunctionError as error:
-        outcome = outcome_of(error.code, error.message)
+        outcome = outcome_of(error.code)
         journal.note(answered=op.id, outcome=outcome, error=f"{error.code}: {error.message}")
         return outcome
     except ConnectionLost as error:

@@ -90,10 +90,8 @@ class Source:
         return self._random.uniform(0, 0.08)
 
 
-def outcome_of(code: str, message: str) -> str:
-    """What a failed write's error says of it: `refused` (nothing has changed), `unknown`, or `ok`, whatever it replaced."""
-    if code not in ("SET_ERROR", "UPDATE_ERROR", "DELETE_ERROR"):
-        return "unknown"
-    if "the change was made" in message and "is not known" not in message:
-        return "ok"
-    return "unknown" if "not known" in message else "refused"
+def outcome_of(code: str) -> str:
+    """What a failed write's code says of it: `refused` (nothing has changed), `unknown`, or `ok`, whatever it replaced."""
+    if code in ("SET_ERROR", "UPDATE_ERROR", "DELETE_ERROR"):
+        return "refused"
+    return "ok" if code in ("NOT_CONFIRMED", "OLD_VALUE_UNKNOWN") else "unknown"

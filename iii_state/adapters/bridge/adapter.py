@@ -10,14 +10,14 @@ from iii_state import values
 from iii_state.adapters.base import Updated
 from iii_state.adapters.bridge import answers
 from iii_state.adapters.bridge.feeds import Feeds
-from iii_state.adapters.bridge.remote import NOT_FOUND, Remote
+from iii_state.adapters.bridge.remote import Remote
 from iii_state.config import BridgeSettings
-from iii_state.errors import FunctionError, StoreError
+from iii_state.errors import Code, FunctionError, StoreError
 from iii_state.events import DeadLetter, Delivery, DispatchLimits, Failure, QueueLimits, QueueStats, Subscription
-from iii_state.host import Answer
-from iii_state.ops import Plan
 from iii_state.sessions import Request
-from iii_state.stopping import Stopping
+from iii_state.tasks.closing import Stopping
+from iii_state.tasks.results import Answer
+from iii_state.values.ops import Plan
 
 T = TypeVar("T")
 
@@ -33,6 +33,22 @@ PAGE = b',"limit":1000,"max_bytes":8000000'
 
 
 class BridgeAdapter:
+    """Uses the state of the engine at `bridge_url`."""
+
+    def __init__(
+        self, settings: BridgeSettings, *, limits: QueueLimits | None = None, dispatch: DispatchLimits | None = None
+    ) -> None:
+        self.parts = _Parts(settings, limits=limits, dispatch=dispatch)
+        self.values = self.sessions = self.queues = self.admin = self.succession = self.parts
+        self.start, self.stop, self.health = self.parts.start, self.parts.stop, self.parts.health
+        self.route = self.parts.route
+
+    @property
+    def store(self) -> str | None:
+        return self.parts.store
+
+
+class _Parts:
     """Uses the state of the engine at `bridge_url`."""
 
     def __init__(
@@ -144,7 +160,7 @@ class BridgeAdapter:
     def store(self) -> str | None:
         return self._remote.store
 
-    def open_session(self, session: str, previous_epoch: int, epoch: int) -> Answer[None]:
+    def open(self, session: str, previous_epoch: int, epoch: int) -> Answer[None]:
         return self._own(self._remote.open_session(session, previous_epoch, epoch))
 
     def texts(self, scope: str) -> Answer[list[bytes]]:
@@ -165,7 +181,7 @@ class BridgeAdapter:
             try:
                 return await self._pages(scope)
             except FunctionError as error:
-                if error.code != "INVALID_CURSOR":
+                if error.code != Code.INVALID_CURSOR:
                     raise
         raise StoreError(
             f"the connection to {self._remote.url} broke {READINGS} times while the scope was read in pages: nothing was read"
@@ -179,7 +195,7 @@ class BridgeAdapter:
             try:
                 page = await self._ask_newer("state::list_entries", b'{"scope":%b%b%b' % (name, PAGE, cursor), self._read_page)
             except FunctionError as error:
-                if error.code != "ROW_TOO_LARGE":
+                if error.code != Code.ROW_TOO_LARGE:
                     raise
                 return [*found, *await self._large_entries(scope, dict(found))]
             found.extend((key, answers.stored(text)) for key, text in page.entries)
@@ -203,7 +219,7 @@ class BridgeAdapter:
         try:
             answer: T = await self._remote.call(values.encode_string(function_id), data, read)
         except FunctionError as error:
-            if error.code != NOT_FOUND:
+            if error.code != Code.FUNCTION_NOT_FOUND:
                 raise
             raise StoreError(
                 f"the engine at {self._remote.url} has no {function_id} (stock engines have it since 0.24), and without it "
@@ -211,13 +227,13 @@ class BridgeAdapter:
             ) from None
         return answer
 
-    def groups(self) -> Answer[list[str]]:
+    def scopes(self) -> Answer[list[str]]:
         return self._remote.call(b'"state::list_groups"', b"{", self._read_groups)
 
-    def line_up(self, worker: str, ttl_ms: int) -> Answer[list[str]]:
+    def enter(self, worker: str, ttl_ms: int) -> Answer[list[str]]:
         return self._own(self._line_up(worker, ttl_ms))
 
-    def step_out(self, worker: str) -> Answer[None]:
+    def leave(self, worker: str) -> Answer[None]:
         return self._own(self._step_out(worker))
 
     async def _line_up(self, worker: str, ttl_ms: int) -> list[str]:
@@ -225,7 +241,7 @@ class BridgeAdapter:
         try:
             before: list[str] = await self._remote.call(LINE_UP, request, self._read_line)
         except FunctionError as error:
-            if error.code != NOT_FOUND:
+            if error.code != Code.FUNCTION_NOT_FOUND:
                 raise
             return []  # a stock engine, or an older one of this project
         return before
@@ -265,22 +281,22 @@ class BridgeAdapter:
     def retry(self, delivery: Delivery, delay_ms: int, failure: Failure, *, crashed: bool = False) -> None:
         self._feeds.retry(delivery, delay_ms, failure, crashed=crashed)
 
-    def bury(self, delivery: Delivery, failure: Failure) -> None:
+    def dead_letter(self, delivery: Delivery, failure: Failure) -> None:
         self._feeds.bury(delivery, failure)
 
     def release(self, deliveries: Sequence[Delivery], *, begun: bool = False) -> None:
         self._feeds.release(deliveries, begun=begun)
 
-    def queues(self) -> Answer[list[QueueStats]]:
+    def stats(self) -> Answer[list[QueueStats]]:
         return self._own(self._feeds.queues())
 
     def dead_letters(self, function_id: str | None = None) -> Answer[list[DeadLetter]]:
         return self._own(self._feeds.dead_letters(function_id))
 
-    def revive(self, dead_letter_id: str) -> Answer[bool]:
+    def dead_retry(self, dead_letter_id: str) -> Answer[bool]:
         return self._own(self._feeds.revive(dead_letter_id))
 
-    def discard(self, dead_letter_id: str) -> Answer[bool]:
+    def dead_drop(self, dead_letter_id: str) -> Answer[bool]:
         return self._own(self._feeds.discard(dead_letter_id))
 
 

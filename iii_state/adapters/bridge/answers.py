@@ -15,8 +15,8 @@ from msgspec import Raw
 from iii_state import values
 from iii_state.adapters.base import Updated
 from iii_state.errors import InvalidValue, StoreError
-from iii_state.ops import OpError
 from iii_state.values import Json
+from iii_state.values.ops import OpError
 
 T = TypeVar("T")
 

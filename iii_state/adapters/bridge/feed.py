@@ -11,15 +11,15 @@ import logging
 import uuid
 from typing import NamedTuple
 
-from iii_state.awake import AwakeTimer
-from iii_state.errors import FunctionError, NotCarriedOut, WorkerLost
+from iii_state.adapters.local_queue import Queue
+from iii_state.errors import Code, FunctionError, NotCarriedOut, WorkerLost
 from iii_state.events import Delivery, Event, Failure, Subscription
-from iii_state.host import Answer
-from iii_state.queues import Queue
+from iii_state.tasks.awake import AwakeTimer
+from iii_state.tasks.results import Answer
 
 logger = logging.getLogger(__name__)
 
-_UNCOUNTED_BEFORE = frozenset({"invocation_stopped", "channel_send_failed", "payload_too_large"})
+_UNCOUNTED_BEFORE = frozenset({Code.INVOCATION_STOPPED, Code.CHANNEL_SEND_FAILED, Code.PAYLOAD_TOO_LARGE})
 """Codes that a remote of version 0.1.0 takes for its own, and counts no attempt."""
 
 MAX_HANDLED = 10_000
@@ -209,7 +209,7 @@ class Feed:
         self.queue.drop(delivery)
         waiting = self._open.pop(event_id, None)
         if waiting is not None and not waiting.answer.done():
-            waiting.answer.set_exception(NotCarriedOut("invocation_stopped", "nobody takes it here at the moment", begun=begun))
+            waiting.answer.set_exception(NotCarriedOut(Code.INVOCATION_STOPPED, "nobody takes it here at the moment", begun=begun))
 
 
 def _error(failure: Failure, *, final: bool, crashed: bool) -> FunctionError:
@@ -217,7 +217,7 @@ def _error(failure: Failure, *, final: bool, crashed: bool) -> FunctionError:
     if crashed:
         return WorkerLost(failure.code, failure.message)
     if failure.code in _UNCOUNTED_BEFORE:
-        return FunctionError("invocation_failed", str(failure), final=final)
+        return FunctionError(Code.INVOCATION_FAILED, str(failure), final=final)
     return FunctionError(failure.code, failure.message, final=final)
 
 

@@ -21,10 +21,8 @@ from msgspec import Raw
 from iii_state.adapters.bridge import answers, letters
 from iii_state.adapters.bridge.feed import Feed
 from iii_state.adapters.bridge.remote import Remote
-from iii_state.afterwards import Afterwards
-from iii_state.awake import AwakeTimer
-from iii_state.engine.client import ConnectionLost
-from iii_state.errors import FunctionError, InvalidValue, NotCarriedOut, StoreError
+from iii_state.adapters.local_queue import Queue
+from iii_state.errors import Code, ConnectionLost, FunctionError, InvalidValue, NotCarriedOut, StoreError
 from iii_state.events import (
     FOREVER,
     DeadLetter,
@@ -37,8 +35,10 @@ from iii_state.events import (
     QueueStats,
     Subscription,
 )
-from iii_state.host import Answer, engine_name
-from iii_state.queues import Queue
+from iii_state.host import engine_name
+from iii_state.tasks.awake import AwakeTimer
+from iii_state.tasks.effects import Afterwards
+from iii_state.tasks.results import Answer
 from iii_state.values import Json
 
 logger = logging.getLogger(__name__)
@@ -276,7 +276,7 @@ class Feeds:
                 old = None
             new = None if event.event_type == "state:deleted" else answers.stored(event.new_value)
         except (msgspec.MsgspecError, InvalidValue, RecursionError, UnicodeError) as error:
-            raise FunctionError("deserialization_error", f"this is no event of a state trigger: {error}") from None
+            raise FunctionError(Code.DESERIALIZATION_ERROR, f"this is no event of a state trigger: {error}") from None
         mark = None if metadata is None else _mark(metadata)
         whole = Event(self._write_id(mark), event.scope, event.key, event.event_type, old, new)
         if mark is None:
@@ -404,7 +404,7 @@ class Feeds:
 
 def _stopped(function_id: str) -> FunctionError:
     """The answer to what comes behind the word that its function is gone: another bridge may serve it, so it has not failed."""
-    return NotCarriedOut("invocation_stopped", f"{function_id} is not served here any more")
+    return NotCarriedOut(Code.INVOCATION_STOPPED, f"{function_id} is not served here any more")
 
 
 def _mark(metadata: Json) -> _Mark | None:

@@ -11,7 +11,7 @@ from msgspec import Raw
 from iii_state import values
 from iii_state.adapters.bridge import answers
 from iii_state.adapters.bridge.remote import Remote
-from iii_state.errors import FunctionError
+from iii_state.errors import Code, FunctionError
 from iii_state.events import DeadLetter, Event, EventType, Subscription
 
 PREFIX = "iii-state::bridge::"
@@ -113,7 +113,7 @@ async def each(remote: Remote, name: str, word: str, dead_letter_id: str) -> boo
         data = b'{"id":%b' % values.encode_string(dead_letter_id)
         answer = await remote.call(values.encode_string(function_id), data, read)
     except FunctionError as error:
-        if error.code == "NOT_FOUND":
+        if error.code == Code.NOT_FOUND:
             return False
         raise
     return bool(answer[word])

@@ -14,26 +14,22 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from iii_state import values
-from iii_state.adapters.bridge.session import NOT_RETRY_SAFE, SESSION_OPEN, Session, SessionGone, session_error
-from iii_state.afterwards import Afterwards
+from iii_state.adapters.bridge.session import SESSION_OPEN, Session, SessionGone, session_error
+from iii_state.client.client import Client
 from iii_state.config import BridgeSettings
-from iii_state.engine.client import Client, ConnectionLost
-from iii_state.engine.protocol import STOPPED
-from iii_state.errors import FunctionError, StoreError
+from iii_state.errors import Code, ConnectionLost, FunctionError, OutcomeUnknown, StoreError
+from iii_state.tasks.effects import Afterwards
+from iii_state.wire.messages import STOPPED
 
 logger = logging.getLogger(__name__)
 
 GREETING_AGAIN_SECONDS = 0.5
 """How long to wait before a remote that could not say where it leads is asked again."""
 
-NOT_FOUND = "function_not_found"
 
 _going_on = Afterwards("going on with calls that waited for this one")
 
 ROUTE = b'"iii-state::route"'
-
-RING = "BRIDGE_RING"
-CUT_OFF = "BRIDGE_CUT_OFF"
 
 
 class Call:
@@ -188,7 +184,7 @@ class Remote:
             await asyncio.wait((self._renewal,))
         await self.client.__aexit__()
         for call in list(self._calls):
-            call.fail(StoreError(f"the bridge to {self.url} is being closed; {self._fate(call)}"))
+            call.fail(_lost(call, f"the bridge to {self.url} is being closed; "))
 
     @property
     def trouble(self) -> str | None:
@@ -241,7 +237,7 @@ class Remote:
 
     def _send(self, call: Call) -> None:
         if call.needs and not self.is_ours:
-            call.fail(StoreError(f"the engine at {self.url} has no {call.needs}; {self._fate(call)}"))
+            call.fail(_lost(call, f"the engine at {self.url} has no {call.needs}; "))
             return
         if call.ticket is not None:
             data = b'%b,"_iii_state_request":%b}' % (call.data, call.ticket)
@@ -289,38 +285,34 @@ class Remote:
             return
         if isinstance(error, ConnectionLost):
             if call.is_mutation and call.ticket is None and call.session is None:
-                call.fail(StoreError(f"{error}: {self._fate(call)}"))
+                call.fail(_lost(call, f"{error}: "))
             else:
                 call.uncertain = call.sent
                 self._again.append(call)
-        elif isinstance(error, FunctionError) and call.session is not None and error.code in ("SESSION_LOST", "REQUEST_FENCED"):
+        elif (
+            isinstance(error, FunctionError) and call.session is not None and error.code in (Code.SESSION_LOST, Code.REQUEST_FENCED)
+        ):
             self._session_lost(call)
         elif isinstance(error, FunctionError) and error.code in STOPPED:
-            call.fail(StoreError(f"{self.url}: {error}; {self._fate(call)}"))
-        elif isinstance(error, FunctionError) and error.code == "TIMEOUT":
-            call.fail(StoreError(f"{self.url}: {error.message}; {self._fate(call)}"))
-        elif isinstance(error, FunctionError) and error.code == NOT_FOUND:
-            call.fail(FunctionError(NOT_FOUND, f"{self.url}: {error.message}"))
+            call.fail(_lost(call, f"{self.url}: {error}; "))
+        elif isinstance(error, FunctionError) and error.code == Code.TIMEOUT:
+            call.fail(_lost(call, f"{self.url}: {error.message}; "))
+        elif isinstance(error, FunctionError) and error.code == Code.FUNCTION_NOT_FOUND:
+            call.fail(FunctionError(Code.FUNCTION_NOT_FOUND, f"{self.url}: {error.message}"))
         elif isinstance(error, FunctionError) and call.ticket is not None:
             call.fail(session_error(error))
         else:
             call.fail(error)
 
     def _fail_uncertain(self, call: Call, why: str) -> None:
-        call.fail(StoreError(f"the connection to {self.url} broke, and {why}: {self._fate(call)}"))
-
-    @staticmethod
-    def _fate(call: Call) -> str:
-        if not call.is_mutation:
-            return "nothing was read"
-        return "whether the change was made is not known" if call.sent else "nothing was changed"
+        call.fail(_lost(call, f"the connection to {self.url} broke, and {why}: "))
 
     def _expire(self) -> None:
         self._timer = None
         now = self._loop.time()
         while self._calls and (call := next(iter(self._calls))).deadline <= now:
             why = self.trouble or f"the engine at {self.url} does not answer"
-            call.fail(StoreError(f"{why}; given up after {self._timeout * 1000:.0f} ms: {self._fate(call)}"))
+            call.fail(_lost(call, f"{why}; given up after {self._timeout * 1000:.0f} ms: "))
         if self._calls:
             self._timer = self._loop.call_at(next(iter(self._calls)).deadline, self._expire)
 
@@ -335,7 +327,7 @@ class Remote:
                 await self._open_session()
                 break
             except FunctionError as error:
-                self._ring = f"a bridge must not lead back to itself: {error.message}" if error.code == RING else None
+                self._ring = f"a bridge must not lead back to itself: {error.message}" if error.code == Code.BRIDGE_RING else None
                 self._trouble = f"the engine at {self.url} cannot be used: {error}"
                 if (said := self._ring or self._trouble) != last_said:
                     logger.error("%s", said)
@@ -378,7 +370,7 @@ class Remote:
             await self.ask(ROUTE, b'{"visited":["%b"]}' % self.id.encode())
             self.is_ours = True
         except FunctionError as error:
-            if error.code != NOT_FOUND:
+            if error.code != Code.FUNCTION_NOT_FOUND:
                 raise
             self.is_ours = False
 
@@ -437,28 +429,39 @@ class Remote:
     async def open_session(self, session: str, previous_epoch: int, epoch: int) -> None:
         """Open a session there for somebody who calls here. Raises `FunctionError`."""
         if self.trouble is not None:
-            raise FunctionError(CUT_OFF, self.trouble)
+            raise FunctionError(Code.BRIDGE_CUT_OFF, self.trouble)
         if self._session is None:
-            raise FunctionError(NOT_RETRY_SAFE, f"the engine at {self.url} does not recognise calls that are made again")
+            raise FunctionError(Code.NOT_RETRY_SAFE, f"the engine at {self.url} does not recognise calls that are made again")
         try:
             await self.ask(SESSION_OPEN, values.encode({"session": session, "epoch": epoch, "previous_epoch": previous_epoch}))
         except ConnectionLost as error:
-            raise FunctionError(CUT_OFF, str(error)) from None
+            raise FunctionError(Code.BRIDGE_CUT_OFF, str(error)) from None
         except FunctionError as error:
             raise session_error(error) from None
 
     async def route(self, visited: list[str]) -> list[str]:
         """The bridges that a call passes from here on, those passed already first. Raises `FunctionError` where that is a ring."""
         if self.id in visited:
-            raise FunctionError(RING, f"the bridge to {self.url} is reached through itself, over {len(visited)} bridges")
+            raise FunctionError(
+                Code.BRIDGE_RING, f"the bridge to {self.url} is reached through itself, over {len(visited)} bridges"
+            )
         visited = [*visited, self.id]
         try:
             answer = await self.ask(ROUTE, values.encode({"visited": visited}))
         except ConnectionLost as error:
-            raise FunctionError(CUT_OFF, str(error)) from None
+            raise FunctionError(Code.BRIDGE_CUT_OFF, str(error)) from None
         except FunctionError as error:
-            if error.code == NOT_FOUND:
+            if error.code == Code.FUNCTION_NOT_FOUND:
                 return visited
             raise
         found = values.decode(answer or b"{}")
         return list(found.get("visited", visited)) if isinstance(found, dict) else visited
+
+
+def _lost(call: Call, why: str) -> StoreError:
+    """The error of a call that gets no answer; `why` begins a sentence that says what became of it."""
+    if not call.is_mutation:
+        return StoreError(f"{why}nothing was read")
+    if call.sent:
+        return OutcomeUnknown(f"{why}whether the change was made is not known")
+    return StoreError(f"{why}nothing was changed")

@@ -6,19 +6,17 @@ import secrets
 from collections.abc import Awaitable, Callable
 
 from iii_state import values
-from iii_state.errors import FunctionError
-from iii_state.sessions import Fenced, Forgotten, SessionLost, SessionTaken
+from iii_state.errors import Code, FunctionError, OldValueUnknown, RequestFenced, SessionLost, SessionTaken
 
 SESSION_OPEN = b'"iii-state::session_open"'
 
-NOT_RETRY_SAFE = "NOT_RETRY_SAFE"
-"""What an engine answers whose own bridge leads to one that has no sessions."""
 
 Ask = Callable[[bytes, bytes], Awaitable[bytes | None]]
 """Calls a function of the remote once: JSON text of its id, and of the request."""
 
-
-_ERRORS = {kind.code: kind for kind in (SessionLost, SessionTaken, Fenced, Forgotten)}
+_ERRORS: dict[str, type[SessionLost | SessionTaken | RequestFenced | OldValueUnknown]] = {
+    kind.code: kind for kind in (SessionLost, SessionTaken, RequestFenced, OldValueUnknown)
+}
 
 
 def session_error(error: FunctionError) -> Exception:
@@ -49,9 +47,9 @@ class Session:
         try:
             answer = await ask(SESSION_OPEN, values.encode(request))
         except FunctionError as error:
-            if error.code in ("function_not_found", NOT_RETRY_SAFE):
+            if error.code in (Code.FUNCTION_NOT_FOUND, Code.NOT_RETRY_SAFE):
                 raise SessionGone("it does not recognise calls that are made again") from None
-            if error.code in ("SESSION_LOST", "SESSION_TAKEN"):
+            if error.code in (Code.SESSION_LOST, Code.SESSION_TAKEN):
                 raise SessionGone("it has lost its record of this call") from None
             raise
         self._head = b',"_iii_state_request":{"session":"%b","epoch":%d,"slot":' % (self._id.encode(), self._epoch)

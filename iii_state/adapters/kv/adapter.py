@@ -19,16 +19,17 @@ from iii_state.adapters.kv.groups import Changes, Groups, delivery_row, row_numb
 from iii_state.adapters.kv.journal import Journal, Row
 from iii_state.adapters.kv.line import Line
 from iii_state.adapters.kv.sessions import Sessions
-from iii_state.afterwards import Afterwards
-from iii_state.apply import apply
-from iii_state.awake import AwakeTimer
+from iii_state.adapters.local_queue import Queue, Routes
 from iii_state.errors import StoreError, too_large
 from iii_state.events import FOREVER, DeadLetter, Delivery, Event, EventType, Failure, QueueLimits, QueueStats, Subscription
-from iii_state.host import Answer, engine_name
-from iii_state.ops import Plan
-from iii_state.queues import Queue, Routes
+from iii_state.host import engine_name
 from iii_state.sessions import SESSION_SECONDS, Request
-from iii_state.stopping import Stopping, in_turn
+from iii_state.tasks.awake import AwakeTimer
+from iii_state.tasks.closing import Stopping, in_turn
+from iii_state.tasks.effects import Afterwards
+from iii_state.tasks.results import Answer
+from iii_state.values.apply import apply
+from iii_state.values.ops import Plan
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,33 @@ _watching = Afterwards("planning the end of a value with a deadline")
 
 
 class KvAdapter:
+    """Values and queues of one engine. Without `directory` they live in memory, with it in an SQLite file there.
+
+    `clock` gives the milliseconds since 1970 of the wall clock.
+    """
+
+    def __init__(
+        self,
+        directory: Path | None = None,
+        *,
+        save_interval_ms: int = 5000,
+        limits: QueueLimits | None = None,
+        clock: Callable[[], int] = now_ms,
+        session_seconds: float = SESSION_SECONDS,
+    ) -> None:
+        self.parts = _Parts(
+            directory, save_interval_ms=save_interval_ms, limits=limits, clock=clock, session_seconds=session_seconds
+        )
+        self.values = self.sessions = self.queues = self.admin = self.succession = self.parts
+        self.start, self.stop, self.health = self.parts.start, self.parts.stop, self.parts.health
+        self.route = self.parts.route
+
+    @property
+    def store(self) -> str | None:
+        return self.parts.store
+
+
+class _Parts:
     """Values and queues of one engine. Without `directory` they live in memory, with it in an SQLite file there.
 
     `clock` gives the milliseconds since 1970 of the wall clock.
@@ -192,7 +220,7 @@ class KvAdapter:
         deadline = self._deadline(scope, key) if ttl_ms is None else self._after(ttl_ms)
         return self._write(scope, key, old, new, Updated(old, new, errors), request, deadline)
 
-    def open_session(self, session: str, previous_epoch: int, epoch: int) -> Answer[None]:
+    def open(self, session: str, previous_epoch: int, epoch: int) -> Answer[None]:
         if self._closing:
             raise _being_closed()
         return self._sessions.open(session, previous_epoch, epoch)
@@ -211,16 +239,16 @@ class KvAdapter:
         over = self._deadlines.over(scope)
         return [key for key in self._data.get(scope, ()) if key not in over]
 
-    def groups(self) -> list[str]:
+    def scopes(self) -> list[str]:
         return [scope for scope, group in self._data.items() if len(self._deadlines.over(scope)) < len(group)]
 
     def route(self, visited: list[str]) -> list[str]:
         return visited
 
-    def line_up(self, worker: str, ttl_ms: int) -> Answer[list[str]]:
+    def enter(self, worker: str, ttl_ms: int) -> Answer[list[str]]:
         return self._line.line_up(worker, ttl_ms)
 
-    def step_out(self, worker: str) -> Answer[None]:
+    def leave(self, worker: str) -> Answer[None]:
         self._line.step_out(worker)
         return None
 
@@ -499,7 +527,7 @@ class KvAdapter:
             crashes = delivery.crashes
             self._keep(lambda changes: changes.crashes.update({row_number(delivery): crashes}))
 
-    def bury(self, delivery: Delivery, failure: Failure) -> None:
+    def dead_letter(self, delivery: Delivery, failure: Failure) -> None:
         queue = self._queues.get(delivery.subscription_id)
         if queue is None or not queue.is_pending(delivery):
             return
@@ -516,7 +544,7 @@ class KvAdapter:
         if len(self._dead) > self._limits.max_queue_length:
             oldest = next(iter(self._dead.values()))
             logger.warning("there are too many dead letters: that of event %s of %s is dropped", oldest.id, oldest.function_id)
-            self.discard(oldest.id)
+            self.dead_drop(oldest.id)
 
         def settled() -> None:
             if queue.is_pending(delivery):
@@ -537,7 +565,7 @@ class KvAdapter:
 
     # -- looking at it
 
-    def queues(self) -> list[QueueStats]:
+    def stats(self) -> list[QueueStats]:
         dead: dict[str, int] = {}
         for letter in self._dead.values():
             dead[letter.subscription_id] = dead.get(letter.subscription_id, 0) + 1
@@ -558,7 +586,7 @@ class KvAdapter:
     def dead_letters(self, function_id: str | None = None) -> list[DeadLetter]:
         return [letter for letter in self._dead.values() if function_id is None or letter.function_id == function_id]
 
-    def revive(self, dead_letter_id: str) -> bool:
+    def dead_retry(self, dead_letter_id: str) -> bool:
         letter = self._dead.get(dead_letter_id)
         if letter is None:
             return False
@@ -584,7 +612,7 @@ class KvAdapter:
         self._keep(record, settled)
         return True
 
-    def discard(self, dead_letter_id: str) -> bool:
+    def dead_drop(self, dead_letter_id: str) -> bool:
         if self._dead.pop(dead_letter_id, None) is None:
             return False
         self._keep(lambda changes: changes.discarded.append(dead_letter_id))

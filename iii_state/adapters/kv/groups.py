@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from iii_state.adapters.kv.journal import Group, Journal, Outcome, Row, Slot
-from iii_state.afterwards import Afterwards
+from iii_state.adapters.local_queue import Queue
 from iii_state.errors import StoreError
 from iii_state.events import Delivery
-from iii_state.queues import Queue
+from iii_state.tasks.effects import Afterwards
 
 logger = logging.getLogger(__name__)
 

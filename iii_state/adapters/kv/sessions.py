@@ -11,9 +11,10 @@ from typing import TypeVar
 
 from iii_state.adapters.kv.groups import Changes, Groups
 from iii_state.adapters.kv.journal import EPOCH, Outcome, Slot
-from iii_state.awake import AwakeTimer
-from iii_state.host import Answer
-from iii_state.sessions import MAX_RECORDED_BYTES, Fenced, Forgotten, Request, SessionLost, SessionTaken
+from iii_state.errors import MAX_RECORDED_BYTES, OldValueUnknown, RequestFenced, SessionLost, SessionTaken
+from iii_state.sessions import Request
+from iii_state.tasks.awake import AwakeTimer
+from iii_state.tasks.results import Answer
 
 T = TypeVar("T")
 
@@ -58,21 +59,21 @@ class Sessions:
     def recall(self, request: Request) -> Outcome | None:
         """What an earlier attempt of a call did; None if there was none that was applied.
 
-        Raises `SessionLost`, `Fenced`, `Forgotten`.
+        Raises `SessionLost`, `RequestFenced`, `OldValueUnknown`.
         """
         epoch = self._latest((request.session, EPOCH))
         if epoch is None:
             raise SessionLost
         self._touch(request.session)
         if epoch.seq != request.epoch:
-            raise Fenced
+            raise RequestFenced
         held = self._latest((request.session, request.slot))
         if held is None or held.seq < request.seq:
             return None
         if held.seq > request.seq:
-            raise Fenced
+            raise RequestFenced
         if held.forgotten:
-            raise Forgotten
+            raise OldValueUnknown
         return held
 
     def record(self, request: Request, old: bytes | None) -> None:

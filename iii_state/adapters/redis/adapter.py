@@ -31,14 +31,14 @@ from iii_state.adapters.redis.subscriptions import Subscriptions
 from iii_state.adapters.redis.upkeep import Upkeep
 from iii_state.adapters.redis.wire import Wire, explain
 from iii_state.adapters.redis.writing import Writing
-from iii_state.afterwards import Afterwards
 from iii_state.config import RedisSettings
 from iii_state.errors import StoreError
-from iii_state.events import DeadLetter, Delivery, Failure, QueueLimits, QueueStats, Subscription
-from iii_state.host import Answer
-from iii_state.ops import Plan
+from iii_state.events import Delivery, Failure, QueueLimits, Subscription
 from iii_state.sessions import Request
-from iii_state.stopping import Stopping, in_turn
+from iii_state.tasks.closing import Stopping, in_turn
+from iii_state.tasks.effects import Afterwards
+from iii_state.tasks.results import Answer
+from iii_state.values.ops import Plan
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +52,21 @@ _ringing = Afterwards("telling the dispatcher of an event")
 
 
 class RedisAdapter:
+    """Values and queues on a Redis that any number of engines share."""
+
+    def __init__(self, settings: RedisSettings, *, limits: QueueLimits | None = None) -> None:
+        self.parts = _Parts(settings, limits=limits)
+        self.values = self.sessions = self.queues = self.succession = self.parts
+        self.admin = self.parts._inspection
+        self.start, self.stop, self.health = self.parts.start, self.parts.stop, self.parts.health
+        self.route = self.parts.route
+
+    @property
+    def store(self) -> str | None:
+        return self.parts.store
+
+
+class _Parts:
     """Values and queues on a Redis that any number of engines share."""
 
     _subscriptions: Subscriptions
@@ -280,10 +295,10 @@ class RedisAdapter:
     ) -> Answer[Updated]:
         return self._writing.update(scope, key, plan, limit, ttl_ms=ttl_ms, request=request)
 
-    def open_session(self, session: str, previous_epoch: int, epoch: int) -> Answer[None]:
+    def open(self, session: str, previous_epoch: int, epoch: int) -> Answer[None]:
         return self._writing.open_session(session, previous_epoch, epoch)
 
-    def groups(self) -> Answer[list[str]]:
+    def scopes(self) -> Answer[list[str]]:
         return self._own(self._scopes.all())
 
     def route(self, visited: list[str]) -> list[str]:
@@ -355,11 +370,11 @@ class RedisAdapter:
         for subscription_id in list(self._subscriptions.hosted):
             self._ring(subscription_id)
 
-    def line_up(self, worker: str, ttl_ms: int) -> Answer[list[str]]:
+    def enter(self, worker: str, ttl_ms: int) -> Answer[list[str]]:
         call = queues.line_up(self._keys, worker.encode(), ttl_ms)
         return self._run("fleet/join_succession", call, lambda before: [other.decode() for other in before])
 
-    def step_out(self, worker: str) -> Answer[None]:
+    def leave(self, worker: str) -> Answer[None]:
         return self._run("fleet/join_succession", queues.line_up(self._keys, worker.encode(), 0), lambda _: None)
 
     def _emptied(self) -> None:
@@ -399,23 +414,11 @@ class RedisAdapter:
     def retry(self, delivery: Delivery, delay_ms: int, failure: Failure, *, crashed: bool = False) -> Answer[None]:
         return self._deliveries.retry(delivery, delay_ms, failure, crashed=crashed)
 
-    def bury(self, delivery: Delivery, failure: Failure) -> Answer[None]:
+    def dead_letter(self, delivery: Delivery, failure: Failure) -> Answer[None]:
         return self._deliveries.bury(delivery, failure)
 
     def release(self, deliveries: Sequence[Delivery], *, begun: bool = False) -> Answer[None]:
         return self._deliveries.release(deliveries, begun=begun)
-
-    def queues(self) -> Answer[list[QueueStats]]:
-        return self._own(self._inspection.queues())
-
-    def dead_letters(self, function_id: str | None = None) -> Answer[list[DeadLetter]]:
-        return self._own(self._inspection.dead_letters(function_id))
-
-    def revive(self, dead_letter_id: str) -> Answer[bool]:
-        return self._own(self._inspection.revive(dead_letter_id))
-
-    def discard(self, dead_letter_id: str) -> Answer[bool]:
-        return self._own(self._inspection.discard(dead_letter_id))
 
 
 def _unheard(subscription_id: str) -> None:

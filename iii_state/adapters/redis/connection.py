@@ -23,8 +23,8 @@ from iii_state.adapters.redis.address import Address
 from iii_state.adapters.redis.mutations import opened
 from iii_state.adapters.redis.scripts import names, script
 from iii_state.adapters.redis.wire import Reply, Wire, explain, open_wire, pack, trouble_of
-from iii_state.errors import StoreError
-from iii_state.sessions import SESSION_SECONDS, Fenced, Forgotten, SessionLost, SessionTaken
+from iii_state.errors import NoAnswer, OldValueUnknown, OutcomeUnknown, RequestFenced, SessionLost, SessionTaken, StoreError
+from iii_state.sessions import SESSION_SECONDS
 
 logger = logging.getLogger(__name__)
 
@@ -43,16 +43,11 @@ FIRST_BACKOFF_SECONDS = 0.05
 MAX_BACKOFF_SECONDS = 2.0
 SESSION_MS = b"%d" % (SESSION_SECONDS * 1000)
 
-
 Command = Callable[[bytes, int, int, int], Sequence[bytes] | bytes]
 """Builds a call each time it is sent, as words or as packed bytes, of its ticket: session, epoch, slot, sequence number."""
 
 Ahead = tuple[tuple[bytes, ...] | Command, Callable[[Any], object]]
 """A command that goes ahead of another, and what reads its reply. One that is built has a ticket of its own."""
-
-
-class NoAnswer(StoreError):
-    """Redis has not answered a call in time, or could not be asked: the same call may be answered later."""
 
 
 def _as_it_is(reply: Any) -> Any:
@@ -485,8 +480,8 @@ class Connection:
             call.future.set_exception(error)
         self._release(call)
 
-    def _record_lost(self) -> StoreError:
-        return StoreError(
+    def _record_lost(self) -> OutcomeUnknown:
+        return OutcomeUnknown(
             f"the connection to Redis at {self.address} broke, and Redis has lost its record of this call: "
             "whether the change was made is not known"
         )
@@ -526,7 +521,7 @@ class Connection:
             self._ahead.extend(command for command in again.first if command not in self._ahead)
             self._try_again(call, None)
             return
-        except Fenced as fenced:
+        except RequestFenced as fenced:
             if call.ticketed:
                 self._try_again(call, f"another connection has taken over the session at {self.address}")
                 return
@@ -539,16 +534,16 @@ class Connection:
                 return
             else:
                 error = lost
-        except Forgotten as forgotten:
+        except OldValueUnknown as forgotten:
             error = forgotten
             if call.ticketed:
-                error = StoreError(
+                error = OldValueUnknown(
                     f"the change was made, but the connection to Redis at {self.address} broke before it could say what it replaced"
                 )
         except Exception as failure:
             error = failure
             if call.uncertain and not call.ticketed:  # what the connection before this one carried is not fenced, see `Ticket`
-                error = StoreError(
+                error = OutcomeUnknown(
                     f"{failure}; but an earlier connection to Redis at {self.address} had carried this call, too: "
                     "whether the change was made is not known"
                 )
@@ -607,13 +602,13 @@ class Connection:
             if call.deadline > now:
                 break
             if not call.future.done():
-                call.future.set_exception(NoAnswer(self._too_late(call, sent=True)))
+                call.future.set_exception(self._too_late(call, sent=True))
         for calls in (self._again, self._waiting):
             while calls and calls[0].deadline <= now:
                 call = calls.popleft()
                 if calls is self._waiting:
                     self._waiting_bytes -= call.size
-                self._fail(call, NoAnswer(self._too_late(call, sent=call.uncertain)))
+                self._fail(call, self._too_late(call, sent=call.uncertain))
         if wire is not None and self._in_flight:
             silent_since = max(wire.heard, self._in_flight[0].deadline - self._timeout)
             if now - silent_since >= self._timeout / 2:
@@ -628,12 +623,14 @@ class Connection:
         if deadlines:
             self._timer = self._loop.call_at(min(deadlines), self._look_at_the_clock)
 
-    def _too_late(self, call: Call, *, sent: bool) -> str:
+    def _too_late(self, call: Call, *, sent: bool) -> StoreError:
         why = self._trouble or f"Redis at {self.address} does not answer"
         message = f"{why}; given up after {self._timeout * 1000:.0f} ms"
         if not call.mutates:
-            return message
-        return f"{message}; whether the change was made is not known" if sent else f"{message}; nothing was changed"
+            return NoAnswer(message)
+        if sent:
+            return OutcomeUnknown(f"{message}; whether the change was made is not known")
+        return NoAnswer(f"{message}; nothing was changed")
 
 
 async def _nothing_to_prepare(wire: Wire) -> None:

@@ -40,7 +40,6 @@ RETRY_MS = 1000
 FORGET_MS = 600_000
 """A scope that has had no deadlines for between one and two of these is one without deadlines again."""
 
-
 GONE_MS = 5000
 """One that has no values either is after between one and two of these."""
 

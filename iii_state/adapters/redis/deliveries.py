@@ -19,7 +19,7 @@ from iii_state.adapters.redis.routes import Routes
 from iii_state.adapters.redis.subscriptions import Subscriptions
 from iii_state.errors import StoreError
 from iii_state.events import Delivery, Failure, QueueLimits
-from iii_state.host import Answer
+from iii_state.tasks.results import Answer
 
 logger = logging.getLogger(__name__)
 

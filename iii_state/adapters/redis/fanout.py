@@ -27,10 +27,10 @@ from iii_state.adapters.redis.mutations import (
 from iii_state.adapters.redis.packing import Packing, packed
 from iii_state.adapters.redis.routes import BEGAN, Routes, deadlines_setting
 from iii_state.adapters.redis.scripts import Script, script
-from iii_state.afterwards import Afterwards
 from iii_state.errors import StoreError
 from iii_state.events import QueueLimits
 from iii_state.sessions import Request
+from iii_state.tasks.effects import Afterwards
 
 logger = logging.getLogger(__name__)
 

@@ -41,7 +41,7 @@ class Inspection:
 
     # -- queues
 
-    async def queues(self) -> list[QueueStats]:
+    async def stats(self) -> list[QueueStats]:
         """Every queue there is, hosted or waiting."""
         routed = [field for field in await self._send(b"HKEYS", self._keys.routes) if not field.startswith(b":")]
         planned = await self._planned()
@@ -115,7 +115,7 @@ class Inspection:
         letters = [letter for letter in letters if function_id is None or letter.function_id == function_id]
         return sorted(letters, key=lambda letter: letter.buried_at_ms)
 
-    async def revive(self, dead_letter_id: str) -> bool:
+    async def dead_retry(self, dead_letter_id: str) -> bool:
         """Deliver a dead letter again; False if it is not there. Raises `StoreError` where it has no queue, or no room in it."""
         queue, entry_id = _place_of(dead_letter_id)
         fields = await self._dead_entry(queue, entry_id)
@@ -135,7 +135,7 @@ class Inspection:
             )
         return bool(reply[0] == b"OK")
 
-    async def discard(self, dead_letter_id: str) -> bool:
+    async def dead_drop(self, dead_letter_id: str) -> bool:
         """Drop a dead letter; False if it is not there."""
         queue, entry_id = _place_of(dead_letter_id)
         if await self._dead_entry(queue, entry_id) is None:

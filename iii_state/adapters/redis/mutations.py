@@ -11,10 +11,9 @@ from typing import NamedTuple, cast
 from iii_state import values
 from iii_state.adapters.base import Updated
 from iii_state.adapters.redis.keys import Keys, lane
-from iii_state.apply import apply
-from iii_state.errors import too_large
-from iii_state.ops import Failure, OpError, Plan
-from iii_state.sessions import Fenced, Forgotten, SessionLost, SessionTaken
+from iii_state.errors import OldValueUnknown, RequestFenced, SessionLost, SessionTaken, too_large
+from iii_state.values.apply import apply
+from iii_state.values.ops import Failure, OpError, Plan
 
 Reply = list[object]
 
@@ -243,9 +242,9 @@ def _refusal(reply: Reply, limit: int) -> Exception:
         case [b"TOO_LARGE", int(size)]:
             return too_large(size, limit)
         case [b"FENCED"]:
-            return Fenced()
+            return RequestFenced()
         case [b"LOST"]:
             return SessionLost()
         case [b"FORGOTTEN"]:
-            return Forgotten()
+            return OldValueUnknown()
     return AssertionError(f"no such reply of a mutation: {reply!r:.200}")

@@ -15,7 +15,6 @@ SUBSCRIPTIONS_AT_ONCE = 1000
 DELIVERIES_AT_ONCE = 1000
 """At most this many deliveries in one call of queues/ack.lua, for the same reason."""
 
-
 _EVENT_TYPES = frozenset((b"created", b"updated", b"deleted"))
 
 

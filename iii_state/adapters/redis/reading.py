@@ -12,7 +12,7 @@ from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.routes import Routes
 from iii_state.adapters.redis.scripts import script
 from iii_state.errors import StoreError
-from iii_state.host import Answer, then
+from iii_state.tasks.results import Answer, then
 
 INSTANT_VALUES = 2000
 INSTANT_BYTES = 1_000_000

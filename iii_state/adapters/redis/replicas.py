@@ -16,7 +16,7 @@ from hiredis import ReplyError
 
 from iii_state.adapters.redis.address import Address
 from iii_state.adapters.redis.wire import Reply, Wire, explain, open_wire, trouble_of
-from iii_state.errors import StoreError
+from iii_state.errors import NotConfirmed, StoreError
 
 logger = logging.getLogger(__name__)
 
@@ -126,8 +126,8 @@ class Replicas:
             if not write.answer.done():
                 write.answer.set_exception(self._error(why))
 
-    def _error(self, why: str) -> StoreError:
-        return StoreError(
+    def _error(self, why: str) -> NotConfirmed:
+        return NotConfirmed(
             f"the change was made on Redis at {self._address}, but is not confirmed by the replicas that wait_replicas asks for, "
             f"and may be lost in a failover: {why}"
         )

@@ -16,12 +16,10 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import NamedTuple
 
+from iii_state.errors import ScriptError
+
 _INCLUDE = re.compile(r'^[ \t]*--- @include "([^"\n]*)"[ \t]*\n?', re.MULTILINE)
 _PARTS = "lib"
-
-
-class ScriptError(Exception):
-    """A script cannot be put together; the message names the file and the include."""
 
 
 class Script(NamedTuple):

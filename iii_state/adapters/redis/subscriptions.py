@@ -14,11 +14,11 @@ import msgspec
 from iii_state import values
 from iii_state.adapters.redis import queues
 from iii_state.adapters.redis.bells import Bells
-from iii_state.adapters.redis.connection import NoAnswer, Run
+from iii_state.adapters.redis.connection import Run
 from iii_state.adapters.redis.fleet import Identity
 from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.routes import Routes, Wanted, route_text
-from iii_state.errors import StoreError
+from iii_state.errors import NoAnswer, StoreError
 from iii_state.events import FOREVER, Subscription
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,6 @@ BROADCAST_RETENTION_MS = 300_000
 
 HOLD_SECONDS = 0.02
 """How long a registration waits when a writer has asked the routes to hold still."""
-
 
 PAUSE_SECONDS = 0.1
 """How long a request waits when Redis could not be asked."""

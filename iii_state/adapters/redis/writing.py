@@ -27,11 +27,11 @@ from iii_state.adapters.redis.mutations import (
 from iii_state.adapters.redis.replicas import Replicas
 from iii_state.adapters.redis.scripts import Script, script
 from iii_state.adapters.redis.subscriptions import HOLD_SECONDS
-from iii_state.afterwards import Afterwards
 from iii_state.errors import StoreError
-from iii_state.host import Answer
-from iii_state.ops import Plan
 from iii_state.sessions import SESSION_SECONDS, Request
+from iii_state.tasks.effects import Afterwards
+from iii_state.tasks.results import Answer
+from iii_state.values.ops import Plan
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from iii_state import FunctionError
-from iii_state.engine.client import Client
-from tests.adapters.bridge.engines import SECONDS, State, bridge_to, running, stock, until
-from tests.processes import EngineProcess, free_port
+from iii_state.client.client import Client
+from tests.support.bridge.engines import SECONDS, State, bridge_to, running, stock
+from tests.support.engines.processes import EngineProcess, free_port
+from tests.support.waiting import until
 
 
 async def test_what_a_caller_sees_is_what_the_remote_says() -> None:
@@ -91,7 +92,7 @@ async def test_a_large_scope_is_read_in_pages() -> None:
         await remote("set", scope="s", key="large", value=large)
         for number in range(2500):
             await remote("set", scope="s", key=str(number), value=number)
-        entries = dict(await bridge.module.adapter.entries("s"))  # type: ignore[misc]
+        entries = dict(await bridge.module.adapter.values.entries("s"))  # type: ignore[misc]
         assert len(entries) == 2501
         assert entries["17"] == b"17"
         assert entries["large"] == b'"%b"' % large.encode()

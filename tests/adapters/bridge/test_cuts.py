@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from iii_state import FunctionError
-from tests.adapters.bridge.engines import Config, State, bridge_to, running, stock, until
-from tests.adapters.bridge.processes import REMOTES, Worker, engine, remote
-from tests.adapters.redis.proxy import proxy_to
-from tests.redis_server import shared_server
+from tests.support.bridge.engines import Config, State, bridge_to, running, stock
+from tests.support.bridge.processes import REMOTES, Worker, engine, remote
+from tests.support.redis.proxy import proxy_to
+from tests.support.redis.server import shared_server
+from tests.support.waiting import until
 
 CALLS = 400
 
@@ -95,6 +96,7 @@ async def test_a_remote_that_does_not_recognise_calls_gets_none_twice() -> None:
         unknown = [outcome for outcome in outcomes if isinstance(outcome, FunctionError)]
         assert done + len(unknown) == CALLS
         assert unknown
+        assert {error.code for error in unknown} == {"OUTCOME_UNKNOWN"}
         assert all("whether the change was made is not known" in error.message for error in unknown)
         assert done <= worker.data["s", "n"] <= CALLS
         assert worker.data["s", "n"] == worker.calls, "nothing was asked for twice"

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.adapters.bridge.engines import until
-from tests.adapters.bridge.processes import REMOTES, Worker, bridged, engine, remote
-from tests.adapters.redis.proxy import proxy_to
+from tests.support.bridge.processes import REMOTES, Worker, bridged, engine, remote
+from tests.support.redis.proxy import proxy_to
+from tests.support.waiting import until
 
 
 @pytest.mark.parametrize("kind", REMOTES)

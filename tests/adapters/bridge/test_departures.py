@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from iii_state import FunctionError
-from tests.adapters.bridge.engines import until
-from tests.adapters.bridge.processes import REMOTES, Worker, bridged, engine, remote
-from tests.adapters.redis.proxy import Proxy, proxy_to
+from tests.support.bridge.processes import REMOTES, Worker, bridged, engine, remote
+from tests.support.redis.proxy import Proxy, proxy_to
+from tests.support.waiting import until
 
 SMALL: dict[str, Any] = {"dispatch": {"max_queue_length": 10}}
 

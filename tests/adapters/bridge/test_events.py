@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from iii_state import FunctionError
-from iii_state.engine.client import Client
+from iii_state.client.client import Client
 from iii_state.values import decode
-from tests.adapters.bridge.engines import State, bridge_to, running, stock, until
-from tests.adapters.redis.proxy import proxy_to
-from tests.processes import EngineProcess
+from tests.support.bridge.engines import State, bridge_to, running, stock
+from tests.support.engines.processes import EngineProcess
+from tests.support.redis.proxy import proxy_to
+from tests.support.waiting import until
 
 QUICKLY = {"retry": {"max_attempts": 3, "backoff_ms": 1, "max_backoff_ms": 5}}
 
@@ -116,7 +117,7 @@ async def test_events_wait_at_the_remote_while_the_worker_is_away() -> None:
     async with running() as remote, running(bridge_to(remote.url)) as bridge:
         seen: list[Any] = []
         async with Client(bridge.url, name="worker") as worker:
-            worker.served.register_function("f", lambda data, caller: seen.append(decode(data)["new_value"]))  # type: ignore[func-returns-value]
+            worker.served.register_function("f", lambda data, caller: seen.append(decode(data)["new_value"]))
             await worker.register_trigger("state", "f", {"scope": "s"})
             await remote("set", scope="s", key="k", value=0)
             await until(lambda: seen == [0])
@@ -124,7 +125,7 @@ async def test_events_wait_at_the_remote_while_the_worker_is_away() -> None:
             await remote("set", scope="s", key="k", value=number)
         await until(lambda: _waits(remote, 3))
         async with Client(bridge.url, name="worker") as worker:
-            worker.served.register_function("f", lambda data, caller: seen.append(decode(data)["new_value"]))  # type: ignore[func-returns-value]
+            worker.served.register_function("f", lambda data, caller: seen.append(decode(data)["new_value"]))
             await worker.register_trigger("state", "f", {"scope": "s"})
             await until(lambda: len(seen) == 4)
         assert seen == [0, 1, 2, 3]
@@ -132,7 +133,8 @@ async def test_events_wait_at_the_remote_while_the_worker_is_away() -> None:
 
 async def _waits(state: State, count: int) -> bool:
     rows = (await state("iii-state::triggers"))["triggers"]
-    return sum(row["waiting"] + row["pending"] for row in rows) == count
+    left: int = sum(row["waiting"] + row["pending"] for row in rows)
+    return left == count
 
 
 async def test_an_event_whose_function_is_away_waits_at_the_remote_and_costs_no_attempt() -> None:

@@ -7,10 +7,11 @@ import asyncio
 import pytest
 
 from iii_state import FunctionError
-from tests.adapters.bridge.engines import bridge_to, running, stock, until
-from tests.adapters.bridge.processes import Worker, engine
-from tests.processes import free_port
-from tests.redis_server import RedisServer, shared_server
+from tests.support.bridge.engines import bridge_to, running, stock
+from tests.support.bridge.processes import Worker, engine
+from tests.support.engines.processes import free_port
+from tests.support.redis.server import RedisServer, shared_server
+from tests.support.waiting import until
 
 
 async def _arguments(kind: str) -> list[str]:

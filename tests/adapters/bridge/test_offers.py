@@ -7,9 +7,9 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from tests.adapters.bridge.engines import until
-from tests.adapters.bridge.processes import REMOTES, Worker, engine, remote
-from tests.attached import AttachProcess, attached
+from tests.support.bridge.processes import REMOTES, Worker, engine, remote
+from tests.support.engines.attached import AttachProcess, attached
+from tests.support.waiting import until
 
 EVENTS = 100
 

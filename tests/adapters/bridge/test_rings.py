@@ -9,8 +9,9 @@ import pytest
 
 from iii_state import FunctionError, StateModule
 from iii_state.errors import StoreError
-from tests.adapters.bridge.engines import State, bridge_to, running, until
-from tests.processes import SERVE, free_port
+from tests.support.bridge.engines import State, bridge_to, running
+from tests.support.engines.processes import SERVE, free_port
+from tests.support.waiting import until
 
 
 async def _says(state: State, words: str) -> bool:

@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from tests.adapters.bridge.engines import State, bridge_to, running, until
-from tests.slow_worker import connected
+from tests.support.bridge.engines import State, bridge_to, running
+from tests.support.engines.slow_worker import connected
+from tests.support.waiting import until
 
 RATE = 4_000_000
 

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack
+from typing import Any
 
+import aiohttp
 import fakeredis
 import pytest
 import redis
 
-from tests.adapters.redis.proxy import Proxy, proxy_to
-from tests.adapters.redis.servers import binary, running
-from tests.redis_server import RedisServer, shared_server
+from iii_state.adapters.redis import RedisAdapter
+from iii_state.config import RedisSettings
+from iii_state.events import QueueLimits
+from tests.support.redis.adapters import Open
+from tests.support.redis.cluster import Cluster
+from tests.support.redis.proxy import Proxy, proxy_to
+from tests.support.redis.server import RedisServer, binary, shared_server
 
 
 @pytest.fixture(scope="session")
@@ -17,7 +23,7 @@ def sockets() -> Iterator[dict[str, str]]:
     """Sockets of the real servers there are, by version; started once."""
     with ExitStack() as stack:
         found = {version: server for version in ("7", "6.2") if (server := binary(version))}
-        yield {version: stack.enter_context(running(server)) for version, server in found.items()}
+        yield {version: stack.enter_context(RedisServer(executable=server)).socket for version, server in found.items()}
 
 
 def connect(sockets: dict[str, str], version: str) -> redis.Redis:
@@ -64,3 +70,30 @@ async def proxy(server: RedisServer) -> AsyncIterator[Proxy]:
     """A way to the server on which connections can be cut and held."""
     async with proxy_to(server.port) as running_proxy:
         yield running_proxy
+
+
+@pytest.fixture
+async def cluster() -> AsyncIterator[Cluster]:
+    server = shared_server()
+    server.client.flushall()
+    async with AsyncExitStack() as stack:
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        yield Cluster(stack, session, server)
+
+
+@pytest.fixture
+async def opened(server: RedisServer) -> AsyncIterator[Open]:
+    async with AsyncExitStack() as stack:
+
+        async def open_adapter(
+            url: str = server.url,
+            limits: QueueLimits | None = None,
+            bell: Callable[[str], None] = lambda subscription_id: None,
+            **settings: Any,
+        ) -> RedisAdapter:
+            adapter = RedisAdapter(RedisSettings(redis_url=url, **settings), limits=limits)
+            await adapter.start(bell)
+            stack.push_async_callback(adapter.stop)
+            return adapter
+
+        yield open_adapter

@@ -16,17 +16,13 @@ from iii_state.adapters.redis import RedisAdapter, scopes
 from iii_state.adapters.redis.address import Address
 from iii_state.adapters.redis.writing import MAX_ANSWERED_BYTES
 from iii_state.errors import ConfigError, StoreError
-from tests.adapters.redis.proxy import proxy_to
-from tests.adapters.redis.test_connection import INCREMENT, adapter_on, answer_of, increments, until, until_answers
-from tests.processes import free_port
-from tests.redis_server import RedisServer
+from tests.support.engines.processes import free_port
+from tests.support.redis.adapters import INCREMENT, SMALLEST_RULES, adapter_on, increments, until_answers
+from tests.support.redis.proxy import proxy_to
+from tests.support.redis.server import RedisServer
+from tests.support.waiting import answer_of, until
 
 LIMIT = values.MAX_VALUE_BYTES
-SMALLEST_RULES = (
-    "~state:* ~iii-state:* &iii-state:* &__keyspace@*__:iii-state:* -@all +@hash +@set +@sortedset +@list +@stream +@string "
-    "+@connection +@pubsub +del +unlink +exists +scan +pexpire +pttl +type +rename +time +evalsha +script|load +script|exists "
-    "-config"
-)
 
 
 @pytest.fixture
@@ -102,7 +98,7 @@ async def test_a_wrong_password_is_said_and_not_shown(own_server: RedisServer) -
     assert "secret" not in told
     assert "asks for a password" in await refusal(own_server.url)
     async with adapter_on(f"redis://:right@127.0.0.1:{own_server.port}/3") as adapter:
-        await answer_of(adapter.set("s", "k", b"1"))
+        await answer_of(adapter.values.set("s", "k", b"1"))
     assert redis.Redis(port=own_server.port, db=3, password="right").hget("state:s", "k") == b"1"
 
 
@@ -119,10 +115,10 @@ async def test_missing_permissions_are_named_at_start(own_server: RedisServer) -
         assert own_server.client.keys("state:*") == []
     own_server.client.execute_command("ACL", "SETUSER", "app", "reset", "on", ">pw", *SMALLEST_RULES.split())
     async with adapter_on(f"redis://app:pw@127.0.0.1:{own_server.port}") as adapter:
-        await answer_of(adapter.set("s", "k", b"1"))
-        assert await answer_of(adapter.update("s", "n", INCREMENT, LIMIT))
-        assert sorted(await answer_of(adapter.groups())) == ["s"]
-        assert await answer_of(adapter.delete("s", "k")) == b"1"
+        await answer_of(adapter.values.set("s", "k", b"1"))
+        assert await answer_of(adapter.values.update("s", "n", INCREMENT, LIMIT))
+        assert sorted(await answer_of(adapter.values.scopes())) == ["s"]
+        assert await answer_of(adapter.values.delete("s", "k")) == b"1"
 
 
 async def test_a_newer_layout_is_refused(server: RedisServer) -> None:
@@ -155,51 +151,51 @@ async def test_a_replica_takes_no_writes_and_calls_work_again_when_it_is_promote
     own_server: RedisServer, server: RedisServer
 ) -> None:
     async with adapter_on(own_server.url, call_timeout_ms=1000) as adapter:
-        await answer_of(adapter.set("s", "k", b"1"))
+        await answer_of(adapter.values.set("s", "k", b"1"))
         own_server.client.replicaof("127.0.0.1", server.port)
         await until(lambda: own_server.client.info("replication")["master_link_status"] == "up")
         with pytest.raises(StoreError, match="read-only replica"):
-            await answer_of(adapter.set("s", "k", b"2"))
+            await answer_of(adapter.values.set("s", "k", b"2"))
         assert "read-only replica" in await refusal(own_server.url)
         own_server.client.replicaof("NO", "ONE")
         await until_answers(adapter)
-        await answer_of(adapter.set("s", "k", b"3"))
+        await answer_of(adapter.values.set("s", "k", b"3"))
 
 
 async def test_out_of_memory_is_said_and_deletes_work(own_server: RedisServer) -> None:
     async with adapter_on(own_server.url) as adapter:
-        await answer_of(adapter.set("s", "k", b"1"))
-        await answer_of(adapter.update("s", "n", INCREMENT, LIMIT))
+        await answer_of(adapter.values.set("s", "k", b"1"))
+        await answer_of(adapter.values.update("s", "n", INCREMENT, LIMIT))
         own_server.client.config_set("maxmemory", "1")
         with pytest.raises(StoreError, match="out of memory"):
-            await answer_of(adapter.set("s", "other", b"1"))
+            await answer_of(adapter.values.set("s", "other", b"1"))
         with pytest.raises(StoreError, match="out of memory"):
-            await answer_of(adapter.update("s", "n", INCREMENT, LIMIT))
-        assert await answer_of(adapter.get("s", "k")) == b"1"
-        assert await answer_of(adapter.delete("s", "k")) == b"1"
+            await answer_of(adapter.values.update("s", "n", INCREMENT, LIMIT))
+        assert await answer_of(adapter.values.get("s", "k")) == b"1"
+        assert await answer_of(adapter.values.delete("s", "k")) == b"1"
         own_server.client.config_set("maxmemory", "0")
-        assert await answer_of(adapter.get("s", "other")) is None
-        assert await answer_of(adapter.set("s", "other", b"1")) is None
+        assert await answer_of(adapter.values.get("s", "other")) is None
+        assert await answer_of(adapter.values.set("s", "other", b"1")) is None
 
 
 async def test_keys_of_the_wrong_type_are_named(server: RedisServer, adapter: RedisAdapter) -> None:
     server.client.set("state:odd", "x")
     for call in (
-        lambda: adapter.get("odd", "k"),
-        lambda: adapter.set("odd", "k", b"1"),
-        lambda: adapter.delete("odd", "k"),
-        lambda: adapter.update("odd", "k", INCREMENT, LIMIT),
-        lambda: adapter.entries("odd"),
+        lambda: adapter.values.get("odd", "k"),
+        lambda: adapter.values.set("odd", "k", b"1"),
+        lambda: adapter.values.delete("odd", "k"),
+        lambda: adapter.values.update("odd", "k", INCREMENT, LIMIT),
+        lambda: adapter.values.entries("odd"),
     ):
         with pytest.raises(StoreError, match="wrong type: state:odd"):
             await answer_of(call())
     assert server.client.get("state:odd") == b"x"
-    assert await answer_of(adapter.groups()) == []
+    assert await answer_of(adapter.values.scopes()) == []
 
 
 async def test_a_redis_that_stalls_for_less_than_the_timeout_costs_no_call(own_server: RedisServer) -> None:
     async with adapter_on(own_server.url, call_timeout_ms=4000) as adapter:
-        await answer_of(adapter.get("s", "k"))
+        await answer_of(adapter.values.get("s", "k"))
         own_server.client.execute_command("CLIENT", "PAUSE", "2500", "ALL")
         made = await increments(adapter, 64, 5)
         assert own_server.client.hget("state:s", "k") == values.to_stored(b'{"n":%d}' % len(made))
@@ -247,10 +243,10 @@ async def test_what_another_program_wrote_is_read_and_framed_by_the_first_update
     server: RedisServer, adapter: RedisAdapter, text: bytes, read: bytes
 ) -> None:
     server.client.hset("state:s", "k", text)
-    assert await answer_of(adapter.get("s", "k")) == read
-    assert await answer_of(adapter.entries("s")) == [("k", read)]
+    assert await answer_of(adapter.values.get("s", "k")) == read
+    assert await answer_of(adapter.values.entries("s")) == [("k", read)]
     assert server.client.hget("state:s", "k") == text
-    updated = await answer_of(adapter.update("s", "k", INCREMENT, LIMIT))
+    updated = await answer_of(adapter.values.update("s", "k", INCREMENT, LIMIT))
     assert updated.old == read
     assert server.client.hget("state:s", "k") == updated.new
     assert updated.new.startswith(read[:1])
@@ -265,17 +261,17 @@ async def test_what_is_no_json_goes_nowhere_and_can_be_replaced(
 ) -> None:
     server.client.hset("state:s", "k", text)
     for call in (
-        lambda: adapter.get("s", "k"),
-        lambda: adapter.entries("s"),
-        lambda: adapter.update("s", "k", INCREMENT, LIMIT),
+        lambda: adapter.values.get("s", "k"),
+        lambda: adapter.values.entries("s"),
+        lambda: adapter.values.update("s", "k", INCREMENT, LIMIT),
     ):
         with pytest.raises(StoreError, match="the value at scope 's', key 'k' is not ours, and no JSON"):
             await answer_of(call())
     assert server.client.hget("state:s", "k") == text
-    assert await answer_of(adapter.set("s", "k", b"1")) is None
+    assert await answer_of(adapter.values.set("s", "k", b"1")) is None
     assert "scope 's', key 'k'" in caplog.text
     server.client.hset("state:s", "k", text)
-    assert await answer_of(adapter.delete("s", "k")) is None
+    assert await answer_of(adapter.values.delete("s", "k")) is None
     assert not server.client.exists("state:s")
 
 
@@ -283,8 +279,8 @@ async def test_a_foreign_value_too_large_for_an_answer_is_replaced_and_counts_as
     server: RedisServer, adapter: RedisAdapter, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.client.hset("state:s", "k", b'"' + b"x" * MAX_ANSWERED_BYTES + b'"')
-    assert await answer_of(adapter.set("s", "k", b"1")) is None
-    assert await answer_of(adapter.get("s", "k")) == b"1"
+    assert await answer_of(adapter.values.set("s", "k", b"1")) is None
+    assert await answer_of(adapter.values.get("s", "k")) == b"1"
     assert f"the value of {MAX_ANSWERED_BYTES + 2} bytes at scope 's', key 'k' has been replaced" in caplog.text
 
 
@@ -294,9 +290,9 @@ async def test_a_framed_value_that_another_program_broke_is_left_alone_and_its_s
     text = b'{\t\n"n":-\n}'
     server.client.hset("state:s", "k", text)
     with pytest.raises(StoreError, match=r"a script stumbled .* scope 's'.*nothing was changed"):
-        await answer_of(adapter.update("s", "k", INCREMENT, LIMIT))
+        await answer_of(adapter.values.update("s", "k", INCREMENT, LIMIT))
     assert server.client.hget("state:s", "k") == text
-    assert await answer_of(adapter.set("s", "k", b"1")) == text
+    assert await answer_of(adapter.values.set("s", "k", b"1")) == text
 
 
 # -- lists and groups
@@ -308,11 +304,11 @@ async def test_a_large_scope_is_listed_whole_while_it_changes(server: RedisServe
         pipeline.hset("state:s", mapping={f"k{n}": values.to_stored(b'{"n":%d}' % n) for n in range(number, number + 1000)})
     pipeline.execute()
     server.client.config_resetstat()
-    listing = asyncio.ensure_future(adapter.entries("s"))
+    listing = asyncio.ensure_future(answer_of(adapter.values.entries("s")))
     number = 0
     while not listing.done():
-        await answer_of(adapter.set("s", f"new{number}", b"1"))
-        await answer_of(adapter.delete("s", f"new{number - 50}"))
+        await answer_of(adapter.values.set("s", f"new{number}", b"1"))
+        await answer_of(adapter.values.delete("s", f"new{number - 50}"))
         number += 1
     entries = await listing
     kept = {key: text for key, text in entries if not key.startswith("new")}
@@ -324,8 +320,8 @@ async def test_a_large_scope_is_listed_whole_while_it_changes(server: RedisServe
 async def test_a_scope_of_few_but_large_values_is_listed(adapter: RedisAdapter) -> None:
     text = b'"%b"' % (b"x" * 300_000)
     for number in range(20):
-        await answer_of(adapter.set("s", str(number), text))
-    assert sorted(await answer_of(adapter.entries("s"))) == sorted((str(number), text) for number in range(20))
+        await answer_of(adapter.values.set("s", str(number), text))
+    assert sorted(await answer_of(adapter.values.entries("s"))) == sorted((str(number), text) for number in range(20))
 
 
 async def test_groups_are_found_in_data_that_is_older_than_their_set(server: RedisServer) -> None:
@@ -334,7 +330,7 @@ async def test_groups_are_found_in_data_that_is_older_than_their_set(server: Red
         server.client.set(f"other:{number}", "1")
     server.client.set("state:text", "1")
     async with adapter_on(server.url) as adapter:
-        assert sorted(await answer_of(adapter.groups())) == sorted(f"old{number}" for number in range(3000))
+        assert sorted(await answer_of(adapter.values.scopes())) == sorted(f"old{number}" for number in range(3000))
 
 
 async def test_scopes_that_others_empty_disappear_and_those_they_make_appear(
@@ -342,20 +338,20 @@ async def test_scopes_that_others_empty_disappear_and_those_they_make_appear(
 ) -> None:
     monkeypatch.setattr(scopes, "PAUSE_SECONDS", 0.05)
     async with adapter_on(server.url) as adapter:
-        await answer_of(adapter.set("mine", "k", b"1"))
-        await answer_of(adapter.set("emptied", "k", b"1"))
-        assert sorted(await answer_of(adapter.groups())) == ["emptied", "mine"]
+        await answer_of(adapter.values.set("mine", "k", b"1"))
+        await answer_of(adapter.values.set("emptied", "k", b"1"))
+        assert sorted(await answer_of(adapter.values.scopes())) == ["emptied", "mine"]
         server.client.hdel("state:emptied", "k")
         server.client.hset("state:theirs", "k", "1")
-        assert "emptied" not in await answer_of(adapter.groups())
+        assert "emptied" not in await answer_of(adapter.values.scopes())
         async with asyncio.timeout(20):
-            while sorted(await answer_of(adapter.groups())) != ["mine", "theirs"]:
+            while sorted(await answer_of(adapter.values.scopes())) != ["mine", "theirs"]:
                 await asyncio.sleep(0.01)
         assert server.client.smembers("iii-state:scopes") == {b"mine", b"theirs"}
 
 
 async def test_another_prefix_keeps_its_own_books(server: RedisServer) -> None:
     async with adapter_on(server.url, prefix="other") as adapter:
-        await answer_of(adapter.set("s", "k", b"1"))
+        await answer_of(adapter.values.set("s", "k", b"1"))
         assert server.client.smembers("other:scopes") == {b"s"}
         assert not server.client.exists("iii-state:scopes")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -19,14 +19,13 @@ from iii_state.adapters.redis.address import Address
 from iii_state.adapters.redis.scripts import names
 from iii_state.adapters.redis.wire import open_wire, pack
 from iii_state.config import RedisSettings
-from iii_state.errors import StoreError
+from iii_state.errors import OutcomeUnknown, RequestFenced, SessionLost, StoreError
 from iii_state.events import QueueLimits, Subscription
-from iii_state.ops import compile_text
-from iii_state.sessions import Fenced, Request, SessionLost
-from tests.adapters.redis.proxy import Proxy, proxy_to
-from tests.redis_server import RedisServer
-
-INCREMENT = compile_text(b'[{"type":"increment","path":"n","by":1}]')
+from iii_state.sessions import Request
+from tests.support.redis.adapters import INCREMENT, adapter_on, increments, until_answers
+from tests.support.redis.proxy import Proxy, proxy_to
+from tests.support.redis.server import RedisServer
+from tests.support.waiting import answer_of, until
 
 
 @pytest.fixture(scope="module")
@@ -42,44 +41,10 @@ async def proxy(server: RedisServer) -> AsyncIterator[Proxy]:
         yield running
 
 
-@asynccontextmanager
-async def adapter_on(url: str, **settings: Any) -> AsyncIterator[RedisAdapter]:
-    adapter = RedisAdapter(RedisSettings(redis_url=url, **settings))
-    async with asyncio.timeout(30):
-        await adapter.start(lambda subscription_id: None)
-    try:
-        yield adapter
-    finally:
-        async with asyncio.timeout(30):
-            await adapter.stop()
-
-
 @pytest.fixture
 async def adapter(proxy: Proxy) -> AsyncIterator[RedisAdapter]:
     async with adapter_on(proxy.url) as started:
         yield started
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for a condition, bounded."""
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.002)
-
-
-async def answer_of(answer: Any) -> Any:
-    return await asyncio.wait_for(answer, 30) if asyncio.isfuture(answer) else answer
-
-
-async def increments(adapter: RedisAdapter, callers: int, each: int) -> list[Updated]:
-    """Increments from many callers, all of which have to succeed."""
-
-    async def caller() -> list[Updated]:
-        return [await answer_of(adapter.update("s", "k", INCREMENT, values.MAX_VALUE_BYTES)) for _ in range(each)]
-
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(caller()) for _ in range(callers)]
-    return [updated for task in tasks for updated in task.result()]
 
 
 def assert_once_each(server: RedisServer, made: list[Updated]) -> None:
@@ -123,9 +88,9 @@ async def test_cut_before_inside_and_after_replies_every_increment_counts_once(
 async def test_stragglers_that_redis_executes_after_their_retry_change_nothing(
     server: RedisServer, proxy: Proxy, adapter: RedisAdapter
 ) -> None:
-    await answer_of(adapter.get("s", "k"))
+    await answer_of(adapter.values.get("s", "k"))
     proxy.hold = True
-    calls = [asyncio.ensure_future(answer_of(adapter.update("s", "k", INCREMENT, 1000))) for _ in range(400)]
+    calls = [asyncio.ensure_future(answer_of(adapter.values.update("s", "k", INCREMENT, 1000))) for _ in range(400)]
     await until(lambda: proxy.calls_held() >= 400)
     proxy.hold = False
     proxy.cut_all()
@@ -141,9 +106,9 @@ async def test_stragglers_that_race_with_their_retries_change_nothing(
 ) -> None:
     made: list[Updated] = []
     for _ in range(10):
-        await answer_of(adapter.get("s", "k"))
+        await answer_of(adapter.values.get("s", "k"))
         proxy.hold = True
-        calls = [asyncio.ensure_future(answer_of(adapter.update("s", "k", INCREMENT, 1000))) for _ in range(50)]
+        calls = [asyncio.ensure_future(answer_of(adapter.values.update("s", "k", INCREMENT, 1000))) for _ in range(50)]
         await until(lambda: proxy.calls_held() >= 50)
         proxy.hold = False
         proxy.cut_all()
@@ -157,7 +122,7 @@ async def test_calls_apply_in_the_order_in_which_they_were_made_across_reconnect
         chance = random.Random(4)
         proxy.reply_bytes = lambda: 1000 + chance.randrange(10_000)
         proxy.cut_all()
-        calls = [adapter.set("s", "k", b"%d" % number) for number in range(2000)]
+        calls = [adapter.values.set("s", "k", b"%d" % number) for number in range(2000)]
         answers = [await answer_of(call) for call in calls]
         assert answers == [None, *(b"%d" % number for number in range(1999))]
         proxy.reply_bytes = lambda: None
@@ -168,17 +133,19 @@ async def test_a_flush_of_the_scripts_in_mid_traffic_costs_no_call(
 ) -> None:
     done = asyncio.Event()
 
+    def loads() -> int:
+        count: int = server.client.info("commandstats").get("cmdstat_script|load", {"calls": 0})["calls"]
+        return count
+
+    def is_loaded_again(before: int) -> bool:
+        return done.is_set() or loads() > before
+
     async def flush() -> int:
         flushes = 0
         while not done.is_set():
             await asyncio.to_thread(server.client.script_flush)
             flushes += 1
-            loaded = server.client.info("commandstats").get("cmdstat_script|load", {"calls": 0})["calls"]
-            await until(
-                lambda seen=loaded: (
-                    done.is_set() or server.client.info("commandstats").get("cmdstat_script|load", {"calls": 0})["calls"] > seen
-                )
-            )
+            await until(partial(is_loaded_again, loads()))
         return flushes
 
     flushing = asyncio.create_task(flush())
@@ -200,8 +167,13 @@ async def test_scripts_are_loaded_once_however_many_calls_miss_them(
 async def test_a_restart_of_redis_in_mid_traffic_costs_no_call(server: RedisServer, proxy: Proxy) -> None:
     async with adapter_on(proxy.url, call_timeout_ms=20_000) as adapter:
         working = asyncio.create_task(increments(adapter, 64, 30))
+
+        def has_counted(number: int) -> bool:
+            counted: int = msgspec.json.decode(server.client.hget("state:s", "k") or b'{"n":0}')["n"]
+            return counted > number
+
         for at in (300, 900):
-            await until(lambda at=at: msgspec.json.decode(server.client.hget("state:s", "k") or b'{"n":0}')["n"] > at)
+            await until(partial(has_counted, at))
             await asyncio.to_thread(server.kill)
             await asyncio.to_thread(server.start)
         assert_once_each(server, await working)
@@ -210,20 +182,20 @@ async def test_a_restart_of_redis_in_mid_traffic_costs_no_call(server: RedisServ
 async def test_a_flushed_session_is_an_error_for_what_was_in_flight_and_only_for_that(
     server: RedisServer, proxy: Proxy, adapter: RedisAdapter
 ) -> None:
-    assert await answer_of(adapter.set("s", "before", b"1")) is None
+    assert await answer_of(adapter.values.set("s", "before", b"1")) is None
     proxy.reply_bytes = lambda: 100_000
     proxy.mute = True
     pairs = [pair for pair in proxy.pairs if not pair.is_cut]
     for pair in pairs:
         pair.reply_bytes = 0
     proxy.mute = False
-    flight = [asyncio.ensure_future(answer_of(adapter.set("s", "lost", b"1"))) for _ in range(5)]
+    flight = [asyncio.ensure_future(answer_of(adapter.values.set("s", "lost", b"1"))) for _ in range(5)]
     await until(lambda: all(pair.is_cut for pair in pairs))
     server.client.flushall()
     outcomes = await asyncio.gather(*flight, return_exceptions=True)
-    assert all(outcome is None or "is not known" in str(outcome) or outcome == b"1" for outcome in outcomes)
-    assert await answer_of(adapter.set("s", "after", b"1")) is None
-    assert await answer_of(adapter.set("s", "after", b"2")) == b"1"
+    assert all(outcome is None or isinstance(outcome, OutcomeUnknown) or outcome == b"1" for outcome in outcomes)
+    assert await answer_of(adapter.values.set("s", "after", b"1")) is None
+    assert await answer_of(adapter.values.set("s", "after", b"2")) == b"1"
 
 
 async def test_a_session_that_expired_unnoticed_costs_no_call(server: RedisServer, adapter: RedisAdapter) -> None:
@@ -243,63 +215,60 @@ async def test_a_session_goes_with_its_engine(server: RedisServer, proxy: Proxy)
 
 async def test_a_redis_that_does_not_answer_is_an_error_in_words_and_calls_work_when_it_does(proxy: Proxy) -> None:
     async with adapter_on(proxy.url, call_timeout_ms=300) as adapter:
-        await answer_of(adapter.set("s", "k", b"1"))
+        await answer_of(adapter.values.set("s", "k", b"1"))
         proxy.mute = True
         with pytest.raises(
-            StoreError, match=r"Redis at 127\.0\.0\.1:\d+ .* given up after 300 ms; whether the change was made is not"
+            OutcomeUnknown, match=r"Redis at 127\.0\.0\.1:\d+ .* given up after 300 ms; whether the change was made is not"
         ):
-            await answer_of(adapter.set("s", "k", b"2"))
+            await answer_of(adapter.values.set("s", "k", b"2"))
         with pytest.raises(StoreError, match="given up after 300 ms"):
-            await answer_of(adapter.get("s", "k"))
+            await answer_of(adapter.values.get("s", "k"))
         assert "Redis at" in (await adapter.health() or "")
         proxy.mute = False
         proxy.cut_all()
         await until_answers(adapter)
 
 
-async def until_answers(adapter: RedisAdapter) -> None:
-    async with asyncio.timeout(20):
-        while await adapter.health() is not None:
-            await asyncio.sleep(0.01)
-
-
 def fill(adapter: RedisAdapter, calls: list[Any]) -> None:
     """Make calls until one is refused."""
     for _ in range(1000):
-        calls.append(adapter.set("s", "k", b"1"))
+        calls.append(adapter.values.set("s", "k", b"1"))
 
 
 async def test_waiting_calls_are_bounded_and_refused_at_once_beyond(proxy: Proxy) -> None:
     async with adapter_on(proxy.url, call_timeout_ms=2000, max_in_flight=16) as adapter:
-        await answer_of(adapter.get("s", "k"))
+        await answer_of(adapter.values.get("s", "k"))
         proxy.hold = True
-        calls = [adapter.set("s", "k", b"1") for _ in range(16 * 63)]
+        calls = [adapter.values.set("s", "k", b"1") for _ in range(16 * 63)]
         with pytest.raises(StoreError, match=r"1024 calls wait for Redis .* already: .* nothing was changed"):
             fill(adapter, calls)
         await until(lambda: proxy.calls_held() >= 14)
         sent = proxy.calls_held()  # the scan for scopes may have a call in flight, too
-        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        outcomes = await asyncio.gather(*map(answer_of, calls), return_exceptions=True)
         assert all(isinstance(outcome, StoreError) for outcome in outcomes)
         assert sum("nothing was changed" in str(outcome) for outcome in outcomes) == len(calls) - sent
-        assert sum("is not known" in str(outcome) for outcome in outcomes) == sent
+        unknown = [outcome for outcome in outcomes if isinstance(outcome, OutcomeUnknown)]
+        assert len(unknown) == sent
+        assert all("is not known" in str(outcome) for outcome in unknown)
         proxy.hold = False
         proxy.cut_all()
         await until_answers(adapter)
 
 
-async def test_what_is_in_flight_is_bounded_in_bytes(proxy: Proxy, adapter: RedisAdapter) -> None:
-    await answer_of(adapter.get("s", "k"))
-    proxy.hold = True
-    big = b'"%b"' % (b"x" * 5_000_000)
-    calls = [adapter.set("s", str(number), big) for number in range(20)]
-    await until(lambda: 32 * 1024 * 1024 < proxy.held_bytes < 36_000_000)
-    proxy.hold = False
-    proxy.cut_all()
-    assert await asyncio.gather(*map(answer_of, calls)) == [None] * 20
+async def test_what_is_in_flight_is_bounded_in_bytes(proxy: Proxy) -> None:
+    async with adapter_on(proxy.url, call_timeout_ms=30_000) as adapter:
+        await answer_of(adapter.values.get("s", "k"))
+        proxy.hold = True
+        big = b'"%b"' % (b"x" * 5_000_000)
+        calls = [adapter.values.set("s", str(number), big) for number in range(20)]
+        await until(lambda: 32 * 1024 * 1024 < proxy.held_bytes < 36_000_000)
+        proxy.hold = False
+        proxy.cut_all()
+        assert await asyncio.gather(*map(answer_of, calls)) == [None] * 20
 
 
 async def test_a_cancelled_call_leaves_the_others_alone(proxy: Proxy, adapter: RedisAdapter) -> None:
-    calls = [adapter.set("s", "k", b"%d" % number) for number in range(100)]
+    calls = [adapter.values.set("s", "k", b"%d" % number) for number in range(100)]
     for call in calls[::3]:
         assert asyncio.isfuture(call)
         call.cancel()
@@ -308,9 +277,9 @@ async def test_a_cancelled_call_leaves_the_others_alone(proxy: Proxy, adapter: R
         assert asyncio.isfuture(call)
         call.cancel()
     proxy.cut_all()
-    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    outcomes = await asyncio.gather(*map(answer_of, calls), return_exceptions=True)
     assert not any(isinstance(outcome, StoreError) for outcome in outcomes)
-    assert (await answer_of(adapter.get("s", "k"))) == b"98"
+    assert (await answer_of(adapter.values.get("s", "k"))) == b"98"
 
 
 # -- tickets of callers
@@ -319,7 +288,7 @@ EVERYTHING = Subscription("everything")
 
 
 def increment(adapter: RedisAdapter, slot: int, seq: int, epoch: int = 1) -> asyncio.Future[Updated]:
-    answer = adapter.update("s", "k", INCREMENT, 1000, request=Request("session-1", epoch, slot, seq))
+    answer = adapter.values.update("s", "k", INCREMENT, 1000, request=Request("session-1", epoch, slot, seq))
     assert asyncio.isfuture(answer)
     return answer
 
@@ -327,8 +296,8 @@ def increment(adapter: RedisAdapter, slot: int, seq: int, epoch: int = 1) -> asy
 async def test_calls_with_tickets_of_their_caller_count_once_each_wherever_they_are(server: RedisServer, proxy: Proxy) -> None:
     chance = random.Random(7)
     async with adapter_on(proxy.url, call_timeout_ms=30_000) as adapter:
-        await answer_of(adapter.subscribe(EVERYTHING))
-        await answer_of(adapter.open_session("session-1", 0, 1))
+        await answer_of(adapter.queues.subscribe(EVERYTHING))
+        await answer_of(adapter.sessions.open("session-1", 0, 1))
         proxy.reply_bytes = lambda: chance.choice((0, 700, 1500, chance.randrange(20_000)))
         proxy.cut_all()
 
@@ -339,7 +308,7 @@ async def test_calls_with_tickets_of_their_caller_count_once_each_wherever_they_
         assert proxy.cuts > 3
         proxy.reply_bytes = lambda: None
         assert_once_each(server, made)
-        (stats,) = await answer_of(adapter.queues())
+        (stats,) = await answer_of(adapter.admin.stats())
         assert stats.waiting == len(made)
 
 
@@ -348,7 +317,7 @@ async def test_stragglers_with_tickets_of_their_caller_change_nothing_after_thei
     proxy: Proxy,
     adapter: RedisAdapter,
 ) -> None:
-    await answer_of(adapter.open_session("session-1", 0, 1))
+    await answer_of(adapter.sessions.open("session-1", 0, 1))
     proxy.hold = True
     calls = [increment(adapter, slot, 1) for slot in range(400)]
     await until(lambda: proxy.calls_held() >= 400)
@@ -367,8 +336,8 @@ async def test_a_lost_session_of_a_caller_is_no_matter_of_the_connection(
     proxy: Proxy,
     adapter: RedisAdapter,
 ) -> None:
-    await answer_of(adapter.open_session("session-1", 0, 1))
-    with pytest.raises(Fenced):
+    await answer_of(adapter.sessions.open("session-1", 0, 1))
+    with pytest.raises(RequestFenced):
         await increment(adapter, 0, 1, epoch=2)
     server.client.delete(*server.client.keys("iii-state:session:caller:*"))
     with pytest.raises(SessionLost):
@@ -379,7 +348,7 @@ async def test_a_lost_session_of_a_caller_is_no_matter_of_the_connection(
     await until(lambda: proxy.calls_held() >= 1)
     proxy.hold = False
     proxy.cut_all()
-    with pytest.raises(StoreError, match="whether the change was made is not known") as raised:
+    with pytest.raises(OutcomeUnknown, match="whether the change was made is not known") as raised:
         await call
     assert not isinstance(raised.value, SessionLost), "its caller must not take it for a first attempt that changed nothing"
 
@@ -391,9 +360,9 @@ async def test_a_refusal_of_what_an_earlier_connection_carried_too_does_not_say_
     adapter = RedisAdapter(RedisSettings(redis_url=proxy.url), limits=QueueLimits(max_queue_length=1))
     await adapter.start(lambda subscription_id: None)
     try:
-        await answer_of(adapter.subscribe(EVERYTHING))
-        await answer_of(adapter.open_session("session-1", 0, 1))
-        await answer_of(adapter.set("s", "other", b"1"))
+        await answer_of(adapter.queues.subscribe(EVERYTHING))
+        await answer_of(adapter.sessions.open("session-1", 0, 1))
+        await answer_of(adapter.values.set("s", "other", b"1"))
         with pytest.raises(StoreError, match=r"is full \(max_queue_length 1\); its handler does not keep up, or nobody serves it$"):
             await increment(adapter, 0, 1)
         proxy.hold = True
@@ -401,12 +370,12 @@ async def test_a_refusal_of_what_an_earlier_connection_carried_too_does_not_say_
         await until(lambda: proxy.calls_held() >= 1)
         proxy.hold = False
         proxy.cut_all()
-        with pytest.raises(StoreError, match=r"is full .* whether the change was made is not known"):
+        with pytest.raises(OutcomeUnknown, match=r"is full .* whether the change was made is not known"):
             await call
         async with asyncio.timeout(20):  # after a break, nothing is taken before the queue is hosted for certain
-            while not (taken := await answer_of(adapter.take(EVERYTHING.id, 1))):
+            while not (taken := await answer_of(adapter.queues.take(EVERYTHING.id, 1))):
                 await asyncio.sleep(0.002)
-        await answer_of(adapter.ack(taken))
+        await answer_of(adapter.queues.ack(taken))
         await proxy.release()
         assert server.client.hget("state:s", "k") is not None, "this is why"
     finally:

@@ -13,10 +13,10 @@ import aiohttp
 import pytest
 import redis
 
-from tests.adapters.redis.test_engines import Cluster, Handler
-from tests.engine.raw_worker import RawWorker
-from tests.processes import EngineProcess
-from tests.redis_server import RedisServer
+from tests.support.engines.processes import EngineProcess
+from tests.support.engines.raw_worker import RawWorker
+from tests.support.redis.cluster import Cluster, Handler
+from tests.support.redis.server import RedisServer
 
 SECONDS = 40.0
 LANES = 40

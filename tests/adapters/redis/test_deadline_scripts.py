@@ -13,8 +13,8 @@ from iii_state.adapters.redis import queues
 from iii_state.adapters.redis.keys import Keys, lane
 from iii_state.adapters.redis.mutations import Held, QueueFull, Route, Stale, Ticket, declare, declared
 from iii_state.adapters.redis.routes import deadlines_setting
-from tests.adapters.redis.engine import Engine
-from tests.adapters.redis.test_mutation_scripts import INCREMENT, MUTATIONS, events, everything
+from tests.adapters.redis.test_mutation_scripts import INCREMENT, MUTATIONS, entries, events, everything
+from tests.support.redis.script_engine import Engine
 
 KEYS = Keys()
 DEADLINES = KEYS.deadlines_of(b"s").decode()
@@ -96,7 +96,7 @@ def test_what_is_over_goes_first_with_an_event_of_its_own(
     for queue in (b"q1", b"q2"):
         assert events(client, queue) == [(b"s", b"k", b"deleted", b"17", b"")]
         write, scope, key, kind, old, new = client.lrange(KEYS.wait(queue, lane(b"s", b"k")), 0, -1)
-        assert write != client.xrange(KEYS.stream(queue))[0][1][b"w"]
+        assert write != entries(client, queue)[0][b"w"]
         assert (scope, key, old) == (b"s", b"k", b"")
         assert (kind, new) == ((b"deleted", b"") if not engine.stored(b"s", b"k") else (b"created", engine.stored(b"s", b"k")))
         held = client.hgetall(KEYS.busy(queue))
@@ -197,7 +197,8 @@ def test_reads_leave_out_what_is_over(engine: Engine, client: redis.Redis) -> No
     expected = {b"k2": b"2", b"k3": b"3"} | {b"k%d" % number: b"%d" % number for number in range(5, 1300, 2)}
     found = engine.call("values/snapshot", b"3", *names, b"2000", b"1000000")
     assert dict(zip(found[::2], found[1::2], strict=True)) == expected
-    cursor, paged = b"0", {}
+    cursor = b"0"
+    paged: dict[bytes, bytes] = {}
     while True:
         cursor, page = engine.call("values/page", b"3", *names, cursor, b"100")
         paged.update(zip(page[::2], page[1::2], strict=True))
@@ -227,8 +228,8 @@ def test_a_scope_that_one_engine_has_claimed_is_left_alone_for_a_moment(engine: 
 
 
 def settle(engine: Engine, *, kept: bool = False, was_empty: bool = False) -> int:
-    names = (KEYS.deadlines, KEYS.deadlines_of(b"s"), KEYS.routes, KEYS.routes_version, KEYS.routes_log, KEYS.hold, KEYS.clock)
-    names = (*names, KEYS.values(b"s"))
+    routes = (KEYS.routes, KEYS.routes_version, KEYS.routes_log)
+    names = (KEYS.deadlines, KEYS.deadlines_of(b"s"), *routes, KEYS.hold, KEYS.clock, KEYS.values(b"s"))
     words = (b"s", deadlines_setting(b"s"), b"1000000" if kept else b"0", b"1" if was_empty else b"", b"2000000", b"3000")
     reply = engine.call("deadlines/reschedule", b"8", *names, *words)
     assert isinstance(reply, int)

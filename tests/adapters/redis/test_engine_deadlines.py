@@ -5,9 +5,8 @@ from __future__ import annotations
 import signal
 from typing import Any
 
-from tests.adapters.redis.test_engines import Cluster, Handler, cluster, until
-
-__all__ = ["cluster"]
+from tests.support.redis.cluster import Cluster, Handler
+from tests.support.waiting import until
 
 
 def deleted(handler: Handler) -> list[Any]:

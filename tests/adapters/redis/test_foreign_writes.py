@@ -19,9 +19,9 @@ from iii_state.adapters.redis.foreign import stored_form
 from iii_state.config import RedisSettings
 from iii_state.errors import ConfigError, StoreError
 from iii_state.events import Event, QueueLimits, Subscription
-from tests.adapters.redis.test_adapter import SMALLEST_RULES
-from tests.adapters.redis.test_connection import INCREMENT, adapter_on, answer_of, until
-from tests.redis_server import RedisServer
+from tests.support.redis.adapters import INCREMENT, SMALLEST_RULES, adapter_on
+from tests.support.redis.server import RedisServer
+from tests.support.waiting import answer_of, until
 
 ALL = Subscription("all")
 LIMIT = values.MAX_VALUE_BYTES
@@ -70,9 +70,9 @@ async def noticed(server: RedisServer) -> None:
 
 async def drain(adapter: RedisAdapter, subscription: Subscription = ALL) -> list[Event]:
     events: list[Event] = []
-    while taken := await answer_of(adapter.take(subscription.id, 100)):
+    while taken := await answer_of(adapter.queues.take(subscription.id, 100)):
         events += [delivery.event for delivery in taken]
-        await answer_of(adapter.ack(taken))
+        await answer_of(adapter.queues.ack(taken))
     return events
 
 
@@ -102,12 +102,14 @@ return old
 
 def in_a_transaction(client: redis.Redis) -> None:
     with client.pipeline(transaction=True) as pipeline:
-        pipeline.hset("state:s", "k", "2").hset("state:s", "new", "3").execute()
+        pipeline.hset("state:s", "k", "2")
+        pipeline.hset("state:s", "new", "3")
+        pipeline.execute()
 
 
 def restored(client: redis.Redis) -> None:
     client.hset("elsewhere", "k", "9")
-    client.restore("state:r", 0, client.dump("elsewhere"))
+    client.restore("state:r", 0, client.dump("elsewhere") or b"")
 
 
 CASES: dict[str, tuple[Callable[[redis.Redis], object], list[Fact]]] = {
@@ -142,8 +144,8 @@ CASES: dict[str, tuple[Callable[[redis.Redis], object], list[Fact]]] = {
 async def test_a_foreign_write_has_its_events(server: RedisServer, opened: Open, case: str) -> None:
     adapter = await opened()
     for scope, key, text in (("s", "k", b"1"), ("two", "a", b"1"), ("two", "b", b"2")):
-        await answer_of(adapter.set(scope, key, text))
-    await answer_of(adapter.subscribe(ALL))
+        await answer_of(adapter.values.set(scope, key, text))
+    await answer_of(adapter.queues.subscribe(ALL))
     write, expected = CASES[case]
     write(server.client)
     events: list[Event] = []
@@ -154,7 +156,7 @@ async def test_a_foreign_write_has_its_events(server: RedisServer, opened: Open,
     events += await drain(adapter)
     assert sorted(facts(events)) == sorted(expected)
     assert all(event.write_id.startswith("foreign-") for event in events)
-    assert sorted(await answer_of(adapter.groups())) == sorted(scope.decode() for scope in contents(server))
+    assert sorted(await answer_of(adapter.values.scopes())) == sorted(scope.decode() for scope in contents(server))
     server.client.select(5)
     server.client.flushdb()
     server.client.select(0)
@@ -162,15 +164,15 @@ async def test_a_foreign_write_has_its_events(server: RedisServer, opened: Open,
 
 async def test_own_writes_have_no_events_but_their_own_and_start_no_comparison(server: RedisServer, opened: Open) -> None:
     adapters = [await opened(), await opened()]
-    await answer_of(adapters[0].subscribe(ALL))
+    await answer_of(adapters[0].queues.subscribe(ALL))
     await until(lambda: not server.client.keys("iii-state:comparing:*"))
     server.client.config_resetstat()
     for number in range(50):
         adapter = adapters[number % 2]
-        await answer_of(adapter.set("s", "k", b"1"))
-        await answer_of(adapter.update("s", "k", INCREMENT, LIMIT))
-        await answer_of(adapter.delete("s", "missing"))
-        await answer_of(adapter.delete("s", "k"))
+        await answer_of(adapter.values.set("s", "k", b"1"))
+        await answer_of(adapter.values.update("s", "k", INCREMENT, LIMIT))
+        await answer_of(adapter.values.delete("s", "missing"))
+        await answer_of(adapter.values.delete("s", "k"))
     server.client.hset("state:last", "k", "1")
     await until(lambda: b"last" in shadows(server))
     assert server.client.info("commandstats")["cmdstat_hscan"]["calls"] <= 2  # of the one foreign write
@@ -183,18 +185,18 @@ async def test_a_write_over_what_nobody_has_noticed_yet_makes_the_foreign_event_
     own_server: RedisServer, opened: Open
 ) -> None:
     adapter = await opened(own_server)
-    await answer_of(adapter.subscribe(ALL))
-    await answer_of(adapter.set("s", "k", b"1"))
+    await answer_of(adapter.queues.subscribe(ALL))
+    await answer_of(adapter.values.set("s", "k", b"1"))
     own_server.client.config_set("notify-keyspace-events", "")  # nobody is told
     own_server.client.hset("state:s", "k", '{"n": 5}')
-    updated = await answer_of(adapter.update("s", "k", INCREMENT, LIMIT))
+    updated = await answer_of(adapter.values.update("s", "k", INCREMENT, LIMIT))
     assert updated.old == values.to_stored(b'{"n":5}')
     own_server.client.hdel("state:s", "k")
-    await answer_of(adapter.set("s", "k", b"7"))
+    await answer_of(adapter.values.set("s", "k", b"7"))
     own_server.client.hset("state:s", "k", "8")
-    assert await answer_of(adapter.delete("s", "k")) == b"8"
+    assert await answer_of(adapter.values.delete("s", "k")) == b"8"
     own_server.client.hset("state:s", "k", "9")
-    await answer_of(adapter.delete("s", "k"))
+    await answer_of(adapter.values.delete("s", "k"))
     chain = chains(await drain(adapter))[("s", "k")]
     news = [event.new for event in chain]
     assert news == [b"1", values.to_stored(b'{"n":5}'), updated.new, None, b"7", b"8", None, b"9", None]
@@ -208,10 +210,10 @@ async def test_what_is_there_when_watching_begins_has_no_events_and_what_changes
         server.client.hset("state:large", f"k{number}", number)
     server.client.hset("state:small", "k", "1")
     quiet = await opened(watch=False)
-    await answer_of(quiet.subscribe(ALL))
+    await answer_of(quiet.queues.subscribe(ALL))
     await quiet.stop()
     adapter = await opened()
-    await answer_of(adapter.subscribe(ALL))
+    await answer_of(adapter.queues.subscribe(ALL))
     await noticed(server)
     assert await drain(adapter) == []
     server.client.hset("state:large", "k7", "x7")
@@ -225,23 +227,23 @@ async def test_what_is_there_when_watching_begins_has_no_events_and_what_changes
 
 async def test_what_was_written_while_no_engine_ran_has_events_at_the_next_start(server: RedisServer, opened: Open) -> None:
     before = await opened()
-    await answer_of(before.subscribe(ALL))
+    await answer_of(before.queues.subscribe(ALL))
     for key in ("a", "b", "c"):
-        await answer_of(before.set("s", key, b"1"))
+        await answer_of(before.values.set("s", key, b"1"))
     assert len(await drain(before)) == 3
     await before.stop()
     server.client.hset("state:s", "a", "2")
     server.client.hdel("state:s", "b")
     after = await opened()
-    await answer_of(after.subscribe(ALL))
+    await answer_of(after.queues.subscribe(ALL))
     await noticed(server)
     assert sorted(facts(await drain(after))) == [("deleted", "s", "b", b"1", None), ("updated", "s", "a", b"1", b"2")]
 
 
 async def test_what_was_written_while_nothing_was_heard_is_found_after_the_reconnect(own_server: RedisServer, opened: Open) -> None:
     adapter = await opened(own_server)
-    await answer_of(adapter.subscribe(ALL))
-    await answer_of(adapter.set("s", "k", b"1"))
+    await answer_of(adapter.queues.subscribe(ALL))
+    await answer_of(adapter.values.set("s", "k", b"1"))
     own_server.client.config_set("notify-keyspace-events", "")
     own_server.client.hset("state:s", "k", "2")
     own_server.client.client_kill_filter(_type="pubsub")
@@ -257,12 +259,12 @@ async def test_a_scope_that_was_made_unheard_is_found_by_the_scan(
 ) -> None:
     monkeypatch.setattr(scopes, "PAUSE_SECONDS", 0.05)
     adapter = await opened(own_server)
-    await answer_of(adapter.subscribe(ALL))
-    await answer_of(adapter.set("emptied", "k", b"1"))
+    await answer_of(adapter.queues.subscribe(ALL))
+    await answer_of(adapter.values.set("emptied", "k", b"1"))
     own_server.client.config_set("notify-keyspace-events", "")
     own_server.client.hset("state:theirs", "k", "1")
     own_server.client.delete("state:emptied")
-    assert "emptied" not in await answer_of(adapter.groups())
+    assert "emptied" not in await answer_of(adapter.values.scopes())
     await noticed(own_server)
     assert sorted(facts(await drain(adapter)))[-2:] == [
         ("created", "theirs", "k", None, b"1"),
@@ -275,7 +277,7 @@ async def test_what_is_no_json_is_null_in_events_and_named(
     server: RedisServer, opened: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
     adapter = await opened()
-    await answer_of(adapter.subscribe(ALL))
+    await answer_of(adapter.queues.subscribe(ALL))
     for text in ("nonsense", b'"\xff"', '{"a":1', "1e999"):
         server.client.hset("state:s", "k", text)
         await noticed(server)
@@ -297,7 +299,7 @@ async def test_names_that_are_no_utf8_have_no_events_and_harm_none(
     server: RedisServer, opened: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
     adapter = await opened()
-    await answer_of(adapter.subscribe(ALL))
+    await answer_of(adapter.queues.subscribe(ALL))
     server.client.hset(b"state:\xff", "k", "1")
     server.client.hset("state:s", mapping={b"\xff": "1", "k": "1"})
     await until(lambda: shadows(server) == {b"s": {b"k": b"1"}})
@@ -309,7 +311,7 @@ async def test_names_that_are_no_utf8_have_no_events_and_harm_none(
 
 async def test_many_engines_make_one_event_of_each_difference(server: RedisServer, opened: Open) -> None:
     adapters = [await opened() for _ in range(3)]
-    await answer_of(adapters[0].subscribe(ALL))
+    await answer_of(adapters[0].queues.subscribe(ALL))
     names = [f"k{number}" for number in range(3000)]
     server.client.hset("state:s", mapping=dict.fromkeys(names, "1"))
     await noticed(server)
@@ -328,7 +330,7 @@ async def test_many_engines_make_one_event_of_each_difference(server: RedisServe
 
 async def test_a_comparison_whose_engine_has_died_is_made_by_another(server: RedisServer, opened: Open) -> None:
     adapter = await opened()
-    await answer_of(adapter.subscribe(ALL))
+    await answer_of(adapter.queues.subscribe(ALL))
     await until(lambda: not server.client.keys("iii-state:comparing:*"))
     server.client.set("iii-state:comparing:s", "dead", px=500)
     server.client.hset("state:s", "k", "1")
@@ -340,12 +342,12 @@ async def test_a_comparison_whose_engine_has_died_is_made_by_another(server: Red
 
 async def test_an_event_that_finds_no_room_comes_when_there_is_some(server: RedisServer, opened: Open) -> None:
     adapter = await opened(limits=QueueLimits(max_queue_length=2))
-    await answer_of(adapter.subscribe(ALL))
+    await answer_of(adapter.queues.subscribe(ALL))
     server.client.hset("state:s", mapping={"a": "1", "b": "1", "c": "1"})
     await until(lambda: len(shadows(server).get(b"s", {})) == 2)
     (left,) = {b"a", b"b", b"c"} - set(shadows(server)[b"s"])
     with pytest.raises(StoreError, match=r"could not be noticed: the queue of all is full"):
-        await answer_of(adapter.set("s", left.decode(), b"2"))
+        await answer_of(adapter.values.set("s", left.decode(), b"2"))
     events = await drain(adapter)
     await noticed(server)
     events += await drain(adapter)
@@ -354,10 +356,10 @@ async def test_an_event_that_finds_no_room_comes_when_there_is_some(server: Redi
 
 async def test_an_eviction_is_a_deletion(own_server: RedisServer, opened: Open) -> None:
     adapter = await opened(own_server)
-    await answer_of(adapter.subscribe(ALL))
+    await answer_of(adapter.queues.subscribe(ALL))
     text = b'"%b"' % (b"x" * 5000)
     for number in range(400):
-        await answer_of(adapter.set(f"s{number}", "k", text))
+        await answer_of(adapter.values.set(f"s{number}", "k", text))
         await drain(adapter)
     for name in own_server.client.keys("state:*"):
         own_server.client.expire(name, 1000)
@@ -375,12 +377,12 @@ async def test_an_eviction_is_a_deletion(own_server: RedisServer, opened: Open) 
 @pytest.mark.parametrize("told", [True, False])
 async def test_values_with_deadlines_are_watched_too(own_server: RedisServer, opened: Open, told: bool) -> None:
     adapter = await opened(own_server)
-    await answer_of(adapter.subscribe(ALL))
+    await answer_of(adapter.queues.subscribe(ALL))
     if not told:
         own_server.client.config_set("notify-keyspace-events", "")
-    await answer_of(adapter.set("s", "own", b"1", ttl_ms=400))
-    await answer_of(adapter.set("s", "theirs", b"1", ttl_ms=400))
-    await answer_of(adapter.set("s", "gone", b"1", ttl_ms=400))
+    await answer_of(adapter.values.set("s", "own", b"1", ttl_ms=400))
+    await answer_of(adapter.values.set("s", "theirs", b"1", ttl_ms=400))
+    await answer_of(adapter.values.set("s", "gone", b"1", ttl_ms=400))
     own_server.client.hset("state:s", "theirs", "2")  # the deadline stays
     if told:
         own_server.client.hdel("state:s", "gone")
@@ -390,7 +392,7 @@ async def test_values_with_deadlines_are_watched_too(own_server: RedisServer, op
     news = {key: [event.new for event in chain] for (_, key), chain in found.items()}
     assert news == {"own": [b"1", None], "theirs": [b"1", b"2", None], "gone": [b"1", None]}
     await until(lambda: not own_server.client.exists("iii-state:deadlines:s"))
-    await answer_of(adapter.set("s", "own", b"3"))
+    await answer_of(adapter.values.set("s", "own", b"3"))
     assert [event.event_type for event in await drain(adapter)] == ["state:created"]
 
 
@@ -401,8 +403,8 @@ async def test_the_smallest_permissions_with_one_channel_more_suffice(
     own_server.client.execute_command("ACL", "SETUSER", "app", "reset", "on", ">pw", *rules)
     async with adapter_on(f"redis://app:pw@127.0.0.1:{own_server.port}", foreign_writes=True) as adapter:
         await until(lambda: watches(own_server))
-        await answer_of(adapter.subscribe(ALL))
-        await answer_of(adapter.set("s", "k", b"1"))
+        await answer_of(adapter.queues.subscribe(ALL))
+        await answer_of(adapter.values.set("s", "k", b"1"))
         own_server.client.hset("state:s", "k", "2")
         await noticed(own_server)
         assert [event.new for event in await drain(adapter)] == [b"1", b"2"]
@@ -421,30 +423,30 @@ async def test_an_engine_that_disagrees_with_the_fleet_is_refused(server: RedisS
     assert server.client.hget("iii-state:routes", ":foreign_writes") is None
     with pytest.raises(ConfigError, match="foreign_writes is true here, and false at"):
         await opened()
-    await answer_of(quiet.set("s", "k", b"1"))
+    await answer_of(quiet.values.set("s", "k", b"1"))
     await quiet.stop()
     await opened()
 
 
 async def test_the_setting_of_engines_that_have_died_binds_nobody(server: RedisServer, opened: Open) -> None:
     dying = await opened(heartbeat_ttl_ms=200)
-    dying._fleet._tasks[0].cancel()  # its heart stops
-    dying._fleet._tasks[1].cancel()
+    dying.parts._fleet._tasks[0].cancel()  # its heart stops
+    dying.parts._fleet._tasks[1].cancel()
     await until(lambda: not server.client.keys("iii-state:engine:*"))
     await opened(watch=False)
 
 
 async def test_shadows_of_an_earlier_time_are_not_compared_with_and_go(server: RedisServer, opened: Open) -> None:
     first = await opened()
-    await answer_of(first.subscribe(ALL))
-    await answer_of(first.set("s", "k", b"1"))
+    await answer_of(first.queues.subscribe(ALL))
+    await answer_of(first.values.set("s", "k", b"1"))
     await drain(first)
     await first.stop()
     quiet = await opened(watch=False)
-    await answer_of(quiet.set("s", "k", b"2"))
+    await answer_of(quiet.values.set("s", "k", b"2"))
     await quiet.stop()
     again = await opened()
-    await answer_of(again.subscribe(ALL))
+    await answer_of(again.queues.subscribe(ALL))
     await noticed(server)
     await until(lambda: len(server.client.keys("iii-state:shadow:*")) == 1)
     assert [event.new for event in await drain(again)] == [b"2"]
@@ -452,9 +454,9 @@ async def test_shadows_of_an_earlier_time_are_not_compared_with_and_go(server: R
 
 async def test_without_the_setting_nothing_is_kept_or_published(server: RedisServer, opened: Open) -> None:
     adapter = await opened(watch=False)
-    await answer_of(adapter.set("s", "k", b"1"))
+    await answer_of(adapter.values.set("s", "k", b"1"))
     server.client.config_resetstat()
-    await answer_of(adapter.set("s", "k", b"2"))
+    await answer_of(adapter.values.set("s", "k", b"2"))
     used = {name: stats["calls"] for name, stats in server.client.info("commandstats").items()}
     writes = {"cmdstat_hmget": 1, "cmdstat_get": 1, "cmdstat_hget": 1, "cmdstat_hset": 2}
     assert {name: used.get(name) for name in writes} == writes
@@ -466,16 +468,16 @@ async def test_after_a_flush_engines_say_so_register_again_and_watch_again(
     server: RedisServer, opened: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
     writing, idle = await opened(heartbeat_ttl_ms=600), await opened(heartbeat_ttl_ms=600)
-    await answer_of(idle.subscribe(ALL))
+    await answer_of(idle.queues.subscribe(ALL))
     version = int(server.client.get("iii-state:routes:version"))
     server.client.flushdb()
-    await answer_of(writing.set("s", "k", b"1"))
+    await answer_of(writing.values.set("s", "k", b"1"))
     await until(lambda: caplog.text.count("the database has been emptied") == 2)
     await until(lambda: watches(server) and len(server.client.hkeys("iii-state:routes")) == 3)
     assert int(server.client.get("iii-state:routes:version")) > version
     server.client.hset("state:s", "k", "2")
     await noticed(server)
-    await answer_of(writing.set("s", "k", b"3"))
+    await answer_of(writing.values.set("s", "k", b"3"))
     news = [event.new for event in await drain(idle)]
     assert news[-2:] == [b"2", b"3"]
     assert "taken for dead" not in caplog.text
@@ -489,7 +491,7 @@ async def test_own_and_foreign_writes_mixed_leave_unbroken_chains(server: RedisS
     """Several foreign writes between two looks may be one difference: it begins where the chain stood, and the end is the end."""
     dice = random.Random(seed)
     adapters = [await opened(), await opened()]
-    await answer_of(adapters[0].subscribe(ALL))
+    await answer_of(adapters[0].queues.subscribe(ALL))
     names = [(scope, key) for scope in ("s", "t") for key in ("a", "b", "c")]
     events: list[Event] = []
     own_writes = 0
@@ -500,11 +502,11 @@ async def test_own_and_foreign_writes_mixed_leave_unbroken_chains(server: RedisS
             scope, key = dice.choice(names)
             match dice.randrange(4):
                 case 0:
-                    await answer_of(adapter.delete(scope, key))
+                    await answer_of(adapter.values.delete(scope, key))
                 case 1:
-                    await answer_of(adapter.set(scope, key, b"%d" % dice.randrange(10**6)))
+                    await answer_of(adapter.values.set(scope, key, b"%d" % dice.randrange(10**6)))
                 case _:
-                    await answer_of(adapter.update(scope, key, INCREMENT, LIMIT))
+                    await answer_of(adapter.values.update(scope, key, INCREMENT, LIMIT))
             own_writes += 1
 
     def foreign(dice: random.Random) -> None:

@@ -5,18 +5,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
-from typing import Any
 
 import pytest
 
 from iii_state.adapters.redis import RedisAdapter
 from iii_state.errors import StoreError
 from iii_state.events import Delivery, Subscription
-from tests.adapters.redis.proxy import Proxy
-from tests.adapters.redis.test_connection import adapter_on, answer_of
-from tests.redis_server import RedisServer
+from tests.support.redis.adapters import adapter_on
+from tests.support.redis.proxy import Proxy
+from tests.support.redis.server import RedisServer
+from tests.support.waiting import answer_of, until
 
 ONE, TWO = (Subscription(name, scope="s", key=name) for name in ("one", "two"))
 PREFIX = "iii-state:"
@@ -34,26 +34,18 @@ async def stack() -> AsyncIterator[AsyncExitStack]:
         yield running
 
 
-async def until(holds: Callable[[], Any]) -> Any:
-    """Wait for a condition, bounded; what it gave."""
-    async with asyncio.timeout(20):
-        while not (found := await answer_of(holds())):
-            await asyncio.sleep(0.01)
-    return found
-
-
 async def until_written(adapter: RedisAdapter, key: str, value: bytes) -> None:
     """Write over a connection that may be about to break."""
     async with asyncio.timeout(20):
         while True:
             with contextlib.suppress(StoreError):
-                await answer_of(adapter.set("s", key, value))
+                await answer_of(adapter.values.set("s", key, value))
                 return
 
 
 async def take_one(adapter: RedisAdapter, subscription: Subscription) -> Delivery:
     """The next delivery of a subscription, which has to come."""
-    deliveries: list[Delivery] = await until(lambda: adapter.take(subscription.id, 1))
+    deliveries: list[Delivery] = await until(lambda: adapter.queues.take(subscription.id, 1))
     return deliveries[0]
 
 
@@ -73,12 +65,12 @@ async def test_an_engine_with_a_new_id_hosts_again_although_it_could_not_at_firs
     server: RedisServer, stack: AsyncExitStack
 ) -> None:
     adapter = await stack.enter_async_context(adapter_on(server.url, heartbeat_ttl_ms=300))
-    await adapter.subscribe(ONE)
+    await answer_of(adapter.queues.subscribe(ONE))
     before = hosts(server, ONE)
     server.client.set(f"{PREFIX}orphans", "in the way")
     declare_dead(server)
     await until(lambda: server.client.hlen(f"{PREFIX}engines"))
-    await answer_of(adapter.set("s", "one", b"1"))
+    await answer_of(adapter.values.set("s", "one", b"1"))
     server.client.delete(f"{PREFIX}orphans")
     await until(lambda: hosts(server, ONE) not in ([], before))
     assert (await take_one(adapter, ONE)).event.new == b"1"
@@ -87,13 +79,13 @@ async def test_an_engine_with_a_new_id_hosts_again_although_it_could_not_at_firs
 async def test_nothing_is_taken_under_an_id_that_does_not_host_the_queue(server: RedisServer, stack: AsyncExitStack) -> None:
     """Whoever takes it over goes by what it hosts, and would not find it."""
     adapter = await stack.enter_async_context(adapter_on(server.url, heartbeat_ttl_ms=300))
-    await adapter.subscribe(ONE)
-    await answer_of(adapter.set("s", "one", b"1"))
+    await answer_of(adapter.queues.subscribe(ONE))
+    await answer_of(adapter.values.set("s", "one", b"1"))
     server.client.set(f"{PREFIX}orphans", "in the way")
     declare_dead(server)
     await until(lambda: server.client.hlen(f"{PREFIX}engines"))
     (now,) = server.client.hkeys(f"{PREFIX}engines")
-    assert await answer_of(adapter.take(ONE.id, 1)) == []
+    assert await answer_of(adapter.queues.take(ONE.id, 1)) == []
     assert server.client.smembers(f"{PREFIX}hosts:{now.decode()}") == set()
     server.client.delete(f"{PREFIX}orphans")
 
@@ -103,14 +95,14 @@ async def test_what_was_taken_unheard_is_given_back_although_its_subscription_wa
 ) -> None:
     adapter = await stack.enter_async_context(adapter_on(proxy.url))
     other = await stack.enter_async_context(adapter_on(server.url))
-    await adapter.subscribe(ONE)
-    await answer_of(other.set("s", "one", b"1"))
+    await answer_of(adapter.queues.subscribe(ONE))
+    await answer_of(other.values.set("s", "one", b"1"))
     for pair in proxy.pairs:  # what Redis answers next does not arrive
         pair.reply_bytes = 0
-    taken = adapter.take(ONE.id, 1)
-    await answer_of(adapter.abandon(ONE.id))
+    taken = adapter.queues.take(ONE.id, 1)
+    await answer_of(adapter.queues.abandon(ONE.id))
     assert await answer_of(taken) == []
-    await other.subscribe(ONE)
+    await answer_of(other.queues.subscribe(ONE))
     assert (await take_one(other, ONE)).event.new == b"1"
 
 
@@ -120,15 +112,15 @@ async def test_a_request_waits_for_a_redis_that_is_away_for_long(
 ) -> None:
     adapter = await stack.enter_async_context(adapter_on(proxy.url, call_timeout_ms=300))
     if request_ != "subscribe":
-        await adapter.subscribe(ONE)
+        await answer_of(adapter.queues.subscribe(ONE))
     proxy.mute = True
     proxy.cut_all()
     answer = asyncio.ensure_future(
-        answer_of(adapter.subscribe(ONE) if request_ == "subscribe" else getattr(adapter, request_)(ONE.id))
+        answer_of(adapter.queues.subscribe(ONE) if request_ == "subscribe" else getattr(adapter, request_)(ONE.id))
     )
     for _ in range(3):  # other calls give up meanwhile
         with pytest.raises(StoreError, match="given up"):
-            await answer_of(adapter.get("s", "one"))
+            await answer_of(adapter.values.get("s", "one"))
     assert not answer.done()
     proxy.mute = False
     proxy.cut_all()
@@ -139,13 +131,13 @@ async def test_a_request_waits_for_a_redis_that_is_away_for_long(
 
 async def test_a_flushed_database_has_other_versions_of_the_routes(server: RedisServer, stack: AsyncExitStack) -> None:
     async with adapter_on(server.url) as first:
-        await first.subscribe(ONE)
+        await answer_of(first.queues.subscribe(ONE))
     writer = await stack.enter_async_context(adapter_on(server.url))
-    await answer_of(writer.set("s", "two", b"0"))
+    await answer_of(writer.values.set("s", "two", b"0"))
     server.client.flushall()
     second = await stack.enter_async_context(adapter_on(server.url))
-    await second.subscribe(TWO)
-    await answer_of(writer.set("s", "two", b"1"))
+    await answer_of(second.queues.subscribe(TWO))
+    await answer_of(writer.values.set("s", "two", b"1"))
     assert (await take_one(second, TWO)).event.new == b"1"
 
 
@@ -154,14 +146,14 @@ async def test_a_server_behind_the_same_address_may_have_other_routes_of_the_sam
 ) -> None:
     """As after a failover to a replica that had not heard of the latest change, and another one since."""
     first = await stack.enter_async_context(adapter_on(server.url))
-    await first.subscribe(ONE)
+    await answer_of(first.queues.subscribe(ONE))
     writer = await stack.enter_async_context(adapter_on(proxy.url))
     second = await stack.enter_async_context(adapter_on(other_server.url))
-    await second.subscribe(TWO)
+    await answer_of(second.queues.subscribe(TWO))
     version = server.client.get(f"{PREFIX}routes:version")
     assert version is not None
     other_server.client.set(f"{PREFIX}routes:version", version)
-    await answer_of(writer.set("s", "two", b"0"))
+    await answer_of(writer.values.set("s", "two", b"0"))
     proxy.target = other_server.port
     proxy.cut_all()
     await until_written(writer, "two", b"1")
@@ -173,7 +165,7 @@ async def test_what_is_hosted_is_registered_at_a_server_that_has_not_heard_of_it
 ) -> None:
     """As after a failover to a replica that had not heard of the latest registration."""
     adapter = await stack.enter_async_context(adapter_on(proxy.url))
-    await adapter.subscribe(ONE)
+    await answer_of(adapter.queues.subscribe(ONE))
     engines = server.client.hgetall(f"{PREFIX}engines")
     other_server.client.hset(f"{PREFIX}engines", mapping=engines)  # it knows the engine, so its heartbeat finds nothing amiss
     proxy.target = other_server.port

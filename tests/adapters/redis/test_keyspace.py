@@ -6,15 +6,16 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 
 from iii_state.adapters.redis import RedisAdapter
 from iii_state.config import RedisSettings
 from iii_state.events import Subscription
-from tests.adapters.redis.test_adapter import SMALLEST_RULES
-from tests.adapters.redis.test_connection import adapter_on, answer_of, until
-from tests.redis_server import RedisServer
+from tests.support.redis.adapters import SMALLEST_RULES, adapter_on
+from tests.support.redis.server import RedisServer
+from tests.support.waiting import answer_of, until
 
 ALL = Subscription("all")
 SETTING = "notify-keyspace-events"
@@ -66,14 +67,14 @@ async def test_the_expiry_of_a_key_wakes_who_waits_for_it(server: RedisServer, u
             woken[key] += 1
 
         for key in woken:
-            adapter._keyspace.on_expiry(key, lambda key=key: wake(key))
+            adapter.parts._keyspace.on_expiry(key, partial(wake, key))
         await until(lambda: woken == {b"alarm": 1, b"other": 1})  # from now on it is heard
         client.set("alarm", "1", px=20)
         client.set("third", "1", px=20)
         client.set("other", "1")
         await until(lambda: woken[b"alarm"] == 2)
         assert woken[b"other"] == 1
-        adapter._keyspace.forget(b"alarm")
+        adapter.parts._keyspace.forget(b"alarm")
         client.set("alarm", "1", px=1)
         client.set("other", "1", px=50)
         await until(lambda: woken[b"other"] == 2)
@@ -83,7 +84,7 @@ async def test_the_expiry_of_a_key_wakes_who_waits_for_it(server: RedisServer, u
 async def test_after_a_restart_of_redis_that_forgot_the_setting_it_tells_again(server: RedisServer) -> None:
     async with adapter_on(server.url) as adapter:
         woken: list[None] = []
-        adapter._keyspace.on_expiry(b"alarm", lambda: woken.append(None))
+        adapter.parts._keyspace.on_expiry(b"alarm", lambda: woken.append(None))
         await until(lambda: woken)
         server.kill()
         await asyncio.to_thread(server.start)
@@ -95,27 +96,27 @@ async def test_after_a_restart_of_redis_that_forgot_the_setting_it_tells_again(s
 async def test_an_engine_that_dies_is_noticed_when_its_heartbeat_expires(server: RedisServer) -> None:
     dying = RedisAdapter(RedisSettings(redis_url=server.url, heartbeat_ttl_ms=600))
     await dying.start(lambda subscription_id: None)
-    await answer_of(dying.subscribe(ALL))
-    await answer_of(dying.set("s", "k", b"1"))
-    (held,) = await answer_of(dying.take(ALL.id, 1))
+    await answer_of(dying.queues.subscribe(ALL))
+    await answer_of(dying.values.set("s", "k", b"1"))
+    (held,) = await answer_of(dying.queues.take(ALL.id, 1))
     async with adapter_on(server.url, heartbeat_ttl_ms=3000) as other:
-        await answer_of(other.subscribe(ALL))
+        await answer_of(other.queues.subscribe(ALL))
         await until(lambda: server.client.pubsub_channels("__keyspace@0__:iii-state:engine:*"))
-        dying._fleet._tasks[0].cancel()  # its heart stops
+        dying.parts._fleet._tasks[0].cancel()  # its heart stops
         async with asyncio.timeout(20):
-            while not (taken := await answer_of(other.take(ALL.id, 1))):
+            while not (taken := await answer_of(other.queues.take(ALL.id, 1))):
                 await asyncio.sleep(0.001)  # while it is not certain to be alive, it answers at once
         assert [delivery.event_id for delivery in taken] == [held.event_id]
-        await answer_of(other.ack(taken))
+        await answer_of(other.queues.ack(taken))
     await dying.stop()
 
 
 async def test_where_it_may_not_be_set_one_warning_says_what_to_set(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
     async with limited(server, SMALLEST_RULES) as adapter:
         await until(lambda: "CONFIG SET notify-keyspace-events Kx" in caplog.text)
-        await answer_of(adapter.subscribe(ALL))
-        await answer_of(adapter.set("s", "k", b"1"))
-        assert len(await answer_of(adapter.take(ALL.id, 1))) == 1
+        await answer_of(adapter.queues.subscribe(ALL))
+        await answer_of(adapter.values.set("s", "k", b"1"))
+        assert len(await answer_of(adapter.queues.take(ALL.id, 1))) == 1
     assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
 
 
@@ -126,7 +127,7 @@ async def test_where_it_may_only_be_read_or_is_set_there_is_nothing_to_say(
     server.client.config_set(SETTING, "" if "set" in rules else "KEx$")
     async with limited(server, f"{SMALLEST_RULES} {rules}") as adapter:
         woken: list[None] = []
-        adapter._keyspace.on_expiry(b"iii-state:alarm", lambda: woken.append(None))
+        adapter.parts._keyspace.on_expiry(b"iii-state:alarm", lambda: woken.append(None))
         await until(lambda: woken)
         server.client.set("iii-state:alarm", "1", px=20)
         await until(lambda: len(woken) == 2)
@@ -144,7 +145,7 @@ async def test_a_setting_that_may_be_read_only_is_named_whole(server: RedisServe
 async def test_a_user_that_may_not_listen_to_it_has_everything_else(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
     rules = SMALLEST_RULES.replace("&__keyspace@*__:iii-state:*", "")
     async with limited(server, rules) as adapter:
-        await answer_of(adapter.subscribe(ALL))
+        await answer_of(adapter.queues.subscribe(ALL))
         await until(lambda: server.client.pubsub_channels("iii-state:q:*"))
         async with limited(server, rules):
             await until(lambda: "not everything may be heard" in caplog.text)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import redis
 
 from iii_state.adapters.redis.keys import Keys, lane
 from iii_state.adapters.redis.mutations import QueueFull, Route, Stale, Ticket
-from iii_state.sessions import Fenced, Forgotten, SessionLost, SessionTaken
-from tests.adapters.redis.engine import Engine
-from tests.adapters.redis.servers import binary, running
+from iii_state.errors import OldValueUnknown, RequestFenced, SessionLost, SessionTaken
+from tests.support.redis.script_engine import Engine
+from tests.support.redis.server import RedisServer, binary
 
 KEYS = Keys()
 INCREMENT: list[dict[str, Any]] = [{"type": "increment", "path": "", "by": 1}]
@@ -49,8 +49,14 @@ def everything(client: redis.Redis) -> dict[bytes, Any]:
     return found
 
 
+def entries(client: redis.Redis, queue: bytes) -> list[dict[bytes, bytes]]:
+    """What the entries of a queue's stream hold."""
+    stream = cast("list[tuple[bytes, dict[bytes, bytes]]]", client.xrange(KEYS.stream(queue)))
+    return [fields for _, fields in stream]
+
+
 def events(client: redis.Redis, queue: bytes) -> list[tuple[bytes, ...]]:
-    return [tuple(fields[name] for name in (b"s", b"k", b"t", b"o", b"n")) for _, fields in client.xrange(KEYS.stream(queue))]
+    return [tuple(fields[name] for name in (b"s", b"k", b"t", b"o", b"n")) for fields in entries(client, queue)]
 
 
 def test_old_values_and_the_index_of_scopes(engine: Engine, client: redis.Redis) -> None:
@@ -72,7 +78,7 @@ def test_scopes_and_keys_are_any_bytes(engine: Engine, client: redis.Redis, name
     assert engine.update(name, name, INCREMENT).new == b"2"
     assert client.smembers(KEYS.scopes) == {name}
     assert client.hgetall(KEYS.values(name)) == {name: b"2"}
-    assert client.xrange(KEYS.stream(b"q"))[0][1][b"s"] == name
+    assert entries(client, b"q")[0][b"s"] == name
     assert client.llen(KEYS.wait(b"q", lane(name, name))) == 6
     assert engine.delete(name, name) == b"2"
 
@@ -139,7 +145,7 @@ def test_a_call_made_again_answers_its_first_outcome(
     assert everything(client) == before
     engine.reopen()
     assert mutate(engine, ticket._replace(epoch=engine.epoch)) == first
-    with pytest.raises(Fenced):
+    with pytest.raises(RequestFenced):
         mutate(engine, ticket)
 
 
@@ -163,7 +169,7 @@ def test_a_call_made_again_for_a_key_that_was_missing(engine: Engine) -> None:
 def test_a_slot_used_since_is_fenced(engine: Engine) -> None:
     early, late = engine.ticket(), engine.ticket()
     engine.set(b"s", b"k", b"1", late)
-    with pytest.raises(Fenced):
+    with pytest.raises(RequestFenced):
         engine.set(b"s", b"k", b"2", early)
     assert engine.stored(b"s", b"k") == b"1"
 
@@ -172,7 +178,7 @@ def test_an_old_value_that_is_too_large_is_not_recorded(engine: Engine, client: 
     engine.put(b"s", b"k", b'"%b"' % (b"x" * 2**20))
     ticket = engine.ticket()
     assert engine.delete(b"s", b"k", ticket) is not None
-    with pytest.raises(Forgotten):
+    with pytest.raises(OldValueUnknown):
         engine.delete(b"s", b"k", ticket)
     assert sum(map(len, client.hvals(KEYS.session(b"engine").decode()))) < 100
 
@@ -278,7 +284,8 @@ def crowded(request: pytest.FixtureRequest) -> Iterator[Engine]:
     server = binary(request.param)
     if server is None:
         pytest.skip(f"no Redis {request.param} here")
-    with running(server, "--maxmemory-policy", "noeviction") as socket, redis.Redis(unix_socket_path=socket) as client:
+    with RedisServer("--maxmemory-policy", "noeviction", executable=server) as running:
+        client = running.client
         engine = Engine(client, session=b"engine")
         engine.routes = [Route(b"q", 1000, 10**9)]
         for number in range(20):
@@ -312,7 +319,7 @@ def test_no_script_leaves_a_global(client: redis.Redis) -> None:
     engine.routes = [Route(b"q", 10, 10**6), Route(b"r", 10, 10**6)]
     for mutate in MUTATIONS.values():
         mutate(engine, None)
-    every_op = [
+    every_op: list[dict[str, Any]] = [
         {"type": "set", "path": ["a", "b"], "value": 1.5},
         {"type": "increment", "path": ["a", "b"], "by": 2**60},
         {"type": "merge", "path": "", "value": {"x": [], "y": 2**63}},

@@ -33,7 +33,7 @@ from iii_state.adapters.redis.queues import (
 )
 from iii_state.adapters.redis.scripts import script
 from iii_state.events import Delivery
-from tests.adapters.redis.engine import Engine
+from tests.support.redis.script_engine import Engine
 
 KEYS = Keys()
 
@@ -253,7 +253,7 @@ def test_an_acknowledgement_gives_back_what_was_counted(worker: Worker, engine: 
     for name in ("é😀".encode(), b"x" * 100, b""):
         engine.set(name, name, b'"old"')
         engine.delete(name, name)
-    counted = int(client.hget(KEYS.busy(b"q").decode(), "bytes"))
+    counted = int(client.hget(KEYS.busy(b"q").decode(), "bytes") or 0)
     entries: list[Entry] = []
     deliveries = worker.take(b"q")
     while deliveries:

@@ -15,8 +15,9 @@ from iii_state.adapters.redis.repair import BYTES_PER_SECOND, PAGE_BYTES
 from iii_state.adapters.redis.routes import MOST_ALIKE
 from iii_state.errors import StoreError
 from iii_state.events import Delivery, Failure, Subscription
-from tests.adapters.redis.test_connection import adapter_on, answer_of
-from tests.redis_server import RedisServer
+from tests.support.redis.adapters import adapter_on
+from tests.support.redis.server import RedisServer
+from tests.support.waiting import answer_of, until
 
 ONE = Subscription("one", scope="s")
 OFTEN = Subscription("often", scope="s", retention_ms="forever")
@@ -24,17 +25,9 @@ QUEUE = ONE.id
 REPAIR = "iii_state.adapters.redis.repair"
 
 
-async def until(holds: Any) -> Any:
-    """Wait for a condition, bounded; what it gave."""
-    async with asyncio.timeout(30):
-        while not (found := await answer_of(holds())):
-            await asyncio.sleep(0.01)
-    return found
-
-
 async def fill(adapter: RedisAdapter, lanes: int, each: int) -> None:
     for number in range(each):
-        await asyncio.gather(*(answer_of(adapter.set("s", f"k{lane}", b"%d" % number)) for lane in range(lanes)))
+        await asyncio.gather(*(answer_of(adapter.values.set("s", f"k{lane}", b"%d" % number)) for lane in range(lanes)))
 
 
 async def drain(adapter: RedisAdapter, subscription: Subscription = ONE) -> dict[str, list[int]]:
@@ -45,15 +38,17 @@ async def drain(adapter: RedisAdapter, subscription: Subscription = ONE) -> dict
     async def left() -> bool:
         queue = subscription.id.encode()
         return bool(
-            await answer_of(adapter._send(b"HLEN", adapter._keys.busy(queue)))
-            or await answer_of(adapter._send(b"XLEN", adapter._keys.stream(queue)))
+            await answer_of(adapter.parts._send(b"HLEN", adapter.parts._keys.busy(queue)))
+            or await answer_of(adapter.parts._send(b"XLEN", adapter.parts._keys.stream(queue)))
         )
 
     async with asyncio.timeout(30):
         while deliveries or await left():
             for delivery in deliveries:
                 news.setdefault(delivery.event.key, []).append(int(delivery.event.new or b"-1"))
-            deliveries = await answer_of(adapter.ack(deliveries, 100) if deliveries else adapter.take(subscription.id, 100))
+            deliveries = await answer_of(
+                adapter.queues.ack(deliveries, 100) if deliveries else adapter.queues.take(subscription.id, 100)
+            )
     return news
 
 
@@ -77,11 +72,11 @@ async def test_what_is_lost_is_counted_and_told_once(
     server: RedisServer, caplog: pytest.LogCaptureFixture, damage: Any, lost: int, left: list[int]
 ) -> None:
     async with adapter_on(server.url) as adapter:
-        await adapter.subscribe(ONE)
+        await answer_of(adapter.queues.subscribe(ONE))
         await fill(adapter, 40, 3)
         with caplog.at_level(logging.WARNING):
             damage(server.client)
-            adapter._repair.stumbled()
+            adapter.parts._repair.stumbled()
             held = "lost" if lost else "settings"
             await until(lambda: server.client.hexists(f"iii-state:sub:{QUEUE}", held))
             assert await drain(adapter) == ({f"k{lane}": left for lane in range(40)} if left else {})
@@ -94,16 +89,18 @@ async def test_what_is_lost_is_counted_and_told_once(
 
 async def test_where_the_counts_are_gone_no_event_overtakes_one_that_is_out(server: RedisServer) -> None:
     async with adapter_on(server.url) as adapter:
-        await adapter._repair.stop()
-        await adapter.subscribe(ONE)
+        await adapter.parts._repair.stop()
+        await answer_of(adapter.queues.subscribe(ONE))
         await fill(adapter, 3, 2)
-        out = await until(lambda: adapter.take(ONE.id, 10))
+        out = await until(lambda: adapter.queues.take(ONE.id, 10))
         server.client.delete(f"iii-state:busy:{QUEUE}")
-        (following,) = await answer_of(adapter.ack(out[:1], 10))
+        (following,) = await answer_of(adapter.queues.ack(out[:1], 10))
         assert (following.event.key, following.event.new) == ("k0", b"1")
         await fill(adapter, 3, 3)
-        assert await answer_of(adapter.take(ONE.id, 10)) == []
-        news = [(delivery.event.key, delivery.event.new) for delivery in await answer_of(adapter.ack([following, *out[1:]], 10))]
+        assert await answer_of(adapter.queues.take(ONE.id, 10)) == []
+        news = [
+            (delivery.event.key, delivery.event.new) for delivery in await answer_of(adapter.queues.ack([following, *out[1:]], 10))
+        ]
         assert sorted(news) == [("k0", b"0"), ("k1", b"1"), ("k2", b"1")]
 
 
@@ -114,7 +111,7 @@ async def test_a_queue_under_traffic_is_never_taken_for_a_damaged_one(
     rng = random.Random(7)
     async with adapter_on(server.url) as one, adapter_on(server.url) as two:
         for adapter in (one, two):
-            await adapter.subscribe(OFTEN)
+            await answer_of(adapter.queues.subscribe(OFTEN))
         handled: dict[str, list[int]] = {}
         looked = 0
         is_over = False
@@ -122,33 +119,33 @@ async def test_a_queue_under_traffic_is_never_taken_for_a_damaged_one(
         async def write(adapter: RedisAdapter, lanes: range) -> None:
             for number in range(60):
                 await asyncio.gather(
-                    *(answer_of(adapter.set("s", f"k{lane}" + "x" * (lane % 3) * 40, b"%d" % number)) for lane in lanes)
+                    *(answer_of(adapter.values.set("s", f"k{lane}" + "x" * (lane % 3) * 40, b"%d" % number)) for lane in lanes)
                 )
 
         async def handle(adapter: RedisAdapter) -> None:
             while not is_over:
-                deliveries = await answer_of(adapter.take(OFTEN.id, 30))
+                deliveries = await answer_of(adapter.queues.take(OFTEN.id, 30))
                 rng.shuffle(deliveries)
                 for delivery in deliveries:
                     fate = rng.random()
                     if fate < 0.1:
-                        await answer_of(adapter.release([delivery]))
+                        await answer_of(adapter.queues.release([delivery]))
                     elif fate < 0.2:
-                        await answer_of(adapter.retry(delivery, rng.randrange(3), Failure("no", "not now")))
-                        adapter._upkeep.plan(0.01)
+                        await answer_of(adapter.queues.retry(delivery, rng.randrange(3), Failure("no", "not now")))
+                        adapter.parts._upkeep.plan(0.01)
                     else:
                         handled.setdefault(delivery.event.key, []).append(int(delivery.event.new or b"-1"))
-                        await answer_of(adapter.ack([delivery]))
+                        await answer_of(adapter.queues.ack([delivery]))
                 await asyncio.sleep(0)
 
         async def look(adapter: RedisAdapter) -> None:
             nonlocal looked
             queue = OFTEN.id.encode()
             while not is_over:
-                await adapter._repair._mend(queue, was_counted=True)
-                await adapter._repair._look_at_lanes(queue, everything=True)
-                await adapter._repair._check_lists()
-                found = await adapter._repair._found([queue], b"1")
+                await adapter.parts._repair._mend(queue, was_counted=True)
+                await adapter.parts._repair._look_at_lanes(queue, everything=True)
+                await adapter.parts._repair._check_lists()
+                found = await adapter.parts._repair._found([queue], b"1")
                 assert {word for _, word, _ in found} <= {b"EVENTS"}, found
                 looked += 1
 
@@ -168,43 +165,44 @@ async def test_a_queue_under_traffic_is_never_taken_for_a_damaged_one(
 
 async def test_routes_that_were_removed_while_no_engine_ran_are_made_again(server: RedisServer) -> None:
     async with adapter_on(server.url) as adapter:
-        await adapter.subscribe(OFTEN)
-        await answer_of(adapter.set("t", "k", b"1", ttl_ms=600_000))
-        await answer_of(adapter.abandon(OFTEN.id))
+        await answer_of(adapter.queues.subscribe(OFTEN))
+        await answer_of(adapter.values.set("t", "k", b"1", ttl_ms=600_000))
+        await answer_of(adapter.queues.abandon(OFTEN.id))
         await fill(adapter, 3, 2)
     server.client.delete("iii-state:routes")
     async with adapter_on(server.url) as adapter:
         async with asyncio.timeout(30):
             while not server.client.hexists("iii-state:routes", ":began"):
-                adapter._repair.stumbled()
+                adapter.parts._repair.stumbled()
                 await asyncio.sleep(0.05)
-        await until(lambda: adapter._fanout.routes.queues() == [OFTEN.id.encode()])
-        assert adapter._fanout.routes.with_deadlines == {"t"}
+        await until(lambda: adapter.parts._fanout.routes.queues() == [OFTEN.id.encode()])
+        assert adapter.parts._fanout.routes.with_deadlines == {"t"}
         await fill(adapter, 3, 3)
-        await adapter.subscribe(OFTEN)
+        await answer_of(adapter.queues.subscribe(OFTEN))
         assert await drain(adapter, OFTEN) == {f"k{lane}": [0, 1, 0, 1, 2] for lane in range(3)}
 
 
 async def test_an_older_session_in_the_place_of_the_own_is_an_outcome_unknown(server: RedisServer) -> None:
     async with adapter_on(server.url) as adapter:
-        connection = adapter._connection
-        await answer_of(adapter.set("s", "k", b"1"))
+        connection = adapter.parts._connection
+        await answer_of(adapter.values.set("s", "k", b"1"))
         session = connection.session
         connection._epoch = connection._held = 5  # as after five connections
-        assert await connection.run("sessions/open", [b"1", adapter._keys.session(session), b"5", b"6", b"600000"]) == [b"LOST"]
+        opening = [b"1", adapter.parts._keys.session(session), b"5", b"6", b"600000"]
+        assert await connection.run("sessions/open", opening) == [b"LOST"]
 
 
 async def test_more_subscriptions_of_one_scope_and_key_than_writes_can_bear_are_refused(server: RedisServer) -> None:
     async with adapter_on(server.url) as adapter:
         many = [Subscription(f"f{number}", scope="s") for number in range(MOST_ALIKE)]
-        await asyncio.gather(*(adapter.subscribe(subscription) for subscription in many))
+        await asyncio.gather(*(answer_of(adapter.queues.subscribe(subscription)) for subscription in many))
         with pytest.raises(StoreError, match=r"500 subscriptions with scope 's' and key \(any\) already"):
-            await answer_of(adapter.subscribe(Subscription("one more", scope="s")))
-        await answer_of(adapter.subscribe(many[3]))
-        await answer_of(adapter.subscribe(Subscription("other", scope="s", key="k")))
-        await answer_of(adapter.unsubscribe(many[3].id))
-        await until(lambda: len(adapter._fanout.routes.queues()) == MOST_ALIKE)  # with the one that has a key
-        await answer_of(adapter.subscribe(Subscription("one more", scope="s")))
+            await answer_of(adapter.queues.subscribe(Subscription("one more", scope="s")))
+        await answer_of(adapter.queues.subscribe(many[3]))
+        await answer_of(adapter.queues.subscribe(Subscription("other", scope="s", key="k")))
+        await answer_of(adapter.queues.unsubscribe(many[3].id))
+        await until(lambda: len(adapter.parts._fanout.routes.queues()) == MOST_ALIKE)  # with the one that has a key
+        await answer_of(adapter.queues.subscribe(Subscription("one more", scope="s")))
 
 
 async def test_many_subscriptions_that_nobody_serves_are_worth_a_warning(
@@ -212,13 +210,13 @@ async def test_many_subscriptions_that_nobody_serves_are_worth_a_warning(
 ) -> None:
     async with adapter_on(server.url) as adapter:
         many = [Subscription(f"f{number}", scope="s") for number in range(60)]
-        await asyncio.gather(*(adapter.subscribe(subscription) for subscription in many))
+        await asyncio.gather(*(answer_of(adapter.queues.subscribe(subscription)) for subscription in many))
         with caplog.at_level(logging.WARNING):
-            await asyncio.gather(*(answer_of(adapter.abandon(subscription.id)) for subscription in many))
+            await asyncio.gather(*(answer_of(adapter.queues.abandon(subscription.id)) for subscription in many))
             await until(lambda: told(caplog))
             for _ in range(3):
-                adapter._repair.stumbled()
-                await until(lambda: not adapter._repair._is_urgent)
+                adapter.parts._repair.stumbled()
+                await until(lambda: not adapter.parts._repair._is_urgent)
         assert [line[:70] for line in told(caplog)] == [
             "60 subscriptions with scope 's' and key (any) are served by nobody, and "[:70]
         ]
@@ -228,14 +226,14 @@ async def test_looking_at_a_healthy_queue_reads_little_of_large_events(server: R
     """Reading keeps Redis from everything else: a page is bounded whatever was read before, and so are all pages together."""
     size, pages = 700_000, list[int]()
     async with adapter_on(server.url) as adapter:
-        await adapter._repair.stop()
+        await adapter.parts._repair.stop()
         queues = [Subscription(f"q{number}", scope="s") for number in range(3)]
         for queue in queues:
-            await adapter.subscribe(queue)
+            await answer_of(adapter.queues.subscribe(queue))
         await fill(adapter, 20, 1)
         large = b'"%s"' % (b"x" * size)
-        await asyncio.gather(*(answer_of(adapter.set("s", f"large{number}", large)) for number in range(12)))
-        run, loop = adapter._repair._run, asyncio.get_running_loop()
+        await asyncio.gather(*(answer_of(adapter.values.set("s", f"large{number}", large)) for number in range(12)))
+        run, loop = adapter.parts._repair._run, asyncio.get_running_loop()
 
         async def counting(name: str, call: list[bytes]) -> Any:
             reply = await run(name, call)
@@ -243,33 +241,33 @@ async def test_looking_at_a_healthy_queue_reads_little_of_large_events(server: R
                 pages.append(reply[1])
             return reply
 
-        adapter._repair._run = counting  # type: ignore[assignment]
+        adapter.parts._repair._run = counting  # type: ignore[assignment]
         names = [queue.id.encode() for queue in queues]
         began = loop.time()
         for _ in range(200):
-            await adapter._repair._look_at_events(set(names), everything=False)
+            await adapter.parts._repair._look_at_events(set(names), everything=False)
         seconds = loop.time() - began + 1.5  # what may have been saved up before
         assert 0 < sum(pages) < BYTES_PER_SECOND * seconds + PAGE_BYTES + 2 * size
         pages.clear()
         for _ in range(60):  # through the end of the stream, and through its small events, again and again
-            await adapter._repair._look_at_page(names[0])
+            await adapter.parts._repair._look_at_page(names[0])
         assert 0 in pages
         assert max(pages) < PAGE_BYTES + 2 * size
         pages.clear()
-        await adapter._repair._mend(names[0], was_counted=True)
+        await adapter.parts._repair._mend(names[0], was_counted=True)
         assert 12 * size < sum(pages) < 15 * size
         assert max(pages) < PAGE_BYTES + 2 * size
 
 
 async def test_every_queue_with_events_has_its_turn(server: RedisServer) -> None:
     async with adapter_on(server.url) as adapter:
-        await adapter._repair.stop()
+        await adapter.parts._repair.stop()
         names = [b"%d" % number for number in range(25)]
-        await asyncio.gather(*(adapter.subscribe(Subscription(name.decode(), scope="s")) for name in names))
+        await asyncio.gather(*(answer_of(adapter.queues.subscribe(Subscription(name.decode(), scope="s"))) for name in names))
         await fill(adapter, 2, 1)
         for _ in range(3):
-            await adapter._repair._look_at_events(set(names), everything=False)
-        assert set(adapter._repair._pages) == set(names)
+            await adapter.parts._repair._look_at_events(set(names), everything=False)
+        assert set(adapter.parts._repair._pages) == set(names)
 
 
 JUNK: tuple[dict[Any, Any], ...] = (
@@ -284,15 +282,15 @@ async def test_entries_that_are_no_events_are_removed_counted_and_told_once(
     server: RedisServer, caplog: pytest.LogCaptureFixture, are_taken: bool
 ) -> None:
     async with adapter_on(server.url) as adapter:
-        await adapter._repair.stop()
-        await adapter.subscribe(ONE)
+        await adapter.parts._repair.stop()
+        await answer_of(adapter.queues.subscribe(ONE))
         await fill(adapter, 2, 1)
         for fields in JUNK:
             server.client.xadd(f"iii-state:q:{QUEUE}", fields)
         await fill(adapter, 4, 2)
         with caplog.at_level(logging.WARNING):
             if not are_taken:
-                await adapter._repair._look_at_page(QUEUE.encode())
+                await adapter.parts._repair._look_at_page(QUEUE.encode())
                 assert server.client.xlen(f"iii-state:q:{QUEUE}") == 4
             assert await drain(adapter) == {"k0": [0, 0, 1], "k1": [0, 0, 1], "k2": [0, 1], "k3": [0, 1]}
             await until(lambda: server.client.hget(f"iii-state:sub:{QUEUE}", "lost") == b"3")
@@ -305,7 +303,7 @@ async def test_a_lane_behind_items_that_are_no_events_goes_on(
     server: RedisServer, caplog: pytest.LogCaptureFixture, junk: int
 ) -> None:
     async with adapter_on(server.url) as adapter:
-        await adapter.subscribe(ONE)
+        await answer_of(adapter.queues.subscribe(ONE))
         await fill(adapter, 1, 3)
         server.client.lpush(f"iii-state:wait:{QUEUE}:1:sk0", *(["junk"] * junk))
         assert await drain(adapter) == {"k0": [0, 1, 2]}

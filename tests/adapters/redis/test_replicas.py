@@ -9,11 +9,11 @@ from collections.abc import Iterator
 import pytest
 
 from iii_state import values
-from iii_state.errors import FunctionError, StoreError
-from tests.adapters.redis.proxy import proxy_to
-from tests.adapters.redis.test_adapter import SMALLEST_RULES
-from tests.adapters.redis.test_connection import INCREMENT, adapter_on, answer_of, until
-from tests.redis_server import RedisServer
+from iii_state.errors import FunctionError, NotConfirmed, StoreError
+from tests.support.redis.adapters import INCREMENT, SMALLEST_RULES, adapter_on
+from tests.support.redis.proxy import proxy_to
+from tests.support.redis.server import RedisServer
+from tests.support.waiting import answer_of, until
 
 LIMIT = values.MAX_VALUE_BYTES
 
@@ -39,32 +39,32 @@ async def test_an_answer_means_that_the_replica_has_the_write(primary: RedisServ
     await linked(replica)
     async with adapter_on(primary.url, wait_replicas=1) as adapter:
         for number in range(50):
-            await answer_of(adapter.set("s", "k", b"%d" % number))
+            await answer_of(adapter.values.set("s", "k", b"%d" % number))
             assert replica.client.hget("state:s", "k") == b"%d" % number
-        updated = await answer_of(adapter.update("s", "n", INCREMENT, LIMIT))
+        updated = await answer_of(adapter.values.update("s", "n", INCREMENT, LIMIT))
         assert replica.client.hget("state:s", "n") == updated.new
-        assert await answer_of(adapter.delete("s", "k")) == b"49"
+        assert await answer_of(adapter.values.delete("s", "k")) == b"49"
         assert not replica.client.hexists("state:s", "k")
-        await asyncio.gather(*(answer_of(adapter.set("s", f"k{number}", b"1")) for number in range(500)))
+        await asyncio.gather(*(answer_of(adapter.values.set("s", f"k{number}", b"1")) for number in range(500)))
         assert replica.client.hlen("state:s") == 501
 
 
 async def test_writes_that_no_replica_confirms_fail_in_words_and_reads_go_on(primary: RedisServer, replica: RedisServer) -> None:
     await linked(replica)
     async with adapter_on(primary.url, wait_replicas=1, call_timeout_ms=1500) as adapter:
-        await answer_of(adapter.set("s", "k", b"1"))
+        await answer_of(adapter.values.set("s", "k", b"1"))
         replica.process.send_signal(signal.SIGSTOP)
-        waiting = [adapter.set("s", f"k{number}", b"2") for number in range(5)]
+        waiting = [adapter.values.set("s", f"k{number}", b"2") for number in range(5)]
         await until(lambda: primary.client.hlen("state:s") == 6)
-        assert await answer_of(adapter.get("s", "k4")) == b"2"
-        assert len(await answer_of(adapter.entries("s"))) == 6
+        assert await answer_of(adapter.values.get("s", "k4")) == b"2"
+        assert len(await answer_of(adapter.values.entries("s"))) == 6
         with pytest.raises(FunctionError, match="VALUE_TOO_LARGE"):
-            await answer_of(adapter.update("s", "n", INCREMENT, 3))
+            await answer_of(adapter.values.update("s", "n", INCREMENT, 3))
         for answer in waiting:
-            with pytest.raises(StoreError, match=r"the change was made on Redis .* not confirmed .* of 1 replicas 0 have"):
+            with pytest.raises(NotConfirmed, match=r"the change was made on Redis .* not confirmed .* of 1 replicas 0 have"):
                 await answer_of(answer)
         replica.process.send_signal(signal.SIGCONT)
-        waiting = [adapter.set("s", f"k{number}", b"3") for number in range(5)]
+        waiting = [adapter.values.set("s", f"k{number}", b"3") for number in range(5)]
         await asyncio.gather(*map(answer_of, waiting))
         assert replica.client.hget("state:s", "k4") == b"3"
 
@@ -73,7 +73,7 @@ async def test_a_replica_that_comes_back_in_time_confirms_what_waits(primary: Re
     await linked(replica)
     async with adapter_on(primary.url, wait_replicas=1, call_timeout_ms=20_000) as adapter:
         replica.process.send_signal(signal.SIGSTOP)
-        answer = adapter.set("s", "k", b"1")
+        answer = adapter.values.set("s", "k", b"1")
         await until(lambda: primary.client.hexists("state:s", "k"))
         replica.process.send_signal(signal.SIGCONT)
         assert await answer_of(answer) is None
@@ -86,22 +86,22 @@ async def test_what_another_server_confirms_counts_for_nothing(primary: RedisSer
         await linked(others_replica)
         async with proxy_to(primary.port) as proxy, adapter_on(proxy.url, wait_replicas=1, call_timeout_ms=20_000) as adapter:
             replica.process.send_signal(signal.SIGSTOP)
-            answer = adapter.set("s", "k", b"1")
+            answer = asyncio.ensure_future(answer_of(adapter.values.set("s", "k", b"1")))
             await until(lambda: primary.client.hexists("state:s", "k"))
             assert not (await asyncio.wait([answer], timeout=0.1))[0]
             proxy.target = other.port
             proxy.cut_all()
-            with pytest.raises(StoreError, match="no longer the primary"):
-                await answer_of(answer)
-            assert await answer_of(adapter.set("s", "k", b"2")) is None
+            with pytest.raises(NotConfirmed, match="no longer the primary"):
+                await answer
+            assert await answer_of(adapter.values.set("s", "k", b"2")) is None
             assert others_replica.client.hget("state:s", "k") == b"2"
 
 
 async def test_fewer_replicas_than_asked_for_are_said_at_the_start(primary: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
     async with adapter_on(primary.url, wait_replicas=2, call_timeout_ms=500) as adapter:
         assert "has 0 replicas, and wait_replicas asks for 2" in caplog.text
-        with pytest.raises(StoreError, match="of 2 replicas 0 have"):
-            await answer_of(adapter.set("s", "k", b"1"))
+        with pytest.raises(NotConfirmed, match="of 2 replicas 0 have"):
+            await answer_of(adapter.values.set("s", "k", b"1"))
 
 
 async def test_a_user_that_may_not_wait_is_refused_at_the_start(primary: RedisServer) -> None:

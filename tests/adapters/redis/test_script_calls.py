@@ -15,9 +15,10 @@ from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.scripts import names, script
 from iii_state.config import RedisSettings
 from iii_state.events import Delivery, Failure, QueueLimits, Subscription
-from tests.adapters.redis.script_headers import ALIASES, header
-from tests.adapters.redis.test_connection import INCREMENT, answer_of, until
-from tests.redis_server import RedisServer
+from tests.support.redis.adapters import INCREMENT
+from tests.support.redis.script_headers import ALIASES, header
+from tests.support.redis.server import RedisServer
+from tests.support.waiting import answer_of, until
 
 ALL = Subscription("all")
 OTHER = Subscription("other", scope="s")
@@ -98,7 +99,7 @@ async def engine_on(server: RedisServer, limits: QueueLimits | None = None, **se
 
 async def taken(adapter: RedisAdapter, subscription: Subscription = ALL) -> Delivery:
     async with asyncio.timeout(20):
-        while not (deliveries := await answer_of(adapter.take(subscription.id, 1))):
+        while not (deliveries := await answer_of(adapter.queues.take(subscription.id, 1))):
             await asyncio.sleep(0.01)
     delivery: Delivery = deliveries[0]
     return delivery
@@ -116,14 +117,14 @@ async def test_every_call_has_the_keys_that_the_header_of_its_script_names(own_s
     client = own_server.client
     async with listening(own_server) as calls:
         async with engine_on(own_server, foreign_writes=True) as adapter:
-            await answer_of(adapter.subscribe(ALL))
+            await answer_of(adapter.queues.subscribe(ALL))
             await use_values(adapter)
             await heard(calls, "deadlines/claim", "deadlines/expire", "deadlines/reschedule", "fleet/swap_setting")
             client.hset("state:s", "foreign", "1")
             await heard(calls, "foreign/compare", "foreign/capture")
-            await answer_of(adapter.ack(await answer_of(adapter.take(ALL.id, 100))))
+            await answer_of(adapter.queues.ack(await answer_of(adapter.queues.take(ALL.id, 100))))
             await use_queues(adapter)
-            await answer_of(adapter.line_up("worker", 1000))
+            await answer_of(adapter.succession.enter("worker", 1000))
             client.hset(KEYS.engines.decode(), "dead", "100 1")
             client.sadd(KEYS.hosts(b"dead").decode(), ALL.id)
             await heard(calls, "fleet/fence", "fleet/takeover", "fleet/heartbeat")
@@ -131,10 +132,10 @@ async def test_every_call_has_the_keys_that_the_header_of_its_script_names(own_s
             await use_subscriptions(adapter)
             client.hset("state:emptied", "k", "1")
             client.sadd(KEYS.scopes.decode(), "emptied", "never")
-            await answer_of(adapter.groups())
-            await answer_of(adapter.subscribe(ALL))
-            await answer_of(adapter.set("s", "k", b"1"))
-            await answer_of(adapter.set("s", "k", b"2"))
+            await answer_of(adapter.values.scopes())
+            await answer_of(adapter.queues.subscribe(ALL))
+            await answer_of(adapter.values.set("s", "k", b"1"))
+            await answer_of(adapter.values.set("s", "k", b"2"))
             await heard(calls, "repair/check_fleet", "repair/check_queues", "repair/check_waiting", "repair/requeue_entries")
             await heard(calls, "repair/resume_lanes")
             client.delete(KEYS.busy(ALL.id.encode()).decode())
@@ -152,32 +153,32 @@ async def test_every_call_has_the_keys_that_the_header_of_its_script_names(own_s
 
 
 async def use_values(adapter: RedisAdapter) -> None:
-    await answer_of(adapter.set("s", "k", b"1", ttl_ms=600_000))
-    await answer_of(adapter.set("s", "soon", b"1", ttl_ms=30))
-    await answer_of(adapter.update("s", "k", INCREMENT, values.MAX_VALUE_BYTES))
-    await answer_of(adapter.set("without deadlines", "k", b"1"))
-    await answer_of(adapter.get("s", "k"))
-    await answer_of(adapter.entries("s"))
-    await answer_of(adapter.entries("without deadlines"))
-    await answer_of(adapter.keys("s"))
-    await answer_of(adapter.groups())
-    await answer_of(adapter.delete("without deadlines", "k"))
+    await answer_of(adapter.values.set("s", "k", b"1", ttl_ms=600_000))
+    await answer_of(adapter.values.set("s", "soon", b"1", ttl_ms=30))
+    await answer_of(adapter.values.update("s", "k", INCREMENT, values.MAX_VALUE_BYTES))
+    await answer_of(adapter.values.set("without deadlines", "k", b"1"))
+    await answer_of(adapter.values.get("s", "k"))
+    await answer_of(adapter.values.entries("s"))
+    await answer_of(adapter.values.entries("without deadlines"))
+    await answer_of(adapter.values.keys("s"))
+    await answer_of(adapter.values.scopes())
+    await answer_of(adapter.values.delete("without deadlines", "k"))
 
 
 async def use_queues(adapter: RedisAdapter) -> None:
-    await answer_of(adapter.set("s", "k", b"3"))
-    await answer_of(adapter.retry(await taken(adapter), 1, FAILURE))
-    await answer_of(adapter.release([await taken(adapter)]))
-    for use in (adapter.revive, adapter.discard):
-        await answer_of(adapter.bury(await taken(adapter), FAILURE))
-        (letter,) = await answer_of(adapter.dead_letters())
-        await answer_of(use(letter.id))
+    await answer_of(adapter.values.set("s", "k", b"3"))
+    await answer_of(adapter.queues.retry(await taken(adapter), 1, FAILURE))
+    await answer_of(adapter.queues.release([await taken(adapter)]))
+    for use in (adapter.admin.dead_retry, adapter.admin.dead_drop):
+        await answer_of(adapter.queues.dead_letter(await taken(adapter), FAILURE))
+        (dead_letter,) = await answer_of(adapter.admin.dead_letters())
+        await answer_of(use(dead_letter.id))
 
 
 async def use_subscriptions(adapter: RedisAdapter) -> None:
-    await answer_of(adapter.subscribe(OTHER))
+    await answer_of(adapter.queues.subscribe(OTHER))
     for number in range(4):
-        await answer_of(adapter.set("s", "full", b"%d" % number))
-    await answer_of(adapter.abandon(OTHER.id))
-    await answer_of(adapter.subscribe(OTHER))
-    await answer_of(adapter.unsubscribe(OTHER.id))
+        await answer_of(adapter.values.set("s", "full", b"%d" % number))
+    await answer_of(adapter.queues.abandon(OTHER.id))
+    await answer_of(adapter.queues.subscribe(OTHER))
+    await answer_of(adapter.queues.unsubscribe(OTHER.id))

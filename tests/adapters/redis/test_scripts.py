@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from iii_state.adapters.redis.scripts import ScriptError, names, read, script
-
-ROOT = Path(__file__).parents[3]
+from iii_state.adapters.redis.scripts import names, read, script
+from iii_state.errors import ScriptError
+from tests.support import ROOT
 
 
 def write(folder: Path, **files: str) -> Path:

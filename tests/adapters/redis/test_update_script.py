@@ -1,4 +1,4 @@
-"""values/update.lua against iii_state.apply, byte for byte."""
+"""values/update.lua against iii_state.values.apply, byte for byte."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import math
 import random
 import struct
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,12 +15,12 @@ from hypothesis import strategies as st
 
 from iii_state import values
 from iii_state.adapters.redis.mutations import Foreign, plan_arguments, update_arguments, updated
-from iii_state.apply import apply
 from iii_state.errors import FunctionError, too_large
-from tests.adapters.redis.engine import LIMIT, Engine, plan_of
-from tests.strategies import DOCUMENTS, FLOATS, INTEGERS, OP_LISTS
+from iii_state.values.apply import apply
+from tests.support.redis.script_engine import LIMIT, Engine, plan_of
+from tests.support.strategies import DOCUMENTS, FLOATS, INTEGERS, OP_LISTS
+from tests.support.vectors import VECTORS
 
-VECTORS = json.loads((Path(__file__).parents[2] / "update-vectors.json").read_text())
 NOTHING = object()
 
 

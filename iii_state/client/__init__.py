@@ -1,0 +1,1 @@
+"""A connection to an engine, as a worker of it: what the bridge, attach and the command line share."""

@@ -1,0 +1,102 @@
+"""Checks of one setting: what it has to be, and errors that name the key."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from iii_state.errors import ConfigError
+from iii_state.events import FOREVER
+
+T = TypeVar("T")
+
+Check = Callable[[str, Any], Any]
+"""Takes a key's full name and its value; returns the value as it is used, or raises `ConfigError`."""
+
+MAX_MS = 10**13
+
+
+def section(where: str, value: Any, checks: Mapping[str, Check]) -> dict[str, Any]:
+    """Check a mapping key by key; unknown keys are errors that name the nearest known one."""
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where.rstrip('.') or 'the configuration'} has to be a mapping, not {shown(value)}")
+    checked = {}
+    for key, item in value.items():
+        if key not in checks:
+            near = difflib.get_close_matches(str(key), checks, 1, 0.5)
+            hint = f"did you mean {where}{near[0]}?" if near else f"known here: {', '.join(sorted(checks))}"
+            raise ConfigError(f"unknown key {where}{key}; {hint}")
+        checked[key] = checks[key](f"{where}{key}", item)
+    return checked
+
+
+def boolean(where: str, value: Any) -> bool:
+    """true or false."""
+    if not isinstance(value, bool):
+        raise ConfigError(f"{where} has to be true or false, not {shown(value)}")
+    return value
+
+
+def string(where: str, value: Any) -> str:
+    """A string that is not empty."""
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{where} has to be a string that is not empty, not {shown(value)}")
+    return value
+
+
+def websocket_url(where: str, value: Any) -> str:
+    """`ws://HOST:PORT` or `wss://HOST:PORT`."""
+    url = string(where, value)
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("ws", "wss") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ConfigError(f"{where} has to be an address like ws://localhost:49134, not {url!r}")
+    return url
+
+
+def integer(low: int, high: int | None = None) -> Check:
+    """A whole number from `low` to `high`."""
+
+    def check(where: str, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
+            bounds = f"of at least {low}" if high is None else f"from {low} to {high}"
+            raise ConfigError(f"{where} has to be a whole number {bounds}, not {shown(value)}")
+        return value
+
+    return check
+
+
+def one_of(*known: str) -> Check:
+    """One of some words."""
+
+    def check(where: str, value: Any) -> str:
+        if value not in known:
+            near = difflib.get_close_matches(str(value), known, 1, 0.5)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigError(f"{where} has to be one of {', '.join(known)}, not {value!r}{hint}")
+        return str(value)
+
+    return check
+
+
+def optional(check: Check) -> Check:
+    """Null as well."""
+    return lambda where, value: None if value is None else check(where, value)
+
+
+def retention(where: str, value: Any) -> int | str:
+    """Milliseconds, or "forever"."""
+    if value == FOREVER:
+        return FOREVER
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_MS:
+        raise ConfigError(f'{where} has to be a number of milliseconds or "forever", not {shown(value)}')
+    return value
+
+
+def shown(value: Any) -> str:
+    return "null" if value is None else f"{type(value).__name__} {value!r}"

@@ -1,0 +1,128 @@
+"""The `config` of an `iii-state` entry, checked key by key."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from iii_state.config.checks import MAX_MS, Check, T, boolean, integer, one_of, optional, retention, section, string, websocket_url
+from iii_state.config.settings import BridgeSettings, KvSettings, RedisSettings, Settings
+from iii_state.errors import ConfigError
+from iii_state.events import DispatchLimits, QueueLimits, RetryPolicy
+
+logger = logging.getLogger(__name__)
+
+
+def parse(config: Mapping[str, Any] | None) -> Settings:
+    """The settings of an `iii-state` entry's `config`. Raises `ConfigError`, which names the key, for what is not known."""
+    given = section(
+        "",
+        {} if config is None else config,
+        {
+            "adapter": _adapter,
+            "triggers_enabled": boolean,
+            "max_value_bytes": optional(integer(1)),
+            "save_interval_ms": integer(100, 3_600_000),
+            "dispatch": _dispatch,
+        },
+    )
+    name, adapter = given.pop("adapter", ("kv", {}))
+    dispatch = given.pop("dispatch", None) or {}
+    older = adapter.pop("dispatch", None)
+    if older is not None:
+        if dispatch:
+            raise ConfigError("dispatch is given twice: at the top and in adapter.config; keep one")
+        dispatch = older
+    save_interval = given.pop("save_interval_ms", None)
+    if save_interval is not None and name == "kv":
+        adapter["save_interval_ms"] = save_interval
+    retention = dispatch.pop("retention_ms", 300_000)
+    return Settings(
+        adapter=_ADAPTERS[name](adapter),
+        retention_ms=retention,
+        dispatch=_pick(DispatchLimits, dispatch),
+        retry=_pick(RetryPolicy, dispatch),
+        queue=_pick(QueueLimits, dispatch),
+        **given,
+    )
+
+
+def _pick(kind: type[T], given: Mapping[str, Any]) -> T:
+    return kind(**{name: value for name, value in given.items() if name in kind.__struct_fields__})  # type: ignore[attr-defined]
+
+
+# -- checks of one value
+
+
+# -- sections
+
+RETRY_CHECKS: dict[str, Check] = {
+    "max_attempts": integer(1, 1_000_000),
+    "backoff_ms": integer(0, MAX_MS),
+    "max_backoff_ms": integer(0, MAX_MS),
+    "timeout_ms": integer(1, MAX_MS),
+}
+
+
+def _dispatch(where: str, value: Any) -> dict[str, Any]:
+    return section(
+        f"{where}.",
+        value,
+        {
+            **RETRY_CHECKS,
+            "concurrency": integer(1, 100_000),
+            "prefetch": integer(0, 100_000),
+            "retention_ms": retention,
+            "max_queue_length": integer(1),
+            "max_queue_bytes": integer(1),
+            "on_full": one_of("reject", "drop_oldest"),
+        },
+    )
+
+
+def _adapter(where: str, value: Any) -> tuple[str, dict[str, Any]]:
+    given = section(f"{where}.", value, {"name": one_of(*_ADAPTERS), "config": lambda _, config: config})
+    name = given.get("name", "kv")
+    config = given.get("config")
+    checks = {**_ADAPTER_CHECKS[name], "dispatch": _dispatch}
+    return name, section(f"{where}.config.", {} if config is None else config, checks)
+
+
+_ADAPTER_CHECKS: dict[str, dict[str, Check]] = {
+    "kv": {
+        "store_method": one_of("in_memory", "file_based"),
+        "file_path": string,
+        "save_interval_ms": integer(100, 3_600_000),
+    },
+    "redis": {
+        "redis_url": string,
+        "prefix": string,
+        "foreign_writes": boolean,
+        "heartbeat_ttl_ms": integer(100, MAX_MS),
+        "call_timeout_ms": integer(1, MAX_MS),
+        "max_in_flight": integer(1, 1_000_000),
+        "wait_replicas": integer(0, 1000),
+    },
+    "bridge": {
+        "bridge_url": websocket_url,
+        "call_timeout_ms": integer(1, MAX_MS),
+        "max_in_flight": integer(1, 4096),
+    },
+}
+
+
+def _kv(config: dict[str, Any]) -> KvSettings:
+    file_based = config.get("store_method", "in_memory") == "file_based"
+    directory = Path(config.get("file_path", "kv_store_data.db")) if file_based else None
+    return KvSettings(directory, config.get("save_interval_ms", 5000))
+
+
+_ADAPTERS: dict[str, Callable[[dict[str, Any]], KvSettings | RedisSettings | BridgeSettings]] = {
+    "kv": _kv,
+    "redis": lambda config: RedisSettings(**config),
+    "bridge": lambda config: BridgeSettings(**config),
+}
+
+# -- the file

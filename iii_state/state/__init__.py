@@ -1,0 +1,1 @@
+"""The state module: functions, triggers and their dispatcher, over any adapter."""

@@ -1,0 +1,1 @@
+"""Tasks, timers and results of calls: owned, bounded, closable."""

@@ -1,0 +1,53 @@
+"""JSON values as text: checked, in normal form, framed as they are stored, and changed by ops."""
+
+from iii_state.values.frame import (
+    FRAME_START,
+    compact_members,
+    compact_size,
+    frame,
+    frame_members,
+    to_stored,
+    unframe,
+)
+from iii_state.values.json import (
+    MAX_DEPTH,
+    MAX_VALUE_BYTES,
+    Json,
+    decode,
+    deeper_stack,
+    encode,
+    encode_float,
+    encode_string,
+    fault,
+    members,
+    nesting_depth,
+    nesting_exceeds,
+    normalize,
+    normalize_any_depth,
+    type_name,
+)
+
+__all__ = [
+    "FRAME_START",
+    "MAX_DEPTH",
+    "MAX_VALUE_BYTES",
+    "Json",
+    "compact_members",
+    "compact_size",
+    "decode",
+    "deeper_stack",
+    "encode",
+    "encode_float",
+    "encode_string",
+    "fault",
+    "frame",
+    "frame_members",
+    "members",
+    "nesting_depth",
+    "nesting_exceeds",
+    "normalize",
+    "normalize_any_depth",
+    "to_stored",
+    "type_name",
+    "unframe",
+]

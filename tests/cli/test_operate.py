@@ -1,0 +1,139 @@
+"""`iii-state triggers` and `iii-state dead`, through an engine and straight against Redis: the same rows either way."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+from click.testing import CliRunner, Result
+
+from iii_state import Engine, StateModule
+from iii_state.cli import main
+from iii_state.host import engine_name
+from tests.support.engines.processes import free_port
+from tests.support.redis.server import shared_server
+
+
+class Running:
+    """An engine in this process, on a Redis of its own prefix, with a handler that fails for the value "bad"."""
+
+    def __init__(self, engine: Engine, port: int, prefix: str) -> None:
+        self.engine = engine
+        self.prefix = prefix
+        self.mended = False
+        self.sources = (
+            ("--url", f"ws://127.0.0.1:{port}"),
+            ("--redis-url", shared_server().url, "--prefix", prefix),
+        )
+
+    def handle(self, event: dict[str, object]) -> None:
+        if event["new_value"] == "bad" and not self.mended:
+            raise RuntimeError("cannot take it")
+
+    async def ask(self, source: int, *arguments: str, text: str | None = None) -> Result:
+        command = [*arguments, *self.sources[source]]
+        return await asyncio.to_thread(CliRunner().invoke, main, command, input=text)
+
+    async def set(self, key: str, value: object) -> None:
+        await self.engine.trigger({"function_id": "state::set", "payload": {"scope": "orders", "key": key, "value": value}})
+
+    async def waiting_dead(self, count: int) -> None:
+        async def listed() -> int:
+            answer = await self.engine.trigger({"function_id": "iii-state::dead_list", "payload": {}})
+            return int(answer["total"])
+
+        async with asyncio.timeout(20):
+            while await listed() != count:
+                await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+async def running() -> AsyncIterator[Running]:
+    prefix, port = f"operate-{free_port()}", free_port()
+    shared_server().client.flushdb()
+    async with Engine() as engine:
+        adapter = {"name": "redis", "config": {"redis_url": shared_server().url, "prefix": prefix}}
+        await engine.add_module(StateModule({"adapter": adapter, "dispatch": {"max_attempts": 2, "backoff_ms": 10}}))
+        await engine.serve("127.0.0.1", port)
+        running = Running(engine, port, prefix)
+        engine.register_function("orders::changed", running.handle)
+        config = {"scope": "orders"}
+        await engine.register_trigger({"type": "state", "function_id": "orders::changed", "config": config})
+        yield running
+
+
+@pytest.mark.parametrize("source", [0, 1], ids=["engine", "redis"])
+async def test_triggers_shows_who_wants_what_and_what_waits(running: Running, source: int) -> None:
+    never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    called = asyncio.Event()
+
+    async def stuck(event: object) -> None:
+        called.set()
+        await never
+
+    running.engine.register_function("orders::stuck", stuck)
+    config = {"scope": "orders", "key": "o1", "delivery": "broadcast"}
+    await running.engine.register_trigger({"type": "state", "function_id": "orders::stuck", "config": config})
+    await running.set("o1", 1)
+    await running.set("o1", 2)
+    await called.wait()
+    result = await running.ask(source, "triggers", "--json")
+    assert result.exit_code == 0, result.output
+    rows = {row["function_id"]: row for row in json.loads(result.stdout)["triggers"]}
+    row = rows["orders::stuck"]
+    assert (row["scope"], row["key"], row["delivery"], row["hosts"]) == ("orders", "o1", "broadcast", [engine_name()])
+    assert (row["pending"], row["waiting"], row["retrying"], row["dead"]) == (1, 1, 0, 0)
+    assert row["oldest_at_ms"] is not None
+    assert (rows["orders::changed"]["key"], rows["orders::changed"]["delivery"]) == (None, "once")
+    table = await running.ask(source, "triggers")
+    head, *lines = [line.split("\t") for line in table.stdout.splitlines()]
+    shown = {line[0]: dict(zip(head, line, strict=True)) for line in lines}
+    assert (shown["orders::changed"]["KEY"], shown["orders::stuck"]["OUT"]) == ("*", "1")
+    never.set_result(None)
+
+
+@pytest.mark.parametrize("source", [0, 1], ids=["engine", "redis"])
+async def test_dead_letters_are_listed_shown_retried_and_dropped(running: Running, source: int) -> None:
+    for key in ("a", "b", "c"):
+        await running.set(key, "bad")
+    await running.waiting_dead(3)
+    listed = json.loads((await running.ask(source, "dead", "list", "--json", "--limit", "2")).stdout)
+    assert (len(listed["dead"]), listed["total"]) == (2, 3)
+    assert listed["dead"][0]["error"] == "invocation_failed: cannot take it"
+    lines = (await running.ask(source, "dead", "list", "orders::changed")).stdout.splitlines()
+    assert (len(lines), lines[0].split("\t")[:3]) == (4, ["ID", "FUNCTION", "SCOPE"])
+    assert (await running.ask(source, "dead", "list", "no::such")).stdout.splitlines()[1:] == []
+    shown = [json.loads(line) for line in (await running.ask(source, "dead", "show", "orders::changed")).stdout.splitlines()]
+    assert {letter["event"]["key"] for letter in shown} == {"a", "b", "c"}
+    assert {letter["attempts"] for letter in shown} == {2}
+
+    ids = {letter["key"]: letter["id"] for letter in shown}
+    dropped = await running.ask(source, "dead", "drop", "orders::changed", "--id", ids["a"])
+    assert (dropped.exit_code, dropped.stdout) == (0, "1 dead letter dropped\n")
+    await running.waiting_dead(2)
+    running.mended = True
+    retried = await running.ask(source, "dead", "retry", "orders::changed")
+    assert retried.stdout == "2 dead letters delivered again\n"
+    await running.waiting_dead(0)
+    gone = await running.ask(source, "dead", "retry", "orders::changed", "--id", ids["a"])
+    assert (gone.exit_code, "there is no dead letter" in gone.stderr) == (1, True)
+
+
+async def test_a_retried_dead_letter_is_handled(running: Running) -> None:
+    await running.set("a", "bad")
+    await running.waiting_dead(1)
+    handled = asyncio.Event()
+    running.engine.register_function("orders::changed", lambda event: handled.set())
+    await running.ask(1, "dead", "retry", "orders::changed")
+    await asyncio.wait_for(handled.wait(), 10)
+
+
+def test_a_redis_without_our_data_and_one_that_is_away_are_named() -> None:
+    shared_server().client.flushdb()
+    result = CliRunner().invoke(main, ["triggers", "--redis-url", shared_server().url, "--prefix", "nobodys"])
+    assert (result.exit_code, "nothing of iii-state under the prefix nobodys" in result.stderr) == (1, True)
+    port = free_port()
+    result = CliRunner().invoke(main, ["dead", "list", "--redis-url", f"redis://127.0.0.1:{port}"])
+    assert (result.exit_code, f"127.0.0.1:{port} refused" in result.stderr) == (1, True)

@@ -1,0 +1,129 @@
+"""The examples of the README and of the pages, run as written."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.support import ROOT
+from tests.support.engines.attached import attached
+from tests.support.engines.processes import free_port, running_engine
+from tests.support.redis.server import RedisServer
+
+PAGES = [path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted((ROOT / "iii_state" / "docs").glob("*.md")))]
+SDK_PYTHON = ROOT / ".cache" / "sdks" / "python-0.25.0" / "bin" / "python"
+
+
+def block(kind: str, name: str) -> str:
+    marked = rf"<!-- {kind}: {re.escape(name)} -->\n```\w+\n(.*?)```"
+    (found,) = (text for page in PAGES for text in re.findall(marked, page, re.DOTALL))
+    return str(found)
+
+
+def run(python: str | Path, path: Path, source: str) -> list[str]:
+    path.write_text(source, encoding="utf-8")
+    done = subprocess.run([python, path], capture_output=True, text=True, timeout=60, check=False, cwd=path.parent)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_the_first_example_prints_what_its_page_says(tmp_path: Path) -> None:
+    if not SDK_PYTHON.exists():
+        pytest.skip("the official SDK is not installed; scripts/test installs it")
+    with running_engine() as engine:
+        source = block("example", "orders.py").replace("ws://127.0.0.1:49134", engine.url)
+        printed = run(SDK_PYTHON, tmp_path / "orders.py", source)
+    assert printed == block("output", "orders.py").splitlines()
+
+
+def test_the_second_example_two_engines_and_two_workers_are_one(tmp_path: Path) -> None:
+    if not SDK_PYTHON.exists():
+        pytest.skip("the official SDK is not installed; scripts/test installs it")
+    with RedisServer() as server, ExitStack() as running:
+        places = {"redis://localhost:6379": server.url, "/tmp/orders/bin/python": str(SDK_PYTHON)}
+        places |= {port: str(free_port()) for port in ("49134", "49135")}
+
+        def commands(name: str) -> list[str]:
+            text = re.sub("|".join(map(re.escape, places)), lambda found: places[found[0]], block("commands", name))
+            return text.splitlines()
+
+        for command in commands("engines"):
+            program, *arguments = shlex.split(command)
+            assert program == "scripts/serve"
+            running.enter_context(running_engine(arguments))
+        (tmp_path / "fleet.py").write_text(block("example", "fleet.py"), encoding="utf-8")
+        shell = ["bash", "-ec", "\n".join(commands("fleet"))]
+        workers = subprocess.run(shell, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path)
+    assert (workers.returncode, sorted(workers.stdout.splitlines())) == (0, block("output", "fleet.py").splitlines()), workers
+
+
+def test_the_attached_workers_print_what_their_page_says_and_serve_the_first_example(tmp_path: Path) -> None:
+    if not SDK_PYTHON.exists():
+        pytest.skip("the official SDK is not installed; scripts/test installs it")
+    with RedisServer() as server, running_engine(["--no-state"]) as engine, ExitStack() as running:
+        places = {"redis://localhost:6379": server.url, "ws://127.0.0.1:49134": engine.url}
+
+        def here(text: str) -> str:
+            return re.sub("|".join(map(re.escape, places)), lambda found: places[found[0]], text)
+
+        processes = []
+        for command, line in zip(block("commands", "attach").splitlines(), block("output", "attach").splitlines(), strict=True):
+            program, subcommand, option, url, *arguments = shlex.split(here(command))
+            assert (program, subcommand, option) == (".venv/bin/iii-state", "attach", "--engine")
+            processes.append(running.enter_context(attached(url, *arguments)))
+            processes[-1].wait_for(f"{here(line)}\n")
+        source = here(block("example", "orders.py"))
+        assert run(SDK_PYTHON, tmp_path / "orders.py", source) == block("output", "orders.py").splitlines()
+        processes[0].kill()
+        processes[1].until_attached()
+        assert run(SDK_PYTHON, tmp_path / "orders.py", source) == block("output", "orders.py").splitlines()
+
+
+def test_the_embedded_example_prints_what_its_page_says(tmp_path: Path) -> None:
+    printed = run(sys.executable, tmp_path / "embedded.py", block("example", "embedded.py"))
+    assert printed == block("output", "embedded.py").splitlines()
+
+
+def test_the_typed_example_prints_what_its_page_says(tmp_path: Path) -> None:
+    printed = run(sys.executable, tmp_path / "typed.py", block("example", "typed.py"))
+    assert printed == block("output", "typed.py").splitlines()
+
+
+def test_the_bridge_example_prints_what_its_page_says(tmp_path: Path) -> None:
+    printed = run(sys.executable, tmp_path / "bridge.py", block("example", "bridge.py"))
+    assert printed == block("output", "bridge.py").splitlines()
+
+
+def test_the_command_line_examples_print_what_their_page_says() -> None:
+    script: list[tuple[str, str]] = []
+    for line in block("console", "data").splitlines():
+        if line.startswith("$ "):
+            script.append((line[2:], ""))
+        else:
+            command, output = script[-1]
+            script[-1] = command, output + line + "\n"
+    with running_engine() as engine:
+        for command, output in script:
+            if "watch" in command:
+                continue
+            shell = command.replace("iii-state ", f"{sys.executable} -m iii_state ", 1)
+            environment = {"III_STATE_URL": engine.url, "PATH": "/usr/bin:/bin"}
+            done = subprocess.run(shell, shell=True, capture_output=True, text=True, env=environment, timeout=60, check=False)
+            assert (done.stdout, done.stderr) == (output, ""), command
+
+
+def test_every_program_of_a_page_is_marked_and_run() -> None:
+    """What this module asks for is all there is: a program without a mark would not be noticed when it stops to work."""
+    marked = {found for page in PAGES for found in re.findall(r"<!-- (\w+: [\w.]+) -->", page)}
+    run_here = {f"{kind}: {name}" for kind, name in re.findall(r'block\("(\w+)", "([\w.]+)"\)', Path(__file__).read_text())}
+    assert marked == run_here | {f"commands: {name}" for name in ("engines", "fleet")}
+    for page in PAGES:
+        assert len(re.findall(r"^```python$", page, re.MULTILINE)) == len(
+            re.findall(r"<!-- example: .+ -->\n```python$", page, re.MULTILINE)
+        )

