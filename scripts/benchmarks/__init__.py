@@ -16,7 +16,7 @@ What is measured, by section:
 
 How it is measured:
 
-- `__main__` reads the command line, `plan` says how much is measured, `sections` names the sections, `report` shows what they found;
+- `__main__` reads the command line, `plan` says how much is measured, `sections` names the sections, `report` shows what was found;
 - `processes` starts what is measured, each in a process of its own: `iii-state serve` and `attach`; `embedded` and `inprocess`,
   programs with an engine inside; `sketch`, the least that a Python host can do. `redis_host` starts the benchmark's Redis;
 - `load` is the process that calls and handles. It takes `jobs` on its standard input, and is made of `sockets` (a connection),
