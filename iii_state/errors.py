@@ -40,6 +40,7 @@ class Code(StrEnum):
     STORE_ERROR = "STORE_ERROR"
     SNAPSHOT_CAPACITY = "SNAPSHOT_CAPACITY"
     BRIDGE_RING = "BRIDGE_RING"
+    BRIDGE_CUT_OFF = "BRIDGE_CUT_OFF"
 
     # What became of a mutation.
     OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
@@ -235,6 +236,20 @@ class WorkerRejected(StateError):
 
 class AttachRefused(StateError):
     """This engine will not be served by an attached worker; the message says why, and what to do."""
+
+
+# --- watching
+
+
+class Gap(StateError):
+    """Events were dropped that a watch had not read in time, `dropped` of them: those that follow are newer.
+
+    Read the values again, then go on: the watch is still open.
+    """
+
+    def __init__(self, dropped: int) -> None:
+        super().__init__(f"{dropped} events were dropped, since they were not read in time; the values have to be read again")
+        self.dropped = dropped
 
 
 # --- texts

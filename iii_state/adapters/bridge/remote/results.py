@@ -1,0 +1,123 @@
+"""The results of a remote's functions, as this side of a bridge has them: stored texts, keys, scopes.
+
+Values are checked and brought into the stored form here, once. What is framed already comes from an engine of this project, and is
+taken as it is: a large document costs a look at its first bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from iii_state import values
+from iii_state.adapters.base import Updated
+from iii_state.adapters.bridge.remote.calls import RemoteFunction
+from iii_state.errors import InvalidValue, StoreError
+from iii_state.values import Json
+from iii_state.values.ops import OpError
+
+
+class _Replaced(msgspec.Struct):
+    old_value: Raw = Raw(b"null")
+
+
+class _Updated(msgspec.Struct):
+    new_value: Raw
+    old_value: Raw = Raw(b"null")
+    errors: list[OpError] = []
+
+
+class _Scopes(msgspec.Struct):
+    groups: list[str]
+
+
+class _Keys(msgspec.Struct):
+    keys: list[str]
+
+
+class _Succession(msgspec.Struct):
+    before: list[str]
+
+
+class Page(msgspec.Struct):
+    """A page of `state::list_entries`: pairs of key and value as they came."""
+
+    entries: list[tuple[str, Raw]]
+    next_cursor: str | None = None
+
+
+_replaced = msgspec.json.Decoder(_Replaced)
+_updated = msgspec.json.Decoder(_Updated)
+_scopes = msgspec.json.Decoder(_Scopes)
+_keys = msgspec.json.Decoder(_Keys)
+_succession = msgspec.json.Decoder(_Succession)
+_texts = msgspec.json.Decoder(list[Raw])
+_page = msgspec.json.Decoder(Page)
+
+
+def stored(text: Json) -> bytes:
+    """The stored form of a value of the remote's. Raises `InvalidValue` for what is never stored."""
+    text = bytes(text)
+    return text if text.startswith(values.FRAME_START) else values.to_stored(text)
+
+
+def _stored_or_none(text: Json) -> bytes | None:
+    """The stored form of a value before a change: null stands for there was none."""
+    text = bytes(text)
+    return None if text == b"null" else stored(text)
+
+
+def value(text: bytes | None) -> bytes | None:
+    """`state::get`, `state::delete`: no result is no value, a result of null is a stored null."""
+    return None if text is None else stored(text)
+
+
+def replaced(text: bytes | None) -> bytes | None:
+    """`state::set`."""
+    return _stored_or_none(_replaced.decode(text or b"null").old_value)
+
+
+def updated(text: bytes | None) -> Updated:
+    """`state::update`."""
+    result = _updated.decode(text or b"null")
+    return Updated(_stored_or_none(result.old_value), stored(result.new_value), result.errors)
+
+
+def texts(text: bytes | None) -> list[bytes]:
+    """`state::list`."""
+    return list(map(stored, _texts.decode(text or b"null")))
+
+
+def scopes(text: bytes | None) -> list[str]:
+    """`state::list_groups`."""
+    return _scopes.decode(text or b"null").groups
+
+
+def keys(text: bytes | None) -> list[str]:
+    """`state::list_keys`."""
+    return _keys.decode(text or b"null").keys
+
+
+def before(text: bytes | None) -> list[str]:
+    """`iii-state::line_up`."""
+    return _succession.decode(text or b"null").before
+
+
+def page(text: bytes | None) -> Page:
+    """`state::list_entries`."""
+    return _page.decode(text or b"null")
+
+
+def function(url: str, function_id: str, read: Callable[[bytes | None], Any], *, is_mutation: bool = False) -> RemoteFunction:
+    """A function of the remote at `url`; a result that `read` cannot take is a `StoreError` in words."""
+
+    def read_checked(text: bytes | None) -> Any:
+        try:
+            return read(text)
+        except (msgspec.MsgspecError, InvalidValue, RecursionError, UnicodeError) as error:
+            raise StoreError(f"the answer of {url} to {function_id} cannot be used: {error}") from None
+
+    return RemoteFunction(values.encode_string(function_id), read_checked, is_mutation)

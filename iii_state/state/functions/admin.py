@@ -1,0 +1,150 @@
+"""What operators ask for: who wants which events, and what became of those that no handler took."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta, Raw
+
+from iii_state import values
+from iii_state.adapters.base import Admin
+from iii_state.errors import MAX_CODE, MAX_MESSAGE, Code, FunctionError, StoreError, bounded
+from iii_state.events import DeadLetter, QueueStats
+from iii_state.host import Caller
+from iii_state.state.functions.declared import Registration
+from iii_state.tasks.results import Answer, Awaited, answered, then
+from iii_state.values import Json
+from iii_state.values.requests import read
+
+T = TypeVar("T")
+
+MAX_SHOWN = 1000
+"""The most dead letters of one answer."""
+
+MAX_SHOWN_BYTES = 32 * 1024 * 1024
+"""The most bytes of one answer, but for a single dead letter: more may not fit into a frame."""
+
+
+class DeadRequest(msgspec.Struct):
+    """Which dead letters: one by its id, those of a function, or all; and how many of them are shown."""
+
+    id: str | None = None
+    function_id: str | None = None
+    limit: Annotated[int, Meta(ge=1, le=MAX_SHOWN)] = 100
+
+
+class AdminFunctions:
+    """The functions `iii-state::*`, over any adapter or what an operator has opened of one."""
+
+    def __init__(self, admin: Admin) -> None:
+        self._admin = admin
+
+    def __iter__(self) -> Iterator[Registration]:
+        yield "iii-state::triggers", self._triggers, "List the subscriptions: who wants what, and what waits for it"
+        yield "iii-state::dead_list", self._list, "List dead letters: {function_id?, id?, limit?}"
+        yield "iii-state::dead_show", self._show, "Show dead letters with their events: {function_id?, id?, limit?}"
+        yield "iii-state::dead_retry", self._retry, "Deliver dead letters again: {function_id?, id?}"
+        yield "iii-state::dead_drop", self._drop, "Drop dead letters: {function_id?, id?}"
+
+    def _triggers(self, data: Json, caller: Caller) -> Answer[bytes | None]:
+        return then(self._ask(self._admin.stats), lambda queues: values.encode({"triggers": list(map(_queue_row, queues))}))
+
+    def _list(self, data: Json, caller: Caller) -> Answer[bytes | None]:
+        return self._shown("dead_list", data, _dead_letter_row)
+
+    def _show(self, data: Json, caller: Caller) -> Answer[bytes | None]:
+        return self._shown(
+            "dead_show", data, lambda dead_letter: {**_dead_letter_row(dead_letter), "event": Raw(dead_letter.event.payload())}
+        )
+
+    def _retry(self, data: Json, caller: Caller) -> Answer[bytes | None]:
+        return self._each("dead_retry", data, self._admin.dead_retry, "retried")
+
+    def _drop(self, data: Json, caller: Caller) -> Answer[bytes | None]:
+        return self._each("dead_drop", data, self._admin.dead_drop, "dropped")
+
+    def _shown(self, name: str, data: Json, row: Callable[[DeadLetter], dict[str, Any]]) -> Answer[bytes | None]:
+        request = read(f"iii-state::{name}", data, DeadRequest)
+
+        def shown(dead_letters: Sequence[DeadLetter]) -> bytes:
+            rows: list[Raw] = []
+            size = 0
+            for dead_letter in dead_letters[: request.limit]:
+                text = values.encode(row(dead_letter))
+                size += len(text) + 1
+                if rows and size > MAX_SHOWN_BYTES:
+                    break
+                rows.append(Raw(text))
+            return values.encode({"dead": rows, "total": len(dead_letters)})
+
+        return then(self._chosen(request), shown)
+
+    def _each(self, name: str, data: Json, step: Callable[[str], Awaited[bool]], word: str) -> Answer[bytes | None]:
+        request = read(f"iii-state::{name}", data, DeadRequest)
+
+        async def run() -> bytes:
+            count = 0
+            for dead_letter in await answered(self._chosen(request)):
+                count += bool(await answered(self._ask(lambda letter_id=dead_letter.id: step(letter_id))))  # type: ignore[misc]
+            return values.encode({word: count})
+
+        return asyncio.ensure_future(run())
+
+    def _chosen(self, request: DeadRequest) -> Answer[Sequence[DeadLetter]]:
+        def chosen(dead_letters: Sequence[DeadLetter]) -> Sequence[DeadLetter]:
+            found = [dead_letter for dead_letter in dead_letters if request.id in (None, dead_letter.id)]
+            if request.id is not None and not found:
+                raise FunctionError(Code.NOT_FOUND, f"there is no dead letter {request.id}")
+            return found
+
+        return then(self._ask(lambda: self._admin.dead_letters(request.function_id)), chosen)
+
+    @staticmethod
+    def _ask(question: Callable[[], Awaited[Any]]) -> Answer[Any]:
+        try:
+            answer = question()
+            if isinstance(answer, Coroutine):
+                answer = asyncio.ensure_future(answer)
+            return then(answer, lambda answer: answer, _in_words)
+        except StoreError as error:
+            raise _in_words(error) from None
+
+
+def _in_words(error: BaseException) -> BaseException:
+    return FunctionError(error.code or Code.STORE_ERROR, str(error)) if isinstance(error, StoreError) else error
+
+
+def _queue_row(stats: QueueStats) -> dict[str, Any]:
+    subscription = stats.subscription
+    return {
+        "function_id": subscription.function_id,
+        "namespace": subscription.namespace,
+        "scope": subscription.scope,
+        "key": subscription.key,
+        "condition_function_id": subscription.condition_function_id,
+        "delivery": subscription.delivery,
+        "hosts": stats.hosts,
+        "waiting": stats.waiting,
+        "pending": stats.pending,
+        "retrying": stats.retrying,
+        "oldest_at_ms": stats.oldest_at_ms,
+        "dead": stats.dead,
+        "dropped": stats.dropped,
+        "retention_ms": subscription.retention_ms,
+    }
+
+
+def _dead_letter_row(dead_letter: DeadLetter) -> dict[str, Any]:
+    return {
+        "id": dead_letter.id,
+        "function_id": dead_letter.function_id,
+        "scope": dead_letter.event.scope,
+        "key": dead_letter.event.key,
+        "event_type": dead_letter.event.event_type,
+        "attempts": dead_letter.attempts,
+        "error": bounded(dead_letter.error, MAX_CODE + MAX_MESSAGE),
+        "buried_at_ms": dead_letter.buried_at_ms,
+    }
