@@ -20,9 +20,10 @@ from tests.support.engines.calls import SOON, Seen, call_over
 from tests.support.engines.old_engine import OldEngine
 from tests.support.engines.processes import running_engine
 from tests.support.redis.server import RedisServer, shared_server
+from tests.support.slow import slow
 from tests.support.waiting import until
 
-STORES = ["redis", "bridge-kv", "bridge-redis", "bridge-bridge-kv"]
+STORES = ["redis", *map(slow, ("bridge-kv", "bridge-redis", "bridge-bridge-kv"))]
 
 
 @contextmanager
@@ -94,7 +95,7 @@ async def test_the_one_that_stands_by_takes_nothing_and_takes_over(engine: OldEn
                 await new_triggers_fire(engine, client, "then")
 
 
-@pytest.mark.parametrize("kind", ["redis", "bridge-kv"])
+@pytest.mark.parametrize("kind", ["redis", slow("bridge-kv")])
 async def test_a_leader_that_sleeps_keeps_the_types_with_its_functions(kind: str, redis: RedisServer) -> None:
     with remote("kv") as url:
         store = ("--redis-url", redis.url) if kind == "redis" else ("--bridge-url", url)

@@ -13,10 +13,11 @@ from iii_state.values import Json, decode
 from tests.support.engines.processes import SERVE, EngineProcess
 from tests.support.redis.proxy import Proxy, proxy_to
 from tests.support.redis.server import shared_server
+from tests.support.slow import slow
 
 SECONDS = 20.0
 
-REMOTES = ["kv", "redis", "bridge-kv"]
+REMOTES = ["kv", *map(slow, ("redis", "bridge-kv"))]
 """What a remote may store in."""
 
 
