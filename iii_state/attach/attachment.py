@@ -10,7 +10,8 @@ from iii_state.adapters.base import Adapter
 from iii_state.attach import survey
 from iii_state.attach.host import DEFAULT_PREFIX, AttachedHost
 from iii_state.attach.presence import Function
-from iii_state.client.client import Client
+from iii_state.client.about import About
+from iii_state.client.client import Client, Hooks
 from iii_state.errors import AttachRefused, Code, ConnectionLost, FunctionError, StoreError, WorkerRejected
 from iii_state.host import DEFAULT_NAMESPACE
 from iii_state.state.module import StateModule
@@ -97,14 +98,14 @@ class Attachment:
         for number in range(1, MAX_NAMES + 1):
             client = Client(
                 self._url,
-                name=self._name if number == 1 else f"{self._name}-{number}",
-                description="State: JSON values at a scope and a key, and triggers of their changes",
+                About(
+                    self._name if number == 1 else f"{self._name}-{number}",
+                    "State: JSON values at a scope and a key, and triggers of their changes",
+                    exclusive=True,
+                ),
                 reconnects=True,
-                exclusive=True,
                 call_seconds=CALL_SECONDS,
-                greet=self._greet,
-                lost=self._lost,
-                rejected=self._rejected,
+                hooks=Hooks(self._greet, self._lost, self._rejected),
             )
             self._client = await client.__aenter__()
             try:
@@ -173,7 +174,7 @@ class Attachment:
             return
         self._has_looked = True
         await self._until_seen(client)
-        self._place = client.worker_id or self._place
+        self._place = client.connection.worker_id or self._place
         if await self._is_behind(client):
             self._tell(f"standby at {self._url}: another worker of the same store serves {self._prefix}::*")
             return
@@ -189,7 +190,7 @@ class Attachment:
             self._host.begin()
             self._warned = ""
             self._rejections = 0
-            self._tell(f"attached to {self._url} as {client.name}: serving {self._prefix}::*")
+            self._tell(f"attached to {self._url} as {client.about.name}: serving {self._prefix}::*")
         else:
             self._stand_by()
 
@@ -211,7 +212,7 @@ class Attachment:
         give_up = asyncio.get_running_loop().time() + SEEN_SECONDS
         while asyncio.get_running_loop().time() < give_up:
             listed = await survey.workers(client)
-            if listed is None or client.worker_id in listed:
+            if listed is None or client.connection.worker_id in listed:
                 return
             await asyncio.sleep(0.05)
 
@@ -246,7 +247,7 @@ class Attachment:
             return
         if await self._is_behind(client):
             logger.warning("another worker of the same store serves %s::* at %s; this one steps down", self._prefix, self._url)
-            client.disconnect()  # with the connection everything goes that an engine keeps of a worker
+            client.connection.close()  # with the connection everything goes that an engine keeps of a worker
             return
         if not thoroughly:
             return
@@ -256,7 +257,7 @@ class Attachment:
         known = {row.function_id: row for row in listed if row.namespace == DEFAULT_NAMESPACE}
         ours = self._host.function_ids
         gone = [function_id for function_id in ours if function_id not in known]
-        if gone and client.is_connected:
+        if gone and client.connection.is_greeted:
             logger.warning("the engine at %s has lost %s; registering them again", self._url, ", ".join(gone))
             self._host.register_functions(gone)
         taken = _taken(
@@ -268,7 +269,7 @@ class Attachment:
         provided = await survey.types(client)
         if provided is None or not self._host.serves:
             return
-        lost = [name for name in self._host.trigger_types if provided.get(name) not in ("", client.name)]
+        lost = [name for name in self._host.trigger_types if provided.get(name) not in ("", client.about.name)]
         if lost:
             by = "has lost" if all(name not in provided for name in lost) else "has given to another worker"
             logger.warning("the engine at %s %s the trigger type %s; providing it again", self._url, by, ", ".join(lost))
@@ -292,7 +293,7 @@ class Attachment:
 
     async def _functions_there(self) -> dict[Function, str] | None:
         client = self._client
-        if client is None or not client.is_connected:
+        if client is None or not client.connection.is_greeted:
             return {}
         try:
             listed = await survey.functions(client)

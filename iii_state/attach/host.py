@@ -124,7 +124,7 @@ class AttachedHost:
         self.presence.watch(changed)
 
     def takes_events(self, function_id: str, namespace: str, go_on: Callable[[], None]) -> bool:
-        return self._client is None or self._client.takes_events(go_on)
+        return self._client is None or self._client.connection.takes_events(go_on)
 
     def is_on_its_way(self, answer: asyncio.Future[bytes | None]) -> bool:
         return False  # when the engine sends it on is not known
@@ -145,10 +145,11 @@ class AttachedHost:
         runner: Runner | None = None,
     ) -> Answer[bytes | None]:
         client = self._client
-        if client is None or not client.is_connected:
+        if client is None or not client.connection.is_greeted:
             raise NotCarriedOut(Code.INVOCATION_STOPPED, "there is no connection to the engine")
-        if values.nesting_exceeds(data, client.max_frame_depth - 1):
-            deep = f"the event nests deeper than the {client.max_frame_depth} levels that the engine at {client.url} reads"
+        deepest = client.connection.max_frame_depth
+        if values.nesting_exceeds(data, deepest - 1):
+            deep = f"the event nests deeper than the {deepest} levels that the engine at {client.url} reads"
             raise NotCarriedOut(Code.PAYLOAD_TOO_LARGE, deep)
         answer = client.call(function_id, data, namespace=namespace, metadata=metadata)
         outcome: asyncio.Future[bytes | None] = answer.get_loop().create_future()
@@ -178,7 +179,7 @@ class AttachedHost:
             return NotCarriedOut(Code.INVOCATION_STOPPED, str(error), begun=error.sent)
         if not isinstance(error, FunctionError):
             return error
-        if client.hears_fates:
+        if client.connection.hears_fates:
             if isinstance(error, WorkerLost) or (isinstance(error, NotCarriedOut) and error.code != Code.PAYLOAD_TOO_LARGE):
                 self.presence.left(namespace, function_id)
             return error
@@ -196,33 +197,33 @@ class AttachedHost:
         """Register the functions of the module with the engine, which may reject them. Calls wait for `begin`."""
         self.presence.forget()
         self._client = client
-        client.served.hold()
+        client.serving.hold()
         self.register_functions(self._functions)
 
     def offer_types(self) -> None:
         """Provide the trigger types of the module: only where its functions were taken. A stock engine never takes a type back."""
         assert self._client is not None
         for trigger_type, provided in self._types.items():
-            self._client.served.register_trigger_type(trigger_type, provided.provider, provided.description)
+            self._client.serving.register_trigger_type(trigger_type, provided.provider, provided.description)
 
     def begin(self) -> None:
         """Carry calls out: the triggers that the engine had are there."""
         assert self._client is not None
-        self._client.served.release()
+        self._client.serving.release()
         if self._on_workers:
-            self._client.keep_trigger(self._workers_trigger, "engine::workers-available", self._on_workers, {})
+            self._client.triggers.keep(self._workers_trigger, "engine::workers-available", self._on_workers, {})
 
     def renew_types(self, trigger_types: Iterable[str]) -> None:
         """Provide trigger types once more that the engine has lost; `types_renewed` when it has handed over their triggers."""
         assert self._client is not None
         for trigger_type in trigger_types:
-            self._client.served.renew_trigger_type(trigger_type)
+            self._client.serving.renew_trigger_type(trigger_type)
 
     def types_renewed(self, trigger_types: Iterable[str]) -> None:
         """What was not handed over again is gone."""
         if self._client is not None:
             for trigger_type in trigger_types:
-                self._client.served.drop_unsaid(trigger_type)
+                self._client.serving.drop_unconfirmed(trigger_type)
 
     def register_functions(self, function_ids: Iterable[str]) -> None:
         """Register functions with the engine, once more where it had forgotten them."""
@@ -230,7 +231,7 @@ class AttachedHost:
         for function_id in function_ids:
             function = self._functions[function_id]
             metadata = self._about(function.metadata)
-            self._client.served.register_function(function_id, function.handler, function.description, metadata)
+            self._client.serving.register_function(function_id, function.handler, function.description, metadata)
 
     def _about(self, metadata: bytes | None) -> bytes:
         """A function's metadata with the store's id as it is now: a bridge learns it when it is connected."""
@@ -244,18 +245,18 @@ class AttachedHost:
     def retire(self) -> None:
         """Leave everything to others but what is under way."""
         if self._client is not None:
-            self._client.served.retire()
+            self._client.serving.retire()
 
     def withdraw(self) -> None:
         """Serve no more; triggers count as away."""
         client, self._client = self._client, None
         if client is not None:
             for trigger_type in self._types:
-                client.served.unregister_trigger_type(trigger_type)
+                client.serving.unregister_trigger_type(trigger_type)
             for function_id in self._functions:
-                client.served.unregister_function(function_id)
-            client.served.release()
-            client.unregister_trigger(self._workers_trigger, "engine::workers-available")
+                client.serving.unregister_function(function_id)
+            client.serving.release()
+            client.triggers.unregister(self._workers_trigger, "engine::workers-available")
             self.presence.forget()
 
 
