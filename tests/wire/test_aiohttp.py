@@ -1,7 +1,7 @@
 """What `iii_state.wire` uses of aiohttp beyond its documents: one test each, which says what has changed and who uses it.
 
 aiohttp does the HTTP part of a WebSocket; after the handshake the connection is handed to a parser of our own (`wire.websocket`).
-For that no public way exists, so the version is bounded in pyproject.toml (`<4`), and these tests look at what is between the bounds.
+No public way leads there, so pyproject.toml bounds the version (`<4`), and these tests look at what lies between the bounds.
 """
 
 from __future__ import annotations

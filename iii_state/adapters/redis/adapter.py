@@ -199,7 +199,7 @@ class _Parts:
         for reply in replies:
             if isinstance(reply, ReplyError):
                 hint = f" (it needs the keys {self._keys.values(b'*').decode()} and {self._prefix}:*)"
-                raise StoreError(explain(wire.address, str(reply)) + (hint if "keys" in str(reply) else ""))
+                raise StoreError(explain(wire.address, str(reply)) + (hint if "key" in str(reply) else ""))
         refused = cast("list[bytes]", replies[1])
         if refused:
             listed = ", ".join(sorted({word.decode("utf-8", "replace") for word in refused}))
