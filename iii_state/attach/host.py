@@ -10,8 +10,8 @@ from functools import partial
 import msgspec
 
 from iii_state import values
-from iii_state.attach.callers import Callers
-from iii_state.attach.presence import Presence
+from iii_state.attach.availability import Availability
+from iii_state.attach.caller import Callers
 from iii_state.client.client import Client
 from iii_state.errors import Code, ConnectionLost, FunctionError, NotCarriedOut, WorkerLost
 from iii_state.host import DEFAULT_NAMESPACE, Caller, Handler, Runner, Trigger, TriggerProvider
@@ -51,8 +51,8 @@ class AttachedHost:
     """
 
     def __init__(self, prefix: str, store: Callable[[], str | None]) -> None:
-        self.presence = Presence()
-        self._prefix = prefix
+        self.availability = Availability()
+        self.prefix = prefix
         self._store = store
         self._client: Client | None = None
         self._functions: dict[str, _Function] = {}
@@ -78,10 +78,10 @@ class AttachedHost:
 
     def name_of(self, known_as: str) -> str:
         """What the engine knows a function or trigger type of the module as."""
-        if self._prefix == DEFAULT_PREFIX:
+        if self.prefix == DEFAULT_PREFIX:
             return known_as
         first, *rest = known_as.split("::")
-        return "::".join((self._prefix, *rest)) if first in ("state", "iii-state") else known_as
+        return "::".join((self.prefix, *rest)) if first in ("state", "iii-state") else known_as
 
     # --- for the module
 
@@ -105,10 +105,10 @@ class AttachedHost:
         return serve
 
     def register_trigger_type(self, trigger_type: str, provider: TriggerProvider, *, description: str) -> None:
-        self._types[self.name_of(trigger_type)] = _Type(_Provider(provider, self.presence), description)
+        self._types[self.name_of(trigger_type)] = _Type(_Provider(provider, self.availability), description)
 
     def has_function(self, function_id: str, namespace: str = DEFAULT_NAMESPACE) -> bool:
-        return self.presence.has(namespace, function_id)
+        return self.availability.has(namespace, function_id)
 
     def watch_workers(self, gone: Callable[[str], None]) -> None:
         def changed(data: Json, _: Caller) -> None:
@@ -121,7 +121,7 @@ class AttachedHost:
         self._functions[self._on_workers] = _Function(changed, description, None)
 
     def watch_functions(self, changed: Callable[[str, str], None]) -> None:
-        self.presence.watch(changed)
+        self.availability.watch(changed)
 
     def takes_events(self, function_id: str, namespace: str, go_on: Callable[[], None]) -> bool:
         return self._client is None or self._client.connection.takes_events(go_on)
@@ -130,10 +130,10 @@ class AttachedHost:
         return False  # when the engine sends it on is not known
 
     def pick(self, function_id: str, namespace: str = DEFAULT_NAMESPACE, avoid: Container[object] = ()) -> Runner | None:
-        return _Worker(self.presence.worker_of(namespace, function_id))
+        return _Worker(self.availability.worker_of(namespace, function_id))
 
     def runners(self, function_id: str, namespace: str = DEFAULT_NAMESPACE) -> Sequence[Runner]:
-        return (_Worker(self.presence.worker_of(namespace, function_id)),)
+        return (_Worker(self.availability.worker_of(namespace, function_id)),)
 
     def invoke(
         self,
@@ -181,13 +181,13 @@ class AttachedHost:
             return error
         if client.connection.hears_fates:
             if isinstance(error, WorkerLost) or (isinstance(error, NotCarriedOut) and error.code != Code.PAYLOAD_TOO_LARGE):
-                self.presence.left(namespace, function_id)
+                self.availability.worker_left(namespace, function_id)
             return error
         if error.code in STOPPED:
-            self.presence.left(namespace, function_id)
+            self.availability.worker_left(namespace, function_id)
             return WorkerLost(error.code, error.message, error.stacktrace)
         says_missing = error.code == Code.FUNCTION_NOT_FOUND and error.message.startswith(f"Function {function_id} not found")
-        if says_missing and self.presence.missing(namespace, function_id):
+        if says_missing and self.availability.reported_missing(namespace, function_id):
             return NotCarriedOut(error.code, error.message, error.stacktrace)
         return error
 
@@ -195,7 +195,7 @@ class AttachedHost:
 
     def offer_functions(self, client: Client) -> None:
         """Register the functions of the module with the engine, which may reject them. Calls wait for `begin`."""
-        self.presence.forget()
+        self.availability.forget()
         self._client = client
         client.serving.hold()
         self.register_functions(self._functions)
@@ -257,18 +257,18 @@ class AttachedHost:
                 client.serving.unregister_function(function_id)
             client.serving.release()
             client.triggers.unregister(self._workers_trigger, "engine::workers-available")
-            self.presence.forget()
+            self.availability.forget()
 
 
 class _Provider:
     """The module's side of a trigger type. Whoever registers a trigger has its function, or is about to."""
 
-    def __init__(self, provider: TriggerProvider, presence: Presence) -> None:
+    def __init__(self, provider: TriggerProvider, availability: Availability) -> None:
         self._provider = provider
-        self._presence = presence
+        self._availability = availability
 
     def register(self, trigger: Trigger, replaces: Trigger | None = None) -> Answer[None]:
-        self._presence.here(trigger.namespace, trigger.function_id)
+        self._availability.is_back(trigger.namespace, trigger.function_id)
         return self._provider.register(trigger, replaces)
 
     def unregister(self, trigger: Trigger, *, disconnected: bool) -> Answer[None]:
