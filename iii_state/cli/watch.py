@@ -16,6 +16,7 @@ import msgspec
 from iii_state import values
 from iii_state.cli.calls import engine_options, request, run
 from iii_state.cli.terminal import is_terminal, name, printable
+from iii_state.client.about import About
 from iii_state.client.client import Client
 from iii_state.errors import ConnectionLost
 from iii_state.host import Caller, Handler
@@ -49,7 +50,7 @@ def watch(scope: str | None, key: str | None, url: str, as_json: bool) -> None:
     async def action() -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
         function_id = f"iii-state::watch::{uuid.uuid4()}"
-        async with Client(url, name=f"iii-state-watch:{os.getpid()}") as client:
+        async with Client(url, About(f"iii-state-watch:{os.getpid()}")) as client:
             await _watch(client, function_id, show_event, config, stop, f"watching {what} at {url}; Ctrl-C ends" * is_terminal())
         while not stop.is_set():
             click.echo(f"the connection to {url} was lost; waiting for the engine to come back", err=True)
@@ -66,11 +67,11 @@ async def _watch(
     client: Client, function_id: str, show_event: Handler, config: dict[str, Any], stop: asyncio.Event, words: str
 ) -> None:
     """Show the events of a connection until it is over, or `stop`."""
-    client.served.register_function(function_id, show_event)
+    client.serving.register_function(function_id, show_event)
     stopped = asyncio.create_task(stop.wait())
     lost = asyncio.create_task(client.closed())
     try:
-        await client.register_trigger("state", function_id, config)
+        await client.triggers.register("state", function_id, config)
         if words:
             click.secho(words, dim=True, err=True)
         await asyncio.wait({stopped, lost}, return_when=asyncio.FIRST_COMPLETED)
@@ -86,7 +87,7 @@ async def _come_back(url: str, function_id: str, show_event: Handler, config: di
     """Try to connect until the engine is there or `stop` is set; then watch on, until that connection is over."""
     while not stop.is_set():
         try:
-            async with Client(url, name=f"iii-state-watch:{os.getpid()}") as client:
+            async with Client(url, About(f"iii-state-watch:{os.getpid()}")) as client:
                 await _watch(client, function_id, show_event, config, stop, "watching again; what changed meanwhile is not shown")
                 return
         except ConnectionLost:
