@@ -9,12 +9,12 @@ from collections.abc import Callable
 from functools import partial
 from itertools import count
 
-from iii_state.engine.functions.function import Call, Function
+from iii_state.engine.functions.function import Function, Invocation
 from iii_state.errors import Code, FunctionError, NotCarriedOut, WorkerLost
 from iii_state.tasks.results import Answer
 from iii_state.wire import messages
-from iii_state.wire.link import Link
 from iii_state.wire.messages import ABSENT, given
+from iii_state.wire.peer import PeerConnection
 from iii_state.wire.pending import NOT_SENT, PendingCalls
 
 MAX_UNSENT_BYTES = 64 * 1024 * 1024
@@ -39,7 +39,7 @@ class Execution:
 
     def __init__(
         self,
-        link: Link,
+        link: PeerConnection,
         call_timeout: float,
         too_large: TooLarge,
         check_invokable: Callable[[str], None],
@@ -66,7 +66,7 @@ class Execution:
         """Whether it is not known yet which frames the worker can receive."""
         return self._large_calls is not None
 
-    def execute(self, function: Function, call: Call) -> Answer[bytes | None]:
+    def execute(self, function: Function, call: Invocation) -> Answer[bytes | None]:
         """Send a call to the worker. The Future fails with `WorkerLost` when it goes away, with the engine's `TIMEOUT`."""
         link = self._link
         if not link.is_open:

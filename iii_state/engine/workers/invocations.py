@@ -7,13 +7,13 @@ from functools import partial
 from msgspec import Raw
 
 from iii_state import values
-from iii_state.engine.functions.function import Call, Function
-from iii_state.engine.functions.registry import Functions
+from iii_state.engine.functions.function import Function, Invocation
+from iii_state.engine.functions.registry import FunctionRegistry
 from iii_state.engine.workers.workers import ConnectedWorker
 from iii_state.errors import Code, FunctionError, NotCarriedOut
 from iii_state.host import DEFAULT_NAMESPACE
 from iii_state.wire import messages
-from iii_state.wire.calls import Answering
+from iii_state.wire.calls import IncomingCalls
 from iii_state.wire.messages import ABSENT, InvokeFunction, given
 
 MAX_DEFERRED_BYTES = 16 * 1024 * 1024
@@ -26,7 +26,7 @@ One that provides trigger types is read on, since others wait for it, too; four 
 class Invocations:
     """The calls that one worker makes."""
 
-    def __init__(self, worker: ConnectedWorker, functions: Functions, answering: Answering) -> None:
+    def __init__(self, worker: ConnectedWorker, functions: FunctionRegistry, answering: IncomingCalls) -> None:
         self._worker = worker
         self._functions = functions
         self._answering = answering
@@ -58,7 +58,7 @@ class Invocations:
             error = self._functions.not_found(namespace or DEFAULT_NAMESPACE, message.function_id)
             self._answering.fail(invocation_id, function_text, error)
             return
-        call = Call(
+        call = Invocation(
             message.data,
             self._worker.caller,
             given(message.metadata),
@@ -71,7 +71,7 @@ class Invocations:
         else:
             self._pass_on(invocation_id, function, call, size, 0)
 
-    def _carry_out(self, invocation_id: Raw, function: Function, call: Call, size: int) -> None:
+    def _carry_out(self, invocation_id: Raw, function: Function, call: Invocation, size: int) -> None:
         try:
             answer = self._functions.call(function, call)
         except Exception as error:
@@ -79,7 +79,7 @@ class Invocations:
             return
         self._answering.settle(invocation_id, function.id_text, answer, size, call.data)
 
-    def _pass_on(self, invocation_id: Raw, function: Function, call: Call, size: int, deferred: int) -> None:
+    def _pass_on(self, invocation_id: Raw, function: Function, call: Invocation, size: int, deferred: int) -> None:
         """Pass a call on to a worker; one that has much to read is waited for. `deferred` is its size if it has waited already."""
         if deferred:
             self._deferred_bytes -= deferred

@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec import Raw
 
-from iii_state.engine.functions.function import Call, Function
+from iii_state.engine.functions.function import Function, Invocation
 from iii_state.engine.workers.execution import Execution
 from iii_state.engine.workers.invocations import Invocations
 from iii_state.engine.workers.registrations import Registrations
@@ -22,9 +22,9 @@ from iii_state.tasks.failures import contained
 from iii_state.tasks.results import Answer
 from iii_state.wire import malformed, messages
 from iii_state.wire.backlog import LARGE_RESULT_BYTES
-from iii_state.wire.calls import Answering
-from iii_state.wire.link import Link
+from iii_state.wire.calls import IncomingCalls
 from iii_state.wire.messages import ABSENT, InvokeFunction
+from iii_state.wire.peer import PeerConnection
 from iii_state.wire.quiet_log import QuietLog
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ _NULL = ord("n")
 class Worker:
     """One worker, for as long as its connection lasts. It is an executor of functions and an owner of triggers."""
 
-    def __init__(self, workers: Workers, link: Link, remote: str | None = None) -> None:
+    def __init__(self, workers: Workers, link: PeerConnection, remote: str | None = None) -> None:
         self.id = str(uuid.uuid4())
         self.reattach_token = str(uuid.uuid4())
         self.namespace = DEFAULT_NAMESPACE
@@ -66,7 +66,7 @@ class Worker:
         self._is_ours = False
         """Whether this project's client speaks, for an engine with a bridge to this one, or an attached worker."""
         self.outlet = link
-        self._answering = Answering(link, self._too_large, _unheard)
+        self._answering = IncomingCalls(link, self._too_large, _unheard)
         self._backlog = link.backlog
         self._registrations = Registrations(self, workers, self._go_on)
         self._execution = Execution(
@@ -197,7 +197,7 @@ class Worker:
 
     # --- calls that it executes
 
-    def execute(self, function: Function, call: Call) -> Answer[bytes | None]:
+    def execute(self, function: Function, call: Invocation) -> Answer[bytes | None]:
         """Send a call to the worker. The Future fails with `WorkerLost` when it goes away, with the engine's `TIMEOUT`."""
         return self._execution.execute(function, call)
 
@@ -313,7 +313,7 @@ class Worker:
         self._answering.disconnected()
 
 
-def connect(workers: Workers, link: Link, remote: str | None = None) -> Worker:
+def connect(workers: Workers, link: PeerConnection, remote: str | None = None) -> Worker:
     """A worker has connected: it is told its id first."""
     worker = Worker(workers, link, remote)
     link.send(messages.encode(messages.WorkerRegistered(worker.id, worker.reattach_token)))
