@@ -94,7 +94,7 @@ def candidates(size: int) -> list[Candidate]:
         return update_arguments(plan_arguments(plan), LIMIT)
 
     result = [Candidate("bare", BARE.encode(), lambda number: [*bare, stored])]
-    update, put, remove = script("update").source, script("set").source, script("delete").source
+    update, put, remove = script("values/update").source, script("values/set").source, script("values/delete").source
     for member in positions:
         result.append(Candidate(f"update {member}", update, ours(increment(member), [])))
     result.append(Candidate("update last, 1 queue", update, ours(increment("last"), route)))

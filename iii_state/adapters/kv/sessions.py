@@ -1,6 +1,6 @@
 """Sessions of a kv store: what callers may ask for again, in memory, and in a journal's groups where there is one.
 
-What `lua/lib/session.lua`, `record.lua` and `lua/open.lua` do in Redis. An outcome is recorded in the group of its write, and is
+What `lua/sessions/open.lua` and `lua/lib/sessions/` do in Redis. An outcome is recorded in the group of its write, and is
 seen at once: a call that is made again before that group has been committed waits for it, and fails with it.
 """
 

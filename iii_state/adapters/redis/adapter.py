@@ -191,7 +191,7 @@ class _Parts:
 
     async def _check_permissions(self, wire: Wire) -> None:
         trial = self._connection.session
-        permissions = script("permissions")
+        permissions = script("fleet/check_permissions")
         names = (self._keys.values(b"iii-state trial " + trial), self._keys.session(b"trial:" + trial))
         replies = await wire.ask(
             (b"SCRIPT", b"LOAD", permissions.source), (b"EVALSHA", permissions.sha1, b"2", *names), (b"SCAN", b"0", b"COUNT", b"1")
@@ -372,10 +372,10 @@ class _Parts:
 
     def enter(self, worker: str, ttl_ms: int) -> Answer[list[str]]:
         call = queues.line_up(self._keys, worker.encode(), ttl_ms)
-        return self._run("line_up", call, lambda before: [other.decode() for other in before])
+        return self._run("fleet/join_succession", call, lambda before: [other.decode() for other in before])
 
     def leave(self, worker: str) -> Answer[None]:
-        return self._run("line_up", queues.line_up(self._keys, worker.encode(), 0), lambda _: None)
+        return self._run("fleet/join_succession", queues.line_up(self._keys, worker.encode(), 0), lambda _: None)
 
     def _emptied(self) -> None:
         self._was_emptied = True

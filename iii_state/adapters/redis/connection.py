@@ -3,7 +3,7 @@
 Calls made in one turn of the event loop are written together, replies are matched in order, many calls are in flight. When the
 connection breaks, a new one is opened, the session's epoch is raised, and what was in flight is sent again in its order, each
 mutation with the slot and the sequence number it had: Redis applies it if it had not, and else answers what it answered then
-(`lua/lib/session.lua`). So calls apply in the order in which they were made, once each, across connections too.
+(`lua/lib/sessions/recognise.lua`). So calls apply in the order in which they were made, once each, across connections too.
 """
 
 from __future__ import annotations
@@ -248,7 +248,7 @@ class Connection:
         while True:
             self._epoch += 1
             key, epoch = self._session_key(self.session), b"%d" % self._epoch
-            opening = (b"EVALSHA", script("open").sha1, b"1", key, b"%d" % self._held, epoch, SESSION_MS)
+            opening = (b"EVALSHA", script("sessions/open").sha1, b"1", key, b"%d" % self._held, epoch, SESSION_MS)
             replies = await wire.ask(*_load_commands(), opening)
             for refusal in replies:
                 if isinstance(refusal, hiredis.ReplyError):

@@ -95,7 +95,7 @@ class Deadlines:
         """Remove what is over. Milliseconds until the next deadline is, -1 if there is none."""
         while True:
             call = [b"2", self._keys.deadlines, self._keys.clock, b"%d" % SCOPES_AT_ONCE, b"%d" % CLAIM_MS]
-            due, following = await self._run("claim", call)
+            due, following = await self._run("deadlines/claim", call)
             if not due:
                 return -1 if following < 0 else int(min(MAX_WAIT_MS, max(LOOK_MS, following)))
             for scope, looked_at in zip(due[::2], due[1::2], strict=True):
@@ -105,7 +105,7 @@ class Deadlines:
         times = self._keys.deadlines_of(scope)
         kept = 0
         while True:
-            due, _ = await self._run("due", queues.due(self._keys, times, KEYS_AT_ONCE, kept))
+            due, _ = await self._run("deadlines/due", queues.due(self._keys, times, KEYS_AT_ONCE, kept))
             if not due:
                 break
             outcomes = await asyncio.gather(*(self._expire(scope, key) for key in due), return_exceptions=True)
@@ -119,8 +119,8 @@ class Deadlines:
         words = (b"%d" % (RETRY_MS if kept else 0), b"1" if was_empty else b"")
         waits = (b"%d" % self._forget_ms, b"%d" % min(GONE_MS, self._forget_ms))
         more = (self._keys.clock, self._keys.values(scope))
-        await self._run("settle", [b"8", *names, *more, scope, deadlines_setting(scope), *words, *waits])
+        await self._run("deadlines/reschedule", [b"8", *names, *more, scope, deadlines_setting(scope), *words, *waits])
 
     def _expire(self, scope: bytes, key: bytes) -> asyncio.Future[Any]:
-        write = Write(self._fanout, script("expire"), scope.decode(), key.decode(), tuple, previous)
+        write = Write(self._fanout, script("deadlines/expire"), scope.decode(), key.decode(), tuple, previous)
         return self._mutate(write, scope.decode())

@@ -59,7 +59,7 @@ class Deliveries:
         if queue is None or count <= 0 or not self._engine.is_alive():
             return []
         call = queues.take(self._keys, queue, engine, count)
-        return self._taking("take", call, subscription_id, queue, engine, ())
+        return self._taking("queues/take", call, subscription_id, queue, engine, ())
 
     def holds(self, delivery: Delivery) -> bool:
         return _entry(delivery).engine == self._engine.id and self._engine.is_alive()
@@ -76,9 +76,9 @@ class Deliveries:
         size = queues.DELIVERIES_AT_ONCE
         parts = [entries[start : start + size] for start in range(0, len(entries), size)]
         for part in parts[:-1]:
-            self._taking("ack", queues.ack(self._keys, queue, engine, part, 0), subscription_id, queue, engine, part)
+            self._taking("queues/ack", queues.ack(self._keys, queue, engine, part, 0), subscription_id, queue, engine, part)
         call = queues.ack(self._keys, queue, engine, parts[-1], want)
-        return self._taking("ack", call, subscription_id, queue, engine, parts[-1])
+        return self._taking("queues/ack", call, subscription_id, queue, engine, parts[-1])
 
     def _taking(
         self, name: str, call: list[bytes], subscription_id: str, queue: bytes, engine: bytes, ended: Sequence[Entry]
@@ -134,7 +134,7 @@ class Deliveries:
             self._end(entry, reply)
             self._plan(delay_ms / 1000)
 
-        return self._run("retry", call, planned)
+        return self._run("queues/retry", call, planned)
 
     def bury(self, delivery: Delivery, failure: Failure) -> Answer[None]:
         entry = _entry(delivery)
@@ -149,7 +149,7 @@ class Deliveries:
             if reply[0] == b"OK" and reply[2]:
                 logger.warning("there are too many dead letters of %s: the oldest is dropped", function_id)
 
-        return self._run("bury", queues.bury(self._keys, entry.queue, entry.engine, entry, *told), buried)
+        return self._run("queues/dead_letter", queues.bury(self._keys, entry.queue, entry.engine, entry, *told), buried)
 
     def release(self, deliveries: Sequence[Delivery], *, begun: bool) -> Answer[None]:
         by_queue: dict[bytes, list[Entry]] = {}
@@ -171,7 +171,7 @@ class Deliveries:
             if queue in self._held:
                 self._held[queue].difference_update(ids)
 
-        return self._run("release", queues.release(self._keys, queue, engine, ids, begun=begun), released)
+        return self._run("queues/release", queues.release(self._keys, queue, engine, ids, begun=begun), released)
 
     def _drop(self, queue: bytes, ids: Sequence[bytes]) -> None:
         """Entries that are no events: nobody could ever handle them."""
@@ -188,7 +188,7 @@ class Deliveries:
                 )
             self._stumbled()
 
-        self._run("drop_entries", queues.drop_entries(self._keys, queue, ids), removed)
+        self._run("repair/drop_entries", queues.drop_entries(self._keys, queue, ids), removed)
 
     def _end(self, entry: Entry, reply: Reply) -> None:
         if reply[0] == b"FENCED":
@@ -219,13 +219,13 @@ class Deliveries:
 
     async def start_due_attempts(self) -> int:
         """Make ready what is due. Milliseconds until the next attempt is, -1 if there is none."""
-        due, following = await self._run("due", queues.due(self._keys, self._keys.later, DUE_AT_ONCE))
+        due, following = await self._run("deadlines/due", queues.due(self._keys, self._keys.later, DUE_AT_ONCE))
         by_queue: dict[bytes, list[bytes]] = {}
         for member in due:
             queue, _, entry_id = member.rpartition(b":")
             by_queue.setdefault(queue, []).append(entry_id)
         for queue, ids in by_queue.items():
-            await self._run("again", queues.again(self._keys, queue, ids))
+            await self._run("queues/redeliver", queues.again(self._keys, queue, ids))
         return 0 if len(due) >= DUE_AT_ONCE else int(following)
 
 

@@ -169,7 +169,7 @@ class Write(Generic[T]):
         ttl = self._ttl if self._place[0] in known.with_deadlines else None
         if ttl is None and self._ttl is not NO_DEADLINE and self._ttl is not KEEP_DEADLINE:
             self._declaring = True
-            return [b"EVALSHA", script("declare").sha1, *self._declare(version)]
+            return [b"EVALSHA", script("fleet/change_settings").sha1, *self._declare(version)]
         packing, request = fanout.packing, self._request
         if request is not None:
             packing = fanout.callers_packing
@@ -284,9 +284,9 @@ class Write(Generic[T]):
 
         victim = self._victims.pop(queue, None) or (self._scope, self._key, lane(self._scope, self._key))
         call = queues.drop_oldest(fanout.keys, queue, *victim, fanout.limits, full.size)
-        return Again(((b"EVALSHA", script("drop_oldest").sha1, *call), dropped))
+        return Again(((b"EVALSHA", script("queues/drop_oldest").sha1, *call), dropped))
 
 
 def notice(fanout: Fanout, scope: str, key: str) -> Write[None]:
     """What another program has done to a value, to be noticed."""
-    return Write(fanout, script("notice"), scope, key, tuple, noticed, is_foreign=True)
+    return Write(fanout, script("foreign/capture"), scope, key, tuple, noticed, is_foreign=True)

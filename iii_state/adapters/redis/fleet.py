@@ -132,7 +132,7 @@ class Fleet:
             began, read_at = loop.time(), steady()
             others = [other for other in await self._send(b"HKEYS", self._keys.engines) if other != engine.id]
             self._beats += 1
-            reply = await self._run("join", partial(self._joining, others, stood))
+            reply = await self._run("fleet/join", partial(self._joining, others, stood))
             if reply[0] == b"OK":
                 self._now_ms, self._read_at = reply[1], read_at
                 break
@@ -178,7 +178,7 @@ class Fleet:
         engine = self._engine.id
         self._engine.is_member.clear()
         await self._send(b"DEL", self._keys.engine(engine))
-        await self._run("fence", queues.fence(self._keys, engine))
+        await self._run("fleet/fence", queues.fence(self._keys, engine))
         await self._take_over(engine)
 
     # -- the own heart
@@ -194,7 +194,7 @@ class Fleet:
             try:
                 if not engine.was_lost.is_set():
                     began, known = loop.time(), engine.id
-                    reply = await self._run("heartbeat", self._heartbeat)
+                    reply = await self._run("fleet/heartbeat", self._heartbeat)
                     if reply[0] == b"OK":
                         self._now_ms, self._read_at = reply[1], steady()
                         was_over = loop.time() >= engine.lease_until
@@ -208,7 +208,7 @@ class Fleet:
                 await self.join()
                 # Nobody may have declared it dead: somebody has removed it from the engines. What is pending there is taken over.
                 await self._send(b"DEL", self._keys.engine(lost))
-                await self._run("fence", queues.fence(self._keys, lost))
+                await self._run("fleet/fence", queues.fence(self._keys, lost))
                 await self._afresh()
             except (StoreError, ConfigError) as error:
                 if not engine.is_member.is_set():
@@ -266,7 +266,7 @@ class Fleet:
             following = min(following, max(0.0, dead_in))
             if dead_in > 0:
                 continue
-            if await self._run("fence", queues.fence(self._keys, engine, beats if _BEATS.fullmatch(beats) else b"")):
+            if await self._run("fleet/fence", queues.fence(self._keys, engine, beats if _BEATS.fullmatch(beats) else b"")):
                 logger.warning("the engine %s is gone; its work is taken over", engine.decode(errors="replace"))
         self._seen = {engine: seen for engine, seen in self._seen.items() if engine in engines}
         for engine in await self._send(b"SMEMBERS", self._keys.fenced):
@@ -303,7 +303,7 @@ class Fleet:
             entries = 0
             while True:
                 call = queues.takeover(self._keys, queue, engine, ENTRIES_AT_ONCE)
-                reply = await self._run("takeover", call)
+                reply = await self._run("fleet/takeover", call)
                 if reply[0] != b"OK":
                     return
                 entries += reply[1]

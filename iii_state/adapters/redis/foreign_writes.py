@@ -213,7 +213,7 @@ class ForeignWrites:
             cursor = b"0"
             while True:
                 began = loop.time()
-                page = await self._run("differences", (*names, part, cursor, b"%d" % fields))
+                page = await self._run("foreign/compare", (*names, part, cursor, b"%d" % fields))
                 pause = (loop.time() - began) * REST_PER_WORK
                 cursor, looked_at, keys = page
                 await self._notice(scope, keys)
@@ -266,7 +266,7 @@ class ForeignWrites:
                     if _is_text(scope):
                         await self._send(b"PEXPIRE", lock, _LOCK_MS)
                         await self._compare(generation, scope, lock)
-            await self._run("change_setting", queues.change_setting(self._keys, FOREIGN_WRITES, setting, generation))
+            await self._run("fleet/swap_setting", queues.change_setting(self._keys, FOREIGN_WRITES, setting, generation))
             await self._fanout.follow(self._send)
             logger.info("the writes of other programs have events from now on")
             await self._forget_others(generation)

@@ -123,7 +123,7 @@ class Inspection:
             return False
         limits = self._limits if self._limits.on_full == "reject" else _UNBOUNDED
         call = queues.revive(self._keys, queue, entry_id, lane(fields[3], fields[5]), limits)
-        reply = await self._run("revive", call)
+        reply = await self._run("queues/dead_retry", call)
         function_id = fields[17].decode()
         if reply[0] == b"GONE":
             raise StoreError(f"nobody is subscribed any more: {function_id} has no queue for this event")
@@ -140,7 +140,7 @@ class Inspection:
         queue, entry_id = _place_of(dead_letter_id)
         if await self._dead_entry(queue, entry_id) is None:
             return False
-        return bool(await self._run("discard", queues.discard(self._keys, queue, entry_id)))
+        return bool(await self._run("queues/dead_drop", queues.discard(self._keys, queue, entry_id)))
 
     async def _dead_entry(self, queue: bytes, entry_id: bytes) -> list[bytes] | None:
         """The fields of a dead letter; None for an id of anything else."""

@@ -115,7 +115,7 @@ class Keys:
 
     @cached_property
     def clock(self) -> bytes:
-        """Hash: the time of the fleet, by Redis's clock (`lua/lib/now.lua`). The scripts keep a copy, a string, in `clock:copy`."""
+        """Hash: the time of the fleet, by Redis's clock (`lua/lib/fleet/time.lua`). Scripts keep a copy, a string: `clock:copy`."""
         return self._own + b"clock"
 
     @cached_property

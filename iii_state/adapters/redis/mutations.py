@@ -67,7 +67,7 @@ class Held(Exception):
 
 
 class Unseen(Exception):
-    """Another program has changed the value, and nobody has noticed; nothing has changed. Call notice.lua for it, and again."""
+    """Another program has changed the value, and nobody has noticed; nothing has changed. Call foreign/capture, and again."""
 
 
 class QueueFull(Exception):
@@ -141,7 +141,7 @@ def mutation(
 
 
 def declare(keys: Keys, version: int, *settings: tuple[bytes, bytes], told: bool = True) -> list[bytes]:
-    """What follows the digest of declare.lua in EVALSHA. `settings` are names and texts."""
+    """What follows the digest of fleet/change_settings.lua in EVALSHA. `settings` are names and texts."""
     words = [word for setting in settings for word in setting]
     known = b"%d" % version if told else b""
     return [b"4", keys.routes, keys.routes_version, keys.routes_log, keys.hold, known, *words]
@@ -150,14 +150,14 @@ def declare(keys: Keys, version: int, *settings: tuple[bytes, bytes], told: bool
 def declared(reply: Reply) -> Stale:
     """What has changed with it. Raises `Held`."""
     match reply:
-        case [b"DECLARED", bytes(version), list(entries)]:
+        case [b"CHANGED", bytes(version), list(entries)]:
             return _stale(version, entries)
         case _:
             raise Held
 
 
 def opened(reply: Reply) -> int:
-    """The epoch that open.lua has raised. Raises `SessionLost` or `SessionTaken`."""
+    """The epoch that sessions/open.lua has raised. Raises `SessionLost` or `SessionTaken`."""
     match reply:
         case [b"OK", int(epoch)]:
             return epoch
@@ -168,7 +168,7 @@ def opened(reply: Reply) -> int:
 
 
 def plan_arguments(plan: Plan) -> list[bytes]:
-    """The ops of a plan, flat, as update.lua reads them."""
+    """The ops of a plan, flat, as values/update.lua reads them."""
     arguments: list[bytes] = []
     for op in plan.ops:
         arguments += (_KINDS[op.type], b"%d" % len(op.tokens))
@@ -185,14 +185,14 @@ def plan_arguments(plan: Plan) -> list[bytes]:
 
 
 def update_arguments(ops: Sequence[bytes], limit: int, foreign: bytes | None = None, stored: bytes = b"") -> list[bytes]:
-    """The own arguments of update.lua: `ops` as of `plan_arguments`; the foreign text, if one was checked, and its stored form."""
+    """The own arguments of values/update: `ops` as of `plan_arguments`; a foreign text that was checked, and its stored form."""
     if foreign is None:
         return [b"%d" % limit, *ops]
     return [b"%d" % limit, b"f", foreign, b"" if stored == foreign else stored, *ops]
 
 
 def noticed(reply: Reply) -> None:
-    """Raises what the reply of notice.lua says, unless that is done."""
+    """Raises what the reply of foreign/capture.lua says, unless that is done."""
     if reply[0] != b"OK" and reply[0] != b"AGAIN":
         raise _refusal(reply, 0)
 
@@ -235,7 +235,7 @@ def _refusal(reply: Reply, limit: int) -> Exception:
             return _stale(version, entries)
         case [b"FULL", int(queue), bytes(bound), int(size)]:
             return QueueFull(queue, bound.decode(), size)
-        case [b"UNSEEN"]:
+        case [b"UNCAPTURED"]:
             return Unseen()
         case [b"FOREIGN", bytes(text)]:
             return Foreign(text)

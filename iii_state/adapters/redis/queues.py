@@ -13,7 +13,7 @@ SUBSCRIPTIONS_AT_ONCE = 1000
 """At most this many subscriptions in one call of subscribe.lua: a Lua call takes a few thousand arguments, and no more."""
 
 DELIVERIES_AT_ONCE = 1000
-"""At most this many deliveries in one call of ack.lua, for the same reason."""
+"""At most this many deliveries in one call of queues/ack.lua, for the same reason."""
 
 _EVENT_TYPES = frozenset((b"created", b"updated", b"deleted"))
 
@@ -46,17 +46,17 @@ class Registration(NamedTuple):
 
 
 def drop_entries(keys: Keys, queue: bytes, entry_ids: Sequence[bytes]) -> list[bytes]:
-    """What follows the digest of drop_entries.lua in EVALSHA."""
+    """What follows the digest of repair/drop_entries.lua in EVALSHA."""
     return [b"2", keys.stream(queue), keys.subscription(queue), *entry_ids]
 
 
 def take(keys: Keys, queue: bytes, engine: bytes, count: int) -> list[bytes]:
-    """What follows the digest of take.lua in EVALSHA."""
+    """What follows the digest of queues/take.lua in EVALSHA."""
     return [b"3", keys.stream(queue), keys.engines, keys.busy(queue), engine, b"%d" % count]
 
 
 def ack(keys: Keys, queue: bytes, engine: bytes, entries: Sequence[Entry], want: int) -> list[bytes]:
-    """What follows the digest of ack.lua in EVALSHA."""
+    """What follows the digest of queues/ack.lua in EVALSHA."""
     call = [b"%d" % (3 + len(entries)), keys.stream(queue), keys.engines, keys.busy(queue)]
     call += [keys.wait(queue, entry.lane) for entry in entries]
     call += (engine, b"%d" % want)
@@ -66,58 +66,58 @@ def ack(keys: Keys, queue: bytes, engine: bytes, entries: Sequence[Entry], want:
 
 
 def retry(keys: Keys, queue: bytes, engine: bytes, entry: Entry, delay_ms: int, *, crashed: bool = False) -> list[bytes]:
-    """What follows the digest of retry.lua in EVALSHA."""
+    """What follows the digest of queues/retry.lua in EVALSHA."""
     call = [b"4", keys.stream(queue), keys.engines, keys.later, keys.clock]
     return [*call, engine, queue, entry.id, b"%d" % delay_ms, b"%d" % crashed]
 
 
 def due(keys: Keys, times: bytes, count: int, leave_out: int = 0) -> list[bytes]:
-    """What follows the digest of due.lua in EVALSHA."""
+    """What follows the digest of deadlines/due.lua in EVALSHA."""
     return [b"2", times, keys.clock, b"%d" % count, b"%d" % leave_out]
 
 
 def again(keys: Keys, queue: bytes, entry_ids: Sequence[bytes]) -> list[bytes]:
-    """What follows the digest of again.lua in EVALSHA."""
+    """What follows the digest of queues/redeliver.lua in EVALSHA."""
     return [b"2", keys.later, keys.stream(queue), queue, *entry_ids]
 
 
 def release(keys: Keys, queue: bytes, engine: bytes, entry_ids: Sequence[bytes], *, begun: bool = False) -> list[bytes]:
-    """What follows the digest of release.lua in EVALSHA."""
+    """What follows the digest of queues/release.lua in EVALSHA."""
     return [b"3", keys.stream(queue), keys.engines, keys.busy(queue), engine, b"%d" % begun, *entry_ids]
 
 
 def bury(
     keys: Keys, queue: bytes, engine: bytes, entry: Entry, attempts: int, error: str, function_id: str, max_letters: int
 ) -> list[bytes]:
-    """What follows the digest of bury.lua in EVALSHA."""
+    """What follows the digest of queues/dead_letter.lua in EVALSHA."""
     names = (keys.stream(queue), keys.engines, keys.busy(queue), keys.wait(queue, entry.lane), keys.dead(queue), keys.dead_queues)
     words = (engine, queue, entry.id, entry.lane, b"%d" % entry.size, b"%d" % attempts, error.encode(), function_id.encode())
     return [b"6", *names, *words, b"%d" % max_letters]
 
 
 def revive(keys: Keys, queue: bytes, letter: bytes, lane_name: bytes, limits: QueueLimits) -> list[bytes]:
-    """What follows the digest of revive.lua in EVALSHA."""
+    """What follows the digest of queues/dead_retry.lua in EVALSHA."""
     names = (keys.stream(queue), keys.subscription(queue), keys.busy(queue), keys.wait(queue, lane_name))
     bounds = (b"%d" % limits.max_queue_length, b"%d" % limits.max_queue_bytes)
     return [b"6", *names, keys.dead(queue), keys.dead_queues, queue, letter, lane_name, *bounds]
 
 
 def discard(keys: Keys, queue: bytes, letter: bytes) -> list[bytes]:
-    """What follows the digest of discard.lua in EVALSHA."""
+    """What follows the digest of queues/dead_drop.lua in EVALSHA."""
     return [b"2", keys.dead(queue), keys.dead_queues, queue, letter]
 
 
 def drop_oldest(
     keys: Keys, queue: bytes, scope: bytes, key: bytes, lane_name: bytes, limits: QueueLimits, size: int
 ) -> list[bytes]:
-    """What follows the digest of drop_oldest.lua in EVALSHA."""
+    """What follows the digest of queues/drop_oldest.lua in EVALSHA."""
     names = (keys.stream(queue), keys.subscription(queue), keys.busy(queue), keys.wait(queue, lane_name))
     bounds = (b"%d" % limits.max_queue_length, b"%d" % limits.max_queue_bytes, b"%d" % size)
     return [b"4", *names, scope, key, lane_name, *bounds]
 
 
 def subscribe(keys: Keys, engine: bytes, registrations: Sequence[Registration]) -> list[bytes]:
-    """What follows the digest of subscribe.lua in EVALSHA."""
+    """What follows the digest of subscriptions/subscribe.lua in EVALSHA."""
     call = [b"%d" % (7 + 2 * len(registrations)), keys.routes, keys.routes_version, keys.routes_log, keys.engines]
     call += (keys.hold, keys.hosts(engine), keys.orphans)
     for registration in registrations:
@@ -129,18 +129,18 @@ def subscribe(keys: Keys, engine: bytes, registrations: Sequence[Registration]) 
 
 
 def abandon(keys: Keys, queue: bytes, engine: bytes) -> list[bytes]:
-    """What follows the digest of abandon.lua in EVALSHA."""
+    """What follows the digest of subscriptions/abandon.lua in EVALSHA."""
     return [b"3", keys.subscription(queue), keys.orphans, keys.clock, engine, queue]
 
 
 def end_subscription(keys: Keys, queue: bytes, engine: bytes = b"") -> list[bytes]:
-    """What follows the digest of end_subscription.lua in EVALSHA; without an engine, for a retention that may be over."""
+    """What follows the digest of subscriptions/end.lua in EVALSHA; without an engine, for a retention that may be over."""
     names = (keys.routes, keys.routes_version, keys.routes_log, keys.hold, keys.orphans, keys.subscription(queue))
     return [b"7", *names, keys.clock, engine, queue]
 
 
 def clear(keys: Keys, queue: bytes, lanes: Sequence[bytes]) -> list[bytes]:
-    """What follows the digest of clear.lua in EVALSHA."""
+    """What follows the digest of subscriptions/delete_queue.lua in EVALSHA."""
     call = [b"%d" % (4 + len(lanes)), keys.subscription(queue), keys.stream(queue), keys.busy(queue), keys.orphans]
     return [*call, *(keys.wait(queue, lane_name) for lane_name in lanes), queue, *lanes]
 
@@ -165,7 +165,7 @@ def join(
 
 
 def change_setting(keys: Keys, setting: bytes, before: bytes, after: bytes) -> list[bytes]:
-    """What follows the digest of change_setting.lua in EVALSHA."""
+    """What follows the digest of fleet/swap_setting.lua in EVALSHA."""
     return [b"3", keys.routes, keys.routes_version, keys.routes_log, setting, before, after]
 
 
@@ -179,23 +179,23 @@ def _optional(number: int | None) -> bytes:
 
 
 def heartbeat(keys: Keys, engine: bytes, ttl_ms: int, name: bytes, beats: int = 0, now_ms: int | None = None) -> list[bytes]:
-    """What follows the digest of heartbeat.lua in EVALSHA; `now_ms` is the time of the fleet by the engine's own clock."""
+    """What follows the digest of fleet/heartbeat.lua in EVALSHA; `now_ms` is the time of the fleet by the engine's own clock."""
     call = [b"3", keys.engines, keys.engine(engine), keys.clock, engine, b"%d" % ttl_ms, name]
     return [*call, beat(ttl_ms, beats), _optional(now_ms)]
 
 
 def line_up(keys: Keys, worker: bytes, ttl_ms: int) -> list[bytes]:
-    """What follows the digest of line_up.lua in EVALSHA."""
+    """What follows the digest of fleet/join_succession.lua in EVALSHA."""
     return [b"2", keys.line, keys.clock, worker, b"%d" % ttl_ms]
 
 
 def fence(keys: Keys, engine: bytes, seen: bytes = b"") -> list[bytes]:
-    """What follows the digest of fence.lua in EVALSHA; `seen` is what has stood among the engines for its time to live."""
+    """What follows the digest of fleet/fence.lua in EVALSHA; `seen` is what has stood among the engines for its time to live."""
     return [b"3", keys.engines, keys.engine(engine), keys.fenced, engine, seen]
 
 
 def takeover(keys: Keys, queue: bytes, engine: bytes, count: int) -> list[bytes]:
-    """What follows the digest of takeover.lua in EVALSHA."""
+    """What follows the digest of fleet/takeover.lua in EVALSHA."""
     names = (keys.stream(queue), keys.engines, keys.busy(queue), keys.subscription(queue), keys.orphans, keys.hosts(engine))
     return [b"7", *names, keys.clock, engine, queue, b"%d" % count]
 
@@ -242,7 +242,7 @@ def _delivery(
 
 
 def routes_version(reply: Reply) -> int:
-    """The version of the routes that subscribe.lua answered. Raises `Fenced`."""
+    """The version of the routes that subscriptions/subscribe.lua answered. Raises `Fenced`."""
     if reply[0] == b"FENCED":
         raise Fenced
     return cast(int, reply[1])

@@ -44,7 +44,7 @@ class Reading:
         if scope in self._routes.with_deadlines:
             words: tuple[bytes, ...] = (
                 b"EVALSHA",
-                script("get").sha1,
+                script("values/get").sha1,
                 b"3",
                 name,
                 self._keys.deadlines_of(scope.encode()),
@@ -73,7 +73,7 @@ class Reading:
         names = self._names_of(scope)
         bounds = (b"%d" % INSTANT_VALUES, b"%d" % INSTANT_BYTES)
         page: list[bytes] | None = await self._send(
-            b"EVALSHA", script("entries").sha1, b"%d" % len(names), *names, *bounds, scope=scope
+            b"EVALSHA", script("values/snapshot").sha1, b"%d" % len(names), *names, *bounds, scope=scope
         )
         if page is not None:
             found = dict(zip(page[::2], page[1::2], strict=True))
@@ -101,7 +101,7 @@ class Reading:
             if len(names) == 1:
                 words: tuple[bytes, ...] = (b"HSCAN", *names, cursor, b"COUNT", b"%d" % count)
             else:
-                words = (b"EVALSHA", script("page").sha1, b"3", *names, cursor, b"%d" % count)
+                words = (b"EVALSHA", script("values/page").sha1, b"3", *names, cursor, b"%d" % count)
             cursor, page = await self._send(*words, scope=scope)
             yield page
             if cursor == b"0":

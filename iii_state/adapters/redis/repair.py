@@ -1,6 +1,6 @@
 """Finds out when somebody has removed, cut or replaced what iii-state keeps in Redis, and has the fleet go on.
 
-What is lost is not made up: it is counted, and told in the log, once. `lua/check_queues.lua` says what holds in a queue that
+What is lost is not made up: it is counted, and told in the log, once. `lua/repair/check_queues.lua` says what holds in a queue that
 nobody else has touched. Each engine looks at the queues that it hosts, and one of them also at those that nobody hosts: a part of
 them at each sweep, and at once where a call has stumbled. Whatever is put right is looked at again by the script that does it, so
 that the traffic of a healthy queue is never taken for damage.
@@ -172,7 +172,7 @@ class Repair:
         typed = self._fleet_keys()
         held = (10 * HOLD_MS, 1000 * LOCK_SECONDS, 1000 * PAUSE_SECONDS)
         words = [b"%d" % FORMAT, (self._store() or "").encode(), *(b"%d" % ms for ms in held), *(kind for _, kind in typed)]
-        is_routed, wrong = await self._run("check_fleet", [b"%d" % len(typed), *(key for key, _ in typed), *words])
+        is_routed, wrong = await self._run("repair/check_fleet", [b"%d" % len(typed), *(key for key, _ in typed), *words])
         for number in wrong:
             await self._move_aside(*typed[number - 1])
         if wrong:
@@ -194,8 +194,8 @@ class Repair:
         others = [pair for pair in _batches(routes.table(), 2) if pair[0] != BEGAN]
         names = (b"2", self._keys.routes, self._keys.routes_version)
         for part in _batches(others, LANES_AT_ONCE):
-            await self._run("restore_routes", [*names, *(word for pair in part for word in pair)])
-        if await self._run("restore_routes", [*names, BEGAN, routes.settings[BEGAN]]):
+            await self._run("fleet/restore_routes", [*names, *(word for pair in part for word in pair)])
+        if await self._run("fleet/restore_routes", [*names, BEGAN, routes.settings[BEGAN]]):
             logger.error(
                 "somebody has removed the routes from Redis; they have been written down again, as this engine remembers them: "
                 "%d subscriptions",
@@ -219,7 +219,7 @@ class Repair:
                 break
         names = (b"2", self._keys.routes, self._keys.routes_version)
         for part in _batches([*table, (BEGAN, b"%d" % self._fanout.routes.version)], LANES_AT_ONCE):
-            await self._run("restore_routes", [*names, *(word for pair in part for word in pair)])
+            await self._run("fleet/restore_routes", [*names, *(word for pair in part for word in pair)])
         await self._fanout.read(self._send)
         logger.error(
             "somebody has removed the routes from Redis while no engine ran; they have been made again from what else is there: %d",
@@ -228,7 +228,7 @@ class Repair:
 
     async def _move_aside(self, key: bytes, kind: bytes) -> None:
         aside = self._keys.aside(key, _now_ms())
-        was = await self._run("move_aside", [b"2", key, aside, kind])
+        was = await self._run("repair/move_aside", [b"2", key, aside, kind])
         if was:
             logger.error(
                 "the key %s in Redis was a %s, and iii-state keeps a %s there: somebody has replaced it; it is called %s now, and "
@@ -324,7 +324,7 @@ class Repair:
         for queue in looked_at:
             names += [keys.stream(queue), keys.busy(queue), keys.subscription(queue), keys.dead(queue)]
         words = [word for queue in looked_at for word in (queue, is_hosted)]
-        found = await self._run("check_queues", [b"%d" % len(names), *names, engine, b"%d" % BROADCAST_RETENTION_MS, *words])
+        found = await self._run("repair/check_queues", [b"%d" % len(names), *names, engine, b"%d" % BROADCAST_RETENTION_MS, *words])
         return [(looked_at[number - 1], word, detail) for number, word, detail in found]
 
     def _name(self, queue: bytes) -> str:
@@ -338,7 +338,7 @@ class Repair:
 
     async def _take_over(self, queue: bytes, engine: bytes) -> None:
         while True:
-            reply = await self._run("takeover", queues.takeover(self._keys, queue, engine, LANES_AT_ONCE))
+            reply = await self._run("fleet/takeover", queues.takeover(self._keys, queue, engine, LANES_AT_ONCE))
             if reply[0] != b"OK" or reply[2]:
                 return
 
@@ -355,7 +355,7 @@ class Repair:
         for queue, found in lanes.items():
             for part in _batches(found, LANES_AT_ONCE):
                 names = [keys.busy(queue), keys.routes, *(keys.wait(queue, name) for name in part)]
-                if await self._run("check_lists", [b"%d" % len(names), *names, queue, *part]):
+                if await self._run("repair/check_waiting", [b"%d" % len(names), *names, queue, *part]):
                     self._is_urgent = True
 
     # -- event by event
@@ -384,7 +384,7 @@ class Repair:
         """The last id, bytes, and of each event its id, lane and bytes."""
         names = (b"3", self._keys.stream(queue), self._keys.later, self._keys.routes)
         words = (queue, behind, b"%d" % entries, b"%d" % PAGE_BYTES)
-        last, looked_at, ready, wrong, events = await self._run("mend_entries", [*names, *words])
+        last, looked_at, ready, wrong, events = await self._run("repair/requeue_entries", [*names, *words])
         if ready:
             logger.warning(
                 "%d events of %s had been taken, and were pending nowhere any more: they are delivered (again)",
@@ -396,7 +396,7 @@ class Repair:
                 found.append((entry_id, lane(scope, key), size))
             else:
                 wrong.append(entry_id)
-        removed = await self._run("drop_entries", queues.drop_entries(self._keys, queue, wrong)) if wrong else 0
+        removed = await self._run("repair/drop_entries", queues.drop_entries(self._keys, queue, wrong)) if wrong else 0
         if removed:
             logger.error(
                 "%d entries in the queue of %s (%s) were no events: somebody else has put them there; they have been removed",
@@ -473,7 +473,7 @@ class Repair:
             return
         names = [keys.stream(queue), keys.busy(queue), *(keys.wait(queue, name) for _, name, _ in unknown)]
         words = [word for entry_id, name, size in unknown for word in (name, entry_id, b"%d" % size)]
-        for number in await self._run("adopt_lanes", [b"%d" % len(names), *names, *words]):
+        for number in await self._run("repair/recount_lanes", [b"%d" % len(names), *names, *words]):
             await self._move_aside(keys.wait(queue, unknown[number - 1][1]), b"list")
             self._is_urgent = True
 
@@ -486,7 +486,7 @@ class Repair:
         while True:
             began = loop.time()
             words = (behind, b"%d" % LANES_AT_ONCE, b"%d" % PAGE_BYTES, b"1" if is_over else b"")
-            last, count = await self._run("mend_pending", [b"1", self._keys.stream(queue), *words])
+            last, count = await self._run("repair/check_pending", [b"1", self._keys.stream(queue), *words])
             missing += count
             if not last:
                 break
@@ -526,7 +526,7 @@ class Repair:
             part = left[:LANES_AT_ONCE]
             names = [keys.stream(queue), keys.busy(queue), *(keys.wait(queue, name) for name in part)]
             bounds = (b"%d" % (MOST_ENTRIES // 5), b"%d" % PAGE_BYTES)
-            reply = await self._run("mend_lanes", [b"%d" % len(names), *names, behind, *bounds, *part])
+            reply = await self._run("repair/resume_lanes", [b"%d" % len(names), *names, behind, *bounds, *part])
             if reply[0] == b"MORE":
                 break
             lost += reply[1]

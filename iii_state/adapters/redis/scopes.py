@@ -82,7 +82,7 @@ class Scopes:
         for start in range(0, len(scopes), KEYS_PER_STEP):
             part = [scope.encode() for scope in scopes[start : start + KEYS_PER_STEP]]
             names = [name for scope in part for name in (self._keys.values(scope), self._keys.deadlines_of(scope))]
-            call = (b"EVALSHA", script("without_values").sha1, b"%d" % (len(names) + 1), *names, self._keys.clock, *part)
+            call = (b"EVALSHA", script("deadlines/expired_scopes").sha1, b"%d" % (len(names) + 1), *names, self._keys.clock, *part)
             over.update(scope.decode() for scope in await self._send(*call))
         return over
 
@@ -99,7 +99,7 @@ class Scopes:
                 kept.extend(scope for scope, is_there in zip(part, there, strict=True) if is_there)
                 self._watch([scope for scope, is_there in zip(part, there, strict=True) if not is_there])
             else:
-                digest = script("forget_scopes").sha1
+                digest = script("values/prune_scopes").sha1
                 gone = set(await self._send(b"EVALSHA", digest, b"%d" % (len(part) + 1), self._keys.scopes, *names, *part))
                 kept.extend(scope for scope in part if scope not in gone)
         return kept

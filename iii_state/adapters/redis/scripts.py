@@ -1,13 +1,15 @@
 """The Lua scripts: read from `lua/`, one file per command, with the parts they share joined in.
 
-A line `--- @include "name"` stands for the text of `lua/lib/name.lua`, which may include others. Each part is joined once, where
-it is first asked for.
+A command's name is its path, as in `script("queues/ack")`: what a call names is the file to open. `lua/lib/` holds parts, which
+are no commands. A line `--- @include "queues/take"` stands for the text of `lua/lib/queues/take.lua`, which may include others.
+Each part is joined once, where it is first asked for.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -17,6 +19,7 @@ from typing import NamedTuple
 from iii_state.errors import ScriptError
 
 _INCLUDE = re.compile(r'^[ \t]*--- @include "([^"\n]*)"[ \t]*\n?', re.MULTILINE)
+_PARTS = "lib"
 
 
 class Script(NamedTuple):
@@ -44,8 +47,12 @@ def read(name: str, folder: Traversable) -> Script:
 
     Raises `ScriptError` for a missing file and for parts that include each other.
     """
-    source = _join(folder / f"{name}.lua", folder / "lib", (), set()).encode()
+    source = _join(_file(folder, name), folder / _PARTS, (), set()).encode()
     return Script(name, source, hashlib.sha1(source, usedforsecurity=False).hexdigest().encode())
+
+
+def _file(folder: Traversable, name: str) -> Traversable:
+    return folder.joinpath(*f"{name}.lua".split("/"))
 
 
 def _join(file: Traversable, library: Traversable, chain: tuple[str, ...], joined: set[str]) -> str:
@@ -61,7 +68,7 @@ def _join(file: Traversable, library: Traversable, chain: tuple[str, ...], joine
             raise ScriptError(f"{file}: circular include {' -> '.join((*chain, part))}")
         if part in joined:
             return ""
-        text = _join(library / f"{part}.lua", library, (*chain, part), joined)
+        text = _join(_file(library, part), library, (*chain, part), joined)
         joined.add(part)
         return text
 
@@ -70,10 +77,24 @@ def _join(file: Traversable, library: Traversable, chain: tuple[str, ...], joine
 
 @cache
 def script(name: str) -> Script:
-    """The script of a command of this package, e.g. `script("update")`."""
+    """The script of a command of this package, e.g. `script("values/update")`."""
     return read(name, directory())
 
 
 def names() -> list[str]:
     """The commands there are scripts of, sorted."""
-    return sorted(file.name.removesuffix(".lua") for file in directory().iterdir() if file.name.endswith(".lua"))
+    folder = directory()
+    return sorted(name for name in _files(folder) if not name.startswith(f"{_PARTS}/"))
+
+
+def parts() -> list[str]:
+    """The parts that commands include, sorted."""
+    return sorted(_files(directory() / _PARTS))
+
+
+def _files(folder: Traversable, beginning: str = "") -> Iterator[str]:
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            yield from _files(entry, f"{beginning}{entry.name}/")
+        elif entry.name.endswith(".lua"):
+            yield beginning + entry.name.removesuffix(".lua")

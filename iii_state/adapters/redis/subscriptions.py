@@ -229,7 +229,7 @@ class Subscriptions:
             await self._host(batch)
         elif first.retained:
             engine = self._engine.id
-            await self._run("abandon", queues.abandon(self._keys, first.queue, engine))
+            await self._run("subscriptions/abandon", queues.abandon(self._keys, first.queue, engine))
             self._plan(0)
         else:
             await self.end(first.queue, self._engine.id)
@@ -251,7 +251,7 @@ class Subscriptions:
         while True:
             await self._engine.is_member.wait()
             engine = self._engine.id
-            reply = await self._run("subscribe", queues.subscribe(self._keys, engine, registrations))
+            reply = await self._run("subscriptions/subscribe", queues.subscribe(self._keys, engine, registrations))
             if reply[0] == b"OK":
                 changed = [word for registration in registrations for word in (registration.queue, registration.route)]
                 self._routes.registered(reply[2], reply[1], changed)
@@ -279,7 +279,7 @@ class Subscriptions:
         """End a subscription and remove its queue; without `engine`, if its retention is over. How many events it held, None if
         it goes on."""
         while True:
-            word = await self._run("end_subscription", queues.end_subscription(self._keys, queue, engine))
+            word = await self._run("subscriptions/end", queues.end_subscription(self._keys, queue, engine))
             if word == b"ENDED":
                 events = await self._clear(queue)
                 await self._send(b"SREM", self._keys.hosts(self._engine.id), queue)
@@ -291,7 +291,7 @@ class Subscriptions:
     async def _clear(self, queue: bytes) -> int | None:
         lanes: list[bytes] = []
         while True:
-            reply = await self._run("clear", queues.clear(self._keys, queue, lanes))
+            reply = await self._run("subscriptions/delete_queue", queues.clear(self._keys, queue, lanes))
             if reply[0] == b"KEPT":
                 return None
             if reply[0] == b"DONE":
@@ -300,7 +300,7 @@ class Subscriptions:
 
     async def end_orphans(self, settings_of: Callable[[bytes], Awaitable[bytes | None]]) -> int:
         """Remove the queues whose retention is over. Milliseconds until the next one's is, -1 if there is none."""
-        due, following = await self._run("due", queues.due(self._keys, self._keys.orphans, 100))
+        due, following = await self._run("deadlines/due", queues.due(self._keys, self._keys.orphans, 100))
         for queue in due:
             text = await settings_of(queue)
             events = await self.end(queue)

@@ -65,7 +65,7 @@ class Writing:
         self._replicas = replicas
         self._deadline_set = deadline_set
         self._own = own
-        self._set, self._delete, self._update = script("set"), script("delete"), script("update")
+        self._set, self._delete, self._update = script("values/set"), script("values/delete"), script("values/update")
         self._kept_sessions: dict[str, float] = {}
         """Session of a caller → when it was last kept from expiring by this engine."""
 
@@ -172,7 +172,7 @@ class Writing:
         def result(reply: Reply) -> None:
             opened(reply)
 
-        return self._connection.run("open", call, result)
+        return self._connection.run("sessions/open", call, result)
 
     def _keep_session(self, session: str) -> None:
         """Keep the session of a caller from expiring while it is used, without a command more in each call."""

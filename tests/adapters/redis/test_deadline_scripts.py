@@ -178,29 +178,29 @@ def test_the_bell_rings_for_a_deadline_that_comes_before_all_others(real: redis.
 
 def test_reads_leave_out_what_is_over(engine: Engine, client: redis.Redis) -> None:
     names = (KEYS.values(b"s"), KEYS.deadlines_of(b"s"), KEYS.clock)
-    assert engine.call("without_values", b"3", *names, b"s") == [b"s"]
+    assert engine.call("deadlines/expired_scopes", b"3", *names, b"s") == [b"s"]
     put_over(engine, b"k0")
     put_over(engine, b"k1")
-    assert engine.call("get", b"3", *names, b"k0") is None
-    assert engine.call("entries", b"3", *names, b"2000", b"1000000") == []
-    assert engine.call("without_values", b"3", *names, b"s") == [b"s"]
+    assert engine.call("values/get", b"3", *names, b"k0") is None
+    assert engine.call("values/snapshot", b"3", *names, b"2000", b"1000000") == []
+    assert engine.call("deadlines/expired_scopes", b"3", *names, b"s") == [b"s"]
     client.hdel(KEYS.values(b"s").decode(), "k1")
     engine.put(b"s", b"k3", b"3")
-    assert engine.call("without_values", b"3", *names, b"s") == []
+    assert engine.call("deadlines/expired_scopes", b"3", *names, b"s") == []
     for number in range(4, 1300):
         engine.put(b"s", b"k%d" % number, b"%d" % number)
     client.zadd(DEADLINES, {b"k%d" % number: 1 for number in range(4, 1300, 2)})
     engine.set(b"s", b"k2", b"2", ttl=HOUR)
-    assert engine.call("get", b"3", *names, b"k2") == b"2"
-    assert engine.call("get", b"3", *names, b"k3") == b"3"
-    assert engine.call("get", b"3", *names, b"missing") is None
+    assert engine.call("values/get", b"3", *names, b"k2") == b"2"
+    assert engine.call("values/get", b"3", *names, b"k3") == b"3"
+    assert engine.call("values/get", b"3", *names, b"missing") is None
     expected = {b"k2": b"2", b"k3": b"3"} | {b"k%d" % number: b"%d" % number for number in range(5, 1300, 2)}
-    found = engine.call("entries", b"3", *names, b"2000", b"1000000")
+    found = engine.call("values/snapshot", b"3", *names, b"2000", b"1000000")
     assert dict(zip(found[::2], found[1::2], strict=True)) == expected
     cursor = b"0"
     paged: dict[bytes, bytes] = {}
     while True:
-        cursor, page = engine.call("page", b"3", *names, cursor, b"100")
+        cursor, page = engine.call("values/page", b"3", *names, cursor, b"100")
         paged.update(zip(page[::2], page[1::2], strict=True))
         if cursor == b"0":
             break
@@ -209,21 +209,21 @@ def test_reads_leave_out_what_is_over(engine: Engine, client: redis.Redis) -> No
 
 def test_what_is_due_can_be_read_past_what_is_stuck(engine: Engine, client: redis.Redis) -> None:
     client.zadd(DEADLINES, {b"a": 1, b"b": 2, b"c": 3, b"later": now(client) + 100_000})
-    assert engine.call("due", *queues.due(KEYS, DEADLINES.encode(), 2))[0] == [b"a", b"b"]
-    assert engine.call("due", *queues.due(KEYS, DEADLINES.encode(), 2, 2))[0] == [b"c"]
-    assert engine.call("due", *queues.due(KEYS, DEADLINES.encode(), 2, 3))[0] == []
+    assert engine.call("deadlines/due", *queues.due(KEYS, DEADLINES.encode(), 2))[0] == [b"a", b"b"]
+    assert engine.call("deadlines/due", *queues.due(KEYS, DEADLINES.encode(), 2, 2))[0] == [b"c"]
+    assert engine.call("deadlines/due", *queues.due(KEYS, DEADLINES.encode(), 2, 3))[0] == []
 
 
 def test_a_scope_that_one_engine_has_claimed_is_left_alone_for_a_moment(engine: Engine, client: redis.Redis) -> None:
     client.zadd(INDEX, {b"s": 1000, b"t": 1000.5, b"later": now(client) + 100_000})
-    due, following = engine.call("claim", b"2", KEYS.deadlines, KEYS.clock, b"10", b"60")
+    due, following = engine.call("deadlines/claim", b"2", KEYS.deadlines, KEYS.clock, b"10", b"60")
     assert (sorted(due[::2]), {float(score) for score in due[1::2]}) == ([b"s", b"t"], {1000, 1000.5})
     assert 0 < following <= 60
-    assert engine.call("claim", b"2", KEYS.deadlines, KEYS.clock, b"10", b"60")[0] == []
+    assert engine.call("deadlines/claim", b"2", KEYS.deadlines, KEYS.clock, b"10", b"60")[0] == []
     until = time.monotonic() + 10
-    while len(engine.call("claim", b"2", KEYS.deadlines, KEYS.clock, b"10", b"100000")[0]) < 4:
+    while len(engine.call("deadlines/claim", b"2", KEYS.deadlines, KEYS.clock, b"10", b"100000")[0]) < 4:
         assert time.monotonic() < until, "a claim ends"
-    due, following = engine.call("claim", b"2", KEYS.deadlines, KEYS.clock, b"10", b"60")
+    due, following = engine.call("deadlines/claim", b"2", KEYS.deadlines, KEYS.clock, b"10", b"60")
     assert (due, 90_000 < following <= 100_000) == ([], True)
 
 
@@ -231,7 +231,7 @@ def settle(engine: Engine, *, kept: bool = False, was_empty: bool = False) -> in
     routes = (KEYS.routes, KEYS.routes_version, KEYS.routes_log)
     names = (KEYS.deadlines, KEYS.deadlines_of(b"s"), *routes, KEYS.hold, KEYS.clock, KEYS.values(b"s"))
     words = (b"s", deadlines_setting(b"s"), b"1000000" if kept else b"0", b"1" if was_empty else b"", b"2000000", b"3000")
-    reply = engine.call("settle", b"8", *names, *words)
+    reply = engine.call("deadlines/reschedule", b"8", *names, *words)
     assert isinstance(reply, int)
     return reply
 
@@ -248,7 +248,7 @@ def test_a_scope_that_has_had_no_deadlines_for_a_while_is_without_them_again(eng
     fact = deadlines_setting(b"s")
     engine.put(b"s", b"k", b"1")
     client.set(KEYS.routes_version, b"5")
-    assert declared(engine.call("declare", *declare(KEYS, 5, (fact, b"1")))).changes == [(6, [fact, b"1"])]
+    assert declared(engine.call("fleet/change_settings", *declare(KEYS, 5, (fact, b"1")))).changes == [(6, [fact, b"1"])]
     assert settle(engine) == 0
     score = client.zscore(INDEX, b"s")
     assert score is not None
@@ -283,12 +283,12 @@ def test_a_fact_is_declared_once_and_not_while_the_routes_hold_still(engine: Eng
     fact = deadlines_setting(b"s\x00\n")
     client.set(KEYS.hold, b"1")
     with pytest.raises(Held):
-        declared(engine.call("declare", *declare(KEYS, 0, (fact, b"1"))))
+        declared(engine.call("fleet/change_settings", *declare(KEYS, 0, (fact, b"1"))))
     assert not client.exists(KEYS.routes, KEYS.routes_version)
     client.delete(KEYS.hold)
     for _ in range(2):
-        known = declared(engine.call("declare", *declare(KEYS, 0, (fact, b"1"))))
+        known = declared(engine.call("fleet/change_settings", *declare(KEYS, 0, (fact, b"1"))))
         assert known.changes == [(known.version, [fact, b"1"])]
     client.set(KEYS.hold, b"1")
-    assert declared(engine.call("declare", *declare(KEYS, known.version, (fact, b"1")))).changes == []
+    assert declared(engine.call("fleet/change_settings", *declare(KEYS, known.version, (fact, b"1")))).changes == []
     assert client.hgetall(KEYS.routes.decode()) == {fact: b"1"}

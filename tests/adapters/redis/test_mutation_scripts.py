@@ -1,4 +1,4 @@
-"""set.lua, delete.lua and update.lua: events, bounds, retries, routes, and what they do when something is in the way."""
+"""values/set, values/delete and values/update: events, bounds, retries, routes, and what they do when something is in the way."""
 
 from __future__ import annotations
 

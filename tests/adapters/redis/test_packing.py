@@ -17,7 +17,7 @@ number = st.integers(0, 2**53)
 
 
 @given(
-    name=st.sampled_from(["set", "delete", "update"]),
+    name=st.sampled_from(["values/set", "values/delete", "values/update"]),
     session=st.sampled_from([b"a", b"b"]),
     epoch=st.integers(1, 3),
     slot=st.integers(0, 2000),

@@ -188,7 +188,8 @@ async def test_an_older_session_in_the_place_of_the_own_is_an_outcome_unknown(se
         await answer_of(adapter.values.set("s", "k", b"1"))
         session = connection.session
         connection._epoch = connection._held = 5  # as after five connections
-        assert await connection.run("open", [b"1", adapter.parts._keys.session(session), b"5", b"6", b"600000"]) == [b"LOST"]
+        key = adapter.parts._keys.session(session)
+        assert await connection.run("sessions/open", [b"1", key, b"5", b"6", b"600000"]) == [b"LOST"]
 
 
 async def test_more_subscriptions_of_one_scope_and_key_than_writes_can_bear_are_refused(server: RedisServer) -> None:
@@ -236,7 +237,7 @@ async def test_looking_at_a_healthy_queue_reads_little_of_large_events(server: R
 
         async def counting(name: str, call: list[bytes]) -> Any:
             reply = await run(name, call)
-            if name == "mend_entries":
+            if name == "repair/requeue_entries":
                 pages.append(reply[1])
             return reply
 

@@ -54,7 +54,7 @@ def test_a_circular_include_is_named(tmp_path: Path) -> None:
 
 
 def test_every_script_says_what_it_takes_and_answers() -> None:
-    assert {"set", "delete", "update"} <= set(names())
+    assert {"values/set", "queues/ack", "fleet/join"} <= set(names())
     for name in names():
         head = script(name).source.split(b"]]")[0]
         assert head.startswith(b"--[["), name
@@ -76,10 +76,10 @@ def test_the_wheel_brings_the_scripts(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)], cwd=ROOT, check=True)
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         wheel.extractall(tmp_path / "installed")
-    code = "from iii_state.adapters.redis import scripts; print(scripts.directory(), scripts.script('update').sha1.decode())"
+    code = "from iii_state.adapters.redis import scripts; print(scripts.directory(), scripts.script('values/update').sha1.decode())"
     shown = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path / "installed", env={"PYTHONPATH": ""}, check=True, capture_output=True, text=True
     )
     where, digest = shown.stdout.split()
     assert where == str(tmp_path / "installed" / "iii_state" / "lua")
-    assert digest.encode() == script("update").sha1
+    assert digest.encode() == script("values/update").sha1

@@ -56,7 +56,7 @@ class Engine:
     def reopen(self) -> None:
         """What an engine does on a new connection."""
         keys, arguments = [self.keys.session(self.session)], [b"%d" % self.epoch, b"%d" % (self.epoch + 1), b"600000"]
-        self.epoch = opened(self.client.eval(script("open").source, 1, *keys, *arguments))
+        self.epoch = opened(self.client.eval(script("sessions/open").source, 1, *keys, *arguments))
 
     def ticket(self, slot: int = 0) -> Ticket:
         return Ticket(self.session, self.epoch, slot, next(self.sequence))
@@ -77,13 +77,13 @@ class Engine:
             return self.client.execute_command("EVAL", found.source, *call)
 
     def set(self, scope: bytes, key: bytes, value: bytes, ticket: Ticket | None = None, ttl: bytes = NO_DEADLINE) -> bytes | None:
-        return previous(self.run("set", scope, key, [value], ticket, ttl))
+        return previous(self.run("values/set", scope, key, [value], ticket, ttl))
 
     def expire(self, scope: bytes, key: bytes, ticket: Ticket | None = None) -> bytes | None:
-        return previous(self.run("expire", scope, key, [], ticket))
+        return previous(self.run("deadlines/expire", scope, key, [], ticket))
 
     def delete(self, scope: bytes, key: bytes, ticket: Ticket | None = None) -> bytes | None:
-        return previous(self.run("delete", scope, key, [], ticket))
+        return previous(self.run("values/delete", scope, key, [], ticket))
 
     def update(
         self,
@@ -99,12 +99,12 @@ class Engine:
         compiled = plan_arguments(plan)
         ticket = ticket or self.ticket()
         try:
-            return updated(self.run("update", scope, key, update_arguments(compiled, limit), ticket, ttl), plan, limit)
+            return updated(self.run("values/update", scope, key, update_arguments(compiled, limit), ticket, ttl), plan, limit)
         except Foreign as foreign:
             msgspec.json.decode(foreign.text)
             stored = values.to_stored(foreign.text)
             arguments = update_arguments(compiled, limit, foreign.text, stored)
-            return updated(self.run("update", scope, key, arguments, ticket, ttl), plan, limit)
+            return updated(self.run("values/update", scope, key, arguments, ticket, ttl), plan, limit)
 
     def stored(self, scope: bytes, key: bytes) -> bytes | None:
         found: bytes | None = self.client.hget(self.keys.values(scope).decode("utf-8", "surrogateescape"), key)
