@@ -7,9 +7,10 @@ import json
 
 import click
 
-from iii_state.adapters.redis.address import Address
-from iii_state.adapters.redis.scripts import Script, names, script
-from iii_state.adapters.redis.wire import Wire, explain, open_wire
+from iii_state.adapters.redis.connection.address import Address
+from iii_state.adapters.redis.connection.explain import explain
+from iii_state.adapters.redis.connection.socket import Wire, open_wire
+from iii_state.adapters.redis.scripts.loader import Script, names, script
 from iii_state.cli.terminal import check_output
 from iii_state.config import RedisSettings
 from iii_state.errors import ConfigError, ScriptError, StoreError

@@ -19,8 +19,9 @@ import uvloop
 from benchmarks import frames, jobs
 from benchmarks.clock import Clock
 from benchmarks.processes import ENVIRONMENT
-from iii_state.adapters.redis.address import Address
-from iii_state.adapters.redis.wire import Reply, Wire, open_wire, pack
+from iii_state.adapters.redis.connection.address import Address
+from iii_state.adapters.redis.connection.socket import Reply, Wire, open_wire
+from iii_state.adapters.redis.scripts.packing import pack
 
 _THERE, _BACK = b"bench:there", b"bench:back"
 _AT_ONCE = 64

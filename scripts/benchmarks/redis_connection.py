@@ -34,8 +34,8 @@ from benchmarks.report import Report, Table, Target, bar, number
 from iii_state import values
 from iii_state.adapters.redis import RedisAdapter
 from iii_state.adapters.redis.keys import Keys
-from iii_state.adapters.redis.mutations import Ticket, mutation, plan_arguments, update_arguments
-from iii_state.adapters.redis.scripts import script
+from iii_state.adapters.redis.scripts.loader import script
+from iii_state.adapters.redis.scripts.mutations import Ticket, mutation, plan_arguments, update_arguments
 from iii_state.config import RedisSettings
 from iii_state.values.ops import compile_text
 from tests.support.redis.server import RedisServer

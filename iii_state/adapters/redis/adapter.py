@@ -11,25 +11,26 @@ from typing import Any, TypeVar, cast
 from hiredis import ReplyError
 
 from iii_state.adapters.base import Updated
-from iii_state.adapters.redis import queues
-from iii_state.adapters.redis.address import Address
-from iii_state.adapters.redis.connection import Connection
-from iii_state.adapters.redis.deadlines import Deadlines
-from iii_state.adapters.redis.deliveries import Deliveries
-from iii_state.adapters.redis.fanout import Fanout
-from iii_state.adapters.redis.fleet import Fleet, Identity
-from iii_state.adapters.redis.foreign_writes import CLASSES, ForeignWrites
-from iii_state.adapters.redis.inspection import Inspection, refuse_newer
+from iii_state.adapters.redis.admin import Inspection, refuse_newer
+from iii_state.adapters.redis.connection.address import Address
+from iii_state.adapters.redis.connection.connection import Connection
+from iii_state.adapters.redis.connection.explain import explain
+from iii_state.adapters.redis.connection.replicas import Replicas
+from iii_state.adapters.redis.connection.socket import Wire
+from iii_state.adapters.redis.fleet.heartbeat import Fleet
+from iii_state.adapters.redis.fleet.repair import Repair
+from iii_state.adapters.redis.fleet.subscriptions import Subscriptions
+from iii_state.adapters.redis.identity import Identity
 from iii_state.adapters.redis.keys import Keys
-from iii_state.adapters.redis.keyspace import Keyspace
-from iii_state.adapters.redis.reading import Reading
-from iii_state.adapters.redis.repair import Repair
-from iii_state.adapters.redis.replicas import Replicas
-from iii_state.adapters.redis.scopes import Scopes
-from iii_state.adapters.redis.scripts import script
-from iii_state.adapters.redis.subscriptions import Subscriptions
-from iii_state.adapters.redis.upkeep import Upkeep
-from iii_state.adapters.redis.wire import Wire, explain
+from iii_state.adapters.redis.keyspace.deadlines import Deadlines
+from iii_state.adapters.redis.keyspace.foreign_writes import CLASSES, ForeignWrites
+from iii_state.adapters.redis.keyspace.notifications import Keyspace
+from iii_state.adapters.redis.keyspace.reading import Reading
+from iii_state.adapters.redis.keyspace.scopes import Scopes
+from iii_state.adapters.redis.mutations.fanout import Fanout
+from iii_state.adapters.redis.queues import Deliveries
+from iii_state.adapters.redis.scripts import queues
+from iii_state.adapters.redis.scripts.loader import script
 from iii_state.adapters.redis.writing import Writing
 from iii_state.config import RedisSettings
 from iii_state.errors import StoreError
@@ -37,6 +38,7 @@ from iii_state.events import Delivery, Failure, QueueLimits, Subscription
 from iii_state.sessions import Request
 from iii_state.tasks.closing import Stopping, in_turn
 from iii_state.tasks.effects import Afterwards
+from iii_state.tasks.maintenance import Upkeep
 from iii_state.tasks.results import Answer
 from iii_state.values.ops import Plan
 

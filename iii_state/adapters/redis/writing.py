@@ -8,11 +8,15 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from iii_state.adapters.base import Updated
-from iii_state.adapters.redis.connection import SESSION_MS, Again, Connection
-from iii_state.adapters.redis.fanout import Fanout, Write
-from iii_state.adapters.redis.foreign import checked, is_ours
+from iii_state.adapters.redis.connection.call import Again
+from iii_state.adapters.redis.connection.connection import SESSION_MS, Connection
+from iii_state.adapters.redis.connection.replicas import Replicas
+from iii_state.adapters.redis.fleet.subscriptions import HOLD_SECONDS
 from iii_state.adapters.redis.keys import Keys, caller_session
-from iii_state.adapters.redis.mutations import (
+from iii_state.adapters.redis.mutations.fanout import Fanout, Write
+from iii_state.adapters.redis.mutations.foreign_text import checked, is_ours
+from iii_state.adapters.redis.scripts.loader import Script, script
+from iii_state.adapters.redis.scripts.mutations import (
     KEEP_DEADLINE,
     NO_DEADLINE,
     Foreign,
@@ -24,9 +28,6 @@ from iii_state.adapters.redis.mutations import (
     update_arguments,
     updated,
 )
-from iii_state.adapters.redis.replicas import Replicas
-from iii_state.adapters.redis.scripts import Script, script
-from iii_state.adapters.redis.subscriptions import HOLD_SECONDS
 from iii_state.errors import StoreError
 from iii_state.sessions import SESSION_SECONDS, Request
 from iii_state.tasks.effects import Afterwards

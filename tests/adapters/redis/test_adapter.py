@@ -12,8 +12,9 @@ import pytest
 import redis
 
 from iii_state import values
-from iii_state.adapters.redis import RedisAdapter, scopes
-from iii_state.adapters.redis.address import Address
+from iii_state.adapters.redis import RedisAdapter
+from iii_state.adapters.redis.connection.address import Address
+from iii_state.adapters.redis.keyspace import scopes
 from iii_state.adapters.redis.writing import MAX_ANSWERED_BYTES
 from iii_state.errors import ConfigError, StoreError
 from tests.support.engines.processes import free_port

@@ -15,9 +15,10 @@ import uvloop
 from iii_state import values
 from iii_state.adapters.base import Updated
 from iii_state.adapters.redis import RedisAdapter
-from iii_state.adapters.redis.address import Address
-from iii_state.adapters.redis.scripts import names
-from iii_state.adapters.redis.wire import open_wire, pack
+from iii_state.adapters.redis.connection.address import Address
+from iii_state.adapters.redis.connection.socket import open_wire
+from iii_state.adapters.redis.scripts.loader import names
+from iii_state.adapters.redis.scripts.packing import pack
 from iii_state.config import RedisSettings
 from iii_state.errors import OutcomeUnknown, RequestFenced, SessionLost, StoreError
 from iii_state.events import QueueLimits, Subscription

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import redis
 
-from iii_state.adapters.redis import queues
 from iii_state.adapters.redis.keys import Keys, lane
-from iii_state.adapters.redis.mutations import Held, QueueFull, Route, Stale, Ticket, declare, declared
-from iii_state.adapters.redis.routes import deadlines_setting
+from iii_state.adapters.redis.mutations.routes import deadlines_setting
+from iii_state.adapters.redis.scripts import queues
+from iii_state.adapters.redis.scripts.mutations import Held, QueueFull, Route, Stale, Ticket, declare, declared
 from tests.adapters.redis.test_mutation_scripts import INCREMENT, MUTATIONS, entries, events, everything
 from tests.support.redis.script_engine import Engine
 

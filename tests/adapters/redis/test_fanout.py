@@ -6,9 +6,10 @@ import asyncio
 
 import pytest
 
-from iii_state.adapters.redis import RedisAdapter, upkeep
+from iii_state.adapters.redis import RedisAdapter
 from iii_state.config import RedisSettings
 from iii_state.events import Delivery, QueueLimits, Subscription
+from iii_state.tasks import maintenance as upkeep
 from tests.support.redis.adapters import Open, drain
 from tests.support.redis.proxy import Proxy
 from tests.support.redis.server import RedisServer

@@ -14,8 +14,9 @@ import pytest
 import redis
 
 from iii_state import values
-from iii_state.adapters.redis import RedisAdapter, scopes
-from iii_state.adapters.redis.foreign import stored_form
+from iii_state.adapters.redis import RedisAdapter
+from iii_state.adapters.redis.keyspace import scopes
+from iii_state.adapters.redis.mutations.foreign_text import stored_form
 from iii_state.config import RedisSettings
 from iii_state.errors import ConfigError, StoreError
 from iii_state.events import Event, QueueLimits, Subscription

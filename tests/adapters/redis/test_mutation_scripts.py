@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from iii_state.adapters.redis.keys import Keys, lane
-from iii_state.adapters.redis.mutations import QueueFull, Route, Stale, Ticket
+from iii_state.adapters.redis.scripts.mutations import QueueFull, Route, Stale, Ticket
 from iii_state.errors import OldValueUnknown, RequestFenced, SessionLost, SessionTaken
 from tests.support.redis.script_engine import Engine
 from tests.support.redis.server import RedisServer, binary

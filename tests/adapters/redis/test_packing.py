@@ -6,10 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iii_state.adapters.redis.keys import Keys
-from iii_state.adapters.redis.mutations import Ticket, mutation
-from iii_state.adapters.redis.packing import Packing, packed
-from iii_state.adapters.redis.scripts import script
-from iii_state.adapters.redis.wire import pack
+from iii_state.adapters.redis.scripts.loader import script
+from iii_state.adapters.redis.scripts.mutations import Ticket, mutation
+from iii_state.adapters.redis.scripts.packing import Packing, pack, packed
 
 KEYS = Keys()
 PACKING = Packing(KEYS)

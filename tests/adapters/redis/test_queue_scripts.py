@@ -9,8 +9,9 @@ import pytest
 import redis
 
 from iii_state.adapters.redis.keys import Keys, lane
-from iii_state.adapters.redis.mutations import Route, Stale
-from iii_state.adapters.redis.queues import (
+from iii_state.adapters.redis.scripts.loader import script
+from iii_state.adapters.redis.scripts.mutations import Route, Stale
+from iii_state.adapters.redis.scripts.queues import (
     Entry,
     Fenced,
     Registration,
@@ -31,7 +32,6 @@ from iii_state.adapters.redis.queues import (
     taken,
     takeover,
 )
-from iii_state.adapters.redis.scripts import script
 from iii_state.events import Delivery
 from tests.support.redis.script_engine import Engine
 

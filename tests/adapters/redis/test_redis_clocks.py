@@ -13,8 +13,8 @@ import aiohttp
 import pytest
 import redis
 
-from iii_state.adapters.redis import queues
 from iii_state.adapters.redis.keys import Keys
+from iii_state.adapters.redis.scripts import queues
 from tests.support.clock import HOUR, Clock
 from tests.support.engines.raw_worker import RawWorker
 from tests.support.redis.cluster import TTL_MS, Cluster, Handler, by_key, write

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from iii_state.adapters.redis import RedisAdapter
-from iii_state.adapters.redis.repair import BYTES_PER_SECOND, PAGE_BYTES
-from iii_state.adapters.redis.routes import MOST_ALIKE
+from iii_state.adapters.redis.fleet.repair import BYTES_PER_SECOND, PAGE_BYTES
+from iii_state.adapters.redis.mutations.routes import MOST_ALIKE
 from iii_state.errors import StoreError
 from iii_state.events import Delivery, Failure, Subscription
 from tests.support.redis.adapters import adapter_on
@@ -22,7 +22,7 @@ from tests.support.waiting import answer_of, until
 ONE = Subscription("one", scope="s")
 OFTEN = Subscription("often", scope="s", retention_ms="forever")
 QUEUE = ONE.id
-REPAIR = "iii_state.adapters.redis.repair"
+REPAIR = "iii_state.adapters.redis.fleet.repair"
 
 
 async def fill(adapter: RedisAdapter, lanes: int, each: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from iii_state.adapters.redis import RedisAdapter
-from iii_state.adapters.redis.routes import deadlines_setting
+from iii_state.adapters.redis.mutations.routes import deadlines_setting
 from iii_state.config import RedisSettings
 from iii_state.events import Delivery
 from tests.support.redis.adapters import Open, drain

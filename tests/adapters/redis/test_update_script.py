@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from iii_state import values
-from iii_state.adapters.redis.mutations import Foreign, plan_arguments, update_arguments, updated
+from iii_state.adapters.redis.scripts.mutations import Foreign, plan_arguments, update_arguments, updated
 from iii_state.errors import FunctionError, too_large
 from iii_state.values.apply import apply
 from tests.support.redis.script_engine import LIMIT, Engine, plan_of

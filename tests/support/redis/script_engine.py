@@ -13,7 +13,8 @@ import redis
 from iii_state import values
 from iii_state.adapters.base import Updated
 from iii_state.adapters.redis.keys import Keys
-from iii_state.adapters.redis.mutations import (
+from iii_state.adapters.redis.scripts.loader import script
+from iii_state.adapters.redis.scripts.mutations import (
     KEEP_DEADLINE,
     NO_DEADLINE,
     Foreign,
@@ -27,7 +28,6 @@ from iii_state.adapters.redis.mutations import (
     update_arguments,
     updated,
 )
-from iii_state.adapters.redis.scripts import script
 from iii_state.values.ops import Plan, compile_text
 
 LIMIT = values.MAX_VALUE_BYTES

@@ -7,10 +7,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
-from iii_state.adapters.redis import queues
-from iii_state.adapters.redis.connection import Again, Ahead
+from iii_state.adapters.redis.connection.call import Again, Ahead
 from iii_state.adapters.redis.keys import Keys, caller_session, lane
-from iii_state.adapters.redis.mutations import (
+from iii_state.adapters.redis.mutations.routes import BEGAN, Routes, deadlines_setting
+from iii_state.adapters.redis.scripts import queues
+from iii_state.adapters.redis.scripts.loader import Script, script
+from iii_state.adapters.redis.scripts.mutations import (
     KEEP_DEADLINE,
     NO_DEADLINE,
     QueueFull,
@@ -24,9 +26,7 @@ from iii_state.adapters.redis.mutations import (
     mutation,
     noticed,
 )
-from iii_state.adapters.redis.packing import Packing, packed
-from iii_state.adapters.redis.routes import BEGAN, Routes, deadlines_setting
-from iii_state.adapters.redis.scripts import Script, script
+from iii_state.adapters.redis.scripts.packing import Packing, packed
 from iii_state.errors import StoreError
 from iii_state.events import QueueLimits
 from iii_state.sessions import Request

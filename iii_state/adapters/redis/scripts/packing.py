@@ -1,16 +1,20 @@
 """The bytes of a mutation's call, put together from parts that are the same from call to call.
 
-The general way is `wire.pack` of `mutations.mutation`; this one is for calls without queues, which are most, and gives the same
+The general way is `pack` of `mutations.mutation`; this one is for calls without queues, which are most, and gives the same
 bytes in a third of the time (`tests/adapters/redis/test_packing.py`, `scripts/benchmarks/redis_connection.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+import hiredis
 
 from iii_state.adapters.redis.keys import Keys
-from iii_state.adapters.redis.scripts import Script
-from iii_state.adapters.redis.wire import pack
+from iii_state.adapters.redis.scripts.loader import Script
+
+pack: Callable[[tuple[bytes, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]  # hiredis types it as a tuple of one
+"""The bytes of a command."""
 
 FIXED_WORDS = 14
 """Words of a mutation without queues before its own arguments: EVALSHA, digest, number of keys, 5 keys, 6 arguments."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence, Set
 
 import msgspec
 
-from iii_state.adapters.redis.mutations import Stale
+from iii_state.adapters.redis.scripts.mutations import Stale
 from iii_state.errors import StoreError
 from iii_state.events import Subscription
 

@@ -14,8 +14,9 @@ from typing import Generic, TypeVar, cast
 
 from hiredis import ReplyError
 
-from iii_state.adapters.redis.address import Address
-from iii_state.adapters.redis.wire import Reply, Wire, explain, open_wire, trouble_of
+from iii_state.adapters.redis.connection.address import Address
+from iii_state.adapters.redis.connection.explain import explain, trouble_of
+from iii_state.adapters.redis.connection.socket import Reply, Wire, open_wire
 from iii_state.errors import NotConfirmed, StoreError
 
 logger = logging.getLogger(__name__)

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from iii_state.adapters.redis.keys import Keys
-from iii_state.adapters.redis.routes import Routes
-from iii_state.adapters.redis.scripts import script
+from iii_state.adapters.redis.keyspace.scan import KEYS_PER_STEP, Send, all_scopes, hashes
+from iii_state.adapters.redis.mutations.routes import Routes
+from iii_state.adapters.redis.scripts.loader import script
 from iii_state.errors import StoreError
 
 logger = logging.getLogger(__name__)
 
-Send = Callable[..., Awaitable[Any]]
-"""Sends one command and gives its reply; raises `StoreError`."""
 
-KEYS_PER_STEP = 1000
 STEP_SECONDS = 0.05
 """So that a background scan looks at 20,000 keys of the database per second at most, about 6 ms of server time."""
 
@@ -133,29 +130,3 @@ class Scopes:
         await self._send(b"SET", self._scanned, b"1")
         if pause:
             await self._send(b"SET", self._scanning, b"1", b"PX", b"%d" % (PAUSE_SECONDS * 1000))
-
-
-async def hashes(send: Send, beginning: bytes) -> AsyncIterator[list[bytes]]:
-    """The names of all hashes that begin so, page by page; a page may be empty."""
-    cursor, pattern = b"0", escaped(beginning) + b"*"
-    while True:
-        cursor, page = await send(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"%d" % KEYS_PER_STEP, b"TYPE", b"hash")
-        yield page
-        if cursor == b"0":
-            return
-
-
-async def all_scopes(keys: Keys, send: Send) -> AsyncIterator[list[bytes]]:
-    """The set of scopes, page by page; one may come twice."""
-    cursor = b"0"
-    while True:
-        cursor, page = await send(b"SSCAN", keys.scopes, cursor, b"COUNT", b"%d" % KEYS_PER_STEP)
-        yield page
-        if cursor == b"0":
-            return
-
-
-def escaped(text: bytes) -> bytes:
-    for special in b"\\*?[]":
-        text = text.replace(bytes((special,)), b"\\%c" % special)
-    return text

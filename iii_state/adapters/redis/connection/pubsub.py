@@ -9,8 +9,10 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from hiredis import ReplyError
 
-from iii_state.adapters.redis.address import Address
-from iii_state.adapters.redis.wire import Reply, Wire, explain, open_wire, pack
+from iii_state.adapters.redis.connection.address import Address
+from iii_state.adapters.redis.connection.explain import explain
+from iii_state.adapters.redis.connection.socket import Reply, Wire, open_wire
+from iii_state.adapters.redis.scripts.packing import pack
 from iii_state.errors import StoreError
 
 logger = logging.getLogger(__name__)

@@ -10,12 +10,13 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
-from iii_state.adapters.redis import queues
-from iii_state.adapters.redis.address import Address
-from iii_state.adapters.redis.connection import Connection, Run, Send
-from iii_state.adapters.redis.foreign import is_ours, stored_form
+from iii_state.adapters.redis.connection.address import Address
+from iii_state.adapters.redis.connection.call import Run, Send
+from iii_state.adapters.redis.connection.connection import Connection
 from iii_state.adapters.redis.keys import FORMAT, Keys, lane
-from iii_state.adapters.redis.mutations import FOREIGN_WRITE
+from iii_state.adapters.redis.mutations.foreign_text import is_ours, stored_form
+from iii_state.adapters.redis.scripts import queues
+from iii_state.adapters.redis.scripts.mutations import FOREIGN_WRITE
 from iii_state.config import RedisSettings
 from iii_state.errors import InvalidValue, StoreError
 from iii_state.events import DeadLetter, Event, QueueLimits, QueueStats, Subscription

@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
-from iii_state.adapters.redis.connection import Connection
-from iii_state.adapters.redis.foreign import checked, is_ours
+from iii_state.adapters.redis.connection.connection import Connection
 from iii_state.adapters.redis.keys import Keys
-from iii_state.adapters.redis.routes import Routes
-from iii_state.adapters.redis.scripts import script
+from iii_state.adapters.redis.mutations.foreign_text import checked, is_ours
+from iii_state.adapters.redis.mutations.routes import Routes
+from iii_state.adapters.redis.scripts.loader import script
 from iii_state.errors import StoreError
 from iii_state.tasks.results import Answer, then
 

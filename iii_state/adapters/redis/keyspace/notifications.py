@@ -10,10 +10,11 @@ from typing import Any
 
 from hiredis import ReplyError
 
-from iii_state.adapters.redis.address import Address
-from iii_state.adapters.redis.bells import Bells
+from iii_state.adapters.redis.connection.address import Address
+from iii_state.adapters.redis.connection.pubsub import Bells
+from iii_state.adapters.redis.connection.socket import Reply, Wire
 from iii_state.adapters.redis.keys import Keys
-from iii_state.adapters.redis.wire import Reply, Wire, pack
+from iii_state.adapters.redis.scripts.packing import pack
 from iii_state.errors import StoreError
 
 logger = logging.getLogger(__name__)

@@ -13,13 +13,13 @@ import secrets
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from iii_state.adapters.redis import queues
-from iii_state.adapters.redis.connection import Run
-from iii_state.adapters.redis.fanout import Fanout, Write, notice
-from iii_state.adapters.redis.fleet import Identity
-from iii_state.adapters.redis.keyspace import Keyspace
-from iii_state.adapters.redis.routes import FOREIGN_WRITES
-from iii_state.adapters.redis.scopes import all_scopes, hashes
+from iii_state.adapters.redis.connection.call import Run
+from iii_state.adapters.redis.identity import Identity
+from iii_state.adapters.redis.keyspace.notifications import Keyspace
+from iii_state.adapters.redis.keyspace.scan import all_scopes, hashes
+from iii_state.adapters.redis.mutations.fanout import Fanout, Write, notice
+from iii_state.adapters.redis.mutations.routes import FOREIGN_WRITES
+from iii_state.adapters.redis.scripts import queues
 from iii_state.errors import StoreError
 
 logger = logging.getLogger(__name__)

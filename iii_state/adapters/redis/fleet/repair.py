@@ -18,17 +18,18 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from iii_state.adapters.redis import queues
-from iii_state.adapters.redis.connection import Run
-from iii_state.adapters.redis.fanout import HOLD_MS, Fanout
-from iii_state.adapters.redis.fleet import Identity
-from iii_state.adapters.redis.foreign_writes import LOCK_SECONDS
+from iii_state.adapters.redis.connection.call import Run
+from iii_state.adapters.redis.fleet.subscriptions import BROADCAST_RETENTION_MS, Subscriptions
+from iii_state.adapters.redis.identity import Identity
 from iii_state.adapters.redis.keys import FORMAT, Keys, lane
-from iii_state.adapters.redis.routes import BEGAN, Wanted, deadlines_setting, route_text
-from iii_state.adapters.redis.scopes import PAUSE_SECONDS, escaped, hashes
-from iii_state.adapters.redis.subscriptions import BROADCAST_RETENTION_MS, Subscriptions
-from iii_state.adapters.redis.upkeep import SWEEP_SECONDS, Upkeep
+from iii_state.adapters.redis.keyspace.foreign_writes import LOCK_SECONDS
+from iii_state.adapters.redis.keyspace.scan import escaped, hashes
+from iii_state.adapters.redis.keyspace.scopes import PAUSE_SECONDS
+from iii_state.adapters.redis.mutations.fanout import HOLD_MS, Fanout
+from iii_state.adapters.redis.mutations.routes import BEGAN, Wanted, deadlines_setting, route_text
+from iii_state.adapters.redis.scripts import queues
 from iii_state.events import Subscription
+from iii_state.tasks.maintenance import SWEEP_SECONDS, Upkeep
 
 logger = logging.getLogger(__name__)
 

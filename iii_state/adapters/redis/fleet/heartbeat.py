@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import secrets
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-from iii_state.adapters.redis import queues
-from iii_state.adapters.redis.connection import Run
+from iii_state.adapters.redis.connection.call import Run
+from iii_state.adapters.redis.identity import Identity
 from iii_state.adapters.redis.keys import Keys
-from iii_state.adapters.redis.keyspace import Keyspace
+from iii_state.adapters.redis.keyspace.notifications import Keyspace
+from iii_state.adapters.redis.scripts import queues
 from iii_state.errors import ConfigError, StoreError
-from iii_state.host import engine_name
 
 logger = logging.getLogger(__name__)
 
@@ -41,36 +40,6 @@ class _Seen(NamedTuple):
     beats: bytes
     since: float
     ttl: float
-
-
-class Identity:
-    """Who this engine is. It gets a new id whenever it has been declared dead; `instance` stays for as long as the process."""
-
-    def __init__(self) -> None:
-        self.instance = secrets.token_hex(6).encode()
-        self.id = secrets.token_hex(6).encode()
-        self.name = engine_name().encode()
-        """What people know this process by."""
-        self.is_member = asyncio.Event()
-        """Set while the id is among the engines, as far as is known."""
-        self.was_lost = asyncio.Event()
-        self.lease_until = 0.0
-        """Up to here, by the loop's clock, nobody can have declared this engine dead."""
-
-    def is_alive(self) -> bool:
-        """Whether this engine is among the engines for certain."""
-        return self.is_member.is_set() and asyncio.get_running_loop().time() < self.lease_until
-
-    def lost(self, engine: bytes) -> None:
-        """The engine of this id has been declared dead."""
-        if engine == self.id and self.is_member.is_set():
-            self.is_member.clear()
-            self.was_lost.set()
-
-    def renew(self) -> None:
-        """Take another id."""
-        self.id = secrets.token_hex(6).encode()
-        self.was_lost.clear()
 
 
 class Fleet:

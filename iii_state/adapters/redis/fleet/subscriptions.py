@@ -12,12 +12,12 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from iii_state import values
-from iii_state.adapters.redis import queues
-from iii_state.adapters.redis.bells import Bells
-from iii_state.adapters.redis.connection import Run
-from iii_state.adapters.redis.fleet import Identity
+from iii_state.adapters.redis.connection.call import Run
+from iii_state.adapters.redis.connection.pubsub import Bells
+from iii_state.adapters.redis.identity import Identity
 from iii_state.adapters.redis.keys import Keys
-from iii_state.adapters.redis.routes import Routes, Wanted, route_text
+from iii_state.adapters.redis.mutations.routes import Routes, Wanted, route_text
+from iii_state.adapters.redis.scripts import queues
 from iii_state.errors import NoAnswer, StoreError
 from iii_state.events import FOREVER, Subscription
 

@@ -11,15 +11,15 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from iii_state.adapters.redis import queues
-from iii_state.adapters.redis.bells import Bells
-from iii_state.adapters.redis.connection import Run
-from iii_state.adapters.redis.fanout import Fanout, Write
-from iii_state.adapters.redis.mutations import previous
-from iii_state.adapters.redis.routes import deadlines_setting
-from iii_state.adapters.redis.scripts import script
-from iii_state.adapters.redis.upkeep import Upkeep
+from iii_state.adapters.redis.connection.call import Run
+from iii_state.adapters.redis.connection.pubsub import Bells
+from iii_state.adapters.redis.mutations.fanout import Fanout, Write
+from iii_state.adapters.redis.mutations.routes import deadlines_setting
+from iii_state.adapters.redis.scripts import queues
+from iii_state.adapters.redis.scripts.loader import script
+from iii_state.adapters.redis.scripts.mutations import previous
 from iii_state.errors import StoreError
+from iii_state.tasks.maintenance import Upkeep
 
 logger = logging.getLogger(__name__)
 

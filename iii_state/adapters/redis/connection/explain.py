@@ -1,0 +1,79 @@
+"""What Redis refuses, and why a connection could not be made, in words."""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+
+from iii_state.adapters.redis.connection.address import Address
+
+_TROUBLE = re.compile(
+    r"\b(WRONGPASS|NOAUTH|NOPERM|READONLY|OOM|LOADING|MASTERDOWN|BUSY|MISCONF|NOREPLICAS|WRONGTYPE|MOVED|ASK|CLUSTERDOWN|CROSSSLOT"
+    r"|DENIED|can't run this command|can't access at least one of the keys|max number of clients)\b"
+)
+
+
+def trouble_of(text: str) -> str:
+    """The word that tells what an error reply is about, wherever in it a script's error has put it; empty for any other."""
+    found = _TROUBLE.search(text)
+    if found is None:
+        return ""
+    return "NOPERM" if found[0].startswith("can't") else found[0]
+
+
+def explain(address: Address, text: str) -> str:
+    """An error reply in words."""
+    match trouble_of(text):
+        case "WRONGPASS":
+            return f"Redis at {address} does not accept the user name and password of redis_url"
+        case "NOAUTH":
+            return f"Redis at {address} asks for a password; give it in redis_url"
+        case "NOPERM":
+            return f"the user of redis_url may not do this on Redis at {address}: {_cause(text)}"
+        case "READONLY":
+            return f"Redis at {address} is a read-only replica; redis_url has to name its primary"
+        case "OOM":
+            return f"Redis at {address} is out of memory (maxmemory) and takes no writes that need more"
+        case "LOADING":
+            return f"Redis at {address} is still loading its data"
+        case "MASTERDOWN":
+            return f"Redis at {address} is a replica that has lost its primary"
+        case "BUSY":
+            return f"Redis at {address} is busy with a script that does not end"
+        case "MISCONF":
+            return f"Redis at {address} cannot write its data to disk, and takes no writes until it can (MISCONF)"
+        case "NOREPLICAS":
+            return f"Redis at {address} has fewer replicas than it wants (min-replicas-to-write), and takes no writes"
+        case "MOVED" | "ASK" | "CLUSTERDOWN" | "CROSSSLOT":
+            return f"Redis at {address} is part of a Redis Cluster, which is not supported yet"
+        case "DENIED":
+            return f"Redis at {address} is in protected mode: it has no password and takes no connections from other machines"
+        case "max number of clients":
+            return f"Redis at {address} has as many connections as it takes (maxclients)"
+    return f"Redis at {address} answered: {_cause(text)}"
+
+
+def _cause(text: str) -> str:
+    return text if len(text) <= 300 else f"{text[:297]}…"
+
+
+def explain_failure(address: Address, error: Exception) -> str:
+    """Why a connection could not be made, in words."""
+    text = str(error)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"Redis at {address} has a certificate that is not accepted: {error.verify_message or error.reason}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS with Redis at {address} failed: {error.reason or text}; does it speak TLS on this port?"
+    if isinstance(error, TimeoutError):
+        return f"Connection to Redis at {address} timed out"
+    if isinstance(error, socket.gaierror):
+        return f"Connection to Redis at {address} failed: there is no host of this name ({error.strerror})"
+    if isinstance(error, ConnectionRefusedError) or "Errno 111" in text or "Errno 61]" in text:
+        return f"Connection to Redis at {address} refused: nobody listens there"
+    if isinstance(error, FileNotFoundError):
+        return f"Connection to Redis at {address} failed: there is no such socket"
+    if isinstance(error, ConnectionError):
+        hint = " (does it speak TLS on this port?)" if address.tls is not None else ""
+        return f"Connection to Redis at {address} was closed by the other side{hint}"
+    return f"Connection to Redis at {address} failed: {getattr(error, 'strerror', None) or text or type(error).__name__}"
