@@ -1,7 +1,49 @@
-"""State for iii engines: JSON values at a scope and a key, atomic updates, durable triggers."""
+"""State for iii engines: JSON values at a scope and a key, atomic updates, durable triggers.
 
-from iii_state.engine import Engine
-from iii_state.errors import ConfigError, FunctionError, StoreError
+An engine that lives in this process is `Engine`, its state `StateModule`; `State` is what a program reads, writes and watches it
+with. `Host`, `Module` and the types of triggers are for modules of one's own.
+"""
+
+from iii_state.engine import Engine, FunctionRegistration, TriggerRegistration
+from iii_state.errors import Code, ConfigError, FunctionError, Gap, NotCarriedOut, StateError, StoreError, WorkerLost
+from iii_state.events import EventType
+from iii_state.host import Caller, Handler, Host, Module, Runner, Trigger, TriggerProvider
+from iii_state.state import ops
+from iii_state.state.facade import Retry, SetResult, State, UpdateResult
+from iii_state.state.handlers import Event
 from iii_state.state.module import StateModule
+from iii_state.state.watch import Watch
+from iii_state.tasks.results import Answer
+from iii_state.values.ops import OpError
 
-__all__ = ["ConfigError", "Engine", "FunctionError", "StateModule", "StoreError"]
+__all__ = [
+    "Answer",
+    "Caller",
+    "Code",
+    "ConfigError",
+    "Engine",
+    "Event",
+    "EventType",
+    "FunctionError",
+    "FunctionRegistration",
+    "Gap",
+    "Handler",
+    "Host",
+    "Module",
+    "NotCarriedOut",
+    "OpError",
+    "Retry",
+    "Runner",
+    "SetResult",
+    "State",
+    "StateError",
+    "StateModule",
+    "StoreError",
+    "Trigger",
+    "TriggerProvider",
+    "TriggerRegistration",
+    "UpdateResult",
+    "Watch",
+    "WorkerLost",
+    "ops",
+]

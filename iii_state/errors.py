@@ -237,6 +237,20 @@ class AttachRefused(StateError):
     """This engine will not be served by an attached worker; the message says why, and what to do."""
 
 
+# --- watching
+
+
+class Gap(StateError):
+    """Events were dropped that a watch had not read in time, `dropped` of them: those that follow are newer.
+
+    Read the values again, then go on: the watch is still open.
+    """
+
+    def __init__(self, dropped: int) -> None:
+        super().__init__(f"{dropped} events were dropped, since they were not read in time; the values have to be read again")
+        self.dropped = dropped
+
+
 # --- texts
 
 

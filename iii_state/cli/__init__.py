@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from iii_state.cli.attach import attach
+from iii_state.cli.docs import docs
 from iii_state.cli.lua_load import lua_load
 from iii_state.cli.operate import dead, triggers
 from iii_state.cli.serve import serve
@@ -47,5 +48,21 @@ def main(verbose: int) -> None:
     logging.basicConfig(level=level, handlers=[handler])
 
 
-for command in (serve, attach, get, set_value, update, delete, list_values, keys, entries, groups, watch, triggers, dead, lua_load):
+for command in (
+    serve,
+    attach,
+    get,
+    set_value,
+    update,
+    delete,
+    list_values,
+    keys,
+    entries,
+    groups,
+    watch,
+    triggers,
+    dead,
+    lua_load,
+    docs,
+):
     main.add_command(command)

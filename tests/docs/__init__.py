@@ -1,0 +1,1 @@
+"""Tests of the README, of the pages and of `iii-state docs`."""

@@ -1,4 +1,4 @@
-"""The README's examples, run as written."""
+"""The examples of the README and of the pages, run as written."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tests.support.engines.processes import free_port, running_engine
 from tests.support.redis.server import RedisServer
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted((ROOT / "iii_state" / "docs").glob("*.md")))]
 SDK_PYTHON = ROOT / ".cache" / "sdks" / "python-0.25.0" / "bin" / "python"
 
 
 def block(kind: str, name: str) -> str:
-    found = re.search(rf"<!-- {kind}: {re.escape(name)} -->\n```\w+\n(.*?)```", README, re.DOTALL)
-    assert found is not None, f"README has no {kind} {name}"
-    return found.group(1)
+    marked = rf"<!-- {kind}: {re.escape(name)} -->\n```\w+\n(.*?)```"
+    (found,) = (text for page in PAGES for text in re.findall(marked, page, re.DOTALL))
+    return str(found)
 
 
 def run(python: str | Path, path: Path, source: str) -> list[str]:
@@ -33,7 +33,7 @@ def run(python: str | Path, path: Path, source: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_the_first_example_prints_what_the_readme_says(tmp_path: Path) -> None:
+def test_the_first_example_prints_what_its_page_says(tmp_path: Path) -> None:
     if not SDK_PYTHON.exists():
         pytest.skip("the official SDK is not installed; scripts/test installs it")
     with running_engine() as engine:
@@ -63,7 +63,7 @@ def test_the_second_example_two_engines_and_two_workers_are_one(tmp_path: Path) 
     assert (workers.returncode, sorted(workers.stdout.splitlines())) == (0, block("output", "fleet.py").splitlines()), workers
 
 
-def test_the_attached_workers_print_what_the_readme_says_and_serve_the_first_example(tmp_path: Path) -> None:
+def test_the_attached_workers_print_what_their_page_says_and_serve_the_first_example(tmp_path: Path) -> None:
     if not SDK_PYTHON.exists():
         pytest.skip("the official SDK is not installed; scripts/test installs it")
     with RedisServer() as server, running_engine(["--no-state"]) as engine, ExitStack() as running:
@@ -85,21 +85,24 @@ def test_the_attached_workers_print_what_the_readme_says_and_serve_the_first_exa
         assert run(SDK_PYTHON, tmp_path / "orders.py", source) == block("output", "orders.py").splitlines()
 
 
-def test_the_embedded_example_prints_what_the_readme_says(tmp_path: Path) -> None:
+def test_the_embedded_example_prints_what_its_page_says(tmp_path: Path) -> None:
     printed = run(sys.executable, tmp_path / "embedded.py", block("example", "embedded.py"))
     assert printed == block("output", "embedded.py").splitlines()
 
 
-def test_the_bridge_example_prints_what_the_readme_says(tmp_path: Path) -> None:
+def test_the_typed_example_prints_what_its_page_says(tmp_path: Path) -> None:
+    printed = run(sys.executable, tmp_path / "typed.py", block("example", "typed.py"))
+    assert printed == block("output", "typed.py").splitlines()
+
+
+def test_the_bridge_example_prints_what_its_page_says(tmp_path: Path) -> None:
     printed = run(sys.executable, tmp_path / "bridge.py", block("example", "bridge.py"))
     assert printed == block("output", "bridge.py").splitlines()
 
 
-def test_the_command_line_examples_print_what_the_readme_says() -> None:
-    found = re.search(r"```console\n(.*?)```", README, re.DOTALL)
-    assert found is not None
+def test_the_command_line_examples_print_what_their_page_says() -> None:
     script: list[tuple[str, str]] = []
-    for line in found.group(1).splitlines():
+    for line in block("console", "data").splitlines():
         if line.startswith("$ "):
             script.append((line[2:], ""))
         else:
@@ -113,3 +116,14 @@ def test_the_command_line_examples_print_what_the_readme_says() -> None:
             environment = {"III_STATE_URL": engine.url, "PATH": "/usr/bin:/bin"}
             done = subprocess.run(shell, shell=True, capture_output=True, text=True, env=environment, timeout=60, check=False)
             assert (done.stdout, done.stderr) == (output, ""), command
+
+
+def test_every_program_of_a_page_is_marked_and_run() -> None:
+    """What this module asks for is all there is: a program without a mark would not be noticed when it stops to work."""
+    marked = {found for page in PAGES for found in re.findall(r"<!-- (\w+: [\w.]+) -->", page)}
+    run_here = {f"{kind}: {name}" for kind, name in re.findall(r'block\("(\w+)", "([\w.]+)"\)', Path(__file__).read_text())}
+    assert marked == run_here | {f"commands: {name}" for name in ("engines", "fleet")}
+    for page in PAGES:
+        assert len(re.findall(r"^```python$", page, re.MULTILINE)) == len(
+            re.findall(r"<!-- example: .+ -->\n```python$", page, re.MULTILINE)
+        )

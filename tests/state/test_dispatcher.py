@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from iii_state import Engine, FunctionError, StateModule
+from tests.support.waiting import answer_of
 
 QUICK = {"backoff_ms": 1, "max_backoff_ms": 2}
 

@@ -256,15 +256,16 @@ async def test_waiting_calls_are_bounded_and_refused_at_once_beyond(proxy: Proxy
         await until_answers(adapter)
 
 
-async def test_what_is_in_flight_is_bounded_in_bytes(proxy: Proxy, adapter: RedisAdapter) -> None:
-    await answer_of(adapter.values.get("s", "k"))
-    proxy.hold = True
-    big = b'"%b"' % (b"x" * 5_000_000)
-    calls = [adapter.values.set("s", str(number), big) for number in range(20)]
-    await until(lambda: 32 * 1024 * 1024 < proxy.held_bytes < 36_000_000)
-    proxy.hold = False
-    proxy.cut_all()
-    assert await asyncio.gather(*map(answer_of, calls)) == [None] * 20
+async def test_what_is_in_flight_is_bounded_in_bytes(proxy: Proxy) -> None:
+    async with adapter_on(proxy.url, call_timeout_ms=30_000) as adapter:
+        await answer_of(adapter.values.get("s", "k"))
+        proxy.hold = True
+        big = b'"%b"' % (b"x" * 5_000_000)
+        calls = [adapter.values.set("s", str(number), big) for number in range(20)]
+        await until(lambda: 32 * 1024 * 1024 < proxy.held_bytes < 36_000_000)
+        proxy.hold = False
+        proxy.cut_all()
+        assert await asyncio.gather(*map(answer_of, calls)) == [None] * 20
 
 
 async def test_a_cancelled_call_leaves_the_others_alone(proxy: Proxy, adapter: RedisAdapter) -> None:

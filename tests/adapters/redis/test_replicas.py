@@ -91,7 +91,7 @@ async def test_what_another_server_confirms_counts_for_nothing(primary: RedisSer
             assert not (await asyncio.wait([answer], timeout=0.1))[0]
             proxy.target = other.port
             proxy.cut_all()
-            with pytest.raises(StoreError, match="no longer the primary"):
+            with pytest.raises(NotConfirmed, match="no longer the primary"):
                 await answer
             assert await answer_of(adapter.values.set("s", "k", b"2")) is None
             assert others_replica.client.hget("state:s", "k") == b"2"

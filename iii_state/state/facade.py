@@ -1,0 +1,351 @@
+"""State for the program that embeds the engine: `state::*` as typed Python calls, handlers as decorated functions, watches."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypedDict, TypeVar
+
+import msgspec
+
+from iii_state.state.handlers import EmbeddingEngine, EventHandler, Handlers
+from iii_state.state.watch import Watch, Watches
+from iii_state.values.ops import OpError
+
+H = TypeVar("H", bound=EventHandler)
+
+WATCH_EVENTS = 1000
+"""How many events a watch keeps for its reader, if it is not told otherwise."""
+
+PAGE_ENTRIES, PAGE_BYTES = 1000, 8_000_000
+"""The largest page that `state::list_entries` gives."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetResult:
+    """What `State.set` did: the value before (None where there was none, and for a stored null), and the one that is stored.
+
+    >>> await state.set("results", "n", 1)
+    SetResult(old_value=None, new_value=1)
+    """
+
+    old_value: Any
+    new_value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateResult:
+    """What `State.update` did: the value before and after, and why ops were skipped; without `errors` all were applied.
+
+    >>> await state.update("results", "m", [ops.increment()])
+    UpdateResult(old_value=None, new_value=1, errors=[])
+    """
+
+    old_value: Any
+    new_value: Any
+    errors: list[OpError] = field(default_factory=list)
+
+
+class Retry(TypedDict, total=False):
+    """How often and when a failing handler is called again; what is left out is as configured (`dispatch`).
+
+    `max_attempts` counts the first one, too; the event is a dead letter then. The times are milliseconds: the pause doubles from
+    `backoff_ms` to `max_backoff_ms`; a handler that takes longer than `timeout_ms` has failed.
+
+    >>> patient = Retry(max_attempts=20, backoff_ms=500, max_backoff_ms=600_000)
+    >>> @state.on_change(scope="mail", retry=patient)
+    ... async def send(event: Event) -> None: ...
+    """
+
+    max_attempts: int
+    backoff_ms: int
+    max_backoff_ms: int
+    timeout_ms: int
+
+
+class State:
+    """The state of an engine in this process.
+
+        >>> async with Engine() as engine:
+        ...     await engine.add_module(StateModule())
+        ...     state = State(engine)
+        ...     await state.set("orders", "o1", {"n": 1, "items": []})
+        ...     result = await state.update("orders", "o1", [ops.increment("n"), ops.append("items", "book")])
+        ...     print(result.new_value)
+        SetResult(old_value=None, new_value={'n': 1, 'items': []})
+        {'n': 2, 'items': ['book']}
+
+    `scope` and `key` are any strings. Values are Python objects of JSON: dict, list, str, int of any size (64 bits for arithmetic),
+    finite float, bool, None, and what msgspec encodes as such (dataclasses, structs, datetimes). They come back as they were
+    written: an int as an int, `1.0` as a float, the members of a dict in their order.
+
+    It may be made before the engine runs. Each call is a call of the function of the same name (`State.set` is `state::set`), and
+    fails as that does, with a `FunctionError` whose `code` says why: `deserialization_error` for what is no JSON,
+    `VALUE_TOO_LARGE`, `SET_ERROR`, `GET_ERROR` and so on for what the store could not do, `function_not_found` in an engine without
+    state. `RuntimeError` is raised where the engine does not run.
+    """
+
+    def __init__(self, engine: EmbeddingEngine) -> None:
+        self._engine = engine
+        self._handlers = Handlers(engine)
+        self._watches = Watches(engine, self.start)
+
+    async def _call(self, function: str, **payload: Any) -> Any:
+        if self._handlers.pending:
+            await self._handlers.register()
+        return await self._engine.trigger({"function_id": f"state::{function}", "payload": payload})
+
+    # -- values
+
+    async def set(self, scope: str, key: str, value: Any, *, ttl_ms: int | None = None) -> SetResult:
+        """Store a value in place of the one there is. With `ttl_ms` (milliseconds) it goes by itself then; without, it stays.
+
+        >>> await state.set("orders", "o1", {"n": 1})
+        SetResult(old_value=None, new_value={'n': 1})
+        >>> await state.set("orders", "o1", [1.0, 2**63], ttl_ms=60_000)
+        SetResult(old_value={'n': 1}, new_value=[1.0, 9223372036854775808])
+        """
+        result = await self._call("set", scope=scope, key=key, value=value, **_deadline(ttl_ms))
+        return SetResult(result["old_value"], result["new_value"])
+
+    async def get(self, scope: str, key: str) -> Any:
+        """The value; None where there is none, and for a stored null.
+
+        >>> await state.set("users", "ada", {"name": "Ada"})
+        SetResult(old_value=None, new_value={'name': 'Ada'})
+        >>> await state.get("users", "ada")
+        {'name': 'Ada'}
+        >>> print(await state.get("users", "nobody"))
+        None
+        """
+        return await self._call("get", scope=scope, key=key)
+
+    async def delete(self, scope: str, key: str) -> Any:
+        """Delete a value, and return it; None where there was none.
+
+        >>> await state.set("users", "bob", {"name": "Bob"})
+        SetResult(old_value=None, new_value={'name': 'Bob'})
+        >>> await state.delete("users", "bob")
+        {'name': 'Bob'}
+        """
+        return await self._call("delete", scope=scope, key=key)
+
+    async def update(self, scope: str, key: str, ops: Sequence[Mapping[str, Any]], *, ttl_ms: int | None = None) -> UpdateResult:
+        """Apply ops in order to a value, or to an empty object where there is none, in one atomic step.
+
+        `ops` come from the functions of `iii_state.ops`. One that the value does not allow is skipped and reported in `errors`, and
+        the others count. One that makes no sense at all (a path that is a number) refuses the call: `deserialization_error`, and
+        nothing has changed. With `ttl_ms` the value gets a new deadline; without, the one that it has stays.
+
+        >>> await state.set("orders", "o2", {"n": 1, "status": "new", "items": []})
+        SetResult(old_value=None, new_value={'n': 1, 'status': 'new', 'items': []})
+        >>> result = await state.update("orders", "o2", [ops.increment("n"), ops.increment("status"), ops.append("items", "book")])
+        >>> result.new_value
+        {'n': 2, 'status': 'new', 'items': ['book']}
+        >>> [(error.op_index, error.code, error.message) for error in result.errors]
+        [(1, 'increment.not_number', "Expected number at path 'status', got string.")]
+        """
+        result = await self._call("update", scope=scope, key=key, ops=ops, **_deadline(ttl_ms))
+        errors = msgspec.convert(result.get("errors", []), builtins.list[OpError])
+        return UpdateResult(result["old_value"], result["new_value"], errors)
+
+    # -- scopes
+
+    async def list(self, scope: str) -> builtins.list[Any]:
+        """The values of a scope, in no order that is promised; `[]` for a scope that is not there.
+
+        More than 60 MiB are refused with `LIST_ERROR`: `entries` reads any amount.
+
+        >>> await state.set("colours", "sky", "blue")
+        SetResult(old_value=None, new_value='blue')
+        >>> await state.list("colours")
+        ['blue']
+        """
+        values: builtins.list[Any] = await self._call("list", scope=scope)
+        return values
+
+    async def list_keys(self, scope: str) -> builtins.list[str]:
+        """The keys of a scope, in no order that is promised.
+
+        >>> await state.set("fruit", "apple", 3)
+        SetResult(old_value=None, new_value=3)
+        >>> await state.list_keys("fruit")
+        ['apple']
+        """
+        keys: builtins.list[str] = (await self._call("list_keys", scope=scope))["keys"]
+        return keys
+
+    async def list_groups(self) -> builtins.list[str]:
+        """The scopes that hold values, sorted.
+
+        >>> await state.set("animals", "cat", True)
+        SetResult(old_value=None, new_value=True)
+        >>> "animals" in await state.list_groups()
+        True
+        """
+        groups: builtins.list[str] = (await self._call("list_groups"))["groups"]
+        return groups
+
+    async def entries(self, scope: str) -> AsyncGenerator[tuple[str, Any], None]:
+        """The keys and values of a scope, as it was at one moment: when the first is asked for. It is read in pages.
+
+        What is written meanwhile changes nothing in it. A reader that takes longer than 120 s for a page (1,000 entries or 8 MB)
+        gets `INVALID_CURSOR`; an entry of more than 8 MB, which comes after all others, is `ROW_TOO_LARGE`; too many readers or too
+        large scopes at a time are `SNAPSHOT_CAPACITY`.
+
+        >>> for number in range(3):
+        ...     await state.set("numbers", f"n{number}", number)
+        SetResult(old_value=None, new_value=0)
+        SetResult(old_value=None, new_value=1)
+        SetResult(old_value=None, new_value=2)
+        >>> sum([number async for key, number in state.entries("numbers")])
+        3
+        """
+        cursor: dict[str, str] = {}
+        while True:
+            page = await self._call("list_entries", scope=scope, limit=PAGE_ENTRIES, max_bytes=PAGE_BYTES, **cursor)
+            for key, value in page["entries"]:
+                yield key, value
+            if page["done"]:
+                return
+            cursor["cursor"] = page["next_cursor"]
+
+    # -- events
+
+    def watch(self, *, scope: str | None = None, key: str | None = None, buffer: int = WATCH_EVENTS) -> Watch:
+        """The changes of values from now on: all of them, or those of `scope`, of `key`, or of both. To iterate over; see `Watch`.
+
+        >>> async def follow() -> None:
+        ...     async for event in state.watch(scope="orders"):
+        ...         print(event.key, event.new_value)
+        >>> following = asyncio.create_task(follow())
+        >>> following.cancel()
+        True
+
+        It is for a program that looks on, in memory and without traces: what happens before it begins or after it ends is not
+        kept for it (a handler of `on_change` gets that, too). `buffer` is how many events wait for the reader. One who does not
+        keep up loses the oldest and is told with `Gap`; writers never fail because of it. An engine that is cut off from its store
+        (Redis, or the other end of a bridge) for so long that it counts as gone misses what is written meanwhile, and does not
+        know how much: no `Gap` tells of that.
+
+        >>> async def mirror() -> None:
+        ...     async with state.watch(scope="prices", buffer=10_000) as events:
+        ...         while True:
+        ...             copy = {key: price async for key, price in state.entries("prices")}
+        ...             try:
+        ...                 async for event in events:
+        ...                     copy[event.key] = event.new_value
+        ...                     print(copy)
+        ...                     return
+        ...             except Gap as gap:
+        ...                 print(gap.dropped, "events were dropped: all is read again")
+        >>> mirroring = asyncio.create_task(mirror())
+        >>> while not mirroring.done():
+        ...     changed = await state.set("prices", "tea", 3)
+        ...     await asyncio.sleep(0.01)
+        {'tea': 3}
+
+        Raises `ValueError` for a buffer of less than one event. Beginning it raises `FunctionError`
+        `trigger_registration_failed` in an engine without state.
+        """
+        if buffer < 1:
+            raise ValueError(f"buffer has to be 1 or more events, not {buffer}")
+        return Watch(self._watches, _given(scope=scope, key=key) | {"retention_ms": 0}, buffer)
+
+    def on_change(
+        self,
+        *,
+        scope: str | None = None,
+        key: str | None = None,
+        function_id: str | None = None,
+        condition_function_id: str | None = None,
+        delivery: Literal["once", "broadcast"] | None = None,
+        retry: Retry | None = None,
+        retention_ms: int | Literal["forever"] | None = None,
+        concurrency: int | None = None,
+    ) -> Callable[[H], H]:
+        """Have a function called after every change: of all values, or of those of `scope`, of `key`, or of both.
+
+            >>> sent = asyncio.Queue()
+            >>> @state.on_change(scope="parcels", retry={"max_attempts": 3})
+            ... async def changed(event: Event) -> None:
+            ...     await sent.put((event.event_type, event.key, event.new_value))
+            >>> await state.set("parcels", "p1", "sent")
+            SetResult(old_value=None, new_value='sent')
+            >>> await sent.get()
+            ('state:created', 'p1', 'sent')
+
+        The function takes one `Event`, plain or async; what it returns is ignored. A plain one runs in the event loop and must not
+        block it. Every event comes at least once, those of one key in the order of the writes. A handler that raises is called
+        again as `retry` says; a `FunctionError` with `final=True` is a dead letter at once.
+
+        The subscription is durable: it is known by `function_id`, `scope`, `key`, `condition_function_id` and `delivery`, and found
+        again when the program runs again, with what has waited. So the name has to stay the same: `<module>.<qualname>` if it is
+        not given. A function inside another has such a name, too (`app.main.<locals>.changed`), as long as only one of that name is
+        decorated; a lambda has not, and needs a `function_id`. Nothing here ends a subscription: what is not decorated any more
+        goes after its `retention_ms` (milliseconds, or `"forever"`).
+
+        `delivery` is `"once"`: one of all engines that share the store and have this handler; or `"broadcast"`: each of them.
+        `concurrency` is how many events are handled at once. `condition_function_id` is a function of the engine that is called
+        with the event first, and skips the handler with `false`. What is not given is as configured.
+
+        A decorator cannot wait, and registering does. Decorated in a running program, the function is registered in the background,
+        and every call of this `State` that comes later waits for it, so that its own writes are seen. Decorated before, at the top
+        of a module say, it is registered by `start`. What fails is logged and tried again; until then `start` and every call raise
+        it.
+
+        Raises at once: `TypeError` for what cannot be called with an event, and for what has no name of its own (a lambda, a
+        `functools.partial`) without a `function_id`; `ValueError` where two handlers have one name. A function may be decorated
+        several times, for several scopes.
+        """
+        config = _given(
+            scope=scope,
+            key=key,
+            condition_function_id=condition_function_id,
+            delivery=delivery,
+            retry=retry,
+            retention_ms=retention_ms,
+            concurrency=concurrency,
+        )
+
+        def decorate(handler: H) -> H:
+            self._handlers.add(handler, function_id, config)
+            return handler
+
+        return decorate
+
+    async def start(self) -> None:
+        """Register the handlers of `on_change` that are not registered yet; once it has returned, they miss no change.
+
+        >>> engine = Engine()
+        >>> state = State(engine)
+        >>> @state.on_change(scope="orders")
+        ... async def order_changed(event: Event) -> None:
+        ...     print(event.key, event.new_value)
+        ...     handled.set()
+        >>> async def main() -> None:
+        ...     async with engine:
+        ...         await engine.add_module(StateModule())
+        ...         await state.start()
+        ...         await engine.trigger(
+        ...             {"function_id": "state::set", "payload": {"scope": "orders", "key": "o1", "value": 1}}
+        ...         )
+        ...         await handled.wait()
+        >>> handled = asyncio.Event()
+        >>> await main()
+        o1 1
+
+        Call it when the state module is in the engine: handlers that are registered before wait for it. Any number of times.
+        Raises what keeps the first of them from being registered: `FunctionError` `trigger_registration_failed` for a config that
+        cannot be used, `RuntimeError` for an engine that does not run, `ValueError` for a name that is a built-in function's.
+        """
+        await self._handlers.register()
+
+
+def _given(**members: Any) -> dict[str, Any]:
+    return {name: value for name, value in members.items() if value is not None}
+
+
+def _deadline(ttl_ms: int | None) -> dict[str, int]:
+    return {} if ttl_ms is None else {"ttl_ms": ttl_ms}

@@ -1,0 +1,157 @@
+"""A program that embeds an engine and uses all that is public; `test_typing.py` checks it as its author would, and runs it."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, assert_type
+
+from iii_state import (
+    Answer,
+    Caller,
+    Code,
+    ConfigError,
+    Engine,
+    Event,
+    EventType,
+    FunctionError,
+    FunctionRegistration,
+    Gap,
+    Handler,
+    Host,
+    Module,
+    NotCarriedOut,
+    OpError,
+    Retry,
+    Runner,
+    SetResult,
+    State,
+    StateError,
+    StateModule,
+    StoreError,
+    Trigger,
+    TriggerProvider,
+    TriggerRegistration,
+    UpdateResult,
+    Watch,
+    WorkerLost,
+    ops,
+)
+
+engine = Engine(call_timeout=30.0)
+state = State(engine)
+patient: Retry = {"max_attempts": 20, "backoff_ms": 500}
+handled: list[str] = []
+all_handled = asyncio.Event()
+
+
+@state.on_change(scope="orders", retry={"max_attempts": 3})
+async def changed(event: Event) -> None:
+    assert_type(event.scope, str)
+    assert_type(event.event_type, EventType)
+    assert_type(event.new_value, Any)
+    assert_type(event.attempt, int)
+    handled.append(f"{event.event_type} {event.key}")
+    if event.event_type == "state:deleted":
+        all_handled.set()
+
+
+@state.on_change(scope="orders", key="o1", function_id="orders::count", delivery="broadcast", retry=patient, retention_ms="forever")
+def count(event: Event) -> int:
+    return event.attempt
+
+
+class Clock:
+    """A module of one's own: a function and a trigger type."""
+
+    name = "clock"
+
+    def __init__(self) -> None:
+        self.triggers: dict[str, Trigger] = {}
+        self.runners: Sequence[Runner] = ()
+
+    async def start(self, host: Host) -> None:
+        handler: Handler = self.now
+        host.register_function("clock::now", handler, description="What time it is")
+        provider: TriggerProvider = self
+        host.register_trigger_type("clock", provider, description="Strikes")
+        self.runners = host.runners("clock::now")
+
+    async def stop(self) -> None:
+        self.triggers.clear()
+
+    async def health(self) -> str | None:
+        return None
+
+    def now(self, data: object, caller: Caller) -> Answer[bytes | None]:
+        return b'"noon"' if not caller.worker_id else None
+
+    def register(self, trigger: Trigger, replaces: Trigger | None = None) -> Answer[None]:
+        self.triggers[trigger.id] = trigger
+        return None
+
+    def unregister(self, trigger: Trigger, *, disconnected: bool) -> Answer[None]:
+        self.triggers.pop(trigger.id, None)
+        return None
+
+
+async def follow(watch: Watch) -> list[Event]:
+    seen: list[Event] = []
+    try:
+        async for event in watch:
+            seen.append(event)
+            if event.event_type == "state:deleted":
+                break
+    except Gap as gap:
+        assert_type(gap.dropped, int)
+    return seen
+
+
+async def calls() -> None:
+    assert_type(await state.set("orders", "o1", {"n": 1, "items": []}, ttl_ms=60_000), SetResult)
+    result = await state.update("orders", "o1", [ops.increment("n"), ops.append(["items"], "book")])
+    assert_type(result, UpdateResult)
+    assert_type(result.errors, list[OpError])
+    await state.update("orders", "o1", [ops.set("a", 1), ops.merge(None, {"b": 2}), ops.decrement("n", 0.5), ops.remove("a")])
+    assert_type(await state.get("orders", "o1"), Any)
+    assert_type(await state.list("orders"), list[Any])
+    assert_type(await state.list_keys("orders"), list[str])
+    assert_type(await state.list_groups(), list[str])
+    async for key, value in state.entries("orders"):
+        assert_type(key, str)
+        print(key, value)
+    assert_type(await state.delete("orders", "o1"), Any)
+
+
+async def main() -> None:
+    module: Module = Clock()
+    async with engine:
+        try:
+            await engine.add_module(StateModule({"adapter": {"name": "kv"}}))
+        except (ConfigError, StoreError) as error:
+            raise SystemExit(str(error)) from None
+        await engine.add_module(module)
+        await state.start()
+        ticks = engine.register_function("orders::tick", lambda event: event)
+        assert_type(ticks, FunctionRegistration)
+        strikes = await engine.register_trigger({"type": "clock", "function_id": "orders::tick"})
+        assert_type(strikes, TriggerRegistration)
+        async with state.watch(scope="orders", buffer=100) as events:
+            await calls()
+            seen = await follow(events)
+        print(*(event.event_type for event in seen))
+        try:
+            await state.set("orders", "o1", float("nan"))
+        except (NotCarriedOut, WorkerLost):
+            raise
+        except FunctionError as error:
+            assert_type(error.code, str)
+            print(error.code == Code.DESERIALIZATION_ERROR)
+        except StateError as error:
+            raise SystemExit(str(error)) from None
+        await asyncio.wait_for(all_handled.wait(), 20)
+        await strikes.unregister()
+        ticks.unregister()
+    print(*handled, sep="\n")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,76 @@
+"""Fixtures: engines in this process over each adapter, and what programs that embed one use."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from iii_state import Engine, State, StateModule
+from tests.support.redis.server import shared_server
+
+KINDS = ["kv-memory", "kv-file", "redis", "bridge-kv"]
+SECONDS = 20.0
+
+
+@asynccontextmanager
+async def engine_over(kind: str, directory: Path) -> AsyncIterator[Engine]:
+    """An engine over an empty store of a kind."""
+    async with AsyncExitStack() as stack:
+        config: dict[str, Any] = {}
+        if kind == "kv-file":
+            config = {"adapter": {"name": "kv", "config": {"store_method": "file_based", "file_path": str(directory / "data")}}}
+        elif kind == "redis":
+            server = await asyncio.to_thread(shared_server)
+            await asyncio.to_thread(server.empty, str(directory))
+            config = {"adapter": {"name": "redis", "config": {"redis_url": server.url}}}
+        elif kind.startswith("bridge-"):
+            remote = await stack.enter_async_context(engine_over(kind.removeprefix("bridge-"), directory))
+            host, port = await remote.serve("127.0.0.1", 0)
+            config = {"adapter": {"name": "bridge", "config": {"bridge_url": f"ws://{host}:{port}"}}}
+        engine = await stack.enter_async_context(Engine())
+        await engine.add_module(StateModule(config))
+        yield engine
+
+
+async def until(holds: Callable[[], bool | Awaitable[bool]]) -> None:
+    """Wait, bounded, until something holds."""
+    async with asyncio.timeout(SECONDS):
+        while True:
+            held = holds()
+            if (await held) if isinstance(held, Awaitable) else held:
+                return
+            await asyncio.sleep(0.002)
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+async def embedded(kind: str, tmp_path: Path) -> AsyncIterator[Engine]:
+    async with engine_over(kind, tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def state(embedded: Engine) -> State:
+    return State(embedded)
+
+
+@pytest.fixture
+async def kv_engine(tmp_path: Path) -> AsyncIterator[Engine]:
+    """For what is alike whatever keeps the values."""
+    async with engine_over("kv-memory", tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def kv(kv_engine: Engine) -> State:
+    return State(kv_engine)
