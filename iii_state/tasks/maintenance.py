@@ -1,48 +1,42 @@
-"""What has to be done from time to time: planned attempts, queues that nobody hosts any more, bells that were lost, deadlines."""
+"""What has to be done from time to time, and also as soon as something is due."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from itertools import islice
+from collections.abc import Awaitable, Callable
 
 from iii_state.errors import StoreError
+from iii_state.tasks.background import Background
 
 logger = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 1.5
-RINGS_PER_SWEEP = 500
-"""So many hosted queues are looked at in one sweep, the others in the next ones."""
+
+Duty = Callable[[], Awaitable[int]]
+"""Does what is due, and answers the milliseconds until something is next, -1 if that is not known."""
 
 
-class Upkeep:
-    """One task, that wakes at every sweep and whenever something is due before. Each duty answers the milliseconds until then."""
+class Maintenance:
+    """One task, that wakes at every sweep and whenever something is due before. What a duty raises is logged, and the next does
+    its work all the same."""
 
-    def __init__(
-        self, duties: Sequence[Callable[[], Awaitable[int]]], hosted: Callable[[], Sequence[str]], bell: Callable[[str], None]
-    ):
-        self._duties = duties
-        self._hosted = hosted
-        self._bell = bell
+    def __init__(self) -> None:
         self._wake = asyncio.Event()
         self._next = 0.0
         """When the timer rings. Not asked of it: uvloop's has no time where that has come already."""
         self._timer: asyncio.TimerHandle | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._rung = 0
+        self._background = Background()
 
-    def start(self) -> None:
-        """Begin."""
-        self._task = asyncio.create_task(self._work(), name="iii-state redis upkeep")
+    def start(self, *duties: Duty, swept: Callable[[], None] = lambda: None) -> None:
+        """Begin. `swept` is called at every sweep, before the duties."""
+        self._background.start(self._work(duties, swept), "iii-state redis maintenance")
 
     async def stop(self) -> None:
         """End."""
         if self._timer is not None:
             self._timer.cancel()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._background.stop()
 
     def plan(self, seconds: float) -> None:
         """Something is due so much later."""
@@ -59,32 +53,24 @@ class Upkeep:
         self._timer = None
         self._wake.set()
 
-    async def _work(self) -> None:
+    async def _work(self, duties: tuple[Duty, ...], swept: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
-        swept = loop.time()
+        swept_at = loop.time()
         while True:
             try:
-                async with asyncio.timeout_at(swept + SWEEP_SECONDS):
+                async with asyncio.timeout_at(swept_at + SWEEP_SECONDS):
                     await self._wake.wait()
             except TimeoutError:
-                swept = loop.time()
-                self._ring()
+                swept_at = loop.time()
+                swept()
             self._wake.clear()
-            for duty in self._duties:
+            for duty in duties:
                 try:
                     following = await duty()
                 except StoreError as error:
-                    logger.info("upkeep is put off: %s", error)
+                    logger.info("maintenance is put off: %s", error)
                 except Exception:
-                    logger.exception("upkeep has failed")
+                    logger.exception("maintenance has failed")
                 else:
                     if following >= 0:
                         self.plan(following / 1000)
-
-    def _ring(self) -> None:
-        hosted = self._hosted()
-        if self._rung >= len(hosted):
-            self._rung = 0
-        for subscription_id in islice(hosted, self._rung, self._rung + RINGS_PER_SWEEP):
-            self._bell(subscription_id)
-        self._rung += RINGS_PER_SWEEP

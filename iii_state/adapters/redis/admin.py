@@ -11,19 +11,18 @@ from contextlib import asynccontextmanager
 import msgspec
 
 from iii_state.adapters.redis.connection.address import Address
-from iii_state.adapters.redis.connection.call import Run, Send
+from iii_state.adapters.redis.connection.checks import refuse_newer
 from iii_state.adapters.redis.connection.connection import Connection
-from iii_state.adapters.redis.keys import FORMAT, Keys, lane
-from iii_state.adapters.redis.mutations.foreign_text import is_ours, stored_form
+from iii_state.adapters.redis.keys import Keys, lane
+from iii_state.adapters.redis.mutations.foreign_text import check_event
 from iii_state.adapters.redis.scripts import queues
-from iii_state.adapters.redis.scripts.mutations import FOREIGN_WRITE
 from iii_state.config import RedisSettings
-from iii_state.errors import InvalidValue, StoreError
-from iii_state.events import DeadLetter, Event, QueueLimits, QueueStats, Subscription
+from iii_state.errors import StoreError
+from iii_state.events import DeadLetter, QueueLimits, QueueStats, Subscription
 
 logger = logging.getLogger(__name__)
 
-LETTERS_AT_ONCE = 500
+DEAD_LETTERS_AT_ONCE = 500
 PLANNED_AT_ONCE = 1000
 QUEUES_AT_ONCE = 100
 
@@ -31,13 +30,13 @@ _UNBOUNDED = QueueLimits(max_queue_length=2**53, max_queue_bytes=2**53)
 _subscription = msgspec.json.Decoder(Subscription)
 
 
-class Inspection:
+class RedisAdmin:
     """Nothing here needs this process to be one of the engines."""
 
-    def __init__(self, keys: Keys, run: Run, send: Send, limits: QueueLimits) -> None:
+    def __init__(self, keys: Keys, connection: Connection, limits: QueueLimits) -> None:
         self._keys = keys
-        self._run = run
-        self._send = send
+        self._run = connection.run
+        self._send = connection.send
         self._limits = limits
 
     # -- queues
@@ -104,17 +103,17 @@ class Inspection:
 
     async def dead_letters(self, function_id: str | None = None) -> list[DeadLetter]:
         """Dead letters, oldest first."""
-        letters = []
+        found: list[DeadLetter] = []
         for queue in await self._send(b"SMEMBERS", self._keys.dead_queues):
             start = b"-"
             while True:
-                page = await self._send(b"XRANGE", self._keys.dead(queue), start, b"+", b"COUNT", b"%d" % LETTERS_AT_ONCE)
-                letters += [_letter(queue, entry_id, fields) for entry_id, fields in page]
-                if len(page) < LETTERS_AT_ONCE:
+                page = await self._send(b"XRANGE", self._keys.dead(queue), start, b"+", b"COUNT", b"%d" % DEAD_LETTERS_AT_ONCE)
+                found += [_dead_letter(queue, entry_id, fields) for entry_id, fields in page]
+                if len(page) < DEAD_LETTERS_AT_ONCE:
                     break
                 start = b"(" + page[-1][0]
-        letters = [letter for letter in letters if function_id is None or letter.function_id == function_id]
-        return sorted(letters, key=lambda letter: letter.buried_at_ms)
+        found = [dead for dead in found if function_id is None or dead.function_id == function_id]
+        return sorted(found, key=lambda dead: dead.buried_at_ms)
 
     async def dead_retry(self, dead_letter_id: str) -> bool:
         """Deliver a dead letter again; False if it is not there. Raises `StoreError` where it has no queue, or no room in it."""
@@ -123,7 +122,7 @@ class Inspection:
         if fields is None:
             return False
         limits = self._limits if self._limits.on_full == "reject" else _UNBOUNDED
-        call = queues.revive(self._keys, queue, entry_id, lane(fields[3], fields[5]), limits)
+        call = queues.dead_retry(self._keys, queue, entry_id, lane(fields[3], fields[5]), limits)
         reply = await self._run("queues/dead_retry", call)
         function_id = fields[17].decode()
         if reply[0] == b"GONE":
@@ -141,7 +140,7 @@ class Inspection:
         queue, entry_id = _place_of(dead_letter_id)
         if await self._dead_entry(queue, entry_id) is None:
             return False
-        return bool(await self._run("queues/dead_drop", queues.discard(self._keys, queue, entry_id)))
+        return bool(await self._run("queues/dead_drop", queues.dead_drop(self._keys, queue, entry_id)))
 
     async def _dead_entry(self, queue: bytes, entry_id: bytes) -> list[bytes] | None:
         """The fields of a dead letter; None for an id of anything else."""
@@ -152,7 +151,7 @@ class Inspection:
 
 
 @asynccontextmanager
-async def inspection(settings: RedisSettings) -> AsyncIterator[Inspection]:
+async def inspection(settings: RedisSettings) -> AsyncIterator[RedisAdmin]:
     """Look at a Redis without being one of its engines. Raises `StoreError` in words."""
     keys = Keys(settings.prefix.encode())
     address = Address.parse(settings.redis_url)
@@ -163,41 +162,14 @@ async def inspection(settings: RedisSettings) -> AsyncIterator[Inspection]:
         if held is None:
             raise StoreError(f"Redis at {address} holds nothing of iii-state under the prefix {settings.prefix}")
         refuse_newer(address, held)
-        yield Inspection(keys, connection.run, connection.send, QueueLimits())
+        yield RedisAdmin(keys, connection, QueueLimits())
     finally:
         await connection.stop()
 
 
-def refuse_newer(address: Address, held: bytes) -> None:
-    """Raises `StoreError` where the data has the format `held`, which this version does not know."""
-    if not held.isdigit() or int(held) > FORMAT:
-        raise StoreError(
-            f"the data in Redis at {address} has format {held.decode('utf-8', 'replace')}, which a newer "
-            f"version of iii-state has written; this one reads up to {FORMAT}"
-        )
-
-
-def check(event: Event) -> None:
-    """The old value may be another writer's, the new one of a foreign write is: what is no JSON counts as null."""
-    event.old = _checked(event, event.old, "what was replaced")
-    if event.write_id.startswith(FOREIGN_WRITE):
-        event.new = _checked(event, event.new, "what is there now")
-
-
-def _checked(event: Event, text: bytes | None, which: str) -> bytes | None:
-    if text is None or is_ours(text):
-        return text
-    try:
-        return stored_form(text)
-    except InvalidValue as error:
-        name = f"scope {event.scope!r}, key {event.key!r}"
-        logger.warning("the event of %s has null for %s, which is not ours, and no JSON: %s", name, which, error)
-        return None
-
-
-def _letter(queue: bytes, entry_id: bytes, fields: Sequence[bytes]) -> DeadLetter:
+def _dead_letter(queue: bytes, entry_id: bytes, fields: Sequence[bytes]) -> DeadLetter:
     event = queues.event_of(fields)
-    check(event)
+    check_event(event)
     return DeadLetter(
         id=f"{entry_id.decode()}:{queue.decode()}",
         subscription_id=queue.decode().partition("-")[0],

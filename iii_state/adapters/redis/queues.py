@@ -1,70 +1,72 @@
-"""Deliveries of the hosted queues: taking, ending, trying again, and the dead letters."""
+"""The queues of the subscriptions that are hosted here: taking deliveries, ending them, and having them tried again."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from typing import cast
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from iii_state.adapters.redis.admin import check
-from iii_state.adapters.redis.connection.call import Run, Send
+from iii_state.adapters.redis.connection.call import Reply, ScriptCall
 from iii_state.adapters.redis.fleet.subscriptions import Subscriptions
-from iii_state.adapters.redis.identity import Identity
-from iii_state.adapters.redis.keys import Keys
-from iii_state.adapters.redis.mutations.routes import Routes
+from iii_state.adapters.redis.mutations.foreign_text import check_event
 from iii_state.adapters.redis.scripts import queues
-from iii_state.adapters.redis.scripts.mutations import Reply
-from iii_state.adapters.redis.scripts.queues import Entry, Fenced
+from iii_state.adapters.redis.scripts.queues import Entry, is_fenced
+from iii_state.adapters.redis.shared import Shared
 from iii_state.errors import StoreError
-from iii_state.events import Delivery, Failure, QueueLimits
+from iii_state.events import Delivery, Failure
 from iii_state.tasks.results import Answer
 
 logger = logging.getLogger(__name__)
 
 DUE_AT_ONCE = 500
+DAMAGED_SECONDS = 0.2
+"""Calls that meet damage together are made good together."""
 
 
-class Deliveries:
+class RedisQueues:
     """What is pending at this engine, by queue."""
 
-    def __init__(
-        self,
-        keys: Keys,
-        run: Run,
-        send: Send,
-        engine: Identity,
-        subscriptions: Subscriptions,
-        routes: Routes,
-        limits: QueueLimits,
-        plan: Callable[[float], None],
-        stumbled: Callable[[], None],
-    ) -> None:
-        self._keys = keys
-        self._run = run
-        self._send = send
-        self._engine = engine
+    def __init__(self, shared: Shared, subscriptions: Subscriptions) -> None:
+        self._shared = shared
+        self._keys = shared.keys
+        self._connection = shared.connection
+        self._run, self._send = shared.connection.run, shared.connection.send
+        self._engine = shared.engine
         self._subscriptions = subscriptions
-        self._routes = routes
-        self._limits = limits
-        self._plan = plan
-        self._stumbled = stumbled
         self._held: defaultdict[bytes, set[bytes]] = defaultdict(set)
+        self._may_hold_more = False
+        """Whether something may have been taken by a call whose reply got lost."""
+        self.subscribe = subscriptions.subscribe
+        self.unsubscribe = subscriptions.unsubscribe
+        self.abandon = subscriptions.abandon
+        shared.connection.damaged.connect(lambda: self._doubt(DAMAGED_SECONDS))
+        shared.connection.restored.connect(lambda: self._doubt(0))
+
+    def enable_events(self, enabled: bool) -> None:
+        """Whether mutations have events from now on."""
+        self._shared.fanout.enabled = enabled
+
+    def offer(self, subscription_id: str, served: bool) -> None:
+        """Nothing comes that is not taken."""
 
     # -- one after the other
 
     def take(self, subscription_id: str, count: int) -> Answer[list[Delivery]]:
+        """Up to so many deliveries that are ready."""
         queue, engine = self._subscriptions.queue_of(subscription_id), self._engine.id
         if queue is None or count <= 0 or not self._engine.is_alive():
             return []
         call = queues.take(self._keys, queue, engine, count)
-        return self._taking("queues/take", call, subscription_id, queue, engine, ())
+        return self._taking("queues/take", call, _Place(subscription_id, queue, engine), ())
 
     def holds(self, delivery: Delivery) -> bool:
+        """Whether it is pending here for certain."""
         return _entry(delivery).engine == self._engine.id and self._engine.is_alive()
 
     def ack(self, deliveries: Sequence[Delivery], want: int = 0) -> Answer[list[Delivery]]:
+        """These are done; answers up to `want` further ones."""
         engine = self._engine.id
         entries = [entry for delivery in deliveries if (entry := _entry(delivery)).engine == engine]
         subscription_id = deliveries[0].subscription_id if deliveries else ""
@@ -75,56 +77,45 @@ class Deliveries:
             want = 0
         size = queues.DELIVERIES_AT_ONCE
         parts = [entries[start : start + size] for start in range(0, len(entries), size)]
+        place = _Place(subscription_id, queue, engine)
         for part in parts[:-1]:
-            self._taking("queues/ack", queues.ack(self._keys, queue, engine, part, 0), subscription_id, queue, engine, part)
-        call = queues.ack(self._keys, queue, engine, parts[-1], want)
-        return self._taking("queues/ack", call, subscription_id, queue, engine, parts[-1])
+            self._taking("queues/ack", queues.ack(self._keys, queue, engine, part, 0), place, part)
+        return self._taking("queues/ack", queues.ack(self._keys, queue, engine, parts[-1], want), place, parts[-1])
 
-    def _taking(
-        self, name: str, call: list[bytes], subscription_id: str, queue: bytes, engine: bytes, ended: Sequence[Entry]
-    ) -> asyncio.Future[list[Delivery]]:
-        """Call a script that takes. Nothing is pending here that nobody knows of: what comes too late is given back."""
-        answer: asyncio.Future[list[Delivery]] = asyncio.get_running_loop().create_future()
+    def _taking(self, name: str, arguments: list[bytes], place: _Place, ended: Sequence[Entry]) -> asyncio.Future[list[Delivery]]:
+        call = _Taking(self, name, arguments, place, ended)
+        self._connection.call(call).add_done_callback(call.over)
+        return call.taken
 
-        def received(reply: Reply) -> None:
-            wrong = list[bytes]()
-            try:
-                deliveries, wrong = queues.taken(reply, subscription_id, queue, engine)
-            except Fenced:
-                self._engine.lost(engine)
-                deliveries = []
-            if ended and reply[0] == b"OK" and cast(int, reply[1]) < len(ended):
-                self._stumbled()  # somebody has let go what was pending here
-            if wrong:
-                self._drop(queue, wrong)
-            held = self._held[queue]
-            held.difference_update([entry.id for entry in ended])
-            if engine != self._engine.id:
-                deliveries = []
-            ids = [_entry(delivery).id for delivery in deliveries]
-            if answer.done():
-                self._give_back(queue, ids)
-                return
-            held.update(ids)
-            if not held:
-                del self._held[queue]
-            for delivery in deliveries:
-                check(delivery.event)
-            answer.set_result(deliveries)
-
-        def failed(call: asyncio.Future[None]) -> None:
-            error = None if call.cancelled() else call.exception()
-            if error is None or answer.done():
-                return
-            if "NOGROUP" in str(error):  # the queue is gone
-                answer.set_result([])
-            else:
-                answer.set_exception(error)
-
-        self._run(name, call, received).add_done_callback(failed)
-        return answer
+    def received(self, reply: Reply, place: _Place, ended: Sequence[Entry], taken: asyncio.Future[list[Delivery]]) -> None:
+        """A script has taken deliveries, and ended others. Nothing is pending here unknown: what comes too late is given back."""
+        queue = place.queue
+        deliveries, wrong = list[Delivery](), list[bytes]()
+        if is_fenced(reply):
+            self._engine.lost(place.engine)
+        else:
+            deliveries, wrong = queues.taken(reply, *place)
+            if ended and reply[0] == b"OK" and reply[1] < len(ended):
+                self._connection.damaged.emit()  # somebody has let go what was pending here
+        if wrong:
+            self._drop(queue, wrong)
+        held = self._held[queue]
+        held.difference_update([entry.id for entry in ended])
+        if place.engine != self._engine.id:
+            deliveries = []
+        ids = [_entry(delivery).id for delivery in deliveries]
+        if taken.done():
+            self._give_back(queue, ids)
+            return
+        held.update(ids)
+        if not held:
+            del self._held[queue]
+        for delivery in deliveries:
+            check_event(delivery.event)
+        taken.set_result(deliveries)
 
     def retry(self, delivery: Delivery, delay_ms: int, failure: Failure, *, crashed: bool = False) -> Answer[None]:
+        """Deliver it again when so much time has passed."""
         entry = _entry(delivery)
         if entry.engine != self._engine.id:
             return None
@@ -132,26 +123,29 @@ class Deliveries:
 
         def planned(reply: Reply) -> None:
             self._end(entry, reply)
-            self._plan(delay_ms / 1000)
+            self._shared.maintenance.plan(delay_ms / 1000)
 
         return self._run("queues/retry", call, planned)
 
-    def bury(self, delivery: Delivery, failure: Failure) -> Answer[None]:
+    def dead_letter(self, delivery: Delivery, failure: Failure) -> Answer[None]:
+        """Move it to the dead letters."""
         entry = _entry(delivery)
         if entry.engine != self._engine.id:
             return None
+        fanout = self._shared.fanout
         hosted = self._subscriptions.hosted.get(delivery.subscription_id)
-        function_id = hosted.subscription.function_id if hosted is not None else self._routes.function_of(entry.queue)
-        told = (delivery.attempt, str(failure), function_id, self._limits.max_queue_length)
+        function_id = hosted.subscription.function_id if hosted is not None else fanout.routes.function_of(entry.queue)
+        told = (delivery.attempt, str(failure), function_id, fanout.limits.max_queue_length)
 
-        def buried(reply: Reply) -> None:
+        def moved(reply: Reply) -> None:
             self._end(entry, reply)
             if reply[0] == b"OK" and reply[2]:
                 logger.warning("there are too many dead letters of %s: the oldest is dropped", function_id)
 
-        return self._run("queues/dead_letter", queues.bury(self._keys, entry.queue, entry.engine, entry, *told), buried)
+        return self._run("queues/dead_letter", queues.dead_letter(self._keys, entry.queue, entry.engine, entry, *told), moved)
 
-    def release(self, deliveries: Sequence[Delivery], *, begun: bool) -> Answer[None]:
+    def release(self, deliveries: Sequence[Delivery], *, begun: bool = False) -> Answer[None]:
+        """Give them back unfinished."""
         by_queue: dict[bytes, list[Entry]] = {}
         for delivery in deliveries:
             entry = _entry(delivery)
@@ -166,7 +160,7 @@ class Deliveries:
         engine = self._engine.id
 
         def released(reply: Reply) -> None:
-            if reply[0] == b"FENCED":
+            if is_fenced(reply):
                 self._engine.lost(engine)
             if queue in self._held:
                 self._held[queue].difference_update(ids)
@@ -174,7 +168,7 @@ class Deliveries:
         return self._run("queues/release", queues.release(self._keys, queue, engine, ids, begun=begun), released)
 
     def _drop(self, queue: bytes, ids: Sequence[bytes]) -> None:
-        """Entries that are no events: nobody could ever handle them."""
+        """Remove entries that are no events: no handler could ever be given them."""
 
         def removed(reply: Reply) -> None:
             if reply:
@@ -182,28 +176,43 @@ class Deliveries:
                     "%d entries in the queue of %s (%s) were no events: somebody else has put them there; they have been removed",
                     *(
                         reply,
-                        self._routes.function_of(queue) or queue.decode("utf-8", "replace"),
+                        self._shared.fanout.routes.function_of(queue) or queue.decode("utf-8", "replace"),
                         ", ".join(map(bytes.decode, ids[:5])),
                     ),
                 )
-            self._stumbled()
+            self._connection.damaged.emit()
 
         self._run("repair/drop_entries", queues.drop_entries(self._keys, queue, ids), removed)
 
     def _end(self, entry: Entry, reply: Reply) -> None:
-        if reply[0] == b"FENCED":
+        if is_fenced(reply):
             self._engine.lost(entry.engine)
         if entry.queue in self._held:
             self._held[entry.queue].discard(entry.id)
 
-    # -- upkeep
+    # -- maintenance
 
     def forget_all(self) -> None:
         """Nothing is pending here any more: the engine has begun afresh."""
         self._held.clear()
 
-    async def recover(self) -> None:
-        """Give back what is pending here without anybody knowing: it was taken by a call whose reply got lost."""
+    def _doubt(self, seconds: float) -> None:
+        """A call may have taken something, and then failed or lost its reply: that is given back so much later."""
+        self._may_hold_more = True
+        self._shared.maintenance.plan(seconds)
+
+    async def recover(self) -> int:
+        """Give back what is pending here without this engine knowing, where that may be."""
+        if self._may_hold_more:
+            self._may_hold_more = False
+            try:
+                await self._recover()
+            except BaseException:
+                self._may_hold_more = True
+                raise
+        return -1
+
+    async def _recover(self) -> None:
         engine = self._engine.id
         for queue in await self._send(b"SMEMBERS", self._keys.hosts(engine)):
             try:
@@ -225,8 +234,42 @@ class Deliveries:
             queue, _, entry_id = member.rpartition(b":")
             by_queue.setdefault(queue, []).append(entry_id)
         for queue, ids in by_queue.items():
-            await self._run("queues/redeliver", queues.again(self._keys, queue, ids))
+            await self._run("queues/redeliver", queues.redeliver(self._keys, queue, ids))
         return 0 if len(due) >= DUE_AT_ONCE else int(following)
+
+
+class _Place(NamedTuple):
+    """Where deliveries are taken: a subscription, its queue, and the engine at which they are pending."""
+
+    subscription_id: str
+    queue: bytes
+    engine: bytes
+
+
+class _Taking(ScriptCall[None]):
+    """A script that ends deliveries and takes others. It is carried out to its end, also where `taken` was cancelled meanwhile."""
+
+    __slots__ = ("_ended", "_place", "_queues", "taken")
+
+    def __init__(self, owner: RedisQueues, name: str, arguments: list[bytes], place: _Place, ended: Sequence[Entry]) -> None:
+        super().__init__(name, arguments)
+        self.taken: asyncio.Future[list[Delivery]] = asyncio.get_running_loop().create_future()
+        self._queues = owner
+        self._place = place
+        self._ended = ended
+
+    def result(self, reply: Reply) -> None:
+        self._queues.received(reply, self._place, self._ended, self.taken)
+
+    def over(self, call: asyncio.Future[None]) -> None:
+        """It has been answered, or has failed."""
+        error = None if call.cancelled() else call.exception()
+        if error is None or self.taken.done():
+            return
+        if "NOGROUP" in str(error):  # the queue is gone
+            self.taken.set_result([])
+        else:
+            self.taken.set_exception(error)
 
 
 def _entry(delivery: Delivery) -> Entry:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Awaitable, Callable, Iterable
 
 from hiredis import ReplyError
 
 from iii_state.adapters.redis.connection.address import Address
 from iii_state.adapters.redis.connection.explain import explain
-from iii_state.adapters.redis.connection.socket import Reply, Wire, open_wire
+from iii_state.adapters.redis.connection.socket import Reply, Socket, open_socket
 from iii_state.adapters.redis.scripts.packing import pack
 from iii_state.errors import StoreError
+from iii_state.tasks.background import Background
+from iii_state.tasks.reconnect import Backoff, Reconnecting
 
 logger = logging.getLogger(__name__)
 
+BACKOFF_SECONDS = 0.05
 MAX_BACKOFF_SECONDS = 2.0
 CHANNELS_AT_ONCE = 1000
 
@@ -24,38 +26,36 @@ Heard = Callable[[bytes, bytes | None], None]
 """Takes a channel and a message; None when listening has begun, also again after a break, for what may have been missed."""
 
 
-class Bells:
+class PubSub:
     """Hands over every message of the channels that are listened to, in the order in which Redis sends them.
 
-    What is published while the connection is down is not heard, which whoever listens makes up for. `prepare` may talk to
+    What is published while the connection is down is not heard, which each listener makes up for. `prepare` may talk to
     Redis on a new connection before anything is listened to on it.
     """
 
-    def __init__(
-        self, address: Address, *, silence_seconds: float, prepare: Callable[[Wire], Awaitable[None]] | None = None
-    ) -> None:
+    def __init__(self, address: Address, *, silence_seconds: float) -> None:
+        self.prepare: Callable[[Socket], Awaitable[None]] | None = None
         self._address = address
         self._silence = silence_seconds
-        self._prepare = prepare
         self._channels: dict[bytes, Heard] = {}
         self._patterns: dict[bytes, Heard] = {}
-        self._wire: Wire | None = None
-        self._keeper: asyncio.Task[None] | None = None
-        self._trouble = ""
+        self._socket: Socket | None = None
+        self._reconnecting = Reconnecting(
+            self._keep_one, Backoff(BACKOFF_SECONDS, MAX_BACKOFF_SECONDS, at_once=True), failed=self._failed
+        )
+        self._background = Background()
         self._was_refused = False
 
     def start(self) -> None:
         """Connect in the background, and stay connected."""
-        self._keeper = asyncio.create_task(self._keep(), name="iii-state redis bells")
+        self._background.start(self._reconnecting.run(), "iii-state redis pubsub")
 
     async def stop(self) -> None:
         """Hear nothing more."""
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
-        if self._wire is not None:
-            self._wire.abort()
-            await self._wire.closed
+        await self._background.stop()
+        if self._socket is not None:
+            self._socket.abort()
+            await self._socket.closed
 
     def listen(self, channels: Iterable[bytes], heard: Heard) -> None:
         """Hand over what is published on these from now on."""
@@ -74,9 +74,9 @@ class Bells:
             self._tell(b"UNSUBSCRIBE", [channel])
 
     def _tell(self, word: bytes, channels: list[bytes]) -> None:
-        if self._wire is not None:
+        if self._socket is not None:
             for start in range(0, len(channels), CHANNELS_AT_ONCE):
-                self._wire.write(pack((word, *channels[start : start + CHANNELS_AT_ONCE])))
+                self._socket.write(pack((word, *channels[start : start + CHANNELS_AT_ONCE])))
 
     def _tell_everything(self) -> None:
         # Redis refuses a SUBSCRIBE as a whole: what one listener may not hear is kept apart from what another may.
@@ -107,44 +107,40 @@ class Bells:
                 case _:
                     pass
 
-    async def _keep(self) -> None:
-        failures = 0
-        while True:
-            try:
-                wire = await self._open()
-            except (StoreError, TimeoutError) as error:
-                if str(error) != self._trouble:
-                    logger.info("no bells: %s; trying again", error or "no answer")
-                self._trouble = str(error)
-                await asyncio.sleep(min(MAX_BACKOFF_SECONDS, 0.05 * 2 ** min(failures, 10)) * random.uniform(0.5, 1))
-                failures += 1
-                continue
-            failures, self._trouble = 0, ""
-            wire.received = self._received
-            self._wire = wire
-            self._tell_everything()
-            await self._watch(wire)
-            self._wire = None
-            wire.abort()
+    async def _keep_one(self) -> None:
+        socket = await self._open()
+        self._reconnecting.worked()
+        socket.received = self._received
+        self._socket = socket
+        self._tell_everything()
+        await self._watch(socket)
+        self._socket = None
+        socket.abort()
 
-    async def _open(self) -> Wire:
+    def _failed(self, error: Exception, is_news: bool) -> None:
+        if not isinstance(error, StoreError | TimeoutError):
+            logger.error("nothing that is published is heard; trying again", exc_info=error)
+        elif is_news:
+            logger.info("nothing that is published is heard: %s; trying again", error or "no answer")
+
+    async def _open(self) -> Socket:
         async with asyncio.timeout(self._silence):
-            wire = await open_wire(self._address, "iii-state:bells")
+            socket = await open_socket(self._address, "iii-state:bells")
         try:
-            if self._prepare is not None:
+            if self.prepare is not None:
                 async with asyncio.timeout(self._silence):
-                    await self._prepare(wire)
+                    await self.prepare(socket)
         except BaseException:
-            wire.abort()
+            socket.abort()
             raise
-        return wire
+        return socket
 
-    async def _watch(self, wire: Wire) -> None:
+    async def _watch(self, socket: Socket) -> None:
         """Returns when the connection is over, or has been silent for too long."""
         loop = asyncio.get_running_loop()
         while True:
             asked = loop.time()
-            wire.write(pack((b"PING",)))
-            done, _ = await asyncio.wait((wire.closed,), timeout=self._silence)
-            if done or wire.heard < asked:
+            socket.write(pack((b"PING",)))
+            done, _ = await asyncio.wait((socket.closed,), timeout=self._silence)
+            if done or socket.heard < asked:
                 return

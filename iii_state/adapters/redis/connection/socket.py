@@ -20,7 +20,7 @@ Reply = object
 OLDEST = (6, 2)
 
 
-class Wire(asyncio.Protocol):
+class Socket(asyncio.Protocol):
     """An open connection. `received` is called with the replies of each piece of data, `lost` once, when it is over."""
 
     def __init__(self, address: Address) -> None:
@@ -104,34 +104,34 @@ def _nothing() -> None:
     """Nobody wants to know."""
 
 
-async def open_wire(address: Address, name: str) -> Wire:
+async def open_socket(address: Address, name: str) -> Socket:
     """Connect and introduce oneself (HELLO, SELECT); `name` is what `CLIENT LIST` shows. The caller bounds the time.
 
     Raises `StoreError` in words.
     """
-    wire = Wire(address)
+    socket = Socket(address)
     try:
-        await address.connect(wire)
-        await _greet(wire, name)
+        await address.connect(socket)
+        await _greet(socket, name)
     except OSError as error:
-        wire.abort()
+        socket.abort()
         raise StoreError(explain_failure(address, error)) from None
     except ValueError:  # UnicodeError included: what can be no host name is refused before anybody is asked for it
-        wire.abort()
+        socket.abort()
         raise StoreError(f"Connection to Redis at {str(address)!r} failed: this can be no name of a host") from None
     except BaseException:
-        wire.abort()
+        socket.abort()
         raise
-    return wire
+    return socket
 
 
-async def _greet(wire: Wire, name: str) -> None:
-    address = wire.address
+async def _greet(socket: Socket, name: str) -> None:
+    address = socket.address
     hello = [b"HELLO", b"2"]
     if address.password is not None or address.username is not None:
         hello += [b"AUTH", (address.username or "default").encode(), (address.password or "").encode()]
     hello += [b"SETNAME", name.encode()]
-    (greeting,) = await wire.ask(hello)
+    (greeting,) = await socket.ask(hello)
     if isinstance(greeting, hiredis.ReplyError):
         text = str(greeting)
         if "unknown command" in text:
@@ -147,6 +147,6 @@ async def _greet(wire: Wire, name: str) -> None:
     if told.get(b"mode") == b"cluster":
         raise StoreError(f"Redis at {address} is part of a Redis Cluster, which is not supported yet")
     if address.db:
-        (selected,) = await wire.ask([b"SELECT", b"%d" % address.db])
+        (selected,) = await socket.ask([b"SELECT", b"%d" % address.db])
         if isinstance(selected, hiredis.ReplyError):
             raise StoreError(f"Redis at {address} has no database {address.db}: {selected}")

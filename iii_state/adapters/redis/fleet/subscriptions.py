@@ -5,32 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar
-
-import msgspec
+from typing import NamedTuple
 
 from iii_state import values
-from iii_state.adapters.redis.connection.call import Run
-from iii_state.adapters.redis.connection.pubsub import Bells
-from iii_state.adapters.redis.identity import Identity
-from iii_state.adapters.redis.keys import Keys
-from iii_state.adapters.redis.mutations.routes import Routes, Wanted, route_text
-from iii_state.adapters.redis.scripts import queues
+from iii_state.adapters.redis.fleet.retention import HOLD_SECONDS, Retention
+from iii_state.adapters.redis.mutations.routes import Wanted, route_text
+from iii_state.adapters.redis.scripts import subscriptions as scripts
+from iii_state.adapters.redis.shared import Shared
 from iii_state.errors import NoAnswer, StoreError
 from iii_state.events import FOREVER, Subscription
+from iii_state.tasks.background import Background
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-_subscription = msgspec.json.Decoder(Subscription)
-
 BROADCAST_RETENTION_MS = 300_000
-
-HOLD_SECONDS = 0.02
-"""How long a registration waits when a writer has asked the routes to hold still."""
 
 PAUSE_SECONDS = 0.1
 """How long a request waits when Redis could not be asked."""
@@ -60,47 +49,33 @@ class Subscriptions:
     """Requests are carried out one after the other; those to subscribe that lie together are one call. While Redis is away they
     wait: a trigger that is registered or let go meanwhile is so in the end."""
 
-    def __init__(
-        self,
-        keys: Keys,
-        run: Run,
-        send: Callable[..., Awaitable[Any]],
-        engine: Identity,
-        bells: Bells,
-        bell: Callable[[str], None],
-        plan: Callable[[float], None],
-        routes: Routes,
-        is_own: Callable[[bytes], bool],
-    ) -> None:
+    def __init__(self, shared: Shared, retention: Retention) -> None:
         self.hosted: dict[str, Hosted] = {}
         """By subscription id."""
-        self._keys = keys
-        self._run = run
-        self._send = send
-        self._engine = engine
-        self._bells = bells
-        self._bell = bell
-        self._plan = plan
-        self._routes = routes
-        self._is_own = is_own
+        self._keys = shared.keys
+        self._run = shared.connection.run
+        self._engine = shared.engine
+        self._pubsub = shared.pubsub
+        self._wake_ups = shared.wake_ups
+        self._maintenance = shared.maintenance
+        self._routes = shared.fanout.routes
+        self._retention = retention
         self._requests: deque[_Request] = deque()
         self._under_way: dict[Wanted, set[bytes]] = {}
         """Queues of subscriptions that are being registered."""
+        self._background = Background()
         self._task: asyncio.Task[None] | None = None
-        self._ids: dict[bytes, str] = {}
-        """Stream → subscription id."""
+        shared.connection.restored.connect(self.doubt)
 
     async def stop(self) -> None:
         """Carry out nothing more, and end what only this engine could have served."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._background.stop()
         for request in self._requests:
             if not request.answer.done():
                 request.answer.set_exception(StoreError("the redis adapter has been stopped"))
         for hosted in list(self.hosted.values()):
             if hosted.subscription.delivery == "broadcast":
-                await self.end(hosted.queue, self._engine.id)
+                await self._retention.end(hosted.queue, self._engine.id)
         self.hosted.clear()
 
     def subscribe(self, subscription: Subscription) -> asyncio.Future[None]:
@@ -129,7 +104,7 @@ class Subscriptions:
         return self._request(subscription_id, retained=True)
 
     def queue_of(self, subscription_id: str) -> bytes | None:
-        """The queue of a subscription that is hosted here, for certain: whoever takes over from this engine will look there."""
+        """The queue of a subscription that is hosted here, for certain: a takeover from this engine looks there."""
         hosted = self.hosted.get(subscription_id)
         return hosted.queue if hosted is not None and hosted.engine == self._engine.id else None
 
@@ -139,12 +114,12 @@ class Subscriptions:
 
     def doubt_one(self, queue: bytes) -> None:
         """Redis has lost that this queue is hosted here."""
-        name = self._ids.get(self._keys.stream(queue), "")
+        name = self._wake_ups.subscription_of(queue) or ""
         if name in self.hosted:
             self.hosted[name] = self.hosted[name]._replace(engine=b"")
-            self._plan(0)
+            self._maintenance.plan(0)
 
-    async def host_again(self) -> None:
+    async def host_again(self) -> int:
         """Register what is not registered for certain, or under another id of this engine."""
         missing = [(name, hosted) for name, hosted in self.hosted.items() if hosted.engine != self._engine.id]
         answers = [
@@ -154,18 +129,7 @@ class Subscriptions:
             if isinstance(error, StoreError):
                 logger.error("a trigger could not be registered again: %s; trying again", error)
                 break
-
-    def ring(self, queue: bytes) -> None:
-        """A write of this engine may add an event to a queue: what is taken now is taken behind it, on the same connection."""
-        self._rang(self._keys.stream(queue), None)
-
-    def _rang(self, channel: bytes, write: bytes | None) -> None:
-        """The bell of a queue; it may be about nothing. Of this engine's own writes the dispatcher knows already (`ring`)."""
-        if write and self._is_own(write):
-            return
-        subscription_id = self._ids.get(channel)
-        if subscription_id is not None:
-            self._bell(subscription_id)
+        return -1
 
     def _queue_of(self, subscription: Subscription) -> bytes:
         name = subscription.id.encode()
@@ -176,9 +140,8 @@ class Subscriptions:
         known = self.hosted.pop(request.subscription_id, None)
         if known is None:
             return request if request.queue else replace(request, queue=request.subscription_id.encode())
-        stream = self._keys.stream(known.queue)
-        self._ids.pop(stream, None)
-        self._bells.ignore(stream)
+        self._wake_ups.remove(known.queue)
+        self._pubsub.ignore(self._keys.stream(known.queue))
         return replace(request, queue=known.queue)
 
     def _request(
@@ -194,14 +157,14 @@ class Subscriptions:
         answer: asyncio.Future[None] = loop.create_future()
         self._requests.append(_Request(subscription_id, answer, subscription, queue, retained, again))
         if self._task is None or self._task.done():
-            self._task = loop.create_task(self._work(), name="iii-state redis subscriptions")
+            self._task = self._background.start(self._work(), "iii-state redis subscriptions")
         return answer
 
     async def _work(self) -> None:
         while self._requests:
             batch = [self._requests.popleft()]
             if batch[0].subscription is not None:
-                while self._requests and self._requests[0].subscription and len(batch) < queues.SUBSCRIPTIONS_AT_ONCE:
+                while self._requests and self._requests[0].subscription and len(batch) < scripts.SUBSCRIPTIONS_AT_ONCE:
                     batch.append(self._requests.popleft())
             else:
                 batch[0] = self._forgotten(batch[0])
@@ -229,10 +192,10 @@ class Subscriptions:
             await self._host(batch)
         elif first.retained:
             engine = self._engine.id
-            await self._run("subscriptions/abandon", queues.abandon(self._keys, first.queue, engine))
-            self._plan(0)
+            await self._run("subscriptions/abandon", scripts.abandon(self._keys, first.queue, engine))
+            self._maintenance.plan(0)
         else:
-            await self.end(first.queue, self._engine.id)
+            await self._retention.end(first.queue, self._engine.id)
 
     async def _host(self, batch: list[_Request]) -> None:
         batch = [request for request in batch if self._is_wanted(request)]
@@ -247,11 +210,11 @@ class Subscriptions:
             else:  # an engine that died does not come back for what was broadcast to it
                 retention = b"%d" % BROADCAST_RETENTION_MS if subscription.delivery == "broadcast" else b""
             settings = values.encode(subscription)
-            registrations.append(queues.Registration(request.queue, route_text(subscription), settings, retention))
+            registrations.append(scripts.Registration(request.queue, route_text(subscription), settings, retention))
         while True:
             await self._engine.is_member.wait()
             engine = self._engine.id
-            reply = await self._run("subscriptions/subscribe", queues.subscribe(self._keys, engine, registrations))
+            reply = await self._run("subscriptions/subscribe", scripts.subscribe(self._keys, engine, registrations))
             if reply[0] == b"OK":
                 changed = [word for registration in registrations for word in (registration.queue, registration.route)]
                 self._routes.registered(reply[2], reply[1], changed)
@@ -259,56 +222,18 @@ class Subscriptions:
             if reply[0] == b"FENCED":
                 self._engine.lost(engine)
             elif reply[0] == b"ENDING":
-                await self._clear(reply[1])
+                await self._retention.clear(reply[1])
             else:
                 await asyncio.sleep(HOLD_SECONDS)
         batch = [request for request in batch if self._is_wanted(request)]
         for request in batch:
             assert request.subscription is not None
             self.hosted[request.subscription_id] = Hosted(request.subscription, request.queue, engine)
-            self._ids[self._keys.stream(request.queue)] = request.subscription_id
-            self._bell(request.subscription_id)
-        self._bells.listen([self._keys.stream(request.queue) for request in batch], self._rang)
+            self._wake_ups.add(request.queue, request.subscription_id)
+            self._wake_ups.wake(request.subscription_id)
+        self._pubsub.listen([self._keys.stream(request.queue) for request in batch], self._wake_ups.heard)
 
     def _is_wanted(self, request: _Request) -> bool:
         """Whether what is to be registered again is hosted still, and as it was: what has changed is a request of its own."""
         hosted = self.hosted.get(request.subscription_id)
         return not request.again or (hosted is not None and hosted.subscription is request.subscription)
-
-    async def end(self, queue: bytes, engine: bytes = b"") -> int | None:
-        """End a subscription and remove its queue; without `engine`, if its retention is over. How many events it held, None if
-        it goes on."""
-        while True:
-            word = await self._run("subscriptions/end", queues.end_subscription(self._keys, queue, engine))
-            if word == b"ENDED":
-                events = await self._clear(queue)
-                await self._send(b"SREM", self._keys.hosts(self._engine.id), queue)
-                return events
-            if word != b"HOLD":
-                return None
-            await asyncio.sleep(HOLD_SECONDS)
-
-    async def _clear(self, queue: bytes) -> int | None:
-        lanes: list[bytes] = []
-        while True:
-            reply = await self._run("subscriptions/delete_queue", queues.clear(self._keys, queue, lanes))
-            if reply[0] == b"KEPT":
-                return None
-            if reply[0] == b"DONE":
-                return int(reply[1])
-            lanes = reply[1]
-
-    async def end_orphans(self, settings_of: Callable[[bytes], Awaitable[bytes | None]]) -> int:
-        """Remove the queues whose retention is over. Milliseconds until the next one's is, -1 if there is none."""
-        due, following = await self._run("deadlines/due", queues.due(self._keys, self._keys.orphans, 100))
-        for queue in due:
-            text = await settings_of(queue)
-            events = await self.end(queue)
-            if events is not None and text is not None:
-                subscription = _subscription.decode(text)
-                log = logger.warning if events else logger.info
-                log(
-                    "nobody has asked for the events of %s for %s ms: its queue is removed, with %d events",
-                    *(subscription.function_id, subscription.retention_ms, events),
-                )
-        return 0 if len(due) >= 100 else int(following)

@@ -8,18 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any
 
-from iii_state.adapters.redis.connection.call import Run
-from iii_state.adapters.redis.connection.pubsub import Bells
-from iii_state.adapters.redis.mutations.fanout import Fanout, Write
+from iii_state.adapters.redis.mutations.fanout import MAX_WAIT_MS
+from iii_state.adapters.redis.mutations.mutation import Expire
 from iii_state.adapters.redis.mutations.routes import deadlines_setting
 from iii_state.adapters.redis.scripts import queues
-from iii_state.adapters.redis.scripts.loader import script
-from iii_state.adapters.redis.scripts.mutations import previous
+from iii_state.adapters.redis.shared import Shared
 from iii_state.errors import StoreError
-from iii_state.tasks.maintenance import Upkeep
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +23,6 @@ CLAIM_MS = 50
 
 LOOK_MS = 10
 """An engine looks for deadlines that are over no more often than this, and at each look takes all there are."""
-
-MAX_WAIT_MS = 60_000
 
 SCOPES_AT_ONCE = 100
 KEYS_AT_ONCE = 500
@@ -45,50 +38,37 @@ GONE_MS = 5000
 
 
 class Deadlines:
-    """Removes what is over. `mutate` makes a write of a scope."""
+    """Removes what is over."""
 
-    def __init__(
-        self,
-        fanout: Fanout,
-        run: Run,
-        send: Callable[..., Awaitable[Any]],
-        mutate: Callable[[Write[Any], str], asyncio.Future[Any]],
-        bells: Bells,
-        forget_ms: int = FORGET_MS,
-    ) -> None:
-        self._fanout = fanout
-        self._keys = fanout.keys
-        self._run = run
-        self._send = send
-        self._mutate = mutate
-        self._bells = bells
-        self._forget_ms = forget_ms
-        # Apart from the upkeep of the queues, which may take its time: deadlines do not wait for it.
-        self._upkeep = Upkeep((self._follow_routes, self.sweep), list, lambda subscription_id: None)
+    def __init__(self, shared: Shared) -> None:
+        self._fanout = shared.fanout
+        self._keys = shared.keys
+        self._connection = shared.connection
+        self._run = shared.connection.run
+        self._pubsub = shared.pubsub
+        self._forget_ms = FORGET_MS
+        # Apart from the maintenance of the queues, which may take its time: deadlines do not wait for it.
+        self._maintenance = shared.fanout.deadlines
+        shared.connection.restored.connect(self.look)
 
     def start(self) -> None:
         """Begin, and hear of deadlines that other engines set, and of scopes that have some now."""
-        self._upkeep.start()
-        self._bells.listen([self._keys.deadlines, self._keys.routes], self._heard)
+        self._maintenance.start(self._follow_routes, self.sweep)
+        self._pubsub.listen([self._keys.deadlines, self._keys.routes], self._heard)
 
     async def stop(self) -> None:
         """End."""
-        await self._upkeep.stop()
+        await self._maintenance.stop()
 
     def look(self) -> None:
         """Something may have been missed."""
-        self._upkeep.plan(0)
-
-    def set_here(self, ttl_ms: int) -> None:
-        """A deadline has just been set by this engine."""
-        if ttl_ms <= MAX_WAIT_MS:
-            self._upkeep.plan(ttl_ms / 1000)
+        self._maintenance.plan(0)
 
     def _heard(self, channel: bytes, message: bytes | None) -> None:
-        self._upkeep.plan(0 if channel == self._keys.routes else LOOK_MS / 1000)
+        self._maintenance.plan(0 if channel == self._keys.routes else LOOK_MS / 1000)
 
     async def _follow_routes(self) -> int:
-        await self._fanout.follow(self._send)
+        await self._fanout.follow()
         return -1
 
     async def sweep(self) -> int:
@@ -121,6 +101,5 @@ class Deadlines:
         more = (self._keys.clock, self._keys.values(scope))
         await self._run("deadlines/reschedule", [b"8", *names, *more, scope, deadlines_setting(scope), *words, *waits])
 
-    def _expire(self, scope: bytes, key: bytes) -> asyncio.Future[Any]:
-        write = Write(self._fanout, script("deadlines/expire"), scope.decode(), key.decode(), tuple, previous)
-        return self._mutate(write, scope.decode())
+    def _expire(self, scope: bytes, key: bytes) -> asyncio.Future[bytes | None]:
+        return self._connection.call(Expire(self._fanout, scope.decode(), key.decode()))

@@ -1,8 +1,4 @@
-"""Events for what other programs do to the values: noticed by what Redis tells, found by comparing scopes with their shadows.
-
-A shadow is a copy of a scope that the mutation scripts keep. A comparison looks for differences page by page; each is then made an
-event by a script of its own, which looks again and brings the shadow up to date, so that it becomes one event, whoever compares.
-"""
+"""Events for what other programs do to the values: when a scope is to be compared with its shadow, by what Redis tells."""
 
 from __future__ import annotations
 
@@ -10,17 +6,14 @@ import asyncio
 import logging
 import random
 import secrets
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable
 
-from iii_state.adapters.redis.connection.call import Run
-from iii_state.adapters.redis.identity import Identity
-from iii_state.adapters.redis.keyspace.notifications import Keyspace
-from iii_state.adapters.redis.keyspace.scan import all_scopes, hashes
-from iii_state.adapters.redis.mutations.fanout import Fanout, Write, notice
-from iii_state.adapters.redis.mutations.routes import FOREIGN_WRITES
-from iii_state.adapters.redis.scripts import queues
+from iii_state.adapters.redis.keyspace.notifications import Notifications
+from iii_state.adapters.redis.keyspace.scan import all_scopes, is_text
+from iii_state.adapters.redis.keyspace.shadows import LOCK_MS, LOCK_SECONDS, Shadows
+from iii_state.adapters.redis.shared import Shared
 from iii_state.errors import StoreError
+from iii_state.tasks.background import Background
 
 logger = logging.getLogger(__name__)
 
@@ -28,40 +21,20 @@ CLASSES = "Kghxe"
 """What Redis has to tell: generic commands, hashes, what expires, what is evicted."""
 
 FIRST_FIELDS, MOST_FIELDS = 20, 500
-PAGE_BYTES = 500_000
-"""A page is read at once; it holds about so much, and never more than so many fields."""
-
-REST_PER_WORK = 3
-"""Between two pages there is a pause of so many times what the page took, so that Redis is never taken up by comparing."""
-
-LOCK_SECONDS = 5
-"""A comparison holds its scope for so long without a sign of life: the engine may have died."""
-
 RETRY_SECONDS = 1.0
-_LOCK_MS = b"%d" % (LOCK_SECONDS * 1000)
 _IGNORED = (b"expire", b"persist")
 
 
 class ForeignWrites:
-    """Watches the scopes of a fleet that has agreed to have foreign writes watched. `mutate` makes a write of a scope."""
+    """Watches the scopes of a fleet that has agreed to have foreign writes watched."""
 
-    def __init__(
-        self,
-        fanout: Fanout,
-        keyspace: Keyspace,
-        engine: Identity,
-        run: Run,
-        send: Callable[..., asyncio.Future[Any]],
-        mutate: Callable[[Write[Any], str], asyncio.Future[Any]],
-    ) -> None:
-        self._fanout = fanout
-        self._keys = fanout.keys
-        self._keyspace = keyspace
-        self._engine = engine
-        self._run = run
-        self._send = send
-        self._mutate = mutate
-        self._values = keyspace.channel(self._keys.values(b""))
+    def __init__(self, shared: Shared, notifications: Notifications) -> None:
+        self._keys = shared.keys
+        self._send = shared.connection.send
+        self._pubsub = shared.pubsub
+        self._fanout = shared.fanout
+        self._shadows = Shadows(shared)
+        self._values = notifications.channel(self._keys.values(b""))
         self._own = b""
         """The key of the values that an own script writes just now, by the marks."""
         self._changed: dict[bytes, None] = {}
@@ -71,21 +44,18 @@ class ForeignWrites:
         not ended until then."""
         self._everything = False
         self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background()
         self._failing: set[bytes] = set()
-        self._unusable: set[bytes] = set()
 
     def start(self) -> None:
         """Begin to listen, and to compare everything with what was last seen."""
-        self._keyspace.bells.listen([self._fanout.marks], self._heard_mark)
-        self._keyspace.bells.listen_to_all(self._values + b"*", self._heard)
-        self._task = asyncio.create_task(self._work(), name="iii-state foreign writes")
+        self._pubsub.listen([self._fanout.marks], self._heard_mark)
+        self._pubsub.listen_to_all(self._values + b"*", self._heard)
+        self._background.start(self._work(), "iii-state foreign writes")
 
     async def stop(self) -> None:
         """Compare nothing more."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._background.stop()
 
     def changed(self, scopes: Iterable[bytes]) -> None:
         """Another program may have changed these."""
@@ -139,7 +109,7 @@ class ForeignWrites:
             self._wake.clear()
             try:
                 if self._fanout.routes.is_filling:
-                    await self._fill()
+                    await self._shadows.fill()
                 if self._everything:
                     self._everything = False
                     await self._compare_everything()
@@ -173,18 +143,19 @@ class ForeignWrites:
     async def _compare_if_free(self, scope: bytes) -> bool:
         """False where another engine compares this scope, and had begun before what was told last."""
         shadows = self._fanout.routes.shadows
-        if shadows is None or not _is_text(scope):
-            self._refuse(scope)
+        if shadows is None or not is_text(scope):
+            self._changed.pop(scope, None)
+            self._shadows.refuse(scope)
             return True
         token, lock = secrets.token_hex(6).encode(), self._keys.comparing(scope)
-        if not await self._send(b"SET", lock, token, b"NX", b"PX", _LOCK_MS):
+        if not await self._send(b"SET", lock, token, b"NX", b"PX", LOCK_MS):
             if await self._send(b"PTTL", lock) > 1000 * LOCK_SECONDS:  # Redis's clock was set back meanwhile
                 await self._send(b"DEL", lock)
             return False
         self._changed.pop(scope, None)
         try:
             await self._send(b"PUBLISH", self._fanout.marks, b"+%b:%b" % (token, scope))
-            await self._compare(shadows, scope, lock, b"~%b:%b" % (token, scope))
+            await self._shadows.compare(shadows, scope, lock, b"~%b:%b" % (token, scope))
         except StoreError as error:
             if scope not in self._failing:
                 self._failing.add(scope)
@@ -198,91 +169,5 @@ class ForeignWrites:
             self._failing.discard(scope)
             await self._send(b"PUBLISH", self._fanout.marks, b"-%b:%b" % (token, scope))
         finally:
-            self._release(lock)
+            self._shadows.release(lock)
         return True
-
-    def _release(self, lock: bytes) -> None:
-        # Also when this task is being cancelled, so nothing waits for it; a lock that stays ends by itself.
-        self._send(b"DEL", lock).add_done_callback(lambda answered: answered.cancelled() or answered.exception())
-
-    async def _compare(self, shadows: bytes, scope: bytes, lock: bytes, sign_of_life: bytes = b"") -> None:
-        loop = asyncio.get_running_loop()
-        names = (b"2", self._keys.values(scope), self._keys.shadow(shadows, scope))
-        fields = FIRST_FIELDS
-        for part in (b"v", b"s"):
-            cursor = b"0"
-            while True:
-                began = loop.time()
-                page = await self._run("foreign/compare", (*names, part, cursor, b"%d" % fields))
-                pause = (loop.time() - began) * REST_PER_WORK
-                cursor, looked_at, keys = page
-                await self._notice(scope, keys)
-                if cursor == b"0":
-                    break
-                fields = max(10, min(MOST_FIELDS, fields * PAGE_BYTES // (looked_at + 1)))
-                await self._send(b"PEXPIRE", lock, _LOCK_MS)
-                if sign_of_life:
-                    await self._send(b"PUBLISH", self._fanout.marks, sign_of_life)
-                await asyncio.sleep(pause)
-
-    async def _notice(self, scope: bytes, keys: Sequence[bytes]) -> None:
-        usable = [key for key in keys if _is_text(key) or self._refuse(scope, key)]
-        name = scope.decode()
-        writes = [self._mutate(notice(self._fanout, name, key.decode()), name) for key in usable]
-        outcomes = await asyncio.gather(*writes, return_exceptions=True)
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException):
-                raise outcome
-
-    def _refuse(self, scope: bytes, key: bytes = b"") -> bool:
-        """What is no UTF-8 cannot be in an event."""
-        self._changed.pop(scope, None)
-        if (not _is_text(scope) or not _is_text(key)) and len(self._unusable) < 1000 and scope + key not in self._unusable:
-            self._unusable.add(scope + key)
-            logger.warning("another program writes at scope %r, key %r, which is no UTF-8: that has no events", scope, key)
-        return False
-
-    # -- the first shadows
-
-    async def _fill(self) -> None:
-        """Make the shadows of what was there before foreign writes were watched; none of it is an event."""
-        lock, token = self._keys.filling, self._engine.instance
-        if not await self._send(b"SET", lock, token, b"NX", b"PX", _LOCK_MS) and await self._send(b"GET", lock) != token:
-            return
-        try:
-            await self._fill_all(lock)
-        finally:
-            self._release(lock)
-
-    async def _fill_all(self, lock: bytes) -> None:
-        await self._fanout.follow(self._send)
-        routes = self._fanout.routes
-        if routes.is_filling and routes.shadows is not None:
-            generation, setting = routes.shadows, routes.settings[FOREIGN_WRITES]
-            async for names in hashes(self._send, self._keys.values(b"")):
-                await self._send(b"PEXPIRE", lock, _LOCK_MS)
-                for name in names:
-                    scope = self._keys.scope_of(name) or b""
-                    if _is_text(scope):
-                        await self._send(b"PEXPIRE", lock, _LOCK_MS)
-                        await self._compare(generation, scope, lock)
-            await self._run("fleet/swap_setting", queues.change_setting(self._keys, FOREIGN_WRITES, setting, generation))
-            await self._fanout.follow(self._send)
-            logger.info("the writes of other programs have events from now on")
-            await self._forget_others(generation)
-
-    async def _forget_others(self, generation: bytes) -> None:
-        """Shadows of an earlier time when foreign writes were watched."""
-        kept = self._keys.shadow(generation, b"")
-        async for names in hashes(self._send, self._keys.shadow(b"", b"")[:-1]):
-            old = [name for name in names if not name.startswith(kept)]
-            if old:
-                await self._send(b"UNLINK", *old)
-
-
-def _is_text(name: bytes) -> bool:
-    try:
-        name.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

@@ -1,20 +1,17 @@
-"""What Redis tells of keys by itself: keyspace notifications. Some may get lost: whoever uses them has a slower, certain way."""
+"""What Redis tells of keys by itself: keyspace notifications. Some may get lost: each use of them has a slower, certain way."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Callable
 
 from hiredis import ReplyError
 
-from iii_state.adapters.redis.connection.address import Address
-from iii_state.adapters.redis.connection.pubsub import Bells
-from iii_state.adapters.redis.connection.socket import Reply, Wire
-from iii_state.adapters.redis.keys import Keys
+from iii_state.adapters.redis.connection.socket import Reply, Socket
 from iii_state.adapters.redis.scripts.packing import pack
+from iii_state.adapters.redis.shared import Shared
 from iii_state.errors import StoreError
 
 logger = logging.getLogger(__name__)
@@ -27,19 +24,18 @@ _CAUSED = {b"hset": "h", b"expire": "g", b"expired": "x"}
 """What is caused in a trial, and the class that each belongs to."""
 
 
-class Keyspace:
-    """Hears what happens to keys, on the connection of `bells`; sees to it that Redis tells, as far as it lets itself be told."""
+class Notifications:
+    """Hears what happens to keys, on the connection of `pubsub`; sees to it that Redis tells, as far as it lets itself be told."""
 
-    def __init__(
-        self, address: Address, keys: Keys, send: Callable[..., Awaitable[Any]], *, silence_seconds: float, classes: str = "Kx"
-    ) -> None:
-        self.bells = Bells(address, silence_seconds=silence_seconds, prepare=self._prepare)
-        self._address = address
-        self._keys = keys
-        self._send = send
+    def __init__(self, shared: Shared, *, classes: str = "Kx") -> None:
+        self._address = shared.connection.address
+        self._keys = shared.keys
+        self._send = shared.connection.send
+        self._pubsub = shared.pubsub
         self._needed = classes
         self._wakes: dict[bytes, Callable[[], None]] = {}
         self._warned = False
+        shared.pubsub.prepare = self._prepare
 
     def channel(self, key: bytes) -> bytes:
         """The channel on which Redis tells of a key, or of the keys that a pattern matches."""
@@ -49,13 +45,13 @@ class Keyspace:
         """Call `wake` when Redis has expired this key; also once when that can be heard, first or again, for what was missed."""
         channel = self.channel(key)
         self._wakes[channel] = wake
-        self.bells.listen([channel], self._heard)
+        self._pubsub.listen([channel], self._heard)
 
     def forget(self, key: bytes) -> None:
         """Call for this key no more."""
         channel = self.channel(key)
         if self._wakes.pop(channel, None) is not None:
-            self.bells.ignore(channel)
+            self._pubsub.ignore(channel)
 
     def _heard(self, channel: bytes, event: bytes | None) -> None:
         if event is None or event == b"expired":
@@ -63,19 +59,19 @@ class Keyspace:
 
     # -- seeing to it that Redis tells
 
-    async def _prepare(self, wire: Wire) -> None:
+    async def _prepare(self, socket: Socket) -> None:
         """A restarted Redis may have forgotten the setting, so this is looked at on each connection."""
-        (reply,) = await wire.ask((b"CONFIG", b"GET", SETTING))
+        (reply,) = await socket.ask((b"CONFIG", b"GET", SETTING))
         refusal = str(reply) if isinstance(reply, ReplyError) else ""
         if isinstance(reply, list) and len(reply) == 2:
             told = reply[1].decode().replace("A", ALL_CLASSES)
             missing = "".join(letter for letter in self._needed if letter not in told)
             if missing:
-                (answer,) = await wire.ask((b"CONFIG", b"SET", SETTING, reply[1] + missing.encode()))
+                (answer,) = await socket.ask((b"CONFIG", b"SET", SETTING, reply[1] + missing.encode()))
                 refusal = str(answer) if isinstance(answer, ReplyError) else ""
                 missing = missing if refusal else ""
         else:
-            told, missing = "", await self._missing_in_trial(wire)
+            told, missing = "", await self._missing_in_trial(socket)
         if missing and not self._warned:
             self._warned = True
             setting = told + missing
@@ -89,12 +85,12 @@ class Keyspace:
         found = "engines that die are noticed by looking only, a little later"
         return f"{found}; foreign writes are noticed at the start and after a reconnect only" if "h" in self._needed else found
 
-    async def _missing_in_trial(self, wire: Wire) -> str:
+    async def _missing_in_trial(self, socket: Socket) -> str:
         """Where the setting cannot be read: the classes of events that are needed, if those of a key made for this do not come."""
         key = self._keys.session(b"trial:" + secrets.token_hex(6).encode())
-        (refusal,) = await wire.ask((b"SUBSCRIBE", self.channel(key)))
+        (refusal,) = await socket.ask((b"SUBSCRIBE", self.channel(key)))
         if isinstance(refusal, ReplyError):
-            return ""  # whoever listens will be told so
+            return ""  # listening will say so
         came: set[bytes] = set()
         ended = asyncio.Event()
 
@@ -108,7 +104,7 @@ class Keyspace:
                     case _:
                         pass
 
-        wire.received = received
+        socket.received = received
         try:
             await self._send(b"HSET", key, b"x", b"1")
             await self._send(b"PEXPIRE", key, b"1")
@@ -117,8 +113,8 @@ class Keyspace:
         except StoreError as error:
             logger.info("whether Redis tells what happens to keys is not known: %s", error)
             return ""
-        wire.write(pack((b"PING",)))
-        wire.write(pack((b"UNSUBSCRIBE", self.channel(key))))
+        socket.write(pack((b"PING",)))
+        socket.write(pack((b"UNSUBSCRIBE", self.channel(key))))
         await ended.wait()
         expected = {event for event, letter in _CAUSED.items() if letter in self._needed}
         return "" if expected <= came else self._needed

@@ -35,6 +35,17 @@ async def all_scopes(keys: Keys, send: Send) -> AsyncIterator[list[bytes]]:
 
 
 def escaped(text: bytes) -> bytes:
+    """A text as a pattern that matches nothing else."""
     for special in b"\\*?[]":
         text = text.replace(bytes((special,)), b"\\%c" % special)
     return text
+
+
+def is_text(*names: bytes) -> bool:
+    """Whether all of these are UTF-8."""
+    try:
+        for name in names:
+            name.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from iii_state.adapters.redis.keys import Keys
-from iii_state.adapters.redis.keyspace.scan import KEYS_PER_STEP, Send, all_scopes, hashes
-from iii_state.adapters.redis.mutations.routes import Routes
+from iii_state.adapters.redis.keyspace.foreign_writes import ForeignWrites
+from iii_state.adapters.redis.keyspace.scan import KEYS_PER_STEP, all_scopes, hashes
 from iii_state.adapters.redis.scripts.loader import script
+from iii_state.adapters.redis.shared import Shared
 from iii_state.errors import StoreError
+from iii_state.tasks.background import Background
 
 logger = logging.getLogger(__name__)
 
@@ -25,40 +26,36 @@ PAUSE_SECONDS = 30
 class Scopes:
     """The scopes of one part of the key space.
 
-    `watch` is told of those that another program has made or emptied, and answers whether it sees to it that these, too, have
-    events: then they stay in the set until it has.
+    `foreign_writes` is told of those that another program has made or emptied, where these have events, too: then they stay in the
+    set until they had.
     """
 
-    def __init__(
-        self, keys: Keys, send: Send, routes: Routes, watch: Callable[[Sequence[bytes]], bool] = lambda scopes: False
-    ) -> None:
+    def __init__(self, shared: Shared, foreign_writes: ForeignWrites | None = None) -> None:
+        keys = shared.keys
         self._keys = keys
-        self._routes = routes
-        self._send = send
-        self._watch = watch
+        self._routes = shared.fanout.routes
+        self._send = shared.connection.send
+        self._foreign_writes = foreign_writes
         self._scanned = keys.scopes + b":scanned"
         """Set when this database has been scanned for the first time."""
         self._scanning = keys.scopes + b":scanning"
         """Held, with a time to live, by the engine that scans, and through the pause that follows."""
         self._first: asyncio.Task[None] | None = None
-        self._background: asyncio.Task[None] | None = None
+        self._background = Background()
 
     def start(self) -> None:
         """Begin to scan in the background."""
-        self._background = asyncio.create_task(self._scan_for_ever(), name="iii-state scan for scopes")
+        self._background.start(self._scan_for_ever(), "iii-state scan for scopes")
 
     async def stop(self) -> None:
         """Stop scanning."""
-        tasks = [task for task in (self._background, self._first) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._background.stop()
 
     async def all(self) -> list[str]:
         """Scopes with at least one key. Waits for the first scan of a database that has never been scanned."""
         if not await self._send(b"EXISTS", self._scanned):
             if self._first is None or self._first.done():
-                self._first = asyncio.create_task(self._scan(0))
+                self._first = self._background.call(self._scan(0))
             await asyncio.shield(self._first)
         found: dict[bytes, None] = {}
         async for page in all_scopes(self._keys, self._send):
@@ -91,10 +88,10 @@ class Scopes:
             names = [self._keys.values(scope) for scope in part]
             if await self._send(b"EXISTS", *names) == len(part):
                 kept.extend(part)
-            elif self._watch(()):
+            elif self._foreign_writes is not None:
                 there = [bool(await self._send(b"EXISTS", name)) for name in names]
                 kept.extend(scope for scope, is_there in zip(part, there, strict=True) if is_there)
-                self._watch([scope for scope, is_there in zip(part, there, strict=True) if not is_there])
+                self._foreign_writes.changed([scope for scope, is_there in zip(part, there, strict=True) if not is_there])
             else:
                 digest = script("values/prune_scopes").sha1
                 gone = set(await self._send(b"EVALSHA", digest, b"%d" % (len(part) + 1), self._keys.scopes, *names, *part))
@@ -117,9 +114,9 @@ class Scopes:
         steps = 0
         async for names in hashes(self._send, self._keys.values(b"")):
             scopes = [scope for name in names if (scope := self._keys.scope_of(name)) is not None]
-            if scopes and self._watch(()):
+            if scopes and self._foreign_writes is not None:
                 known = await self._send(b"SMISMEMBER", self._keys.scopes, *scopes)
-                self._watch([scope for scope, is_known in zip(scopes, known, strict=True) if not is_known])
+                self._foreign_writes.changed([scope for scope, is_known in zip(scopes, known, strict=True) if not is_known])
             if scopes:
                 await self._send(b"SADD", self._keys.scopes, *scopes)
             steps += 1

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+
 import msgspec
 from msgspec import Raw
 
 from iii_state import values
+from iii_state.adapters.redis.scripts.mutations import FOREIGN_WRITE
 from iii_state.errors import InvalidValue, StoreError
+from iii_state.events import Event
+
+logger = logging.getLogger(__name__)
 
 OURS = values.FRAME_START + b'"'
 """How a stored object begins that this module has written; no serialiser writes it."""
@@ -46,3 +52,21 @@ def checked(scope: str, key: str, text: bytes) -> bytes:
         return stored_form(text)
     except InvalidValue as error:
         raise StoreError(f"the value at scope {scope!r}, key {key!r} is not ours, and no JSON: {error}") from None
+
+
+def check_event(event: Event) -> None:
+    """The old value may be another writer's, the new one of a foreign write is: what is no JSON counts as null."""
+    event.old = _checked(event, event.old, "what was replaced")
+    if event.write_id.startswith(FOREIGN_WRITE):
+        event.new = _checked(event, event.new, "what is there now")
+
+
+def _checked(event: Event, text: bytes | None, which: str) -> bytes | None:
+    if text is None or is_ours(text):
+        return text
+    try:
+        return stored_form(text)
+    except InvalidValue as error:
+        name = f"scope {event.scope!r}, key {event.key!r}"
+        logger.warning("the event of %s has null for %s, which is not ours, and no JSON: %s", name, which, error)
+        return None

@@ -87,6 +87,11 @@ def names() -> list[str]:
     return sorted(name for name in _files(folder) if not name.startswith(f"{_PARTS}/"))
 
 
+def load_commands() -> list[tuple[bytes, ...]]:
+    """What loads every script. They are small; a server that has them already compiles nothing."""
+    return [(b"SCRIPT", b"LOAD", script(name).source) for name in names()]
+
+
 def parts() -> list[str]:
     """The parts that commands include, sorted."""
     return sorted(_files(directory() / _PARTS))

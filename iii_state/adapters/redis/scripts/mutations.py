@@ -6,6 +6,7 @@ The files in `lua/` describe both; this is their other side, so that nothing els
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import Enum
 from typing import NamedTuple, cast
 
 from iii_state import values
@@ -25,14 +26,14 @@ FOREIGN_WRITE = "foreign-"
 _KINDS = {"set": b"s", "merge": b"m", "increment": b"i", "append": b"a", "remove": b"r"}
 
 
-class Ticket(NamedTuple):
+class RequestId(NamedTuple):
     """By which a call is recognised when it is made again: a session, its epoch, a slot, a sequence number.
 
     It is the engine's own, or its caller's, which then does the engine's work, too: what the engine sends again after a
     reconnect is recognised by it. But the engine's epoch is not looked at, so a straggler of a connection that it has given up
     may still be executed after the call was sent again. If that was applied, the straggler finds its number recorded, or the
     slot used since, and changes nothing. If it was refused, nothing is recorded, and the straggler may be applied: so a refusal
-    of a call that an earlier connection had carried never says that nothing was changed (`Connection`).
+    of a call that an earlier connection had carried never says that nothing was changed (`connection/pipeline.py`).
     """
 
     session: bytes
@@ -41,7 +42,7 @@ class Ticket(NamedTuple):
     sequence: int
 
 
-class Route(NamedTuple):
+class BoundedQueue(NamedTuple):
     """A queue that wants an event, and its bounds."""
 
     queue: bytes
@@ -49,58 +50,56 @@ class Route(NamedTuple):
     max_bytes: int
 
 
-class Stale(Exception):
-    """The routes have changed since `known`; `changes` are pairs of version and fields, oldest first, not always all.
+class Stale(NamedTuple):
+    """A refusal: the routes have changed since those known. `changes` are pairs of version and fields, oldest first, not always
+    all.
 
-    Nothing has changed: apply the changes and call again. Where they do not begin with the version after `known`, the log has
-    been cut (or the database replaced): read the whole table.
+    Apply the changes and call again. Where they do not begin with the version after the one known, the log has been cut (or the
+    database replaced): read the whole table.
     """
 
-    def __init__(self, version: int, changes: list[tuple[int, list[bytes]]]) -> None:
-        super().__init__(version)
-        self.version = version
-        self.changes = changes
+    version: int
+    changes: list[tuple[int, list[bytes]]]
 
 
-class Held(Exception):
-    """The routes have to hold still for a moment; nothing has changed."""
+class QueueFull(NamedTuple):
+    """A refusal: a queue has no room for the event.
 
-
-class Unseen(Exception):
-    """Another program has changed the value, and nobody has noticed; nothing has changed. Call foreign/capture, and again."""
-
-
-class QueueFull(Exception):
-    """A queue has no room for the event; nothing has changed.
-
-    `queue` is its position among the routes of the call, `bound` the name of the limit, `size` the bytes of the event.
+    `queue` is its position among the targets of the call, `bound` the name of the limit, `size` the bytes of the event.
     """
 
-    def __init__(self, queue: int, bound: str, size: int) -> None:
-        super().__init__(queue, bound, size)
-        self.queue = queue
-        self.bound = bound
-        self.size = size
+    queue: int
+    bound: str
+    size: int
 
 
-class Foreign(Exception):
-    """The stored text may be another writer's; nothing has changed.
+class ForeignText(NamedTuple):
+    """A refusal: the stored text may be another writer's.
 
     Check it (`values.to_stored` after a check of its syntax and UTF-8) and call again with the text and its stored form.
     """
 
-    def __init__(self, text: bytes) -> None:
-        super().__init__(text)
-        self.text = text
+    text: bytes
+
+
+class Postponed(Enum):
+    """A refusal for now."""
+
+    HELD = "the routes have to hold still for a moment"
+    UNCAPTURED = "another program has changed the value, and that is no event yet: call foreign/capture, and again"
+
+
+Refusal = Stale | QueueFull | ForeignText | Postponed
+"""Why a mutation has changed nothing, and can be made again when that has been seen to."""
 
 
 def mutation(
     keys: Keys,
-    ticket: Ticket,
+    request: RequestId,
     routes_version: int,
     scope: bytes,
     key: bytes,
-    routes: Sequence[Route],
+    targets: Sequence[BoundedQueue],
     arguments: Sequence[bytes],
     watched: tuple[bytes, bytes] | None = None,
     ttl: bytes | None = None,
@@ -118,22 +117,22 @@ def mutation(
         times = (keys.deadlines_of(scope), keys.deadlines, keys.clock)
         extra = (*(watched or none), *((*none, keys.routes_version) if ttl is None else times))
     call = [
-        b"%d" % (5 + 3 * len(routes) + len(extra)),
+        b"%d" % (5 + 3 * len(targets) + len(extra)),
         keys.values(scope),
         keys.scopes,
-        keys.session(ticket.session),
+        keys.session(request.session),
         keys.routes_version,
         keys.routes_log,
     ]
-    lane_name = lane(scope, key) if routes else b""
-    for route in routes:
-        call += (keys.stream(route.queue), keys.busy(route.queue), keys.wait(route.queue, lane_name))
+    lane_name = lane(scope, key) if targets else b""
+    for target in targets:
+        call += (keys.stream(target.queue), keys.busy(target.queue), keys.wait(target.queue, lane_name))
     call += extra
-    call += (b"%d" % ticket.epoch, b"%d" % ticket.slot, b"%d" % ticket.sequence, b"%d" % routes_version, scope, key)
-    if routes:
-        call += (lane_name, b"%b%b-%d" % (FOREIGN_WRITE.encode() if is_foreign else b"", ticket.session, ticket.sequence))
-        for route in routes:
-            call += (b"%d" % route.max_entries, b"%d" % route.max_bytes)
+    call += (b"%d" % request.epoch, b"%d" % request.slot, b"%d" % request.sequence, b"%d" % routes_version, scope, key)
+    if targets:
+        call += (lane_name, b"%b%b-%d" % (FOREIGN_WRITE.encode() if is_foreign else b"", request.session, request.sequence))
+        for target in targets:
+            call += (b"%d" % target.max_entries, b"%d" % target.max_bytes)
     if ttl is not None:
         call.append(ttl)
     call += arguments
@@ -147,13 +146,13 @@ def declare(keys: Keys, version: int, *settings: tuple[bytes, bytes], told: bool
     return [b"4", keys.routes, keys.routes_version, keys.routes_log, keys.hold, known, *words]
 
 
-def declared(reply: Reply) -> Stale:
-    """What has changed with it. Raises `Held`."""
+def declared(reply: Reply) -> Stale | Postponed:
+    """What has changed with it, or `HELD`."""
     match reply:
         case [b"CHANGED", bytes(version), list(entries)]:
             return _stale(version, entries)
         case _:
-            raise Held
+            return Postponed.HELD
 
 
 def opened(reply: Reply) -> int:
@@ -191,30 +190,46 @@ def update_arguments(ops: Sequence[bytes], limit: int, foreign: bytes | None = N
     return [b"%d" % limit, b"f", foreign, b"" if stored == foreign else stored, *ops]
 
 
-def noticed(reply: Reply) -> None:
-    """Raises what the reply of foreign/capture.lua says, unless that is done."""
-    if reply[0] != b"OK" and reply[0] != b"AGAIN":
-        raise _refusal(reply, 0)
+def is_applied(reply: Reply) -> bool:
+    """Whether a mutation has been applied, now or by an earlier attempt; else its `refusal` says why not."""
+    return reply[0] == b"OK" or reply[0] == b"AGAIN"
 
 
 def previous(reply: Reply) -> bytes | None:
-    """What a set or a delete replaced, as found: foreign text is not checked. Raises what the reply says instead."""
-    if reply[0] == b"OK" or reply[0] == b"AGAIN":
-        return cast("bytes | None", reply[1])
-    raise _refusal(reply, 0)
+    """What an applied set or delete has replaced, as found: foreign text is not checked."""
+    return cast("bytes | None", reply[1])
 
 
-def updated(reply: Reply, plan: Plan, limit: int) -> Updated:
-    """What an update did. Raises what the reply says instead."""
-    word = reply[0]
-    if word == b"OK":
-        _, old, new, failures = cast("tuple[bytes, bytes | None, bytes, bytes]", reply)
-        errors = plan.all_errors(_errors(plan, failures)) if failures or plan.errors else []
-        return Updated(old, new, errors)
-    if word == b"AGAIN":
-        old = cast("bytes | None", reply[1])
+def updated(reply: Reply, plan: Plan) -> Updated:
+    """What an applied update has done."""
+    if reply[0] == b"AGAIN":
+        old = previous(reply)
         return Updated(old, *apply(plan, old))
-    raise _refusal(reply, limit)
+    _, old, new, failures = cast("tuple[bytes, bytes | None, bytes, bytes]", reply)
+    errors = plan.all_errors(_errors(plan, failures)) if failures or plan.errors else []
+    return Updated(old, new, errors)
+
+
+def refusal(reply: Reply, limit: int = 0) -> Refusal:
+    """Why a mutation was not applied. Raises what it fails with for good: `SessionError`, `errors.too_large` of the `limit`."""
+    match reply:
+        case [b"STALE", bytes(version), list(entries)]:
+            return _stale(version, entries)
+        case [b"FULL", int(queue), bytes(bound), int(size)]:
+            return QueueFull(queue, bound.decode(), size)
+        case [b"UNCAPTURED"]:
+            return Postponed.UNCAPTURED
+        case [b"FOREIGN", bytes(text)]:
+            return ForeignText(text)
+        case [b"TOO_LARGE", int(size)]:
+            raise too_large(size, limit)
+        case [b"FENCED"]:
+            raise RequestFenced
+        case [b"LOST"]:
+            raise SessionLost
+        case [b"FORGOTTEN"]:
+            raise OldValueUnknown
+    raise AssertionError(f"no such reply of a mutation: {reply!r:.200}")
 
 
 def _errors(plan: Plan, failures: bytes) -> list[OpError]:
@@ -227,24 +242,3 @@ def _errors(plan: Plan, failures: bytes) -> list[OpError]:
 
 def _stale(version: bytes, entries: list[tuple[bytes, list[bytes]]]) -> Stale:
     return Stale(int(version), [(int(entry_id.split(b"-")[0]), fields) for entry_id, fields in entries])
-
-
-def _refusal(reply: Reply, limit: int) -> Exception:
-    match reply:
-        case [b"STALE", bytes(version), list(entries)]:
-            return _stale(version, entries)
-        case [b"FULL", int(queue), bytes(bound), int(size)]:
-            return QueueFull(queue, bound.decode(), size)
-        case [b"UNCAPTURED"]:
-            return Unseen()
-        case [b"FOREIGN", bytes(text)]:
-            return Foreign(text)
-        case [b"TOO_LARGE", int(size)]:
-            return too_large(size, limit)
-        case [b"FENCED"]:
-            return RequestFenced()
-        case [b"LOST"]:
-            return SessionLost()
-        case [b"FORGOTTEN"]:
-            return OldValueUnknown()
-    return AssertionError(f"no such reply of a mutation: {reply!r:.200}")

@@ -46,12 +46,13 @@ class Packing:
         epoch: int,
         slot: int,
         sequence: int,
-        routes_version: bytes,
-        place: bytes,
+        routes_version: int,
+        scope: bytes,
+        key: bytes,
         own: bytes,
         own_words: int,
     ) -> bytes:
-        """The bytes of EVALSHA. `place` is scope and key, `own` the command's own arguments, both packed."""
+        """The bytes of EVALSHA. `own` are the command's own arguments, packed, and `own_words` how many they are."""
         digest = script.sha1
         head = self._heads.get(digest)
         if head is None:
@@ -62,8 +63,8 @@ class Packing:
             self._middle = packed((keys.scopes, keys.session(session), keys.routes_version, keys.routes_log, b"%d" % epoch))
         while slot >= len(self._slots):
             self._slots.append(packed((b"%d" % len(self._slots),)))
-        number = b"%d" % sequence
-        return b"*%d\r\n%b$%d\r\n%b\r\n%b%b$%d\r\n%b\r\n$%d\r\n%b\r\n%b%b" % (
+        number, version = b"%d" % sequence, b"%d" % routes_version
+        return b"*%d\r\n%b$%d\r\n%b\r\n%b%b$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n%b" % (
             FIXED_WORDS + own_words,
             head,
             len(values_key),
@@ -72,8 +73,11 @@ class Packing:
             self._slots[slot],
             len(number),
             number,
-            len(routes_version),
-            routes_version,
-            place,
+            len(version),
+            version,
+            len(scope),
+            scope,
+            len(key),
+            key,
             own,
         )

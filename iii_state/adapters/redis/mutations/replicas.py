@@ -9,15 +9,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar, cast
 
 from hiredis import ReplyError
 
-from iii_state.adapters.redis.connection.address import Address
+from iii_state.adapters.redis.connection.connection import Connection
 from iii_state.adapters.redis.connection.explain import explain, trouble_of
-from iii_state.adapters.redis.connection.socket import Reply, Wire, open_wire
+from iii_state.adapters.redis.connection.socket import Reply, Socket, open_socket
 from iii_state.errors import NotConfirmed, StoreError
+from iii_state.tasks.background import Background
+from iii_state.tasks.reconnect import Backoff, Reconnecting
 
 logger = logging.getLogger(__name__)
 
@@ -49,17 +50,10 @@ class Replicas:
     write, it has to be that of the history under which the write was made. `written` is a key that may be written.
     """
 
-    def __init__(
-        self,
-        address: Address,
-        written: bytes,
-        send: Callable[..., Awaitable[Reply]],
-        count: int,
-        call_timeout_ms: int,
-    ) -> None:
-        self._address = address
+    def __init__(self, connection: Connection, written: bytes, count: int, call_timeout_ms: int) -> None:
+        self._address = connection.address
         self._written = written
-        self._send = send
+        self._send = connection.send
         self._count = count
         self._timeout = call_timeout_ms / 1000
         self._history = ""
@@ -68,23 +62,22 @@ class Replicas:
         """How many replicas had confirmed at the last look."""
         self._unconfirmed: list[_Unconfirmed[object]] = []
         self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._reconnecting = Reconnecting(self._keep_one, Backoff(BACKOFF_SECONDS, BACKOFF_SECONDS), failed=self._failed)
+        self._background = Background()
 
     def start(self) -> None:
         """Begin."""
-        self._task = asyncio.create_task(self._work(), name="iii-state replicas")
+        self._background.start(self._reconnecting.run(), "iii-state replicas")
 
     async def stop(self) -> None:
         """End; what has not been confirmed fails."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._background.stop()
         self._fail(self._unconfirmed, "this engine has been stopped")
         self._unconfirmed = []
 
-    async def look_at(self, wire: Wire) -> None:
+    async def look_at(self, socket: Socket) -> None:
         """Look at a server on which calls will be made. Raises `StoreError` where the user may not."""
-        info, waited = await wire.ask(_INFO, (b"WAIT", b"0", b"1"))
+        info, waited = await socket.ask(_INFO, (b"WAIT", b"0", b"1"))
         for reply in (info, waited):
             if isinstance(reply, ReplyError):
                 needed = "wait_replicas needs +info and +wait: " if trouble_of(str(reply)) == "NOPERM" else ""
@@ -135,33 +128,29 @@ class Replicas:
 
     # -- waiting
 
-    async def _work(self) -> None:
-        trouble = ""
-        while True:
-            try:
-                async with asyncio.timeout(self._timeout):
-                    wire = await open_wire(self._address, "iii-state:replicas")
-                try:
-                    while True:
-                        await self._round(wire)
-                        trouble = ""
-                finally:
-                    wire.abort()
-            except (StoreError, TimeoutError) as error:
-                if str(error) != trouble:
-                    logger.warning("whether replicas have what is written cannot be seen: %s", error or "no answer")
-                trouble = str(error)
-            except Exception:
-                logger.exception("whether replicas have what is written cannot be seen")
-            await asyncio.sleep(BACKOFF_SECONDS)
+    async def _keep_one(self) -> None:
+        async with asyncio.timeout(self._timeout):
+            socket = await open_socket(self._address, "iii-state:replicas")
+        try:
+            while True:
+                await self._round(socket)
+                self._reconnecting.worked()
+        finally:
+            socket.abort()
 
-    async def _round(self, wire: Wire) -> None:
+    def _failed(self, error: Exception, is_news: bool) -> None:
+        if not isinstance(error, StoreError | TimeoutError):
+            logger.error("whether replicas have what is written cannot be seen", exc_info=error)
+        elif is_news:
+            logger.warning("whether replicas have what is written cannot be seen: %s", error or "no answer")
+
+    async def _round(self, socket: Socket) -> None:
         while not self._unconfirmed:
             self._wake.clear()
             await self._wake.wait()
         writes, self._unconfirmed = self._unconfirmed, []
         try:
-            confirmed, history = await self._wait(wire)
+            confirmed, history = await self._wait(socket)
         except BaseException:
             self._unconfirmed = writes + self._unconfirmed
             raise
@@ -180,10 +169,10 @@ class Replicas:
         if history != self._history:
             self._history = _field(await self._send(*_INFO), "master_replid")
 
-    async def _wait(self, wire: Wire) -> tuple[int, str]:
+    async def _wait(self, socket: Socket) -> tuple[int, str]:
         """How many replicas have everything that was written before, and the replication history."""
         async with asyncio.timeout(self._timeout + WAIT_MS / 1000):
-            replies = await wire.ask((b"SET", self._written, b"1"), (b"WAIT", b"%d" % self._count, b"%d" % WAIT_MS), _INFO)
+            replies = await socket.ask((b"SET", self._written, b"1"), (b"WAIT", b"%d" % self._count, b"%d" % WAIT_MS), _INFO)
         for reply in replies:
             if isinstance(reply, ReplyError):
                 raise StoreError(explain(self._address, str(reply)))
