@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from tests.support.clock import Clock, compile_shim
 from tests.support.loops import LOOPS, LoopFactory
+from tests.support.redis.server import DEFAULT, KINDS, default_binary
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run everything, the slow proofs too")
+    parser.addoption("--redis", metavar="SERVER", help=f"run the tests at this server: {', '.join(KINDS)}, or the path of one")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if server := config.getoption("--redis"):
+        os.environ[DEFAULT] = server
+        default_binary()
+    config.addinivalue_line("markers", "slow: run with --slow only (see tests/support/slow.py)")
     config.addinivalue_line("markers", "both_loops: run on uvloop, and on asyncio's own event loop, which programs embed this in")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--slow"):
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, LoopFactory]:

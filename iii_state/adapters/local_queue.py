@@ -1,4 +1,4 @@
-"""One subscription's queue in this process: lanes, what is ready, what is out, what waits for its next attempt."""
+"""One subscription's queue in this process: its lanes, what is ready, what is out, what waits for its next attempt."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ Lane = tuple[str, str]
 class Queue:
     """Deliveries of one subscription, at most one per (scope, key) out at a time, in the order of their writes.
 
-    A delivery's `token` is its number: unique, and growing in the order of the writes.
+    A delivery's `token` is its number: unique, and growing in the order of the writes. `wake` is called with the subscription's id
+    whenever something has become ready in a queue that is hosted.
     """
 
-    def __init__(self, subscription: Subscription, limits: QueueLimits, bell: Callable[[str], None]) -> None:
+    def __init__(self, subscription: Subscription, limits: QueueLimits, wake: Callable[[str], None]) -> None:
         self.subscription = subscription
         self.id = subscription.id
         self.limits = limits
@@ -26,22 +27,22 @@ class Queue:
         self.orphaned_at_ms: int | None = None
         self.dropped = 0
         self.fence = 0
-        """How often it was given back what may still be running, or a dead letter was revived; for an adapter that counts that."""
+        """How often what may still be running was given back, or a dead letter retried; for an adapter that counts that."""
         self._reserved = 0
         self._reserved_bytes = 0
-        self._bell = bell
+        self._wake = wake
         self._bytes = 0
-        self._entries: dict[int, Delivery] = {}
+        self._deliveries: dict[int, Delivery] = {}
         self._lanes: dict[Lane, deque[Delivery]] = {}
         self._ready: deque[Delivery] = deque()
         self._pending: dict[int, Delivery] = {}
         self._timers: dict[int, asyncio.TimerHandle] = {}
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._deliveries)
 
     def __iter__(self) -> Iterator[Delivery]:
-        return iter(self._entries.values())
+        return iter(self._deliveries.values())
 
     @property
     def pending(self) -> int:
@@ -55,7 +56,7 @@ class Queue:
 
     def overflow(self, event: Event) -> str | None:
         """Why one more event does not fit, None if it does."""
-        if len(self._entries) + self._reserved >= self.limits.max_queue_length:
+        if len(self._deliveries) + self._reserved >= self.limits.max_queue_length:
             return f"max_queue_length {self.limits.max_queue_length}"
         if self._bytes + self._reserved_bytes + event.size > self.limits.max_queue_bytes:
             return f"max_queue_bytes {self.limits.max_queue_bytes}"
@@ -73,10 +74,10 @@ class Queue:
 
     def push(self, delivery: Delivery, due_in_ms: int = 0) -> None:
         """Add a delivery behind all others of its lane."""
-        number = _number(delivery)
+        number = number_of(delivery)
         event = delivery.event
         delivery.queued_at_ms = time.time_ns() // 1_000_000
-        self._entries[number] = delivery
+        self._deliveries[number] = delivery
         self._bytes += event.size
         lane = (event.scope, event.key)
         waiting = self._lanes.get(lane)
@@ -85,7 +86,7 @@ class Queue:
             return
         self._lanes[lane] = deque((delivery,))
         if due_in_ms > 0:
-            self._wait(number, delivery, due_in_ms)
+            self._plan(number, delivery, due_in_ms)
         else:
             self._make_ready(delivery)
 
@@ -94,8 +95,8 @@ class Queue:
         taken: list[Delivery] = []
         while self._ready and len(taken) < count:
             delivery = self._ready.popleft()
-            number = _number(delivery)
-            if number in self._entries:
+            number = number_of(delivery)
+            if number in self._deliveries:
                 self._pending[number] = delivery
                 delivery.begun = False
                 taken.append(delivery)
@@ -103,47 +104,47 @@ class Queue:
 
     def is_pending(self, delivery: Delivery) -> bool:
         """Whether the delivery is out; false once it was acknowledged, dropped, or its queue started afresh."""
-        return self._pending.get(_number(delivery)) is delivery
+        return self._pending.get(number_of(delivery)) is delivery
 
     def finish(self, delivery: Delivery) -> None:
         """The delivery is done with; its lane goes on."""
-        number = _number(delivery)
+        number = number_of(delivery)
         del self._pending[number]
         self._forget(number)
 
     def retry(self, delivery: Delivery, delay_ms: int, *, crashed: bool = False) -> None:
         """The next attempt of a pending delivery, or the same after a crash, when `delay_ms` have passed; its lane waits."""
-        number = _number(delivery)
+        number = number_of(delivery)
         del self._pending[number]
         if crashed:
             delivery.crashes += 1
         else:
             delivery.attempt += 1
-        self._wait(number, delivery, delay_ms)
+        self._plan(number, delivery, delay_ms)
 
     def release(self, delivery: Delivery) -> None:
         """Give a pending delivery back to the front of what is ready."""
-        del self._pending[_number(delivery)]
+        del self._pending[number_of(delivery)]
         self._ready.appendleft(delivery)
         if self.hosted:
-            self._bell(self.id)
+            self._wake(self.id)
 
     def drop(self, delivery: Delivery) -> None:
         """Forget a delivery, wherever it is; the one behind it in its lane is ready then."""
-        number = _number(delivery)
+        number = number_of(delivery)
         self._pending.pop(number, None)
         self._forget(number)
 
     def drop_oldest(self) -> Delivery | None:
         """Drop the oldest delivery that is not out, if there is one."""
-        number = next((number for number in self._entries if number not in self._pending), None)
+        number = next((number for number in self._deliveries if number not in self._pending), None)
         if number is None:
             return None
-        delivery = self._entries[number]
+        delivery = self._deliveries[number]
         self._forget(number)
         self.dropped += 1
-        if len(self._ready) > 2 * len(self._entries) + 64:  # those dropped are skipped by `take`, but nobody may be taking
-            self._ready = deque(ready for ready in self._ready if _number(ready) in self._entries)
+        if len(self._ready) > 2 * len(self._deliveries) + 64:  # `take` skips those that were dropped, but may never be called
+            self._ready = deque(ready for ready in self._ready if number_of(ready) in self._deliveries)
         return delivery
 
     def close(self) -> None:
@@ -152,13 +153,13 @@ class Queue:
             timer.cancel()
         self._timers.clear()
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         """Tell the dispatcher if anything is ready."""
         if self._ready and self.hosted:
-            self._bell(self.id)
+            self._wake(self.id)
 
     def _forget(self, number: int) -> None:
-        delivery = self._entries.pop(number)
+        delivery = self._deliveries.pop(number)
         self._bytes -= delivery.event.size
         timer = self._timers.pop(number, None)
         if timer is not None:
@@ -174,7 +175,7 @@ class Queue:
         else:
             del self._lanes[lane]
 
-    def _wait(self, number: int, delivery: Delivery, delay_ms: int) -> None:
+    def _plan(self, number: int, delivery: Delivery, delay_ms: int) -> None:
         def due() -> None:
             del self._timers[number]
             self._make_ready(delivery)
@@ -184,40 +185,11 @@ class Queue:
     def _make_ready(self, delivery: Delivery) -> None:
         self._ready.append(delivery)
         if self.hosted:
-            self._bell(self.id)
+            self._wake(self.id)
 
 
-def _number(delivery: Delivery) -> int:
+def number_of(delivery: Delivery) -> int:
+    """The number of a delivery in its queue."""
     number = delivery.token
     assert isinstance(number, int)
     return number
-
-
-class Routes:
-    """Which queues want the events of a scope and key: four look-ups, whatever the number of subscriptions."""
-
-    def __init__(self) -> None:
-        self._queues: dict[tuple[str | None, str | None], dict[str, Queue]] = {}
-
-    def add(self, queue: Queue) -> None:
-        """Route to a queue from now on."""
-        wanted = (queue.subscription.scope, queue.subscription.key)
-        self._queues.setdefault(wanted, {})[queue.id] = queue
-
-    def remove(self, queue: Queue) -> None:
-        """Route to a queue no more."""
-        wanted = (queue.subscription.scope, queue.subscription.key)
-        queues = self._queues.get(wanted)
-        if queues is not None and queues.pop(queue.id, None) is not None and not queues:
-            del self._queues[wanted]
-
-    def matching(self, scope: str, key: str) -> list[Queue]:
-        """The queues that want the events of this scope and key."""
-        if not self._queues:
-            return []
-        found: list[Queue] = []
-        for wanted in ((scope, key), (scope, None), (None, key), (None, None)):
-            queues = self._queues.get(wanted)
-            if queues is not None:
-                found.extend(queues.values())
-        return found

@@ -18,7 +18,7 @@ from iii_state.cli.terminal import exact_name, is_terminal, name, print_line, sh
 from iii_state.client.client import Client
 from iii_state.config import RedisSettings
 from iii_state.host import LOCAL
-from iii_state.state.admin import MAX_SHOWN, Operations
+from iii_state.state.functions.admin import MAX_SHOWN, AdminFunctions
 from iii_state.tasks.results import answered
 
 C = TypeVar("C", bound=Callable[..., Any])
@@ -52,7 +52,7 @@ async def opened(url: str, redis_url: str | None, prefix: str) -> AsyncIterator[
             yield client.call
         return
     async with inspection(RedisSettings(redis_url=redis_url, prefix=prefix)) as inspected:
-        functions = {function_id: function for function_id, function, _ in Operations(inspected)}
+        functions = {function_id: function for function_id, function, _ in AdminFunctions(inspected)}
 
         async def ask(function_id: str, data: bytes) -> bytes | None:
             return await answered(functions[function_id](data, LOCAL))

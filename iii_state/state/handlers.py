@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 from iii_state.errors import words
 from iii_state.events import EventType
 from iii_state.host import Module
+from iii_state.tasks.background import Background
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +118,8 @@ class Handlers:
         self._named: dict[str, EventHandler] = {}
         self._registered: dict[str, _Function] = {}
         self._one_at_a_time = asyncio.Lock()
-        self._background: asyncio.Task[None] | None = None
+        self._background = Background()
+        self._registering: asyncio.Task[None] | None = None
 
     def add(self, handler: EventHandler, function_id: str | None, config: dict[str, Any]) -> None:
         """Take a handler on. Raises `TypeError` and `ValueError` as `State.on_change` says."""
@@ -128,11 +130,11 @@ class Handlers:
             raise ValueError(f"{name} is the name of another handler already: give each a function_id of its own")
         self.pending.append(_Pending(name, handler, config))
         try:
-            loop = asyncio.get_running_loop()
+            asyncio.get_running_loop()
         except RuntimeError:
             return
-        if self._background is None or self._background.done():
-            self._background = loop.create_task(self._register_in_background())
+        if self._registering is None or self._registering.done():
+            self._registering = self._background.start(self._register_in_background(), "registering handlers")
 
     async def _register_in_background(self) -> None:
         said = ""

@@ -18,6 +18,7 @@ from typing import Any, Self
 from iii_state.errors import Code, FunctionError, Gap
 from iii_state.host import Host
 from iii_state.state.handlers import EmbeddingEngine, Event, event_of
+from iii_state.tasks.background import Background
 from iii_state.tasks.closing import in_turn
 
 
@@ -146,7 +147,7 @@ class Watches:
         self._loop: asyncio.AbstractEventLoop | None = None
         """That of the engine, from the first watch on."""
         self._has_stopped = False
-        self._closing: set[asyncio.Task[None]] = set()
+        self._background = Background()
 
     def has(self, buffer: Buffer) -> bool:
         """Whether a watch is open."""
@@ -204,9 +205,7 @@ class Watches:
                 self._loop.call_soon_threadsafe(self._close_in_background, buffer)
 
     def _close_in_background(self, buffer: Buffer) -> None:
-        task = asyncio.ensure_future(self.close(buffer))
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
+        self._background.start(self.close(buffer), "the end of a watch")
 
     # -- as a module
 
@@ -216,9 +215,7 @@ class Watches:
     async def stop(self) -> None:
         """The engine stops: the watches end behind what has come so far."""
         self._has_stopped = True
-        await in_turn(*(partial(self.close, buffer) for buffer in list(self._open)))
-        if self._closing:
-            await asyncio.wait(self._closing)
+        await in_turn(*(partial(self.close, buffer) for buffer in list(self._open)), self._background.stop)
 
     async def health(self) -> str | None:
         """All is well."""

@@ -1,4 +1,4 @@
-"""The framed form in which objects are stored: each top-level member on a line of its own (design: "Framed JSON")."""
+"""The framed form in which objects are stored (`iii_state/docs/architecture.md`): each top-level member on a line of its own."""
 
 from __future__ import annotations
 

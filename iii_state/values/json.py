@@ -1,6 +1,6 @@
 """JSON text: its normal form, the framed form in which objects are stored, and encoding for Python callers.
 
-A value is JSON text from the socket to the store and back (design: "Values are JSON text, end to end"). Two forms matter:
+A value is JSON text from the socket to the store and back (`iii_state/docs/architecture.md`). Two forms matter:
 
 - *compact normal form*: no white space between tokens, strings with a backslash spelled anew, numbers as written;
 - *stored form*: the same, but an object has each top-level member on a line of its own, `{` TAB LF `"a":1` `,` LF … LF `}`,

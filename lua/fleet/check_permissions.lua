@@ -15,7 +15,7 @@ local function try(command, key, ...)
   local reply = redis.pcall(command, key, ...)
   local err = type(reply) == 'table' and reply.err
   if err and (string.find(err, 'NOPERM', 1, true) or string.find(err, "can't run", 1, true)
-    or string.find(err, "can't access", 1, true)) then
+    or string.find(err, "can't access", 1, true) or string.find(err, 'ACL failure', 1, true)) then
     refused[#refused + 1] = string.find(err, 'key', 1, true) and key or command
     return false
   end

@@ -7,18 +7,17 @@ import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from iii_state.client.client import Client
 from tests.support.engines.attached import attached
-from tests.support.engines.processes import EngineProcess, running_engine
+from tests.support.engines.processes import EngineProcess, Process, running_engine
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-async def end_twice(url: str, process: subprocess.Popen[Any], first: signal.Signals, second: signal.Signals) -> None:
+async def end_twice(url: str, process: Process, first: signal.Signals, second: signal.Signals) -> None:
     """Signal a process whose handler runs, see that it waits for the handler, and signal it again."""
     running = asyncio.Event()
 

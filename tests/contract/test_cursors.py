@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 
 from iii_state import FunctionError
-from iii_state.state.snapshots import MAX_SNAPSHOTS
+from iii_state.state.functions.snapshots import MAX_SNAPSHOTS
 from tests.support.bridge.processes import Worker, bridged, engine, remote
 from tests.support.engines.attached import attached
 from tests.support.engines.old_engine import OldEngine

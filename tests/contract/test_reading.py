@@ -12,7 +12,8 @@ import pytest
 
 from iii_state import values
 from iii_state.errors import FunctionError, InvalidValue
-from iii_state.state.snapshots import EntriesRequest, Snapshots
+from iii_state.state.functions.requests import EntriesRequest
+from iii_state.state.functions.snapshots import Snapshots
 from tests.support.stores import Store, opened
 from tests.support.waiting import until
 

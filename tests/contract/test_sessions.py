@@ -272,7 +272,7 @@ async def until_gone(store: Store) -> None:
 
     async def gone() -> bool:
         assert isinstance(store.adapter, KvAdapter)
-        return not store.adapter.parts._sessions._used
+        return not store.adapter.sessions._used
 
     await until(gone)
     await store.set("s", "afterwards", b"1")
@@ -295,7 +295,7 @@ async def test_what_could_not_be_written_is_not_recorded(tmp_path: Path) -> None
         await store.open("session-1", 0, 1)
         adapter = store.adapter
         assert isinstance(adapter, KvAdapter)
-        journal = adapter.parts._journal
+        journal = adapter._journal
         assert journal is not None
         await journal._call(lambda: journal._opened().execute("PRAGMA max_page_count=1").fetchall())
         large = values.encode("x" * 100_000)

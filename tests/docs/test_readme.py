@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import ROOT
 from tests.support.engines.attached import attached
 from tests.support.engines.processes import free_port, running_engine
 from tests.support.redis.server import RedisServer
 
-ROOT = Path(__file__).parents[2]
 PAGES = [path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted((ROOT / "iii_state" / "docs").glob("*.md")))]
 SDK_PYTHON = ROOT / ".cache" / "sdks" / "python-0.25.0" / "bin" / "python"
 

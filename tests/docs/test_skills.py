@@ -21,10 +21,10 @@ import yaml
 
 from iii_state import Engine, StateModule
 from iii_state import config as configuration
+from tests.support import ROOT
 from tests.support.engines.processes import EngineProcess, running_engine
 from tests.support.sdk.workers import NODE_NEW, PYTHON_NEW, SDKS_DIRECTORY, Sdk
 
-ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "iii_state"
 SKILLS = PACKAGE / "skills"
 PAGES = sorted(SKILLS.rglob("*.md"))

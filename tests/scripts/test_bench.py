@@ -19,8 +19,9 @@ from benchmarks.report import Target, bar, number
 from benchmarks.sections import SECTIONS
 
 import iii_state
+from tests.support import ROOT
 
-BENCH = Path(__file__).parents[2] / "scripts" / "bench"
+BENCH = ROOT / "scripts" / "bench"
 SMALLEST = ("--quick", "--runs", "1", "--seconds", "0.05", "--callers", "1,8", "--many", "20")
 ON_REDIS = [name for name in SECTIONS if name.startswith("redis-")]
 EVENTS_ON_REDIS = ON_REDIS[ON_REDIS.index("redis-latency") :]

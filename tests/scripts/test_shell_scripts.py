@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
+from tests.support import ROOT
 from tests.support.engines.processes import EngineProcess
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.skipif(not (ROOT / ".venv" / ".installed").exists(), reason="scripts/serve would install the project first")

@@ -351,18 +351,18 @@ async def test_a_worker_that_left_burns_no_attempts() -> None:
         assert setup.on.metadata[0]["iii_state"]["attempt"] == 1
 
 
-async def test_a_bell_that_rings_before_an_answer_is_read_is_not_forgotten() -> None:
+async def test_a_wake_up_that_comes_before_a_reply_is_read_is_not_forgotten() -> None:
     async with Setup() as setup:
-        adapter: Any = setup.module.adapter
+        queues: Any = setup.module.adapter.queues
         late: list[tuple[asyncio.Future[Any], list[Any]]] = []
-        take = adapter.take
+        take = queues.take
 
         def take_late(subscription_id: str, count: int) -> asyncio.Future[Any]:
             answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             late.append((answer, take(subscription_id, count)))
             return answer
 
-        adapter.take = take_late
+        queues.take = take_late
         await setup.trigger(scope="s")
         async with asyncio.timeout(10):
             while not late:
@@ -462,13 +462,13 @@ async def test_what_a_handler_has_done_is_acknowledged_when_its_worker_leaves_in
         assert setup.engine._tasks is not None
         (answer,) = (entry[0] for entry in setup.engine._tasks.pending._open.values())
         assert asyncio.isfuture(answer)
-        answer.add_done_callback(lambda _: setup.module.unregister(binding.trigger, disconnected=True))
+        answer.add_done_callback(lambda _: setup.module.triggers.unregister(binding.trigger, disconnected=True))
         gone = asyncio.Event()
         answer.add_done_callback(lambda _: gone.set())
         setup.on.gate.set()
         async with asyncio.timeout(10):
             await gone.wait()
-        setup.module.register(binding.trigger)
+        setup.module.triggers.register(binding.trigger)
         await setup.set("k", 2)
         await setup.on.calls(2)
         assert setup.on.values("k") == [1, 2]

@@ -13,7 +13,8 @@ import pytest
 
 from iii_state import Engine, Event, FunctionError, State, StateModule
 from iii_state.state import handlers
-from tests.support.engines.embedded import engine_over, until
+from tests.support.engines.embedded import engine_over
+from tests.support.waiting import until
 
 HERE = "tests.state.test_facade_handlers"
 

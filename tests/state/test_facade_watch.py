@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from iii_state import Engine, Event, FunctionError, Gap, State, StateModule, Watch, ops
-from tests.support.engines.embedded import engine_over, until
+from tests.support.engines.embedded import engine_over
+from tests.support.waiting import until
 
 
 async def taken(events: AsyncIterator[Event], count: int) -> list[Event]:

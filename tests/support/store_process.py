@@ -7,6 +7,8 @@ import sys
 import textwrap
 from pathlib import Path
 
+from tests.support import ROOT
+
 
 def script(body: str, directory: Path, **options: object) -> subprocess.Popen[str]:
     """A process that runs `body` inside `async def main(store)`; `say` prints a line at once."""
@@ -31,7 +33,7 @@ uvloop.run(main(Path({str(directory)!r})))
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
         **options,  # type: ignore[call-overload]
     )
     return process

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from iii_state import Engine, StateModule
-from tests.support.engines.processes import EngineProcess, free_port
+from tests.support.engines.processes import EngineProcess, Process, free_port
 from tests.support.redis.proxy import Proxy, proxy_to
 from tests.support.redis.server import RedisServer
 from tests.support.sdk.workers import PYTHON_NEW, PYTHON_OLD, Sdk
@@ -248,7 +247,7 @@ class Arena:
         await asyncio.sleep(seconds)
         await engine.start()
 
-    async def _stop(self, process: subprocess.Popen[Any], seconds: float) -> None:
+    async def _stop(self, process: Process, seconds: float) -> None:
         process.send_signal(signal.SIGSTOP)
         try:
             await asyncio.sleep(seconds)

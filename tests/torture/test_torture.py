@@ -7,14 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from tests.support import ROOT
 from tests.support.sdk.workers import PYTHON_NEW, PYTHON_OLD
 from tests.torture.plan import DURATIONS
 
-TORTURE = Path(__file__).parents[2] / "scripts" / "torture"
+TORTURE = ROOT / "scripts" / "torture"
 
 
 @pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")

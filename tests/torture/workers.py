@@ -8,9 +8,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from tests.support import ROOT
 from tests.support.sdk.workers import SOON, Sdk
-
-ROOT = Path(__file__).parents[2]
 
 
 class WorkerProcess:

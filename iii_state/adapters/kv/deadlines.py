@@ -37,8 +37,8 @@ class Deadlines:
         self._has = has
         self._end = end
         self._timer: asyncio.TimerHandle | None = None
-        self._looks_at = 0
-        """When the timer rings, by `clock`. Not asked of it: uvloop's has no time where that has come already."""
+        self._due_at = 0
+        """When the timer ends, by `clock`. Not asked of it: uvloop's has no time where that has come already."""
         self._crowded = 64
 
     def of(self, scope: str, key: str) -> int | None:
@@ -68,18 +68,18 @@ class Deadlines:
             self.watched[:] = {entry for entry in self.watched if self._has(entry[2], entry[3], entry[1])}
             heapify(self.watched)
             self._crowded = 2 * len(self.watched) + 64
-        if self._timer is None or at < self._looks_at:
+        if self._timer is None or at < self._due_at:
             self._arm()
 
-    def look(self) -> None:
+    def end_due(self) -> None:
         """End what is over."""
         self.stop()
         now = self.now()
-        looked_at = 0
+        tried = 0
         trouble: Exception | None = None
-        while self.watched and self.watched[0][0] <= now and looked_at < ENDS_PER_TURN:
+        while self.watched and self.watched[0][0] <= now and tried < ENDS_PER_TURN:
             _, at, scope, key = self.watched[0]
-            looked_at += 1
+            tried += 1
             if self._has(scope, key, at):
                 try:
                     self._end(scope, key)
@@ -104,5 +104,5 @@ class Deadlines:
         self.stop()
         if self.watched:
             now = self.now()
-            self._looks_at = min(max(now, self.watched[0][0]), now + MAX_WAIT_MS)
-            self._timer = asyncio.get_running_loop().call_later((self._looks_at - now) / 1000, self.look)
+            self._due_at = min(max(now, self.watched[0][0]), now + MAX_WAIT_MS)
+            self._timer = asyncio.get_running_loop().call_later((self._due_at - now) / 1000, self.end_due)

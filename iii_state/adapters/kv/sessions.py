@@ -1,17 +1,18 @@
-"""Sessions of a kv store: what callers may ask for again, in memory, and in a journal's groups where there is one.
+"""Sessions of a kv store: what makes a mutation recognisable when it is made again, in memory, and in the journal if there is one.
 
-What `lua/sessions/open.lua` and `lua/lib/sessions/` do in Redis. An outcome is recorded in the group of its write, and is
-seen at once: a call that is made again before that group has been committed waits for it, and fails with it.
+An outcome is recorded in the transaction of its write, and is seen at once: a call that is made again before that transaction has
+been committed waits for it, and fails with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TypeVar
 
-from iii_state.adapters.kv.groups import Changes, Groups
-from iii_state.adapters.kv.journal import EPOCH, Outcome, Slot
-from iii_state.errors import MAX_RECORDED_BYTES, OldValueUnknown, RequestFenced, SessionLost, SessionTaken
+from iii_state.adapters.kv.journal.changes import Changes
+from iii_state.adapters.kv.journal.commits import Commits
+from iii_state.adapters.kv.journal.transaction import EPOCH, Outcome, Slot
+from iii_state.errors import MAX_RECORDED_BYTES, OldValueUnknown, RequestFenced, SessionLost, SessionTaken, StoreError
 from iii_state.sessions import Request
 from iii_state.tasks.awake import AwakeTimer
 from iii_state.tasks.results import Answer
@@ -23,16 +24,17 @@ SWEEPS_PER_EXPIRY = 5
 
 
 class Sessions:
-    """The sessions of one store. `groups` are those of its journal, None where it lives in memory."""
+    """See `base.Sessions`. `commits` are those of the store's journal, None where it lives in memory."""
 
-    def __init__(self, groups: Groups | None, *, expiry_seconds: float) -> None:
-        self._groups = groups
+    def __init__(self, commits: Commits | None, *, expiry_seconds: float) -> None:
+        self._commits = commits
         self._expiry_seconds = expiry_seconds
         self._held: dict[str, dict[int, Outcome]] = {}
         """Session → slot → what was recorded last, of what has been committed."""
         self._used: dict[str, int] = {}
         """Session → how many sweeps there had been when it was used last."""
         self._sweeps = 0
+        self._closed = False
         self._timer: AwakeTimer | None = None
 
     def load(self, rows: Iterable[tuple[str, int, int, bytes | None, int]]) -> None:
@@ -42,12 +44,14 @@ class Sessions:
             self._touch(session)
 
     def close(self) -> None:
-        """Stop looking for sessions that have expired."""
+        """Open no more, and stop looking for sessions that have expired."""
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
 
     def open(self, session: str, previous_epoch: int, epoch: int) -> Answer[None]:
-        """See `Adapter.open_session`."""
+        if self._closed:
+            raise being_closed()
         held = self._latest((session, EPOCH))
         if held is None and previous_epoch:
             raise SessionLost
@@ -77,33 +81,36 @@ class Sessions:
         return held
 
     def record(self, request: Request, old: bytes | None) -> None:
-        """A call has been applied, or will be with the group that is being filled."""
+        """A call has been applied, or will be with the next transaction."""
         forgotten = old is not None and len(old) > MAX_RECORDED_BYTES
         self._record((request.session, request.slot), Outcome(request.seq, None if forgotten else old, forgotten))
 
-    def again(self, request: Request, answer: T) -> Answer[T]:
-        """The answer for a call made again, once it lasts."""
+    def again(self, request: Request, result: T) -> Answer[T]:
+        """The result of a call made again, once it lasts."""
         slot = (request.session, request.slot)
-        return answer if self._groups is None or self._groups.outcome_of(slot) is None else self._settled(answer)
+        return result if self._commits is None or self._commits.outcome_of(slot) is None else self._settled(result)
 
-    def committed(self, outcomes: Mapping[Slot, Outcome]) -> None:
-        """These outcomes last from now on."""
-        for (session, slot), outcome in outcomes.items():
-            self._held.setdefault(session, {})[slot] = outcome
+    def committed(self, written: Changes) -> None:
+        """The outcomes of what was written last from now on."""
+        for slot, outcome in written.outcomes.items():
+            self._hold(slot, outcome)
+
+    def _hold(self, slot: Slot, outcome: Outcome) -> None:
+        self._held.setdefault(slot[0], {})[slot[1]] = outcome
 
     def _latest(self, slot: Slot) -> Outcome | None:
-        pending = None if self._groups is None else self._groups.outcome_of(slot)
+        pending = None if self._commits is None else self._commits.outcome_of(slot)
         return pending or self._held.get(slot[0], {}).get(slot[1])
 
     def _record(self, slot: Slot, outcome: Outcome) -> None:
         self._touch(slot[0])
-        if self._groups is None:
-            self.committed({slot: outcome})
+        if self._commits is None:
+            self._hold(slot, outcome)
         else:
-            self._groups.record(slot, outcome)
+            self._commits.record(slot, outcome)
 
-    def _settled(self, answer: T) -> Answer[T]:
-        return answer if self._groups is None else self._groups.wait(answer)
+    def _settled(self, result: T) -> Answer[T]:
+        return result if self._commits is None else self._commits.wait(result)
 
     # -- expiry
 
@@ -118,10 +125,15 @@ class Sessions:
         for session in expired:
             del self._used[session]
             self._held.pop(session, None)
-        if expired and self._groups is not None:
+        if expired and self._commits is not None:
 
             def end(changes: Changes) -> None:
                 changes.ended_sessions.extend(expired)
 
-            self._groups.keep(end)
+            self._commits.keep(end)
         self._timer = AwakeTimer(self._expiry_seconds / SWEEPS_PER_EXPIRY, self._sweep) if self._used else None
+
+
+def being_closed() -> StoreError:
+    """What a mutation is refused with at the end."""
+    return StoreError("the store is being closed; nothing was changed")

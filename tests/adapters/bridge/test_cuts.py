@@ -146,7 +146,7 @@ async def test_reads_are_made_again() -> None:
 async def test_a_session_that_the_remote_has_forgotten_is_replaced() -> None:
     async with running() as remote, running(bridge_to(remote.url)) as bridge:
         assert await bridge.increment() == 1
-        remote.module.adapter._sessions._held.clear()  # type: ignore[attr-defined]
+        remote.module.adapter.sessions._held.clear()  # type: ignore[attr-defined]
         assert sorted(await asyncio.gather(*(bridge.increment() for _ in range(20)))) == list(range(2, 22))
 
 

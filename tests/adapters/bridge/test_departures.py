@@ -16,7 +16,9 @@ SMALL: dict[str, Any] = {"dispatch": {"max_queue_length": 10}}
 
 FOREVER = {"retention_ms": "forever"}
 
-HASTY = "import iii_state.adapters.bridge.feeds as feeds; feeds.OWN_RETENTION_MS = 500; from iii_state.__main__ import main; main()"
+HASTY = (
+    "import iii_state.adapters.bridge.queues as queues; queues.OWN_RETENTION_MS = 500; from iii_state.__main__ import main; main()"
+)
 """Starts `iii-state` with bridges whose own queues do not outlive their connections for long."""
 
 

@@ -7,7 +7,7 @@ import sqlite3
 from pathlib import Path
 
 from iii_state.adapters.kv import KvAdapter
-from iii_state.adapters.kv.journal import FORMAT
+from iii_state.adapters.kv.journal.file import FORMAT
 from tests.support.store_process import script
 from tests.support.stores import ALL, drain, opened, seen
 
@@ -106,8 +106,8 @@ async def test_what_is_set_again_and_again_takes_no_memory_for_its_former_deadli
     await adapter.start(lambda subscription_id: None)
     for number in range(20_000):
         adapter.values.set("s", f"k{number % 10}", b"1", ttl_ms=3_600_000 + number)
-    assert len(adapter.parts._deadlines.watched) < 200
+    assert len(adapter.values._deadlines.watched) < 200
     for number in range(10):
         adapter.values.delete("s", f"k{number}")
-    assert adapter.parts._deadlines.over("s") == set()
+    assert adapter.values._deadlines.over("s") == set()
     await adapter.stop()

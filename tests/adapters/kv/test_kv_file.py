@@ -210,7 +210,7 @@ async def test_a_full_disk_fails_calls_in_words_and_loses_nothing(tmp_path: Path
             assert failed, "the disk was full"
             say("failed", message)
             (out,) = await store.take(Subscription("all").id, 1)
-            pending = store.adapter.ack([out])
+            pending = store.adapter.queues.ack([out])
             await asyncio.sleep(0)
             resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
             await asyncio.wait_for(pending, 10)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from iii_state.adapters.kv import KvAdapter
 from iii_state.errors import StoreError
 from iii_state.events import QueueLimits
 from tests.support.stores import ALL, FAILED, drain, opened
@@ -14,7 +15,8 @@ from tests.support.stores import ALL, FAILED, drain, opened
 async def test_what_a_full_queue_has_dropped_is_not_kept_while_nobody_takes(tmp_path: Path) -> None:
     async with opened("kv-memory", tmp_path, QueueLimits(max_queue_length=3, on_full="drop_oldest")) as store:
         await store.subscribe(ALL)
-        (queue,) = store.adapter._queues.values()  # type: ignore[attr-defined]
+        assert isinstance(store.adapter, KvAdapter)
+        (queue,) = store.adapter.queues
         for number in range(200):
             await store.set("s", str(number), b"1")
         assert len(queue._ready) < 100

@@ -15,14 +15,15 @@ from iii_state.events import QueueLimits
 from tests.support.redis.adapters import Open
 from tests.support.redis.cluster import Cluster
 from tests.support.redis.proxy import Proxy, proxy_to
-from tests.support.redis.server import RedisServer, binary, shared_server
+from tests.support.redis.server import KINDS, RedisServer, binary, shared_server
+from tests.support.slow import slow
 
 
 @pytest.fixture(scope="session")
 def sockets() -> Iterator[dict[str, str]]:
     """Sockets of the real servers there are, by version; started once."""
     with ExitStack() as stack:
-        found = {version: server for version in ("7", "6.2") if (server := binary(version))}
+        found = {version: server for version in KINDS if (server := binary(version))}
         yield {version: stack.enter_context(RedisServer(executable=server)).socket for version, server in found.items()}
 
 
@@ -36,14 +37,14 @@ def connect(sockets: dict[str, str], version: str) -> redis.Redis:
     return client
 
 
-@pytest.fixture(params=["fake", "7", "6.2"])
+@pytest.fixture(params=["7", *map(slow, ("6.2", "valkey", "fake"))])
 def client(sockets: dict[str, str], request: pytest.FixtureRequest) -> Iterator[redis.Redis]:
     """An empty Redis, of each kind there is."""
     with connect(sockets, request.param) as client:
         yield client
 
 
-@pytest.fixture(params=["7", "6.2"])
+@pytest.fixture(params=["7", *map(slow, ("6.2", "valkey"))])
 def real(sockets: dict[str, str], request: pytest.FixtureRequest) -> Iterator[redis.Redis]:
     """An empty real Redis, of each version there is."""
     with connect(sockets, request.param) as client:

@@ -104,17 +104,21 @@ async def test_a_wrong_password_is_said_and_not_shown(own_server: RedisServer) -
 
 
 async def test_missing_permissions_are_named_at_start(own_server: RedisServer) -> None:
+    new_user = ("ACL", "SETUSER", "app", "reset", "resetchannels", "on", ">pw", *SMALLEST_RULES.split())
     for rules, named in (
-        ("-hset", "HSET"),
-        ("-xadd", "XADD"),
+        ("-hset", "hset"),
+        ("-xadd", "xadd"),
         ("resetkeys ~iii-state:*", "state:"),
         ("resetkeys ~state:*", "iii-state:"),
     ):
-        own_server.client.execute_command("ACL", "SETUSER", "app", "reset", "on", ">pw", *SMALLEST_RULES.split(), *rules.split())
+        own_server.client.execute_command(*new_user, *rules.split())
         told = await refusal(f"redis://app:pw@127.0.0.1:{own_server.port}")
-        assert named in told, told
+        assert "may not" in told or "no permission" in told, (
+            told
+        )  # the first is ours, the second of a server we do not know by heart
+        assert named in told.lower(), told
         assert own_server.client.keys("state:*") == []
-    own_server.client.execute_command("ACL", "SETUSER", "app", "reset", "on", ">pw", *SMALLEST_RULES.split())
+    own_server.client.execute_command(*new_user)
     async with adapter_on(f"redis://app:pw@127.0.0.1:{own_server.port}") as adapter:
         await answer_of(adapter.values.set("s", "k", b"1"))
         assert await answer_of(adapter.values.update("s", "n", INCREMENT, LIMIT))
@@ -203,7 +207,7 @@ async def test_a_redis_that_stalls_for_less_than_the_timeout_costs_no_call(own_s
 
 
 async def test_a_failover_under_traffic_is_survived(own_server: RedisServer) -> None:
-    with RedisServer("--replicaof", f"127.0.0.1 {own_server.port}") as replica:
+    with RedisServer("--replicaof", "127.0.0.1", str(own_server.port)) as replica:
         await until(lambda: replica.client.info("replication")["master_link_status"] == "up")
         async with contextlib.AsyncExitStack() as stack:
             proxy = await stack.enter_async_context(proxy_to(own_server.port))

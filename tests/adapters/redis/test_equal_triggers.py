@@ -55,11 +55,11 @@ async def running() -> AsyncIterator[Running]:
 async def test_a_trigger_that_is_being_registered_keeps_the_queue_that_the_last_equal_one_leaves(
     running: Running, disconnected: bool
 ) -> None:
-    await answer_of(running.module.register(trigger("old")))
+    await answer_of(running.module.triggers.register(trigger("old")))
     await running.set(1)
     await running.until_handled(1)
-    begun = running.module.register(trigger("new"))
-    left = running.module.unregister(trigger("old"), disconnected=disconnected)
+    begun = running.module.triggers.register(trigger("new"))
+    left = running.module.triggers.unregister(trigger("old"), disconnected=disconnected)
     await answer_of(begun)
     await answer_of(left)
     await running.set(2)
@@ -68,18 +68,18 @@ async def test_a_trigger_that_is_being_registered_keeps_the_queue_that_the_last_
 
 
 async def test_a_registration_that_fails_holds_no_queue_that_the_last_equal_one_has_left(running: Running) -> None:
-    await answer_of(running.module.register(trigger("old")))
+    await answer_of(running.module.triggers.register(trigger("old")))
     redis = running.server.client
     redis.set("iii-state:orphans", "in the way")
-    begun = running.module.register(trigger("new"))
-    left = running.module.unregister(trigger("old"), disconnected=True)
+    begun = running.module.triggers.register(trigger("new"))
+    left = running.module.triggers.unregister(trigger("old"), disconnected=True)
     assert left is None
     with pytest.raises(FunctionError):
         await answer_of(begun)
     redis.delete("iii-state:orphans")
-    again = running.module.register(trigger("old"))
+    again = running.module.triggers.register(trigger("old"))
     await answer_of(again)
-    await answer_of(running.module.unregister(trigger("old"), disconnected=True))
+    await answer_of(running.module.triggers.unregister(trigger("old"), disconnected=True))
     assert running.orphans() == 1
 
 
@@ -90,7 +90,7 @@ async def test_a_registration_that_nobody_waits_for_any_more_leaves_no_queue_tha
     await asyncio.sleep(0)
     begun.cancel()
     await asyncio.gather(begun, return_exceptions=True)
-    await answer_of(running.module.register(trigger("other")))  # behind it
+    await answer_of(running.module.triggers.register(trigger("other")))  # behind it
     redis = running.server.client
     async with asyncio.timeout(10):
         while len(redis.keys("iii-state:sub:*")) != 1:

@@ -401,7 +401,7 @@ async def test_the_smallest_permissions_with_one_channel_more_suffice(
     own_server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     rules = (*SMALLEST_RULES.split(), "&__keyspace@0__:state:*", "+config|get", "+config|set")
-    own_server.client.execute_command("ACL", "SETUSER", "app", "reset", "on", ">pw", *rules)
+    own_server.client.execute_command("ACL", "SETUSER", "app", "reset", "resetchannels", "on", ">pw", *rules)
     async with adapter_on(f"redis://app:pw@127.0.0.1:{own_server.port}", foreign_writes=True) as adapter:
         await until(lambda: watches(own_server))
         await answer_of(adapter.queues.subscribe(ALL))

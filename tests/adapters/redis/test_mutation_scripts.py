@@ -13,6 +13,7 @@ from iii_state.adapters.redis.scripts.mutations import BoundedQueue, QueueFull, 
 from iii_state.errors import OldValueUnknown, RequestFenced, SessionLost, SessionTaken
 from tests.support.redis.script_engine import Engine, refused
 from tests.support.redis.server import RedisServer, binary
+from tests.support.slow import slow
 
 KEYS = Keys()
 INCREMENT: list[dict[str, Any]] = [{"type": "increment", "path": "", "by": 1}]
@@ -278,7 +279,7 @@ def test_a_waiting_list_of_the_wrong_type_fails_whole(
     assert everything(client) == before
 
 
-@pytest.fixture(params=["7", "6.2"])
+@pytest.fixture(params=["7", *map(slow, ("6.2", "valkey"))])
 def crowded(request: pytest.FixtureRequest) -> Iterator[Engine]:
     """An engine of a Redis with data whose memory is full."""
     server = binary(request.param)

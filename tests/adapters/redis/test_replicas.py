@@ -26,7 +26,7 @@ def primary() -> Iterator[RedisServer]:
 
 @pytest.fixture
 def replica(primary: RedisServer) -> Iterator[RedisServer]:
-    with RedisServer("--replicaof", f"127.0.0.1 {primary.port}") as running:
+    with RedisServer("--replicaof", "127.0.0.1", str(primary.port)) as running:
         yield running
         running.process.send_signal(signal.SIGCONT)
 
@@ -82,7 +82,7 @@ async def test_a_replica_that_comes_back_in_time_confirms_what_waits(primary: Re
 async def test_what_another_server_confirms_counts_for_nothing(primary: RedisServer, replica: RedisServer) -> None:
     """The write is on a primary that is gone; the one that answers in its place has a replica that is up to date."""
     await linked(replica)
-    with RedisServer() as other, RedisServer("--replicaof", f"127.0.0.1 {other.port}") as others_replica:
+    with RedisServer() as other, RedisServer("--replicaof", "127.0.0.1", str(other.port)) as others_replica:
         await linked(others_replica)
         async with proxy_to(primary.port) as proxy, adapter_on(proxy.url, wait_replicas=1, call_timeout_ms=20_000) as adapter:
             replica.process.send_signal(signal.SIGSTOP)
@@ -105,7 +105,7 @@ async def test_fewer_replicas_than_asked_for_are_said_at_the_start(primary: Redi
 
 
 async def test_a_user_that_may_not_wait_is_refused_at_the_start(primary: RedisServer) -> None:
-    primary.client.execute_command("ACL", "SETUSER", "app", "reset", "on", ">pw", *SMALLEST_RULES.split(), "-wait")
+    primary.client.execute_command("ACL", "SETUSER", "app", "reset", "resetchannels", "on", ">pw", *SMALLEST_RULES.split(), "-wait")
     with pytest.raises(StoreError, match=r"wait_replicas needs \+info and \+wait"):
         async with adapter_on(f"redis://app:pw@127.0.0.1:{primary.port}", wait_replicas=1):
             pass

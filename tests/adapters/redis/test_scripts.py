@@ -14,8 +14,7 @@ import redis
 
 from iii_state.adapters.redis.scripts.loader import names, read, script
 from iii_state.errors import ScriptError
-
-ROOT = Path(__file__).parents[3]
+from tests.support import ROOT
 
 
 def write(folder: Path, **files: str) -> Path:

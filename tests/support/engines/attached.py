@@ -7,7 +7,6 @@ import fcntl
 import os
 import re
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,13 +16,13 @@ from typing import Any
 
 import pytest
 
-from tests.support.engines.processes import SHUTDOWN_SECONDS, STARTUP_SECONDS, Lines, running_engine, started
+from tests.support.engines.processes import IN_PYTHON, SHUTDOWN_SECONDS, STARTUP_SECONDS, Lines, running_engine, started
 from tests.support.waiting import until
 
 STOCK_URL = "III_STOCK_URL"
 """The variable that names a stock engine without state, for the tests that can run against one."""
 
-ATTACH = (sys.executable, "-m", "iii_state", "attach")
+ATTACH = (*IN_PYTHON, "attach")
 
 
 class AttachProcess:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from iii_state import Engine, State, StateModule
 from tests.support.redis.server import shared_server
 
 KINDS = ["kv-memory", "kv-file", "redis", "bridge-kv"]
-SECONDS = 20.0
 
 
 @asynccontextmanager
@@ -35,16 +34,6 @@ async def engine_over(kind: str, directory: Path) -> AsyncIterator[Engine]:
         engine = await stack.enter_async_context(Engine())
         await engine.add_module(StateModule(config))
         yield engine
-
-
-async def until(holds: Callable[[], bool | Awaitable[bool]]) -> None:
-    """Wait, bounded, until something holds."""
-    async with asyncio.timeout(SECONDS):
-        while True:
-            held = holds()
-            if (await held) if isinstance(held, Awaitable) else held:
-                return
-            await asyncio.sleep(0.002)
 
 
 @pytest.fixture(params=KINDS)

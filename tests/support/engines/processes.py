@@ -16,7 +16,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, Protocol, TypeVar
+
+from tests.support.engines.warm import IS_POSSIBLE, start_warm
 
 STARTUP_SECONDS = 30.0
 SHUTDOWN_SECONDS = 15.0
@@ -25,7 +27,24 @@ _LISTENING = re.compile(r"listening on (ws://\S+?:(\d+))")
 
 T = TypeVar("T")
 
-SERVE = (sys.executable, "-m", "iii_state", "serve")
+IN_PYTHON = (sys.executable, "-m", "iii_state")
+SERVE = (*IN_PYTHON, "serve")
+
+
+class Process(Protocol):
+    """A process that has been started, as `subprocess.Popen` describes it."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def returncode(self) -> int | None: ...
+    @property
+    def stderr(self) -> IO[Any] | None: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def send_signal(self, number: int, /) -> None: ...
+    def kill(self) -> None: ...
+    def terminate(self) -> None: ...
 
 
 class Lines:
@@ -103,17 +122,23 @@ def started(
     folder: str,
     config: Mapping[str, Any] | None = None,
     environment: Mapping[str, str] | None = None,
-) -> subprocess.Popen[str]:
-    """Start `iii-state` in a folder of its own, with this configuration: none that lies about changes a test, and no data does."""
+) -> Process:
+    """Start `iii-state` in a folder of its own, with this configuration: none that lies about changes a test, and no data does.
+
+    It begins as the fork of a process that has imported everything, unless its environment has to be there from the beginning.
+    """
     command = list(command)
     if config is not None:
         path = Path(folder, "config.yaml")
         path.write_text(json.dumps({"workers": [{"name": "iii-state", "config": config}]}))
         command += ["--config", str(path)]
+    environment = {**os.environ, "NO_COLOR": "1", **(environment or {})}
+    if IS_POSSIBLE and tuple(command[:3]) == IN_PYTHON and environment.get("LD_PRELOAD") == os.environ.get("LD_PRELOAD"):
+        return start_warm(command[3:], folder, environment)
     return subprocess.Popen(
         command,
         cwd=folder,
-        env={**os.environ, "NO_COLOR": "1", **(environment or {})},
+        env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

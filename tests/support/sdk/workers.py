@@ -16,11 +16,12 @@ from typing import Any
 
 import pytest
 
+from tests.support import ROOT
 from tests.support.engines.processes import STARTUP_SECONDS, Lines
 from tests.support.waiting import wait_until
 
 HERE = Path(__file__).parent
-SDKS_DIRECTORY = HERE.parents[2] / ".cache" / "sdks"
+SDKS_DIRECTORY = ROOT / ".cache" / "sdks"
 
 # How long anything may take that should happen at once. Only a failing test waits this long.
 SOON = 10.0

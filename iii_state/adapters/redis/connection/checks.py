@@ -25,7 +25,7 @@ async def check_permissions(socket: Socket, keys: Keys, prefix: str, trial: byte
     for reply in replies:
         if isinstance(reply, ReplyError):
             hint = f" (it needs the keys {keys.values(b'*').decode()} and {prefix}:*)"
-            raise StoreError(explain(socket.address, str(reply)) + (hint if "keys" in str(reply) else ""))
+            raise StoreError(explain(socket.address, str(reply)) + (hint if "key" in str(reply) else ""))
     refused = cast("list[bytes]", replies[1])
     if refused:
         listed = ", ".join(sorted({word.decode("utf-8", "replace") for word in refused}))

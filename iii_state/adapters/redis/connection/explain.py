@@ -10,7 +10,7 @@ from iii_state.adapters.redis.connection.address import Address
 
 _TROUBLE = re.compile(
     r"\b(WRONGPASS|NOAUTH|NOPERM|READONLY|OOM|LOADING|MASTERDOWN|BUSY|MISCONF|NOREPLICAS|WRONGTYPE|MOVED|ASK|CLUSTERDOWN|CROSSSLOT"
-    r"|DENIED|can't run this command|can't access at least one of the keys|max number of clients)\b"
+    r"|DENIED|can't run this command|can't access at least one of the keys|ACL failure|max number of clients)\b"
 )
 
 
@@ -19,7 +19,7 @@ def trouble_of(text: str) -> str:
     found = _TROUBLE.search(text)
     if found is None:
         return ""
-    return "NOPERM" if found[0].startswith("can't") else found[0]
+    return "NOPERM" if found[0].startswith(("can't", "ACL")) else found[0]
 
 
 def explain(address: Address, text: str) -> str:

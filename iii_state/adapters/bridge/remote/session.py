@@ -12,7 +12,7 @@ SESSION_OPEN = b'"iii-state::session_open"'
 
 
 Ask = Callable[[bytes, bytes], Awaitable[bytes | None]]
-"""Calls a function of the remote once: JSON text of its id, and of the request."""
+"""Calls a function of the remote once: JSON text of its id, and of its argument."""
 
 _ERRORS: dict[str, type[SessionLost | SessionTaken | RequestFenced | OldValueUnknown]] = {
     kind.code: kind for kind in (SessionLost, SessionTaken, RequestFenced, OldValueUnknown)
@@ -20,7 +20,7 @@ _ERRORS: dict[str, type[SessionLost | SessionTaken | RequestFenced | OldValueUnk
 
 
 def session_error(error: FunctionError) -> Exception:
-    """What a remote says of a session or a ticket that somebody else has made, as an adapter says it."""
+    """What a remote says of a session that is not this bridge's, but a caller's, as an adapter says it."""
     kind = _ERRORS.get(error.code)
     return error if kind is None else kind()
 
@@ -43,9 +43,9 @@ class Session:
         Raises `SessionGone` where the remote has lost it, or has no sessions; `FunctionError` where it cannot say.
         """
         previous, self._epoch = self._epoch, self._epoch + 1
-        request = {"session": self._id, "epoch": self._epoch, "previous_epoch": previous}
+        argument = {"session": self._id, "epoch": self._epoch, "previous_epoch": previous}
         try:
-            answer = await ask(SESSION_OPEN, values.encode(request))
+            result = await ask(SESSION_OPEN, values.encode(argument))
         except FunctionError as error:
             if error.code in (Code.FUNCTION_NOT_FOUND, Code.NOT_RETRY_SAFE):
                 raise SessionGone("it does not recognise calls that are made again") from None
@@ -53,10 +53,10 @@ class Session:
                 raise SessionGone("it has lost its record of this call") from None
             raise
         self._head = b',"_iii_state_request":{"session":"%b","epoch":%d,"slot":' % (self._id.encode(), self._epoch)
-        about = values.decode(answer or b"{}")
+        about = values.decode(result or b"{}")
         store = about.get("store") if isinstance(about, dict) else None
         return store if isinstance(store, str) else None
 
     def sign(self, data: bytes, slot: int, seq: int) -> bytes:
-        """A request (an object without its closing brace) with what the remote recognises it by."""
+        """The argument of a mutation (an object without its closing brace) with what the remote recognises it by."""
         return b'%b%b%d,"seq":%d}}' % (data, self._head, slot, seq)

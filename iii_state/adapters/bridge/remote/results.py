@@ -1,4 +1,4 @@
-"""What a remote engine answers to `state::*`, as this side of a bridge has it: stored texts, keys, scopes.
+"""The results of a remote's functions, as this side of a bridge has them: stored texts, keys, scopes.
 
 Values are checked and brought into the stored form here, once. What is framed already comes from an engine of this project, and is
 taken as it is: a large document costs a look at its first bytes.
@@ -7,18 +7,17 @@ taken as it is: a large document costs a look at its first bytes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any
 
 import msgspec
 from msgspec import Raw
 
 from iii_state import values
 from iii_state.adapters.base import Updated
+from iii_state.adapters.bridge.remote.calls import RemoteFunction
 from iii_state.errors import InvalidValue, StoreError
 from iii_state.values import Json
 from iii_state.values.ops import OpError
-
-T = TypeVar("T")
 
 
 class _Replaced(msgspec.Struct):
@@ -31,7 +30,7 @@ class _Updated(msgspec.Struct):
     errors: list[OpError] = []
 
 
-class _Groups(msgspec.Struct):
+class _Scopes(msgspec.Struct):
     groups: list[str]
 
 
@@ -39,7 +38,7 @@ class _Keys(msgspec.Struct):
     keys: list[str]
 
 
-class _Line(msgspec.Struct):
+class _Succession(msgspec.Struct):
     before: list[str]
 
 
@@ -52,9 +51,9 @@ class Page(msgspec.Struct):
 
 _replaced = msgspec.json.Decoder(_Replaced)
 _updated = msgspec.json.Decoder(_Updated)
-_groups = msgspec.json.Decoder(_Groups)
+_scopes = msgspec.json.Decoder(_Scopes)
 _keys = msgspec.json.Decoder(_Keys)
-_line = msgspec.json.Decoder(_Line)
+_succession = msgspec.json.Decoder(_Succession)
 _texts = msgspec.json.Decoder(list[Raw])
 _page = msgspec.json.Decoder(Page)
 
@@ -83,8 +82,8 @@ def replaced(text: bytes | None) -> bytes | None:
 
 def updated(text: bytes | None) -> Updated:
     """`state::update`."""
-    answer = _updated.decode(text or b"null")
-    return Updated(_stored_or_none(answer.old_value), stored(answer.new_value), answer.errors)
+    result = _updated.decode(text or b"null")
+    return Updated(_stored_or_none(result.old_value), stored(result.new_value), result.errors)
 
 
 def texts(text: bytes | None) -> list[bytes]:
@@ -92,9 +91,9 @@ def texts(text: bytes | None) -> list[bytes]:
     return list(map(stored, _texts.decode(text or b"null")))
 
 
-def groups(text: bytes | None) -> list[str]:
+def scopes(text: bytes | None) -> list[str]:
     """`state::list_groups`."""
-    return _groups.decode(text or b"null").groups
+    return _scopes.decode(text or b"null").groups
 
 
 def keys(text: bytes | None) -> list[str]:
@@ -104,7 +103,7 @@ def keys(text: bytes | None) -> list[str]:
 
 def before(text: bytes | None) -> list[str]:
     """`iii-state::line_up`."""
-    return _line.decode(text or b"null").before
+    return _succession.decode(text or b"null").before
 
 
 def page(text: bytes | None) -> Page:
@@ -112,13 +111,13 @@ def page(text: bytes | None) -> Page:
     return _page.decode(text or b"null")
 
 
-def checked(url: str, function: str, read: Callable[[bytes | None], T]) -> Callable[[bytes | None], T]:
-    """`read`, with a `StoreError` in words where the answer is not as it should be."""
+def function(url: str, function_id: str, read: Callable[[bytes | None], Any], *, is_mutation: bool = False) -> RemoteFunction:
+    """A function of the remote at `url`; a result that `read` cannot take is a `StoreError` in words."""
 
-    def read_checked(text: bytes | None) -> T:
+    def read_checked(text: bytes | None) -> Any:
         try:
             return read(text)
         except (msgspec.MsgspecError, InvalidValue, RecursionError, UnicodeError) as error:
-            raise StoreError(f"the answer of {url} to {function} cannot be used: {error}") from None
+            raise StoreError(f"the answer of {url} to {function_id} cannot be used: {error}") from None
 
-    return read_checked
+    return RemoteFunction(values.encode_string(function_id), read_checked, is_mutation)

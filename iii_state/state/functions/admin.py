@@ -13,7 +13,8 @@ from iii_state import values
 from iii_state.adapters.base import Admin
 from iii_state.errors import MAX_CODE, MAX_MESSAGE, Code, FunctionError, StoreError, bounded
 from iii_state.events import DeadLetter, QueueStats
-from iii_state.host import Caller, Handler, Host
+from iii_state.host import Caller
+from iii_state.state.functions.declared import Registration
 from iii_state.tasks.results import Answer, Awaited, answered, then
 from iii_state.values import Json
 from iii_state.values.requests import read
@@ -35,33 +36,29 @@ class DeadRequest(msgspec.Struct):
     limit: Annotated[int, Meta(ge=1, le=MAX_SHOWN)] = 100
 
 
-class Operations:
+class AdminFunctions:
     """The functions `iii-state::*`, over any adapter or what an operator has opened of one."""
 
     def __init__(self, admin: Admin) -> None:
         self._admin = admin
 
-    def __iter__(self) -> Iterator[tuple[str, Handler, str]]:
-        """Id, function and description of each."""
+    def __iter__(self) -> Iterator[Registration]:
         yield "iii-state::triggers", self._triggers, "List the subscriptions: who wants what, and what waits for it"
         yield "iii-state::dead_list", self._list, "List dead letters: {function_id?, id?, limit?}"
         yield "iii-state::dead_show", self._show, "Show dead letters with their events: {function_id?, id?, limit?}"
         yield "iii-state::dead_retry", self._retry, "Deliver dead letters again: {function_id?, id?}"
         yield "iii-state::dead_drop", self._drop, "Drop dead letters: {function_id?, id?}"
 
-    def register(self, host: Host) -> None:
-        """Register the functions with an engine."""
-        for function_id, handler, description in self:
-            host.register_function(function_id, handler, description=description)
-
     def _triggers(self, data: Json, caller: Caller) -> Answer[bytes | None]:
         return then(self._ask(self._admin.stats), lambda queues: values.encode({"triggers": list(map(_queue_row, queues))}))
 
     def _list(self, data: Json, caller: Caller) -> Answer[bytes | None]:
-        return self._shown("dead_list", data, _letter_row)
+        return self._shown("dead_list", data, _dead_letter_row)
 
     def _show(self, data: Json, caller: Caller) -> Answer[bytes | None]:
-        return self._shown("dead_show", data, lambda letter: {**_letter_row(letter), "event": Raw(letter.event.payload())})
+        return self._shown(
+            "dead_show", data, lambda dead_letter: {**_dead_letter_row(dead_letter), "event": Raw(dead_letter.event.payload())}
+        )
 
     def _retry(self, data: Json, caller: Caller) -> Answer[bytes | None]:
         return self._each("dead_retry", data, self._admin.dead_retry, "retried")
@@ -72,16 +69,16 @@ class Operations:
     def _shown(self, name: str, data: Json, row: Callable[[DeadLetter], dict[str, Any]]) -> Answer[bytes | None]:
         request = read(f"iii-state::{name}", data, DeadRequest)
 
-        def shown(letters: Sequence[DeadLetter]) -> bytes:
+        def shown(dead_letters: Sequence[DeadLetter]) -> bytes:
             rows: list[Raw] = []
             size = 0
-            for letter in letters[: request.limit]:
-                text = values.encode(row(letter))
+            for dead_letter in dead_letters[: request.limit]:
+                text = values.encode(row(dead_letter))
                 size += len(text) + 1
                 if rows and size > MAX_SHOWN_BYTES:
                     break
                 rows.append(Raw(text))
-            return values.encode({"dead": rows, "total": len(letters)})
+            return values.encode({"dead": rows, "total": len(dead_letters)})
 
         return then(self._chosen(request), shown)
 
@@ -90,15 +87,15 @@ class Operations:
 
         async def run() -> bytes:
             count = 0
-            for letter in await answered(self._chosen(request)):
-                count += bool(await answered(self._ask(lambda letter_id=letter.id: step(letter_id))))  # type: ignore[misc]
+            for dead_letter in await answered(self._chosen(request)):
+                count += bool(await answered(self._ask(lambda letter_id=dead_letter.id: step(letter_id))))  # type: ignore[misc]
             return values.encode({word: count})
 
         return asyncio.ensure_future(run())
 
     def _chosen(self, request: DeadRequest) -> Answer[Sequence[DeadLetter]]:
-        def chosen(letters: Sequence[DeadLetter]) -> Sequence[DeadLetter]:
-            found = [letter for letter in letters if request.id in (None, letter.id)]
+        def chosen(dead_letters: Sequence[DeadLetter]) -> Sequence[DeadLetter]:
+            found = [dead_letter for dead_letter in dead_letters if request.id in (None, dead_letter.id)]
             if request.id is not None and not found:
                 raise FunctionError(Code.NOT_FOUND, f"there is no dead letter {request.id}")
             return found
@@ -140,14 +137,14 @@ def _queue_row(stats: QueueStats) -> dict[str, Any]:
     }
 
 
-def _letter_row(letter: DeadLetter) -> dict[str, Any]:
+def _dead_letter_row(dead_letter: DeadLetter) -> dict[str, Any]:
     return {
-        "id": letter.id,
-        "function_id": letter.function_id,
-        "scope": letter.event.scope,
-        "key": letter.event.key,
-        "event_type": letter.event.event_type,
-        "attempts": letter.attempts,
-        "error": bounded(letter.error, MAX_CODE + MAX_MESSAGE),
-        "buried_at_ms": letter.buried_at_ms,
+        "id": dead_letter.id,
+        "function_id": dead_letter.function_id,
+        "scope": dead_letter.event.scope,
+        "key": dead_letter.event.key,
+        "event_type": dead_letter.event.event_type,
+        "attempts": dead_letter.attempts,
+        "error": bounded(dead_letter.error, MAX_CODE + MAX_MESSAGE),
+        "buried_at_ms": dead_letter.buried_at_ms,
     }

@@ -1,6 +1,6 @@
-"""One local subscription: its events here, and the calls of the remote that wait for what becomes of them.
+"""One subscription over a bridge: its events here, and the calls of the remote that wait for what becomes of them.
 
-An event of a remote that keeps it is *held*: it is given back when nobody takes it, or when its call is lost, since the remote
+An event of a remote that keeps it is *held*: it is given back when it is not taken, or when its call is lost, since the remote
 delivers it again. Any other is kept here, in memory, until it has been handled.
 """
 
@@ -11,7 +11,8 @@ import logging
 import uuid
 from typing import NamedTuple
 
-from iii_state.adapters.local_queue import Queue
+from iii_state.adapters.bridge.events import Mark
+from iii_state.adapters.local_queue import Queue, number_of
 from iii_state.errors import Code, FunctionError, NotCarriedOut, WorkerLost
 from iii_state.events import Delivery, Event, Failure, Subscription
 from iii_state.tasks.awake import AwakeTimer
@@ -26,7 +27,7 @@ MAX_HANDLED = 10_000
 HANDLED_SECONDS = 60.0
 """So many events that were handled while the remote was not there to hear of it are remembered, for so long."""
 
-Mark = tuple[int, int]
+Number = tuple[int, int]
 """Attempt and fence: which call of an event it is."""
 
 
@@ -35,23 +36,23 @@ class _Open(NamedTuple):
 
     answer: asyncio.Future[bytes | None]
     arrived: float
-    mark: Mark
+    number: Number
 
 
 class _Handled(NamedTuple):
-    """An event that was handled in a call whose answer could not be given; `mark` has the highest fence of the same call again."""
+    """An event that was handled in a call whose answer could not be given; in `number` the highest fence of the same call again."""
 
-    mark: Mark
+    number: Number
     at: float
 
 
-class Feed:
+class Relay:
     """The queue of a subscription, its function and its trigger at the remote."""
 
     def __init__(self, queue: Queue) -> None:
         self.queue = queue
         self.trigger_id = str(uuid.uuid4())
-        self.name: str | None = None
+        self.function_id: str | None = None
         """The function at the remote; None before it is known what the remote is."""
         self.is_offered = False
         """Whether function and condition are there."""
@@ -66,8 +67,8 @@ class Feed:
         """Number of a delivery that is held → its event's id at the remote."""
         self._handled: dict[str, _Handled] = {}
         """Events whose calls were lost, for when the remote makes the same call again. One that failed is simply tried again."""
-        self._lost: dict[str, Mark] = {}
-        """Events that run here and whose calls were lost: the highest mark that the remote may make the same call again with."""
+        self._lost: dict[str, Number] = {}
+        """Events that run here and whose calls were lost: the highest number that the remote may make the same call again with."""
         self._numbers = 0
 
     @property
@@ -77,7 +78,7 @@ class Feed:
     # -- events that come
 
     def keep(self, event: Event) -> None:
-        """Take an event on that nobody else keeps. Where there is no room, the oldest goes."""
+        """Take an event on that the remote does not keep. Where there is no room, the oldest goes."""
         while self.queue.overflow(event) is not None and self.queue.drop_oldest() is not None:
             dropped = self.queue.dropped
             if dropped == 1 or dropped % 1000 == 0:
@@ -85,29 +86,30 @@ class Feed:
                 logger.warning("the queue of %s is full; %d of its oldest events dropped so far", function, dropped)
         self.queue.push(self._delivery(event))
 
-    def hold(self, event_id: str, event: Event, attempt: int, fence: int, crashes: int) -> Answer[bytes | None]:
+    def hold(self, mark: Mark, event: Event) -> Answer[bytes | None]:
         """Take an event on that the remote keeps until this is answered. It may be one that is here already, or has been."""
+        event_id = mark.event_id
         loop = asyncio.get_running_loop()
         handled = self._handled.pop(event_id, None)
         self._lost.pop(event_id, None)
         if (
             handled is not None
-            and handled.mark[0] == attempt
-            and fence <= handled.mark[1]
+            and handled.number[0] == mark.attempt
+            and mark.fence <= handled.number[1]
             and loop.time() - handled.at < HANDLED_SECONDS
         ):
             return None
         answer: asyncio.Future[bytes | None] = loop.create_future()
         earlier = self._open.get(event_id)
-        self._open[event_id] = _Open(answer, loop.time(), (attempt, fence))
+        self._open[event_id] = _Open(answer, loop.time(), (mark.attempt, mark.fence))
         if earlier is not None and not earlier.answer.done():
             earlier.answer.set_result(None)  # the remote has given it up
         if event_id not in self._held:
-            self._begin(event_id, event, (attempt, fence), crashes)
+            self._begin(event_id, event, (mark.attempt, mark.fence), mark.crashes)
         return answer
 
-    def _begin(self, event_id: str, event: Event, mark: Mark, crashes: int) -> None:
-        delivery = self._delivery(event, *mark, crashes)
+    def _begin(self, event_id: str, event: Event, number: Number, crashes: int) -> None:
+        delivery = self._delivery(event, *number, crashes)
         self._held[event_id] = delivery
         self._ids[self._numbers] = event_id
         self.queue.push(delivery)
@@ -120,11 +122,11 @@ class Feed:
 
     def is_held(self, delivery: Delivery) -> bool:
         """Whether the remote keeps this one."""
-        return _number(delivery) in self._ids
+        return number_of(delivery) in self._ids
 
     def is_certain(self, delivery: Delivery) -> bool:
-        """Whether nobody else can have it by now."""
-        event_id = self._ids.get(_number(delivery))
+        """Whether no other engine can have it by now."""
+        event_id = self._ids.get(number_of(delivery))
         return self.queue.is_pending(delivery) and (event_id is None or event_id in self._open)
 
     def finish(self, delivery: Delivery, failure: Failure | None = None, *, final: bool = False, crashed: bool = False) -> None:
@@ -132,22 +134,22 @@ class Feed:
         if not self.queue.is_pending(delivery):
             return
         self.queue.finish(delivery)
-        event_id = self._ids.pop(_number(delivery), None)
+        event_id = self._ids.pop(number_of(delivery), None)
         if event_id is None:
             return
         del self._held[event_id]
         lost = self._lost.pop(event_id, None)
-        mark = (delivery.attempt, delivery.fence)
+        number = (delivery.attempt, delivery.fence)
         waiting = self._open.get(event_id)
-        if waiting is not None and failure is not None and waiting.mark != mark:
+        if waiting is not None and failure is not None and waiting.number != number:
             # It was an earlier call that failed, and this one has not begun.
-            self._begin(event_id, delivery.event, waiting.mark, delivery.crashes + crashed)
+            self._begin(event_id, delivery.event, waiting.number, delivery.crashes + crashed)
             return
         self._open.pop(event_id, None)
         if waiting is None and failure is None:
             if len(self._handled) >= MAX_HANDLED:
                 del self._handled[next(iter(self._handled))]
-            self._handled[event_id] = _Handled(lost or mark, asyncio.get_running_loop().time())
+            self._handled[event_id] = _Handled(lost or number, asyncio.get_running_loop().time())
         elif waiting is not None and not waiting.answer.done():
             if failure is None:
                 waiting.answer.set_result(None)
@@ -161,7 +163,7 @@ class Feed:
         """
         if not self.queue.is_pending(delivery):
             return
-        event_id = self._ids.get(_number(delivery))
+        event_id = self._ids.get(number_of(delivery))
         if begun and event_id is None:
             delivery.fence += 1
         self.queue.release(delivery)
@@ -180,10 +182,10 @@ class Feed:
         """The connection is gone: the remote delivers again what it keeps. What runs here goes on."""
         lost, self._open = self._open, {}
         self.give_back_waiting()
-        # With each call that had left for here, the fence of the queue grows by one; for a dead letter that is revived, once more.
+        # With each call that had left for here, the fence of the queue grows by one; for a dead letter that is retried, once more.
         for event_id, call in lost.items():
             if event_id in self._held:
-                attempt, fence = call.mark
+                attempt, fence = call.number
                 self._lost[event_id] = (attempt, fence + len(lost))
 
     def end(self) -> None:
@@ -205,7 +207,7 @@ class Feed:
         """Give an event back, uncounted, whatever has become of it here."""
         delivery = self._held.pop(event_id)
         self._lost.pop(event_id, None)
-        self._ids.pop(_number(delivery), None)
+        self._ids.pop(number_of(delivery), None)
         self.queue.drop(delivery)
         waiting = self._open.pop(event_id, None)
         if waiting is not None and not waiting.answer.done():
@@ -219,9 +221,3 @@ def _error(failure: Failure, *, final: bool, crashed: bool) -> FunctionError:
     if failure.code in _UNCOUNTED_BEFORE:
         return FunctionError(Code.INVOCATION_FAILED, str(failure), final=final)
     return FunctionError(failure.code, failure.message, final=final)
-
-
-def _number(delivery: Delivery) -> int:
-    number = delivery.token
-    assert isinstance(number, int)
-    return number

@@ -9,11 +9,10 @@ from __future__ import annotations
 import secrets
 from functools import partial
 
-import msgspec
-
 from iii_state import values
 from iii_state.adapters.base import Adapter
 from iii_state.errors import Code, FunctionError
+from iii_state.state.functions.requests import EntriesRequest
 from iii_state.tasks.awake import AwakeTimer
 from iii_state.tasks.results import Answer, then
 from iii_state.values.requests import within
@@ -36,15 +35,6 @@ _CURSOR_BYTES = 24
 
 Row = tuple[str, bytes]
 """A key and a stored text."""
-
-
-class EntriesRequest(msgspec.Struct):
-    """`state::list_entries`."""
-
-    scope: str
-    cursor: str | None = None
-    limit: int | None = None
-    max_bytes: int | None = None
 
 
 class Snapshots:

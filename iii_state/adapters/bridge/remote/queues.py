@@ -1,0 +1,130 @@
+"""What a remote of this project keeps for the subscriptions of its bridges: how much waits, and dead letters.
+
+A subscription's function at the remote is named after it, so that its dead letters can be told from others, and read by people.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Raw
+
+from iii_state import values
+from iii_state.adapters.bridge.remote import results
+from iii_state.adapters.bridge.remote.remote import Remote
+from iii_state.errors import Code, FunctionError
+from iii_state.events import DeadLetter, Event, EventType, Subscription
+
+PREFIX = "iii-state::bridge::"
+
+MAX_SHOWN = 1000
+"""The most dead letters of one answer."""
+
+
+class Queue(msgspec.Struct, frozen=True):
+    """A queue at the remote, and what it holds."""
+
+    function_id: str
+    waiting: int
+    pending: int
+    retrying: int
+    dead: int
+    dropped: int
+    oldest_at_ms: int | None
+
+
+NOTHING = Queue("", 0, 0, 0, 0, 0, None)
+
+
+class _Queues(msgspec.Struct):
+    triggers: list[Queue]
+
+
+class _Event(msgspec.Struct):
+    event_type: EventType
+    scope: str
+    key: str
+    old_value: Raw
+    new_value: Raw
+
+
+class _DeadLetter(msgspec.Struct):
+    id: str
+    function_id: str
+    attempts: int
+    error: str
+    buried_at_ms: int
+    event: _Event | None = None
+
+
+class _DeadLetters(msgspec.Struct):
+    dead: list[_DeadLetter]
+
+
+_queues = msgspec.json.Decoder(_Queues)
+_dead_letters = msgspec.json.Decoder(_DeadLetters)
+
+
+def function_of(subscription: Subscription, bridge: str | None) -> str:
+    """The name of a subscription's function at the remote; with a bridge's id, of that bridge alone."""
+    mark = "" if bridge is None else f"{bridge}::"
+    return f"{PREFIX}{subscription.id}::{mark}{subscription.function_id}"
+
+
+async def queues(remote: Remote) -> dict[str, Queue]:
+    """The queues of all bridges at the remote, by their functions."""
+    triggers = results.function(remote.url, "iii-state::triggers", lambda text: _queues.decode(text or b"null"))
+    found = await remote.call(triggers, b'{"of":null')
+    return {queue.function_id: queue for queue in found.triggers if queue.function_id.startswith(PREFIX)}
+
+
+async def dead_letters(remote: Remote) -> list[DeadLetter]:
+    """The dead letters of all bridges at the remote, oldest first."""
+    listing = results.function(remote.url, "iii-state::dead_list", _read_dead_letters)
+    showing = results.function(remote.url, "iii-state::dead_show", _read_dead_letters)
+    listed = await remote.call(listing, b'{"limit":%d' % MAX_SHOWN)
+    functions = {row.function_id: None for row in listed if row.function_id.startswith(PREFIX)}
+    found: list[DeadLetter] = []
+    for function_id in functions:
+        shown = await remote.call(showing, b'{"limit":%d,"function_id":%b' % (MAX_SHOWN, values.encode_string(function_id)))
+        found += [_dead_letter(row, row.event) for row in shown if row.event is not None]
+    return sorted(found, key=lambda dead_letter: dead_letter.buried_at_ms)
+
+
+async def dead_retry(remote: Remote, dead_letter_id: str) -> bool:
+    """Retry a dead letter at the remote; False if it is not there."""
+    return await _each(remote, "iii-state::dead_retry", "retried", dead_letter_id)
+
+
+async def dead_drop(remote: Remote, dead_letter_id: str) -> bool:
+    """Drop a dead letter at the remote; False if it is not there."""
+    return await _each(remote, "iii-state::dead_drop", "dropped", dead_letter_id)
+
+
+async def _each(remote: Remote, function_id: str, counted: str, dead_letter_id: str) -> bool:
+    function = results.function(remote.url, function_id, lambda text: values.decode(text or b"null"))
+    try:
+        result = await remote.call(function, b'{"id":%b' % values.encode_string(dead_letter_id))
+    except FunctionError as error:
+        if error.code == Code.NOT_FOUND:
+            return False
+        raise
+    return bool(result[counted])
+
+
+def _read_dead_letters(text: bytes | None) -> list[_DeadLetter]:
+    return _dead_letters.decode(text or b"null").dead
+
+
+def _dead_letter(row: _DeadLetter, event: _Event) -> DeadLetter:
+    subscription_id, _, function_id = row.function_id.removeprefix(PREFIX).partition("::")
+    old = None if event.event_type == "state:created" else results.value(bytes(event.old_value))
+    new = None if event.event_type == "state:deleted" else results.value(bytes(event.new_value))
+    return DeadLetter(
+        id=row.id,
+        subscription_id=subscription_id,
+        function_id=function_id,
+        event=Event(row.id, event.scope, event.key, event.event_type, old, new),
+        attempts=row.attempts,
+        error=row.error,
+        buried_at_ms=row.buried_at_ms,
+    )

@@ -1,0 +1,204 @@
+"""The engine at the other end of a bridge: a connection that is kept up, and what is found out on it before calls are made."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable
+
+from iii_state import values
+from iii_state.adapters.bridge.remote.calls import Calls
+from iii_state.adapters.bridge.remote.link import Link
+from iii_state.adapters.bridge.remote.session import SESSION_OPEN, Session, SessionGone, session_error
+from iii_state.client.client import Client
+from iii_state.config import BridgeSettings
+from iii_state.errors import Code, ConnectionLost, FunctionError, StoreError
+from iii_state.tasks.background import Background
+
+logger = logging.getLogger(__name__)
+
+GREETING_AGAIN_SECONDS = 0.5
+"""How long to wait before a remote that could not say where it leads is asked again."""
+
+ROUTE = b'"iii-state::route"'
+
+
+class Remote:
+    """One remote engine; `start` first. `id` names this bridge among those that a call passes."""
+
+    def __init__(self, settings: BridgeSettings) -> None:
+        self.id = secrets.token_hex(8)
+        self.url = settings.bridge_url
+        self._timeout = settings.call_timeout_ms / 1000
+        self.client = Client(
+            self.url,
+            name=f"iii-state-bridge-{self.id}",  # stock engines want unique names
+            description="State of another engine, over a bridge",
+            reconnects=True,
+            call_seconds=self._timeout,
+            greet=self._greet,
+            lost=self._lost,
+        )
+        self.link = Link(self.url, self.client)
+        self.call = Calls(self.link, timeout=self._timeout, max_in_flight=settings.max_in_flight, renew=self._renew_session)
+        self._connected: list[Callable[[], None]] = []
+        self._disconnected: list[Callable[[], None]] = []
+        self._known = asyncio.Event()
+        """Set as soon as it is known what the remote is."""
+        self._tasks = Background()
+        self._renewal: asyncio.Task[None] | None = None
+
+    def watch(self, connected: Callable[[], None], lost: Callable[[], None]) -> None:
+        """Call `connected` on every new connection, once it is known what the remote is, and `lost` when it is gone."""
+        self._connected.append(connected)
+        self._disconnected.append(lost)
+
+    async def start(self) -> None:
+        """Begin to connect. Returns when there is a connection, or the first attempt has failed, which is logged.
+
+        Raises `StoreError` where the remote leads back here.
+        """
+        self._outlook: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.call.start()
+        await self.client.__aenter__()
+        tried = self._tasks.call(self.client.has_tried.wait())
+        await asyncio.wait((tried, self._outlook), timeout=self._timeout, return_when=asyncio.FIRST_COMPLETED)
+        tried.cancel()
+        ring = self.link.ring
+        if ring is not None:
+            await self.stop()
+            raise StoreError(ring)
+        if (trouble := self.link.trouble) is not None:
+            logger.warning("%s; calls wait for it, for %g s each", trouble, self._timeout)
+
+    async def stop(self) -> None:
+        """Close the connection; what is still open fails."""
+        self.link.is_ready = False
+        self.call.stop()
+        await self._tasks.stop()
+        await self.client.__aexit__()
+        self.call.fail_all(f"the bridge to {self.url} is being closed; ")
+
+    async def is_ours(self) -> bool:
+        """Whether the remote is of this project; waits for the first connection, as calls do. Raises `StoreError`."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._known.wait()
+        except TimeoutError:
+            raise StoreError(f"{self.link.trouble}; given up after {self._timeout * 1000:.0f} ms: nothing was read") from None
+        return self.link.is_ours
+
+    # -- greeting
+
+    async def _greet(self) -> None:
+        """On a new connection: learn what the remote is, and that it does not lead back here; then make calls again."""
+        link = self.link
+        last_said = ""
+        while True:
+            try:
+                await self._look_ahead()
+                await self._open_session()
+                break
+            except FunctionError as error:
+                link.ring = f"a bridge must not lead back to itself: {error.message}" if error.code == Code.BRIDGE_RING else None
+                link.obstacle = f"the engine at {self.url} cannot be used: {error}"
+                if (said := link.ring or link.obstacle) != last_said:
+                    logger.error("%s", said)
+                last_said = said
+            if not self._outlook.done():
+                self._outlook.set_result(None)
+            await asyncio.sleep(GREETING_AGAIN_SECONDS)
+        link.ring = link.obstacle = None
+        self._known.set()
+        for connected in self._connected:
+            connected()
+        self._go_on()
+        if not self._outlook.done():
+            self._outlook.set_result(None)
+
+    def _lost(self) -> None:
+        self.link.is_ready = False
+        self.link.ring = self.link.obstacle = None
+        for lost in self._disconnected:
+            lost()
+
+    def _go_on(self) -> None:
+        self.link.is_ready = True
+        self.call.go_on()
+
+    async def _look_ahead(self) -> None:
+        try:
+            await self.link.ask(ROUTE, b'{"visited":["%b"]}' % self.id.encode())
+            self.link.is_ours = True
+        except FunctionError as error:
+            if error.code != Code.FUNCTION_NOT_FOUND:
+                raise
+            self.link.is_ours = False
+
+    # -- the session by which the remote recognises what this bridge calls again
+
+    async def _open_session(self) -> None:
+        """Go on with the session, or begin another one; none where the remote has none."""
+        link = self.link
+        if not link.is_ours:
+            link.session, link.why_unrecognised = None, "it does not recognise calls that are made again"
+            return
+        for session in (link.session, Session()):
+            if session is not None:
+                try:
+                    link.store = await session.open(link.ask)
+                    link.session = session
+                    return
+                except SessionGone as gone:
+                    link.session, link.store, link.why_unrecognised = None, None, str(gone)
+
+    def _renew_session(self) -> None:
+        if self._renewal is None or self._renewal.done():
+            self._renewal = self._tasks.start(self._renew(), f"iii-state bridge to {self.url}: session")
+
+    async def _renew(self) -> None:
+        while not self.link.is_ready:
+            try:
+                await self._open_session()
+            except ConnectionLost:  # the next connection begins with a session
+                return
+            except FunctionError as error:
+                logger.error("no session could be opened at %s: %s", self.url, error)
+                await asyncio.sleep(GREETING_AGAIN_SECONDS)
+            else:
+                self._go_on()
+
+    # -- what is asked of the remote as such
+
+    async def open_session(self, session: str, previous_epoch: int, epoch: int) -> None:
+        """Open a session there for a caller of this engine. Raises `FunctionError`."""
+        if self.link.trouble is not None:
+            raise FunctionError(Code.BRIDGE_CUT_OFF, self.link.trouble)
+        if self.link.session is None:
+            raise FunctionError(Code.NOT_RETRY_SAFE, f"the engine at {self.url} does not recognise calls that are made again")
+        argument = {"session": session, "epoch": epoch, "previous_epoch": previous_epoch}
+        try:
+            await self.link.ask(SESSION_OPEN, values.encode(argument))
+        except ConnectionLost as error:
+            raise FunctionError(Code.BRIDGE_CUT_OFF, str(error)) from None
+        except FunctionError as error:
+            raise session_error(error) from None
+
+    async def route(self, visited: list[str]) -> list[str]:
+        """The bridges that a call passes from here on, those passed already first. Raises `FunctionError` where that is a ring."""
+        if self.id in visited:
+            raise FunctionError(
+                Code.BRIDGE_RING, f"the bridge to {self.url} is reached through itself, over {len(visited)} bridges"
+            )
+        visited = [*visited, self.id]
+        try:
+            result = await self.link.ask(ROUTE, values.encode({"visited": visited}))
+        except ConnectionLost as error:
+            raise FunctionError(Code.BRIDGE_CUT_OFF, str(error)) from None
+        except FunctionError as error:
+            if error.code == Code.FUNCTION_NOT_FOUND:
+                return visited
+            raise
+        found = values.decode(result or b"{}")
+        return list(found.get("visited", visited)) if isinstance(found, dict) else visited

@@ -1,0 +1,142 @@
+"""The values of a remote engine, by its `state::*` functions."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from iii_state import values
+from iii_state.adapters.base import Updated
+from iii_state.adapters.bridge.remote import results
+from iii_state.adapters.bridge.remote.calls import RemoteFunction
+from iii_state.adapters.bridge.remote.remote import Remote
+from iii_state.errors import Code, FunctionError, StoreError
+from iii_state.sessions import Request
+from iii_state.tasks.background import Background
+from iii_state.tasks.results import Answer
+from iii_state.values.ops import Plan
+
+MAX_READINGS = 10
+"""So often a scope is begun to be read that connections break on."""
+
+DEADLINES = "deadlines: ttl_ms would be ignored"
+"""What a stock engine has not: one that would be ignored is worse than one that is refused."""
+
+PAGE = b',"limit":1000,"max_bytes":8000000'
+
+
+class Values:
+    """See `base.Values`."""
+
+    def __init__(self, remote: Remote, tasks: Background) -> None:
+        self._url = remote.url
+        self._call = remote.call
+        self._tasks = tasks
+        url = remote.url
+        self._get = results.function(url, "state::get", results.value)
+        self._set = results.function(url, "state::set", results.replaced, is_mutation=True)
+        self._delete = results.function(url, "state::delete", results.value, is_mutation=True)
+        self._update = results.function(url, "state::update", results.updated, is_mutation=True)
+        self._list = results.function(url, "state::list", results.texts)
+        self._list_groups = results.function(url, "state::list_groups", results.scopes)
+        self._list_keys = results.function(url, "state::list_keys", results.keys)
+        self._list_entries = results.function(url, "state::list_entries", results.page)
+
+    def get(self, scope: str, key: str) -> asyncio.Future[bytes | None]:
+        return self._call(self._get, _place(scope, key))
+
+    def set(
+        self, scope: str, key: str, value: bytes, *, ttl_ms: int | None = None, request: Request | None = None
+    ) -> Answer[bytes | None]:
+        data = b'%b,"value":%b' % (_place(scope, key), value)
+        needs = ""
+        if ttl_ms is not None:
+            data, needs = b'%b,"ttl_ms":%d' % (data, ttl_ms), DEADLINES
+        return self._call(self._set, data, request=_text(request), needs=needs)
+
+    def delete(self, scope: str, key: str, *, request: Request | None = None) -> Answer[bytes | None]:
+        return self._call(self._delete, _place(scope, key), request=_text(request))
+
+    def update(
+        self, scope: str, key: str, plan: Plan, limit: int, *, ttl_ms: int | None = None, request: Request | None = None
+    ) -> Answer[Updated]:
+        data = b'%b,"ops":%b' % (_place(scope, key), plan.text)
+        needs = ""
+        if ttl_ms is not None:
+            data, needs = b'%b,"ttl_ms":%d' % (data, ttl_ms), DEADLINES
+        if limit < values.MAX_VALUE_BYTES:
+            data = b'%b,"_iii_state_limit":%d' % (data, limit)
+        return self._call(self._update, data, request=_text(request), needs=needs)
+
+    def texts(self, scope: str) -> Answer[list[bytes]]:
+        return self._call(self._list, b'{"scope":%b' % values.encode_string(scope))
+
+    def scopes(self) -> Answer[list[str]]:
+        return self._call(self._list_groups, b"{")
+
+    def keys(self, scope: str) -> Answer[list[str]]:
+        return self._tasks.call(self._keys_of(scope))
+
+    def entries(self, scope: str) -> Answer[list[tuple[str, bytes]]]:
+        return self._tasks.call(self._entries_of(scope))
+
+    # -- by functions that older engines do not have
+
+    async def _keys_of(self, scope: str) -> list[str]:
+        keys: list[str] = await self._newer(self._list_keys, b'{"scope":%b' % values.encode_string(scope))
+        return keys
+
+    async def _entries_of(self, scope: str) -> list[tuple[str, bytes]]:
+        """The pages of one snapshot. A cursor ends with its connection: where that breaks, the scope is read from its beginning."""
+        for _ in range(MAX_READINGS):
+            try:
+                return await self._pages(scope)
+            except FunctionError as error:
+                if error.code != Code.INVALID_CURSOR:
+                    raise
+        raise StoreError(
+            f"the connection to {self._url} broke {MAX_READINGS} times while the scope was read in pages: nothing was read"
+        )
+
+    async def _pages(self, scope: str) -> list[tuple[str, bytes]]:
+        name = values.encode_string(scope)
+        found: list[tuple[str, bytes]] = []
+        cursor = b""
+        while True:
+            try:
+                page: results.Page = await self._newer(self._list_entries, b'{"scope":%b%b%b' % (name, PAGE, cursor))
+            except FunctionError as error:
+                if error.code != Code.ROW_TOO_LARGE:
+                    raise
+                return [*found, *await self._large_entries(scope, dict(found))]
+            found.extend((key, results.stored(text)) for key, text in page.entries)
+            if page.next_cursor is None:
+                return found
+            cursor = b',"cursor":%b' % values.encode_string(page.next_cursor)
+
+    async def _large_entries(self, scope: str, known: dict[str, bytes]) -> list[tuple[str, bytes]]:
+        """What is too large for a page: it comes last, and is read one by one, as it is now."""
+        found = []
+        for key in await self._keys_of(scope):
+            if key not in known and (value := await self.get(scope, key)) is not None:
+                found.append((key, value))
+        return found
+
+    async def _newer(self, function: RemoteFunction, data: bytes) -> Any:
+        try:
+            return await self._call(function, data)
+        except FunctionError as error:
+            if error.code != Code.FUNCTION_NOT_FOUND:
+                raise
+            raise StoreError(
+                f"the engine at {self._url} has no {values.decode(function.id)} (stock engines have it since 0.24), and without it "
+                "tells the values of a scope, not their keys"
+            ) from None
+
+
+def _text(request: Request | None) -> bytes | None:
+    return None if request is None else values.encode(request)
+
+
+def _place(scope: str, key: str) -> bytes:
+    return b'{"scope":%b,"key":%b' % (values.encode_string(scope), values.encode_string(key))

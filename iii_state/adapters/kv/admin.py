@@ -1,0 +1,47 @@
+"""What operators see and put right in a kv store."""
+
+from __future__ import annotations
+
+from iii_state.adapters.kv.queues import Queues
+from iii_state.adapters.local_dead_letters import DeadLetters
+from iii_state.events import DeadLetter, QueueStats
+from iii_state.host import engine_name
+
+
+class Admin:
+    """See `base.Admin`."""
+
+    def __init__(self, queues: Queues, dead_letters: DeadLetters) -> None:
+        self._queues = queues
+        self._dead_letters = dead_letters
+
+    def stats(self) -> list[QueueStats]:
+        dead = self._dead_letters.counts()
+        return [
+            QueueStats(
+                subscription=queue.subscription,
+                waiting=len(queue) - queue.pending,
+                pending=queue.pending,
+                retrying=queue.retrying,
+                dead=dead[queue.id],
+                dropped=queue.dropped,
+                hosts=[engine_name()] if queue.hosted else [],
+                oldest_at_ms=next((delivery.queued_at_ms for delivery in queue), None),
+            )
+            for queue in self._queues
+        ]
+
+    def dead_letters(self, function_id: str | None = None) -> list[DeadLetter]:
+        return [
+            dead_letter for dead_letter in self._dead_letters.all() if function_id is None or dead_letter.function_id == function_id
+        ]
+
+    def dead_retry(self, dead_letter_id: str) -> bool:
+        dead_letter = self._dead_letters.get(dead_letter_id)
+        if dead_letter is None:
+            return False
+        self._queues.deliver_again(dead_letter)
+        return True
+
+    def dead_drop(self, dead_letter_id: str) -> bool:
+        return self._queues.drop_dead_letter(dead_letter_id)

@@ -1,0 +1,1 @@
+"""The file of a kv store, and how changes get into it."""

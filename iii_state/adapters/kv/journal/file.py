@@ -1,0 +1,194 @@
+"""The file of a kv store: its format, what it holds when it is opened, and what SQLite's errors mean."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+
+from iii_state.adapters.kv.journal.space import rewrite_if_mostly_free
+from iii_state.adapters.kv.journal.transaction import CLOCK_HEAD, CLOCK_ROW, CLOCK_TAIL, Row
+from iii_state.errors import StoreError
+
+logger = logging.getLogger(__name__)
+
+FILE_NAME = "state.sqlite3"
+APPLICATION_ID = 0x6969_6973  # "iiis"
+FORMAT = 2
+"""`user_version` of the file: the layout below. A newer one is refused, an older one brought up to it."""
+
+_SCHEMA = """
+CREATE TABLE state (scope BLOB NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, PRIMARY KEY (scope, key)) WITHOUT ROWID;
+CREATE TABLE subscription (
+    id TEXT PRIMARY KEY, definition BLOB NOT NULL, orphaned_at_ms INTEGER, dropped INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE delivery (
+    number INTEGER PRIMARY KEY, subscription TEXT NOT NULL, write_id TEXT NOT NULL, event_type TEXT NOT NULL,
+    scope BLOB NOT NULL, key BLOB NOT NULL, old BLOB, new BLOB, attempt INTEGER NOT NULL, due_at_ms INTEGER NOT NULL
+);
+CREATE TABLE dead_letter (
+    id TEXT PRIMARY KEY, subscription TEXT NOT NULL, function_id TEXT NOT NULL, write_id TEXT NOT NULL, event_type TEXT NOT NULL,
+    scope BLOB NOT NULL, key BLOB NOT NULL, old BLOB, new BLOB,
+    attempts INTEGER NOT NULL, error TEXT NOT NULL, buried_at_ms INTEGER NOT NULL
+);
+CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+INSERT INTO meta VALUES ('epoch', 0);
+"""
+
+# What an older format has not got; an older version must not write a file that has deadlines, and so refuses it by its number.
+# How often a delivery crashed its worker stands in a table of its own, of which a version that does not count it need not know.
+_ADDED = """
+CREATE TABLE IF NOT EXISTS session (
+    id TEXT NOT NULL, slot INTEGER NOT NULL, seq INTEGER NOT NULL, old BLOB, forgotten INTEGER NOT NULL, PRIMARY KEY (id, slot)
+) WITHOUT ROWID;
+INSERT OR IGNORE INTO meta VALUES ('store', random() & 0x7fffffffffffffff);
+CREATE TABLE IF NOT EXISTS deadline (
+    scope BLOB NOT NULL, key BLOB NOT NULL, at_ms INTEGER NOT NULL, PRIMARY KEY (scope, key)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS crash (number INTEGER PRIMARY KEY, crashes INTEGER NOT NULL);
+DELETE FROM crash WHERE number NOT IN (SELECT number FROM delivery);
+"""
+
+LOG_PAGES = 8192
+"""Pages of 4 KiB after which the log is copied into the file, which costs two forced writes."""
+
+PAGE_BYTES = 4096
+
+
+@dataclass(slots=True)
+class Contents:
+    """What a file held when it was opened. `epoch` has never been given before for this file."""
+
+    epoch: int
+    store: str
+    values: list[tuple[bytes, bytes, bytes]]
+    deadlines: list[tuple[bytes, bytes, int]]
+    sessions: list[tuple[str, int, int, bytes | None, int]]
+    subscriptions: list[Row]
+    deliveries: list[Row]
+    crashes: list[tuple[int, int]]
+    dead_letters: list[Row]
+
+
+def open_file(path: Path, now: int) -> tuple[sqlite3.Connection, Contents]:
+    """Open or make the file and read it. Raises `StoreError` in words when that cannot be, and `sqlite3.Error`.
+
+    `now` is what the store's clock shows, in milliseconds. Where it showed more when the file was written last, the moments in
+    it are moved back by the difference, so that nothing waits for longer than was asked.
+    """
+    directory = path.parent
+    if directory.exists() and not directory.is_dir():
+        raise StoreError(f"file_path {str(directory)!r} is a file; it has to be a directory, in which {FILE_NAME} is kept")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot make the directory {str(directory)!r}: {error.strerror}") from None
+    for place in (directory, path):
+        if place.exists() and not os.access(place, os.R_OK | os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+            raise StoreError(f"cannot write {place}: permission denied for this user")
+    if not path.exists() and any(directory.glob("*.bin")):
+        logger.warning(
+            "%s holds a file store of the stock iii engine (*.bin); its values are not read, its files are left alone. "
+            "Starting with an empty store in %s",
+            directory,
+            path,
+        )
+    connection = sqlite3.connect(path, isolation_level=None, timeout=1.0, cached_statements=256, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+        connection.execute("PRAGMA auto_vacuum=INCREMENTAL")  # of a new file; one that has tables keeps its own
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute(f"PRAGMA wal_autocheckpoint={LOG_PAGES}")
+        connection.execute(f"PRAGMA journal_size_limit={LOG_PAGES * PAGE_BYTES}")
+        connection.execute("BEGIN IMMEDIATE")
+        _check_format(connection, path)
+        connection.execute("UPDATE meta SET value = value + 1 WHERE name='epoch'")
+        _set_clock(connection, path, now)
+        connection.execute("COMMIT")
+        rewrite_if_mostly_free(connection, path)
+        contents = Contents(
+            epoch=connection.execute("SELECT value FROM meta WHERE name='epoch'").fetchone()[0],
+            store=connection.execute("SELECT printf('%016x', value) FROM meta WHERE name='store'").fetchone()[0],
+            sessions=connection.execute("SELECT * FROM session").fetchall(),
+            values=connection.execute("SELECT scope, key, value FROM state").fetchall(),
+            deadlines=connection.execute("SELECT scope, key, at_ms FROM deadline").fetchall(),
+            subscriptions=connection.execute("SELECT * FROM subscription").fetchall(),
+            deliveries=connection.execute("SELECT * FROM delivery ORDER BY number").fetchall(),
+            crashes=connection.execute("SELECT number, crashes FROM crash").fetchall(),
+            dead_letters=connection.execute("SELECT * FROM dead_letter ORDER BY rowid").fetchall(),
+        )
+    except BaseException:
+        connection.close()
+        raise
+    return connection, contents
+
+
+def close_file(connection: sqlite3.Connection, now: int | None) -> None:
+    """Note what the store's clock shows, write the log into the database file, force it to disk, and close."""
+    try:
+        if now is not None:
+            connection.execute(f"{CLOCK_HEAD} {CLOCK_ROW}{CLOCK_TAIL}", (now,))
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    finally:
+        connection.close()
+
+
+def force_log_to_disk(path: Path) -> None:
+    """Make the log outlive the machine."""
+    log = os.open(f"{path}-wal", os.O_RDONLY)
+    try:
+        os.fsync(log)
+    finally:
+        os.close(log)
+
+
+def _set_clock(connection: sqlite3.Connection, path: Path, now: int) -> None:
+    row = connection.execute("SELECT value FROM meta WHERE name='clock'").fetchone()
+    back = 0 if row is None else row[0] - now
+    if back > 0:
+        if back > 1000:
+            logger.warning(
+                "the clock shows %.0f s less than when %s was written last: deadlines and planned attempts are moved back",
+                *(back / 1000, path),
+            )
+        connection.execute("UPDATE deadline SET at_ms = at_ms - ?", (back,))
+        connection.execute("UPDATE delivery SET due_at_ms = due_at_ms - ? WHERE due_at_ms > 0", (back,))
+    connection.execute(f"{CLOCK_HEAD} {CLOCK_ROW}{CLOCK_TAIL}", (now,))
+
+
+def _check_format(connection: sqlite3.Connection, path: Path) -> None:
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+    if application == 0 and version == 0 and empty:
+        for statement in _SCHEMA.split(";"):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+    elif application != APPLICATION_ID:
+        raise StoreError(f"{path} is an SQLite database of another program; nothing was changed")
+    elif version > FORMAT:
+        raise StoreError(f"{path} has format {version}; this version of iii-state knows up to {FORMAT}. Use a newer one")
+    for statement in _ADDED.split(";"):
+        connection.execute(statement)
+    connection.execute(f"PRAGMA user_version={FORMAT}")
+
+
+def in_words(error: sqlite3.Error, path: Path) -> StoreError:
+    """What SQLite refuses, in words that say what to do."""
+    text = str(error)
+    if "locked" in text or "busy" in text:
+        return StoreError(
+            f"{path} is in use by another process; one store has one engine (stop the other, or use another file_path)"
+        )
+    if "not a database" in text or "malformed" in text:
+        return StoreError(f"{path} is no database, or is damaged ({text}); nothing was changed")
+    if "full" in text:
+        return StoreError(f"the disk is full, or over a quota: {path} cannot grow ({text})")
+    if "readonly" in text or "unable to open" in text or "read-only" in text:
+        return StoreError(f"cannot write {path}: {text}; check the permissions of the directory")
+    if "disk I/O" in text:
+        return StoreError(f"the disk does not take what is written to {path}: it is full, over a limit, or failing ({text})")
+    return StoreError(f"{path}: {text}")

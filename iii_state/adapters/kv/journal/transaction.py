@@ -1,0 +1,102 @@
+"""What is written to the file of a kv store at once: rows, and the statements that write them."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+CLOCK_HEAD, CLOCK_ROW, CLOCK_TAIL = "INSERT INTO meta VALUES", "('clock',?)", " ON CONFLICT DO UPDATE SET value=excluded.value"
+
+ROWS_PER_STATEMENT = 256
+
+Row = tuple[Any, ...]
+Slot = tuple[str, int]
+"""A session and one of its slots."""
+
+EPOCH = -1
+"""The slot that has a session's epoch as its number."""
+
+
+class Outcome(NamedTuple):
+    """Of a slot: the number of its last call, and what that replaced; `forgotten` where it was too large to be kept."""
+
+    seq: int
+    old: bytes | None
+    forgotten: bool
+
+
+@dataclass(slots=True)
+class Transaction:
+    """What is written at once. Of a key, a subscription or a planned attempt only the last state counts."""
+
+    values: dict[tuple[bytes, bytes], bytes | None] = field(default_factory=dict)
+    deadlines: dict[tuple[bytes, bytes], int | None] = field(default_factory=dict)
+    outcomes: dict[Slot, Outcome] = field(default_factory=dict)
+    ended_sessions: list[str] = field(default_factory=list)
+    subscriptions: dict[str, Row | None] = field(default_factory=dict)
+    deliveries: list[Row] = field(default_factory=list)
+    attempts: dict[int, tuple[int, int]] = field(default_factory=dict)
+    clock: int | None = None
+    """What the store's clock shows, in one that holds moments: none of them is further from it than was asked."""
+    crashes: dict[int, int] = field(default_factory=dict)
+    dead_letters: list[Row] = field(default_factory=list)
+    finished: list[int] = field(default_factory=list)
+    """Numbers of deliveries that are done with."""
+    gone_dead_letters: list[str] = field(default_factory=list)
+
+    def statements(self) -> list[tuple[str, str, str, Sequence[Row]]]:
+        """Head, row template, tail and rows of every multi-row statement, in an order that may be followed blindly."""
+        upserts = [(scope, key, value) for (scope, key), value in self.values.items() if value is not None]
+        removals = [(scope, key) for (scope, key), value in self.values.items() if value is None]
+        deadlines = [(scope, key, at) for (scope, key), at in self.deadlines.items() if at is not None]
+        no_deadlines = [(scope, key) for (scope, key), at in self.deadlines.items() if at is None]
+        outcomes = [(*slot, *outcome) for slot, outcome in self.outcomes.items()]
+        kept = [row for row in self.subscriptions.values() if row is not None]
+        ended = [(name,) for name, row in self.subscriptions.items() if row is None]
+        clock = [] if self.clock is None else [(self.clock,)]
+        return [
+            ("INSERT INTO state VALUES", "(?,?,?)", " ON CONFLICT DO UPDATE SET value=excluded.value", upserts),
+            ("DELETE FROM state WHERE (scope, key) IN (VALUES", "(?,?)", ")", removals),
+            ("INSERT INTO deadline VALUES", "(?,?,?)", " ON CONFLICT DO UPDATE SET at_ms=excluded.at_ms", deadlines),
+            ("DELETE FROM deadline WHERE (scope, key) IN (VALUES", "(?,?)", ")", no_deadlines),
+            (CLOCK_HEAD, CLOCK_ROW, CLOCK_TAIL, clock),
+            ("DELETE FROM session WHERE id IN (VALUES", "(?)", ")", [(session,) for session in self.ended_sessions]),
+            ("INSERT OR REPLACE INTO session VALUES", "(?,?,?,?,?)", "", outcomes),
+            ("INSERT OR REPLACE INTO subscription VALUES", "(?,?,?,?)", "", kept),
+            ("INSERT INTO delivery VALUES", "(?,?,?,?,?,?,?,?,?,?)", "", self.deliveries),
+            ("INSERT OR REPLACE INTO crash VALUES", "(?,?)", "", list(self.crashes.items())),
+            ("INSERT INTO dead_letter VALUES", "(?,?,?,?,?,?,?,?,?,?,?,?)", "", self.dead_letters),
+            ("DELETE FROM delivery WHERE number IN (VALUES", "(?)", ")", [(number,) for number in self.finished]),
+            ("DELETE FROM dead_letter WHERE id IN (VALUES", "(?)", ")", [(name,) for name in self.gone_dead_letters]),
+            ("DELETE FROM subscription WHERE id IN (VALUES", "(?)", ")", ended),
+        ]
+
+
+def commit(connection: sqlite3.Connection, transaction: Transaction) -> None:
+    """Write a transaction, or raise and leave everything as it was."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for head, template, tail, rows in transaction.statements():
+            _execute_rows(connection, head, template, tail, rows)
+        if transaction.attempts:
+            planned = [(attempt, due, number) for number, (attempt, due) in transaction.attempts.items()]
+            connection.executemany("UPDATE delivery SET attempt=?, due_at_ms=? WHERE number=?", planned)
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _execute_rows(connection: sqlite3.Connection, head: str, template: str, tail: str, rows: Sequence[Row]) -> None:
+    """One statement for many rows, since each gives up the interpreter lock once. Sizes are powers of two, to be cached."""
+    position = 0
+    while position < len(rows):
+        left = len(rows) - position
+        size = ROWS_PER_STATEMENT if left >= ROWS_PER_STATEMENT else 1 << (left.bit_length() - 1)
+        chunk = rows[position : position + size]
+        position += size
+        parameters = chunk[0] if size == 1 else [item for row in chunk for item in row]
+        connection.execute(f"{head} {','.join([template] * size)}{tail}", parameters)

@@ -1,0 +1,329 @@
+"""The queues of a kv store, one per subscription, and what is recorded of them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Sequence
+
+import msgspec
+
+from iii_state import values
+from iii_state.adapters.kv.clock import now_ms
+from iii_state.adapters.kv.journal.changes import Changes, dead_letter_of, dead_letter_row, delivery_row
+from iii_state.adapters.kv.journal.commits import Commits, Keep, keep_nothing
+from iii_state.adapters.kv.journal.file import Contents
+from iii_state.adapters.kv.routes import Routes
+from iii_state.adapters.local_dead_letters import DeadLetters
+from iii_state.adapters.local_queue import Queue, number_of
+from iii_state.adapters.wakeup import WakeUp
+from iii_state.errors import StoreError
+from iii_state.events import FOREVER, DeadLetter, Delivery, Event, Failure, QueueLimits, Subscription
+from iii_state.tasks.awake import AwakeTimer
+from iii_state.tasks.effects import Afterwards
+from iii_state.tasks.results import Answer
+
+logger = logging.getLogger(__name__)
+
+_subscription = msgspec.json.Decoder(Subscription)
+
+_queueing = Afterwards("handing an event to its queue")
+
+
+class Queues:
+    """See `base.Queues`. `commits` are those of the store's journal, None where it lives in memory.
+
+    What is recorded of a queue is in the transaction of the next write or an earlier one, so nothing has to wait for it.
+    """
+
+    def __init__(
+        self,
+        limits: QueueLimits,
+        wake_up: WakeUp,
+        commits: Commits | None,
+        dead_letters: DeadLetters,
+        clock: Callable[[], int],
+    ) -> None:
+        self._limits = limits
+        self._wake_up = wake_up
+        self._commits = commits
+        self._keep: Keep = keep_nothing if commits is None else commits.keep
+        self._dead_letters = dead_letters
+        self._clock = clock
+        self.routes = Routes()
+        self._queues: dict[str, Queue] = {}
+        self._removals: dict[str, AwakeTimer] = {}
+        self._number = 0
+        """Of the last delivery."""
+        self._fence = 0
+        """Grows with every process that opens the file; that of a delivery is this and its queue's together."""
+
+    def __iter__(self) -> Iterator[Queue]:
+        return iter(self._queues.values())
+
+    # -- opening and closing
+
+    def load(self, contents: Contents) -> None:
+        """Take on what a file held."""
+        self._number = contents.epoch << 32
+        self._fence = (contents.epoch - 1) << 20
+        for _, definition, _orphaned, dropped in contents.subscriptions:
+            queue = self._add(_subscription.decode(definition))
+            queue.dropped = dropped
+            self._orphan(queue)
+        now = self._clock()
+        crashes = dict(contents.crashes)
+        for number, subscription_id, write_id, event_type, scope, key, old, new, attempt, due in contents.deliveries:
+            event = Event(write_id, scope.decode(), key.decode(), event_type, old, new)
+            delivery = Delivery(subscription_id, event, attempt, self._fence, number, crashes=crashes.get(number, 0))
+            waiting = self._queues.get(subscription_id)
+            if waiting is None:  # its retention had ended
+                self._finish([number])
+            else:
+                waiting.push(delivery, due - now)
+        self._dead_letters.load(map(dead_letter_of, contents.dead_letters))
+
+    def close(self) -> None:
+        """Stop all timers, and wake the dispatcher no more."""
+        for timer in self._removals.values():
+            timer.cancel()
+        self._removals.clear()
+        for queue in self._queues.values():
+            queue.hosted = False
+            queue.close()
+
+    # -- subscriptions
+
+    def enable_events(self, enabled: bool) -> None:
+        self.routes.enabled = enabled
+
+    def subscribe(self, subscription: Subscription) -> None:
+        queue = self._queues.get(subscription.id)
+        if queue is None:
+            queue = self._add(subscription)
+        timer = self._removals.pop(queue.id, None)
+        if timer is not None:
+            timer.cancel()
+        queue.subscription = subscription
+        queue.orphaned_at_ms = None
+        queue.hosted = True
+        queue.wake()
+        self._record(queue)
+
+    def offer(self, subscription_id: str, served: bool) -> None:
+        pass  # nothing comes that is not taken
+
+    def unsubscribe(self, subscription_id: str) -> None:
+        queue = self._queues.get(subscription_id)
+        if queue is not None:
+            self._remove(queue)
+
+    def abandon(self, subscription_id: str) -> None:
+        queue = self._queues.get(subscription_id)
+        if queue is not None:
+            queue.hosted = False
+            self._record(queue)
+            self._orphan(queue)
+
+    def _add(self, subscription: Subscription) -> Queue:
+        queue = Queue(subscription, self._limits, self._wake_up)
+        self._queues[queue.id] = queue
+        self.routes.add(queue)
+        return queue
+
+    def _orphan(self, queue: Queue) -> None:
+        queue.orphaned_at_ms = now_ms()
+        retention = queue.subscription.retention_ms
+        if retention == FOREVER:
+            return
+
+        def end() -> None:
+            self._removals.pop(queue.id, None)
+            function = queue.subscription.function_id
+            log = logger.warning if len(queue) else logger.info
+            log(
+                "nobody has asked for the events of %s for %s ms: its queue is removed, with %d events",
+                function,
+                retention,
+                len(queue),
+            )
+            self._remove(queue)
+
+        assert isinstance(retention, int)
+        if retention <= 0:
+            end()
+        else:
+            self._removals[queue.id] = AwakeTimer(retention / 1000, end)
+
+    def _remove(self, queue: Queue) -> None:
+        timer = self._removals.pop(queue.id, None)
+        if timer is not None:
+            timer.cancel()
+        self.routes.remove(queue)
+        del self._queues[queue.id]
+        queue.hosted = False
+        queue.close()
+        if self._commits is not None:
+            held = [number_of(delivery) for delivery in (*queue, *self._commits.deliveries_to(queue))]
+            self._keep(lambda changes: changes.subscriptions.update({queue.id: None}))
+            self._finish(held)
+
+    def _record(self, queue: Queue) -> None:
+        if self._commits is not None:
+            row = (queue.id, values.encode(queue.subscription), queue.orphaned_at_ms, queue.dropped)
+            self._keep(lambda changes: changes.subscriptions.update({queue.id: row}))
+
+    def _finish(self, numbers: list[int], settled: Callable[[], None] | None = None) -> None:
+        self._keep(lambda changes: changes.finished.extend(numbers), settled)
+
+    # -- what writes put into them
+
+    def push(self, queue: Queue, event: Event) -> None:
+        """Hand the event of a write that was made to a queue."""
+        try:
+            self._make_room(queue, event)
+            queue.push(self._new_delivery(queue, event))
+        except Exception as error:
+            _queueing.failed(error)
+
+    def reserve(self, queue: Queue, event: Event) -> tuple[Queue, Delivery]:
+        """Keep room for the event of a write that is on its way into the journal; `committed` hands it over."""
+        queue.reserve(event)
+        return queue, self._new_delivery(queue, event)
+
+    def committed(self, written: Changes) -> None:
+        """The events of what was written can be delivered from now on."""
+        for write in written.writes:
+            for queue, delivery in write.deliveries:
+                queue.unreserve(delivery.event)
+                if self._queues.get(queue.id) is queue:
+                    try:
+                        self._make_room(queue, delivery.event)
+                        queue.push(delivery)
+                    except Exception as error:
+                        _queueing.failed(error)
+
+    def _new_delivery(self, queue: Queue, event: Event) -> Delivery:
+        self._number = number = self._number + 1
+        return Delivery(queue.id, event, 1, self._fence, number)
+
+    def _make_room(self, queue: Queue, event: Event) -> None:
+        """Drop what has to go for `event`; only a queue that drops its oldest ever has to."""
+        dropped: list[int] = []
+        while queue.overflow(event) is not None and (victim := queue.drop_oldest()) is not None:
+            dropped.append(number_of(victim))
+        if dropped:
+            if queue.dropped == len(dropped) or queue.dropped % 1000 < len(dropped):
+                function = queue.subscription.function_id
+                logger.warning("the queue of %s is full; %d of its oldest events dropped so far", function, queue.dropped)
+            self._finish(dropped)
+
+    # -- deliveries
+
+    def take(self, subscription_id: str, count: int) -> list[Delivery]:
+        queue = self._queues.get(subscription_id)
+        return [] if queue is None else self._take(queue, count)
+
+    def _take(self, queue: Queue, count: int) -> list[Delivery]:
+        taken = queue.take(count) if count and queue.hosted else []
+        for delivery in taken:
+            delivery.fence = self._fence + queue.fence
+        return taken
+
+    def holds(self, delivery: Delivery) -> bool:
+        return True
+
+    def ack(self, deliveries: Sequence[Delivery], want: int = 0) -> Answer[list[Delivery]]:
+        queue = self._queues.get(deliveries[0].subscription_id) if deliveries else None
+        if queue is None:
+            return []
+        done = [delivery for delivery in deliveries if queue.is_pending(delivery)]
+        if self._commits is None:
+            for delivery in done:
+                queue.finish(delivery)
+            return self._take(queue, want)
+        waiter: asyncio.Future[list[Delivery]] = asyncio.get_running_loop().create_future()
+
+        def settled() -> None:
+            for delivery in done:
+                if queue.is_pending(delivery):
+                    queue.finish(delivery)
+            if not waiter.done():
+                waiter.set_result(self._take(queue, want))
+
+        self._finish([number_of(delivery) for delivery in done], settled)
+        return waiter
+
+    def retry(self, delivery: Delivery, delay_ms: int, failure: Failure, *, crashed: bool = False) -> None:
+        queue = self._queues.get(delivery.subscription_id)
+        if queue is None or not queue.is_pending(delivery):
+            return
+        queue.retry(delivery, delay_ms, crashed=crashed)
+        planned = (delivery.attempt, self._clock() + delay_ms)
+        self._keep(lambda changes: changes.attempts.update({number_of(delivery): planned}))
+        if crashed:
+            crashes = delivery.crashes
+            self._keep(lambda changes: changes.crashes.update({number_of(delivery): crashes}))
+
+    def dead_letter(self, delivery: Delivery, failure: Failure) -> None:
+        queue = self._queues.get(delivery.subscription_id)
+        if queue is None or not queue.is_pending(delivery):
+            return
+        dead_letter, gone = self._dead_letters.add(queue.subscription, delivery, failure)
+        if gone is not None:
+            self._keep(lambda changes: changes.gone_dead_letters.append(gone.id))
+
+        def record(changes: Changes) -> None:
+            changes.dead_letters.append(dead_letter_row(dead_letter))
+            changes.finished.append(number_of(delivery))
+
+        def settled() -> None:
+            if queue.is_pending(delivery):
+                queue.finish(delivery)
+
+        self._keep(record, settled)
+
+    def release(self, deliveries: Sequence[Delivery], *, begun: bool = False) -> None:
+        for delivery in reversed(deliveries):
+            queue = self._queues.get(delivery.subscription_id)
+            if queue is not None and queue.is_pending(delivery):
+                queue.fence += begun
+                queue.release(delivery)
+
+    def deliver_again(self, dead_letter: DeadLetter) -> None:
+        """Take the event of a dead letter back into its queue. Raises `StoreError` where there is none, or no room."""
+        queue = self._queues.get(dead_letter.subscription_id)
+        if queue is None:
+            raise StoreError(f"nobody is subscribed any more: {dead_letter.function_id} has no queue for this event")
+        refuse_overflow(queue, dead_letter.event)
+        self._dead_letters.remove(dead_letter.id)
+        queue.reserve(dead_letter.event)
+        queue.fence += 1  # who was called with it before is not taken for being called with it now
+        delivery = self._new_delivery(queue, dead_letter.event)
+
+        def settled() -> None:
+            queue.unreserve(dead_letter.event)
+            if self._queues.get(queue.id) is queue:
+                self._make_room(queue, delivery.event)
+                queue.push(delivery)
+
+        def record(changes: Changes) -> None:
+            changes.retried.append(delivery_row(delivery))
+            changes.gone_dead_letters.append(dead_letter.id)
+
+        self._keep(record, settled)
+
+    def drop_dead_letter(self, dead_letter_id: str) -> bool:
+        """Drop a dead letter; False if it is not there."""
+        if not self._dead_letters.remove(dead_letter_id):
+            return False
+        self._keep(lambda changes: changes.gone_dead_letters.append(dead_letter_id))
+        return True
+
+
+def refuse_overflow(queue: Queue, event: Event) -> None:
+    """Raise `StoreError` where a queue is full that does not drop its oldest event for a new one."""
+    bound = queue.overflow(event)
+    if bound is not None and queue.limits.on_full == "reject":
+        function = queue.subscription.function_id
+        raise StoreError(f"the queue of {function} is full ({bound}); its handler does not keep up, or nobody serves it")

@@ -1,0 +1,224 @@
+"""The values of a kv store, in memory, and the way of a write to them."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from typing import TypeVar
+
+from iii_state import values
+from iii_state.adapters.base import Updated
+from iii_state.adapters.kv.deadlines import Deadlines
+from iii_state.adapters.kv.journal.changes import Changes
+from iii_state.adapters.kv.journal.commits import Commits
+from iii_state.adapters.kv.journal.file import Contents
+from iii_state.adapters.kv.queues import Queues, refuse_overflow
+from iii_state.adapters.kv.sessions import Sessions, being_closed
+from iii_state.errors import too_large
+from iii_state.events import Event, EventType
+from iii_state.sessions import Request
+from iii_state.tasks.effects import Afterwards
+from iii_state.tasks.results import Answer
+from iii_state.values.apply import apply
+from iii_state.values.ops import Plan
+
+T = TypeVar("T")
+
+_watching = Afterwards("planning the end of a value with a deadline")
+
+
+class Values:
+    """See `base.Values`. `commits` are those of the store's journal, None where it lives in memory.
+
+    What has been committed is read; mutations see what is on its way into the journal, too.
+    """
+
+    def __init__(self, queues: Queues, sessions: Sessions, commits: Commits | None, clock: Callable[[], int]) -> None:
+        self._queues = queues
+        self._routes = queues.routes
+        self._sessions = sessions
+        self._commits = commits
+        self._held: dict[str, dict[str, bytes]] = {}
+        """Scope → key → stored text, of what has been committed."""
+        self._deadlines = Deadlines(self._has_deadline, self._end_if_over, clock)
+        self._watched = self._deadlines.watched
+        self._epoch = secrets.token_hex(6)
+        """What the ids of the writes made here begin with."""
+        self._writes = 0
+        self._closed = False
+
+    # -- opening and closing
+
+    def load(self, contents: Contents) -> None:
+        """Take on what a file held."""
+        self._epoch = str(contents.epoch)
+        for scope, key, value in contents.values:
+            self._held.setdefault(scope.decode(), {})[key.decode()] = value
+        for scope, key, at in contents.deadlines:
+            self._deadlines.commit(scope.decode(), key.decode(), at)
+            self._deadlines.watch(scope.decode(), key.decode(), at)
+
+    def end_due(self) -> None:
+        """End the values whose deadline has passed while the store was closed."""
+        self._deadlines.end_due()
+
+    def close(self) -> None:
+        """Refuse mutations from now on."""
+        self._deadlines.stop()
+        self._closed = True
+
+    # -- reading
+
+    def get(self, scope: str, key: str) -> bytes | None:
+        held = self._held.get(scope)
+        if held is None or (self._watched and self._is_over(self._deadlines.of(scope, key))):
+            return None
+        return held.get(key)
+
+    def texts(self, scope: str) -> list[bytes]:
+        held = self._held.get(scope, {})
+        over = self._deadlines.over(scope)
+        return [text for key, text in held.items() if key not in over] if over else list(held.values())
+
+    def entries(self, scope: str) -> list[tuple[str, bytes]]:
+        pairs = list(self._held.get(scope, {}).items())
+        over = self._deadlines.over(scope)
+        return [pair for pair in pairs if pair[0] not in over] if over else pairs
+
+    def keys(self, scope: str) -> list[str]:
+        over = self._deadlines.over(scope)
+        return [key for key in self._held.get(scope, ()) if key not in over]
+
+    def scopes(self) -> list[str]:
+        return [scope for scope, held in self._held.items() if len(self._deadlines.over(scope)) < len(held)]
+
+    # -- writing
+
+    def set(
+        self, scope: str, key: str, value: bytes, *, ttl_ms: int | None = None, request: Request | None = None
+    ) -> Answer[bytes | None]:
+        if request is not None and (done := self._sessions.recall(request)) is not None:
+            return self._sessions.again(request, done.old)
+        if self._watched:
+            self._end_if_over(scope, key)
+        old = self._current(scope, key)
+        return self._write(scope, key, old, value, old, request, None if ttl_ms is None else self._deadlines.now() + ttl_ms)
+
+    def delete(self, scope: str, key: str, *, request: Request | None = None) -> Answer[bytes | None]:
+        if request is not None and (done := self._sessions.recall(request)) is not None:
+            return self._sessions.again(request, done.old)
+        if self._watched:
+            self._end_if_over(scope, key)
+        old = self._current(scope, key)
+        return self._write(scope, key, old, None, old, request)
+
+    def update(
+        self, scope: str, key: str, plan: Plan, limit: int, *, ttl_ms: int | None = None, request: Request | None = None
+    ) -> Answer[Updated]:
+        if request is not None and (done := self._sessions.recall(request)) is not None:
+            return self._sessions.again(request, Updated(done.old, *apply(plan, done.old)))
+        if self._watched:
+            self._end_if_over(scope, key)
+        old = self._current(scope, key)
+        new, errors = apply(plan, old)
+        if len(new) > limit and (size := values.compact_size(new)) > limit:
+            raise too_large(size, limit)
+        deadline = self._deadline(scope, key) if ttl_ms is None else self._deadlines.now() + ttl_ms
+        return self._write(scope, key, old, new, Updated(old, new, errors), request, deadline)
+
+    def _current(self, scope: str, key: str) -> bytes | None:
+        """What mutations see."""
+        if self._commits is not None:
+            changes = self._commits.changes_of((scope, key))
+            if changes is not None:
+                return changes.overlay[scope, key]
+        held = self._held.get(scope)
+        return None if held is None else held.get(key)
+
+    def _write(
+        self,
+        scope: str,
+        key: str,
+        old: bytes | None,
+        new: bytes | None,
+        result: T,
+        request: Request | None,
+        deadline: int | None = None,
+    ) -> Answer[T]:
+        """Make a mutation: the value, the record of its request, its events, its deadline. Once all that lasts, it is `result`."""
+        if self._closed:  # it would not be written any more, and so its call would never be answered
+            raise being_closed()
+        queues = self._routes.matching(scope, key)
+        event: Event | None = None
+        if queues:
+            kind: EventType = "state:deleted" if new is None else "state:created" if old is None else "state:updated"
+            self._writes += 1
+            event = Event(f"{self._epoch}-{self._writes}", scope, key, kind, old, new)
+            for queue in queues:
+                refuse_overflow(queue, event)
+        changes_deadline = deadline is not None or (self._watched and self._deadline(scope, key) is not None)
+        if request is not None:
+            self._sessions.record(request, old)
+        commits = self._commits
+        if commits is None:
+            self._store(scope, key, new)
+            if changes_deadline:
+                self._deadlines.commit(scope, key, deadline)
+            if event is not None:
+                for queue in queues:
+                    self._queues.push(queue, event)
+            if deadline is not None:
+                self._watch(scope, key, deadline)
+            return result
+        deliveries = [] if event is None else [self._queues.reserve(queue, event) for queue in queues]
+        written = commits.write((scope, key), new, result, deliveries)
+        if changes_deadline:
+            commits.filling.deadlines[scope, key] = deadline
+        if deadline is not None:
+            self._watch(scope, key, deadline)
+        return written
+
+    def _store(self, scope: str, key: str, value: bytes | None) -> None:
+        held = self._held.get(scope)
+        if value is not None:
+            if held is None:
+                held = self._held[scope] = {}
+            held[key] = value
+        elif held is not None and held.pop(key, None) is not None and not held:
+            del self._held[scope]
+
+    def committed(self, written: Changes) -> None:
+        """What was written is seen from now on."""
+        for (scope, key), value in written.overlay.items():
+            self._store(scope, key, value)
+        for (scope, key), deadline in written.deadlines.items():
+            self._deadlines.commit(scope, key, deadline)
+
+    # -- deadlines
+
+    def _is_over(self, deadline: int | None) -> bool:
+        return deadline is not None and deadline <= self._deadlines.now()
+
+    def _deadline(self, scope: str, key: str) -> int | None:
+        """The deadline of what mutations see."""
+        if not self._watched:
+            return None
+        changes = None if self._commits is None else self._commits.changes_of((scope, key))
+        return self._deadlines.of(scope, key) if changes is None else changes.deadlines.get((scope, key))
+
+    def _has_deadline(self, scope: str, key: str, at: int) -> bool:
+        return self._deadlines.of(scope, key) == at or self._deadline(scope, key) == at
+
+    def _watch(self, scope: str, key: str, deadline: int) -> None:
+        try:
+            self._deadlines.watch(scope, key, deadline)
+        except Exception as error:
+            _watching.failed(error)
+
+    def _end_if_over(self, scope: str, key: str) -> None:
+        """A value that is over goes, as a mutation of its own, before anything else happens to its key."""
+        if self._is_over(self._deadline(scope, key)):
+            removal = self._write(scope, key, self._current(scope, key), None, None, None)
+            if removal is not None:
+                removal.add_done_callback(asyncio.Future.exception)  # if it fails, the value is looked at again

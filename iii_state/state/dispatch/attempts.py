@@ -1,0 +1,195 @@
+"""Runs attempts: calls the condition and the handler of an event, and ends what takes too long."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+from iii_state.errors import Code, FunctionError
+from iii_state.events import Delivery
+from iii_state.host import Runner
+from iii_state.state.dispatch.consumers import Attempt, Capacity, Consumer
+from iii_state.state.dispatch.isolation import Isolation
+from iii_state.state.dispatch.schedule import Context
+from iii_state.tasks.awake import LATE_SECONDS
+
+
+class Outcomes(Protocol):
+    """Who is told how attempts end (`outcomes.Outcomes`)."""
+
+    def done(self, attempt: Attempt) -> None:
+        """The handler has returned, or its condition has said no."""
+        ...
+
+    def failed(self, attempt: Attempt, error: BaseException) -> None:
+        """The condition or the handler has failed, or could not be called."""
+        ...
+
+
+class Attempts:
+    """Starts attempts, and tells `outcomes` how each of them ends."""
+
+    def __init__(self, context: Context, isolation: Isolation, outcomes: Outcomes) -> None:
+        self._host = context.host
+        self._loop = context.loop
+        self._schedule = context.schedule
+        self._isolation = isolation
+        self._outcomes = outcomes
+
+    def start(self, consumer: Consumer, delivery: Delivery) -> None:
+        """Hand a delivery to the workers whose turn it is."""
+        attempt = self._attempt(consumer, delivery)
+        pick = self._host.pick
+        claims = self._isolation.claims
+        namespace, function_id = consumer.function
+        if consumer.condition is not None:
+            attempt.condition_runner = pick(consumer.condition[1], namespace, claims)
+        attempt.runner = pick(function_id, namespace, claims)
+        self._begin(attempt)
+
+    def start_alone(self, consumer: Consumer, delivery: Delivery, condition_runner: Runner | None, runner: Runner | None) -> None:
+        """Hand the next suspect to the workers that have been chosen for it."""
+        attempt = self._attempt(consumer, delivery)
+        self._isolation.begin_alone(attempt)
+        attempt.condition_runner, attempt.runner = condition_runner, runner
+        self._begin(attempt)
+
+    def _attempt(self, consumer: Consumer, delivery: Delivery) -> Attempt:
+        delivery.begun = True
+        return Attempt(consumer, delivery, self._loop.time() + consumer.subscription.retry.timeout_ms / 1000)
+
+    def _begin(self, attempt: Attempt) -> None:
+        consumer, event = attempt.consumer, attempt.delivery.event
+        self._isolation.begin(attempt)
+        consumer.running[attempt] = None
+        capacity = consumer.capacity
+        capacity.running += 1
+        consumer.event_bytes = size = event.size
+        capacity.bytes += size
+        if consumer.timer is None:
+            self._arm(consumer)
+        attempt.payload = event.payload()
+        if consumer.condition is None:
+            self._call(attempt)
+            return
+        namespace, condition = consumer.condition
+        self._invoke(attempt, condition, namespace, None, attempt.condition_runner, self._condition_answered)
+
+    def _condition_answered(self, attempt: Attempt, result: bytes | None) -> None:
+        if result is not None and result.strip() == b"false":
+            self._done(attempt)
+        else:
+            self._call_in_turn(attempt)
+
+    def _call_in_turn(self, attempt: Attempt) -> None:
+        """Call the handler, when its worker takes more, unless it is too late then."""
+        namespace, function_id = attempt.consumer.function
+        go_on = partial(self._call_in_turn, attempt)
+        if attempt in attempt.consumer.running and self._host.takes_events(function_id, namespace, go_on):
+            self._call(attempt)
+
+    def _call(self, attempt: Attempt) -> None:
+        consumer, delivery = attempt.consumer, attempt.delivery
+        if consumer.metadata_head is None:
+            metadata = consumer.subscription.metadata
+        else:
+            metadata = b'%b"iii_state":{"event_id":"%b","attempt":%d,"fence":%d%b}}' % (
+                consumer.metadata_head,
+                delivery.event_id.encode(),
+                delivery.attempt,
+                delivery.fence,
+                b',"crashes":%d' % delivery.crashes if delivery.crashes else b"",
+            )
+        namespace, function_id = consumer.function
+        self._invoke(attempt, function_id, namespace, metadata, attempt.runner, self._done)
+
+    def _invoke(
+        self,
+        attempt: Attempt,
+        function_id: str,
+        namespace: str,
+        metadata: bytes | None,
+        runner: Runner | None,
+        answered: Callable[[Attempt, bytes | None], None],
+    ) -> None:
+        try:
+            answer = self._host.invoke(function_id, attempt.payload, namespace=namespace, metadata=metadata, runner=runner)
+        except Exception as error:
+            self._failed(attempt, error)
+            return
+        if not isinstance(answer, asyncio.Future):
+            answered(attempt, answer)
+            return
+        attempt.waiting_for = answer
+        answer.add_done_callback(partial(self._answered, attempt, answered))
+
+    def _answered(
+        self, attempt: Attempt, answered: Callable[[Attempt, bytes | None], None], answer: asyncio.Future[bytes | None]
+    ) -> None:
+        if attempt not in attempt.consumer.running:  # timed out or stopped meanwhile
+            answer.cancelled() or answer.exception()
+        elif answer.cancelled():
+            self._failed(attempt, FunctionError(Code.INVOCATION_STOPPED, "the call was cancelled"))
+        elif (error := answer.exception()) is not None:
+            self._failed(attempt, error)
+        else:
+            answered(attempt, answer.result())
+
+    # --- the end of an attempt
+
+    def _done(self, attempt: Attempt, result: bytes | None = None) -> None:
+        self._end(attempt)
+        self._outcomes.done(attempt)
+
+    def _failed(self, attempt: Attempt, error: BaseException) -> None:
+        self._end(attempt)
+        self._outcomes.failed(attempt, error)
+
+    def stop(self, attempt: Attempt) -> None:
+        """Wait for an attempt no longer; it has no outcome."""
+        self._end(attempt)
+        if attempt.waiting_for is not None:
+            attempt.waiting_for.cancel()
+
+    def _end(self, attempt: Attempt) -> None:
+        consumer = attempt.consumer
+        del consumer.running[attempt]
+        capacity = consumer.capacity
+        self._isolation.end(attempt)
+        capacity.running -= 1
+        capacity.bytes -= attempt.delivery.event.size
+        if capacity.blocked:
+            self.unblock(capacity)
+        self._schedule.add(consumer)
+
+    def unblock(self, capacity: Capacity) -> None:
+        """There is a place: the first of those that wait for one goes on."""
+        while capacity.blocked:
+            blocked = capacity.blocked.popleft()
+            if blocked.hosted:
+                self._schedule.add(blocked)
+                break
+
+    # --- time limits
+
+    def _arm(self, consumer: Consumer) -> None:
+        deadline = min((attempt.deadline for attempt in consumer.running), default=None)
+        consumer.timer = None if deadline is None else self._loop.call_at(deadline, self._expire, consumer)
+
+    def _expire(self, consumer: Consumer) -> None:
+        now = self._loop.time()
+        late = now - min((attempt.deadline for attempt in consumer.running), default=now)
+        if late > LATE_SECONDS:  # this process did not run: answers may lie in its sockets, unread
+            for attempt in consumer.running:
+                attempt.deadline += late
+        for attempt in [attempt for attempt in consumer.running if attempt.deadline <= now]:
+            timeout = consumer.subscription.retry.timeout_ms
+            if attempt.waiting_for is not None and self._host.is_on_its_way(attempt.waiting_for):
+                attempt.deadline = now + timeout / 1000  # its time begins when its worker has the event
+                continue
+            if attempt.waiting_for is not None:
+                attempt.waiting_for.cancel()
+            self._failed(attempt, FunctionError(Code.TIMEOUT, f"the handler has not answered within {timeout} ms"))
+        self._arm(consumer)

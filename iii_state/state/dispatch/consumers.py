@@ -1,0 +1,142 @@
+"""What the dispatcher keeps of each subscription, of each function, and of each handler that runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from iii_state import values
+from iii_state.events import Delivery, Subscription
+from iii_state.host import Host, Runner
+
+MAX_RUNNING_BYTES = 32 * 1024 * 1024
+"""The handlers of one function have events of so many bytes at once, or a single larger one."""
+
+MAX_TAKEN_BYTES = 256 * 1024
+"""So many bytes, as far as can be guessed, are taken at once ahead of the handlers of one subscription."""
+
+FIRST_TAKEN = 1
+"""How many are taken of events whose size is not known yet: a few huge ones are more than Redis can answer in time."""
+
+FunctionName = tuple[str, str]
+"""Namespace and id."""
+
+
+@dataclass(slots=True, eq=False)
+class Suspects:
+    """Events of one function that were with a worker when it went away: each is handed out alone now (`isolation`)."""
+
+    waiting: deque[tuple[Consumer, Delivery]] = field(default_factory=deque)
+    claim: tuple[Runner, ...] = ()
+    """The workers that get nothing else until the first of those that wait is done."""
+    alone: Attempt | None = None
+    """The one that runs."""
+
+    @property
+    def reserved(self) -> int:
+        """Places that are kept for the next one."""
+        return 1 if self.waiting and self.alone is None else 0
+
+
+@dataclass(slots=True, eq=False, weakref_slot=True)
+class Capacity:
+    """How many handlers of one function run, over all its subscriptions, and the size of their events."""
+
+    running: int = 0
+    bytes: int = 0
+    blocked: deque[Consumer] = field(default_factory=deque)
+    """Those that wait for a place."""
+    suspects: Suspects = field(default_factory=Suspects)
+
+    def is_full(self, limit: int) -> bool:
+        """Whether no further handler may start, where `limit` may run."""
+        running = self.running + self.suspects.reserved
+        return running >= limit or (self.bytes > MAX_RUNNING_BYTES and self.running > 0)
+
+
+@dataclass(slots=True, eq=False)
+class Consumer:
+    """One subscription that is hosted here: what was taken of its queue, and what runs."""
+
+    subscription: Subscription
+    function: FunctionName
+    condition: FunctionName | None
+    capacity: Capacity
+    metadata_head: bytes | None
+    """The trigger's metadata as the beginning of an object to which `iii_state` is added; None where it is sent untouched."""
+    buffer: deque[Delivery] = field(default_factory=deque)
+    """Taken, and not handed out yet."""
+    running: dict[Attempt, None] = field(default_factory=dict)
+    done: list[Delivery] = field(default_factory=list)
+    """Handled, and not acknowledged yet."""
+    suspects: int = 0
+    """How many of its function's suspects that wait are of this subscription."""
+    more: bool = True
+    """Whether its queue may hold something that is ready."""
+    taking: bool = False
+    """Whether its queue has been asked, and has not replied yet."""
+    hosted: bool = True
+    timer: asyncio.TimerHandle | None = None
+    """For the earliest deadline of what runs."""
+    event_bytes: int = 0
+    """The size of the last event that was started, by which that of others is guessed; 0 before there was one."""
+    waits: bool = False
+    """Whether it waits until its worker takes more."""
+    giving_back: asyncio.TimerHandle | None = None
+    go_on: Callable[[], None] = lambda: None
+    """Its worker takes more."""
+
+    @classmethod
+    def of(cls, subscription: Subscription, capacity_of: Callable[[FunctionName], Capacity]) -> Consumer:
+        """The consumer of a subscription, which shares its function's capacity with the function's other ones."""
+        function = (subscription.namespace, subscription.function_id)
+        condition = None
+        if subscription.condition_function_id is not None:
+            condition = (subscription.namespace, subscription.condition_function_id)
+        return cls(subscription, function, condition, capacity_of(function), _metadata_head(subscription.metadata))
+
+    def take_settings(self, subscription: Subscription) -> None:
+        """The subscription has been registered again, with other settings perhaps."""
+        self.subscription = subscription
+        self.metadata_head = _metadata_head(subscription.metadata)
+
+    @property
+    def functions(self) -> tuple[FunctionName, ...]:
+        """What is called for an event: the condition, if there is one, then the handler."""
+        return (self.function,) if self.condition is None else (self.condition, self.function)
+
+    def is_served(self, host: Host) -> bool:
+        """Whether handler and condition are both registered: a worker that left burns no attempts."""
+        has = host.has_function
+        namespace, function_id = self.function
+        return has(function_id, namespace) and (self.condition is None or has(self.condition[1], namespace))
+
+    def within_bytes(self, count: int) -> int:
+        """How many deliveries to take, of up to `count`."""
+        size = self.event_bytes
+        return max(1, min(count, MAX_TAKEN_BYTES // size)) if size else min(count, FIRST_TAKEN)
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """A handler (or its condition) that is running."""
+
+    consumer: Consumer
+    delivery: Delivery
+    deadline: float
+    """By the event loop's clock."""
+    condition_runner: Runner | None = None
+    runner: Runner | None = None
+    payload: bytes = b""
+    waiting_for: asyncio.Future[bytes | None] | None = None
+
+
+def _metadata_head(metadata: bytes | None) -> bytes | None:
+    if metadata is None:
+        return b"{"
+    if not metadata.lstrip().startswith(b"{"):
+        return None
+    members = {name: text for name, text in values.members(metadata).items() if name != "iii_state"}
+    return values.compact_members(members)[:-1] + (b"," if members else b"")

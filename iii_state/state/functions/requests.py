@@ -1,0 +1,72 @@
+"""What callers send to `state::*`. Requests hold nothing that could be part of a cycle, so the collector need not know of them."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from iii_state.values.ops import OpRequest
+
+
+class SetRequest(msgspec.Struct, gc=False):
+    """`state::set`; `data` is an alias of `value`."""
+
+    scope: str
+    key: str
+    value: Raw | UnsetType = UNSET
+    data: Raw | UnsetType = UNSET
+    _iii_state_request: Raw | UnsetType = UNSET
+    ttl_ms: int | None = None
+
+
+class KeyRequest(msgspec.Struct, gc=False):
+    """`state::get`."""
+
+    scope: str
+    key: str
+
+
+class DeleteRequest(msgspec.Struct, gc=False):
+    """`state::delete`."""
+
+    scope: str
+    key: str
+    _iii_state_request: Raw | UnsetType = UNSET
+
+
+class UpdateRequest(msgspec.Struct):
+    """`state::update`, to say what is wrong with one: calls are decoded into `RawUpdateRequest`."""
+
+    scope: str
+    key: str
+    ops: list[OpRequest]
+    _iii_state_request: Raw | UnsetType = UNSET
+    ttl_ms: int | None = None
+    _iii_state_limit: int | None = None
+    """What an engine with a bridge to this one allows (bytes)."""
+
+
+class RawUpdateRequest(msgspec.Struct, gc=False):
+    """`state::update` with the ops left as text, which are compiled as they are read."""
+
+    scope: str
+    key: str
+    ops: Raw
+    _iii_state_request: Raw | UnsetType = UNSET
+    ttl_ms: int | None = None
+    _iii_state_limit: int | None = None
+
+
+class ScopeRequest(msgspec.Struct):
+    """`state::list` and `state::list_keys`."""
+
+    scope: str
+
+
+class EntriesRequest(msgspec.Struct):
+    """`state::list_entries`."""
+
+    scope: str
+    cursor: str | None = None
+    limit: int | None = None
+    max_bytes: int | None = None

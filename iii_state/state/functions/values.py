@@ -1,0 +1,193 @@
+"""`state::set`, `get`, `delete`, `update`, and what lists a scope: from the text of a request to the text of a reply."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from functools import partial
+
+import msgspec
+from msgspec import UNSET
+
+from iii_state import values
+from iii_state.adapters.base import Adapter, Updated
+from iii_state.errors import Code, FunctionError, InvalidOp, InvalidValue, StoreError, too_large
+from iii_state.host import Caller, Handler
+from iii_state.sessions import parse_request
+from iii_state.state.functions.declared import UNREADABLE, Declared, Registration, as_it_is, failing_with, refuse
+from iii_state.state.functions.requests import (
+    DeleteRequest,
+    EntriesRequest,
+    KeyRequest,
+    RawUpdateRequest,
+    ScopeRequest,
+    SetRequest,
+    UpdateRequest,
+)
+from iii_state.state.functions.snapshots import Snapshots
+from iii_state.tasks.results import Answer, then
+from iii_state.values import Json
+from iii_state.values.ops import compile_text
+from iii_state.values.requests import within
+
+LIST_BYTES = 60 * 1024 * 1024
+"""The largest reply of `state::list`; more does not fit into a frame."""
+
+MAX_TTL_MS = 10**13
+
+_set = msgspec.json.Decoder(SetRequest)
+_key = msgspec.json.Decoder(KeyRequest)
+_delete = msgspec.json.Decoder(DeleteRequest)
+_update = msgspec.json.Decoder(RawUpdateRequest)
+_scope = msgspec.json.Decoder(ScopeRequest)
+_entries = msgspec.json.Decoder(EntriesRequest)
+
+_set_failed = failing_with(Code.SET_ERROR, "set value")
+_get_failed = failing_with(Code.GET_ERROR, "get value")
+_update_failed = failing_with(Code.UPDATE_ERROR, "update value")
+
+
+class ValueFunctions:
+    """The functions `state::*` over any adapter. `limit` is the largest value that they store, in bytes."""
+
+    def __init__(self, adapter: Adapter, snapshots: Snapshots) -> None:
+        self.limit = values.MAX_VALUE_BYTES
+        self._adapter = adapter
+        self._snapshots = snapshots
+
+    def __iter__(self) -> Iterator[Registration]:
+        yield "state::set", self._set, "Set a value at a scope and a key"
+        yield "state::get", self._get, "Get the value at a scope and a key"
+        yield "state::delete", self._delete(), "Delete the value at a scope and a key"
+        yield "state::update", self._update, "Apply a list of operations to a value, atomically"
+        yield "state::list", self._list(), "List the values of a scope"
+        yield "state::list_keys", self._list_keys(), "List the keys of a scope"
+        yield "state::list_entries", self._list_entries(), "Read a scope in pages, as it was at one moment: keys and values"
+        yield "state::list_groups", self._list_groups, "List the scopes that have values"
+
+    # --- called most: written out, every call of Python counts
+
+    def _set(self, data: Json, caller: Caller) -> Answer[bytes | None]:
+        try:
+            request = _set.decode(data)
+            given = request.value
+            if given is UNSET:
+                given = request.data
+            elif request.data is not UNSET:
+                raise InvalidValue("`value` and `data` are the same field; give one")
+            if given is UNSET:
+                raise InvalidValue("missing field `value`")
+            if request.ttl_ms is not None:
+                within("ttl_ms", request.ttl_ms, 1, MAX_TTL_MS)
+            request_id = None if request._iii_state_request is UNSET else parse_request(request._iii_state_request)
+            new = values.to_stored(given)
+        except UNREADABLE as error:
+            refuse("state::set", data, SetRequest, error)
+        if len(new) > self.limit and (size := values.compact_size(new)) > self.limit:
+            raise too_large(size, self.limit)
+        try:
+            answer = self._adapter.values.set(request.scope, request.key, new, ttl_ms=request.ttl_ms, request=request_id)
+        except StoreError as error:
+            raise _set_failed(error) from None
+        if not isinstance(answer, asyncio.Future):
+            return _replaced(new, answer)
+        return then(answer, partial(_replaced, new), _set_failed)
+
+    def _get(self, data: Json, caller: Caller) -> Answer[bytes | None]:
+        try:
+            request = _key.decode(data)
+        except UNREADABLE as error:
+            refuse("state::get", data, KeyRequest, error)
+        try:
+            answer = self._adapter.values.get(request.scope, request.key)
+        except StoreError as error:
+            raise _get_failed(error) from None
+        return answer if answer is None or isinstance(answer, bytes) else then(answer, as_it_is, _get_failed)
+
+    def _update(self, data: Json, caller: Caller) -> Answer[bytes | None]:
+        try:
+            request = _update.decode(data)
+            if request.ttl_ms is not None:
+                within("ttl_ms", request.ttl_ms, 1, MAX_TTL_MS)
+            request_id = None if request._iii_state_request is UNSET else parse_request(request._iii_state_request)
+            plan = compile_text(request.ops)
+        except (*UNREADABLE, InvalidOp) as error:
+            refuse("state::update", data, UpdateRequest, error)
+        limit = self.limit if request._iii_state_limit is None else min(self.limit, request._iii_state_limit)
+        try:
+            answer = self._adapter.values.update(request.scope, request.key, plan, limit, ttl_ms=request.ttl_ms, request=request_id)
+        except StoreError as error:
+            raise _update_failed(error) from None
+        return then(answer, _updated, _update_failed) if isinstance(answer, asyncio.Future) else _updated(answer)
+
+    # --- the others
+
+    def _delete(self) -> Handler:
+        def delete(request: DeleteRequest, caller: Caller) -> Answer[bytes | None]:
+            request_id = None if request._iii_state_request is UNSET else parse_request(request._iii_state_request)
+            return self._adapter.values.delete(request.scope, request.key, request=request_id)
+
+        failed = failing_with(Code.DELETE_ERROR, "delete value")
+        return Declared("state::delete", DeleteRequest, _delete.decode, delete, as_it_is, failed)
+
+    def _list(self) -> Handler:
+        def texts(request: ScopeRequest, caller: Caller) -> Answer[list[bytes]]:
+            return self._adapter.values.texts(request.scope)
+
+        return Declared("state::list", ScopeRequest, _scope.decode, texts, _listed, failing_with(Code.LIST_ERROR, "list values"))
+
+    def _list_keys(self) -> Handler:
+        def keys(request: ScopeRequest, caller: Caller) -> Answer[list[str]]:
+            return self._adapter.values.keys(request.scope)
+
+        failed = failing_with(Code.LIST_KEYS_ERROR, "list keys")
+        return Declared("state::list_keys", ScopeRequest, _scope.decode, keys, _keys_listed, failed)
+
+    def _list_entries(self) -> Handler:
+        def page(request: EntriesRequest, caller: Caller) -> Answer[bytes]:
+            return self._snapshots.page(request, caller.worker_id)
+
+        failed = failing_with(Code.LIST_ENTRIES_ERROR, "list entries")
+        return Declared("state::list_entries", EntriesRequest, _entries.decode, page, as_it_is, failed)
+
+    def _list_groups(self, data: Json, caller: Caller) -> Answer[bytes | None]:
+        """It has no request: whatever is sent is passed over."""
+        failed = failing_with(Code.LIST_GROUPS_ERROR, "list groups")
+        try:
+            return then(self._adapter.values.scopes(), _scopes_listed, failed)
+        except StoreError as error:
+            raise failed(error) from None
+
+
+def _replaced(new: bytes, old: bytes | None) -> bytes:
+    return b'{"old_value":%b,"new_value":%b}' % (b"null" if old is None else old, new)
+
+
+def _updated(updated: Updated) -> bytes:
+    old, new, errors = updated
+    if not errors:
+        return _replaced(new, old)
+    return b'{"old_value":%b,"new_value":%b,"errors":%b}' % (b"null" if old is None else old, new, values.encode(errors))
+
+
+def _listed(texts: list[bytes]) -> bytes:
+    if sum(map(len, texts)) + len(texts) > LIST_BYTES:
+        raise FunctionError(
+            Code.LIST_ERROR,
+            f"Failed to list values: the scope holds more than {LIST_BYTES} bytes; read it in pages with state::list_entries",
+        )
+    return b"[%b]" % b",".join(texts)
+
+
+def _keys_listed(keys: list[str]) -> bytes:
+    text = b'{"keys":%b}' % values.encode(keys)
+    if len(text) > LIST_BYTES:
+        raise FunctionError(
+            Code.LIST_KEYS_ERROR,
+            f"Failed to list keys: they take more than {LIST_BYTES} bytes; read them in pages with state::list_entries",
+        )
+    return text
+
+
+def _scopes_listed(scopes: list[str]) -> bytes:
+    return b'{"groups":%b}' % values.encode(sorted(scopes))
