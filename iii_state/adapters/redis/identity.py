@@ -20,7 +20,7 @@ class Identity:
         """Set while the id is among the engines, as far as is known."""
         self.was_lost = asyncio.Event()
         self.lease_until = 0.0
-        """Up to here, by the loop's clock, nobody can have declared this engine dead."""
+        """Up to here, by the loop's clock, no other engine can have declared this one dead."""
 
     def is_alive(self) -> bool:
         """Whether this engine is among the engines for certain."""

@@ -96,7 +96,7 @@ class RedisQueues:
         else:
             deliveries, wrong = queues.taken(reply, *place)
             if ended and reply[0] == b"OK" and reply[1] < len(ended):
-                self._connection.damaged.emit()  # somebody has let go what was pending here
+                self._connection.damaged.emit()  # another program has let go what was pending here
         if wrong:
             self._drop(queue, wrong)
         held = self._held[queue]

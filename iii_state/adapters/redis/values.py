@@ -10,8 +10,9 @@ from iii_state.adapters.base import Updated
 from iii_state.adapters.redis.connection.call import Call, Reply
 from iii_state.adapters.redis.fleet.retention import HOLD_SECONDS
 from iii_state.adapters.redis.keyspace.scopes import Scopes
+from iii_state.adapters.redis.mutations.commands import Replace, Update
 from iii_state.adapters.redis.mutations.foreign_text import checked, is_ours
-from iii_state.adapters.redis.mutations.mutation import Mutation, Replace, Update
+from iii_state.adapters.redis.mutations.mutation import Mutation
 from iii_state.adapters.redis.mutations.replicas import Replicas
 from iii_state.adapters.redis.scripts.loader import script
 from iii_state.adapters.redis.scripts.mutations import Postponed

@@ -173,4 +173,4 @@ class Connection:
 
 
 async def _nothing_to_prepare(socket: Socket) -> None:
-    """Nobody wants to know what the server holds."""
+    """Nothing has to be known of the server."""

@@ -7,6 +7,7 @@ import socket
 import ssl
 
 from iii_state.adapters.redis.connection.address import Address
+from iii_state.errors import OldValueUnknown, OutcomeUnknown
 
 _TROUBLE = re.compile(
     r"\b(WRONGPASS|NOAUTH|NOPERM|READONLY|OOM|LOADING|MASTERDOWN|BUSY|MISCONF|NOREPLICAS|WRONGTYPE|MOVED|ASK|CLUSTERDOWN|CROSSSLOT"
@@ -77,3 +78,42 @@ def explain_failure(address: Address, error: Exception) -> str:
         hint = " (does it speak TLS on this port?)" if address.tls is not None else ""
         return f"Connection to Redis at {address} was closed by the other side{hint}"
     return f"Connection to Redis at {address} failed: {getattr(error, 'strerror', None) or text or type(error).__name__}"
+
+
+# -- of a call
+
+
+def wrong_type(address: Address, scope: str, text: str) -> str:
+    """A key of another type was in the way of a call about this scope."""
+    return f"a key on Redis at {address} has the wrong type: state:{scope}, or one that iii-state keeps: {text}"
+
+
+def failed_script(address: Address, scope: str | None, text: str) -> str:
+    """A mutation's script has failed because of what it found."""
+    return (
+        f"a script stumbled on Redis at {address}: a value in scope {scope!r}, or what iii-state keeps "
+        f"for it, is not as iii-state writes it; nothing was changed ({text[:200]})"
+    )
+
+
+def record_lost(address: Address) -> OutcomeUnknown:
+    """An earlier connection had carried a mutation, and the session that would tell is gone."""
+    return OutcomeUnknown(
+        f"the connection to Redis at {address} broke, and Redis has lost its record of this call: "
+        "whether the change was made is not known"
+    )
+
+
+def carried_before(address: Address, error: Exception) -> OutcomeUnknown:
+    """A mutation was refused, but an earlier connection had carried it, and that is not fenced: see `RequestId`."""
+    return OutcomeUnknown(
+        f"{error}; but an earlier connection to Redis at {address} had carried this call, too: "
+        "whether the change was made is not known"
+    )
+
+
+def old_value_lost(address: Address) -> OldValueUnknown:
+    """A mutation was applied over an earlier connection, and the record holds no old value."""
+    return OldValueUnknown(
+        f"the change was made, but the connection to Redis at {address} broke before it could say what it replaced"
+    )

@@ -18,7 +18,15 @@ import hiredis
 
 from iii_state.adapters.redis.connection.address import Address
 from iii_state.adapters.redis.connection.call import AGAIN, Again, Call, Command, Reply
-from iii_state.adapters.redis.connection.explain import explain, trouble_of
+from iii_state.adapters.redis.connection.explain import (
+    carried_before,
+    explain,
+    failed_script,
+    old_value_lost,
+    record_lost,
+    trouble_of,
+    wrong_type,
+)
 from iii_state.adapters.redis.connection.session import Session
 from iii_state.adapters.redis.connection.socket import Socket
 from iii_state.adapters.redis.scripts.loader import load_commands
@@ -116,7 +124,7 @@ class Pipeline:
         for call in self._again:
             call.slot = -1
             if call.was_carried and call.in_session:
-                self._fail(call, self._record_lost())
+                self._fail(call, record_lost(self.address))
             else:
                 kept.append(call)
         self._again = kept
@@ -226,19 +234,13 @@ class Pipeline:
             call.future.set_exception(error)
         self.session.release(call)
 
-    def _record_lost(self) -> OutcomeUnknown:
-        return OutcomeUnknown(
-            f"the connection to Redis at {self.address} broke, and Redis has lost its record of this call: "
-            "whether the change was made is not known"
-        )
-
     # -- replies
 
     def _received(self, replies: list[Reply]) -> None:
         in_flight = self._in_flight
         self.has_answered = True
         for reply in replies:
-            if not in_flight:  # nobody has asked: this is no Redis, or a middlebox
+            if not in_flight:  # of no call: this is no Redis, or a middlebox
                 self._leave = f"Redis at {self.address} has sent what nobody asked for"
                 break
             call = in_flight.popleft()
@@ -274,27 +276,21 @@ class Pipeline:
 
     def _failed(self, call: Call[Any], error: Exception) -> None:
         """What a failure means for a call that an earlier connection may have carried."""
-        if isinstance(error, RequestFenced) and call.in_session:
-            self._try_again(call, f"another connection has taken over the session at {self.address}")
-            return
         if isinstance(error, RequestFenced):
-            pass
+            if call.in_session:
+                self._try_again(call, f"another connection has taken over the session at {self.address}")
+                return
         elif isinstance(error, SessionLost):
             if call.was_carried:
-                error = self._record_lost()
+                error = record_lost(self.address)
             elif call.in_session:
                 self._try_again(call, f"the session is gone from Redis at {self.address}")
                 return
         elif isinstance(error, OldValueUnknown):
             if call.in_session:
-                error = OldValueUnknown(
-                    f"the change was made, but the connection to Redis at {self.address} broke before it could say what it replaced"
-                )
+                error = old_value_lost(self.address)
         elif call.was_carried and not call.in_session:  # an earlier connection's calls are not fenced, see `RequestId`
-            error = OutcomeUnknown(
-                f"{error}; but an earlier connection to Redis at {self.address} had carried this call, too: "
-                "whether the change was made is not known"
-            )
+            error = carried_before(self.address, error)
         self._fail(call, error)
 
     def _try_again(self, call: Call[Any], leave: str | None) -> None:
@@ -318,15 +314,10 @@ class Pipeline:
         if trouble == "WRONGTYPE" or "NOGROUP" in text or "user_script" in text or "not an integer" in text:
             self.damaged.emit()
         if trouble == "WRONGTYPE" and call.scope is not None:
-            raise StoreError(
-                f"a key on Redis at {self.address} has the wrong type: state:{call.scope}, or one that iii-state keeps: {text}"
-            )
+            raise StoreError(wrong_type(self.address, call.scope, text))
         # In Lua's own words: scripts compute first and write last, so nothing is half done.
         if call.mutates and "user_script" in text and ": attempt to " in text:
-            raise StoreError(
-                f"a script stumbled on Redis at {self.address}: a value in scope {call.scope!r}, or what iii-state keeps "
-                f"for it, is not as iii-state writes it; nothing was changed ({text[:200]})"
-            )
+            raise StoreError(failed_script(self.address, call.scope, text))
         if trouble in ("READONLY", "MASTERDOWN", "NOAUTH"):  # another server may answer there by now
             self._leave = explain(self.address, text)
         raise StoreError(explain(self.address, text))

@@ -97,11 +97,11 @@ class Socket(asyncio.Protocol):
 
 
 def _ignore(replies: list[Reply]) -> None:
-    """What comes after a connection has been given up is nobody's."""
+    """Replies that come after a connection has been given up belong to no call."""
 
 
 def _nothing() -> None:
-    """Nobody wants to know."""
+    """The end of the connection changes nothing yet."""
 
 
 async def open_socket(address: Address, name: str) -> Socket:

@@ -1,9 +1,9 @@
-"""Finds out when somebody has removed, cut or replaced what iii-state keeps in Redis, and has the fleet go on.
+"""Finds out when another program has removed, cut or replaced what iii-state keeps in Redis, and has the fleet go on.
 
-What is lost is not made up: it is counted, and told in the log, once. `lua/repair/check_queues.lua` says what holds in a queue that
-nobody else has touched. Each engine looks at the queues that it hosts, and one of them also at those that nobody hosts: a part of
-them at each sweep, and at once where a call has stumbled. Whatever is put right is looked at again by the script that does it, so
-that the traffic of a healthy queue is never taken for damage.
+What is lost is not made up: it is counted, and told in the log, once. `lua/repair/check_queues.lua` says what holds in a queue
+that no other program has touched. Each engine looks at the queues that it hosts, and one of them also at those that no engine hosts:
+at a part of them at each sweep, and at once where a call has met damage. What is put right is looked at again by the script that
+does it, so that the traffic of a healthy queue is never taken for damage.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ QUEUES_PER_SWEEP, QUEUES_AT_ONCE = 200, 50
 """Looking at one takes some 15 µs of Redis's time."""
 
 KEYS_PER_SWEEP = 1000
-"""So many keys of the database are looked at, at each sweep, for lists of lanes that nobody counts any more."""
+"""So many keys of the database are looked at, at each sweep, for lists of lanes that are not counted any more."""
 
 HASTE_SECONDS = 0.1
-"""Where calls stumble again and again, so long passes between two looks."""
+"""Where calls meet damage again and again, so long passes between two looks."""
 
 UNSERVED = 50
-"""So many subscriptions that want the events of one write, and that nobody serves, are worth a warning."""
+"""So many subscriptions that want the events of one write, and that no engine serves, are worth a warning."""
 
 
 class Checking:
@@ -106,7 +106,7 @@ class Checking:
         is_urgent, self._is_urgent = self._is_urgent, False
         self._next, self._not_before = now + SWEEP_SECONDS, now + HASTE_SECONDS
         if await self._shared_keys.check():
-            await self._shared_keys.check_facts()
+            await self._shared_keys.check_deadlines()
             await self._check_queues(is_urgent)
             if self._takeover.is_first():
                 await self._check_lists()
@@ -193,7 +193,7 @@ class Checking:
                 return
 
     async def _check_lists(self) -> None:
-        """Some of the keys of the database: lists of lanes that nobody counts."""
+        """Some of the keys of the database: lists of lanes that are not counted."""
         beginning = self._keys.waiting(b"").removesuffix(b":")
         pattern = escaped(beginning) + b"*"
         self._lists_at, page = await self._send(b"SCAN", self._lists_at, b"MATCH", pattern, b"COUNT", b"%d" % KEYS_PER_SWEEP)

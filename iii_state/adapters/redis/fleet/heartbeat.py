@@ -20,7 +20,7 @@ LEASE = 0.9
 
 
 def steady() -> float:
-    """Seconds, by a clock that nobody sets, and that goes on while the machine is suspended where there is such a one."""
+    """Seconds, by a clock that cannot be set, and that goes on while the machine is suspended where there is such a one."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 

@@ -1,4 +1,5 @@
-"""Mending one queue: its events are counted again, and its lanes go on, where somebody has removed or cut what iii-state keeps.
+"""Mending one queue: its events are counted again, and its lanes go on, where another program has removed or cut what
+iii-state keeps.
 
 What is put right is looked at again by the script that does it, so that the traffic of a healthy queue is never taken for damage.
 """

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 UNROUTED_SWEEPS = 3
 """So often another engine may still remember the routes that are gone."""
 
-FACTS_PER_SWEEP = 500
+SCOPES_PER_SWEEP = 500
 
 ENTRIES_AT_ONCE = 500
 
@@ -44,7 +44,7 @@ class SharedKeys:
         self._takeover = takeover
         self._aside = aside
         self._store = ""
-        self._facts_at = 0
+        self._scopes_at = 0
         self._unrouted = 0
         """At so many sweeps there were no routes."""
 
@@ -123,10 +123,10 @@ class SharedKeys:
             len(table),
         )
 
-    async def check_facts(self) -> None:
+    async def check_deadlines(self) -> None:
         """Scopes that have deadlines have to be among those that are looked at for them."""
-        scopes = list(islice(self._fanout.routes.with_deadlines, self._facts_at, self._facts_at + FACTS_PER_SWEEP))
-        self._facts_at = self._facts_at + len(scopes) if len(scopes) == FACTS_PER_SWEEP else 0
+        scopes = list(islice(self._fanout.routes.with_deadlines, self._scopes_at, self._scopes_at + SCOPES_PER_SWEEP))
+        self._scopes_at = self._scopes_at + len(scopes) if len(scopes) == SCOPES_PER_SWEEP else 0
         if not scopes:
             return
         names = [scope.encode() for scope in scopes]

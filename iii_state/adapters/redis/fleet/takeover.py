@@ -63,7 +63,7 @@ class Takeover:
         self._background.start(self._sweep_for_ever(), "iii-state takeover")
 
     def spare_everybody(self) -> None:
-        """Redis may have been away, and no heartbeat could reach it: declare nobody dead for one time to live."""
+        """Redis may have been away, and no heartbeat could reach it: no engine is declared dead for one time to live."""
         self._seen.clear()
         self._nobody_dies_before = asyncio.get_running_loop().time() + self._ttl_ms / 1000
 
@@ -125,8 +125,8 @@ class Takeover:
     async def _dies_in(self, engine: bytes, heartbeat: bytes, before: float) -> float:
         """Seconds until an engine counts as dead, if its heart does not beat until then; `before` is when it was looked at last.
 
-        By this engine's own clock: setting Redis's kills nobody, and keeps nobody alive. What Redis has of the heartbeat only
-        tells when between two looks it was.
+        By this engine's own clock: setting Redis's neither kills an engine nor keeps one alive. What Redis has of the heartbeat
+        only tells when between two looks it was.
         """
         loop = asyncio.get_running_loop()
         described = _HEARTBEAT.fullmatch(heartbeat)

@@ -69,7 +69,7 @@ class Fanout:
     def load(self, version: int, table: Sequence[bytes]) -> bool:
         """Take on the whole table. True where it is that of another database: the one before has been emptied, or replaced.
 
-        Where somebody has removed nothing but the table, what was known stays, until it is written down again (`SharedKeys`).
+        Where only the table has been removed, what was known stays, until it is written down again (`SharedKeys`).
         """
         before = self.routes.settings.get(BEGAN)
         if version and before is not None and BEGAN not in table[::2]:

@@ -1,4 +1,4 @@
-"""Wake-ups: which hosted queues may have something to take, for whoever takes it."""
+"""Wake-ups: which of the hosted queues may have something to take."""
 
 from __future__ import annotations
 
@@ -79,4 +79,4 @@ class WakeUps:
 
 
 def _nothing(subscription_id: str) -> None:
-    """Nobody listens before the adapter has been started."""
+    """Before the adapter has been started, no wake-up is of use."""

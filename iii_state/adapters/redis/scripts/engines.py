@@ -14,7 +14,7 @@ def join(
     ttl_ms: int,
     foreign_writes: bool,
     others: Sequence[bytes],
-    beats: int = 0,
+    count: int = 0,
     now_ms: int | None = None,
     stood: bytes = b"",
 ) -> list[bytes]:
@@ -28,7 +28,7 @@ def join(
         b"%d" % FORMAT,
         b"%d" % foreign_writes,
         name,
-        heartbeat_text(ttl_ms, beats),
+        heartbeat_text(ttl_ms, count),
         _optional(now_ms),
         stood,
     )
@@ -40,19 +40,19 @@ def change_setting(keys: Keys, setting: bytes, before: bytes, after: bytes) -> l
     return [b"3", keys.routes, keys.routes_version, keys.routes_log, setting, before, after]
 
 
-def heartbeat_text(ttl_ms: int, beats: int) -> bytes:
-    """What stands among the engines for one whose heart has beaten so often."""
-    return b"%d %d" % (ttl_ms, beats)
+def heartbeat_text(ttl_ms: int, count: int) -> bytes:
+    """What stands among the engines for one whose heartbeats were so many."""
+    return b"%d %d" % (ttl_ms, count)
 
 
 def _optional(number: int | None) -> bytes:
     return b"" if number is None else b"%d" % number
 
 
-def heartbeat(keys: Keys, engine: bytes, ttl_ms: int, name: bytes, beats: int = 0, now_ms: int | None = None) -> list[bytes]:
+def heartbeat(keys: Keys, engine: bytes, ttl_ms: int, name: bytes, count: int = 0, now_ms: int | None = None) -> list[bytes]:
     """What follows the digest of fleet/heartbeat.lua in EVALSHA; `now_ms` is the time of the fleet by the engine's own clock."""
     call = [b"3", keys.engines, keys.engine(engine), keys.clock, engine, b"%d" % ttl_ms, name]
-    return [*call, heartbeat_text(ttl_ms, beats), _optional(now_ms)]
+    return [*call, heartbeat_text(ttl_ms, count), _optional(now_ms)]
 
 
 def join_succession(keys: Keys, worker: bytes, ttl_ms: int) -> list[bytes]:

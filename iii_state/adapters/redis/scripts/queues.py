@@ -106,7 +106,7 @@ def drop_oldest(
 
 def taken(reply: Reply, subscription_id: str, queue: bytes = b"", engine: bytes = b"") -> tuple[list[Delivery], list[bytes]]:
     """The deliveries that take.lua or ack.lua answered, old and new as found: foreign text is not checked; and the ids of entries
-    that are none, which somebody else must have put there. Not of a reply that `is_fenced`."""
+    that are no events, which another program must have put there. Not of a reply that `is_fenced`."""
     entries, fence_number = cast("list[tuple[bytes, list[bytes]]]", reply[-2]), cast(int, reply[-1])
     deliveries, wrong = list[Delivery](), list[bytes]()
     for entry_id, fields in entries:

@@ -13,7 +13,7 @@ SUBSCRIPTIONS_AT_ONCE = 1000
 
 class Registration(NamedTuple):
     """What subscribe.lua is told of a subscription: its queue; its route and its settings, two texts that only engines read; how
-    long it is kept when nobody hosts it, in milliseconds, empty for ever."""
+    long it is kept when no engine hosts it, in milliseconds, empty for ever."""
 
     queue: bytes
     route: bytes
