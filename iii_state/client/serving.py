@@ -41,7 +41,7 @@ class _TriggerType(msgspec.Struct, frozen=True):
     registration: bytes
 
 
-class Served:
+class Serving:
     """What is served, over any number of connections one after the other; `tell` sends a frame on the one there is."""
 
     def __init__(self, caller: Caller, tell: Callable[[bytes], None]) -> None:
@@ -57,7 +57,7 @@ class Served:
         self._in_order: deque[asyncio.Future[None] | Callable[[], None]] = deque()
         """Triggers that are being registered, and the calls that came behind them."""
         self._gate: asyncio.Future[None] | None = None
-        self._unsaid: dict[str, set[str]] = {}
+        self._unconfirmed: dict[str, set[str]] = {}
         """Of types that are being provided anew: the triggers that the engine has not handed over again."""
 
     def registrations(self) -> Iterator[bytes]:
@@ -156,20 +156,20 @@ class Served:
 
     def renew_trigger_type(self, trigger_type: str) -> None:
         """Provide a type once more that the engine has lost, or has given to somebody else; it hands over the triggers again."""
-        self._unsaid[trigger_type] = {trigger.id for trigger in self._bound.values() if trigger.trigger_type == trigger_type}
+        self._unconfirmed[trigger_type] = {trigger.id for trigger in self._bound.values() if trigger.trigger_type == trigger_type}
         self._tell(self._types[trigger_type].registration)
 
-    def drop_unsaid(self, trigger_type: str) -> None:
+    def drop_unconfirmed(self, trigger_type: str) -> None:
         """Let the triggers of a renewed type go that the engine has not handed over again: they went while nobody was told."""
-        for trigger_id in self._unsaid.pop(trigger_type, ()):
+        for trigger_id in self._unconfirmed.pop(trigger_type, ()):
             trigger = self._bound.pop(trigger_id, None)
             if trigger is not None:
                 self._let_go(trigger)
 
     def take_trigger(self, message: messages.RegisterTrigger) -> None:
         """Take on a trigger of a type that is provided here, and tell the engine what became of it."""
-        if message.trigger_type in self._unsaid:
-            self._unsaid[message.trigger_type].discard(message.id)
+        if message.trigger_type in self._unconfirmed:
+            self._unconfirmed[message.trigger_type].discard(message.id)
         config, metadata = given(message.config), given(message.metadata)
         trigger = Trigger(
             message.id,
@@ -235,7 +235,7 @@ class Served:
         bound, self._bound = self._bound, {}
         self._in_order.clear()
         self._gate = None
-        self._unsaid.clear()
+        self._unconfirmed.clear()
         for trigger in bound.values():
             self._let_go(trigger)
 

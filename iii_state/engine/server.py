@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from iii_state.engine import worker
 from iii_state.engine.channels import Channels
-from iii_state.engine.worker import Worker
-from iii_state.engine.workers import Workers
+from iii_state.engine.workers import worker
+from iii_state.engine.workers.worker import Worker
+from iii_state.engine.workers.workers import Workers
 from iii_state.wire import handshake, websocket
 from iii_state.wire.backlog import Backlog
 from iii_state.wire.websocket import WebSocket

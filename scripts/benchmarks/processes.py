@@ -99,9 +99,9 @@ def _address(process: subprocess.Popen[str], stderr: IO[str], ready: re.Pattern[
 
 
 @contextmanager
-def sketch(kind: str = "aiohttp") -> Iterator[Host]:
+def sketch() -> Iterator[Host]:
     """The least that a Python host can do."""
-    with started("sketch" if kind == "aiohttp" else kind, ["benchmarks.sketch", kind]) as host:
+    with started("sketch", ["benchmarks.sketch"]) as host:
         yield host
 
 

@@ -18,14 +18,13 @@ from benchmarks import (
     redis_sockets,
     redis_triggers,
     remote,
-    sketch,
 )
 from benchmarks.cpu import resident_bytes
 from benchmarks.inprocess import Line, Settings
 from benchmarks.plan import Plan, Runs, client_us, p50_ms, p99_ms, rate, server_us
 from benchmarks.processes import Host, load_client
 from benchmarks.redis_host import with_redis
-from benchmarks.report import Report, Table, Target, bar, number
+from benchmarks.report import Report, Table, Target, number
 
 _SKETCH_OPS = ("get", "set", "update")
 _SMALL = 100
@@ -42,37 +41,6 @@ def _start(report: Report, stack: ExitStack, plan: Plan, hosts: Sequence[Callabl
     except processes.NotStarted as why:
         report.skipped = f"ours does not start: {(str(why).splitlines() or ['it said nothing'])[-1]}"
         return []
-
-
-def sketches(plan: Plan) -> Report:
-    """What the least costs, driven in several ways."""
-    report = Report("sketches", f"The least a Python host can do, {plan.busy} callers, {_SMALL} bytes")
-    found: defaultdict[tuple[str, str], Runs] = defaultdict(Runs)
-    with ExitStack() as stack:
-        load = load_client(stack)
-        hosts = [stack.enter_context(processes.sketch(kind)) for kind in sketch.kinds()]
-        for op in _SKETCH_OPS:
-            plan.progress(f"sketches: {op}")
-            for _ in range(plan.runs):
-                for host in hosts:
-                    found[op, host.name].add(load.measure(plan.calls(host, op, _SMALL, plan.busy)))
-    table = Table("Sketches", ["host", "op", "calls/s", "CPU µs", "client µs", "p50 ms", "p99 ms", ""])
-    largest = max(runs.of(rate) or 0.0 for runs in found.values())
-    for (op, name), runs in found.items():
-        calls = runs.of(rate) or 0.0
-        table.add(
-            name,
-            op,
-            calls,
-            runs.of(server_us),
-            runs.of(client_us),
-            runs.of(p50_ms),
-            runs.of(p99_ms),
-            bar(calls, largest),
-        )
-        report.errors += runs.errors
-    report.tables.append(table)
-    return report
 
 
 def socket(plan: Plan) -> Report:
@@ -281,7 +249,6 @@ def idle(plan: Plan) -> Report:
 
 
 SECTIONS: dict[str, Callable[[Plan], Report]] = {
-    "sketches": sketches,
     "socket": socket,
     "in-process": in_process,
     "events": events,

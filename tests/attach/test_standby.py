@@ -16,6 +16,7 @@ from tests.support.engines.calls import call
 from tests.support.engines.processes import EngineProcess, free_port, running_engine
 from tests.support.redis.server import RedisServer
 from tests.support.sdk.workers import NODE_NEW, NODE_OLD, PYTHON_NEW, PYTHON_OLD, CallFailedError, Sdk, Worker
+from tests.support.slow import slow
 from tests.support.waiting import wait_until
 
 NOT_THERE = ("function_not_found", "invocation_stopped", "TIMEOUT", "IIITimeoutError")
@@ -37,7 +38,7 @@ def write(worker: Worker, scope: str, key: str, value: int) -> None:
     wait_until(done, f"{key}={value} could not be written")
 
 
-@pytest.mark.parametrize("sdk", [PYTHON_OLD, PYTHON_NEW, NODE_OLD, NODE_NEW], ids=lambda sdk: sdk.name)
+@pytest.mark.parametrize("sdk", [PYTHON_NEW, *map(slow, (PYTHON_OLD, NODE_OLD, NODE_NEW))], ids=lambda sdk: sdk.name)
 def test_when_the_one_that_serves_is_killed_the_other_takes_over_and_no_event_is_lost(
     url: str, redis: RedisServer, unique: str, worker_at: WorkerAt, sdk: Sdk
 ) -> None:

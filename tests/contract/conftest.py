@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.loops import LOOPS, LoopFactory
+from tests.support.slow import slow
 from tests.support.stores import Store, opened
 
-ADAPTERS = ["kv-memory", "kv-file", "fakeredis", "redis", "bridge-kv", "bridge-redis", "bridge-bridge-kv"]
+ADAPTERS = ["kv-memory", "kv-file", "redis", "bridge-kv", *map(slow, ("fakeredis", "bridge-redis", "bridge-bridge-kv"))]
 
 ON_BOTH_LOOPS = {"kv-memory", "kv-file", "redis"}
 """The others are made of these, and of sockets that `tests/wire/test_websocket.py` tries on both."""
@@ -29,13 +30,16 @@ def new_loop(request: pytest.FixtureRequest) -> LoopFactory:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out asyncio's own loop where it would only cost time."""
+    """Leave out asyncio's own loop where it would only cost time; elsewhere it is a slow proof."""
     kept: list[pytest.Item] = []
     left_out: list[pytest.Item] = []
     for item in items:
         params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        on_asyncio = asyncio.new_event_loop in params.values()
+        if on_asyncio:
+            item.add_marker(pytest.mark.slow)
         only_uvloop = params.get("kind", "redis") not in ON_BOTH_LOOPS
-        (left_out if only_uvloop and asyncio.new_event_loop in params.values() else kept).append(item)
+        (left_out if only_uvloop and on_asyncio else kept).append(item)
     items[:] = kept
     config.hook.pytest_deselected(items=left_out)
 

@@ -15,9 +15,10 @@ from tests.support.bridge.processes import Worker, bridged, engine, remote
 from tests.support.engines.attached import attached
 from tests.support.engines.old_engine import OldEngine
 from tests.support.redis.proxy import Proxy
+from tests.support.slow import slow
 from tests.support.waiting import until
 
-KINDS = ["kv", "redis", "bridge-kv", "bridge-redis", "bridge-bridge-kv"]
+KINDS = ["kv", "redis", "bridge-kv", *map(slow, ("bridge-redis", "bridge-bridge-kv"))]
 
 
 @asynccontextmanager
@@ -82,7 +83,7 @@ async def all_begin(readers: list[Worker]) -> None:
         await until(partial(can_begin, reader))
 
 
-@pytest.mark.parametrize("kind", ["kv", "redis", "bridge-kv"])
+@pytest.mark.parametrize("kind", ["redis", *map(slow, ("kv", "bridge-kv"))])
 async def test_a_scope_is_read_through_links_that_are_cut(kind: str) -> None:
     """Each reading takes three pages, and the link breaks behind one of them: nobody hears of cursors, and no place stays taken."""
     async with bridged(kind) as (store, proxy, writer, worker):

@@ -10,10 +10,11 @@ import aiohttp
 import pytest
 
 from tests.support.engines.raw_worker import Port, RawWorker
+from tests.support.slow import slow
 from tests.support.stores import engine_over
 
 
-@pytest.fixture(params=["kv", "redis", "bridge-kv", "bridge-redis"])
+@pytest.fixture(params=["kv", "redis", "bridge-kv", slow("bridge-redis")])
 async def port(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Port]:
     """An engine's port, over every adapter."""
     async with engine_over(request.param, tmp_path, None) as (url, _), aiohttp.ClientSession() as session:

@@ -26,6 +26,7 @@ from iii_state.errors import (
 from iii_state.events import QueueLimits
 from iii_state.sessions import SESSION_SECONDS, Request
 from tests.support.redis.server import shared_server
+from tests.support.slow import slow
 from tests.support.stores import ALL, LIMIT, Store, drain, opened, plan, stored
 from tests.support.waiting import answer_of, until
 
@@ -177,7 +178,7 @@ async def test_a_store_has_an_id_that_lasts_with_its_data(kind: str, tmp_path: P
         assert store.adapter.store not in ids
 
 
-@pytest.mark.parametrize("kind", ["kv-file", "redis", "fakeredis"])
+@pytest.mark.parametrize("kind", ["kv-file", "redis", slow("fakeredis")])
 async def test_sessions_outlive_the_engine(kind: str, tmp_path: Path) -> None:
     async with opened(kind, tmp_path) as store:
         await store.open("session-1", 0, 1)
@@ -193,7 +194,7 @@ async def test_sessions_outlive_the_engine(kind: str, tmp_path: Path) -> None:
             await store.update("s", "k", SOME_FAIL, LIMIT, request=FIRST)
 
 
-@pytest.mark.parametrize("kind", ["redis", "fakeredis"])
+@pytest.mark.parametrize("kind", ["redis", slow("fakeredis")])
 async def test_a_caller_that_goes_over_to_another_engine_of_the_same_redis(kind: str, tmp_path: Path) -> None:
     async with opened(kind, tmp_path) as one, opened(kind, tmp_path) as other:
         assert one.adapter.store == other.adapter.store

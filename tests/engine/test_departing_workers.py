@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from iii_state import Engine, StateModule
-from iii_state.engine.functions import Call
+from iii_state.engine.functions.function import Call
 from iii_state.errors import NotCarriedOut, WorkerLost
 from iii_state.events import DeadLetter
 from iii_state.tasks.results import answered

@@ -12,11 +12,12 @@ import pytest
 from tests.support.engines.processes import EngineProcess, running_engine
 from tests.support.engines.slow_worker import SlowWorker, slow_worker
 from tests.support.redis.server import shared_server
+from tests.support.slow import slow
 
 MB = 1_000_000
 
 
-@pytest.fixture(params=["kv", "redis"])
+@pytest.fixture(params=["kv", slow("redis")])
 def engine(request: pytest.FixtureRequest) -> Iterator[EngineProcess]:
     config: dict[str, object] = {"dispatch": {"max_queue_bytes": 2**32}}
     if request.param == "redis":
@@ -62,6 +63,7 @@ async def test_a_backlog_of_huge_events_is_handled_once_each(engine: EngineProce
     assert not dropped(engine)
 
 
+@pytest.mark.slow
 async def test_a_backlog_of_large_events_is_handled_once_each_over_a_slow_link(engine: EngineProcess) -> None:
     await leave_waiting(engine, ["f"], 48, 2 * MB)
     async with slow_worker(engine.url, 30 * MB) as worker:
@@ -71,6 +73,7 @@ async def test_a_backlog_of_large_events_is_handled_once_each_over_a_slow_link(e
     assert not dropped(engine)
 
 
+@pytest.mark.slow
 async def test_three_hundred_functions_on_one_connection_all_get_on(engine: EngineProcess) -> None:
     functions = [f"f{number}" for number in range(300)]
     async with slow_worker(engine.url, 30 * MB) as worker, slow_worker(engine.url) as writer:
@@ -93,6 +96,7 @@ async def test_a_call_does_not_wait_behind_a_backlog_of_events(engine: EnginePro
             assert worker.handled.total() - before < 40, "of 64 that may be called at once"
 
 
+@pytest.mark.slow
 async def test_a_thousand_large_results_are_worked_out_as_they_are_read(engine: EngineProcess) -> None:
     async with slow_worker(engine.url, 100 * MB) as worker:
         await worker.set("k", "x" * MB)
@@ -131,6 +135,7 @@ async def test_a_worker_that_reads_nothing_does_not_keep_events_from_another_one
         await worker.until(lambda: len(worker.handled) >= 60)
 
 
+@pytest.mark.slow
 async def test_workers_that_read_nothing_hold_little_and_are_dropped_with_their_number_in_the_log(engine: EngineProcess) -> None:
     async with AsyncExitStack() as stack:
         for number in range(20):
@@ -147,6 +152,7 @@ async def test_workers_that_read_nothing_hold_little_and_are_dropped_with_their_
         assert re.search(r"it has read nothing for \d+ s, and \d{5,} bytes wait for it", line)
 
 
+@pytest.mark.slow
 async def test_a_worker_that_reads_in_bursts_is_not_dropped(engine: EngineProcess) -> None:
     async with slow_worker(engine.url) as worker, slow_worker(engine.url) as writer:
         await worker.listen(["f"])
@@ -163,6 +169,7 @@ async def test_a_worker_that_reads_in_bursts_is_not_dropped(engine: EngineProces
     assert not dropped(engine)
 
 
+@pytest.mark.slow
 async def test_slow_readers_of_large_results_keep_no_events_from_others_and_hold_a_bounded_amount(engine: EngineProcess) -> None:
     async with AsyncExitStack() as stack:
         writer = await stack.enter_async_context(slow_worker(engine.url))

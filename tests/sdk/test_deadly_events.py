@@ -22,6 +22,7 @@ from tests.support.engines.calls import call
 from tests.support.engines.processes import EngineProcess, running_engine
 from tests.support.redis.server import RedisServer
 from tests.support.sdk.workers import PYTHON_NEW, installed
+from tests.support.slow import slow
 from tests.support.waiting import wait_until
 
 SOON = 40.0
@@ -92,7 +93,7 @@ def redis_url(stack: ExitStack) -> str:
     return stack.enter_context(RedisServer()).url
 
 
-@pytest.fixture(params=["kv", "kv-file", "redis", "bridge", "attached-kv"])
+@pytest.fixture(params=["kv", "redis", *map(slow, ("kv-file", "bridge", "attached-kv"))])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     with ExitStack() as stack:
         config: dict[str, Any] = {"dispatch": DISPATCH}
@@ -180,7 +181,7 @@ def test_workers_that_are_stopped_in_mid_call_one_after_the_other_make_no_dead_l
     assert worker.deaths[0] == 0
 
 
-@pytest.mark.parametrize("kind", ["kv-file", "redis"])
+@pytest.mark.parametrize("kind", ["redis", slow("kv-file")])
 def test_the_count_of_crashes_survives_the_engine(kind: str, tmp_path: Path) -> None:
     with ExitStack() as stack:
         adapter: dict[str, Any] = {"name": "kv", "config": {"store_method": "file_based", "file_path": str(tmp_path / "data")}}

@@ -6,8 +6,9 @@ import pytest
 
 from tests.sdk.conftest import WorkerOf
 from tests.support.sdk.workers import NODE_NEW, PYTHON_NEW, Sdk
+from tests.support.slow import slow
 
-ADAPTERS = ["kv", "redis", "bridge"]
+ADAPTERS = ["redis", *map(slow, ("kv", "bridge"))]
 
 both_ways = pytest.mark.parametrize(("here", "there"), [(NODE_NEW, PYTHON_NEW), (PYTHON_NEW, NODE_NEW)], ids=lambda sdk: sdk.name)
 

@@ -8,8 +8,9 @@ import pytest
 
 from tests.sdk.conftest import WorkerOf
 from tests.support.sdk.workers import NODE_NEW, PYTHON_NEW, PYTHON_OLD, CallFailedError, Worker
+from tests.support.slow import slow
 
-ADAPTERS = ["kv", "redis", "attached-ours", "attached-stock"]
+ADAPTERS = ["kv", *map(slow, ("redis", "attached-ours", "attached-stock"))]
 
 VALUES: list[Any] = [
     None,

@@ -8,8 +8,9 @@ import pytest
 
 from tests.sdk.conftest import WorkerOf
 from tests.support.sdk.workers import NODE_NEW, PYTHON_NEW, PYTHON_OLD, SDKS, Sdk, Worker
+from tests.support.slow import slow
 
-ADAPTERS = ["kv", "redis", "attached-ours", "attached-stock"]
+ADAPTERS = ["kv", *map(slow, ("redis", "attached-ours", "attached-stock"))]
 
 
 def event(kind: str, scope: str, key: str, old: Any, new: Any) -> dict[str, Any]:

@@ -50,6 +50,7 @@ def loss(writes: list[Write], found: dict[Place, Value]) -> int:
     return lost
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")
 @pytest.mark.skipif(
     bool(PYTHON_OLD.missing() or PYTHON_NEW.missing()), reason="the SDKs are not installed (scripts/test does that)"

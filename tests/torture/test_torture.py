@@ -17,6 +17,7 @@ from tests.torture.plan import DURATIONS
 TORTURE = ROOT / "scripts" / "torture"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")
 @pytest.mark.skipif(
     bool(PYTHON_OLD.missing() or PYTHON_NEW.missing()), reason="the SDKs are not installed (scripts/test does that)"

@@ -322,7 +322,7 @@ async def test_calls_of_a_worker_that_is_behind_wait_and_then_are_all_made(
 async def test_a_caller_is_read_again_when_the_worker_that_it_calls_has_read(
     raw: RawSocket, worker: RawWorker, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("iii_state.engine.worker.MAX_DEFERRED_BYTES", 3_000_000)
+    monkeypatch.setattr("iii_state.engine.workers.worker.MAX_DEFERRED_BYTES", 3_000_000)
     _, calls = await behind(raw, worker, engine)
     for number in range(10):
         await worker.send("invokefunction", function_id="f", data="y" * 1_000_000, invocation_id=f"late-{number}")

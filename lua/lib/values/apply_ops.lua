@@ -1,5 +1,5 @@
--- Step: applies update ops, as iii_state/apply.py does, to the last byte. `old` is in stored form, or false. `document` is the new
--- stored form; `failures` are words.
+-- Step: applies update ops, as iii_state/values/apply.py does, to the last byte. `old` is in stored form, or false. `document` is
+-- the new stored form; `failures` are words.
 -- Takes: old, ops_at. Gives: document, failures.
 --
 -- A framed object has each top-level member on a line of its own, and a raw newline nowhere else, so a member is found with

@@ -13,6 +13,7 @@ from tests.support.bridge.engines import Config, State, bridge_to, running, stoc
 from tests.support.bridge.processes import REMOTES, Worker, engine, remote
 from tests.support.redis.proxy import proxy_to
 from tests.support.redis.server import shared_server
+from tests.support.slow import slow
 from tests.support.waiting import until
 
 CALLS = 400
@@ -48,7 +49,7 @@ async def _increments(bridge: State) -> list[int]:
     return await asyncio.gather(*(increment() for _ in range(CALLS)))
 
 
-@pytest.mark.parametrize("kind", ["kv-memory", "kv-file", "redis"])
+@pytest.mark.parametrize("kind", ["kv-memory", *map(slow, ("kv-file", "redis"))])
 async def test_increments_are_exact_wherever_the_connection_is_cut(kind: str, tmp_path: Path) -> None:
     randomly = random.Random(kind)
     async with (

@@ -17,6 +17,7 @@ import pytest
 from tests.support.clock import HOUR, Clock
 from tests.support.engines.processes import EngineProcess
 from tests.support.engines.raw_worker import Frame, Port, RawWorker
+from tests.support.slow import slow
 
 SOON = 30.0
 """Far less than the hour by which clocks are set, and far more than anything here takes."""
@@ -91,7 +92,7 @@ async def test_a_store_of_which_a_deadline_passed_while_it_was_down_starts(clock
         await engine.set("c", ttl_ms=1)
 
 
-@pytest.mark.parametrize("directory", [False, True], ids=["memory", "file"])
+@pytest.mark.parametrize("directory", [slow(False), True], ids=["memory", "file"])
 async def test_sets_with_deadlines_in_flight_together_are_all_answered(clock: Clock, tmp_path: Path, directory: bool) -> None:
     async with served(clock, tmp_path if directory else None) as engine:
         for number in range(2000):
@@ -103,7 +104,7 @@ async def test_sets_with_deadlines_in_flight_together_are_all_answered(clock: Cl
         assert [outcome["error"] for outcome in outcomes if "error" in outcome] == []
 
 
-@pytest.mark.parametrize("is_killed", [False, True], ids=["stopped", "killed"])
+@pytest.mark.parametrize("is_killed", [slow(False), True], ids=["stopped", "killed"])
 @pytest.mark.parametrize("shift", [-HOUR, HOUR], ids=["back", "ahead"])
 async def test_a_retry_waits_no_longer_than_it_was_to_when_the_clock_is_set_while_the_engine_is_down(
     clock: Clock, tmp_path: Path, shift: float, is_killed: bool
@@ -135,7 +136,7 @@ async def test_a_retry_waits_no_longer_than_it_was_to_when_the_clock_is_set_whil
         assert seen == [["created", "k", 1], ["updated", "k", 2]]
 
 
-@pytest.mark.parametrize("directory", [False, True], ids=["memory", "file"])
+@pytest.mark.parametrize("directory", [slow(False), True], ids=["memory", "file"])
 async def test_a_retry_waits_no_longer_than_it_was_to_when_the_clock_is_set_while_the_engine_runs(
     clock: Clock, tmp_path: Path, directory: bool
 ) -> None:
@@ -151,7 +152,7 @@ async def test_a_retry_waits_no_longer_than_it_was_to_when_the_clock_is_set_whil
             await engine.worker.answer(call, result=None)
 
 
-@pytest.mark.parametrize("is_killed", [False, True], ids=["stopped", "killed"])
+@pytest.mark.parametrize("is_killed", [slow(False), True], ids=["stopped", "killed"])
 async def test_a_value_stays_no_longer_than_its_time_when_the_clock_is_set_back(
     clock: Clock, tmp_path: Path, is_killed: bool
 ) -> None:
@@ -173,7 +174,7 @@ async def gone(engine: Served, key: str) -> bool:
     return await engine.get(key) is None
 
 
-@pytest.mark.parametrize("directory", [False, True], ids=["memory", "file"])
+@pytest.mark.parametrize("directory", [slow(False), True], ids=["memory", "file"])
 async def test_a_value_goes_with_its_event_at_once_when_the_clock_is_set_ahead(
     clock: Clock, tmp_path: Path, directory: bool
 ) -> None:

@@ -17,6 +17,7 @@ from tests.support.engines.processes import EngineProcess
 from tests.support.engines.raw_worker import RawWorker
 from tests.support.redis.cluster import Cluster, Handler
 from tests.support.redis.server import RedisServer
+from tests.support.slow import slow
 
 SECONDS = 40.0
 LANES = 40
@@ -163,7 +164,7 @@ def delete_consumers(client: redis.Redis, name: str, backup: bytes | None) -> No
             client.xgroup_delconsumer(name, "engines", consumer["name"])
 
 
-@pytest.mark.parametrize("damage", [delete, rename, restore, replace])
+@pytest.mark.parametrize("damage", [*map(slow, (delete, rename, restore, replace))])
 async def test_whatever_becomes_of_a_key_later_events_are_handled_in_order(
     traffic: Traffic, damage: Callable[[redis.Redis, str, bytes | None], None]
 ) -> None:
@@ -174,7 +175,7 @@ async def test_whatever_becomes_of_a_key_later_events_are_handled_in_order(
         assert len(moved) >= len(EVERY_KEY) - 2
 
 
-@pytest.mark.parametrize("damage", [trim, destroy_group, delete_consumers])
+@pytest.mark.parametrize("damage", [destroy_group, *map(slow, (trim, delete_consumers))])
 async def test_whatever_becomes_of_a_stream_later_events_are_handled_in_order(
     traffic: Traffic, damage: Callable[[redis.Redis, str, bytes | None], None]
 ) -> None:

@@ -20,10 +20,11 @@ from tests.support.engines.raw_worker import RawWorker
 from tests.support.redis.cluster import TTL_MS, Cluster, Handler, by_key, write
 from tests.support.redis.script_engine import Engine
 from tests.support.redis.server import RedisServer
+from tests.support.slow import slow
 from tests.support.waiting import until
 
 KEYS = Keys()
-STEPS = (HOUR, -HOUR, 600.0, -600.0)
+STEPS = (HOUR, -HOUR, *map(slow, (600.0, -600.0)))
 
 
 class ClockCluster(Cluster):
@@ -219,8 +220,8 @@ async def test_an_engine_that_starts_as_the_clock_is_set_has_the_time_of_those_t
     assert abs(offset_seconds(cluster.server.client) + HOUR) < 60
 
 
-@pytest.mark.parametrize("step", [HOUR, -HOUR])
-@pytest.mark.parametrize("damage", ["removed", "text", "both"])
+@pytest.mark.parametrize("step", [HOUR, slow(-HOUR)])
+@pytest.mark.parametrize("damage", ["removed", *map(slow, ("text", "both"))])
 async def test_the_time_outlives_its_key(cluster: ClockCluster, step: float, damage: str) -> None:
     client = cluster.server.client
     one = await cluster.engine()

@@ -15,8 +15,8 @@ from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.scripts.loader import names, script
 from iii_state.config import RedisSettings
 from iii_state.events import Delivery, Failure, QueueLimits, Subscription
-from tests.adapters.redis.script_headers import ALIASES, header
 from tests.support.redis.adapters import INCREMENT
+from tests.support.redis.script_headers import ALIASES, header
 from tests.support.redis.server import RedisServer
 from tests.support.waiting import answer_of, until
 
@@ -171,8 +171,8 @@ async def use_queues(adapter: RedisAdapter) -> None:
     await answer_of(adapter.queues.release([await taken(adapter)]))
     for use in (adapter.admin.dead_retry, adapter.admin.dead_drop):
         await answer_of(adapter.queues.dead_letter(await taken(adapter), FAILURE))
-        (letter,) = await answer_of(adapter.admin.dead_letters())
-        await answer_of(use(letter.id))
+        (dead_letter,) = await answer_of(adapter.admin.dead_letters())
+        await answer_of(use(dead_letter.id))
 
 
 async def use_subscriptions(adapter: RedisAdapter) -> None:

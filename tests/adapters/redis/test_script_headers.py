@@ -9,8 +9,8 @@ import pytest
 
 from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.scripts.loader import names, parts, script
-from tests.adapters.redis.lua_chunks import inspect, left_by
-from tests.adapters.redis.script_headers import ALIASES, ANY_KEY, header, text_of
+from tests.support.redis.lua_chunks import inspect, left_by
+from tests.support.redis.script_headers import ALIASES, ANY_KEY, header, text_of
 
 MOST_COLUMNS = 132
 

@@ -1,9 +1,9 @@
 """Finds out when another program has removed, cut or replaced what iii-state keeps in Redis, and has the fleet go on.
 
-What is lost is not made up: it is counted, and told in the log, once. `lua/repair/check_queues.lua` says what holds in a queue
-that no other program has touched. Each engine looks at the queues that it hosts, and one of them also at those that no engine hosts:
-at a part of them at each sweep, and at once where a call has met damage. What is put right is looked at again by the script that
-does it, so that the traffic of a healthy queue is never taken for damage.
+What is lost is not made up: it is counted, and told in the log, once. `lua/repair/check_queues.lua` says what holds in a queue that
+no other program has touched. Each engine looks at the queues that it hosts, and one of them also at those that no engine hosts: a
+part at each sweep, and at once where a call has met damage. What is put right is looked at again by the script that does it, so
+that the traffic of a healthy queue is never taken for damage.
 """
 
 from __future__ import annotations

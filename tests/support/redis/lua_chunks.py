@@ -62,10 +62,11 @@ class _Reader:
         constants = [self._constant() for _ in range(self._unpack("i")[0])]
         inside = [self.function() for _ in range(self._unpack("i")[0])]
         self.skip(4 * self._unpack("i")[0])
-        places = []
+        ends: list[tuple[str, int]] = []
         for _ in range(self._unpack("i")[0]):
             name = self._text()
-            places.append((name, *self._unpack("ii")))
+            _, end = self._unpack("ii")
+            ends.append((name, end))
         for _ in range(self._unpack("i")[0]):
             self._text()
         used: dict[int, set[str]] = {_GET_GLOBAL: set(), _SET_GLOBAL: set()}
@@ -75,7 +76,7 @@ class _Reader:
         reads, writes = used[_GET_GLOBAL], used[_SET_GLOBAL]
         for other in inside:
             reads, writes = reads | other.reads, writes | other.writes
-        return Chunk(reads, writes, {str(name) for name, _, end in places if end == size - 1})
+        return Chunk(reads, writes, {name for name, end in ends if end == size - 1})
 
     def _constant(self) -> object:
         (kind,) = self._unpack("B")

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator
 
-from iii_state.engine.functions import Call, Details, Executor, Function
+from iii_state.engine.functions.function import Call, Details, Executor, Function
 from iii_state.errors import Code, FunctionError, NotCarriedOut
 from iii_state.host import DEFAULT_NAMESPACE, Handler
 from iii_state.tasks.failures import contained

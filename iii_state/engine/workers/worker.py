@@ -15,9 +15,9 @@ from typing import Any
 from msgspec import Raw
 
 from iii_state import values
-from iii_state.engine.functions import Call, Function
-from iii_state.engine.registrations import Registrations
-from iii_state.engine.workers import Description, Workers
+from iii_state.engine.functions.function import Call, Function
+from iii_state.engine.workers.registrations import Registrations
+from iii_state.engine.workers.workers import Description, Workers
 from iii_state.errors import Code, FunctionError, NotCarriedOut, WorkerLost
 from iii_state.host import DEFAULT_NAMESPACE, Caller, Trigger
 from iii_state.tasks.failures import contained

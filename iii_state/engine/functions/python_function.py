@@ -10,7 +10,7 @@ from itertools import count
 from typing import Any, TypeAlias
 
 from iii_state import values
-from iii_state.engine.functions import Call, Function
+from iii_state.engine.functions.function import Call, Function
 from iii_state.errors import Code, FunctionError, own
 from iii_state.tasks.failures import contained
 from iii_state.tasks.results import Answer

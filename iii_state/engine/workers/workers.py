@@ -9,9 +9,10 @@ from typing import Protocol
 
 import msgspec
 
-from iii_state.engine.functions import Executor
-from iii_state.engine.registry import Functions
-from iii_state.engine.triggers import TriggerOwner, Triggers
+from iii_state.engine.functions.function import Executor
+from iii_state.engine.functions.registry import Functions
+from iii_state.engine.triggers.binding import TriggerOwner
+from iii_state.engine.triggers.triggers import Triggers
 from iii_state.host import Trigger
 from iii_state.tasks.results import Answer
 from iii_state.wire.link import Link

@@ -1,4 +1,4 @@
-"""What an engine tells of itself: who serves which function, who is connected. Read leniently, since versions differ."""
+"""What an engine lists: its functions, its workers, its trigger types. Read leniently, since versions differ."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ async def types(client: Client) -> dict[str, str] | None:
 async def _ask(client: Client, function_id: str, data: bytes) -> Any:
     try:
         async with asyncio.timeout(ASK_SECONDS):
-            answer = await client.call(function_id, data)
+            result = await client.call(function_id, data)
     except (FunctionError, TimeoutError):
         return None
-    return None if answer is None else values.decode(answer)
+    return None if result is None else values.decode(result)
 
 
 def _row(row: dict[str, Any]) -> Row:

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import click
 import uvloop
 
-from iii_state.cli.store import Load, bridge_leads_to, collect_less, configured, reloading, stopped_by_signals, store_options
+from iii_state.cli.run.process import collect_less, reloading, stopped_by_signals
+from iii_state.cli.run.store import Load, bridge_leads_to, configured, store_options
 from iii_state.engine import Engine
 from iii_state.errors import ConfigError, StoreError
 from iii_state.state.module import StateModule

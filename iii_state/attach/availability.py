@@ -9,14 +9,14 @@ Function = tuple[str, str]
 """Namespace and id."""
 
 MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.25, 2.0
-"""Between two looks for what is missing."""
+"""Between two questions for what is missing."""
 
 TRY_AGAIN_SECONDS = 15.0
 """After so long a missing function counts as there again until a call shows otherwise: an engine may list less than it has."""
 
 
-class Presence:
-    """What is missing; everything else counts as there. `watch` tells of changes, `look` finds out what has come back."""
+class Availability:
+    """What is missing; everything else counts as there. `watch` tells of changes, `poll` finds out what has come back."""
 
     def __init__(self) -> None:
         self._missing: dict[Function, float] = {}
@@ -42,7 +42,7 @@ class Presence:
         """Call `changed(namespace, function_id)` whenever a function is missing or has come back."""
         self._watchers.append(changed)
 
-    def missing(self, namespace: str, function_id: str) -> bool:
+    def reported_missing(self, namespace: str, function_id: str) -> bool:
         """A call has been answered in the words for a function that is not there. Whether it is believed.
 
         Its handler can have answered so, too, for what it called itself. If the engine's list has shown so once, it is not believed
@@ -58,7 +58,7 @@ class Presence:
             self._mark(function)
         return True
 
-    def left(self, namespace: str, function_id: str) -> None:
+    def worker_left(self, namespace: str, function_id: str) -> None:
         """The worker of a function has gone: it may take a moment to come back."""
         function = (namespace, function_id)
         self._unconfirmed.discard(function)
@@ -71,7 +71,7 @@ class Presence:
         self._some.set()
         self._tell(*function)
 
-    def here(self, namespace: str, function_id: str) -> None:
+    def is_back(self, namespace: str, function_id: str) -> None:
         """A function is there, or is likely to be."""
         self._unconfirmed.discard((namespace, function_id))
         if self._missing.pop((namespace, function_id), None) is not None:
@@ -86,7 +86,7 @@ class Presence:
         self._workers.clear()
         self._some.clear()
 
-    async def look(self, functions: Callable[[], Awaitable[dict[Function, str] | None]]) -> None:
+    async def poll(self, functions: Callable[[], Awaitable[dict[Function, str] | None]]) -> None:
         """For ever, while something is missing: ask for the functions there are and their workers (None: unknown), with pauses."""
         pause = MIN_PAUSE_SECONDS
         while True:
@@ -106,9 +106,9 @@ class Presence:
                 gone = [function for function in self._doubted if function not in there]
                 self._doubted.clear()
                 for function in gone:
-                    self.left(*function)
+                    self.worker_left(*function)
             for function in back:
-                self.here(*function)
+                self.is_back(*function)
             if not self._missing and not self._doubted:
                 self._some.clear()
             pause = MIN_PAUSE_SECONDS if back and there is not None else min(MAX_PAUSE_SECONDS, pause * 1.5)

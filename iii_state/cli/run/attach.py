@@ -13,17 +13,9 @@ import click
 import uvloop
 
 from iii_state.attach import Attachment
-from iii_state.cli.state import url_option
-from iii_state.cli.store import (
-    DEFAULT_PORTS,
-    Load,
-    bridge_leads_to,
-    collect_less,
-    configured,
-    reloading,
-    stopped_by_signals,
-    store_options,
-)
+from iii_state.cli.calls import url_option
+from iii_state.cli.run.process import collect_less, reloading, stopped_by_signals
+from iii_state.cli.run.store import DEFAULT_PORTS, Load, bridge_leads_to, configured, store_options
 from iii_state.errors import AttachRefused, ConfigError, StoreError
 from iii_state.state.module import StateModule
 

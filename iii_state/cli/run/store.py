@@ -1,25 +1,15 @@
-"""What the commands that run a state module have in common: where values are stored, signals, the garbage collector."""
+"""Where a state module stores its values, as options and the configuration say."""
 
 from __future__ import annotations
 
-import asyncio
-import gc
-import logging
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import click
 
 from iii_state import config as configuration
-from iii_state.errors import ConfigError
-from iii_state.state.module import StateModule
-
-logger = logging.getLogger(__name__)
 
 C = TypeVar("C", bound=Callable[..., Any])
 Load = Callable[[], dict[str, Any]]
@@ -53,43 +43,6 @@ def configured(config_path: Path | None, adapter: str | None, places: dict[str, 
         return _with_options(given, adapter, places)
 
     return load
-
-
-def reloading(module: StateModule, load: Load) -> Callable[[], None]:
-    """What SIGHUP does."""
-
-    def reload() -> None:
-        try:
-            module.reconfigure(load())
-        except (ConfigError, click.ClickException) as error:
-            logger.error("the configuration is as it was: %s", error)
-
-    return reload
-
-
-def stopped_by_signals() -> asyncio.Event:
-    """Set by SIGTERM or Ctrl-C, for a clean stop; another one of either ends the process at once."""
-    loop = asyncio.get_running_loop()
-    stopped = asyncio.Event()
-
-    def stop(number: signal.Signals) -> None:
-        if stopped.is_set():  # it had arrived together with the first one
-            _end_at_once(number)
-        stopped.set()
-        # The loop's handlers stay, for a signal that it has not looked at yet. Not SIG_DFL: Python has nobody to tell then of a
-        # signal that it has noted already, and prints a traceback.
-        for each in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(each, _end_at_once)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop, number)
-    return stopped
-
-
-def _end_at_once(number: int, _: FrameType | None = None) -> None:
-    """End as a program does that handles no signals."""
-    signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)
 
 
 _OPTIONS = {"kv": "--file-path", "redis": "--redis-url", "bridge": "--bridge-url"}
@@ -129,13 +82,3 @@ def bridge_leads_to(config: dict[str, Any], host: str | None, port: int) -> bool
     there = urlsplit(adapter.bridge_url)
     is_there = there.hostname == host or (there.hostname in _LOOPBACK and host in (*_LOOPBACK, "0.0.0.0", "::"))
     return is_there and (there.port or DEFAULT_PORTS[there.scheme]) == port
-
-
-def collect_less() -> None:
-    """What was imported lives for ever and is not looked at any more; a call makes no cycles, so they are looked for seldom.
-
-    With the defaults, full collections stop an engine with many values for some 25 ms at a time.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
