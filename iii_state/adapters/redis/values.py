@@ -78,10 +78,10 @@ class RedisValues:
     def _change(self, mutation: Mutation[T], request: Request | None, ttl_ms: int | None = None) -> Answer[T]:
         if request is not None:
             self._sessions.keep(request.session)
+        is_first = ttl_ms is not None and mutation.scope not in self._routes.with_deadlines
+        mutation.can_be_held = is_first
         answer = self._confirmed(mutation)
-        if ttl_ms is None or mutation.scope in self._routes.with_deadlines:
-            return answer
-        return self._background.call(self._first_deadline(mutation, answer))
+        return self._background.call(self._first_deadline(mutation, answer)) if is_first else answer
 
     def _confirmed(self, mutation: Mutation[T]) -> asyncio.Future[T]:
         answer = self._call(mutation)

@@ -62,6 +62,7 @@ class Mutation(Call[T], Generic[T]):
         "_ttl",
         "_ttl_ms",
         "_wanted",
+        "can_be_held",
         "key",
     )
 
@@ -86,6 +87,8 @@ class Mutation(Call[T], Generic[T]):
         self._packed_own = packed(own)
         super().__init__(len(self._packed_own), mutates=True, in_session=request is None, scope=scope)
         self.key = key
+        self.can_be_held = False
+        """Whether its caller expects the result `Postponed.HELD`, and calls again then (`begin_again`)."""
         self._fanout = fanout
         self._script = script
         self._place = (scope.encode(), key.encode())
@@ -170,11 +173,11 @@ class Mutation(Call[T], Generic[T]):
         return self._capture()
 
     def _declared(self, reply: Reply) -> T | Again:
-        """It is sent again as what it is; where the routes have to hold still, the result is `Postponed.HELD`."""
+        """It is sent again as what it is. Where the routes have to hold still, that is its result, or it fails."""
         self._is_declaring = False
         changed = declared(reply)
         if isinstance(changed, Postponed):
-            if self.was_carried and not self.in_session:
+            if not self.can_be_held or (self.was_carried and not self.in_session):
                 raise StoreError(changed.value)
             return cast(T, changed)
         if self._is_told:

@@ -16,6 +16,7 @@ from hiredis import ReplyError
 from iii_state.adapters.redis.connection.connection import Connection
 from iii_state.adapters.redis.connection.explain import explain, trouble_of
 from iii_state.adapters.redis.connection.socket import Reply, Socket, open_socket
+from iii_state.adapters.redis.scripts.mutations import Postponed
 from iii_state.errors import NotConfirmed, StoreError
 from iii_state.tasks.background import Background
 from iii_state.tasks.reconnect import Backoff, Reconnecting
@@ -101,6 +102,8 @@ class Replicas:
                 outcome.cancel()
             elif error is not None:
                 outcome.set_exception(error)
+            elif isinstance(done.result(), Postponed):  # nothing was changed
+                outcome.set_result(done.result())
             else:
                 timer = loop.call_at(deadline, self._expire, outcome)
                 unconfirmed = _Unconfirmed(outcome, done.result(), self._history, timer)

@@ -85,7 +85,7 @@ class ForeignText(NamedTuple):
 class Postponed(Enum):
     """A refusal for now."""
 
-    HELD = "the routes have to hold still for a moment"
+    HELD = "the routes have to hold still for a moment; nothing was changed"
     UNCAPTURED = "another program has changed the value, and that is no event yet: call foreign/capture, and again"
 
 
