@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import socket
 import ssl
+from typing import Any
 
 from iii_state.adapters.redis.connection.address import Address
-from iii_state.errors import OldValueUnknown, OutcomeUnknown
+from iii_state.adapters.redis.connection.call import Call
+from iii_state.errors import NoAnswer, OldValueUnknown, OutcomeUnknown, StoreError
 
 _TROUBLE = re.compile(
     r"\b(WRONGPASS|NOAUTH|NOPERM|READONLY|OOM|LOADING|MASTERDOWN|BUSY|MISCONF|NOREPLICAS|WRONGTYPE|MOVED|ASK|CLUSTERDOWN|CROSSSLOT"
@@ -83,17 +85,38 @@ def explain_failure(address: Address, error: Exception) -> str:
 # -- of a call
 
 
-def wrong_type(address: Address, scope: str, text: str) -> str:
-    """A key of another type was in the way of a call about this scope."""
-    return f"a key on Redis at {address} has the wrong type: state:{scope}, or one that iii-state keeps: {text}"
+def is_damage(text: str) -> bool:
+    """Whether an error reply says that Redis holds something else than iii-state has left there."""
+    return trouble_of(text) == "WRONGTYPE" or "NOGROUP" in text or "user_script" in text or "not an integer" in text
 
 
-def failed_script(address: Address, scope: str | None, text: str) -> str:
-    """A mutation's script has failed because of what it found."""
-    return (
-        f"a script stumbled on Redis at {address}: a value in scope {scope!r}, or what iii-state keeps "
-        f"for it, is not as iii-state writes it; nothing was changed ({text[:200]})"
-    )
+def is_of_another_server(text: str) -> bool:
+    """Whether another server may answer at this address by now, to which a new connection leads."""
+    return trouble_of(text) in ("READONLY", "MASTERDOWN", "NOAUTH")
+
+
+def refusal_of(address: Address, call: Call[Any], text: str) -> StoreError:
+    """What a call fails with that has got this error reply."""
+    if trouble_of(text) == "WRONGTYPE" and call.scope is not None:
+        return StoreError(
+            f"a key on Redis at {address} has the wrong type: state:{call.scope}, or one that iii-state keeps: {text}"
+        )
+    # In Lua's own words: scripts compute first and write last, so nothing is half done.
+    if call.mutates and "user_script" in text and ": attempt to " in text:
+        return StoreError(
+            f"a script stumbled on Redis at {address}: a value in scope {call.scope!r}, or what iii-state keeps "
+            f"for it, is not as iii-state writes it; nothing was changed ({text[:200]})"
+        )
+    return StoreError(explain(address, text))
+
+
+def too_late(call: Call[Any], why: str, *, sent: bool) -> StoreError:
+    """What a call fails with that was not answered in time; `sent` tells whether it may have reached Redis."""
+    if not call.mutates:
+        return NoAnswer(why)
+    if sent:
+        return OutcomeUnknown(f"{why}; whether the change was made is not known")
+    return NoAnswer(f"{why}; nothing was changed")
 
 
 def record_lost(address: Address) -> OutcomeUnknown:

@@ -21,16 +21,17 @@ from iii_state.adapters.redis.connection.call import AGAIN, Again, Call, Command
 from iii_state.adapters.redis.connection.explain import (
     carried_before,
     explain,
-    failed_script,
+    is_damage,
+    is_of_another_server,
     old_value_lost,
     record_lost,
-    trouble_of,
-    wrong_type,
+    refusal_of,
+    too_late,
 )
 from iii_state.adapters.redis.connection.session import Session
 from iii_state.adapters.redis.connection.socket import Socket
 from iii_state.adapters.redis.scripts.loader import load_commands
-from iii_state.errors import NoAnswer, OldValueUnknown, OutcomeUnknown, RequestFenced, SessionLost, StoreError
+from iii_state.errors import NoAnswer, OldValueUnknown, RequestFenced, SessionLost, StoreError
 from iii_state.tasks.signal import Signal
 
 logger = logging.getLogger(__name__)
@@ -310,17 +311,11 @@ class Pipeline:
         if text.startswith("NOSCRIPT"):
             self._must_load = True
             return AGAIN
-        trouble = trouble_of(text)
-        if trouble == "WRONGTYPE" or "NOGROUP" in text or "user_script" in text or "not an integer" in text:
+        if is_damage(text):
             self.damaged.emit()
-        if trouble == "WRONGTYPE" and call.scope is not None:
-            raise StoreError(wrong_type(self.address, call.scope, text))
-        # In Lua's own words: scripts compute first and write last, so nothing is half done.
-        if call.mutates and "user_script" in text and ": attempt to " in text:
-            raise StoreError(failed_script(self.address, call.scope, text))
-        if trouble in ("READONLY", "MASTERDOWN", "NOAUTH"):  # another server may answer there by now
+        if is_of_another_server(text):
             self._leave = explain(self.address, text)
-        raise StoreError(explain(self.address, text))
+        raise refusal_of(self.address, call, text)
 
     # -- time
 
@@ -333,18 +328,21 @@ class Pipeline:
             if call.deadline > now:
                 break
             if not call.future.done():
-                call.future.set_exception(self._too_late(call, sent=True))
+                call.future.set_exception(too_late(call, self._silence(), sent=True))
         for calls in (self._again, self._waiting):
             while calls and calls[0].deadline <= now:
                 call = calls.popleft()
                 if calls is self._waiting:
                     self._waiting_bytes -= call.size
-                self._fail(call, self._too_late(call, sent=call.was_carried))
+                self._fail(call, too_late(call, self._silence(), sent=call.was_carried))
         if socket is not None and self._in_flight:
             silent_since = max(socket.heard, self._in_flight[0].deadline - self.timeout)
             if now - silent_since >= self.timeout / 2:
                 self.give_up(socket, f"Redis at {self.address} has not answered for {self.timeout * 500:.0f} ms")
         self._set_timer(now)
+
+    def _silence(self) -> str:
+        return f"{self.trouble or f'Redis at {self.address} does not answer'}; given up after {self.timeout * 1000:.0f} ms"
 
     def _set_timer(self, now: float) -> None:
         deadlines = [call.deadline for calls in (self._again, self._waiting) for call in itertools.islice(calls, 1)]
@@ -353,15 +351,6 @@ class Pipeline:
             deadlines.append(now + self.timeout / 4)
         if deadlines:
             self._timer = self._loop.call_at(min(deadlines), self._look_at_the_clock)
-
-    def _too_late(self, call: Call[Any], *, sent: bool) -> StoreError:
-        why = self.trouble or f"Redis at {self.address} does not answer"
-        message = f"{why}; given up after {self.timeout * 1000:.0f} ms"
-        if not call.mutates:
-            return NoAnswer(message)
-        if sent:
-            return OutcomeUnknown(f"{message}; whether the change was made is not known")
-        return NoAnswer(f"{message}; nothing was changed")
 
 
 def _retrieved(future: asyncio.Future[Any]) -> None:
