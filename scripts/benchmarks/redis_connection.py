@@ -34,8 +34,8 @@ from benchmarks.report import Report, Table, Target, bar, number
 from iii_state import values
 from iii_state.adapters.redis import RedisAdapter
 from iii_state.adapters.redis.keys import Keys
-from iii_state.adapters.redis.mutations import Ticket, mutation, plan_arguments, update_arguments
-from iii_state.adapters.redis.scripts import script
+from iii_state.adapters.redis.scripts.loader import script
+from iii_state.adapters.redis.scripts.mutations import RequestId, mutation, plan_arguments, update_arguments
 from iii_state.config import RedisSettings
 from iii_state.values.ops import compile_text
 from tests.support.redis.server import RedisServer
@@ -84,7 +84,7 @@ def command(op: str, slot: bytes, sequence: bytes) -> list[bytes]:
     """The call that all three make; slot and sequence number are given as they are to appear."""
     if op == "get":
         return [b"HGET", KEYS.values(SCOPE.encode()), KEY.encode()]
-    call = mutation(KEYS, Ticket(SESSION, 1, 0, 0), 0, SCOPE.encode(), KEY.encode(), (), OWN[op])
+    call = mutation(KEYS, RequestId(SESSION, 1, 0, 0), 0, SCOPE.encode(), KEY.encode(), (), OWN[op])
     at = 1 + int(call[0])
     return [b"EVALSHA", script(f"values/{op}").sha1, *call[: at + 1], slot, sequence, *call[at + 3 :]]
 

@@ -6,7 +6,7 @@ import json
 
 from click.testing import CliRunner, Result
 
-from iii_state.adapters.redis.scripts import names, script
+from iii_state.adapters.redis.scripts.loader import names, script
 from iii_state.cli import main
 from tests.support.engines.processes import free_port
 from tests.support.redis.server import shared_server

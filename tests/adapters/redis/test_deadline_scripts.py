@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import redis
 
-from iii_state.adapters.redis import queues
 from iii_state.adapters.redis.keys import Keys, lane
-from iii_state.adapters.redis.mutations import Held, QueueFull, Route, Stale, Ticket, declare, declared
-from iii_state.adapters.redis.routes import deadlines_setting
+from iii_state.adapters.redis.mutations.routes import deadlines_setting
+from iii_state.adapters.redis.scripts import queues
+from iii_state.adapters.redis.scripts.mutations import BoundedQueue, Postponed, QueueFull, RequestId, Stale, declare, declared
 from tests.adapters.redis.test_mutation_scripts import INCREMENT, MUTATIONS, entries, events, everything
-from tests.support.redis.script_engine import Engine
+from tests.support.redis.script_engine import Engine, refused
 
 KEYS = Keys()
 DEADLINES = KEYS.deadlines_of(b"s").decode()
@@ -80,16 +80,16 @@ def test_a_deadline_without_a_value_is_not_inherited(engine: Engine, client: red
 
 @every_mutation
 def test_what_is_over_goes_first_with_an_event_of_its_own(
-    engine: Engine, client: redis.Redis, mutate: Callable[[Engine, Ticket | None], Any]
+    engine: Engine, client: redis.Redis, mutate: Callable[[Engine, RequestId | None], Any]
 ) -> None:
-    engine.routes = [Route(b"q1", 10, 10**6), Route(b"q2", 10, 10**6)]
+    engine.targets = [BoundedQueue(b"q1", 10, 10**6), BoundedQueue(b"q2", 10, 10**6)]
     put_over(engine, value=b"17")
     for queue in (b"q1", b"q2"):
         client.delete(KEYS.stream(queue), KEYS.busy(queue))
-    ticket = engine.ticket()
-    outcome = mutate(engine, ticket)
+    request = engine.request()
+    outcome = mutate(engine, request)
     after = everything(client)
-    assert mutate(engine, ticket) == outcome
+    assert mutate(engine, request) == outcome
     assert everything(client) == after
     assert (outcome.old if hasattr(outcome, "old") else outcome) is None
     assert deadline(client) is None
@@ -106,12 +106,12 @@ def test_what_is_over_goes_first_with_an_event_of_its_own(
 @every_mutation
 @pytest.mark.parametrize(("entries", "size"), [(2, 10**6), (10, 7)])
 def test_both_events_find_room_or_nothing_changes(
-    engine: Engine, client: redis.Redis, mutate: Callable[[Engine, Ticket | None], Any], entries: int, size: int
+    engine: Engine, client: redis.Redis, mutate: Callable[[Engine, RequestId | None], Any], entries: int, size: int
 ) -> None:
-    engine.routes = [Route(b"roomy", 10, 10**6), Route(b"full", entries, size)]
+    engine.targets = [BoundedQueue(b"roomy", 10, 10**6), BoundedQueue(b"full", entries, size)]
     put_over(engine)
     before = everything(client)
-    with pytest.raises(QueueFull):
+    with refused(QueueFull):
         mutate(engine, None)
     assert everything(client) == before
 
@@ -119,7 +119,7 @@ def test_both_events_find_room_or_nothing_changes(
 @every_mutation
 @pytest.mark.parametrize("name", [DEADLINES, INDEX])
 def test_a_deadline_key_of_another_type_is_an_error_and_nothing_changes(
-    engine: Engine, client: redis.Redis, mutate: Callable[[Engine, Ticket | None], Any], name: str
+    engine: Engine, client: redis.Redis, mutate: Callable[[Engine, RequestId | None], Any], name: str
 ) -> None:
     engine.set(b"s", b"k", b"1")
     client.set(name, "x")
@@ -133,21 +133,21 @@ def test_a_deadline_key_of_another_type_is_an_error_and_nothing_changes(
 
 
 def test_removal_happens_once_and_only_when_it_is_due(engine: Engine, client: redis.Redis) -> None:
-    engine.routes = [Route(b"q", 10, 10**6)]
+    engine.targets = [BoundedQueue(b"q", 10, 10**6)]
     engine.set(b"s", b"k", b"1", ttl=HOUR)
     assert engine.expire(b"s", b"k") is None
     assert engine.stored(b"s", b"k") == b"1"
     client.zadd(DEADLINES, {b"k": 1})
-    ticket = engine.ticket()
-    assert engine.expire(b"s", b"k", ticket) == b"1"
-    assert engine.expire(b"s", b"k", ticket) == b"1"
+    request = engine.request()
+    assert engine.expire(b"s", b"k", request) == b"1"
+    assert engine.expire(b"s", b"k", request) == b"1"
     assert engine.expire(b"s", b"k") is None
     assert client.hget(KEYS.busy(b"q").decode(), "entries") == b"2"
     assert not client.exists(DEADLINES, KEYS.values(b"s"), KEYS.scopes)
 
 
 def test_removal_of_what_another_program_has_removed_is_no_event(engine: Engine, client: redis.Redis) -> None:
-    engine.routes = [Route(b"q", 10, 10**6)]
+    engine.targets = [BoundedQueue(b"q", 10, 10**6)]
     put_over(engine)
     client.hdel(KEYS.values(b"s").decode(), "k")
     assert engine.expire(b"s", b"k") is None
@@ -244,11 +244,18 @@ def test_a_claim_is_settled_with_the_next_deadline(engine: Engine, client: redis
     assert 900_000 < (client.zscore(INDEX, b"s") or 0) - now(client) <= 1_000_000
 
 
+def declare_fact(engine: Engine, fact: bytes, known: int) -> Stale:
+    """What has changed since the version that is known, when the fact is declared."""
+    changed = declared(engine.call("fleet/change_settings", *declare(KEYS, known, (fact, b"1"))))
+    assert isinstance(changed, Stale)
+    return changed
+
+
 def test_a_scope_that_has_had_no_deadlines_for_a_while_is_without_them_again(engine: Engine, client: redis.Redis) -> None:
     fact = deadlines_setting(b"s")
     engine.put(b"s", b"k", b"1")
     client.set(KEYS.routes_version, b"5")
-    assert declared(engine.call("fleet/change_settings", *declare(KEYS, 5, (fact, b"1")))).changes == [(6, [fact, b"1"])]
+    assert declare_fact(engine, fact, 5).changes == [(6, [fact, b"1"])]
     assert settle(engine) == 0
     score = client.zscore(INDEX, b"s")
     assert score is not None
@@ -262,9 +269,9 @@ def test_a_scope_that_has_had_no_deadlines_for_a_while_is_without_them_again(eng
     assert settle(engine, was_empty=True) == 1
     assert not client.exists(INDEX, KEYS.routes)
     engine.routes_version = 6
-    with pytest.raises(Stale) as stale:
+    with refused(Stale) as stale:
         engine.set(b"s", b"k", b"1", ttl=HOUR)
-    assert stale.value.changes == [(7, [fact, b""])]
+    assert stale[0].changes == [(7, [fact, b""])]
 
 
 def test_a_scope_without_values_is_without_deadlines_soon(engine: Engine, client: redis.Redis) -> None:
@@ -282,13 +289,13 @@ def test_a_scope_without_values_is_without_deadlines_soon(engine: Engine, client
 def test_a_fact_is_declared_once_and_not_while_the_routes_hold_still(engine: Engine, client: redis.Redis) -> None:
     fact = deadlines_setting(b"s\x00\n")
     client.set(KEYS.hold, b"1")
-    with pytest.raises(Held):
-        declared(engine.call("fleet/change_settings", *declare(KEYS, 0, (fact, b"1"))))
+    reply = engine.call("fleet/change_settings", *declare(KEYS, 0, (fact, b"1")))
+    assert declared(reply) is Postponed.HELD
     assert not client.exists(KEYS.routes, KEYS.routes_version)
     client.delete(KEYS.hold)
     for _ in range(2):
-        known = declared(engine.call("fleet/change_settings", *declare(KEYS, 0, (fact, b"1"))))
+        known = declare_fact(engine, fact, 0)
         assert known.changes == [(known.version, [fact, b"1"])]
     client.set(KEYS.hold, b"1")
-    assert declared(engine.call("fleet/change_settings", *declare(KEYS, known.version, (fact, b"1")))).changes == []
+    assert declare_fact(engine, fact, known.version).changes == []
     assert client.hgetall(KEYS.routes.decode()) == {fact: b"1"}

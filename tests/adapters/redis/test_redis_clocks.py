@@ -13,8 +13,8 @@ import aiohttp
 import pytest
 import redis
 
-from iii_state.adapters.redis import queues
 from iii_state.adapters.redis.keys import Keys
+from iii_state.adapters.redis.scripts import engines
 from tests.support.clock import HOUR, Clock
 from tests.support.engines.raw_worker import RawWorker
 from tests.support.redis.cluster import TTL_MS, Cluster, Handler, by_key, write
@@ -245,7 +245,7 @@ async def test_the_time_outlives_its_key(cluster: ClockCluster, step: float, dam
 
 
 def joining(engine: bytes, ttl_ms: int = 3000, **more: Any) -> list[bytes]:
-    return queues.join(KEYS, engine, b"host:1", ttl_ms, False, [], **more)
+    return engines.join(KEYS, engine, b"host:1", ttl_ms, False, [], **more)
 
 
 def stand_still(client: redis.Redis) -> bytes:
@@ -263,9 +263,9 @@ def test_who_joins_while_the_time_stands_still_waits_for_a_heartbeat(client: red
         assert scripts.call("fleet/join", *joining(b"e2")) == [b"STANDS", last, 7000]
         assert not client.hexists(KEYS.engines, b"e2")
     now_ms = client.time()[0] * 1000 + 1_000_000
-    assert scripts.call("fleet/heartbeat", *queues.heartbeat(KEYS, b"e1", 7000, b"host:1", 1))[0] == b"OK"
+    assert scripts.call("fleet/heartbeat", *engines.heartbeat(KEYS, b"e1", 7000, b"host:1", 1))[0] == b"OK"
     assert client.hget(KEYS.clock, "last") == last, "a heart that knows no time leaves it alone"
-    assert scripts.call("fleet/heartbeat", *queues.heartbeat(KEYS, b"e1", 7000, b"host:1", 2, now_ms)) == [b"OK", now_ms]
+    assert scripts.call("fleet/heartbeat", *engines.heartbeat(KEYS, b"e1", 7000, b"host:1", 2, now_ms)) == [b"OK", now_ms]
     word, now = scripts.call("fleet/join", *joining(b"e2", stood=last))
     assert word == b"OK"
     assert 0 <= now - now_ms < 60_000
@@ -302,7 +302,7 @@ def test_the_time_goes_on_for_as_long_as_the_longest_living_engine_promises(clie
     scripts = Engine(client)
     scripts.call("fleet/join", *joining(b"long", 60_000))
     scripts.call("fleet/join", *joining(b"short"))
-    scripts.call("fleet/heartbeat", *queues.heartbeat(KEYS, b"short", 3000, b"host:1", 1))
+    scripts.call("fleet/heartbeat", *engines.heartbeat(KEYS, b"short", 3000, b"host:1", 1))
     last, latest = (int(number or 0) for number in client.hmget(KEYS.clock, "last", "until"))
     assert latest - last == 61_000
 

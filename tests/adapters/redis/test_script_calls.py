@@ -12,7 +12,7 @@ from typing import Any
 from iii_state import values
 from iii_state.adapters.redis import RedisAdapter
 from iii_state.adapters.redis.keys import Keys
-from iii_state.adapters.redis.scripts import names, script
+from iii_state.adapters.redis.scripts.loader import names, script
 from iii_state.config import RedisSettings
 from iii_state.events import Delivery, Failure, QueueLimits, Subscription
 from tests.support.redis.adapters import INCREMENT

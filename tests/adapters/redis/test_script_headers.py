@@ -8,7 +8,7 @@ import re
 import pytest
 
 from iii_state.adapters.redis.keys import Keys
-from iii_state.adapters.redis.scripts import names, parts, script
+from iii_state.adapters.redis.scripts.loader import names, parts, script
 from tests.support.redis.lua_chunks import inspect, left_by
 from tests.support.redis.script_headers import ALIASES, ANY_KEY, header, text_of
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from iii_state.adapters.redis.scripts import names, read, script
+from iii_state.adapters.redis.scripts.loader import names, read, script
 from iii_state.errors import ScriptError
 from tests.support import ROOT
 
@@ -75,7 +75,8 @@ def test_the_wheel_brings_the_scripts(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)], cwd=ROOT, check=True)
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         wheel.extractall(tmp_path / "installed")
-    code = "from iii_state.adapters.redis import scripts; print(scripts.directory(), scripts.script('values/update').sha1.decode())"
+    loaded = "loader.directory(), loader.script('values/update').sha1.decode()"
+    code = f"from iii_state.adapters.redis.scripts import loader; print({loaded})"
     shown = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path / "installed", env={"PYTHONPATH": ""}, check=True, capture_output=True, text=True
     )

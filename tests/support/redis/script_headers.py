@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from iii_state.adapters.redis.scripts import directory
+from iii_state.adapters.redis.scripts.loader import directory
 
 ALIASES = {"heartbeat": "engine", "succession": "line", "scope_deadlines": "deadlines_of"}
 """Keys that scripts call by another name than `Keys` does."""
