@@ -1,4 +1,4 @@
-"""The engine's ports: the worker socket, telemetry, channels, health."""
+"""The ports of an engine: the workers' socket, telemetry, channels, health."""
 
 from __future__ import annotations
 

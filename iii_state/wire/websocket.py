@@ -47,7 +47,7 @@ _UNSENT_IN_KERNEL = 128 * 1024
 
 
 class MessageReceiver(Protocol):
-    """Who a WebSocket's messages are for."""
+    """What takes the messages of a WebSocket."""
 
     def receive(self, message: bytes | bytearray, binary: bool) -> None:
         """Take a message, which is the receiver's to keep. A text message is not checked for UTF-8 yet."""
@@ -88,7 +88,7 @@ class WebSocket:
         """How often it has been behind."""
         self.backlog = backlog or Backlog()
         self.turns = Turns()
-        """Who waits until the peer is not behind any more."""
+        """What waits until the peer is no longer behind."""
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the connection is gone."""
         self._masks = masks
@@ -125,7 +125,7 @@ class WebSocket:
         self._receiver = receiver
 
     async def run(self) -> None:
-        """Wait until the connection is gone. To be awaited by whoever made it."""
+        """Wait until the connection is gone. To be awaited by what made the connection."""
         while self.is_open:
             await self._woken
             self._woken = self._loop.create_future()
@@ -265,7 +265,7 @@ class WebSocket:
         self._wake()
 
     def end_turns(self) -> None:
-        """Let everybody who waits look again: there is somebody else now who can do the same."""
+        """Call all that wait now: another peer can do the same."""
         self.turns.call_all()
 
     # --- incoming
