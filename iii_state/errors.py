@@ -11,7 +11,7 @@ MAX_MESSAGE, MAX_STACKTRACE, MAX_CODE = 8192, 16384, 100
 """Characters of an error that are kept, logged and answered."""
 
 MAX_RECORDED_BYTES = 1_048_576
-"""A replaced value that is larger is not recorded for calls that are made again (`lua/lib/record.lua` has the number, too)."""
+"""A replaced value that is larger is not recorded for calls that are made again (`lua/lib/sessions/record.lua` has the number)."""
 
 _ABOUT_THE_CUT = 64
 """What is said of a cut may stand behind the limit: a text is cut once, by whoever comes first."""

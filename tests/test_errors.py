@@ -23,17 +23,10 @@ PACKAGE = Path(iii_state.__file__).parent
 
 
 CAUGHT_WHERE_THEY_ARE_RAISED = {
-    "Again",
-    "Fenced",
-    "Foreign",
     "HandshakeError",
-    "Held",
-    "QueueFull",
     "SessionGone",
-    "Stale",
-    "Unseen",
 }
-"""What a script, a session or a handshake refuses, on its way within one adapter or one end of a socket: no caller sees it."""
+"""What a session or a handshake refuses, on its way within one adapter or one end of a socket: no caller sees it."""
 
 
 def modules() -> Iterator[ModuleType]:

@@ -10,8 +10,8 @@ from functools import partial
 import msgspec
 
 from iii_state import values
-from iii_state.attach.callers import Callers
-from iii_state.attach.presence import Presence
+from iii_state.attach.availability import Availability
+from iii_state.attach.caller import Callers
 from iii_state.client.client import Client
 from iii_state.errors import Code, ConnectionLost, FunctionError, NotCarriedOut, WorkerLost
 from iii_state.host import DEFAULT_NAMESPACE, Caller, Handler, Runner, Trigger, TriggerProvider
@@ -51,8 +51,8 @@ class AttachedHost:
     """
 
     def __init__(self, prefix: str, store: Callable[[], str | None]) -> None:
-        self.presence = Presence()
-        self._prefix = prefix
+        self.availability = Availability()
+        self.prefix = prefix
         self._store = store
         self._client: Client | None = None
         self._functions: dict[str, _Function] = {}
@@ -78,10 +78,10 @@ class AttachedHost:
 
     def name_of(self, known_as: str) -> str:
         """What the engine knows a function or trigger type of the module as."""
-        if self._prefix == DEFAULT_PREFIX:
+        if self.prefix == DEFAULT_PREFIX:
             return known_as
         first, *rest = known_as.split("::")
-        return "::".join((self._prefix, *rest)) if first in ("state", "iii-state") else known_as
+        return "::".join((self.prefix, *rest)) if first in ("state", "iii-state") else known_as
 
     # --- for the module
 
@@ -105,10 +105,10 @@ class AttachedHost:
         return serve
 
     def register_trigger_type(self, trigger_type: str, provider: TriggerProvider, *, description: str) -> None:
-        self._types[self.name_of(trigger_type)] = _Type(_Provider(provider, self.presence), description)
+        self._types[self.name_of(trigger_type)] = _Type(_Provider(provider, self.availability), description)
 
     def has_function(self, function_id: str, namespace: str = DEFAULT_NAMESPACE) -> bool:
-        return self.presence.has(namespace, function_id)
+        return self.availability.has(namespace, function_id)
 
     def watch_workers(self, gone: Callable[[str], None]) -> None:
         def changed(data: Json, _: Caller) -> None:
@@ -121,19 +121,19 @@ class AttachedHost:
         self._functions[self._on_workers] = _Function(changed, description, None)
 
     def watch_functions(self, changed: Callable[[str, str], None]) -> None:
-        self.presence.watch(changed)
+        self.availability.watch(changed)
 
     def takes_events(self, function_id: str, namespace: str, go_on: Callable[[], None]) -> bool:
-        return self._client is None or self._client.takes_events(go_on)
+        return self._client is None or self._client.connection.takes_events(go_on)
 
     def is_on_its_way(self, answer: asyncio.Future[bytes | None]) -> bool:
         return False  # when the engine sends it on is not known
 
     def pick(self, function_id: str, namespace: str = DEFAULT_NAMESPACE, avoid: Container[object] = ()) -> Runner | None:
-        return _Worker(self.presence.worker_of(namespace, function_id))
+        return _Worker(self.availability.worker_of(namespace, function_id))
 
     def runners(self, function_id: str, namespace: str = DEFAULT_NAMESPACE) -> Sequence[Runner]:
-        return (_Worker(self.presence.worker_of(namespace, function_id)),)
+        return (_Worker(self.availability.worker_of(namespace, function_id)),)
 
     def invoke(
         self,
@@ -145,10 +145,11 @@ class AttachedHost:
         runner: Runner | None = None,
     ) -> Answer[bytes | None]:
         client = self._client
-        if client is None or not client.is_connected:
+        if client is None or not client.connection.is_greeted:
             raise NotCarriedOut(Code.INVOCATION_STOPPED, "there is no connection to the engine")
-        if values.nesting_exceeds(data, client.max_frame_depth - 1):
-            deep = f"the event nests deeper than the {client.max_frame_depth} levels that the engine at {client.url} reads"
+        deepest = client.connection.max_frame_depth
+        if values.nesting_exceeds(data, deepest - 1):
+            deep = f"the event nests deeper than the {deepest} levels that the engine at {client.url} reads"
             raise NotCarriedOut(Code.PAYLOAD_TOO_LARGE, deep)
         answer = client.call(function_id, data, namespace=namespace, metadata=metadata)
         outcome: asyncio.Future[bytes | None] = answer.get_loop().create_future()
@@ -178,15 +179,15 @@ class AttachedHost:
             return NotCarriedOut(Code.INVOCATION_STOPPED, str(error), begun=error.sent)
         if not isinstance(error, FunctionError):
             return error
-        if client.hears_fates:
+        if client.connection.hears_fates:
             if isinstance(error, WorkerLost) or (isinstance(error, NotCarriedOut) and error.code != Code.PAYLOAD_TOO_LARGE):
-                self.presence.left(namespace, function_id)
+                self.availability.worker_left(namespace, function_id)
             return error
         if error.code in STOPPED:
-            self.presence.left(namespace, function_id)
+            self.availability.worker_left(namespace, function_id)
             return WorkerLost(error.code, error.message, error.stacktrace)
         says_missing = error.code == Code.FUNCTION_NOT_FOUND and error.message.startswith(f"Function {function_id} not found")
-        if says_missing and self.presence.missing(namespace, function_id):
+        if says_missing and self.availability.reported_missing(namespace, function_id):
             return NotCarriedOut(error.code, error.message, error.stacktrace)
         return error
 
@@ -194,35 +195,35 @@ class AttachedHost:
 
     def offer_functions(self, client: Client) -> None:
         """Register the functions of the module with the engine, which may reject them. Calls wait for `begin`."""
-        self.presence.forget()
+        self.availability.forget()
         self._client = client
-        client.served.hold()
+        client.serving.hold()
         self.register_functions(self._functions)
 
     def offer_types(self) -> None:
         """Provide the trigger types of the module: only where its functions were taken. A stock engine never takes a type back."""
         assert self._client is not None
         for trigger_type, provided in self._types.items():
-            self._client.served.register_trigger_type(trigger_type, provided.provider, provided.description)
+            self._client.serving.register_trigger_type(trigger_type, provided.provider, provided.description)
 
     def begin(self) -> None:
         """Carry calls out: the triggers that the engine had are there."""
         assert self._client is not None
-        self._client.served.release()
+        self._client.serving.release()
         if self._on_workers:
-            self._client.keep_trigger(self._workers_trigger, "engine::workers-available", self._on_workers, {})
+            self._client.triggers.keep(self._workers_trigger, "engine::workers-available", self._on_workers, {})
 
     def renew_types(self, trigger_types: Iterable[str]) -> None:
         """Provide trigger types once more that the engine has lost; `types_renewed` when it has handed over their triggers."""
         assert self._client is not None
         for trigger_type in trigger_types:
-            self._client.served.renew_trigger_type(trigger_type)
+            self._client.serving.renew_trigger_type(trigger_type)
 
     def types_renewed(self, trigger_types: Iterable[str]) -> None:
         """What was not handed over again is gone."""
         if self._client is not None:
             for trigger_type in trigger_types:
-                self._client.served.drop_unsaid(trigger_type)
+                self._client.serving.drop_unconfirmed(trigger_type)
 
     def register_functions(self, function_ids: Iterable[str]) -> None:
         """Register functions with the engine, once more where it had forgotten them."""
@@ -230,7 +231,7 @@ class AttachedHost:
         for function_id in function_ids:
             function = self._functions[function_id]
             metadata = self._about(function.metadata)
-            self._client.served.register_function(function_id, function.handler, function.description, metadata)
+            self._client.serving.register_function(function_id, function.handler, function.description, metadata)
 
     def _about(self, metadata: bytes | None) -> bytes:
         """A function's metadata with the store's id as it is now: a bridge learns it when it is connected."""
@@ -244,30 +245,30 @@ class AttachedHost:
     def retire(self) -> None:
         """Leave everything to others but what is under way."""
         if self._client is not None:
-            self._client.served.retire()
+            self._client.serving.retire()
 
     def withdraw(self) -> None:
         """Serve no more; triggers count as away."""
         client, self._client = self._client, None
         if client is not None:
             for trigger_type in self._types:
-                client.served.unregister_trigger_type(trigger_type)
+                client.serving.unregister_trigger_type(trigger_type)
             for function_id in self._functions:
-                client.served.unregister_function(function_id)
-            client.served.release()
-            client.unregister_trigger(self._workers_trigger, "engine::workers-available")
-            self.presence.forget()
+                client.serving.unregister_function(function_id)
+            client.serving.release()
+            client.triggers.unregister(self._workers_trigger, "engine::workers-available")
+            self.availability.forget()
 
 
 class _Provider:
     """The module's side of a trigger type. Whoever registers a trigger has its function, or is about to."""
 
-    def __init__(self, provider: TriggerProvider, presence: Presence) -> None:
+    def __init__(self, provider: TriggerProvider, availability: Availability) -> None:
         self._provider = provider
-        self._presence = presence
+        self._availability = availability
 
     def register(self, trigger: Trigger, replaces: Trigger | None = None) -> Answer[None]:
-        self._presence.here(trigger.namespace, trigger.function_id)
+        self._availability.is_back(trigger.namespace, trigger.function_id)
         return self._provider.register(trigger, replaces)
 
     def unregister(self, trigger: Trigger, *, disconnected: bool) -> Answer[None]:

@@ -8,13 +8,14 @@ from typing import Any
 
 import click
 
-from iii_state.cli.attach import attach
+from iii_state.cli.data import delete, entries, get, groups, keys, list_values, set_value, update
 from iii_state.cli.docs import docs
 from iii_state.cli.lua_load import lua_load
 from iii_state.cli.operate import dead, triggers
-from iii_state.cli.serve import serve
-from iii_state.cli.state import delete, entries, get, groups, keys, list_values, set_value, update, watch
+from iii_state.cli.run.attach import attach
+from iii_state.cli.run.serve import serve
 from iii_state.cli.terminal import OneLine, discard_output, printable_errors
+from iii_state.cli.watch import watch
 
 
 class Commands(click.Group):

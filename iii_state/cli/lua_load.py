@@ -7,9 +7,10 @@ import json
 
 import click
 
-from iii_state.adapters.redis.address import Address
-from iii_state.adapters.redis.scripts import Script, names, script
-from iii_state.adapters.redis.wire import Wire, explain, open_wire
+from iii_state.adapters.redis.connection.address import Address
+from iii_state.adapters.redis.connection.explain import explain
+from iii_state.adapters.redis.connection.socket import Socket, open_socket
+from iii_state.adapters.redis.scripts.loader import Script, names, script
 from iii_state.cli.terminal import check_output
 from iii_state.config import RedisSettings
 from iii_state.errors import ConfigError, ScriptError, StoreError
@@ -70,26 +71,26 @@ async def _load(address: Address, scripts: list[Script], check: bool) -> list[bo
     """Whether each script was there before. Raises `StoreError` in words."""
     try:
         async with asyncio.timeout(TIMEOUT_SECONDS):
-            wire = await open_wire(address, "iii-state:lua-load")
+            socket = await open_socket(address, "iii-state:lua-load")
             try:
-                return await _load_over(wire, scripts, check)
+                return await _load_over(socket, scripts, check)
             finally:
-                wire.abort()
-                await wire.closed
+                socket.abort()
+                await socket.closed
     except TimeoutError:
         raise StoreError(f"Redis at {address} has not answered within {TIMEOUT_SECONDS} s") from None
 
 
-async def _load_over(wire: Wire, scripts: list[Script], check: bool) -> list[bool]:
-    (there,) = await wire.ask([b"SCRIPT", b"EXISTS", *(each.sha1 for each in scripts)])
+async def _load_over(socket: Socket, scripts: list[Script], check: bool) -> list[bool]:
+    (there,) = await socket.ask([b"SCRIPT", b"EXISTS", *(each.sha1 for each in scripts)])
     if not isinstance(there, list):
-        raise StoreError(explain(wire.address, str(there)))
+        raise StoreError(explain(socket.address, str(there)))
     missing = [each for each, exists in zip(scripts, there, strict=True) if not exists]
     if missing and not check:
-        replies = await wire.ask(*((b"SCRIPT", b"LOAD", each.source) for each in missing))
+        replies = await socket.ask(*((b"SCRIPT", b"LOAD", each.source) for each in missing))
         for each, reply in zip(missing, replies, strict=True):
             if reply != each.sha1:
-                raise StoreError(f"{each.name}.lua: {explain(wire.address, str(reply))}")
+                raise StoreError(f"{each.name}.lua: {explain(socket.address, str(reply))}")
     return [bool(exists) for exists in there]
 
 

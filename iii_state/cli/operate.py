@@ -12,8 +12,8 @@ import msgspec
 from click.core import ParameterSource
 
 from iii_state import values
-from iii_state.adapters.redis.inspection import inspection
-from iii_state.cli.state import request, run, url_option
+from iii_state.adapters.redis.admin import inspection
+from iii_state.cli.calls import request, run, url_option
 from iii_state.cli.terminal import exact_name, is_terminal, name, print_line, show
 from iii_state.client.client import Client
 from iii_state.config import RedisSettings
@@ -42,7 +42,7 @@ def _is_typed(option: str) -> bool:
 
 @asynccontextmanager
 async def opened(url: str, redis_url: str | None, prefix: str) -> AsyncIterator[Ask]:
-    """Who is asked: an engine, or Redis itself. Options that would be passed over are wrong usage: they name another place."""
+    """Ask an engine, or Redis itself. Options that would be passed over are wrong usage: they name another place."""
     if redis_url is None and _is_typed("prefix"):
         raise click.UsageError("--prefix is of the keys in a Redis: give --redis-url with it, or leave it out to ask an engine.")
     if redis_url is not None and _is_typed("url"):

@@ -19,7 +19,7 @@ from iii_state.tasks.results import Answer, then
 from iii_state.tasks.steps import Steps
 from iii_state.values import Json
 from iii_state.wire import messages
-from iii_state.wire.calls import Answering
+from iii_state.wire.calls import IncomingCalls
 from iii_state.wire.messages import ABSENT, given
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class _TriggerType(msgspec.Struct, frozen=True):
     registration: bytes
 
 
-class Served:
+class Serving:
     """What is served, over any number of connections one after the other; `tell` sends a frame on the one there is."""
 
     def __init__(self, caller: Caller, tell: Callable[[bytes], None]) -> None:
@@ -57,7 +57,7 @@ class Served:
         self._in_order: deque[asyncio.Future[None] | Callable[[], None]] = deque()
         """Triggers that are being registered, and the calls that came behind them."""
         self._gate: asyncio.Future[None] | None = None
-        self._unsaid: dict[str, set[str]] = {}
+        self._unconfirmed: dict[str, set[str]] = {}
         """Of types that are being provided anew: the triggers that the engine has not handed over again."""
 
     def registrations(self) -> Iterator[bytes]:
@@ -120,14 +120,14 @@ class Served:
         if self._functions.pop(function_id, None) is not None:
             self._tell(messages.encode(messages.UnregisterFunction(function_id)))
 
-    def take_call(self, message: messages.InvokeFunction, answering: Answering) -> None:
+    def take_call(self, message: messages.InvokeFunction, answering: IncomingCalls) -> None:
         """Carry a call out, when the triggers that came before it are registered: it may be what they are there for."""
         if self._in_order:
             self._in_order.append(partial(self._carry_out, message, answering))
         else:
             self._carry_out(message, answering)
 
-    def _carry_out(self, message: messages.InvokeFunction, answering: Answering) -> None:
+    def _carry_out(self, message: messages.InvokeFunction, answering: IncomingCalls) -> None:
         function = self._functions.get(message.function_id)
         if function is None:
             answering.fail(message.invocation_id, values.encode_string(message.function_id), self.absent(message.function_id))
@@ -156,20 +156,20 @@ class Served:
 
     def renew_trigger_type(self, trigger_type: str) -> None:
         """Provide a type once more that the engine has lost, or has given to somebody else; it hands over the triggers again."""
-        self._unsaid[trigger_type] = {trigger.id for trigger in self._bound.values() if trigger.trigger_type == trigger_type}
+        self._unconfirmed[trigger_type] = {trigger.id for trigger in self._bound.values() if trigger.trigger_type == trigger_type}
         self._tell(self._types[trigger_type].registration)
 
-    def drop_unsaid(self, trigger_type: str) -> None:
+    def drop_unconfirmed(self, trigger_type: str) -> None:
         """Let the triggers of a renewed type go that the engine has not handed over again: they went while nobody was told."""
-        for trigger_id in self._unsaid.pop(trigger_type, ()):
+        for trigger_id in self._unconfirmed.pop(trigger_type, ()):
             trigger = self._bound.pop(trigger_id, None)
             if trigger is not None:
                 self._let_go(trigger)
 
     def take_trigger(self, message: messages.RegisterTrigger) -> None:
         """Take on a trigger of a type that is provided here, and tell the engine what became of it."""
-        if message.trigger_type in self._unsaid:
-            self._unsaid[message.trigger_type].discard(message.id)
+        if message.trigger_type in self._unconfirmed:
+            self._unconfirmed[message.trigger_type].discard(message.id)
         config, metadata = given(message.config), given(message.metadata)
         trigger = Trigger(
             message.id,
@@ -235,7 +235,7 @@ class Served:
         bound, self._bound = self._bound, {}
         self._in_order.clear()
         self._gate = None
-        self._unsaid.clear()
+        self._unconfirmed.clear()
         for trigger in bound.values():
             self._let_go(trigger)
 
@@ -250,7 +250,7 @@ class Served:
             _logged(error)
 
 
-def _answer(function: _Function, message: messages.InvokeFunction, answering: Answering, size: int) -> None:
+def _answer(function: _Function, message: messages.InvokeFunction, answering: IncomingCalls, size: int) -> None:
     try:
         answer = function.take(message)
     except BaseException as failure:

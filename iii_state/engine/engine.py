@@ -5,32 +5,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from iii_state import values
-from iii_state.engine.functions import Call, Details, Function
-from iii_state.engine.introspection import ChangeTriggers, Introspection
-from iii_state.engine.python_function import PythonCallable, PythonFunction, PythonTasks
-from iii_state.engine.registry import Functions
+from iii_state.engine.available import ChangeTriggers
+from iii_state.engine.checks import optional_text, wrong_member, wrong_request
+from iii_state.engine.functions.function import Details, Invocation
+from iii_state.engine.functions.python_function import PythonCallable, PythonFunction, PythonTasks
+from iii_state.engine.functions.registry import FunctionRegistry
+from iii_state.engine.introspection import Introspection
+from iii_state.engine.modules import Modules
 from iii_state.engine.server import Server
-from iii_state.engine.triggers import Triggers, TriggerType, registration_error
-from iii_state.engine.workers import Workers
-from iii_state.errors import Code, ConfigError, FunctionError, InvalidValue, NotCarriedOut, own, words
-from iii_state.host import DEFAULT_NAMESPACE, LOCAL, Handler, Module, Runner, Trigger, TriggerProvider
+from iii_state.engine.triggers.registry import TriggerRegistry, registration_error
+from iii_state.engine.workers.workers import Workers
+from iii_state.errors import Code, FunctionError, InvalidValue
+from iii_state.host import DEFAULT_NAMESPACE, LOCAL, Module, Trigger
 from iii_state.tasks.closing import Stopping, in_turn
 from iii_state.tasks.failures import contained
-from iii_state.tasks.results import Answer, answered, then
-from iii_state.wire.messages import WORKER_GONE
+from iii_state.tasks.results import Answer
 
 log = logging.getLogger(__name__)
 
 _SWEEP_SECONDS = 1
-_HEALTH_SECONDS = 5
 _FUNCTIONS_SECONDS = 10
-_MODULE_SECONDS = 30
-_MAX_TIMEOUT_MS = 10**13
 _DEEP = 100
 """A payload that nests deeper gets a stack that has room for it, however deep the caller's is."""
 
@@ -53,12 +52,11 @@ class Engine:
     name = "in-process"
 
     def __init__(self, *, call_timeout: float = 300.0, duplicates: Literal["round-robin", "first-wins"] = "round-robin") -> None:
-        self.functions = Functions(first_wins=duplicates == "first-wins")
-        self.triggers = Triggers()
+        self.functions = FunctionRegistry(first_wins=duplicates == "first-wins")
+        self.triggers = TriggerRegistry()
         self.workers = Workers(self.functions, self.triggers, call_timeout)
         self._call_timeout = call_timeout
-        self._modules: list[tuple[Module, ModuleHost]] = []
-        self._starting: list[Module] = []
+        self._modules = Modules(self.functions, self.triggers, self.workers)
         self._own: dict[tuple[str, str], PythonFunction] = {}
         self._background: set[asyncio.Task[Any]] = set()
         self._find = self.functions.get_default
@@ -74,7 +72,7 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         self._tasks = PythonTasks(self._loop, self._call_timeout)
         self._server = Server(self.workers, self.health)
-        host = ModuleHost(self, "engine")
+        host = self._modules.host("engine")
         Introspection(self.functions, self.triggers, self.workers, self).register(host)
         ChangeTriggers(self.functions, self.workers, self._notify).register(host)
         self._server.channels.register(host)
@@ -104,29 +102,11 @@ class Engine:
         assert tasks is not None
         await in_turn(
             self.server.stop_listening,
-            self._stop_modules,
+            self._modules.stop,
             self.server.stop,
             lambda: tasks.stop(max(1.0, ends - self._loop.time())),
             self._stop_sweeper,
         )
-
-    async def _stop_modules(self) -> None:
-        cut_off = None
-        while self._modules:
-            module, host = self._modules.pop()
-            try:
-                async with asyncio.timeout(_MODULE_SECONDS):
-                    await module.stop()
-            except TimeoutError:
-                log.error("module %s has not stopped within %d s, and is left alone", module.name, _MODULE_SECONDS)
-            except BaseException as error:
-                task = asyncio.current_task()
-                if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-                    cut_off = error  # the event loop ends: the other modules are stopped all the same
-                log.error("module %s failed to stop: %s", module.name, words(error), exc_info=error)
-            host.withdraw()
-        if cut_off is not None:
-            raise cut_off
 
     async def _stop_sweeper(self) -> None:
         self._sweeper.cancel()
@@ -164,20 +144,9 @@ class Engine:
         this engine already is a `ConfigError`.
         """
         self._check_takes_more()
-        if module in self._starting or any(known is module for known, _ in self._modules):
-            raise ConfigError(f"the module {module.name} is in this engine already")
-        host = ModuleHost(self, module.name)
-        self._starting.append(module)
-        try:
-            await module.start(host)
-        except BaseException:
-            host.withdraw()
-            raise
-        finally:
-            self._starting.remove(module)
-        self._modules.append((module, host))
+        await self._modules.add(module)
         if self._stopping.has_begun:
-            await self._stop_modules()
+            await self._modules.stop()
             self._check_takes_more()
 
     async def serve(self, host: str = "127.0.0.1", port: int = 49134) -> tuple[str, int]:
@@ -197,14 +166,7 @@ class Engine:
 
     async def health(self) -> dict[str, str]:
         """What is wrong, by the names of modules; empty when all is well."""
-        looks = (asyncio.wait_for(module.health(), _HEALTH_SECONDS) for module, _ in self._modules)
-        reasons = await asyncio.gather(*looks, return_exceptions=True)
-        names = [module.name for module, _ in self._modules]
-        return {
-            name: words(reason) if isinstance(reason, BaseException) else reason
-            for name, reason in zip(names, reasons, strict=True)
-            if reason is not None
-        }
+        return await self._modules.health()
 
     # --- functions
 
@@ -217,7 +179,7 @@ class Engine:
         `FunctionError` with its own code. Registering the same id again replaces. Raises `ValueError` for a built-in id, or one
         that is no text.
         """
-        if _wrong_member({"function_id": function_id, "namespace": namespace}) is not None:
+        if wrong_member({"function_id": function_id, "namespace": namespace}) is not None:
             raise ValueError(f"function_id and namespace have to be strings of Unicode text, not {function_id!r} and {namespace!r}")
         known = self.functions.get(namespace, function_id)
         if known is not None and known.handler is not None:
@@ -248,7 +210,7 @@ class Engine:
             function_id = request["function_id"]
             function = self._find(function_id)
         except (KeyError, TypeError):
-            raise _wrong_request(request) from None
+            raise wrong_request(request) from None
         try:
             data = values.encode(request.get("payload"))
         except InvalidValue as error:
@@ -273,7 +235,7 @@ class Engine:
 
     async def _trigger_with_options(self, request: dict[str, Any], data: bytes) -> Any:
         self._running()
-        if (wrong := _wrong_member(request)) is not None:
+        if (wrong := wrong_member(request)) is not None:
             raise FunctionError(Code.DESERIALIZATION_ERROR, f"Failed to deserialize the call: {wrong}")
         action = (request.get("action") or {}).get("type")
         timeout_ms = request.get("timeout_ms")
@@ -281,7 +243,7 @@ class Engine:
             raise FunctionError(Code.ENQUEUE_ERROR, f"this engine has no action {action!r}")
         namespace = request.get("namespace") or DEFAULT_NAMESPACE
         try:
-            call = Call(data, metadata=_encoded(request.get("metadata")))
+            call = Invocation(data, metadata=optional_text(request.get("metadata")))
         except InvalidValue as error:
             raise FunctionError(Code.DESERIALIZATION_ERROR, f"Failed to deserialize the call: metadata: {error}") from None
         answer: Answer[bytes | None] = None
@@ -316,7 +278,7 @@ class Engine:
         if function is None:
             return
         try:
-            answer = self.functions.call(function, Call(event, metadata=trigger.metadata))
+            answer = self.functions.call(function, Invocation(event, metadata=trigger.metadata))
         except Exception as error:
             log.warning("the handler %s of trigger %s failed: %s", trigger.function_id, trigger.id, error)
             return
@@ -332,11 +294,11 @@ class Engine:
         Raises `FunctionError` (`trigger_registration_failed`) for a config that cannot be used.
         """
         self._running()
-        if (wrong := _wrong_member(request, ("type", "function_id"), ("namespace", "id"))) is not None:
+        if (wrong := wrong_member(request, ("type", "function_id"), ("namespace", "id"))) is not None:
             raise FunctionError(Code.TRIGGER_REGISTRATION_FAILED, f"Failed to parse the trigger: {wrong}")
         namespace = request.get("namespace") or DEFAULT_NAMESPACE
         try:
-            config, metadata = _encoded(request.get("config")), _encoded(request.get("metadata"))
+            config, metadata = optional_text(request.get("config")), optional_text(request.get("metadata"))
         except InvalidValue as error:
             raise FunctionError(Code.TRIGGER_REGISTRATION_FAILED, f"Failed to parse trigger config or metadata: {error}") from None
         trigger_id = request.get("id") or str(uuid.uuid4())
@@ -384,170 +346,12 @@ class TriggerRegistration:
             await answer
 
 
-class ModuleHost:
-    """What one module sees of the engine (`host.Host`); `withdraw` takes back all that it registered."""
-
-    def __init__(self, engine: Engine, module_name: str) -> None:
-        self._engine = engine
-        self._name = module_name
-        self._functions: list[Function] = []
-        self._types: list[TriggerType] = []
-        self._unwatch: list[Callable[[], None]] = []
-
-    def register_function(
-        self, function_id: str, handler: Handler, *, description: str | None = None, metadata: bytes | None = None
-    ) -> None:
-        self._functions.append(self._engine.functions.add_builtin(function_id, handler, description, metadata, self._name))
-
-    def register_trigger_type(self, trigger_type: str, provider: TriggerProvider, *, description: str) -> None:
-        offered = TriggerType(DEFAULT_NAMESPACE, trigger_type, provider, description, None, self._name)
-        self._engine.triggers.add_type(offered)
-        self._types.append(offered)
-
-    def invoke(
-        self,
-        function_id: str,
-        data: bytes,
-        *,
-        namespace: str = DEFAULT_NAMESPACE,
-        metadata: bytes | None = None,
-        runner: Runner | None = None,
-    ) -> Answer[bytes | None]:
-        functions, call = self._engine.functions, Call(data, metadata=metadata)
-        function = functions.find(namespace, function_id)
-        if runner is not None:
-            for executor in function.executors:
-                if executor is runner and executor.is_settled:
-                    return functions.call(function, call, executor)
-        if function.handler is not None:
-            return _own_errors(lambda: functions.call(function, call))
-        if function.is_served:
-            return self._run(function, call, runner)
-        return asyncio.ensure_future(self._invoke_settled(namespace, function_id, call, runner))
-
-    async def _invoke_settled(self, namespace: str, function_id: str, call: Call, runner: Runner | None) -> bytes | None:
-        """Call a function whose worker may turn out to belong to another namespace, once that is known."""
-        functions = self._engine.functions
-        while not (function := functions.find(namespace, function_id)).is_served:
-            await functions.settling(function)
-        return await answered(self._run(function, call, runner))
-
-    def _run(self, function: Function, call: Call, runner: Runner | None) -> Answer[bytes | None]:
-        functions = self._engine.functions
-        if runner is None:
-            return functions.call(function, call)
-        for executor in function.executors:
-            if executor is runner:
-                return functions.call(function, call, executor)
-        raise NotCarriedOut(Code.INVOCATION_STOPPED, f"{runner.name} does not serve {function.id} any more")
-
-    def pick(self, function_id: str, namespace: str = DEFAULT_NAMESPACE, avoid: Container[object] = ()) -> Runner | None:
-        functions = self._engine.functions
-        function = functions.get(namespace, function_id)
-        return None if function is None or function.handler is not None else function.pick(functions.first_wins, avoid)
-
-    def runners(self, function_id: str, namespace: str = DEFAULT_NAMESPACE) -> Sequence[Runner]:
-        functions = self._engine.functions
-        function = functions.get(namespace, function_id)
-        if function is None or function.handler is not None:
-            return ()
-        return [executor for executor in function.serving(functions.first_wins) if executor.may_crash]
-
-    def takes_events(self, function_id: str, namespace: str, go_on: Callable[[], None]) -> bool:
-        functions = self._engine.functions
-        function = functions.get(namespace, function_id)
-        return function is None or functions.takes_events(function, go_on)
-
-    def is_on_its_way(self, answer: asyncio.Future[bytes | None]) -> bool:
-        return any(worker.is_sending(answer) for worker in self._engine.workers)
-
-    def has_function(self, function_id: str, namespace: str = DEFAULT_NAMESPACE) -> bool:
-        return self._engine.functions.get(namespace, function_id) is not None
-
-    def watch_functions(self, changed: Callable[[str, str], None]) -> None:
-        self._unwatch.append(self._engine.functions.watch(changed))
-
-    def watch_workers(self, gone: Callable[[str], None]) -> None:
-        def changed(event: str, worker_id: str) -> None:
-            if event == WORKER_GONE:
-                gone(worker_id)
-
-        self._unwatch.append(self._engine.workers.watch(changed))
-
-    def withdraw(self) -> None:
-        """Take back the functions and trigger types of a module that has stopped."""
-        for function in self._functions:
-            self._engine.functions.remove_builtin(function)
-        for offered in self._types:
-            self._engine.triggers.remove_type(offered)
-        for unwatch in self._unwatch:
-            unwatch()
-        self._functions.clear()
-        self._types.clear()
-        self._unwatch.clear()
-
-
-def _own_errors(call: Callable[[], Answer[bytes | None]]) -> Answer[bytes | None]:
-    """Make a call of a built-in function, whose errors are its own: those of a call that it makes itself, too."""
-
-    def in_own_words(error: BaseException) -> BaseException:
-        return own(error) if isinstance(error, FunctionError) else error
-
-    try:
-        answer = call()
-    except FunctionError as error:
-        raise own(error) from error
-    outcome = then(answer, lambda result: result, in_own_words)
-    if isinstance(answer, asyncio.Future) and isinstance(outcome, asyncio.Future):
-        made = answer
-        outcome.add_done_callback(lambda done: made.cancel() if done.cancelled() else None)
-    return outcome
-
-
 def _interrupts(answer: object) -> bool:
     """Whether what has just been raised is for the task that waits for a call, and not the call's own error."""
     if not isinstance(answer, asyncio.Future):
         return False
     task = asyncio.current_task()
     return not answer.done() or (answer.cancelled() and task is not None and task.cancelling() > 0)
-
-
-def _encoded(value: Any) -> bytes | None:
-    return None if value is None else values.encode(value)
-
-
-def _wrong_request(request: Any) -> FunctionError:
-    wrong = _wrong_member(request) if isinstance(request, dict) else "expected a dict"
-    return FunctionError(Code.DESERIALIZATION_ERROR, f"Failed to deserialize the call: {wrong}")
-
-
-def _wrong_member(
-    request: dict[str, Any], required: tuple[str, ...] = ("function_id",), optional: tuple[str, ...] = ("namespace",)
-) -> str | None:
-    """What is wrong with a call or a trigger, None if nothing is."""
-    for name in (*required, *optional):
-        given = request.get(name)
-        if name in required and name not in request:
-            return f"missing field `{name}`"
-        if not isinstance(given, str) and (given is not None or name in required):
-            return f"{name}: invalid type: {type(given).__name__}, expected a string"
-        if isinstance(given, str) and not given.isascii() and not _is_unicode(given):
-            return f"{name}: a lone surrogate is no Unicode text"
-    action, timeout_ms = request.get("action"), request.get("timeout_ms")
-    if action is not None and not isinstance(action, dict):
-        return f"action: invalid type: {type(action).__name__}, expected a dict"
-    is_number = isinstance(timeout_ms, int | float) and not isinstance(timeout_ms, bool)
-    if timeout_ms is not None and not (is_number and 0 <= timeout_ms <= _MAX_TIMEOUT_MS):
-        return f"timeout_ms: invalid value: {timeout_ms!r}, expected a number of milliseconds"
-    return None
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _log_failure(function_id: str) -> Callable[[asyncio.Future[Any]], None]:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Raw
 
 from iii_state import values
-from iii_state.engine.functions import Function
-from iii_state.engine.registry import Functions
-from iii_state.engine.triggers import Binding, TriggerOwner, Triggers
-from iii_state.engine.workers import ConnectedWorker, Description, Workers
+from iii_state.engine.functions.function import Function
+from iii_state.engine.functions.registry import FunctionRegistry
+from iii_state.engine.triggers.binding import Binding, TriggerOwner
+from iii_state.engine.triggers.registry import TriggerRegistry
+from iii_state.engine.workers.workers import ConnectedWorker, Description, Workers
 from iii_state.errors import Code, FunctionError
 from iii_state.host import DEFAULT_NAMESPACE, Caller, Handler, Host, Trigger
 from iii_state.tasks.results import Answer, then
@@ -63,7 +62,7 @@ class _UnregisterTrigger(msgspec.Struct):
 class Introspection:
     """Registers and serves the `engine::…` functions over the engine's tables."""
 
-    def __init__(self, functions: Functions, triggers: Triggers, workers: Workers, local: TriggerOwner) -> None:
+    def __init__(self, functions: FunctionRegistry, triggers: TriggerRegistry, workers: Workers, local: TriggerOwner) -> None:
         self._functions = functions
         self._triggers = triggers
         self._workers = workers
@@ -105,7 +104,7 @@ class Introspection:
         wanted = read("engine::functions::list", data, _ListFunctions)
         names = [*(wanted.workers or []), *([wanted.worker] if wanted.worker else [])]
         rows = [
-            _function_row(function)
+            function_row(function)
             for function in self._functions
             if (wanted.include_internal or not function.id.startswith("engine::"))
             and function.id.startswith(wanted.prefix or "")
@@ -122,7 +121,7 @@ class Introspection:
         function = self._functions.get(namespace, wanted.function_id)
         if function is None:
             raise FunctionError(Code.NOT_FOUND, f"Function {wanted.function_id} not found in namespace {namespace}.")
-        row = _function_row(function)
+        row = function_row(function)
         if function.details.request_format is not None:
             row["request_schema"] = Raw(function.details.request_format)
         if function.details.response_format is not None:
@@ -174,58 +173,8 @@ class Introspection:
         return then(self._triggers.unregister(wanted.id), lambda removed: values.encode({"removed": removed}))
 
 
-class ChangeTriggers:
-    """The trigger types `engine::functions-available` and `engine::workers-available`: told at most once per turn of the loop."""
-
-    def __init__(self, functions: Functions, workers: Workers, invoke: Callable[[Trigger, bytes], None]) -> None:
-        self._functions = functions
-        self._invoke = invoke
-        self._on_functions: dict[str, Trigger] = {}
-        self._on_workers: dict[str, Trigger] = {}
-        self._planned = False
-        functions.watch(self._function_changed)
-        workers.watch(self._worker_changed)
-
-    def register(self, host: Host) -> None:
-        """Register the two types."""
-        host.register_trigger_type(
-            "engine::functions-available", _Subscribers(self._on_functions), description="Functions have come or gone"
-        )
-        host.register_trigger_type(
-            "engine::workers-available", _Subscribers(self._on_workers), description="A worker has come, gone or described itself"
-        )
-
-    def _function_changed(self, namespace: str, function_id: str) -> None:
-        if self._on_functions and not self._planned:
-            self._planned = True
-            asyncio.get_running_loop().call_soon(self._tell_of_functions)
-
-    def _tell_of_functions(self) -> None:
-        self._planned = False
-        rows = [_function_row(function) for function in self._functions if not function.id.startswith("engine::")]
-        event = values.encode({"event": "functions_changed", "functions": rows})
-        for trigger in list(self._on_functions.values()):
-            self._invoke(trigger, event)
-
-    def _worker_changed(self, event: str, worker_id: str) -> None:
-        for trigger in list(self._on_workers.values()):
-            self._invoke(trigger, values.encode({"event": event, "worker_id": worker_id}))
-
-
-class _Subscribers:
-    """A provider that keeps its triggers in a dict."""
-
-    def __init__(self, triggers: dict[str, Trigger]) -> None:
-        self._triggers = triggers
-
-    def register(self, trigger: Trigger, replaces: Trigger | None = None) -> None:
-        self._triggers[trigger.id] = trigger
-
-    def unregister(self, trigger: Trigger, *, disconnected: bool) -> None:
-        self._triggers.pop(trigger.id, None)
-
-
-def _function_row(function: Function) -> dict[str, Any]:
+def function_row(function: Function) -> dict[str, Any]:
+    """What the engine tells of a function, as the members of an object."""
     row: dict[str, Any] = {"function_id": function.id, "namespace": function.namespace, "worker_name": function.server_name}
     if function.details.description is not None:
         row["description"] = function.details.description

@@ -19,28 +19,29 @@ import uvloop
 from benchmarks import frames, jobs
 from benchmarks.clock import Clock
 from benchmarks.processes import ENVIRONMENT
-from iii_state.adapters.redis.address import Address
-from iii_state.adapters.redis.wire import Reply, Wire, open_wire, pack
+from iii_state.adapters.redis.connection.address import Address
+from iii_state.adapters.redis.connection.socket import Reply, Socket, open_socket
+from iii_state.adapters.redis.scripts.packing import pack
 
 _THERE, _BACK = b"bench:there", b"bench:back"
 _AT_ONCE = 64
 
 
-async def _listen(url: str, channel: bytes, heard: Callable[[bytes], None]) -> Wire:
-    wire = await open_wire(Address.parse(url), "bench")
-    await wire.ask((b"SUBSCRIBE", channel))
+async def _listen(url: str, channel: bytes, heard: Callable[[bytes], None]) -> Socket:
+    socket = await open_socket(Address.parse(url), "bench")
+    await socket.ask((b"SUBSCRIBE", channel))
 
     def received(replies: list[Reply]) -> None:
         for reply in replies:
             assert isinstance(reply, list)
             heard(reply[2])
 
-    wire.received = received
-    return wire
+    socket.received = received
+    return socket
 
 
 async def _echo(url: str) -> None:
-    out = await open_wire(Address.parse(url), "bench")
+    out = await open_socket(Address.parse(url), "bench")
     await _listen(url, _THERE, lambda text: out.write(pack((b"PUBLISH", _BACK, text))))
     sys.stdout.write("ready\n")
     sys.stdout.flush()
@@ -70,7 +71,7 @@ async def _published(url: str, size: int, seconds: float, store_pid: int, channe
     loop = asyncio.get_running_loop()
     heard: asyncio.Future[float]
     listening = await _listen(url, _BACK, lambda text: heard.set_result(time.perf_counter()))
-    out = await open_wire(Address.parse(url), "bench")
+    out = await open_socket(Address.parse(url), "bench")
     message = pack((b"PUBLISH", channel, frames.document(size).encode()))
     times: list[float] = []
     clock = Clock([], store_pid)
@@ -85,8 +86,8 @@ async def _published(url: str, size: int, seconds: float, store_pid: int, channe
             out.write(message)
             times.append(await heard - sent)
     clock.stop()
-    for wire in (out, listening):
-        wire.abort()
+    for socket in (out, listening):
+        socket.abort()
     clock.server_cpu = clock.client_cpu
     return clock.measured(len(times), times, 0, 0)
 
@@ -97,24 +98,24 @@ def consumed(url: str, size: int, events: int, store_pid: int) -> jobs.Measured:
 
 
 async def _consumed(url: str, size: int, events: int, store_pid: int) -> jobs.Measured:
-    wire = await open_wire(Address.parse(url), "bench")
+    socket = await open_socket(Address.parse(url), "bench")
     stream, document = b"bench:stream", frames.document(size).encode()
     fields = (b"w", b"0123456789ab-1000000", b"s", b"bench", b"k", b"user:000000", b"t", b"created", b"o", b"", b"n", document)
     added: Sequence[bytes] = (b"XADD", stream, b"*", *fields)
-    await wire.ask((b"DEL", stream), (b"XGROUP", b"CREATE", stream, b"engines", b"0", b"MKSTREAM"), *[added] * events)
+    await socket.ask((b"DEL", stream), (b"XGROUP", b"CREATE", stream, b"engines", b"0", b"MKSTREAM"), *[added] * events)
     read = (b"XREADGROUP", b"GROUP", b"engines", b"bench", b"COUNT", b"%d" % _AT_ONCE, b"STREAMS", stream, b">")
     done = 0
     clock = Clock([], store_pid)
     clock.start()
-    (entries,) = await wire.ask(read)
+    (entries,) = await socket.ask(read)
     while entries:
         assert isinstance(entries, list)
         ids = [entry[0] for entry in entries[0][1]]
         done += len(ids)
-        *_, entries = await wire.ask((b"XACK", stream, b"engines", *ids), (b"XDEL", stream, *ids), read)
+        *_, entries = await socket.ask((b"XACK", stream, b"engines", *ids), (b"XDEL", stream, *ids), read)
     clock.stop()
-    await wire.ask((b"DEL", stream))
-    wire.abort()
+    await socket.ask((b"DEL", stream))
+    socket.abort()
     clock.server_cpu = clock.client_cpu
     return clock.measured(done, [], 0, events - done)
 

@@ -1,6 +1,6 @@
 """Calls per second through the shared connection, against what Redis does at most and against redis-py's own client.
 
-Every measurement of one function calls the same: `update.lua` with one increment of one member of a small object, `set.lua`
+Every measurement of one function calls the same: `values/update` with one increment of one member of a small object, `values/set`
 with that object, the check of the routes and the record for retries included, or HGET. The clients:
 
 - `redis-benchmark`: 50 connections with 16 calls in flight each (`-P 16`), C against Redis and nothing else;
@@ -34,8 +34,8 @@ from benchmarks.report import Report, Table, Target, bar, number
 from iii_state import values
 from iii_state.adapters.redis import RedisAdapter
 from iii_state.adapters.redis.keys import Keys
-from iii_state.adapters.redis.mutations import Ticket, mutation, plan_arguments, update_arguments
-from iii_state.adapters.redis.scripts import script
+from iii_state.adapters.redis.scripts.loader import script
+from iii_state.adapters.redis.scripts.mutations import RequestId, mutation, plan_arguments, update_arguments
 from iii_state.config import RedisSettings
 from iii_state.values.ops import compile_text
 from tests.support.redis.server import RedisServer
@@ -84,9 +84,9 @@ def command(op: str, slot: bytes, sequence: bytes) -> list[bytes]:
     """The call that all three make; slot and sequence number are given as they are to appear."""
     if op == "get":
         return [b"HGET", KEYS.values(SCOPE.encode()), KEY.encode()]
-    call = mutation(KEYS, Ticket(SESSION, 1, 0, 0), 0, SCOPE.encode(), KEY.encode(), (), OWN[op])
+    call = mutation(KEYS, RequestId(SESSION, 1, 0, 0), 0, SCOPE.encode(), KEY.encode(), (), OWN[op])
     at = 1 + int(call[0])
-    return [b"EVALSHA", script(op).sha1, *call[: at + 1], slot, sequence, *call[at + 3 :]]
+    return [b"EVALSHA", script(f"values/{op}").sha1, *call[: at + 1], slot, sequence, *call[at + 3 :]]
 
 
 async def count(load: Load, call: Call) -> Counted:
@@ -198,7 +198,7 @@ class Measurement:
         client.hset(KEYS.values(SCOPE.encode()), KEY, DOCUMENT)
         client.hset(KEYS.session(SESSION), "epoch", "1")
         for op in OWN:
-            client.script_load(script(op).source)
+            client.script_load(script(f"values/{op}").source)
         client.config_resetstat()
 
     def _check(self, op: str, calls: int) -> None:

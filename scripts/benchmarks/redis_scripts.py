@@ -23,8 +23,8 @@ from benchmarks.plan import Plan
 from benchmarks.report import Report, Table, Target, bar, number
 from iii_state import values
 from iii_state.adapters.redis.keys import Keys
-from iii_state.adapters.redis.mutations import Route, Ticket, mutation, plan_arguments, update_arguments
-from iii_state.adapters.redis.scripts import script
+from iii_state.adapters.redis.scripts.loader import script
+from iii_state.adapters.redis.scripts.mutations import BoundedQueue, RequestId, mutation, plan_arguments, update_arguments
 from iii_state.values.ops import compile_text
 from tests.support.redis.server import RedisServer
 
@@ -41,7 +41,7 @@ LIMIT = values.MAX_VALUE_BYTES
 SCOPE, KEY, QUEUE = b"bench", b"key", b"0" * 32
 KEYS = Keys()
 WATCHED = (KEYS.shadow(b"1", SCOPE), KEYS.marks(0))
-UNBOUNDED = Route(QUEUE, 2**53, 2**53)
+UNBOUNDED = BoundedQueue(QUEUE, 2**53, 2**53)
 SIZES = (100, 1000, 10_000, 100_000, 500_000)
 MOST_CALLS, MOST_BYTES = 50, 500_000
 """Of one script in one round; of large documents, fewer calls."""
@@ -84,8 +84,10 @@ def candidates(size: int) -> list[Candidate]:
     bare = [b"1", KEYS.values(SCOPE), KEY]
     route = [UNBOUNDED]
 
-    def ours(own: list[bytes], routes: list[Route], watched: tuple[bytes, bytes] | None = None) -> Callable[[int], list[bytes]]:
-        call = mutation(KEYS, Ticket(b"bench", 1, 7, 0), 0, SCOPE, KEY, routes, own, watched)
+    def ours(
+        own: list[bytes], queues: list[BoundedQueue], watched: tuple[bytes, bytes] | None = None
+    ) -> Callable[[int], list[bytes]]:
+        call = mutation(KEYS, RequestId(b"bench", 1, 7, 0), 0, SCOPE, KEY, queues, own, watched)
         sequence = 1 + int(call[0]) + 2
         return lambda number: [*call[:sequence], b"%d" % number, *call[sequence + 1 :]]
 
@@ -94,7 +96,7 @@ def candidates(size: int) -> list[Candidate]:
         return update_arguments(plan_arguments(plan), LIMIT)
 
     result = [Candidate("bare", BARE.encode(), lambda number: [*bare, stored])]
-    update, put, remove = script("update").source, script("set").source, script("delete").source
+    update, put, remove = script("values/update").source, script("values/set").source, script("values/delete").source
     for member in positions:
         result.append(Candidate(f"update {member}", update, ours(increment(member), [])))
     result.append(Candidate("update last, 1 queue", update, ours(increment("last"), route)))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from iii_state.client.about import About
 from iii_state.client.client import Client
 from iii_state.errors import FunctionError
 from iii_state.host import Caller
@@ -29,7 +30,7 @@ async def engine() -> AsyncIterator[OldEngine]:
 
 @pytest.fixture
 async def client(engine: OldEngine) -> AsyncIterator[Client]:
-    async with Client(engine.url, name="a-worker") as client:
+    async with Client(engine.url, About("a-worker")) as client:
         yield client
 
 
@@ -37,8 +38,8 @@ async def test_it_serves_calls_and_triggers(engine: OldEngine, client: Client, r
     seen = Seen()
     with attached(engine.url, "--redis-url", redis.url) as process:
         await said(process, "attached to")
-        client.served.register_function("handler", seen)
-        await client.register_trigger("state", "handler", {"scope": "s"})
+        client.serving.register_function("handler", seen)
+        await client.triggers.register("state", "handler", {"scope": "s"})
         await call_over(client, "state::set", {"scope": "s", "key": "settle", "value": 0})
         await until(lambda: len(engine.triggers) == 1, "no trigger")
         for value in (1, {"n": 1}):
@@ -59,8 +60,8 @@ async def test_the_one_that_stands_by_registers_nothing_until_the_other_is_gone(
         owner = engine.functions["state::set"][0]
         with attached(engine.url, "--redis-url", redis.url) as second:
             await said(second, "standby at")
-            client.served.register_function("handler", seen)
-            await client.register_trigger("state", "handler", {"scope": "s"})
+            client.serving.register_function("handler", seen)
+            await client.triggers.register("state", "handler", {"scope": "s"})
             await call_over(client, "state::set", {"scope": "s", "key": "k", "value": 1})
             assert engine.functions["state::set"][0] == engine.types["state"] == owner
             first.kill()
@@ -77,8 +78,8 @@ async def test_one_that_slept_too_long_is_replaced_and_steps_down_when_it_wakes(
         await said(first, "attached to")
         with attached(engine.url, "--redis-url", redis.url) as second:
             await said(second, "standby at")
-            client.served.register_function("handler", seen)
-            await client.register_trigger("state", "handler", {"scope": "s"})
+            client.serving.register_function("handler", seen)
+            await client.triggers.register("state", "handler", {"scope": "s"})
             await call_over(client, "state::set", {"scope": "s", "key": "k", "value": 1})
             first.pause(True)
             await said(second, "attached to")
@@ -122,8 +123,8 @@ async def test_an_event_too_deep_for_the_engine_is_a_dead_letter(engine: OldEngi
     redis.client.hset("state:s", "k", b"[" * 126 + b"]" * 126)
     with attached(engine.url, "--redis-url", redis.url) as process:
         await said(process, "attached to")
-        client.served.register_function("handler", seen)
-        await client.register_trigger("state", "handler", {"scope": "s"})
+        client.serving.register_function("handler", seen)
+        await client.triggers.register("state", "handler", {"scope": "s"})
         with pytest.raises(FunctionError, match="was carried out"):
             await call_over(client, "state::set", {"scope": "s", "key": "k", "value": 1})
         await call_over(client, "state::set", {"scope": "s", "key": "k", "value": 2})
@@ -139,15 +140,15 @@ async def test_a_large_event_of_which_its_worker_goes_is_a_crash_like_any_other(
     def leave(data: Json, caller: Caller) -> Answer[bytes | None]:
         nonlocal called
         called += 1
-        worker.disconnect()
+        worker.connection.close()
         return asyncio.get_running_loop().create_future()
 
     with attached(engine.url, "--redis-url", redis.url) as process:
         await said(process, "attached to")
-        async with Client(engine.url, name="leaves", reconnects=True) as worker, Client(engine.url) as client:
-            worker.served.register_function("handler", leave)
+        async with Client(engine.url, About("leaves"), reconnects=True) as worker, Client(engine.url) as client:
+            worker.serving.register_function("handler", leave)
             retry = {"max_attempts": 2, "backoff_ms": 1}
-            await worker.register_trigger("state", "handler", {"scope": "s", "retry": retry})
+            await worker.triggers.register("state", "handler", {"scope": "s", "retry": retry})
             await call_over(client, "state::set", {"scope": "s", "key": "k", "value": "x" * 1_200_000})
             async with asyncio.timeout(SOON):
                 while not (dead := (await call_over(client, "iii-state::dead_list", {}))["dead"]):
@@ -161,9 +162,9 @@ async def test_functions_that_another_worker_has_overwritten_come_back_when_it_l
 ) -> None:
     with attached(engine.url, "--redis-url", redis.url) as process:
         await said(process, "attached to")
-        async with Client(engine.url, name="usurper") as usurper:
+        async with Client(engine.url, About("usurper")) as usurper:
             for function_id in ("iii-state::dead_drop", "state::get"):  # which the engine lists first
-                usurper.served.register_function(function_id, Seen())
+                usurper.serving.register_function(function_id, Seen())
             await said(process, f"state::get at {engine.url} is served by")
             await said(process, "it has taken over functions of this one")
         await said(process, "has lost state::get, iii-state::dead_drop; registering")
@@ -204,8 +205,8 @@ async def test_a_handlers_own_error_ends_whatever_engine_words_it_uses(
 
     with attached(engine.url, "--redis-url", redis.url) as process:
         await said(process, "attached to")
-        client.served.register_function("handler", refuse)
-        await client.register_trigger("state", "handler", {"scope": "s", "retry": {"max_attempts": 2, "backoff_ms": 1}})
+        client.serving.register_function("handler", refuse)
+        await client.triggers.register("state", "handler", {"scope": "s", "retry": {"max_attempts": 2, "backoff_ms": 1}})
         await call_over(client, "state::set", {"scope": "s", "key": "k", "value": 1})
         letter = await ends(client, "k")
         assert (letter["attempts"], called) == (attempts, calls)
@@ -217,9 +218,9 @@ async def test_a_function_that_is_not_there_is_waited_for_without_an_attempt(
     seen = Seen()
     with attached(engine.url, "--redis-url", redis.url) as process:
         await said(process, "attached to")
-        await client.register_trigger("state", "handler", {"scope": "s", "retry": {"max_attempts": 1}})
+        await client.triggers.register("state", "handler", {"scope": "s", "retry": {"max_attempts": 1}})
         await call_over(client, "state::set", {"scope": "s", "key": "k", "value": 1})
         await asyncio.sleep(1.5)  # some looks at what the engine lists
-        client.served.register_function("handler", seen)
+        client.serving.register_function("handler", seen)
         await until(lambda: seen.values == [1], "an event is lost")
         assert (await call_over(client, "iii-state::dead_list", {}))["dead"] == []

@@ -206,10 +206,10 @@ def test_a_trigger_registered_again_keeps_what_waits_for_it(ours: str, unique: s
         handled: list[Any] = []
         async with Client(ours) as client:
             for number in range(3):
-                client.keep_trigger("t", "state", f"{unique}::f", {"scope": unique}, metadata=b'{"m":%d}' % number)
-                await client.trigger_taken("t")
+                client.triggers.keep("t", "state", f"{unique}::f", {"scope": unique}, metadata=b'{"m":%d}' % number)
+                await client.triggers.taken("t")
                 await client.call("state::set", request(scope=unique, key="k", value=number))
-            client.served.register_function(f"{unique}::f", lambda data, _: handled.append(json.loads(bytes(data))["new_value"]))
+            client.serving.register_function(f"{unique}::f", lambda data, _: handled.append(json.loads(bytes(data))["new_value"]))
             async with asyncio.timeout(SOON):
                 while len(handled) < 3:
                     await asyncio.sleep(0.01)

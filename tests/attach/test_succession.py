@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from iii_state.client.about import About
 from iii_state.client.client import Client
 from iii_state.errors import FunctionError
 from tests.support.engines.attached import attached, said
@@ -70,8 +71,8 @@ async def served(client: Client, function_id: str, payload: Any) -> None:
 async def new_triggers_fire(engine: OldEngine, client: Client, name: str) -> None:
     """A trigger that is registered now fires, and its provider is the one that has the functions."""
     seen = Seen()
-    client.served.register_function(name, seen)
-    await client.register_trigger("state", name, {"scope": name})
+    client.serving.register_function(name, seen)
+    await client.triggers.register("state", name, {"scope": name})
     await served(client, "state::set", {"scope": name, "key": "k", "value": name})
     await until(lambda: seen.values == [name], f"the trigger {name} does not fire")
     assert engine.types["state"] == engine.functions["state::set"][0]
@@ -81,7 +82,7 @@ async def test_the_one_that_stands_by_takes_nothing_and_takes_over(engine: OldEn
     with attached(engine.url, *store) as first:
         await said(first, "attached to")
         owner = engine.functions["state::set"][0]
-        async with Client(engine.url, name="a-worker") as client:
+        async with Client(engine.url, About("a-worker")) as client:
             with attached(engine.url, *store) as second:
                 await said(second, "standby at")
                 await new_triggers_fire(engine, client, "beside")
@@ -99,7 +100,7 @@ async def test_the_one_that_stands_by_takes_nothing_and_takes_over(engine: OldEn
 async def test_a_leader_that_sleeps_keeps_the_types_with_its_functions(kind: str, redis: RedisServer) -> None:
     with remote("kv") as url:
         store = ("--redis-url", redis.url) if kind == "redis" else ("--bridge-url", url)
-        async with OldEngine(first_wins=True) as engine, Client(engine.url, name="a-worker") as client:
+        async with OldEngine(first_wins=True) as engine, Client(engine.url, About("a-worker")) as client:
             with attached(engine.url, *store) as first:
                 await said(first, "attached to")
                 owner = engine.functions["state::set"][0]
@@ -119,17 +120,17 @@ async def test_a_leader_that_sleeps_keeps_the_types_with_its_functions(kind: str
 async def test_a_trigger_type_that_is_lost_is_provided_again(engine: OldEngine, redis: RedisServer, stays: bool) -> None:
     with attached(engine.url, "--redis-url", redis.url) as process:
         await said(process, "attached to")
-        async with Client(engine.url, name="a-worker") as client:
+        async with Client(engine.url, About("a-worker")) as client:
             before, gone = Seen(), Seen()
             for name, seen in (("before", before), ("gone", gone)):
-                client.served.register_function(name, seen)
-            await client.register_trigger("state", "before", {"scope": "s"})
-            leaving = await client.register_trigger("state", "gone", {"scope": "s"})
+                client.serving.register_function(name, seen)
+            await client.triggers.register("state", "before", {"scope": "s"})
+            leaving = await client.triggers.register("state", "gone", {"scope": "s"})
             await until(lambda: len(engine.triggers) == 2, "no triggers")
-            async with Client(engine.url, name="usurper") as usurper:
-                usurper.served.register_trigger_type("state", _Deaf(), "another one")
+            async with Client(engine.url, About("usurper")) as usurper:
+                usurper.serving.register_trigger_type("state", _Deaf(), "another one")
                 await usurper.call("engine::functions::list", b"{}")
-                client.unregister_trigger(leaving, "state")  # which only the other one is told
+                client.triggers.unregister(leaving, "state")  # which only the other one is told
                 await until(lambda: len(engine.triggers) == 1, "the trigger is still there")
                 if stays and engine.tells_who_provides:
                     await said(process, "has given to another worker the trigger type state; providing it again")
@@ -152,9 +153,9 @@ class _Deaf:
 
 async def test_a_write_of_the_first_moment_finds_the_triggers_that_were_there_before(engine: OldEngine, redis: RedisServer) -> None:
     seen = Seen()
-    async with Client(engine.url, name="a-worker") as client:
-        client.served.register_function("handler", seen)
-        await client.register_trigger("state", "handler", {"scope": "s"})
+    async with Client(engine.url, About("a-worker")) as client:
+        client.serving.register_function("handler", seen)
+        await client.triggers.register("state", "handler", {"scope": "s"})
         with attached(engine.url, "--redis-url", redis.url):
             await until(lambda: "state::set" in engine.functions, "nobody serves")
             await call_over(client, "state::set", {"scope": "s", "key": "k", "value": "first"})
@@ -172,7 +173,7 @@ async def test_workers_with_different_prefixes_do_not_wait_for_each_other(
         await until(lambda: "attached to" in second.stderr.text() + third.stderr.text(), "nobody serves the prefix")
         leader, standby = (second, third) if "attached to" in second.stderr.text() else (third, second)
         await said(standby, "standby at")
-        async with Client(url, name="a-worker") as client:
+        async with Client(url, About("a-worker")) as client:
             await call_over(client, "state::set", {"scope": "s", "key": "k", "value": 1})
             assert await call_over(client, "shared::state::get", {"scope": "s", "key": "k"}) == 1
             leader.kill()

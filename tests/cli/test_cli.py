@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from iii_state.cli.state import request
+from iii_state.cli.calls import request
 from iii_state.client.client import Client
 from tests.support.engines.processes import EngineProcess, Lines, free_port, running_engine
 

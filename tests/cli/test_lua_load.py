@@ -6,7 +6,7 @@ import json
 
 from click.testing import CliRunner, Result
 
-from iii_state.adapters.redis.scripts import names, script
+from iii_state.adapters.redis.scripts.loader import names, script
 from iii_state.cli import main
 from tests.support.engines.processes import free_port
 from tests.support.redis.server import shared_server
@@ -19,7 +19,7 @@ def lua_load(*arguments: str) -> Result:
 def test_it_loads_what_is_missing_and_says_what_was_there() -> None:
     server = shared_server()
     server.client.script_flush()
-    server.client.script_load(script("set").source)
+    server.client.script_load(script("values/set").source)
     result = lua_load("--redis-url", server.url)
     assert result.exit_code == 0, result.output
     for name in names():

@@ -26,8 +26,8 @@ async def end_twice(url: str, process: Process, first: signal.Signals, second: s
         return asyncio.get_running_loop().create_future()
 
     async with Client(url, call_seconds=10) as client:
-        client.served.register_listener("hold", hold, "never answers")
-        await client.register_trigger("state", "hold", {})
+        client.serving.register_listener("hold", hold, "never answers")
+        await client.triggers.register("state", "hold", {})
         await client.call("state::set", b'{"scope":"s","key":"k","value":1}')
         await asyncio.wait_for(running.wait(), 10)
         process.send_signal(first)
@@ -72,8 +72,8 @@ async def _end_with_both_at_once(engine: EngineProcess) -> int:
         return asyncio.get_running_loop().create_future()
 
     async with Client(engine.url, call_seconds=10) as client:
-        client.served.register_listener("hold", hold, "never answers")
-        await client.register_trigger("state", "hold", {})
+        client.serving.register_listener("hold", hold, "never answers")
+        await client.triggers.register("state", "hold", {})
         await client.call("state::set", b'{"scope":"s","key":"k","value":1}')
         await asyncio.wait_for(running.wait(), 10)
         engine.process.send_signal(signal.SIGSTOP)  # so that it finds both

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from iii_state.client.client import Client
+from iii_state.client.about import About
+from iii_state.client.client import Client, Hooks
 from iii_state.engine import Engine
 from iii_state.errors import ConnectionLost, FunctionError, WorkerRejected
 from iii_state.host import Caller, Trigger
@@ -34,7 +35,7 @@ async def url(port: Port) -> str:
 
 @pytest.fixture
 async def client(url: str) -> AsyncIterator[Client]:
-    async with Client(url, name="the-client") as client:
+    async with Client(url, About("the-client")) as client:
         yield client
 
 
@@ -54,7 +55,7 @@ async def test_an_error_keeps_its_code(client: Client) -> None:
 
 
 async def test_calls_of_one_turn_are_all_answered_whatever_their_size(client: Client) -> None:
-    client.served.register_function("mine::echo", echo)
+    client.serving.register_function("mine::echo", echo)
     sizes = (0, 1, 125, 126, 65_535, 65_536, 1_000_000)
     texts = [json.dumps("x" * size).encode() for size in sizes]
     assert await asyncio.gather(*(client.call("mine::echo", text) for text in texts)) == texts
@@ -64,16 +65,16 @@ async def test_a_function_fails_with_its_own_code(client: Client, url: str) -> N
     def refuse(data: Json, caller: Caller) -> Answer[bytes | None]:
         raise FunctionError("VALUE_TOO_LARGE", "so it is")
 
-    client.served.register_function("refuse", refuse)
+    client.serving.register_function("refuse", refuse)
     with pytest.raises(FunctionError) as failed:
         await client.call("refuse", b"{}")
     assert (failed.value.code, failed.value.message) == ("VALUE_TOO_LARGE", "so it is")
 
 
 async def test_a_function_that_is_served_no_more_is_not_found(client: Client) -> None:
-    client.served.register_function("mine::echo", echo)
+    client.serving.register_function("mine::echo", echo)
     assert await client.call("mine::echo", b"1") == b"1"
-    client.served.unregister_function("mine::echo")
+    client.serving.unregister_function("mine::echo")
     with pytest.raises(FunctionError, match="function_not_found"):
         await client.call("mine::echo", b"1")
 
@@ -97,14 +98,14 @@ class Provider:
 
 async def test_a_provided_trigger_type_is_told_of_triggers(client: Client, url: str) -> None:
     provider = Provider()
-    client.served.register_trigger_type("moon", provider, "The moon")
-    async with Client(url, name="a-consumer") as consumer:
-        first = await consumer.register_trigger("moon", "f", {"full": True}, metadata=b'{"m":1}')
+    client.serving.register_trigger_type("moon", provider, "The moon")
+    async with Client(url, About("a-consumer")) as consumer:
+        first = await consumer.triggers.register("moon", "f", {"full": True}, metadata=b'{"m":1}')
         await until(lambda: first in provider.bound)
         assert (provider.bound[first].config, provider.bound[first].metadata) == (b'{"full":true}', b'{"m":1}')
-        second = await consumer.register_trigger("moon", "f", {})
+        second = await consumer.triggers.register("moon", "f", {})
         await until(lambda: second in provider.bound)
-        consumer.unregister_trigger(second, "moon")
+        consumer.triggers.unregister(second, "moon")
         await until(lambda: second not in provider.bound)
     await until(lambda: not provider.bound)
 
@@ -128,7 +129,7 @@ class Slow:
 
 async def test_a_trigger_that_is_let_go_while_it_is_registered_is_let_go_afterwards(client: Client, worker: RawWorker) -> None:
     slow = Slow()
-    client.served.register_trigger_type("moon", slow, "The moon")
+    client.serving.register_trigger_type("moon", slow, "The moon")
     await client.call("engine::triggers::list", b"{}")
     await worker.send("registertrigger", id="t", trigger_type="moon", function_id="f", config={})
     await until(lambda: bool(slow.open))
@@ -148,8 +149,8 @@ async def test_a_call_behind_a_trigger_waits_until_it_is_registered(client: Clie
         called.append(bytes(data).decode())
         return None
 
-    client.served.register_trigger_type("moon", slow, "The moon")
-    client.served.register_function("note", note)
+    client.serving.register_trigger_type("moon", slow, "The moon")
+    client.serving.register_function("note", note)
     await client.call("engine::triggers::list", b"{}")
     invoke = {"function_id": "note", "action": {"type": "void"}}
     await worker.send("invokefunction", **invoke, data=0)
@@ -168,7 +169,7 @@ async def test_a_call_behind_a_trigger_waits_until_it_is_registered(client: Clie
 
 async def test_a_provider_is_told_whether_a_worker_let_its_trigger_go_or_is_away(client: Client, port: Port) -> None:
     slow = Slow()
-    client.served.register_trigger_type("moon", slow, "The moon")
+    client.serving.register_trigger_type("moon", slow, "The moon")
     worker = await port.connect()
     for trigger_id in ("let-go", "left"):
         await worker.send("registertrigger", id=trigger_id, trigger_type="moon", function_id="f", config={})
@@ -182,7 +183,7 @@ async def test_a_provider_is_told_whether_a_worker_let_its_trigger_go_or_is_away
 
 async def test_a_refused_trigger_raises_at_whoever_registers_it(client: Client) -> None:
     with pytest.raises(FunctionError, match="trigger_registration_failed"):
-        await client.register_trigger("state", "f", "bad")
+        await client.triggers.register("state", "f", "bad")
 
 
 async def test_a_large_message_leaves_in_frames_that_a_stock_engine_takes() -> None:
@@ -205,7 +206,7 @@ async def test_a_large_message_leaves_in_frames_that_a_stock_engine_takes() -> N
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0, limit=2**20) as server:
         port = server.sockets[0].getsockname()[1]
-        async with Client(f"ws://127.0.0.1:{port}", name="large") as client:
+        async with Client(f"ws://127.0.0.1:{port}", About("large")) as client:
             client.call("f", b'"%b"' % (b"x" * 40_000_000))
             async with asyncio.timeout(30):
                 await whole
@@ -236,15 +237,15 @@ async def test_a_client_that_reconnects_registers_everything_again(starts: Calla
 
     lost = asyncio.Event()
     provider = Provider()
-    returning = Client(f"ws://127.0.0.1:{port}", name="comes-back", reconnects=True, greet=greet, lost=lost.set)
+    returning = Client(f"ws://127.0.0.1:{port}", About("comes-back"), reconnects=True, hooks=Hooks(greet, lost.set))
     async with returning:
-        returning.served.register_function("mine::echo", echo)
-        returning.served.register_trigger_type("moon", provider, "The moon")
+        returning.serving.register_function("mine::echo", echo)
+        returning.serving.register_trigger_type("moon", provider, "The moon")
         early = returning.call("mine::echo", b'"waits for the engine"')
-        assert returning.trouble
+        assert returning.connection.trouble
         engine = await starts(port)
         assert await early == b'"waits for the engine"'
-        trigger_id = await returning.register_trigger("moon", "mine::echo", {})
+        trigger_id = await returning.triggers.register("moon", "mine::echo", {})
         await until(lambda: trigger_id in provider.bound)
         await engine.__aexit__(None, None, None)
         await lost.wait()
@@ -253,7 +254,7 @@ async def test_a_client_that_reconnects_registers_everything_again(starts: Calla
         assert await returning.call("mine::echo", b"2") == b"2"
         await until(lambda: trigger_id in provider.bound)
         assert greetings == 2
-        assert returning.trouble is None
+        assert returning.connection.trouble is None
         await engine.__aexit__(None, None, None)
 
 
@@ -283,8 +284,8 @@ async def test_calls_beyond_the_bound_wait_for_their_turn(url: str) -> None:
         running -= 1
         return bytes(data)
 
-    async with Client(url, name="bounded", max_in_flight=4) as client:
-        client.served.register_function("slow", lambda data, caller: asyncio.ensure_future(slowly(data)))
+    async with Client(url, About("bounded"), max_in_flight=4) as client:
+        client.serving.register_function("slow", lambda data, caller: asyncio.ensure_future(slowly(data)))
         answers = await asyncio.gather(*(client.call("slow", b"%d" % number) for number in range(100)))
     assert answers == [b"%d" % number for number in range(100)]
     assert 1 <= most <= 4
@@ -292,8 +293,8 @@ async def test_calls_beyond_the_bound_wait_for_their_turn(url: str) -> None:
 
 async def test_calls_that_wait_for_their_turn_get_it_when_those_before_them_are_given_up(url: str) -> None:
     never = asyncio.get_running_loop().create_future()
-    async with Client(url, name="bounded", max_in_flight=2) as client:
-        client.served.register_function("hang", lambda data, caller: never)
+    async with Client(url, About("bounded"), max_in_flight=2) as client:
+        client.serving.register_function("hang", lambda data, caller: never)
         hanging = [client.call("hang", b"{}") for _ in range(2)]
         waiting = client.call("state::get", b'{"scope":"s","key":"k"}')
         for call in hanging:
@@ -369,7 +370,7 @@ async def test_frames_that_mean_nothing_are_passed_over() -> None:
     server = await asyncio.start_server(odd, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     async with server, Client(f"ws://127.0.0.1:{port}") as client:
-        await until(lambda: client.worker_id == "w")
+        await until(lambda: client.connection.worker_id == "w")
 
 
 async def _accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -226,8 +226,8 @@ async def test_a_client_of_ours_answers_for_what_it_serves(
         raise error
 
     async with Client(f"ws://{port.host}:{port.port}") as client:
-        client.served.register_function("served::raises", raises)
-        client.served.register_function("served::works", lambda data, caller: bytes(data))
+        client.serving.register_function("served::raises", raises)
+        client.serving.register_function("served::works", lambda data, caller: bytes(data))
         await client.call("engine::workers::list", b"{}")
         assert (await worker.call("served::raises"))["error"]["code"] == "invocation_failed"
         assert (await worker.call("served::works", 5))["result"] == 5

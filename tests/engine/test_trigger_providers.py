@@ -262,7 +262,7 @@ async def test_a_worker_that_goes_before_it_has_introduced_itself_leaves_nothing
 async def test_a_worker_that_goes_on_registering_settles_all_the_same(
     newcomer: RawWorker, module: DictModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("iii_state.engine.worker.DESCRIBES_ITSELF_WITHIN_SECONDS", 1)
+    monkeypatch.setattr("iii_state.engine.workers.worker.DESCRIBES_ITSELF_WITHIN_SECONDS", 1)
     await register(newcomer)
     async with asyncio.timeout(10):
         while "t" not in module.triggers:

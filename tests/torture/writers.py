@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from iii_state import Engine, FunctionError
+from iii_state.client.about import About
 from iii_state.client.client import Client
 from iii_state.errors import ConnectionLost
 from tests.torture.journal import Journal
@@ -68,7 +69,7 @@ class SocketCaller:
 
     async def _connected(self) -> Client:
         while self._client is None:
-            client = Client(self._urls[self._next % len(self._urls)], name=self._name, call_seconds=CALL_SECONDS)
+            client = Client(self._urls[self._next % len(self._urls)], About(self._name), call_seconds=CALL_SECONDS)
             self._next += 1
             try:
                 self._client = await client.__aenter__()

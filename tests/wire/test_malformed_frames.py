@@ -13,10 +13,11 @@ import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from iii_state.engine.registry import Functions
-from iii_state.engine.triggers import Triggers, TriggerType
-from iii_state.engine.worker import Worker, connect
-from iii_state.engine.workers import Description, Workers
+from iii_state.engine.functions.registry import FunctionRegistry
+from iii_state.engine.triggers.binding import TriggerType
+from iii_state.engine.triggers.registry import TriggerRegistry
+from iii_state.engine.workers.worker import Worker, connect
+from iii_state.engine.workers.workers import Description, Workers
 from iii_state.wire.backlog import Backlog
 from tests.support.engines.dict_module import DictModule
 from tests.support.engines.raw_worker import RawWorker
@@ -130,7 +131,7 @@ class Link:
 
 
 def connected() -> tuple[Worker, Link]:
-    functions, triggers = Functions(), Triggers()
+    functions, triggers = FunctionRegistry(), TriggerRegistry()
     module = DictModule()
     for name, handler in (("state::set", module.set), ("state::fail", module.fail), ("echo", module.echo)):
         functions.add_builtin(name, handler, None, None, "dict")

@@ -44,7 +44,7 @@ class Queues:
     ) -> None:
         self._remote = remote
         self._client = remote.client
-        self._client.served.absent = _stopped
+        self._client.serving.absent = _stopped
         self._limits = limits
         self._ahead = dispatch.concurrency + dispatch.prefetch
         self._wake_up = wake_up
@@ -158,7 +158,7 @@ class Queues:
 
     async def _registered(self, relay: Relay) -> None:
         try:
-            await self._client.trigger_taken(relay.trigger_id)
+            await self._client.triggers.taken(relay.trigger_id)
         except ConnectionLost:
             pass  # the next connection begins with it
         except FunctionError as error:
@@ -191,13 +191,13 @@ class Queues:
             config["scope"] = subscription.scope
         if subscription.key is not None:
             config["key"] = subscription.key
-        self._client.keep_trigger(relay.trigger_id, "state", function_id, config)
+        self._client.triggers.keep(relay.trigger_id, "state", function_id, config)
 
     def _unregister(self, relay: Relay) -> None:
-        self._client.unregister_trigger(relay.trigger_id, "state")
+        self._client.triggers.unregister(relay.trigger_id, "state")
         if relay.function_id is not None and relay.is_served:
             relay.is_served = False
-            self._client.served.unregister_function(relay.function_id)
+            self._client.serving.unregister_function(relay.function_id)
 
     def _serve_or_not(self, relay: Relay) -> None:
         """Serve the function at the remote exactly while its events can be handled here; a stock remote keeps none, so always."""
@@ -207,9 +207,9 @@ class Queues:
         relay.is_served = serve
         if serve:
             about = f"Passes events on to {relay.subscription.function_id} of an engine with a bridge to this one"
-            self._client.served.register_listener(relay.function_id, partial(self._arrived, relay), about)
+            self._client.serving.register_listener(relay.function_id, partial(self._arrived, relay), about)
         else:
-            self._client.served.unregister_function(relay.function_id)
+            self._client.serving.unregister_function(relay.function_id)
             relay.give_back_waiting()
 
     def _is_shared(self, subscription: Subscription) -> bool:

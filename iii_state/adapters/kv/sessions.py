@@ -1,7 +1,7 @@
 """Sessions of a kv store: what makes a mutation recognisable when it is made again, in memory, and in the journal if there is one.
 
-An outcome is recorded in the transaction of its write, and is seen at once: a call that is made again before that transaction has
-been committed waits for it, and fails with it.
+What `lua/sessions/open.lua` and `lua/lib/sessions/` do in Redis. An outcome is recorded in the transaction of its write, and is
+seen at once: a call that is made again before that transaction has been committed waits for it, and fails with it.
 """
 
 from __future__ import annotations

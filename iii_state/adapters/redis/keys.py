@@ -55,8 +55,8 @@ class Keys:
 
     @cached_property
     def routes(self) -> bytes:
-        """Hash: queue -> its route, which events it wants; and facts of the fleet, in fields that begin with a colon. Also the
-        channel on which a fact is announced."""
+        """Hash: queue -> its route, which events it wants; and settings of the fleet, in fields that begin with a colon. Also the
+        channel on which a setting is announced."""
         return self._own + b"routes"
 
     @cached_property
@@ -76,7 +76,7 @@ class Keys:
 
     @cached_property
     def orphans(self) -> bytes:
-        """Sorted set: queues that nobody hosts, by when their retention ends, in milliseconds."""
+        """Sorted set: queues that no engine hosts, by when their retention ends, in milliseconds."""
         return self._own + b"orphans"
 
     @cached_property
@@ -115,7 +115,7 @@ class Keys:
 
     @cached_property
     def clock(self) -> bytes:
-        """Hash: the time of the fleet, by Redis's clock (`lua/lib/now.lua`). The scripts keep a copy, a string, in `clock:copy`."""
+        """Hash: the time of the fleet, by Redis's clock (`lua/lib/fleet/time.lua`). Scripts keep a copy, a string: `clock:copy`."""
         return self._own + b"clock"
 
     @cached_property
@@ -167,7 +167,7 @@ class Keys:
         return b"%bsub:%b" % (self._own, queue)
 
     def stream(self, queue: bytes) -> bytes:
-        """Stream: events ready to be handled. Also the channel of the queue's doorbell."""
+        """Stream: events ready to be handled. Also the channel of the queue's wake-ups."""
         return b"%bq:%b" % (self._own, queue)
 
     def busy(self, queue: bytes) -> bytes:

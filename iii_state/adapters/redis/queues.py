@@ -1,248 +1,278 @@
-"""Calls of the queue scripts: what they take, and what their replies mean."""
+"""The queues of the subscriptions that are hosted here: taking deliveries, ending them, and having them tried again."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections import defaultdict
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
-from iii_state.adapters.redis.keys import FORMAT, Keys, lane
-from iii_state.adapters.redis.mutations import Reply
-from iii_state.events import Delivery, Event, EventType, QueueLimits
+from iii_state.adapters.redis.connection.call import Reply, ScriptCall
+from iii_state.adapters.redis.fleet.subscriptions import Subscriptions
+from iii_state.adapters.redis.mutations.foreign_text import check_event
+from iii_state.adapters.redis.scripts import queues
+from iii_state.adapters.redis.scripts.queues import Entry, is_fenced
+from iii_state.adapters.redis.shared import Shared
+from iii_state.errors import StoreError
+from iii_state.events import Delivery, Failure
+from iii_state.tasks.results import Answer
 
-SUBSCRIPTIONS_AT_ONCE = 1000
-"""At most this many subscriptions in one call of subscribe.lua: a Lua call takes a few thousand arguments, and no more."""
+logger = logging.getLogger(__name__)
 
-DELIVERIES_AT_ONCE = 1000
-"""At most this many deliveries in one call of ack.lua, for the same reason."""
-
-_EVENT_TYPES = frozenset((b"created", b"updated", b"deleted"))
-
-
-class Fenced(Exception):
-    """The engine is not among the engines any more; nothing has changed."""
-
-
-class Entry(NamedTuple):
-    """A delivery's place in its queue: the token of `Delivery`.
-
-    `size` is what the event counts against the queue's bounds, `engine` where the entry of `queue` is pending.
-    """
-
-    id: bytes
-    lane: bytes
-    size: int
-    queue: bytes = b""
-    engine: bytes = b""
+DUE_AT_ONCE = 500
+DAMAGED_SECONDS = 0.2
+"""Calls that meet damage together are made good together."""
 
 
-class Registration(NamedTuple):
-    """What subscribe.lua is told of a subscription: its queue; its route and its settings, two texts that only engines read; how
-    long it is kept when nobody hosts it, in milliseconds, empty for ever."""
+class RedisQueues:
+    """What is pending at this engine, by queue."""
 
+    def __init__(self, shared: Shared, subscriptions: Subscriptions) -> None:
+        self._shared = shared
+        self._keys = shared.keys
+        self._connection = shared.connection
+        self._run, self._send = shared.connection.run, shared.connection.send
+        self._engine = shared.engine
+        self._subscriptions = subscriptions
+        self._held: defaultdict[bytes, set[bytes]] = defaultdict(set)
+        self._may_hold_more = False
+        """Whether something may have been taken by a call whose reply got lost."""
+        self.subscribe = subscriptions.subscribe
+        self.unsubscribe = subscriptions.unsubscribe
+        self.abandon = subscriptions.abandon
+        shared.connection.damaged.connect(lambda: self._doubt(DAMAGED_SECONDS))
+        shared.connection.restored.connect(lambda: self._doubt(0))
+
+    def enable_events(self, enabled: bool) -> None:
+        """Whether mutations have events from now on."""
+        self._shared.fanout.enabled = enabled
+
+    def offer(self, subscription_id: str, served: bool) -> None:
+        """Nothing comes that is not taken."""
+
+    # -- one after the other
+
+    def take(self, subscription_id: str, count: int) -> Answer[list[Delivery]]:
+        """Up to so many deliveries that are ready."""
+        queue, engine = self._subscriptions.queue_of(subscription_id), self._engine.id
+        if queue is None or count <= 0 or not self._engine.is_alive():
+            return []
+        call = queues.take(self._keys, queue, engine, count)
+        return self._taking("queues/take", call, _Place(subscription_id, queue, engine), ())
+
+    def holds(self, delivery: Delivery) -> bool:
+        """Whether it is pending here for certain."""
+        return _entry(delivery).engine == self._engine.id and self._engine.is_alive()
+
+    def ack(self, deliveries: Sequence[Delivery], want: int = 0) -> Answer[list[Delivery]]:
+        """These are done; answers up to `want` further ones."""
+        engine = self._engine.id
+        entries = [entry for delivery in deliveries if (entry := _entry(delivery)).engine == engine]
+        subscription_id = deliveries[0].subscription_id if deliveries else ""
+        if not entries:
+            return self.take(subscription_id, want) if want else []
+        queue = entries[0].queue
+        if self._subscriptions.queue_of(subscription_id) is None:
+            want = 0
+        size = queues.DELIVERIES_AT_ONCE
+        parts = [entries[start : start + size] for start in range(0, len(entries), size)]
+        place = _Place(subscription_id, queue, engine)
+        for part in parts[:-1]:
+            self._taking("queues/ack", queues.ack(self._keys, queue, engine, part, 0), place, part)
+        return self._taking("queues/ack", queues.ack(self._keys, queue, engine, parts[-1], want), place, parts[-1])
+
+    def _taking(self, name: str, arguments: list[bytes], place: _Place, ended: Sequence[Entry]) -> asyncio.Future[list[Delivery]]:
+        call = _Taking(self, name, arguments, place, ended)
+        self._connection.call(call).add_done_callback(call.over)
+        return call.taken
+
+    def received(self, reply: Reply, place: _Place, ended: Sequence[Entry], taken: asyncio.Future[list[Delivery]]) -> None:
+        """A script has taken deliveries, and ended others. Nothing is pending here unknown: what comes too late is given back."""
+        queue = place.queue
+        deliveries, wrong = list[Delivery](), list[bytes]()
+        if is_fenced(reply):
+            self._engine.lost(place.engine)
+        else:
+            deliveries, wrong = queues.taken(reply, *place)
+            if ended and reply[0] == b"OK" and reply[1] < len(ended):
+                self._connection.damaged.emit()  # another program has let go what was pending here
+        if wrong:
+            self._drop(queue, wrong)
+        held = self._held[queue]
+        held.difference_update([entry.id for entry in ended])
+        if place.engine != self._engine.id:
+            deliveries = []
+        ids = [_entry(delivery).id for delivery in deliveries]
+        if taken.done():
+            self._give_back(queue, ids)
+            return
+        held.update(ids)
+        if not held:
+            del self._held[queue]
+        for delivery in deliveries:
+            check_event(delivery.event)
+        taken.set_result(deliveries)
+
+    def retry(self, delivery: Delivery, delay_ms: int, failure: Failure, *, crashed: bool = False) -> Answer[None]:
+        """Deliver it again when so much time has passed."""
+        entry = _entry(delivery)
+        if entry.engine != self._engine.id:
+            return None
+        call = queues.retry(self._keys, entry.queue, entry.engine, entry, delay_ms, crashed=crashed)
+
+        def planned(reply: Reply) -> None:
+            self._end(entry, reply)
+            self._shared.maintenance.plan(delay_ms / 1000)
+
+        return self._run("queues/retry", call, planned)
+
+    def dead_letter(self, delivery: Delivery, failure: Failure) -> Answer[None]:
+        """Move it to the dead letters."""
+        entry = _entry(delivery)
+        if entry.engine != self._engine.id:
+            return None
+        fanout = self._shared.fanout
+        hosted = self._subscriptions.hosted.get(delivery.subscription_id)
+        function_id = hosted.subscription.function_id if hosted is not None else fanout.routes.function_of(entry.queue)
+        told = (delivery.attempt, str(failure), function_id, fanout.limits.max_queue_length)
+
+        def moved(reply: Reply) -> None:
+            self._end(entry, reply)
+            if reply[0] == b"OK" and reply[2]:
+                logger.warning("there are too many dead letters of %s: the oldest is dropped", function_id)
+
+        return self._run("queues/dead_letter", queues.dead_letter(self._keys, entry.queue, entry.engine, entry, *told), moved)
+
+    def release(self, deliveries: Sequence[Delivery], *, begun: bool = False) -> Answer[None]:
+        """Give them back unfinished."""
+        by_queue: dict[bytes, list[Entry]] = {}
+        for delivery in deliveries:
+            entry = _entry(delivery)
+            if entry.engine == self._engine.id:
+                by_queue.setdefault(entry.queue, []).append(entry)
+        answer: Answer[None] = None
+        for queue, entries in by_queue.items():  # of one subscription, as a rule
+            answer = self._give_back(queue, [entry.id for entry in entries], begun=begun)
+        return answer
+
+    def _give_back(self, queue: bytes, ids: Sequence[bytes], *, begun: bool = False) -> asyncio.Future[None]:
+        engine = self._engine.id
+
+        def released(reply: Reply) -> None:
+            if is_fenced(reply):
+                self._engine.lost(engine)
+            if queue in self._held:
+                self._held[queue].difference_update(ids)
+
+        return self._run("queues/release", queues.release(self._keys, queue, engine, ids, begun=begun), released)
+
+    def _drop(self, queue: bytes, ids: Sequence[bytes]) -> None:
+        """Remove entries that are no events: no handler could ever be given them."""
+
+        def removed(reply: Reply) -> None:
+            if reply:
+                logger.error(
+                    "%d entries in the queue of %s (%s) were no events: somebody else has put them there; they have been removed",
+                    *(
+                        reply,
+                        self._shared.fanout.routes.function_of(queue) or queue.decode("utf-8", "replace"),
+                        ", ".join(map(bytes.decode, ids[:5])),
+                    ),
+                )
+            self._connection.damaged.emit()
+
+        self._run("repair/drop_entries", queues.drop_entries(self._keys, queue, ids), removed)
+
+    def _end(self, entry: Entry, reply: Reply) -> None:
+        if is_fenced(reply):
+            self._engine.lost(entry.engine)
+        if entry.queue in self._held:
+            self._held[entry.queue].discard(entry.id)
+
+    # -- maintenance
+
+    def forget_all(self) -> None:
+        """Nothing is pending here any more: the engine has begun afresh."""
+        self._held.clear()
+
+    def _doubt(self, seconds: float) -> None:
+        """A call may have taken something, and then failed or lost its reply: that is given back so much later."""
+        self._may_hold_more = True
+        self._shared.maintenance.plan(seconds)
+
+    async def recover(self) -> int:
+        """Give back what is pending here without this engine knowing, where that may be."""
+        if self._may_hold_more:
+            self._may_hold_more = False
+            try:
+                await self._recover()
+            except BaseException:
+                self._may_hold_more = True
+                raise
+        return -1
+
+    async def _recover(self) -> None:
+        engine = self._engine.id
+        for queue in await self._send(b"SMEMBERS", self._keys.hosts(engine)):
+            try:
+                pending = await self._send(b"XPENDING", self._keys.stream(queue), b"engines", b"-", b"+", b"10000", engine)
+            except StoreError as error:
+                if "NOGROUP" in str(error):
+                    continue
+                raise
+            held = self._held.get(queue, set())
+            unknown = [entry[0] for entry in pending if entry[0] not in held]
+            if unknown and engine == self._engine.id:
+                await self._give_back(queue, unknown)
+
+    async def start_due_attempts(self) -> int:
+        """Make ready what is due. Milliseconds until the next attempt is, -1 if there is none."""
+        due, following = await self._run("deadlines/due", queues.due(self._keys, self._keys.later, DUE_AT_ONCE))
+        by_queue: dict[bytes, list[bytes]] = {}
+        for member in due:
+            queue, _, entry_id = member.rpartition(b":")
+            by_queue.setdefault(queue, []).append(entry_id)
+        for queue, ids in by_queue.items():
+            await self._run("queues/redeliver", queues.redeliver(self._keys, queue, ids))
+        return 0 if len(due) >= DUE_AT_ONCE else int(following)
+
+
+class _Place(NamedTuple):
+    """Where deliveries are taken: a subscription, its queue, and the engine at which they are pending."""
+
+    subscription_id: str
     queue: bytes
-    route: bytes
-    settings: bytes
-    retention: bytes = b""
+    engine: bytes
 
 
-def drop_entries(keys: Keys, queue: bytes, entry_ids: Sequence[bytes]) -> list[bytes]:
-    """What follows the digest of drop_entries.lua in EVALSHA."""
-    return [b"2", keys.stream(queue), keys.subscription(queue), *entry_ids]
+class _Taking(ScriptCall[None]):
+    """A script that ends deliveries and takes others. It is carried out to its end, also where `taken` was cancelled meanwhile."""
+
+    __slots__ = ("_ended", "_place", "_queues", "taken")
+
+    def __init__(self, owner: RedisQueues, name: str, arguments: list[bytes], place: _Place, ended: Sequence[Entry]) -> None:
+        super().__init__(name, arguments)
+        self.taken: asyncio.Future[list[Delivery]] = asyncio.get_running_loop().create_future()
+        self._queues = owner
+        self._place = place
+        self._ended = ended
+
+    def result(self, reply: Reply) -> None:
+        self._queues.received(reply, self._place, self._ended, self.taken)
+
+    def over(self, call: asyncio.Future[None]) -> None:
+        """It has been answered, or has failed."""
+        error = None if call.cancelled() else call.exception()
+        if error is None or self.taken.done():
+            return
+        if "NOGROUP" in str(error):  # the queue is gone
+            self.taken.set_result([])
+        else:
+            self.taken.set_exception(error)
 
 
-def take(keys: Keys, queue: bytes, engine: bytes, count: int) -> list[bytes]:
-    """What follows the digest of take.lua in EVALSHA."""
-    return [b"3", keys.stream(queue), keys.engines, keys.busy(queue), engine, b"%d" % count]
-
-
-def ack(keys: Keys, queue: bytes, engine: bytes, entries: Sequence[Entry], want: int) -> list[bytes]:
-    """What follows the digest of ack.lua in EVALSHA."""
-    call = [b"%d" % (3 + len(entries)), keys.stream(queue), keys.engines, keys.busy(queue)]
-    call += [keys.wait(queue, entry.lane) for entry in entries]
-    call += (engine, b"%d" % want)
-    for entry in entries:
-        call += (entry.id, entry.lane, b"%d" % entry.size)
-    return call
-
-
-def retry(keys: Keys, queue: bytes, engine: bytes, entry: Entry, delay_ms: int, *, crashed: bool = False) -> list[bytes]:
-    """What follows the digest of retry.lua in EVALSHA."""
-    call = [b"4", keys.stream(queue), keys.engines, keys.later, keys.clock]
-    return [*call, engine, queue, entry.id, b"%d" % delay_ms, b"%d" % crashed]
-
-
-def due(keys: Keys, times: bytes, count: int, leave_out: int = 0) -> list[bytes]:
-    """What follows the digest of due.lua in EVALSHA."""
-    return [b"2", times, keys.clock, b"%d" % count, b"%d" % leave_out]
-
-
-def again(keys: Keys, queue: bytes, entry_ids: Sequence[bytes]) -> list[bytes]:
-    """What follows the digest of again.lua in EVALSHA."""
-    return [b"2", keys.later, keys.stream(queue), queue, *entry_ids]
-
-
-def release(keys: Keys, queue: bytes, engine: bytes, entry_ids: Sequence[bytes], *, begun: bool = False) -> list[bytes]:
-    """What follows the digest of release.lua in EVALSHA."""
-    return [b"3", keys.stream(queue), keys.engines, keys.busy(queue), engine, b"%d" % begun, *entry_ids]
-
-
-def bury(
-    keys: Keys, queue: bytes, engine: bytes, entry: Entry, attempts: int, error: str, function_id: str, max_letters: int
-) -> list[bytes]:
-    """What follows the digest of bury.lua in EVALSHA."""
-    names = (keys.stream(queue), keys.engines, keys.busy(queue), keys.wait(queue, entry.lane), keys.dead(queue), keys.dead_queues)
-    words = (engine, queue, entry.id, entry.lane, b"%d" % entry.size, b"%d" % attempts, error.encode(), function_id.encode())
-    return [b"6", *names, *words, b"%d" % max_letters]
-
-
-def revive(keys: Keys, queue: bytes, letter: bytes, lane_name: bytes, limits: QueueLimits) -> list[bytes]:
-    """What follows the digest of revive.lua in EVALSHA."""
-    names = (keys.stream(queue), keys.subscription(queue), keys.busy(queue), keys.wait(queue, lane_name))
-    bounds = (b"%d" % limits.max_queue_length, b"%d" % limits.max_queue_bytes)
-    return [b"6", *names, keys.dead(queue), keys.dead_queues, queue, letter, lane_name, *bounds]
-
-
-def discard(keys: Keys, queue: bytes, letter: bytes) -> list[bytes]:
-    """What follows the digest of discard.lua in EVALSHA."""
-    return [b"2", keys.dead(queue), keys.dead_queues, queue, letter]
-
-
-def drop_oldest(
-    keys: Keys, queue: bytes, scope: bytes, key: bytes, lane_name: bytes, limits: QueueLimits, size: int
-) -> list[bytes]:
-    """What follows the digest of drop_oldest.lua in EVALSHA."""
-    names = (keys.stream(queue), keys.subscription(queue), keys.busy(queue), keys.wait(queue, lane_name))
-    bounds = (b"%d" % limits.max_queue_length, b"%d" % limits.max_queue_bytes, b"%d" % size)
-    return [b"4", *names, scope, key, lane_name, *bounds]
-
-
-def subscribe(keys: Keys, engine: bytes, registrations: Sequence[Registration]) -> list[bytes]:
-    """What follows the digest of subscribe.lua in EVALSHA."""
-    call = [b"%d" % (7 + 2 * len(registrations)), keys.routes, keys.routes_version, keys.routes_log, keys.engines]
-    call += (keys.hold, keys.hosts(engine), keys.orphans)
-    for registration in registrations:
-        call += (keys.subscription(registration.queue), keys.stream(registration.queue))
-    call.append(engine)
-    for registration in registrations:
-        call += registration
-    return call
-
-
-def abandon(keys: Keys, queue: bytes, engine: bytes) -> list[bytes]:
-    """What follows the digest of abandon.lua in EVALSHA."""
-    return [b"3", keys.subscription(queue), keys.orphans, keys.clock, engine, queue]
-
-
-def end_subscription(keys: Keys, queue: bytes, engine: bytes = b"") -> list[bytes]:
-    """What follows the digest of end_subscription.lua in EVALSHA; without an engine, for a retention that may be over."""
-    names = (keys.routes, keys.routes_version, keys.routes_log, keys.hold, keys.orphans, keys.subscription(queue))
-    return [b"7", *names, keys.clock, engine, queue]
-
-
-def clear(keys: Keys, queue: bytes, lanes: Sequence[bytes]) -> list[bytes]:
-    """What follows the digest of clear.lua in EVALSHA."""
-    call = [b"%d" % (4 + len(lanes)), keys.subscription(queue), keys.stream(queue), keys.busy(queue), keys.orphans]
-    return [*call, *(keys.wait(queue, lane_name) for lane_name in lanes), queue, *lanes]
-
-
-def join(
-    keys: Keys,
-    engine: bytes,
-    name: bytes,
-    ttl_ms: int,
-    foreign_writes: bool,
-    others: Sequence[bytes],
-    beats: int = 0,
-    now_ms: int | None = None,
-    stood: bytes = b"",
-) -> list[bytes]:
-    """What follows the digest of join.lua in EVALSHA; `now_ms` is the time of the fleet by the engine's own clock, `stood` where it
-    has stood still for as long as the script has said."""
-    names = (keys.routes, keys.routes_version, keys.routes_log, keys.engines, keys.format)
-    more = (keys.engine(engine), keys.clock, keys.orphans, *(keys.engine(other) for other in others))
-    words = (engine, b"%d" % ttl_ms, b"%d" % FORMAT, b"%d" % foreign_writes, name, beat(ttl_ms, beats), _optional(now_ms), stood)
-    return [b"%d" % (len(names) + len(more)), *names, *more, *words, *others]
-
-
-def change_setting(keys: Keys, setting: bytes, before: bytes, after: bytes) -> list[bytes]:
-    """What follows the digest of change_setting.lua in EVALSHA."""
-    return [b"3", keys.routes, keys.routes_version, keys.routes_log, setting, before, after]
-
-
-def beat(ttl_ms: int, beats: int) -> bytes:
-    """What stands among the engines for one whose heart has beaten so often."""
-    return b"%d %d" % (ttl_ms, beats)
-
-
-def _optional(number: int | None) -> bytes:
-    return b"" if number is None else b"%d" % number
-
-
-def heartbeat(keys: Keys, engine: bytes, ttl_ms: int, name: bytes, beats: int = 0, now_ms: int | None = None) -> list[bytes]:
-    """What follows the digest of heartbeat.lua in EVALSHA; `now_ms` is the time of the fleet by the engine's own clock."""
-    call = [b"3", keys.engines, keys.engine(engine), keys.clock, engine, b"%d" % ttl_ms, name]
-    return [*call, beat(ttl_ms, beats), _optional(now_ms)]
-
-
-def line_up(keys: Keys, worker: bytes, ttl_ms: int) -> list[bytes]:
-    """What follows the digest of line_up.lua in EVALSHA."""
-    return [b"2", keys.line, keys.clock, worker, b"%d" % ttl_ms]
-
-
-def fence(keys: Keys, engine: bytes, seen: bytes = b"") -> list[bytes]:
-    """What follows the digest of fence.lua in EVALSHA; `seen` is what has stood among the engines for its time to live."""
-    return [b"3", keys.engines, keys.engine(engine), keys.fenced, engine, seen]
-
-
-def takeover(keys: Keys, queue: bytes, engine: bytes, count: int) -> list[bytes]:
-    """What follows the digest of takeover.lua in EVALSHA."""
-    names = (keys.stream(queue), keys.engines, keys.busy(queue), keys.subscription(queue), keys.orphans, keys.hosts(engine))
-    return [b"7", *names, keys.clock, engine, queue, b"%d" % count]
-
-
-def taken(reply: Reply, subscription_id: str, queue: bytes = b"", engine: bytes = b"") -> tuple[list[Delivery], list[bytes]]:
-    """The deliveries that take.lua or ack.lua answered, old and new as found: foreign text is not checked; and the ids of entries
-    that are none, which somebody else must have put there. Raises `Fenced`."""
-    if reply[0] == b"FENCED":
-        raise Fenced
-    entries, fence_number = cast("list[tuple[bytes, list[bytes]]]", reply[-2]), cast(int, reply[-1])
-    deliveries, wrong = list[Delivery](), list[bytes]()
-    for entry_id, fields in entries:
-        try:
-            deliveries.append(_delivery(subscription_id, queue, engine, entry_id, fields, fence_number))
-        except (ValueError, IndexError):
-            wrong.append(entry_id)
-    return deliveries, wrong
-
-
-def event_of(fields: Sequence[bytes]) -> Event:
-    """The event in the fields of a stream's entry."""
-    _, write, _, scope, _, key, _, event_type, _, old, _, new = fields[:12]
-    return Event(
-        write_id=write.decode(),
-        scope=scope.decode(),
-        key=key.decode(),
-        event_type=cast(EventType, f"state:{event_type.decode()}"),
-        old=old or None,
-        new=new or None,
-    )
-
-
-def _delivery(
-    subscription_id: str, queue: bytes, engine: bytes, entry_id: bytes, fields: list[bytes], fence_number: int
-) -> Delivery:
-    if fields[7] not in _EVENT_TYPES:
-        raise ValueError
-    scope, key, old, new = fields[3], fields[5], fields[9], fields[11]
-    size = len(scope) + len(key) + len(old) + len(new)
-    attempt = int(fields[13]) if len(fields) > 12 else 1
-    crashes = int(fields[15]) if len(fields) > 15 and fields[14] == b"c" else 0
-    entry = Entry(entry_id, lane(scope, key), size, queue, engine)
-    return Delivery(subscription_id, event_of(fields), attempt, fence_number, entry, crashes=crashes)
-
-
-def routes_version(reply: Reply) -> int:
-    """The version of the routes that subscribe.lua answered. Raises `Fenced`."""
-    if reply[0] == b"FENCED":
-        raise Fenced
-    return cast(int, reply[1])
+def _entry(delivery: Delivery) -> Entry:
+    entry = delivery.token
+    assert isinstance(entry, Entry)
+    return entry

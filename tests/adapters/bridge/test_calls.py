@@ -81,7 +81,7 @@ async def test_what_nests_deeper_than_the_remote_can_read_is_refused_at_once() -
             deep = [deep]
         await bridge("set", scope="s", key="k", value=deep)
         assert await remote("get", scope="s", key="k") == deep
-        bridge.module.adapter._remote.client.max_frame_depth = 127  # type: ignore[attr-defined]
+        bridge.module.adapter._remote.client.connection.max_frame_depth = 127  # type: ignore[attr-defined]
         with pytest.raises(FunctionError, match=r"nests deeper than the engine at .* can read"):
             await bridge("set", scope="s", key="k", value=deep)
 
@@ -125,7 +125,7 @@ async def test_ten_thousand_calls_at_once_are_bounded_in_flight() -> None:
             running_now -= 1
             return b"1"
 
-        worker.client.served.register_function("state::get", lambda data, caller: asyncio.ensure_future(slowly(data)))
+        worker.client.serving.register_function("state::get", lambda data, caller: asyncio.ensure_future(slowly(data)))
         answers = await asyncio.gather(*(bridge("get", scope="s", key=str(number)) for number in range(10_000)))
         assert answers == [1] * 10_000
         assert 2 <= most <= 50

@@ -79,14 +79,14 @@ async def test_a_trigger_that_is_unregistered_while_the_link_is_cut_leaves_no_qu
         await until(lambda: len(worker.seen) > 0)
         if on_its_way:
             proxy.hold = True
-            worker.client.unregister_trigger(trigger, "state")
+            worker.client.triggers.unregister(trigger, "state")
             await until(lambda: proxy.held_bytes > 0)
             proxy.hold = False
             cut(proxy)
         else:
             cut(proxy)
             await until(lambda: is_cut_off(worker))
-            worker.client.unregister_trigger(trigger, "state")
+            worker.client.triggers.unregister(trigger, "state")
         assert await worker.rows_here() == []
         assert await writes(writer, 100) <= 10, "as long as the remote has not heard of it, its queue fills and refuses writes"
         mend(proxy)
@@ -104,7 +104,7 @@ async def test_one_that_is_registered_again_gets_nothing_of_what_was_written_in_
         trigger = await worker.on("handler", **FOREVER)
         cut(proxy)
         await until(lambda: is_cut_off(worker))
-        worker.client.unregister_trigger(trigger, "state")
+        worker.client.triggers.unregister(trigger, "state")
         await writer.set("in between")
         again = await worker.on("handler", **FOREVER)
         mend(proxy)
@@ -112,7 +112,7 @@ async def test_one_that_is_registered_again_gets_nothing_of_what_was_written_in_
         await until(lambda: worker.values()[-1:] == ["after"])
         assert worker.values() == ["after"]
         # One that is registered, and known to be, keeps its queue through a cut, whatever was let go before it.
-        worker.client.unregister_trigger(again, "state")
+        worker.client.triggers.unregister(again, "state")
         await worker.on("handler", **FOREVER)
         cut(proxy)
         await until(lambda: is_cut_off(worker))
@@ -131,7 +131,7 @@ async def test_what_an_earlier_engine_has_left_goes_with_the_trigger_that_is_unr
                 worker.serve("handler")
                 trigger = await worker.on("handler", **FOREVER)
                 if proxy.cuts:
-                    worker.client.unregister_trigger(trigger, "state")
+                    worker.client.triggers.unregister(trigger, "state")
                     await worker.rows_here()
                     mend(proxy)
                     await until(lambda: has_no_queue(writer))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from iii_state import FunctionError
+from iii_state.client.about import About
 from iii_state.client.client import Client
 from iii_state.values import decode
 from tests.support.bridge.engines import State, bridge_to, running, stock
@@ -116,17 +117,17 @@ async def test_a_trigger_that_is_let_go_leaves_nothing_at_the_remote() -> None:
 async def test_events_wait_at_the_remote_while_the_worker_is_away() -> None:
     async with running() as remote, running(bridge_to(remote.url)) as bridge:
         seen: list[Any] = []
-        async with Client(bridge.url, name="worker") as worker:
-            worker.served.register_function("f", lambda data, caller: seen.append(decode(data)["new_value"]))
-            await worker.register_trigger("state", "f", {"scope": "s"})
+        async with Client(bridge.url, About("worker")) as worker:
+            worker.serving.register_function("f", lambda data, caller: seen.append(decode(data)["new_value"]))
+            await worker.triggers.register("state", "f", {"scope": "s"})
             await remote("set", scope="s", key="k", value=0)
             await until(lambda: seen == [0])
         for number in range(1, 4):
             await remote("set", scope="s", key="k", value=number)
         await until(lambda: _waits(remote, 3))
-        async with Client(bridge.url, name="worker") as worker:
-            worker.served.register_function("f", lambda data, caller: seen.append(decode(data)["new_value"]))
-            await worker.register_trigger("state", "f", {"scope": "s"})
+        async with Client(bridge.url, About("worker")) as worker:
+            worker.serving.register_function("f", lambda data, caller: seen.append(decode(data)["new_value"]))
+            await worker.triggers.register("state", "f", {"scope": "s"})
             await until(lambda: len(seen) == 4)
         assert seen == [0, 1, 2, 3]
 
@@ -186,9 +187,9 @@ async def test_what_an_engine_that_is_killed_had_not_handled_is_delivered_to_the
             await let_go.wait()
 
         async def worker_of(url: str) -> Client:
-            worker = await Client(url, name="worker").__aenter__()
-            worker.served.register_function("f", lambda data, caller: asyncio.ensure_future(handle(bytes(data))))
-            await worker.register_trigger("state", "f", {"scope": "s"})
+            worker = await Client(url, About("worker")).__aenter__()
+            worker.serving.register_function("f", lambda data, caller: asyncio.ensure_future(handle(bytes(data))))
+            await worker.triggers.register("state", "f", {"scope": "s"})
             return worker
 
         engine = await asyncio.to_thread(EngineProcess, ["--bridge-url", remote.url])

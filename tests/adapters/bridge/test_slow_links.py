@@ -63,12 +63,12 @@ async def test_writes_leave_as_the_remote_reads_and_none_is_lost() -> None:
         async def write(number: int) -> None:
             await asyncio.wait_for(_set(bridge, number), 60)
 
-        link = bridge.module.adapter._remote.client  # type: ignore[attr-defined]
+        link = bridge.module.adapter._remote.client.connection  # type: ignore[attr-defined]
         await bridge("get", scope="s", key="none")
         writing = asyncio.gather(*(write(number) for number in range(30)))
         most = 0
         while not writing.done():
-            most = max(most, link._socket.unsent)
+            most = max(most, link.socket.unsent)
             await asyncio.sleep(0.01)
         await writing
         assert most < 3_000_000, "of 15 MB"

@@ -12,9 +12,10 @@ import pytest
 import redis
 
 from iii_state import values
-from iii_state.adapters.redis import RedisAdapter, scopes
-from iii_state.adapters.redis.address import Address
-from iii_state.adapters.redis.writing import MAX_ANSWERED_BYTES
+from iii_state.adapters.redis import RedisAdapter
+from iii_state.adapters.redis.connection.address import Address
+from iii_state.adapters.redis.keyspace import scopes
+from iii_state.adapters.redis.mutations.commands import MAX_ANSWERED_BYTES
 from iii_state.errors import ConfigError, StoreError
 from tests.support.engines.processes import free_port
 from tests.support.redis.adapters import INCREMENT, SMALLEST_RULES, adapter_on, increments, until_answers

@@ -15,9 +15,10 @@ import uvloop
 from iii_state import values
 from iii_state.adapters.base import Updated
 from iii_state.adapters.redis import RedisAdapter
-from iii_state.adapters.redis.address import Address
-from iii_state.adapters.redis.scripts import names
-from iii_state.adapters.redis.wire import open_wire, pack
+from iii_state.adapters.redis.connection.address import Address
+from iii_state.adapters.redis.connection.socket import open_socket
+from iii_state.adapters.redis.scripts.loader import names
+from iii_state.adapters.redis.scripts.packing import pack
 from iii_state.config import RedisSettings
 from iii_state.errors import OutcomeUnknown, RequestFenced, SessionLost, StoreError
 from iii_state.events import QueueLimits, Subscription
@@ -62,11 +63,11 @@ def test_what_is_written_to_a_connection_that_has_ended_is_no_error(
     server: RedisServer, new_loop: Callable[[], asyncio.AbstractEventLoop]
 ) -> None:
     async def write_when_it_has_ended() -> None:
-        wire = await open_wire(Address.parse(server.url), "test")
-        wire.abort()
-        wire.write(pack((b"PING",)))
-        await wire.closed
-        wire.write(pack((b"PING",)))
+        socket = await open_socket(Address.parse(server.url), "test")
+        socket.abort()
+        socket.write(pack((b"PING",)))
+        await socket.closed
+        socket.write(pack((b"PING",)))
 
     with asyncio.Runner(loop_factory=new_loop) as runner:
         runner.run(write_when_it_has_ended())

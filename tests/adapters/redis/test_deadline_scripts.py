@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import redis
 
-from iii_state.adapters.redis import queues
 from iii_state.adapters.redis.keys import Keys, lane
-from iii_state.adapters.redis.mutations import Held, QueueFull, Route, Stale, Ticket, declare, declared
-from iii_state.adapters.redis.routes import deadlines_setting
+from iii_state.adapters.redis.mutations.routes import deadlines_setting
+from iii_state.adapters.redis.scripts import queues
+from iii_state.adapters.redis.scripts.mutations import BoundedQueue, Postponed, QueueFull, RequestId, Stale, declare, declared
 from tests.adapters.redis.test_mutation_scripts import INCREMENT, MUTATIONS, entries, events, everything
-from tests.support.redis.script_engine import Engine
+from tests.support.redis.script_engine import Engine, refused
 
 KEYS = Keys()
 DEADLINES = KEYS.deadlines_of(b"s").decode()
@@ -80,16 +80,16 @@ def test_a_deadline_without_a_value_is_not_inherited(engine: Engine, client: red
 
 @every_mutation
 def test_what_is_over_goes_first_with_an_event_of_its_own(
-    engine: Engine, client: redis.Redis, mutate: Callable[[Engine, Ticket | None], Any]
+    engine: Engine, client: redis.Redis, mutate: Callable[[Engine, RequestId | None], Any]
 ) -> None:
-    engine.routes = [Route(b"q1", 10, 10**6), Route(b"q2", 10, 10**6)]
+    engine.targets = [BoundedQueue(b"q1", 10, 10**6), BoundedQueue(b"q2", 10, 10**6)]
     put_over(engine, value=b"17")
     for queue in (b"q1", b"q2"):
         client.delete(KEYS.stream(queue), KEYS.busy(queue))
-    ticket = engine.ticket()
-    outcome = mutate(engine, ticket)
+    request = engine.request()
+    outcome = mutate(engine, request)
     after = everything(client)
-    assert mutate(engine, ticket) == outcome
+    assert mutate(engine, request) == outcome
     assert everything(client) == after
     assert (outcome.old if hasattr(outcome, "old") else outcome) is None
     assert deadline(client) is None
@@ -106,12 +106,12 @@ def test_what_is_over_goes_first_with_an_event_of_its_own(
 @every_mutation
 @pytest.mark.parametrize(("entries", "size"), [(2, 10**6), (10, 7)])
 def test_both_events_find_room_or_nothing_changes(
-    engine: Engine, client: redis.Redis, mutate: Callable[[Engine, Ticket | None], Any], entries: int, size: int
+    engine: Engine, client: redis.Redis, mutate: Callable[[Engine, RequestId | None], Any], entries: int, size: int
 ) -> None:
-    engine.routes = [Route(b"roomy", 10, 10**6), Route(b"full", entries, size)]
+    engine.targets = [BoundedQueue(b"roomy", 10, 10**6), BoundedQueue(b"full", entries, size)]
     put_over(engine)
     before = everything(client)
-    with pytest.raises(QueueFull):
+    with refused(QueueFull):
         mutate(engine, None)
     assert everything(client) == before
 
@@ -119,7 +119,7 @@ def test_both_events_find_room_or_nothing_changes(
 @every_mutation
 @pytest.mark.parametrize("name", [DEADLINES, INDEX])
 def test_a_deadline_key_of_another_type_is_an_error_and_nothing_changes(
-    engine: Engine, client: redis.Redis, mutate: Callable[[Engine, Ticket | None], Any], name: str
+    engine: Engine, client: redis.Redis, mutate: Callable[[Engine, RequestId | None], Any], name: str
 ) -> None:
     engine.set(b"s", b"k", b"1")
     client.set(name, "x")
@@ -133,21 +133,21 @@ def test_a_deadline_key_of_another_type_is_an_error_and_nothing_changes(
 
 
 def test_removal_happens_once_and_only_when_it_is_due(engine: Engine, client: redis.Redis) -> None:
-    engine.routes = [Route(b"q", 10, 10**6)]
+    engine.targets = [BoundedQueue(b"q", 10, 10**6)]
     engine.set(b"s", b"k", b"1", ttl=HOUR)
     assert engine.expire(b"s", b"k") is None
     assert engine.stored(b"s", b"k") == b"1"
     client.zadd(DEADLINES, {b"k": 1})
-    ticket = engine.ticket()
-    assert engine.expire(b"s", b"k", ticket) == b"1"
-    assert engine.expire(b"s", b"k", ticket) == b"1"
+    request = engine.request()
+    assert engine.expire(b"s", b"k", request) == b"1"
+    assert engine.expire(b"s", b"k", request) == b"1"
     assert engine.expire(b"s", b"k") is None
     assert client.hget(KEYS.busy(b"q").decode(), "entries") == b"2"
     assert not client.exists(DEADLINES, KEYS.values(b"s"), KEYS.scopes)
 
 
 def test_removal_of_what_another_program_has_removed_is_no_event(engine: Engine, client: redis.Redis) -> None:
-    engine.routes = [Route(b"q", 10, 10**6)]
+    engine.targets = [BoundedQueue(b"q", 10, 10**6)]
     put_over(engine)
     client.hdel(KEYS.values(b"s").decode(), "k")
     assert engine.expire(b"s", b"k") is None
@@ -178,29 +178,29 @@ def test_the_bell_rings_for_a_deadline_that_comes_before_all_others(real: redis.
 
 def test_reads_leave_out_what_is_over(engine: Engine, client: redis.Redis) -> None:
     names = (KEYS.values(b"s"), KEYS.deadlines_of(b"s"), KEYS.clock)
-    assert engine.call("without_values", b"3", *names, b"s") == [b"s"]
+    assert engine.call("deadlines/expired_scopes", b"3", *names, b"s") == [b"s"]
     put_over(engine, b"k0")
     put_over(engine, b"k1")
-    assert engine.call("get", b"3", *names, b"k0") is None
-    assert engine.call("entries", b"3", *names, b"2000", b"1000000") == []
-    assert engine.call("without_values", b"3", *names, b"s") == [b"s"]
+    assert engine.call("values/get", b"3", *names, b"k0") is None
+    assert engine.call("values/snapshot", b"3", *names, b"2000", b"1000000") == []
+    assert engine.call("deadlines/expired_scopes", b"3", *names, b"s") == [b"s"]
     client.hdel(KEYS.values(b"s").decode(), "k1")
     engine.put(b"s", b"k3", b"3")
-    assert engine.call("without_values", b"3", *names, b"s") == []
+    assert engine.call("deadlines/expired_scopes", b"3", *names, b"s") == []
     for number in range(4, 1300):
         engine.put(b"s", b"k%d" % number, b"%d" % number)
     client.zadd(DEADLINES, {b"k%d" % number: 1 for number in range(4, 1300, 2)})
     engine.set(b"s", b"k2", b"2", ttl=HOUR)
-    assert engine.call("get", b"3", *names, b"k2") == b"2"
-    assert engine.call("get", b"3", *names, b"k3") == b"3"
-    assert engine.call("get", b"3", *names, b"missing") is None
+    assert engine.call("values/get", b"3", *names, b"k2") == b"2"
+    assert engine.call("values/get", b"3", *names, b"k3") == b"3"
+    assert engine.call("values/get", b"3", *names, b"missing") is None
     expected = {b"k2": b"2", b"k3": b"3"} | {b"k%d" % number: b"%d" % number for number in range(5, 1300, 2)}
-    found = engine.call("entries", b"3", *names, b"2000", b"1000000")
+    found = engine.call("values/snapshot", b"3", *names, b"2000", b"1000000")
     assert dict(zip(found[::2], found[1::2], strict=True)) == expected
     cursor = b"0"
     paged: dict[bytes, bytes] = {}
     while True:
-        cursor, page = engine.call("page", b"3", *names, cursor, b"100")
+        cursor, page = engine.call("values/page", b"3", *names, cursor, b"100")
         paged.update(zip(page[::2], page[1::2], strict=True))
         if cursor == b"0":
             break
@@ -209,21 +209,21 @@ def test_reads_leave_out_what_is_over(engine: Engine, client: redis.Redis) -> No
 
 def test_what_is_due_can_be_read_past_what_is_stuck(engine: Engine, client: redis.Redis) -> None:
     client.zadd(DEADLINES, {b"a": 1, b"b": 2, b"c": 3, b"later": now(client) + 100_000})
-    assert engine.call("due", *queues.due(KEYS, DEADLINES.encode(), 2))[0] == [b"a", b"b"]
-    assert engine.call("due", *queues.due(KEYS, DEADLINES.encode(), 2, 2))[0] == [b"c"]
-    assert engine.call("due", *queues.due(KEYS, DEADLINES.encode(), 2, 3))[0] == []
+    assert engine.call("deadlines/due", *queues.due(KEYS, DEADLINES.encode(), 2))[0] == [b"a", b"b"]
+    assert engine.call("deadlines/due", *queues.due(KEYS, DEADLINES.encode(), 2, 2))[0] == [b"c"]
+    assert engine.call("deadlines/due", *queues.due(KEYS, DEADLINES.encode(), 2, 3))[0] == []
 
 
 def test_a_scope_that_one_engine_has_claimed_is_left_alone_for_a_moment(engine: Engine, client: redis.Redis) -> None:
     client.zadd(INDEX, {b"s": 1000, b"t": 1000.5, b"later": now(client) + 100_000})
-    due, following = engine.call("claim", b"2", KEYS.deadlines, KEYS.clock, b"10", b"60")
+    due, following = engine.call("deadlines/claim", b"2", KEYS.deadlines, KEYS.clock, b"10", b"60")
     assert (sorted(due[::2]), {float(score) for score in due[1::2]}) == ([b"s", b"t"], {1000, 1000.5})
     assert 0 < following <= 60
-    assert engine.call("claim", b"2", KEYS.deadlines, KEYS.clock, b"10", b"60")[0] == []
+    assert engine.call("deadlines/claim", b"2", KEYS.deadlines, KEYS.clock, b"10", b"60")[0] == []
     until = time.monotonic() + 10
-    while len(engine.call("claim", b"2", KEYS.deadlines, KEYS.clock, b"10", b"100000")[0]) < 4:
+    while len(engine.call("deadlines/claim", b"2", KEYS.deadlines, KEYS.clock, b"10", b"100000")[0]) < 4:
         assert time.monotonic() < until, "a claim ends"
-    due, following = engine.call("claim", b"2", KEYS.deadlines, KEYS.clock, b"10", b"60")
+    due, following = engine.call("deadlines/claim", b"2", KEYS.deadlines, KEYS.clock, b"10", b"60")
     assert (due, 90_000 < following <= 100_000) == ([], True)
 
 
@@ -231,7 +231,7 @@ def settle(engine: Engine, *, kept: bool = False, was_empty: bool = False) -> in
     routes = (KEYS.routes, KEYS.routes_version, KEYS.routes_log)
     names = (KEYS.deadlines, KEYS.deadlines_of(b"s"), *routes, KEYS.hold, KEYS.clock, KEYS.values(b"s"))
     words = (b"s", deadlines_setting(b"s"), b"1000000" if kept else b"0", b"1" if was_empty else b"", b"2000000", b"3000")
-    reply = engine.call("settle", b"8", *names, *words)
+    reply = engine.call("deadlines/reschedule", b"8", *names, *words)
     assert isinstance(reply, int)
     return reply
 
@@ -244,11 +244,18 @@ def test_a_claim_is_settled_with_the_next_deadline(engine: Engine, client: redis
     assert 900_000 < (client.zscore(INDEX, b"s") or 0) - now(client) <= 1_000_000
 
 
+def declare_fact(engine: Engine, fact: bytes, known: int) -> Stale:
+    """What has changed since the version that is known, when the fact is declared."""
+    changed = declared(engine.call("fleet/change_settings", *declare(KEYS, known, (fact, b"1"))))
+    assert isinstance(changed, Stale)
+    return changed
+
+
 def test_a_scope_that_has_had_no_deadlines_for_a_while_is_without_them_again(engine: Engine, client: redis.Redis) -> None:
     fact = deadlines_setting(b"s")
     engine.put(b"s", b"k", b"1")
     client.set(KEYS.routes_version, b"5")
-    assert declared(engine.call("declare", *declare(KEYS, 5, (fact, b"1")))).changes == [(6, [fact, b"1"])]
+    assert declare_fact(engine, fact, 5).changes == [(6, [fact, b"1"])]
     assert settle(engine) == 0
     score = client.zscore(INDEX, b"s")
     assert score is not None
@@ -262,9 +269,9 @@ def test_a_scope_that_has_had_no_deadlines_for_a_while_is_without_them_again(eng
     assert settle(engine, was_empty=True) == 1
     assert not client.exists(INDEX, KEYS.routes)
     engine.routes_version = 6
-    with pytest.raises(Stale) as stale:
+    with refused(Stale) as stale:
         engine.set(b"s", b"k", b"1", ttl=HOUR)
-    assert stale.value.changes == [(7, [fact, b""])]
+    assert stale[0].changes == [(7, [fact, b""])]
 
 
 def test_a_scope_without_values_is_without_deadlines_soon(engine: Engine, client: redis.Redis) -> None:
@@ -282,13 +289,13 @@ def test_a_scope_without_values_is_without_deadlines_soon(engine: Engine, client
 def test_a_fact_is_declared_once_and_not_while_the_routes_hold_still(engine: Engine, client: redis.Redis) -> None:
     fact = deadlines_setting(b"s\x00\n")
     client.set(KEYS.hold, b"1")
-    with pytest.raises(Held):
-        declared(engine.call("declare", *declare(KEYS, 0, (fact, b"1"))))
+    reply = engine.call("fleet/change_settings", *declare(KEYS, 0, (fact, b"1")))
+    assert declared(reply) is Postponed.HELD
     assert not client.exists(KEYS.routes, KEYS.routes_version)
     client.delete(KEYS.hold)
     for _ in range(2):
-        known = declared(engine.call("declare", *declare(KEYS, 0, (fact, b"1"))))
+        known = declare_fact(engine, fact, 0)
         assert known.changes == [(known.version, [fact, b"1"])]
     client.set(KEYS.hold, b"1")
-    assert declared(engine.call("declare", *declare(KEYS, known.version, (fact, b"1")))).changes == []
+    assert declare_fact(engine, fact, known.version).changes == []
     assert client.hgetall(KEYS.routes.decode()) == {fact: b"1"}

@@ -6,9 +6,10 @@ import asyncio
 
 import pytest
 
-from iii_state.adapters.redis import RedisAdapter, upkeep
+from iii_state.adapters.redis import RedisAdapter
 from iii_state.config import RedisSettings
 from iii_state.events import Delivery, QueueLimits, Subscription
+from iii_state.tasks import maintenance as maintenance
 from tests.support.redis.adapters import Open, drain
 from tests.support.redis.proxy import Proxy
 from tests.support.redis.server import RedisServer
@@ -28,7 +29,7 @@ async def test_a_registration_that_has_answered_is_missed_by_no_write_of_any_eng
 async def test_an_engines_own_write_is_taken_right_behind_it_and_that_of_another_when_the_bell_is_heard(
     opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upkeep, "SWEEP_SECONDS", 3600)
+    monkeypatch.setattr(maintenance, "SWEEP_SECONDS", 3600)
     taken: list[Delivery] = []
 
     def take(subscription_id: str) -> None:
@@ -42,7 +43,7 @@ async def test_an_engines_own_write_is_taken_right_behind_it_and_that_of_another
     async with asyncio.timeout(20):
         while not taken:
             await asyncio.sleep(0.005)
-    hosting.parts._bells.ignore(hosting.parts._keys.stream(ALL.id.encode()))  # the second is taken by who hears no bell
+    hosting._shared.pubsub.ignore(hosting._shared.keys.stream(ALL.id.encode()))  # the second is taken by who hears no bell
     await answer_of(hosting.values.set("s", "own", b"1"))
     await answer_of(hosting.values.get("s", "own"))  # behind the take, on the same connection
     assert [delivery.event.key for delivery in taken] == ["another's", "own"]

@@ -14,8 +14,9 @@ import pytest
 import redis
 
 from iii_state import values
-from iii_state.adapters.redis import RedisAdapter, scopes
-from iii_state.adapters.redis.foreign import stored_form
+from iii_state.adapters.redis import RedisAdapter
+from iii_state.adapters.redis.keyspace import scopes
+from iii_state.adapters.redis.mutations.foreign_text import stored_form
 from iii_state.config import RedisSettings
 from iii_state.errors import ConfigError, StoreError
 from iii_state.events import Event, QueueLimits, Subscription
@@ -430,8 +431,8 @@ async def test_an_engine_that_disagrees_with_the_fleet_is_refused(server: RedisS
 
 async def test_the_setting_of_engines_that_have_died_binds_nobody(server: RedisServer, opened: Open) -> None:
     dying = await opened(heartbeat_ttl_ms=200)
-    dying.parts._fleet._tasks[0].cancel()  # its heart stops
-    dying.parts._fleet._tasks[1].cancel()
+    await dying._heartbeat.stop()  # its heart stops
+    await dying._takeover.stop()
     await until(lambda: not server.client.keys("iii-state:engine:*"))
     await opened(watch=False)
 

@@ -116,7 +116,7 @@ async def test_a_request_waits_for_a_redis_that_is_away_for_long(
     proxy.mute = True
     proxy.cut_all()
     answer = asyncio.ensure_future(
-        answer_of(adapter.queues.subscribe(ONE) if request_ == "subscribe" else getattr(adapter, request_)(ONE.id))
+        answer_of(adapter.queues.subscribe(ONE) if request_ == "subscribe" else getattr(adapter.queues, request_)(ONE.id))
     )
     for _ in range(3):  # other calls give up meanwhile
         with pytest.raises(StoreError, match="given up"):

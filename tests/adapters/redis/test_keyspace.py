@@ -74,14 +74,14 @@ async def test_the_expiry_of_a_key_wakes_who_waits_for_it(server: RedisServer, u
             woken[key] += 1
 
         for key in woken:
-            adapter.parts._keyspace.on_expiry(key, partial(wake, key))
+            adapter._notifications.on_expiry(key, partial(wake, key))
         await until(lambda: woken == {b"alarm": 1, b"other": 1})  # from now on it is heard
         client.set("alarm", "1", px=20)
         client.set("third", "1", px=20)
         client.set("other", "1")
         await until(lambda: woken[b"alarm"] == 2)
         assert woken[b"other"] == 1
-        adapter.parts._keyspace.forget(b"alarm")
+        adapter._notifications.forget(b"alarm")
         client.set("alarm", "1", px=1)
         client.set("other", "1", px=50)
         await until(lambda: woken[b"other"] == 2)
@@ -91,7 +91,7 @@ async def test_the_expiry_of_a_key_wakes_who_waits_for_it(server: RedisServer, u
 async def test_after_a_restart_of_redis_that_forgot_the_setting_it_tells_again(server: RedisServer) -> None:
     async with adapter_on(server.url) as adapter:
         woken: list[None] = []
-        adapter.parts._keyspace.on_expiry(b"alarm", lambda: woken.append(None))
+        adapter._notifications.on_expiry(b"alarm", lambda: woken.append(None))
         await until(lambda: woken)
         server.kill()
         await asyncio.to_thread(server.start)
@@ -109,7 +109,7 @@ async def test_an_engine_that_dies_is_noticed_when_its_heartbeat_expires(server:
     async with adapter_on(server.url, heartbeat_ttl_ms=3000) as other:
         await answer_of(other.queues.subscribe(ALL))
         await until(lambda: server.client.pubsub_channels("__keyspace@0__:iii-state:engine:*"))
-        dying.parts._fleet._tasks[0].cancel()  # its heart stops
+        await dying._heartbeat.stop()  # its heart stops
         async with asyncio.timeout(20):
             while not (taken := await answer_of(other.queues.take(ALL.id, 1))):
                 await asyncio.sleep(0.001)  # while it is not certain to be alive, it answers at once
@@ -134,7 +134,7 @@ async def test_where_it_may_only_be_read_or_is_set_there_is_nothing_to_say(
     server.client.config_set(SETTING, "" if "set" in rules else "KEx$")
     async with limited(server, f"{SMALLEST_RULES} {rules}") as adapter:
         woken: list[None] = []
-        adapter.parts._keyspace.on_expiry(b"iii-state:alarm", lambda: woken.append(None))
+        adapter._notifications.on_expiry(b"iii-state:alarm", lambda: woken.append(None))
         await until(lambda: woken)
         server.client.set("iii-state:alarm", "1", px=20)
         await until(lambda: len(woken) == 2)

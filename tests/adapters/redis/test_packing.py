@@ -6,10 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iii_state.adapters.redis.keys import Keys
-from iii_state.adapters.redis.mutations import Ticket, mutation
-from iii_state.adapters.redis.packing import Packing, packed
-from iii_state.adapters.redis.scripts import script
-from iii_state.adapters.redis.wire import pack
+from iii_state.adapters.redis.scripts.loader import script
+from iii_state.adapters.redis.scripts.mutations import RequestId, mutation
+from iii_state.adapters.redis.scripts.packing import Packing, pack, packed
 
 KEYS = Keys()
 PACKING = Packing(KEYS)
@@ -17,7 +16,7 @@ number = st.integers(0, 2**53)
 
 
 @given(
-    name=st.sampled_from(["set", "delete", "update"]),
+    name=st.sampled_from(["values/set", "values/delete", "values/update"]),
     session=st.sampled_from([b"a", b"b"]),
     epoch=st.integers(1, 3),
     slot=st.integers(0, 2000),
@@ -30,8 +29,7 @@ number = st.integers(0, 2**53)
 def test_both_ways_give_the_same_bytes(
     name: str, session: bytes, epoch: int, slot: int, sequence: int, version: int, scope: bytes, key: bytes, own: list[bytes]
 ) -> None:
-    words = mutation(KEYS, Ticket(session, epoch, slot, sequence), version, scope, key, (), own)
-    place = packed((scope, key))
+    words = mutation(KEYS, RequestId(session, epoch, slot, sequence), version, scope, key, (), own)
     assert PACKING.mutation(
-        script(name), KEYS.values(scope), session, epoch, slot, sequence, b"%d" % version, place, packed(own), len(own)
+        script(name), KEYS.values(scope), session, epoch, slot, sequence, version, scope, key, packed(own), len(own)
     ) == pack((b"EVALSHA", script(name).sha1, *words))

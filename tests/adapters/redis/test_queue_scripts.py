@@ -1,4 +1,4 @@
-"""subscribe.lua, take.lua, ack.lua: from a registration to the last event of a lane."""
+"""subscriptions/subscribe.lua, queues/take.lua, queues/ack.lua: from a registration to the last event of a lane."""
 
 from __future__ import annotations
 
@@ -9,33 +9,37 @@ import pytest
 import redis
 
 from iii_state.adapters.redis.keys import Keys, lane
-from iii_state.adapters.redis.mutations import Route, Stale
-from iii_state.adapters.redis.queues import (
+from iii_state.adapters.redis.scripts.engines import fence, heartbeat, join_succession, takeover
+from iii_state.adapters.redis.scripts.loader import script
+from iii_state.adapters.redis.scripts.mutations import BoundedQueue, Stale
+from iii_state.adapters.redis.scripts.queues import (
     Entry,
-    Fenced,
-    Registration,
-    abandon,
     ack,
-    again,
     drop_entries,
     due,
-    end_subscription,
-    fence,
-    heartbeat,
-    line_up,
+    is_fenced,
+    redeliver,
     release,
     retry,
-    routes_version,
-    subscribe,
     take,
     taken,
-    takeover,
 )
-from iii_state.adapters.redis.scripts import script
+from iii_state.adapters.redis.scripts.subscriptions import Registration, abandon, end_subscription, subscribe
 from iii_state.events import Delivery
-from tests.support.redis.script_engine import Engine
+from tests.support.redis.script_engine import Engine, refused
 
 KEYS = Keys()
+
+
+class Fenced(Exception):
+    """The engine is not among the engines any more."""
+
+
+def admitted(reply: Any) -> Any:
+    """The reply of a script that an engine has called. Raises `Fenced`."""
+    if is_fenced(reply):
+        raise Fenced
+    return reply
 
 
 class Worker:
@@ -51,14 +55,16 @@ class Worker:
 
     def subscribe(self, *queues: bytes, route: bytes = b"{}") -> int:
         registrations = [Registration(queue, route, b"settings") for queue in queues]
-        return routes_version(self.run("subscribe", subscribe(KEYS, self.engine, registrations)))
+        version: int = admitted(self.run("subscriptions/subscribe", subscribe(KEYS, self.engine, registrations)))[1]
+        return version
 
     def take(self, queue: bytes, count: int = 100) -> list[Delivery]:
-        return taken(self.run("take", take(KEYS, queue, self.engine, count)), "id")[0]
+        return taken(admitted(self.run("queues/take", take(KEYS, queue, self.engine, count))), "id")[0]
 
     def ack(self, queue: bytes, deliveries: list[Delivery], want: int = 0) -> list[Delivery]:
         entries = [delivery.token for delivery in deliveries]
-        return taken(self.run("ack", ack(KEYS, queue, self.engine, entries, want)), "id")[0]  # type: ignore[arg-type]
+        call = ack(KEYS, queue, self.engine, entries, want)  # type: ignore[arg-type]
+        return taken(admitted(self.run("queues/ack", call)), "id")[0]
 
 
 @pytest.fixture
@@ -70,7 +76,7 @@ def worker(client: redis.Redis) -> Worker:
 def engine(worker: Worker) -> Engine:
     worker.subscribe(b"q")
     engine = Engine(worker.client)
-    engine.routes = [Route(b"q", 1000, 10**6)]
+    engine.targets = [BoundedQueue(b"q", 1000, 10**6)]
     return engine
 
 
@@ -93,9 +99,9 @@ def test_what_is_registered_together_is_one_change(worker: Worker, client: redis
 def test_a_mutation_that_does_not_know_a_registration_is_stale(worker: Worker, client: redis.Redis) -> None:
     engine = Engine(client)
     version = worker.subscribe(b"a", route=b"r")
-    with pytest.raises(Stale) as stale:
+    with refused(Stale) as stale:
         engine.set(b"s", b"k", b"1")
-    assert stale.value.changes == [(version, [b"a", b"r"])]
+    assert stale[0].changes == [(version, [b"a", b"r"])]
 
 
 def test_a_thousand_subscriptions_at_once(worker: Worker, client: redis.Redis) -> None:
@@ -133,7 +139,7 @@ def test_a_lane_goes_on_when_its_event_has_been_acknowledged(worker: Worker, eng
 def test_of_large_events_a_few_are_taken_and_the_bell_rings_for_the_rest(worker: Worker, client: redis.Redis) -> None:
     worker.subscribe(b"q")
     engine = Engine(client)
-    engine.routes = [Route(b"q", 1000, 10**8)]
+    engine.targets = [BoundedQueue(b"q", 1000, 10**8)]
     text = b'"' + b"x" * 300_000 + b'"'
     for number in range(12):
         engine.set(b"s", b"%02d" % number, b"1" if number == 0 else text)
@@ -192,7 +198,7 @@ def test_the_bell_rings_for_what_the_engine_that_acknowledges_leaves(real: redis
     worker = Worker(real)
     worker.subscribe(b"q")
     engine = Engine(real)
-    engine.routes = [Route(b"q", 1000, 10**6)]
+    engine.targets = [BoundedQueue(b"q", 1000, 10**6)]
     for number in range(3):
         engine.set(b"s", b"k", b"%d" % number)
     first = worker.take(b"q")
@@ -210,7 +216,7 @@ def test_every_event_is_delivered_once_and_in_the_order_of_its_lane(real: redis.
     workers = [Worker(real, b"e%d" % number) for number in range(3)]
     workers[0].subscribe(b"q")
     engine = Engine(real)
-    engine.routes = [Route(b"q", 10**6, 10**9)]
+    engine.targets = [BoundedQueue(b"q", 10**6, 10**9)]
     written: dict[str, list[bytes]] = {}
     handled: dict[str, list[bytes | None]] = {}
     out: list[tuple[Worker, Delivery]] = []
@@ -238,7 +244,7 @@ def test_when_memory_is_full_acknowledging_works(real: redis.Redis) -> None:
     worker = Worker(real)
     worker.subscribe(b"q")
     engine = Engine(real)
-    engine.routes = [Route(b"q", 1000, 10**6)]
+    engine.targets = [BoundedQueue(b"q", 1000, 10**6)]
     engine.set(b"s", b"k", b"1")
     engine.set(b"s", b"k", b"2")
     first = worker.take(b"q")
@@ -264,12 +270,12 @@ def test_an_acknowledgement_gives_back_what_was_counted(worker: Worker, engine: 
 
 
 def test_an_engine_whose_heart_beats_is_not_fenced(worker: Worker, client: redis.Redis) -> None:
-    assert worker.run("heartbeat", heartbeat(KEYS, b"e1", 60_000, b"host:1"))[0] == b"OK"
-    assert worker.run("fence", fence(KEYS, b"e1")) == 0
-    assert worker.run("takeover", takeover(KEYS, b"q", b"e1", 10)) == [b"ALIVE"]
+    assert worker.run("fleet/heartbeat", heartbeat(KEYS, b"e1", 60_000, b"host:1"))[0] == b"OK"
+    assert worker.run("fleet/fence", fence(KEYS, b"e1")) == 0
+    assert worker.run("fleet/takeover", takeover(KEYS, b"q", b"e1", 10)) == [b"ALIVE"]
     client.delete(KEYS.engine(b"e1"))
-    assert worker.run("fence", fence(KEYS, b"e1")) == 1
-    assert worker.run("heartbeat", heartbeat(KEYS, b"e1", 60_000, b"host:1")) == [b"FENCED"]
+    assert worker.run("fleet/fence", fence(KEYS, b"e1")) == 1
+    assert worker.run("fleet/heartbeat", heartbeat(KEYS, b"e1", 60_000, b"host:1")) == [b"FENCED"]
     assert not client.exists(KEYS.engine(b"e1"))
 
 
@@ -281,9 +287,9 @@ def test_what_a_fenced_engine_held_is_ready_again_in_its_lanes(worker: Worker, e
         engine.set(b"s", key, b"2")
     held = worker.take(b"q")
     assert len(held) == 3
-    worker.run("fence", fence(KEYS, b"e1"))
-    assert worker.run("takeover", takeover(KEYS, b"q", b"e1", 2)) == [b"OK", 2, 0]
-    assert worker.run("takeover", takeover(KEYS, b"q", b"e1", 2)) == [b"OK", 1, 1]
+    worker.run("fleet/fence", fence(KEYS, b"e1"))
+    assert worker.run("fleet/takeover", takeover(KEYS, b"q", b"e1", 2)) == [b"OK", 2, 0]
+    assert worker.run("fleet/takeover", takeover(KEYS, b"q", b"e1", 2)) == [b"OK", 1, 1]
     with pytest.raises(Fenced):
         worker.ack(b"q", held)
     taken_over = other.take(b"q")
@@ -303,12 +309,12 @@ def test_a_planned_attempt_is_made_ready_once(worker: Worker, engine: Engine, cl
     (delivery,) = worker.take(b"q")
     entry = delivery.token
     assert isinstance(entry, Entry)
-    assert worker.run("retry", retry(KEYS, b"q", b"e1", entry, 0)) == [b"OK", 1]
-    assert worker.run("retry", retry(KEYS, b"q", b"e1", entry, 0)) == [b"OK", 0]
+    assert worker.run("queues/retry", retry(KEYS, b"q", b"e1", entry, 0)) == [b"OK", 1]
+    assert worker.run("queues/retry", retry(KEYS, b"q", b"e1", entry, 0)) == [b"OK", 0]
     assert worker.take(b"q") == []
-    assert worker.run("due", due(KEYS, KEYS.later, 10)) == [[b"q:" + entry.id], -1]
-    assert worker.run("again", again(KEYS, b"q", [entry.id])) == 1
-    assert worker.run("again", again(KEYS, b"q", [entry.id])) == 0
+    assert worker.run("deadlines/due", due(KEYS, KEYS.later, 10)) == [[b"q:" + entry.id], -1]
+    assert worker.run("queues/redeliver", redeliver(KEYS, b"q", [entry.id])) == 1
+    assert worker.run("queues/redeliver", redeliver(KEYS, b"q", [entry.id])) == 0
     (second,) = worker.take(b"q")
     assert (second.attempt, second.event_id) == (2, delivery.event_id)
     assert keys_and_news(worker.ack(b"q", [second], want=1)) == [("k", b"2")]
@@ -319,11 +325,11 @@ def test_what_is_given_back_keeps_its_attempt(worker: Worker, engine: Engine) ->
     (delivery,) = worker.take(b"q")
     entry = delivery.token
     assert isinstance(entry, Entry)
-    worker.run("retry", retry(KEYS, b"q", b"e1", entry, 0))
-    worker.run("again", again(KEYS, b"q", [entry.id]))
+    worker.run("queues/retry", retry(KEYS, b"q", b"e1", entry, 0))
+    worker.run("queues/redeliver", redeliver(KEYS, b"q", [entry.id]))
     (second,) = worker.take(b"q")
     assert isinstance(second.token, Entry)
-    assert worker.run("release", release(KEYS, b"q", b"e1", [second.token.id, entry.id])) == [b"OK", 1]
+    assert worker.run("queues/release", release(KEYS, b"q", b"e1", [second.token.id, entry.id])) == [b"OK", 1]
     (third,) = worker.take(b"q")
     assert third.attempt == 2
     assert worker.ack(b"q", [second]) == []
@@ -357,12 +363,12 @@ def test_crashes_are_counted_beside_attempts_and_kept_by_an_older_engine(worker:
         (delivery,) = worker.take(b"q")
         entry = delivery.token
         assert isinstance(entry, Entry)
-        worker.run("retry", retry(KEYS, b"q", b"e1", entry, 0, crashed=crashed))
-        call = again(KEYS, b"q", [entry.id])
-        assert (worker.client.execute_command("EVAL", by, *call) if by else worker.run("again", call)) == 1
+        worker.run("queues/retry", retry(KEYS, b"q", b"e1", entry, 0, crashed=crashed))
+        call = redeliver(KEYS, b"q", [entry.id])
+        assert (worker.client.execute_command("EVAL", by, *call) if by else worker.run("queues/redeliver", call)) == 1
         (next_one,) = worker.take(b"q")
         assert isinstance(next_one.token, Entry)
-        worker.run("release", release(KEYS, b"q", b"e1", [next_one.token.id]))
+        worker.run("queues/release", release(KEYS, b"q", b"e1", [next_one.token.id]))
         return next_one.attempt, next_one.crashes
 
     assert outcome(crashed=True) == (1, 1)
@@ -373,27 +379,27 @@ def test_crashes_are_counted_beside_attempts_and_kept_by_an_older_engine(worker:
     (delivery,) = worker.take(b"q")
     worker.client.hdel(KEYS.engines, b"e1")
     other = Worker(worker.client, b"e2")
-    assert other.run("takeover", takeover(KEYS, b"q", b"e1", 10)) == [b"OK", 1, 1]
+    assert other.run("fleet/takeover", takeover(KEYS, b"q", b"e1", 10)) == [b"OK", 1, 1]
     (taken_over,) = other.take(b"q")
     assert (taken_over.attempt, taken_over.crashes, taken_over.event_id) == (4, 2, delivery.event_id)
 
 
 def test_a_subscription_ends_when_its_retention_is_over_and_nobody_has_come(worker: Worker, client: redis.Redis) -> None:
     registration = Registration(b"q", b"{}", b"settings", b"0")
-    worker.run("subscribe", subscribe(KEYS, b"e1", [registration]))
-    assert worker.run("end_subscription", end_subscription(KEYS, b"q")) == b"KEPT"
-    assert worker.run("abandon", abandon(KEYS, b"q", b"e1")) == 1
-    assert worker.run("abandon", abandon(KEYS, b"q", b"e1")) == 0
-    worker.run("subscribe", subscribe(KEYS, b"e1", [registration]))
-    assert worker.run("due", due(KEYS, KEYS.orphans, 10)) == [[], -1]
-    worker.run("abandon", abandon(KEYS, b"q", b"e1"))
-    assert worker.run("due", due(KEYS, KEYS.orphans, 10)) == [[b"q"], -1]
+    worker.run("subscriptions/subscribe", subscribe(KEYS, b"e1", [registration]))
+    assert worker.run("subscriptions/end", end_subscription(KEYS, b"q")) == b"KEPT"
+    assert worker.run("subscriptions/abandon", abandon(KEYS, b"q", b"e1")) == 1
+    assert worker.run("subscriptions/abandon", abandon(KEYS, b"q", b"e1")) == 0
+    worker.run("subscriptions/subscribe", subscribe(KEYS, b"e1", [registration]))
+    assert worker.run("deadlines/due", due(KEYS, KEYS.orphans, 10)) == [[], -1]
+    worker.run("subscriptions/abandon", abandon(KEYS, b"q", b"e1"))
+    assert worker.run("deadlines/due", due(KEYS, KEYS.orphans, 10)) == [[b"q"], -1]
     client.set(KEYS.hold, "1")
-    assert worker.run("end_subscription", end_subscription(KEYS, b"q")) == b"HOLD"
+    assert worker.run("subscriptions/end", end_subscription(KEYS, b"q")) == b"HOLD"
     client.delete(KEYS.hold)
-    assert worker.run("end_subscription", end_subscription(KEYS, b"q")) == b"ENDED"
+    assert worker.run("subscriptions/end", end_subscription(KEYS, b"q")) == b"ENDED"
     assert client.hgetall(KEYS.routes) == {}
-    assert worker.run("subscribe", subscribe(KEYS, b"e1", [registration])) == [b"ENDING", b"q"]
+    assert worker.run("subscriptions/subscribe", subscribe(KEYS, b"e1", [registration])) == [b"ENDING", b"q"]
 
 
 def test_when_memory_is_full_hearts_beat_and_work_is_taken_over(real: redis.Redis) -> None:
@@ -401,20 +407,20 @@ def test_when_memory_is_full_hearts_beat_and_work_is_taken_over(real: redis.Redi
     worker.subscribe(b"q")
     other.subscribe(b"q")
     engine = Engine(real)
-    engine.routes = [Route(b"q", 1000, 10**6)]
+    engine.targets = [BoundedQueue(b"q", 1000, 10**6)]
     engine.set(b"s", b"k", b"1")
     (delivery,) = worker.take(b"q")
-    other.run("heartbeat", heartbeat(KEYS, b"e2", 60_000, b"host:2"))
+    other.run("fleet/heartbeat", heartbeat(KEYS, b"e2", 60_000, b"host:2"))
     real.config_set("maxmemory", 1)
     try:
-        assert other.run("heartbeat", heartbeat(KEYS, b"e2", 60_000, b"host:2"))[0] == b"OK"
-        assert other.run("fence", fence(KEYS, b"e1")) == 1
-        assert other.run("takeover", takeover(KEYS, b"q", b"e1", 10)) == [b"OK", 1, 1]
+        assert other.run("fleet/heartbeat", heartbeat(KEYS, b"e2", 60_000, b"host:2"))[0] == b"OK"
+        assert other.run("fleet/fence", fence(KEYS, b"e1")) == 1
+        assert other.run("fleet/takeover", takeover(KEYS, b"q", b"e1", 10)) == [b"OK", 1, 1]
         (again_,) = other.take(b"q")
         assert again_.event_id == delivery.event_id
         assert isinstance(again_.token, Entry)
-        assert other.run("retry", retry(KEYS, b"q", b"e2", again_.token, 0)) == [b"OK", 1]
-        assert other.run("again", again(KEYS, b"q", [again_.token.id])) == 1
+        assert other.run("queues/retry", retry(KEYS, b"q", b"e2", again_.token, 0)) == [b"OK", 1]
+        assert other.run("queues/redeliver", redeliver(KEYS, b"q", [again_.token.id])) == 1
     finally:
         real.config_set("maxmemory", 0)
 
@@ -422,11 +428,11 @@ def test_when_memory_is_full_hearts_beat_and_work_is_taken_over(real: redis.Redi
 def test_a_line_lasts_as_long_as_the_last_one_in_it(client: redis.Redis) -> None:
     worker = Worker(client)
     for name, ttl_ms in ((b"a", 500_000), (b"b", 1000)):
-        worker.run("line_up", line_up(KEYS, name, ttl_ms))
+        worker.run("fleet/join_succession", join_succession(KEYS, name, ttl_ms))
         assert 400_000 < client.pttl(KEYS.line) <= 500_000
-    worker.run("line_up", line_up(KEYS, b"a", 0))
+    worker.run("fleet/join_succession", join_succession(KEYS, b"a", 0))
     assert client.exists(KEYS.line)
-    worker.run("line_up", line_up(KEYS, b"b", 0))
+    worker.run("fleet/join_succession", join_succession(KEYS, b"b", 0))
     assert not client.exists(KEYS.line)
 
 
@@ -520,11 +526,11 @@ def test_an_entry_that_is_no_event_hides_no_other(worker: Worker, engine: Engine
         )
     ]
     engine.set(b"s", b"b", b"1")
-    reply = worker.run("take", take(KEYS, b"q", worker.engine, 100))
+    reply = worker.run("queues/take", take(KEYS, b"q", worker.engine, 100))
     deliveries, wrong = taken(reply, "id")
     assert keys_and_news(deliveries) == [("a", b"1"), ("b", b"1")]
     assert wrong == put
-    assert worker.run("drop_entries", drop_entries(KEYS, b"q", wrong)) == 5
-    assert worker.run("drop_entries", drop_entries(KEYS, b"q", wrong)) == 0
+    assert worker.run("repair/drop_entries", drop_entries(KEYS, b"q", wrong)) == 5
+    assert worker.run("repair/drop_entries", drop_entries(KEYS, b"q", wrong)) == 0
     assert client.xpending(stream, "engines")["pending"] == 2
     assert client.hget(KEYS.subscription(b"q").decode(), "lost") == b"5"

@@ -13,8 +13,8 @@ import aiohttp
 import pytest
 import redis
 
-from iii_state.adapters.redis import queues
 from iii_state.adapters.redis.keys import Keys
+from iii_state.adapters.redis.scripts import engines
 from tests.support.clock import HOUR, Clock
 from tests.support.engines.raw_worker import RawWorker
 from tests.support.redis.cluster import TTL_MS, Cluster, Handler, by_key, write
@@ -245,7 +245,7 @@ async def test_the_time_outlives_its_key(cluster: ClockCluster, step: float, dam
 
 
 def joining(engine: bytes, ttl_ms: int = 3000, **more: Any) -> list[bytes]:
-    return queues.join(KEYS, engine, b"host:1", ttl_ms, False, [], **more)
+    return engines.join(KEYS, engine, b"host:1", ttl_ms, False, [], **more)
 
 
 def stand_still(client: redis.Redis) -> bytes:
@@ -257,26 +257,26 @@ def stand_still(client: redis.Redis) -> bytes:
 
 def test_who_joins_while_the_time_stands_still_waits_for_a_heartbeat(client: redis.Redis) -> None:
     scripts = Engine(client)
-    assert scripts.call("join", *joining(b"e1", 7000))[0] == b"OK"
+    assert scripts.call("fleet/join", *joining(b"e1", 7000))[0] == b"OK"
     last = stand_still(client)
     for _ in range(2):
-        assert scripts.call("join", *joining(b"e2")) == [b"STANDS", last, 7000]
+        assert scripts.call("fleet/join", *joining(b"e2")) == [b"STANDS", last, 7000]
         assert not client.hexists(KEYS.engines, b"e2")
     now_ms = client.time()[0] * 1000 + 1_000_000
-    assert scripts.call("heartbeat", *queues.heartbeat(KEYS, b"e1", 7000, b"host:1", 1))[0] == b"OK"
+    assert scripts.call("fleet/heartbeat", *engines.heartbeat(KEYS, b"e1", 7000, b"host:1", 1))[0] == b"OK"
     assert client.hget(KEYS.clock, "last") == last, "a heart that knows no time leaves it alone"
-    assert scripts.call("heartbeat", *queues.heartbeat(KEYS, b"e1", 7000, b"host:1", 2, now_ms)) == [b"OK", now_ms]
-    word, now = scripts.call("join", *joining(b"e2", stood=last))
+    assert scripts.call("fleet/heartbeat", *engines.heartbeat(KEYS, b"e1", 7000, b"host:1", 2, now_ms)) == [b"OK", now_ms]
+    word, now = scripts.call("fleet/join", *joining(b"e2", stood=last))
     assert word == b"OK"
     assert 0 <= now - now_ms < 60_000
 
 
 def test_who_has_waited_long_enough_takes_the_time_for_passed_and_spares_the_queues(client: redis.Redis) -> None:
     scripts = Engine(client)
-    scripts.call("join", *joining(b"e1"))
+    scripts.call("fleet/join", *joining(b"e1"))
     last = stand_still(client)
     client.zadd(KEYS.orphans, {"q": int(last) + 500})
-    word, now = scripts.call("join", *joining(b"e2", stood=last))
+    word, now = scripts.call("fleet/join", *joining(b"e2", stood=last))
     passed = now - (int(last) - 5)
     assert word == b"OK"
     assert 60_000 <= passed < 70_000
@@ -285,24 +285,24 @@ def test_who_has_waited_long_enough_takes_the_time_for_passed_and_spares_the_que
 
 def test_who_knows_the_time_joins_at_once(client: redis.Redis) -> None:
     scripts = Engine(client)
-    scripts.call("join", *joining(b"e1"))
+    scripts.call("fleet/join", *joining(b"e1"))
     stand_still(client)
-    assert scripts.call("join", *joining(b"e2", now_ms=1795792618717)) == [b"OK", 1795792618717]
+    assert scripts.call("fleet/join", *joining(b"e2", now_ms=1795792618717)) == [b"OK", 1795792618717]
 
 
 def test_where_nothing_is_known_of_the_time_the_living_are_waited_for(client: redis.Redis) -> None:
     scripts = Engine(client)
-    scripts.call("join", *joining(b"e1"))
+    scripts.call("fleet/join", *joining(b"e1"))
     client.delete(KEYS.clock, KEYS.clock + b":copy")
-    assert scripts.call("join", *joining(b"e2")) == [b"STANDS", b"unknown", 3000]
-    assert scripts.call("join", *joining(b"e2", stood=b"unknown"))[0] == b"OK"
+    assert scripts.call("fleet/join", *joining(b"e2")) == [b"STANDS", b"unknown", 3000]
+    assert scripts.call("fleet/join", *joining(b"e2", stood=b"unknown"))[0] == b"OK"
 
 
 def test_the_time_goes_on_for_as_long_as_the_longest_living_engine_promises(client: redis.Redis) -> None:
     scripts = Engine(client)
-    scripts.call("join", *joining(b"long", 60_000))
-    scripts.call("join", *joining(b"short"))
-    scripts.call("heartbeat", *queues.heartbeat(KEYS, b"short", 3000, b"host:1", 1))
+    scripts.call("fleet/join", *joining(b"long", 60_000))
+    scripts.call("fleet/join", *joining(b"short"))
+    scripts.call("fleet/heartbeat", *engines.heartbeat(KEYS, b"short", 3000, b"host:1", 1))
     last, latest = (int(number or 0) for number in client.hmget(KEYS.clock, "last", "until"))
     assert latest - last == 61_000
 

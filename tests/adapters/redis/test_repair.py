@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from iii_state.adapters.redis import RedisAdapter
-from iii_state.adapters.redis.repair import BYTES_PER_SECOND, PAGE_BYTES
-from iii_state.adapters.redis.routes import MOST_ALIKE
+from iii_state.adapters.redis.fleet.mending import BYTES_PER_SECOND, PAGE_BYTES
+from iii_state.adapters.redis.mutations.routes import MOST_ALIKE
 from iii_state.errors import StoreError
 from iii_state.events import Delivery, Failure, Subscription
 from tests.support.redis.adapters import adapter_on
@@ -22,7 +22,7 @@ from tests.support.waiting import answer_of, until
 ONE = Subscription("one", scope="s")
 OFTEN = Subscription("often", scope="s", retention_ms="forever")
 QUEUE = ONE.id
-REPAIR = "iii_state.adapters.redis.repair"
+REPAIR = {f"iii_state.adapters.redis.fleet.{part}" for part in ("aside", "checking", "mending", "shared_keys")}
 
 
 async def fill(adapter: RedisAdapter, lanes: int, each: int) -> None:
@@ -38,8 +38,8 @@ async def drain(adapter: RedisAdapter, subscription: Subscription = ONE) -> dict
     async def left() -> bool:
         queue = subscription.id.encode()
         return bool(
-            await answer_of(adapter.parts._send(b"HLEN", adapter.parts._keys.busy(queue)))
-            or await answer_of(adapter.parts._send(b"XLEN", adapter.parts._keys.stream(queue)))
+            await answer_of(adapter._shared.connection.send(b"HLEN", adapter._shared.keys.busy(queue)))
+            or await answer_of(adapter._shared.connection.send(b"XLEN", adapter._shared.keys.stream(queue)))
         )
 
     async with asyncio.timeout(30):
@@ -53,7 +53,7 @@ async def drain(adapter: RedisAdapter, subscription: Subscription = ONE) -> dict
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.name == REPAIR]
+    return [record.getMessage() for record in caplog.records if record.name in REPAIR]
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ async def test_what_is_lost_is_counted_and_told_once(
         await fill(adapter, 40, 3)
         with caplog.at_level(logging.WARNING):
             damage(server.client)
-            adapter.parts._repair.stumbled()
+            adapter._checking.look_soon()
             held = "lost" if lost else "settings"
             await until(lambda: server.client.hexists(f"iii-state:sub:{QUEUE}", held))
             assert await drain(adapter) == ({f"k{lane}": left for lane in range(40)} if left else {})
@@ -89,7 +89,7 @@ async def test_what_is_lost_is_counted_and_told_once(
 
 async def test_where_the_counts_are_gone_no_event_overtakes_one_that_is_out(server: RedisServer) -> None:
     async with adapter_on(server.url) as adapter:
-        await adapter.parts._repair.stop()
+        await adapter._checking.stop()
         await answer_of(adapter.queues.subscribe(ONE))
         await fill(adapter, 3, 2)
         out = await until(lambda: adapter.queues.take(ONE.id, 10))
@@ -132,7 +132,7 @@ async def test_a_queue_under_traffic_is_never_taken_for_a_damaged_one(
                         await answer_of(adapter.queues.release([delivery]))
                     elif fate < 0.2:
                         await answer_of(adapter.queues.retry(delivery, rng.randrange(3), Failure("no", "not now")))
-                        adapter.parts._upkeep.plan(0.01)
+                        adapter._shared.maintenance.plan(0.01)
                     else:
                         handled.setdefault(delivery.event.key, []).append(int(delivery.event.new or b"-1"))
                         await answer_of(adapter.queues.ack([delivery]))
@@ -142,10 +142,10 @@ async def test_a_queue_under_traffic_is_never_taken_for_a_damaged_one(
             nonlocal looked
             queue = OFTEN.id.encode()
             while not is_over:
-                await adapter.parts._repair._mend(queue, was_counted=True)
-                await adapter.parts._repair._look_at_lanes(queue, everything=True)
-                await adapter.parts._repair._check_lists()
-                found = await adapter.parts._repair._found([queue], b"1")
+                await adapter._mending.mend(queue, was_counted=True)
+                await adapter._mending.look_at_lanes(queue, everything=True)
+                await adapter._checking._check_lists()
+                found = await adapter._checking._found([queue], b"1")
                 assert {word for _, word, _ in found} <= {b"EVENTS"}, found
                 looked += 1
 
@@ -173,10 +173,10 @@ async def test_routes_that_were_removed_while_no_engine_ran_are_made_again(serve
     async with adapter_on(server.url) as adapter:
         async with asyncio.timeout(30):
             while not server.client.hexists("iii-state:routes", ":began"):
-                adapter.parts._repair.stumbled()
+                adapter._checking.look_soon()
                 await asyncio.sleep(0.05)
-        await until(lambda: adapter.parts._fanout.routes.queues() == [OFTEN.id.encode()])
-        assert adapter.parts._fanout.routes.with_deadlines == {"t"}
+        await until(lambda: adapter._shared.fanout.routes.queues() == [OFTEN.id.encode()])
+        assert adapter._shared.fanout.routes.with_deadlines == {"t"}
         await fill(adapter, 3, 3)
         await answer_of(adapter.queues.subscribe(OFTEN))
         assert await drain(adapter, OFTEN) == {f"k{lane}": [0, 1, 0, 1, 2] for lane in range(3)}
@@ -184,11 +184,12 @@ async def test_routes_that_were_removed_while_no_engine_ran_are_made_again(serve
 
 async def test_an_older_session_in_the_place_of_the_own_is_an_outcome_unknown(server: RedisServer) -> None:
     async with adapter_on(server.url) as adapter:
-        connection = adapter.parts._connection
+        connection = adapter._shared.connection
         await answer_of(adapter.values.set("s", "k", b"1"))
         session = connection.session
-        connection._epoch = connection._held = 5  # as after five connections
-        assert await connection.run("open", [b"1", adapter.parts._keys.session(session), b"5", b"6", b"600000"]) == [b"LOST"]
+        session.epoch = session.held = 5  # as after five connections
+        key = adapter._shared.keys.session(session.name)
+        assert await connection.run("sessions/open", [b"1", key, b"5", b"6", b"600000"]) == [b"LOST"]
 
 
 async def test_more_subscriptions_of_one_scope_and_key_than_writes_can_bear_are_refused(server: RedisServer) -> None:
@@ -200,7 +201,7 @@ async def test_more_subscriptions_of_one_scope_and_key_than_writes_can_bear_are_
         await answer_of(adapter.queues.subscribe(many[3]))
         await answer_of(adapter.queues.subscribe(Subscription("other", scope="s", key="k")))
         await answer_of(adapter.queues.unsubscribe(many[3].id))
-        await until(lambda: len(adapter.parts._fanout.routes.queues()) == MOST_ALIKE)  # with the one that has a key
+        await until(lambda: len(adapter._shared.fanout.routes.queues()) == MOST_ALIKE)  # with the one that has a key
         await answer_of(adapter.queues.subscribe(Subscription("one more", scope="s")))
 
 
@@ -214,8 +215,8 @@ async def test_many_subscriptions_that_nobody_serves_are_worth_a_warning(
             await asyncio.gather(*(answer_of(adapter.queues.abandon(subscription.id)) for subscription in many))
             await until(lambda: told(caplog))
             for _ in range(3):
-                adapter.parts._repair.stumbled()
-                await until(lambda: not adapter.parts._repair._is_urgent)
+                adapter._checking.look_soon()
+                await until(lambda: not adapter._checking._is_urgent)
         assert [line[:70] for line in told(caplog)] == [
             "60 subscriptions with scope 's' and key (any) are served by nobody, and "[:70]
         ]
@@ -225,48 +226,48 @@ async def test_looking_at_a_healthy_queue_reads_little_of_large_events(server: R
     """Reading keeps Redis from everything else: a page is bounded whatever was read before, and so are all pages together."""
     size, pages = 700_000, list[int]()
     async with adapter_on(server.url) as adapter:
-        await adapter.parts._repair.stop()
+        await adapter._checking.stop()
         queues = [Subscription(f"q{number}", scope="s") for number in range(3)]
         for queue in queues:
             await answer_of(adapter.queues.subscribe(queue))
         await fill(adapter, 20, 1)
         large = b'"%s"' % (b"x" * size)
         await asyncio.gather(*(answer_of(adapter.values.set("s", f"large{number}", large)) for number in range(12)))
-        run, loop = adapter.parts._repair._run, asyncio.get_running_loop()
+        run, loop = adapter._mending._run, asyncio.get_running_loop()
 
         async def counting(name: str, call: list[bytes]) -> Any:
             reply = await run(name, call)
-            if name == "mend_entries":
+            if name == "repair/requeue_entries":
                 pages.append(reply[1])
             return reply
 
-        adapter.parts._repair._run = counting  # type: ignore[assignment]
+        adapter._mending._run = counting  # type: ignore[assignment]
         names = [queue.id.encode() for queue in queues]
         began = loop.time()
         for _ in range(200):
-            await adapter.parts._repair._look_at_events(set(names), everything=False)
+            await adapter._mending.look_at_events(set(names), everything=False)
         seconds = loop.time() - began + 1.5  # what may have been saved up before
         assert 0 < sum(pages) < BYTES_PER_SECOND * seconds + PAGE_BYTES + 2 * size
         pages.clear()
         for _ in range(60):  # through the end of the stream, and through its small events, again and again
-            await adapter.parts._repair._look_at_page(names[0])
+            await adapter._mending.look_at_page(names[0])
         assert 0 in pages
         assert max(pages) < PAGE_BYTES + 2 * size
         pages.clear()
-        await adapter.parts._repair._mend(names[0], was_counted=True)
+        await adapter._mending.mend(names[0], was_counted=True)
         assert 12 * size < sum(pages) < 15 * size
         assert max(pages) < PAGE_BYTES + 2 * size
 
 
 async def test_every_queue_with_events_has_its_turn(server: RedisServer) -> None:
     async with adapter_on(server.url) as adapter:
-        await adapter.parts._repair.stop()
+        await adapter._checking.stop()
         names = [b"%d" % number for number in range(25)]
         await asyncio.gather(*(answer_of(adapter.queues.subscribe(Subscription(name.decode(), scope="s"))) for name in names))
         await fill(adapter, 2, 1)
         for _ in range(3):
-            await adapter.parts._repair._look_at_events(set(names), everything=False)
-        assert set(adapter.parts._repair._pages) == set(names)
+            await adapter._mending.look_at_events(set(names), everything=False)
+        assert set(adapter._mending._pages) == set(names)
 
 
 JUNK: tuple[dict[Any, Any], ...] = (
@@ -281,7 +282,7 @@ async def test_entries_that_are_no_events_are_removed_counted_and_told_once(
     server: RedisServer, caplog: pytest.LogCaptureFixture, are_taken: bool
 ) -> None:
     async with adapter_on(server.url) as adapter:
-        await adapter.parts._repair.stop()
+        await adapter._checking.stop()
         await answer_of(adapter.queues.subscribe(ONE))
         await fill(adapter, 2, 1)
         for fields in JUNK:
@@ -289,7 +290,7 @@ async def test_entries_that_are_no_events_are_removed_counted_and_told_once(
         await fill(adapter, 4, 2)
         with caplog.at_level(logging.WARNING):
             if not are_taken:
-                await adapter.parts._repair._look_at_page(QUEUE.encode())
+                await adapter._mending.look_at_page(QUEUE.encode())
                 assert server.client.xlen(f"iii-state:q:{QUEUE}") == 4
             assert await drain(adapter) == {"k0": [0, 0, 1], "k1": [0, 0, 1], "k2": [0, 1], "k3": [0, 1]}
             await until(lambda: server.client.hget(f"iii-state:sub:{QUEUE}", "lost") == b"3")

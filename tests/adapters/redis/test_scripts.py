@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from iii_state.adapters.redis.scripts import names, read, script
+from iii_state.adapters.redis.scripts.loader import names, read, script
 from iii_state.errors import ScriptError
 from tests.support import ROOT
 
@@ -53,7 +53,7 @@ def test_a_circular_include_is_named(tmp_path: Path) -> None:
 
 
 def test_every_script_says_what_it_takes_and_answers() -> None:
-    assert {"set", "delete", "update"} <= set(names())
+    assert {"values/set", "queues/ack", "fleet/join"} <= set(names())
     for name in names():
         head = script(name).source.split(b"]]")[0]
         assert head.startswith(b"--[["), name
@@ -75,10 +75,11 @@ def test_the_wheel_brings_the_scripts(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)], cwd=ROOT, check=True)
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         wheel.extractall(tmp_path / "installed")
-    code = "from iii_state.adapters.redis import scripts; print(scripts.directory(), scripts.script('update').sha1.decode())"
+    loaded = "loader.directory(), loader.script('values/update').sha1.decode()"
+    code = f"from iii_state.adapters.redis.scripts import loader; print({loaded})"
     shown = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path / "installed", env={"PYTHONPATH": ""}, check=True, capture_output=True, text=True
     )
     where, digest = shown.stdout.split()
     assert where == str(tmp_path / "installed" / "iii_state" / "lua")
-    assert digest.encode() == script("update").sha1
+    assert digest.encode() == script("values/update").sha1

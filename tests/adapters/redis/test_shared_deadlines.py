@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from iii_state.adapters.redis import RedisAdapter
-from iii_state.adapters.redis.routes import deadlines_setting
+from iii_state.adapters.redis.mutations.routes import deadlines_setting
 from iii_state.config import RedisSettings
 from iii_state.events import Delivery
 from tests.support.redis.adapters import Open, drain
@@ -68,7 +68,7 @@ async def test_a_claim_of_an_engine_that_died_ends_by_itself(opened: Open, serve
     await answer_of(adapter.values.set("s", "k", b"1", ttl_ms=LONG))
     server.elapse(LONG)
     server.client.zadd("iii-state:deadlines", {"s": server.client.time()[0] * 1000 + 300})  # what a claim leaves there
-    adapter.parts._deadlines.look()
+    adapter._deadlines.look()
     assert [event[0] for event in seen(await gathered(adapter, 2))] == ["created", "deleted"]
 
 
@@ -108,7 +108,7 @@ async def test_an_engine_that_only_reads_hears_of_a_scope_with_deadlines(opened:
     await answer_of(writing.values.set("s", "k", b"1", ttl_ms=LONG))
 
     async def has_heard() -> bool:
-        return "s" in reading.parts._fanout.routes.with_deadlines
+        return "s" in reading._shared.fanout.routes.with_deadlines
 
     await until(has_heard)
     assert await answer_of(reading.values.get("s", "k")) == b"1"
@@ -150,7 +150,7 @@ async def test_connections_that_break_lose_no_deadline_and_apply_nothing_twice(p
 async def test_a_scope_without_deadlines_is_forgotten_and_can_have_some_again(opened: Open, server: RedisServer) -> None:
     one, two = await opened(), await opened()
     for adapter in (one, two):
-        adapter.parts._deadlines._forget_ms = 40
+        adapter._deadlines._forget_ms = 40
     for _ in range(3):
         await answer_of(one.values.set("s", "k", b"1", ttl_ms=20))
 
@@ -226,7 +226,7 @@ async def test_where_foreign_writes_are_watched_what_they_removed_has_no_second_
     server.client.hdel("state:s", "k")
     assert [event[0] for event in seen(await gathered(adapter, 2))] == ["created", "deleted"]
     server.elapse(LONG)
-    adapter.parts._deadlines.look()
+    adapter._deadlines.look()
 
     async def gone() -> bool:
         return not server.client.exists("iii-state:deadlines:s")
@@ -242,7 +242,7 @@ async def test_a_far_deadline_is_kept(opened: Open, server: RedisServer, ttl_ms:
     score = server.client.zscore("iii-state:deadlines:s", "k")
     assert score is not None
     assert abs(score - server.client.time()[0] * 1000 - ttl_ms) < 10_000
-    await adapter.parts._deadlines.sweep()
+    await adapter._deadlines.sweep()
     assert await answer_of(adapter.values.get("s", "k")) == b"1"
 
 

@@ -1,4 +1,4 @@
-"""update.lua against iii_state.values.apply, byte for byte."""
+"""values/update.lua against iii_state.values.apply, byte for byte."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from iii_state import values
-from iii_state.adapters.redis.mutations import Foreign, plan_arguments, update_arguments, updated
+from iii_state.adapters.redis.scripts.mutations import ForeignText, plan_arguments, refusal, update_arguments
 from iii_state.errors import FunctionError, too_large
 from iii_state.values.apply import apply
 from tests.support.redis.script_engine import LIMIT, Engine, plan_of
@@ -139,9 +139,8 @@ def test_what_is_no_plain_stored_form_is_handed_back_and_left(client: redis.Redi
     engine = Engine(client)
     engine.put(b"s", b"k", text)
     plan = plan_of([{"type": "set", "path": "", "value": 1}])
-    with pytest.raises(Foreign) as handed_back:
-        updated(engine.run("update", b"s", b"k", update_arguments(plan_arguments(plan), LIMIT)), plan, LIMIT)
-    assert handed_back.value.text == text
+    reply = engine.run("values/update", b"s", b"k", update_arguments(plan_arguments(plan), LIMIT))
+    assert refusal(reply, LIMIT) == ForeignText(text)
     assert engine.stored(b"s", b"k") == text
 
 
@@ -149,7 +148,7 @@ def test_a_foreign_text_that_changed_meanwhile_is_handed_back_again(client: redi
     engine = Engine(client)
     engine.put(b"s", b"k", b"[ 2 ]")
     plan = plan_of([{"type": "append", "path": "", "value": 3}])
-    reply = engine.run("update", b"s", b"k", update_arguments(plan_arguments(plan), LIMIT, b"[ 1 ]", b"[1]"))
+    reply = engine.run("values/update", b"s", b"k", update_arguments(plan_arguments(plan), LIMIT, b"[ 1 ]", b"[1]"))
     assert reply == [b"FOREIGN", b"[ 2 ]"]
     assert engine.stored(b"s", b"k") == b"[ 2 ]"
 
@@ -163,7 +162,7 @@ def test_a_plain_text_needs_no_second_call(client: redis.Redis, text: bytes) -> 
     engine = Engine(client)
     engine.put(b"s", b"k", text)
     plan = plan_of([])
-    reply = engine.run("update", b"s", b"k", update_arguments(plan_arguments(plan), LIMIT))
+    reply = engine.run("values/update", b"s", b"k", update_arguments(plan_arguments(plan), LIMIT))
     assert reply == [b"OK", text, text, b""]
 
 

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from iii_state import Engine, StateModule
+from iii_state.client.about import About
 from iii_state.client.client import Client
 from iii_state.errors import FunctionError
 from iii_state.host import Caller, Trigger
@@ -73,7 +74,7 @@ class StockWorker:
     """
 
     def __init__(self, url: str) -> None:
-        self.client = Client(url, name="state")
+        self.client = Client(url, About("state"))
         self.data: dict[tuple[str, str], Any] = {}
         self.calls = 0
         self._triggers: dict[str, Trigger] = {}
@@ -89,8 +90,8 @@ class StockWorker:
             "list_groups": lambda request: {"groups": sorted({scope for scope, _ in self.data})},
         }
         for name, function in functions.items():
-            self.client.served.register_function(f"state::{name}", self._served(function))
-        self.client.served.register_trigger_type("state", self, "State trigger")
+            self.client.serving.register_function(f"state::{name}", self._served(function))
+        self.client.serving.register_trigger_type("state", self, "State trigger")
         await self.client.call("engine::functions::list", b"{}")
         return self
 

@@ -97,7 +97,7 @@ class Worker:
             made = result(event)
             return made if made is None or isinstance(made, asyncio.Future) else json.dumps(made).encode()
 
-        self.client.served.register_listener(function_id, handle, "a handler")
+        self.client.serving.register_listener(function_id, handle, "a handler")
 
     def serve_slowly(self, function_id: str) -> list[asyncio.Future[Any]]:
         """Serve a handler whose calls go on until the outcomes of those that have begun are set."""
@@ -112,7 +112,7 @@ class Worker:
 
     async def on(self, function_id: str, **config: Any) -> str:
         """Have a function called with events of scope s; the trigger's id."""
-        return await self.client.register_trigger("state", function_id, {"scope": "s", **config})
+        return await self.client.triggers.register("state", function_id, {"scope": "s", **config})
 
     def values(self) -> list[Any]:
         return [event["new_value"] for event in self.seen]

@@ -4,33 +4,66 @@ from __future__ import annotations
 
 import itertools
 import json
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import msgspec
+import pytest
 import redis
 
 from iii_state import values
 from iii_state.adapters.base import Updated
 from iii_state.adapters.redis.keys import Keys
-from iii_state.adapters.redis.mutations import (
+from iii_state.adapters.redis.scripts.loader import script
+from iii_state.adapters.redis.scripts.mutations import (
     KEEP_DEADLINE,
     NO_DEADLINE,
-    Foreign,
+    BoundedQueue,
+    ForeignText,
+    Refusal,
     Reply,
-    Route,
-    Ticket,
+    RequestId,
+    is_applied,
     mutation,
     opened,
     plan_arguments,
     previous,
+    refusal,
     update_arguments,
     updated,
 )
-from iii_state.adapters.redis.scripts import script
 from iii_state.values.ops import Plan, compile_text
 
+R = TypeVar("R")
+
 LIMIT = values.MAX_VALUE_BYTES
+
+
+class Refused(Exception):
+    """A mutation has changed nothing, for this reason."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal)
+        self.refusal = refusal
+
+
+@contextmanager
+def refused(kind: type[R]) -> Iterator[list[R]]:
+    """What is done here has to be refused so; the list holds the refusal afterwards."""
+    found: list[R] = []
+    with pytest.raises(Refused) as raised:
+        yield found
+    assert isinstance(raised.value.refusal, kind)
+    found.append(raised.value.refusal)
+
+
+def applied(reply: Reply, limit: int = 0) -> Reply:
+    """The reply of a mutation that was applied. Raises `Refused`."""
+    if not is_applied(reply):
+        raise Refused(refusal(reply, limit))
+    return reply
 
 
 def plan_of(ops: list[dict[str, Any]]) -> Plan:
@@ -48,7 +81,7 @@ class Engine:
         self.epoch = 0
         self.reopen()
         self.routes_version = int(client.get(self.keys.routes_version) or 0)
-        self.routes: list[Route] = []
+        self.targets: list[BoundedQueue] = []
         self.sequence = itertools.count(1)
         self.with_deadlines = False
         """Whether the scopes have deadlines, as far as this engine knows."""
@@ -56,16 +89,22 @@ class Engine:
     def reopen(self) -> None:
         """What an engine does on a new connection."""
         keys, arguments = [self.keys.session(self.session)], [b"%d" % self.epoch, b"%d" % (self.epoch + 1), b"600000"]
-        self.epoch = opened(self.client.eval(script("open").source, 1, *keys, *arguments))
+        self.epoch = opened(self.client.eval(script("sessions/open").source, 1, *keys, *arguments))
 
-    def ticket(self, slot: int = 0) -> Ticket:
-        return Ticket(self.session, self.epoch, slot, next(self.sequence))
+    def request(self, slot: int = 0) -> RequestId:
+        return RequestId(self.session, self.epoch, slot, next(self.sequence))
 
     def run(
-        self, name: str, scope: bytes, key: bytes, arguments: list[bytes], ticket: Ticket | None = None, ttl: bytes = NO_DEADLINE
+        self,
+        name: str,
+        scope: bytes,
+        key: bytes,
+        arguments: list[bytes],
+        request: RequestId | None = None,
+        ttl: bytes = NO_DEADLINE,
     ) -> Reply:
-        place = (self.routes_version, scope, key, self.routes, arguments)
-        call = mutation(self.keys, ticket or self.ticket(), *place, ttl=ttl if self.with_deadlines else None)
+        place = (self.routes_version, scope, key, self.targets, arguments)
+        call = mutation(self.keys, request or self.request(), *place, ttl=ttl if self.with_deadlines else None)
         reply: Reply = self.call(name, *call)
         return reply
 
@@ -76,14 +115,16 @@ class Engine:
         except redis.exceptions.NoScriptError:
             return self.client.execute_command("EVAL", found.source, *call)
 
-    def set(self, scope: bytes, key: bytes, value: bytes, ticket: Ticket | None = None, ttl: bytes = NO_DEADLINE) -> bytes | None:
-        return previous(self.run("set", scope, key, [value], ticket, ttl))
+    def set(
+        self, scope: bytes, key: bytes, value: bytes, request: RequestId | None = None, ttl: bytes = NO_DEADLINE
+    ) -> bytes | None:
+        return previous(applied(self.run("values/set", scope, key, [value], request, ttl)))
 
-    def expire(self, scope: bytes, key: bytes, ticket: Ticket | None = None) -> bytes | None:
-        return previous(self.run("expire", scope, key, [], ticket))
+    def expire(self, scope: bytes, key: bytes, request: RequestId | None = None) -> bytes | None:
+        return previous(applied(self.run("deadlines/expire", scope, key, [], request)))
 
-    def delete(self, scope: bytes, key: bytes, ticket: Ticket | None = None) -> bytes | None:
-        return previous(self.run("delete", scope, key, [], ticket))
+    def delete(self, scope: bytes, key: bytes, request: RequestId | None = None) -> bytes | None:
+        return previous(applied(self.run("values/delete", scope, key, [], request)))
 
     def update(
         self,
@@ -92,19 +133,19 @@ class Engine:
         ops: list[dict[str, Any]],
         *,
         limit: int = LIMIT,
-        ticket: Ticket | None = None,
+        request: RequestId | None = None,
         ttl: bytes = KEEP_DEADLINE,
     ) -> Updated:
         plan = plan_of(ops)
         compiled = plan_arguments(plan)
-        ticket = ticket or self.ticket()
-        try:
-            return updated(self.run("update", scope, key, update_arguments(compiled, limit), ticket, ttl), plan, limit)
-        except Foreign as foreign:
+        request = request or self.request()
+        reply = self.run("values/update", scope, key, update_arguments(compiled, limit), request, ttl)
+        if not is_applied(reply) and isinstance(foreign := refusal(reply, limit), ForeignText):
             msgspec.json.decode(foreign.text)
             stored = values.to_stored(foreign.text)
             arguments = update_arguments(compiled, limit, foreign.text, stored)
-            return updated(self.run("update", scope, key, arguments, ticket, ttl), plan, limit)
+            reply = self.run("values/update", scope, key, arguments, request, ttl)
+        return updated(applied(reply, limit), plan)
 
     def stored(self, scope: bytes, key: bytes) -> bytes | None:
         found: bytes | None = self.client.hget(self.keys.values(scope).decode("utf-8", "surrogateescape"), key)

@@ -158,7 +158,7 @@ class Calls:
         self._open[call] = None
         if self._timer is None:
             self._timer = loop.call_at(call.deadline, self._expire)
-        if self._link.is_ready and self._slots and not self._waiting and not self._client.is_behind:
+        if self._link.is_ready and self._slots and not self._waiting and not self._client.connection.is_behind:
             call.slot = self._slots.pop()
             self._send(call)
         else:
@@ -196,10 +196,10 @@ class Calls:
     def _send_waiting(self) -> None:
         """Send what waits for a place among those in flight, and for the remote to read."""
         while self._waiting and self._slots and self._link.is_ready:
-            if self._client.is_behind:
+            if self._client.connection.is_behind:
                 if not self._waits_for_reading:
                     self._waits_for_reading = True
-                    self._client.when_read(self._has_read)
+                    self._client.connection.when_read(self._has_read)
                 return
             call = self._waiting.popleft()
             if call in self._open:

@@ -35,11 +35,11 @@ class Link:
         """Why calls do not reach the store now, in words."""
         if self.is_ready:
             return None
-        return self.ring or self.obstacle or self.client.trouble or f"the connection to {self.url} is being opened"
+        return self.ring or self.obstacle or self.client.connection.trouble or f"the connection to {self.url} is being opened"
 
     def ask(self, function: bytes, data: bytes) -> Awaitable[bytes | None]:
         """Call a function on the connection there is, greeted or not, once. Raises `FunctionError` or `ConnectionLost`."""
         outcome: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
         if not self.client.send(outcome, function, data):
-            raise ConnectionLost(self.client.trouble or f"there is no connection to {self.url}")
+            raise ConnectionLost(self.client.connection.trouble or f"there is no connection to {self.url}")
         return outcome

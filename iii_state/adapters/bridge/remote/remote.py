@@ -11,7 +11,8 @@ from iii_state import values
 from iii_state.adapters.bridge.remote.calls import Calls
 from iii_state.adapters.bridge.remote.link import Link
 from iii_state.adapters.bridge.remote.session import SESSION_OPEN, Session, SessionGone, session_error
-from iii_state.client.client import Client
+from iii_state.client.about import About
+from iii_state.client.client import Client, Hooks
 from iii_state.config import BridgeSettings
 from iii_state.errors import Code, ConnectionLost, FunctionError, StoreError
 from iii_state.tasks.background import Background
@@ -33,12 +34,10 @@ class Remote:
         self._timeout = settings.call_timeout_ms / 1000
         self.client = Client(
             self.url,
-            name=f"iii-state-bridge-{self.id}",  # stock engines want unique names
-            description="State of another engine, over a bridge",
+            About(f"iii-state-bridge-{self.id}", "State of another engine, over a bridge"),  # stock engines want unique names
             reconnects=True,
             call_seconds=self._timeout,
-            greet=self._greet,
-            lost=self._lost,
+            hooks=Hooks(greet=self._greet, lost=self._lost),
         )
         self.link = Link(self.url, self.client)
         self.call = Calls(self.link, timeout=self._timeout, max_in_flight=settings.max_in_flight, renew=self._renew_session)

@@ -1,0 +1,176 @@
+"""The connection to Redis that all calls of an engine share, kept up: opened, watched, and replaced when it is over."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar, overload
+
+import hiredis
+
+from iii_state.adapters.redis.connection.address import Address
+from iii_state.adapters.redis.connection.call import Arguments, Command, Reply, ScriptCall, as_it_is
+from iii_state.adapters.redis.connection.explain import explain
+from iii_state.adapters.redis.connection.pipeline import Pipeline
+from iii_state.adapters.redis.connection.session import Session
+from iii_state.adapters.redis.connection.socket import Socket, open_socket
+from iii_state.adapters.redis.scripts.loader import load_commands
+from iii_state.errors import SessionLost, SessionTaken, StoreError
+from iii_state.sessions import SESSION_SECONDS
+from iii_state.tasks.background import Background
+from iii_state.tasks.reconnect import Backoff, Reconnecting
+from iii_state.tasks.signal import Signal
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+BACKOFF_SECONDS = 0.1
+MAX_BACKOFF_SECONDS = 2.0
+
+
+class Connection:
+    """Calls to one Redis. `session_key` names the hash of a session in Redis.
+
+    Raises `StoreError` from `start` when there is no way in; afterwards it reconnects by itself, and calls wait for that until
+    their own time is over.
+    """
+
+    def __init__(
+        self, address: Address, session_key: Callable[[bytes], bytes], *, call_timeout_ms: int = 5000, max_in_flight: int = 1024
+    ) -> None:
+        self.address = address
+        self.session = Session(session_key)
+        self.restored = Signal()
+        """Emitted when a broken connection has been replaced."""
+        self.prepare: Callable[[Socket], Awaitable[None]] = _nothing_to_prepare
+        """Awaited on every new connection but the first, before any call is sent: another server may answer by now."""
+        self._timeout = call_timeout_ms / 1000
+        self._pipeline = Pipeline(address, self.session, call_timeout_ms=call_timeout_ms, max_in_flight=max_in_flight)
+        self.damaged = self._pipeline.damaged
+        """Emitted when Redis holds something else than iii-state has left there."""
+        self.call = self._pipeline.call
+        """Makes a call."""
+        backoff = Backoff(BACKOFF_SECONDS, MAX_BACKOFF_SECONDS, at_once=True)
+        self._reconnecting = Reconnecting(self._keep_one, backoff, failed=self._failed)
+        self._background = Background()
+        self._keeps_session = True
+
+    # -- calls
+
+    def send(self, *words: bytes, scope: str | None = None) -> asyncio.Future[Any]:
+        """Send one command, and give its reply; `scope` is named in errors."""
+        return self.call(Command(words, scope))
+
+    @overload
+    def run(self, name: str, arguments: Arguments) -> asyncio.Future[Any]: ...
+
+    @overload
+    def run(self, name: str, arguments: Arguments, read: Callable[[Reply], T]) -> asyncio.Future[T]: ...
+
+    def run(self, name: str, arguments: Arguments, read: Callable[[Reply], Any] = as_it_is) -> asyncio.Future[Any]:
+        """Call the script of this name; `read` makes the result of its reply."""
+        return self.call(ScriptCall(name, arguments, read))
+
+    # -- opening and closing
+
+    async def start(self, check: Callable[[Socket], Awaitable[None]] | None = None) -> None:
+        """Connect, let `check` look at the server before anything is written, and open the session.
+
+        Raises `StoreError` in words.
+        """
+        socket = await self._open(check)
+        self._pipeline.open()
+        self._pipeline.adopt(socket)
+        self._background.start(self._reconnecting.run(), "iii-state redis connection")
+
+    def forget_session(self) -> None:
+        """Redis does not answer: let the session expire."""
+        self._keeps_session = False
+
+    async def stop(self) -> None:
+        """Let what is in flight be answered (bounded by the call timeout), drop the session, and close."""
+        if self._pipeline.is_closed:
+            return
+        if self._pipeline.socket is not None and self._keeps_session:
+            try:
+                await self.call(self.session.dropping())
+            except StoreError as error:
+                logger.info("the session could not be dropped, and will expire: %s", error)
+        self._pipeline.is_closed = True
+        await self._background.stop()
+        await self._pipeline.close()
+
+    async def _open(self, first: Callable[[Socket], Awaitable[None]] | None = None) -> Socket:
+        """A connection whose session is open and whose scripts are loaded."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                socket = await open_socket(self.address, f"iii-state:{self.session.name.decode()}")
+                try:
+                    if first is not None:
+                        await first(socket)
+                    await self._open_session(socket)
+                    await self.prepare(socket)
+                except BaseException:
+                    socket.abort()
+                    raise
+                return socket
+        except TimeoutError:
+            hint = "; does it speak TLS on this port?" if self.address.tls is not None else ""
+            raise StoreError(f"Redis at {self.address} has not answered within {self._timeout * 1000:.0f} ms{hint}") from None
+
+    async def _open_session(self, socket: Socket) -> None:
+        session = self.session
+        while True:
+            replies = await socket.ask(*load_commands(), session.opening())
+            for refusal in replies:
+                if isinstance(refusal, hiredis.ReplyError):
+                    raise StoreError(explain(self.address, str(refusal)))
+            try:
+                session.opened(replies[-1])
+                return
+            except SessionLost:
+                logger.warning("the session is gone from Redis at %s (was it flushed?); beginning a new one", self.address)
+                self._pipeline.lose_session()
+            except SessionTaken:
+                if not session.held:  # an attempt of ours got through unheard
+                    session.renew()
+
+    # -- keeping it up
+
+    async def _keep_one(self) -> None:
+        """Open a connection, unless there is one, and stay with it until it is over."""
+        pipeline = self._pipeline
+        socket = pipeline.socket
+        if socket is None:
+            socket = await self._open()
+            logger.info("connected to Redis at %s again", self.address)
+            pipeline.adopt(socket)
+            self.restored.emit()
+        await self._refresh_until_closed(socket)
+        if pipeline.has_answered:
+            self._reconnecting.worked()
+
+    async def _refresh_until_closed(self, socket: Socket) -> None:
+        """Keep the session from expiring, for as long as the connection lasts."""
+        while True:
+            done, _ = await asyncio.wait((socket.closed,), timeout=SESSION_SECONDS / 5)
+            if done:
+                return
+            try:
+                await self.call(self.session.refreshing())
+            except StoreError as error:
+                logger.warning("the session could not be kept: %s", error)
+
+    def _failed(self, error: Exception, is_news: bool) -> None:
+        if not isinstance(error, StoreError):
+            logger.error("cannot connect to Redis at %s; trying again", self.address, exc_info=error)
+            return
+        if is_news and str(error) != self._pipeline.trouble:
+            logger.warning("%s; trying again", error)
+        self._pipeline.trouble = str(error)
+
+
+async def _nothing_to_prepare(socket: Socket) -> None:
+    """Nothing has to be known of the server."""

@@ -1,0 +1,358 @@
+"""Calls of everybody on one connection: written together, answered in order, and sent again where the connection broke.
+
+Calls made in one turn of the event loop are written together, replies are matched in order, many calls are in flight. When the
+connection breaks, what was in flight is sent again over the next one in its order, each mutation with the slot and the sequence
+number it had: Redis applies it if it had not, and else answers what it answered then (`lua/lib/sessions/recognise.lua`). So calls
+apply in the order in which they were made, once each, across connections too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections import deque
+from typing import Any, TypeVar
+
+import hiredis
+
+from iii_state.adapters.redis.connection.address import Address
+from iii_state.adapters.redis.connection.call import AGAIN, Again, Call, Command, Reply
+from iii_state.adapters.redis.connection.explain import (
+    carried_before,
+    explain,
+    is_damage,
+    is_of_another_server,
+    old_value_lost,
+    record_lost,
+    refusal_of,
+    too_late,
+)
+from iii_state.adapters.redis.connection.session import Session
+from iii_state.adapters.redis.connection.socket import Socket
+from iii_state.adapters.redis.scripts.loader import load_commands
+from iii_state.errors import NoAnswer, OldValueUnknown, RequestFenced, SessionLost, StoreError
+from iii_state.tasks.signal import Signal
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+CALLS_PER_WRITE = 64
+"""So many are written at once; Redis begins with them while the next are put together."""
+
+MAX_BYTES_IN_FLIGHT = 32 * 1024 * 1024
+MAX_WAITING_BYTES = 256 * 1024 * 1024
+MAX_WAITING_PER_CALL_IN_FLIGHT = 64
+MAX_TRIES = 100
+"""How often one call is sent on live connections: each time there was a reason that had gone by the next time."""
+
+
+class Pipeline:
+    """The calls that wait, those in flight, and those to be sent again. `adopt` gives it a connection, `give_up` takes it away."""
+
+    def __init__(self, address: Address, session: Session, *, call_timeout_ms: int, max_in_flight: int) -> None:
+        self.address = address
+        self.session = session
+        self.socket: Socket | None = None
+        self.has_answered = False
+        """Whether anything has come over the connection there is, or was last."""
+        self.trouble = ""
+        """Why there is no connection."""
+        self.damaged = Signal()
+        """Emitted when Redis holds something else than iii-state has left there."""
+        self.timeout = call_timeout_ms / 1000
+        self.is_closed = True
+        self._max_in_flight = max_in_flight
+        self._max_waiting = MAX_WAITING_PER_CALL_IN_FLIGHT * max_in_flight
+        self._waiting: deque[Call[Any]] = deque()
+        self._waiting_bytes = 0
+        self._in_flight: deque[Call[Any]] = deque()
+        self._bytes_in_flight = 0
+        self._again: deque[Call[Any]] = deque()
+        """To be sent before anything that waits; while there are any, nothing new is sent."""
+        self._ahead: list[Call[Any]] = []
+        """To be sent before those."""
+        self._must_load = False
+        """Whether the scripts have to be loaded before that."""
+        self._leave: str | None = None
+        """Why the connection is to be replaced once everything in flight has been answered."""
+        self._scheduled = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop
+
+    # -- the connection
+
+    def open(self) -> None:
+        """Take calls from now on."""
+        self._loop = asyncio.get_running_loop()
+        self.is_closed = False
+
+    def adopt(self, socket: Socket) -> None:
+        """Go on over this connection, whose session is open and whose scripts are loaded."""
+        self.has_answered = False
+        if socket.closed.done():
+            return
+        socket.received = self._received
+        socket.lost = lambda: self.give_up(socket, socket.trouble)
+        self.socket = socket
+        self._leave = None
+        self.trouble = ""
+        self._send_again()
+        self._flush()
+
+    def give_up(self, socket: Socket, reason: str) -> None:
+        """The connection is over: what it carried is sent again over the next one."""
+        if self.socket is not socket:
+            return
+        self.socket = None
+        socket.abort()
+        if not self.is_closed:
+            logger.warning("%s; %d calls were on it; connecting again", reason, len(self._in_flight))
+        self.trouble = reason
+        self._bytes_in_flight = 0
+        for call in self._in_flight:
+            if call.future.done():
+                self.session.release(call)
+            else:
+                call.was_carried = call.mutates
+                self._again.append(call)
+        self._in_flight.clear()
+
+    def lose_session(self) -> None:
+        """The record of what has been applied is gone, and with it the answer for what an earlier connection had carried."""
+        kept: deque[Call[Any]] = deque()
+        for call in self._again:
+            call.slot = -1
+            if call.was_carried and call.in_session:
+                self._fail(call, record_lost(self.address))
+            else:
+                kept.append(call)
+        self._again = kept
+        self.session.renew()
+
+    async def close(self) -> None:
+        """End the connection; what has not been answered fails."""
+        self.is_closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self.socket is not None:
+            socket, self.socket = self.socket, None
+            socket.lost = lambda: None
+            socket.abort()
+            await socket.closed
+        for calls in (self._again, self._in_flight, self._waiting):
+            for call in calls:
+                self._fail(call, StoreError(f"the connection to Redis at {self.address} has been closed"))
+            calls.clear()
+
+    # -- sending
+
+    def call(self, call: Call[T]) -> asyncio.Future[T]:
+        """Make a call. The Future fails with `StoreError` in words, or with what `call.result` raises. Cancelling it does not take
+        back what has been sent."""
+        if self.is_closed:
+            raise StoreError(f"the connection to Redis at {self.address} is not open")
+        if len(self._waiting) >= self._max_waiting or self._waiting_bytes > MAX_WAITING_BYTES:
+            why = self.trouble or "it does not keep up"
+            raise NoAnswer(f"{len(self._waiting)} calls wait for Redis at {self.address} already: {why}; nothing was changed")
+        loop = self._loop
+        call.deadline = deadline = loop.time() + self.timeout
+        call.future = future = loop.create_future()
+        self._waiting.append(call)
+        self._waiting_bytes += call.size
+        if not self._scheduled:
+            self._scheduled = True
+            loop.call_soon(self._flush)
+        if self._timer is None:
+            self._timer = loop.call_at(deadline - self.timeout / 2, self._look_at_the_clock)
+        return future
+
+    def _flush(self) -> None:
+        """Send what waits, as far as there is room."""
+        self._scheduled = False
+        socket = self.socket
+        if socket is None or self._again or self._leave is not None:
+            return
+        waiting, in_flight = self._waiting, self._in_flight
+        packets = []
+        while waiting and len(in_flight) < self._max_in_flight and self._bytes_in_flight < MAX_BYTES_IN_FLIGHT:
+            call = waiting.popleft()
+            self._waiting_bytes -= call.size
+            if not call.future.done() and (packet := self._packed(call)):
+                packets.append(packet)
+                if len(packets) == CALLS_PER_WRITE:
+                    socket.write(b"".join(packets))
+                    packets.clear()
+        if packets:
+            socket.write(b"".join(packets) if len(packets) > 1 else packets[0])
+
+    def _send_again(self) -> None:
+        again, self._again = self._again, deque()
+        if self._ahead:
+            again.extendleft(reversed([self._leading(call) for call in self._ahead]))
+            self._ahead.clear()
+        if self._must_load:
+            self._must_load = False
+            again.extendleft(reversed([self._leading(Command(words)) for words in load_commands()]))
+        packets = [packet for call in again if not self._dropped(call) and (packet := self._packed(call))]
+        if packets:
+            assert self.socket is not None
+            self.socket.write(b"".join(packets))
+
+    def _leading(self, call: Call[Any]) -> Call[Any]:
+        """A call that goes ahead of calls sent again; if it fails, they will say so."""
+        call.future = self._loop.create_future()
+        call.future.add_done_callback(_retrieved)
+        call.deadline = self._loop.time() + self.timeout
+        return call
+
+    def _dropped(self, call: Call[Any]) -> bool:
+        """Whether a call has failed or was cancelled meanwhile: it is not sent again."""
+        if call.future.done():
+            self.session.release(call)
+            return True
+        return False
+
+    def _packed(self, call: Call[Any]) -> bytes:
+        """The bytes of a call, which counts as in flight from now on; none if it could not be built."""
+        session = self.session
+        if call.in_session and call.slot < 0:
+            session.number(call)
+        try:
+            packet = call.command(session.name, session.epoch)
+        except Exception as error:
+            session.release(call)
+            call.future.set_exception(error)
+            return b""
+        call.size = len(packet)
+        self._bytes_in_flight += call.size
+        self._in_flight.append(call)
+        return packet
+
+    def _fail(self, call: Call[Any], error: Exception) -> None:
+        if not call.future.done():
+            call.future.set_exception(error)
+        self.session.release(call)
+
+    # -- replies
+
+    def _received(self, replies: list[Reply]) -> None:
+        in_flight = self._in_flight
+        self.has_answered = True
+        for reply in replies:
+            if not in_flight:  # of no call: this is no Redis, or a middlebox
+                self._leave = f"Redis at {self.address} has sent what nobody asked for"
+                break
+            call = in_flight.popleft()
+            self._bytes_in_flight -= call.size
+            self._answered(call, reply)
+        socket = self.socket
+        if socket is None:
+            return
+        if self._leave is not None:
+            if not in_flight:
+                self.give_up(socket, self._leave)
+        elif self._again:
+            if not in_flight:
+                self._send_again()
+                self._flush()
+        elif self._waiting and not self._scheduled:
+            self._flush()
+
+    def _answered(self, call: Call[Any], reply: Reply) -> None:
+        try:
+            result = call.result(reply) if type(reply) is not hiredis.ReplyError else self._refused(call, str(reply))
+        except Exception as failure:
+            self._failed(call, failure)
+            return
+        if type(result) is Again:
+            self._ahead.extend(first for first in result.first if first not in self._ahead)
+            self._try_again(call, None)
+            return
+        future = call.future
+        if not future.done():
+            future.set_result(result)
+        self.session.release(call)
+
+    def _failed(self, call: Call[Any], error: Exception) -> None:
+        """What a failure means for a call that an earlier connection may have carried."""
+        if isinstance(error, RequestFenced):
+            if call.in_session:
+                self._try_again(call, f"another connection has taken over the session at {self.address}")
+                return
+        elif isinstance(error, SessionLost):
+            if call.was_carried:
+                error = record_lost(self.address)
+            elif call.in_session:
+                self._try_again(call, f"the session is gone from Redis at {self.address}")
+                return
+        elif isinstance(error, OldValueUnknown):
+            if call.in_session:
+                error = old_value_lost(self.address)
+        elif call.was_carried and not call.in_session:  # an earlier connection's calls are not fenced, see `RequestId`
+            error = carried_before(self.address, error)
+        self._fail(call, error)
+
+    def _try_again(self, call: Call[Any], leave: str | None) -> None:
+        """Keep a call that changed nothing; with `leave`, for the next connection."""
+        if leave is not None:
+            self._leave = leave
+        call.tries += 1
+        if call.tries > MAX_TRIES:
+            why = leave or "its scripts were lost, its routes changed, or another program wrote the same value, each time"
+            told = f"Redis at {self.address} has put this call off {MAX_TRIES} times: {why}; nothing was changed"
+            self._fail(call, NoAnswer(told))
+        elif not self._dropped(call):
+            self._again.append(call)
+
+    def _refused(self, call: Call[Any], text: str) -> Again:
+        """What an error reply means. Raises `StoreError`, unless the call only has to be sent again."""
+        if text.startswith("NOSCRIPT"):
+            self._must_load = True
+            return AGAIN
+        if is_damage(text):
+            self.damaged.emit()
+        if is_of_another_server(text):
+            self._leave = explain(self.address, text)
+        raise refusal_of(self.address, call, text)
+
+    # -- time
+
+    def _look_at_the_clock(self) -> None:
+        """Fail what has waited too long, and give up a connection that has been silent for half of that time."""
+        self._timer = None
+        now = self._loop.time()
+        socket = self.socket
+        for call in self._in_flight:
+            if call.deadline > now:
+                break
+            if not call.future.done():
+                call.future.set_exception(too_late(call, self._silence(), sent=True))
+        for calls in (self._again, self._waiting):
+            while calls and calls[0].deadline <= now:
+                call = calls.popleft()
+                if calls is self._waiting:
+                    self._waiting_bytes -= call.size
+                self._fail(call, too_late(call, self._silence(), sent=call.was_carried))
+        if socket is not None and self._in_flight:
+            silent_since = max(socket.heard, self._in_flight[0].deadline - self.timeout)
+            if now - silent_since >= self.timeout / 2:
+                self.give_up(socket, f"Redis at {self.address} has not answered for {self.timeout * 500:.0f} ms")
+        self._set_timer(now)
+
+    def _silence(self) -> str:
+        return f"{self.trouble or f'Redis at {self.address} does not answer'}; given up after {self.timeout * 1000:.0f} ms"
+
+    def _set_timer(self, now: float) -> None:
+        deadlines = [call.deadline for calls in (self._again, self._waiting) for call in itertools.islice(calls, 1)]
+        deadlines += [call.deadline for call in self._in_flight if not call.future.done()][:1]
+        if self._in_flight:
+            deadlines.append(now + self.timeout / 4)
+        if deadlines:
+            self._timer = self._loop.call_at(min(deadlines), self._look_at_the_clock)
+
+
+def _retrieved(future: asyncio.Future[Any]) -> None:
+    """Whatever it failed with is not reported as forgotten."""
+    future.cancelled() or future.exception()

@@ -1,0 +1,146 @@
+"""A second connection, on which is heard what is published: the doorbells of the hosted queues, and what Redis tells of keys."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+
+from hiredis import ReplyError
+
+from iii_state.adapters.redis.connection.address import Address
+from iii_state.adapters.redis.connection.explain import explain
+from iii_state.adapters.redis.connection.socket import Reply, Socket, open_socket
+from iii_state.adapters.redis.scripts.packing import pack
+from iii_state.errors import StoreError
+from iii_state.tasks.background import Background
+from iii_state.tasks.reconnect import Backoff, Reconnecting
+
+logger = logging.getLogger(__name__)
+
+BACKOFF_SECONDS = 0.05
+MAX_BACKOFF_SECONDS = 2.0
+CHANNELS_AT_ONCE = 1000
+
+Heard = Callable[[bytes, bytes | None], None]
+"""Takes a channel and a message; None when listening has begun, also again after a break, for what may have been missed."""
+
+
+class PubSub:
+    """Hands over every message of the channels that are listened to, in the order in which Redis sends them.
+
+    What is published while the connection is down is not heard, which each listener makes up for. `prepare` may talk to
+    Redis on a new connection before anything is listened to on it.
+    """
+
+    def __init__(self, address: Address, *, silence_seconds: float) -> None:
+        self.prepare: Callable[[Socket], Awaitable[None]] | None = None
+        self._address = address
+        self._silence = silence_seconds
+        self._channels: dict[bytes, Heard] = {}
+        self._patterns: dict[bytes, Heard] = {}
+        self._socket: Socket | None = None
+        self._reconnecting = Reconnecting(
+            self._keep_one, Backoff(BACKOFF_SECONDS, MAX_BACKOFF_SECONDS, at_once=True), failed=self._failed
+        )
+        self._background = Background()
+        self._was_refused = False
+
+    def start(self) -> None:
+        """Connect in the background, and stay connected."""
+        self._background.start(self._reconnecting.run(), "iii-state redis pubsub")
+
+    async def stop(self) -> None:
+        """Hear nothing more."""
+        await self._background.stop()
+        if self._socket is not None:
+            self._socket.abort()
+            await self._socket.closed
+
+    def listen(self, channels: Iterable[bytes], heard: Heard) -> None:
+        """Hand over what is published on these from now on."""
+        new = [channel for channel in channels if channel not in self._channels]
+        self._channels.update(dict.fromkeys(new, heard))
+        self._tell(b"SUBSCRIBE", new)
+
+    def listen_to_all(self, pattern: bytes, heard: Heard) -> None:
+        """The same for all channels that match a pattern; `heard` takes None for the pattern, then the channels themselves."""
+        self._patterns[pattern] = heard
+        self._tell(b"PSUBSCRIBE", [pattern])
+
+    def ignore(self, channel: bytes) -> None:
+        """Hear this one no more."""
+        if self._channels.pop(channel, None) is not None:
+            self._tell(b"UNSUBSCRIBE", [channel])
+
+    def _tell(self, word: bytes, channels: list[bytes]) -> None:
+        if self._socket is not None:
+            for start in range(0, len(channels), CHANNELS_AT_ONCE):
+                self._socket.write(pack((word, *channels[start : start + CHANNELS_AT_ONCE])))
+
+    def _tell_everything(self) -> None:
+        # Redis refuses a SUBSCRIBE as a whole: what one listener may not hear is kept apart from what another may.
+        channels: dict[Heard, list[bytes]] = {}
+        for channel, heard in self._channels.items():
+            channels.setdefault(heard, []).append(channel)
+        for part in channels.values():
+            self._tell(b"SUBSCRIBE", part)
+        for pattern in self._patterns:
+            self._tell(b"PSUBSCRIBE", [pattern])
+
+    def _received(self, replies: list[Reply]) -> None:
+        for reply in replies:
+            match reply:
+                case [b"message", bytes(channel), bytes(message)] if heard := self._channels.get(channel):
+                    heard(channel, message)
+                case [b"pmessage", bytes(pattern), bytes(channel), bytes(message)] if heard := self._patterns.get(pattern):
+                    heard(channel, message)
+                case [b"subscribe", bytes(channel), _] if heard := self._channels.get(channel):
+                    heard(channel, None)
+                case [b"psubscribe", bytes(pattern), _] if heard := self._patterns.get(pattern):
+                    heard(pattern, None)
+                case ReplyError() as refusal:
+                    log = logger.debug if self._was_refused else logger.warning
+                    self._was_refused = True
+                    why = explain(self._address, str(refusal))
+                    log("not everything may be heard, and what is missed is found later: %s (README: Permissions)", why)
+                case _:
+                    pass
+
+    async def _keep_one(self) -> None:
+        socket = await self._open()
+        self._reconnecting.worked()
+        socket.received = self._received
+        self._socket = socket
+        self._tell_everything()
+        await self._watch(socket)
+        self._socket = None
+        socket.abort()
+
+    def _failed(self, error: Exception, is_news: bool) -> None:
+        if not isinstance(error, StoreError | TimeoutError):
+            logger.error("nothing that is published is heard; trying again", exc_info=error)
+        elif is_news:
+            logger.info("nothing that is published is heard: %s; trying again", error or "no answer")
+
+    async def _open(self) -> Socket:
+        async with asyncio.timeout(self._silence):
+            socket = await open_socket(self._address, "iii-state:bells")
+        try:
+            if self.prepare is not None:
+                async with asyncio.timeout(self._silence):
+                    await self.prepare(socket)
+        except BaseException:
+            socket.abort()
+            raise
+        return socket
+
+    async def _watch(self, socket: Socket) -> None:
+        """Returns when the connection is over, or has been silent for too long."""
+        loop = asyncio.get_running_loop()
+        while True:
+            asked = loop.time()
+            socket.write(pack((b"PING",)))
+            done, _ = await asyncio.wait((socket.closed,), timeout=self._silence)
+            if done or socket.heard < asked:
+                return

@@ -1,0 +1,152 @@
+"""One open connection: bytes out, replies in, and the greeting that comes before anything else."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import hiredis
+
+from iii_state.adapters.redis.connection.address import Address
+from iii_state.adapters.redis.connection.explain import explain, explain_failure
+from iii_state.adapters.redis.scripts.packing import pack
+from iii_state.errors import StoreError
+
+Reply = object
+"""What hiredis makes of a reply: bytes, int, None, a list of these, or a `hiredis.ReplyError`."""
+
+OLDEST = (6, 2)
+
+
+class Socket(asyncio.Protocol):
+    """An open connection. `received` is called with the replies of each piece of data, `lost` once, when it is over."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.received: Callable[[list[Reply]], None] = _ignore
+        self.lost: Callable[[], None] = _nothing
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.trouble = f"the connection to Redis at {address} was closed by the other side"
+        self._reader = hiredis.Reader()
+        self._transport: asyncio.Transport | None = None
+        self._loop = asyncio.get_running_loop()
+        self.heard = self._loop.time()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are of another class
+
+    def data_received(self, data: bytes) -> None:
+        self.heard = self._loop.time()
+        reader = self._reader
+        reader.feed(data)
+        next_reply = reader.gets
+        replies: list[Reply] = []
+        try:
+            while (reply := next_reply()) is not False:
+                replies.append(reply)
+        except hiredis.ProtocolError:
+            hint = "does it speak TLS there? then redis_url begins with rediss://" if data[:1] in b"\x15\x16" else "is it one?"
+            self.trouble = f"what listens at {self.address} does not answer as a Redis does; {hint}"
+            self.abort()
+            return
+        if replies:
+            self.received(replies)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.closed.done():
+            self.closed.set_result(None)
+        self.lost()
+
+    def write(self, data: bytes) -> None:
+        """Send, behind everything that was sent before. What is sent over a connection that has ended is lost, as `lost` will
+        say: uvloop's transports would raise."""
+        assert self._transport is not None
+        if not self._transport.is_closing():
+            self._transport.write(data)
+
+    def abort(self) -> None:
+        """Close at once; nothing more is received. What is on its way may still be executed."""
+        self.received = _ignore
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def ask(self, *commands: Sequence[bytes]) -> list[Reply]:
+        """Send commands and wait for their replies, error replies included. Raises `StoreError` when the connection breaks."""
+        replies: list[Reply] = []
+        answered: asyncio.Future[None] = self._loop.create_future()
+
+        def collect(received: list[Reply]) -> None:
+            replies.extend(received)
+            if len(replies) >= len(commands) and not answered.done():
+                answered.set_result(None)
+
+        self.received = collect
+        self.write(b"".join([pack(tuple(command)) for command in commands]))
+        try:
+            await asyncio.wait((answered, self.closed), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self.received = _ignore
+        if not answered.done():
+            for reply in replies:  # a refusal that came before the end says more than the end
+                if isinstance(reply, hiredis.ReplyError):
+                    raise StoreError(explain(self.address, str(reply)))
+            raise StoreError(self.trouble)
+        return replies
+
+
+def _ignore(replies: list[Reply]) -> None:
+    """Replies that come after a connection has been given up belong to no call."""
+
+
+def _nothing() -> None:
+    """The end of the connection changes nothing yet."""
+
+
+async def open_socket(address: Address, name: str) -> Socket:
+    """Connect and introduce oneself (HELLO, SELECT); `name` is what `CLIENT LIST` shows. The caller bounds the time.
+
+    Raises `StoreError` in words.
+    """
+    socket = Socket(address)
+    try:
+        await address.connect(socket)
+        await _greet(socket, name)
+    except OSError as error:
+        socket.abort()
+        raise StoreError(explain_failure(address, error)) from None
+    except ValueError:  # UnicodeError included: what can be no host name is refused before anybody is asked for it
+        socket.abort()
+        raise StoreError(f"Connection to Redis at {str(address)!r} failed: this can be no name of a host") from None
+    except BaseException:
+        socket.abort()
+        raise
+    return socket
+
+
+async def _greet(socket: Socket, name: str) -> None:
+    address = socket.address
+    hello = [b"HELLO", b"2"]
+    if address.password is not None or address.username is not None:
+        hello += [b"AUTH", (address.username or "default").encode(), (address.password or "").encode()]
+    hello += [b"SETNAME", name.encode()]
+    (greeting,) = await socket.ask(hello)
+    if isinstance(greeting, hiredis.ReplyError):
+        text = str(greeting)
+        if "unknown command" in text:
+            raise StoreError(f"Redis at {address} is too old: iii-state needs {OLDEST[0]}.{OLDEST[1]} or later")
+        raise StoreError(explain(address, text))
+    if not isinstance(greeting, list):
+        raise StoreError(f"what listens at {address} does not answer as a Redis does")
+    told = dict(zip(greeting[::2], greeting[1::2], strict=False))
+    version = bytes(told.get(b"version", b"0")).decode("ascii", "replace")
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if numbers < OLDEST and told.get(b"server") != b"fakeredis":
+        raise StoreError(f"Redis at {address} is too old: it is {version}, iii-state needs {OLDEST[0]}.{OLDEST[1]} or later")
+    if told.get(b"mode") == b"cluster":
+        raise StoreError(f"Redis at {address} is part of a Redis Cluster, which is not supported yet")
+    if address.db:
+        (selected,) = await socket.ask([b"SELECT", b"%d" % address.db])
+        if isinstance(selected, hiredis.ReplyError):
+            raise StoreError(f"Redis at {address} has no database {address.db}: {selected}")

@@ -1,0 +1,152 @@
+"""The heartbeat of this engine: what keeps it among the engines of a fleet, and how it comes back when it was declared dead."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from functools import partial
+
+from iii_state.adapters.redis.scripts import engines
+from iii_state.adapters.redis.shared import Shared
+from iii_state.errors import ConfigError, StoreError
+from iii_state.tasks.background import Background
+from iii_state.tasks.signal import Signal
+
+logger = logging.getLogger(__name__)
+
+LEASE = 0.9
+"""Of its time to live an engine counts on so much: others see its heartbeat up to one look later than it was, and no earlier."""
+
+
+def steady() -> float:
+    """Seconds, by a clock that cannot be set, and that goes on while the machine is suspended where there is such a one."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+class Heartbeat:
+    """Keeps this engine among the engines. All of them have to agree on `foreign_writes`."""
+
+    def __init__(self, shared: Shared, ttl_ms: int, foreign_writes: bool) -> None:
+        self._keys = shared.keys
+        self._engine = shared.engine
+        self._run = shared.connection.run
+        self._send = shared.connection.send
+        self._fanout = shared.fanout
+        self._ttl_ms = ttl_ms
+        self._foreign_writes = foreign_writes
+        self._background = Background()
+        self._count = 0
+        self._now_ms, self._read_at = 0, 0.0
+        """The time of the fleet, 0 where it was never known, and when it was so by the steady clock."""
+        self.began_afresh = Signal()
+        """Emitted when the engine was not among the engines any more, and has come back under a new id."""
+        self.is_sure_again = Signal()
+        """Emitted when a lease that was over has been found to be in force."""
+
+    async def join(self) -> None:
+        """Become one of the engines. Raises `ConfigError` where these have agreed on something else.
+
+        An engine that serves knows the time. Where Redis's clock tells nothing and others stand among the engines, one of them
+        may live and know it: this one waits until it has said so, or has been silent for its time to live.
+        """
+        engine, loop = self._engine, asyncio.get_running_loop()
+        standing, since, stood = b"", 0.0, b""
+        while True:
+            began, read_at = loop.time(), steady()
+            others = [other for other in await self._send(b"HKEYS", self._keys.engines) if other != engine.id]
+            self._count += 1
+            reply = await self._run("fleet/join", partial(self._joining, others, stood))
+            if reply[0] == b"OK":
+                self._now_ms, self._read_at = reply[1], read_at
+                break
+            if reply[0] == b"DISAGREE":
+                wanted, found = ("true", "false") if self._foreign_writes else ("false", "true")
+                other = reply[1].decode(errors="replace")
+                raise ConfigError(
+                    f"adapter.config.foreign_writes is {wanted} here, and {found} at the engine {other}, which runs on "
+                    "the same Redis: it has to be the same at all. To change it, stop them all (one that was killed counts for "
+                    "heartbeat_ttl_ms), and start them with the new setting"
+                )
+            if reply[0] == b"STANDS":
+                if reply[1] != standing:
+                    standing, since = reply[1], began
+                    logger.info("Redis's clock does not tell the time: waiting up to %d ms for an engine that knows it", reply[2])
+                left = since + reply[2] / 1000 - loop.time()
+                stood = standing if left <= 0 else b""
+                await asyncio.sleep(max(0.0, min(left, self._ttl_ms / 10_000)))
+        engine.lease_until = began + LEASE * self._ttl_ms / 1000
+        engine.is_member.set()
+
+    def start(self) -> None:
+        """Let the heart beat."""
+        self._background.start(self._beat_for_ever(), "iii-state heartbeat")
+
+    async def stop(self) -> None:
+        """Let it stop, without a word."""
+        await self._background.stop()
+
+    async def _beat_for_ever(self) -> None:
+        engine = self._engine
+        while True:
+            try:
+                async with asyncio.timeout(self._ttl_ms / 3000):
+                    await engine.was_lost.wait()
+            except TimeoutError:
+                pass
+            try:
+                if engine.was_lost.is_set() or not await self._beat():
+                    await self._come_back()
+            except (StoreError, ConfigError) as error:
+                if not engine.is_member.is_set():
+                    engine.was_lost.set()
+                logger.warning("no heartbeat: %s", error)
+                await asyncio.sleep(self._ttl_ms / 10_000)
+
+    async def _beat(self) -> bool:
+        """One heartbeat; False where the engine is not among the engines any more."""
+        engine, loop = self._engine, asyncio.get_running_loop()
+        began, known = loop.time(), engine.id
+        reply = await self._run("fleet/heartbeat", self._heartbeat)
+        if reply[0] != b"OK":
+            engine.lost(known)
+            return False
+        self._now_ms, self._read_at = reply[1], steady()
+        was_over = loop.time() >= engine.lease_until
+        engine.lease_until = began + LEASE * self._ttl_ms / 1000
+        if was_over:
+            self.is_sure_again.emit()
+        return True
+
+    async def _come_back(self) -> None:
+        """Join again, under a new id."""
+        engine = self._engine
+        lost = engine.id
+        engine.renew()
+        await self.join()
+        # It need not have been declared dead: it may have been removed from the engines. What is pending there is taken over.
+        await self._send(b"DEL", self._keys.engine(lost))
+        await self._run("fleet/fence", engines.fence(self._keys, lost))
+        if await self._fanout.read() or self._fanout.was_emptied:
+            self._fanout.was_emptied = False
+            logger.error(
+                "the database has been emptied (FLUSHDB?) or replaced, and with it went all values, triggers, dead letters, and "
+                "events that had not been delivered: what they were is not known; this engine begins afresh"
+            )
+        else:
+            logger.warning("this engine has been taken for dead (was it stopped?); it begins afresh")
+        self.began_afresh.emit()
+
+    def _heartbeat(self) -> list[bytes]:
+        """The next one, as it is sent."""
+        self._count += 1
+        return engines.heartbeat(self._keys, self._engine.id, self._ttl_ms, self._engine.name, self._count, self._own_now_ms())
+
+    def _joining(self, others: list[bytes], stood: bytes) -> list[bytes]:
+        """The call that makes this one of the engines, as it is sent."""
+        engine, agreed = self._engine, (self._ttl_ms, self._foreign_writes)
+        return engines.join(self._keys, engine.id, engine.name, *agreed, others, self._count, self._own_now_ms(), stood)
+
+    def _own_now_ms(self) -> int | None:
+        """The time of the fleet by this engine's own clock, None where it has never known it."""
+        return int(self._now_ms + 1000 * (steady() - self._read_at)) if self._now_ms else None

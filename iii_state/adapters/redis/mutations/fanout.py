@@ -1,0 +1,156 @@
+"""Fan-out on write: what the mutations of an engine share so that each event gets to all the queues that want it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from itertools import islice
+
+from iii_state.adapters.redis.connection.call import Call, Reply
+from iii_state.adapters.redis.connection.connection import Connection
+from iii_state.adapters.redis.identity import Identity
+from iii_state.adapters.redis.keys import Keys
+from iii_state.adapters.redis.mutations.routes import BEGAN, Routes, deadlines_setting
+from iii_state.adapters.redis.mutations.wake_ups import WakeUps
+from iii_state.adapters.redis.scripts.mutations import BoundedQueue, Stale, declare
+from iii_state.adapters.redis.scripts.packing import Packing, pack
+from iii_state.events import QueueLimits
+from iii_state.tasks.effects import Afterwards
+from iii_state.tasks.maintenance import Maintenance
+
+logger = logging.getLogger(__name__)
+
+DECLARED_AT_ONCE = 500
+
+UNBOUNDED = 2**53
+
+MAX_WAIT_MS = 60_000
+"""A deadline that is further away is found by a later look."""
+
+_watching = Afterwards("planning the end of a value with a deadline")
+
+
+class Fanout:
+    """The routes and how they are kept current, the bounds of queues, and whether there are events at all."""
+
+    def __init__(self, keys: Keys, connection: Connection, engine: Identity, wake_ups: WakeUps, limits: QueueLimits) -> None:
+        self.keys = keys
+        self.wake_ups = wake_ups
+        self.limits = limits
+        self.marks = keys.marks(connection.address.db)
+        """The channel on which the scripts that write values say so."""
+        self.routes = Routes()
+        self.packing = Packing(keys)
+        self.callers_packing = Packing(keys)
+        """Of calls with the request ids of callers; a `Packing` is fast for one session at a time."""
+        self.enabled = True
+        self.deadlines = Maintenance()
+        """Removes values whose deadline is over; planned here, since writes set deadlines."""
+        self.was_emptied = False
+        """Whether it has turned out that this is another database than before, or an emptied one."""
+        self._send = connection.send
+        self._engine = engine
+        self._undeclared: dict[str, None] = {}
+        """Scopes that are to have deadlines, and that no call has made known yet."""
+        self._dropped: dict[bytes, int] = {}
+        self._reload: ReloadRoutes | None = None
+
+    # -- keeping the routes current
+
+    def catch_up(self, stale: Stale) -> Call[None] | None:
+        """Take on what has changed; the call that has to be made first where that is not known."""
+        if self.routes.catch_up(stale):
+            return None
+        if self._reload is None or self._reload.was_sent:  # calls that were stale together read the table once
+            self._reload = ReloadRoutes(self)
+        self._reload.version = stale.version
+        return self._reload
+
+    def load(self, version: int, table: Sequence[bytes]) -> bool:
+        """Take on the whole table. True where it is that of another database: the one before has been emptied, or replaced.
+
+        Where only the table has been removed, what was known stays, until it is written down again (`SharedKeys`).
+        """
+        before = self.routes.settings.get(BEGAN)
+        if version and before is not None and BEGAN not in table[::2]:
+            table = [*self.routes.table(), *table]
+        self.routes.load(version, table)
+        return before is not None and self.routes.settings.get(BEGAN) != before
+
+    async def read(self) -> bool:
+        """Read the whole table, and take it on."""
+        version = await self._send(b"GET", self.keys.routes_version)
+        return self.load(int(version or 0), await self._send(b"HGETALL", self.keys.routes))
+
+    async def follow(self) -> None:
+        """Take on what has changed, without waiting for a mutation to be told: reads depend on some of it."""
+        entries = await self._send(b"XRANGE", self.keys.routes_log, b"(%d" % self.routes.version, b"+", b"COUNT", b"1000")
+        changes = [(int(entry_id.split(b"-")[0]), fields) for entry_id, fields in entries]
+        if changes and not self.routes.catch_up(Stale(changes[-1][0], changes)) and await self.read():
+            self.emptied()
+
+    def emptied(self) -> None:
+        """This is another database than before: the engine is not among its engines, and begins afresh."""
+        self.was_emptied = True
+        self._engine.lost(self._engine.id)
+
+    # -- scopes that have deadlines
+
+    def deadline_set(self, ttl_ms: int) -> None:
+        """A deadline has just been set by this engine."""
+        if ttl_ms <= MAX_WAIT_MS:
+            try:
+                self.deadlines.plan(ttl_ms / 1000)
+            except Exception as error:
+                _watching.failed(error)
+
+    def will_have_deadlines(self, scope: str) -> None:
+        """A mutation is about to give this scope its first deadline."""
+        if scope not in self.routes.with_deadlines:
+            self._undeclared[scope] = None
+
+    def declare(self, scope: str) -> tuple[list[bytes], bool]:
+        """The arguments of the call that makes known that a scope has deadlines, and whether it is told what has changed.
+
+        Of calls that are sent together the first speaks for all, and is told of the changes; the others only make sure of theirs:
+        each scope's change in each call's reply would be a square.
+        """
+        scopes = list(islice(self._undeclared, DECLARED_AT_ONCE))
+        for undeclared in scopes:
+            del self._undeclared[undeclared]
+        settings = [(deadlines_setting(name.encode()), b"1") for name in dict.fromkeys((*scopes, scope))]
+        return declare(self.keys, self.routes.version, *settings, told=bool(scopes)), bool(scopes)
+
+    # -- bounds
+
+    def target(self, queue: bytes, *, is_bounded: bool) -> BoundedQueue:
+        """A queue with its bounds, or with none where nothing is left to drop in it."""
+        if is_bounded:
+            return BoundedQueue(queue, self.limits.max_queue_length, self.limits.max_queue_bytes)
+        return BoundedQueue(queue, UNBOUNDED, UNBOUNDED)
+
+    def dropped(self, queue: bytes, function_id: str, count: int) -> None:
+        """Events of a queue have been dropped by this engine."""
+        total = self._dropped[queue] = self._dropped.get(queue, 0) + count
+        if total == count or total % 1000 < count:
+            logger.warning("the queue of %s is full; %d of its oldest events dropped here so far", function_id, total)
+
+
+class ReloadRoutes(Call[None]):
+    """Reads the whole table of the routes, of `version` or later."""
+
+    __slots__ = ("_fanout", "version", "was_sent")
+
+    def __init__(self, fanout: Fanout) -> None:
+        super().__init__()
+        self._fanout = fanout
+        self.version = 0
+        self.was_sent = False
+
+    def command(self, session: bytes, epoch: int) -> bytes:
+        self.was_sent = True
+        return pack((b"HGETALL", self._fanout.keys.routes))
+
+    def result(self, reply: Reply) -> None:
+        if self._fanout.load(self.version, reply):
+            self._fanout.emptied()

@@ -1,0 +1,257 @@
+"""One mutation on its way: the call of its script, made again until it knows the current routes and its events find room."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar, cast
+
+from iii_state.adapters.redis.connection.call import AGAIN, Again, Call, Command, Reply
+from iii_state.adapters.redis.keys import caller_session, lane
+from iii_state.adapters.redis.mutations.fanout import Fanout
+from iii_state.adapters.redis.mutations.room import Room
+from iii_state.adapters.redis.scripts.loader import Script, script
+from iii_state.adapters.redis.scripts.mutations import (
+    NO_DEADLINE,
+    ForeignText,
+    Postponed,
+    QueueFull,
+    RequestId,
+    Stale,
+    declared,
+    is_applied,
+    mutation,
+    previous,
+    refusal,
+)
+from iii_state.adapters.redis.scripts.packing import pack, packed
+from iii_state.errors import StoreError
+from iii_state.sessions import Request
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+PATIENCE = 3
+"""A call that was stale so often in a row has the routes hold still for the next time."""
+
+HOLD_MS = 250
+
+
+class Mutation(Call[T], Generic[T]):
+    """Changes one value. Kinds of mutations say what an applied one is answered with (`applied`).
+
+    `own` are the script's own arguments. With a `request` it is recognised by its caller's request id instead of the engine's
+    (`RequestId`). With `ttl_ms` the value gets a deadline, else `ttl` says what becomes of the one there is. `is_foreign` says
+    that it was another program's, and is only to become an event.
+    """
+
+    __slots__ = (
+        "_capture_failure",
+        "_fanout",
+        "_is_declaring",
+        "_is_foreign",
+        "_is_told",
+        "_own",
+        "_packed_own",
+        "_place",
+        "_request",
+        "_room",
+        "_script",
+        "_stale",
+        "_ttl",
+        "_ttl_ms",
+        "_wanted",
+        "can_be_held",
+        "key",
+    )
+
+    scope: str
+    limit = 0
+    """The most bytes that a result may have, where a script computes one."""
+
+    def __init__(
+        self,
+        fanout: Fanout,
+        script: Script,
+        scope: str,
+        key: str,
+        own: Sequence[bytes] = (),
+        request: Request | None = None,
+        *,
+        ttl: bytes = NO_DEADLINE,
+        ttl_ms: int | None = None,
+        is_foreign: bool = False,
+    ) -> None:
+        self._own = own
+        self._packed_own = packed(own)
+        super().__init__(len(self._packed_own), mutates=True, in_session=request is None, scope=scope)
+        self.key = key
+        self.can_be_held = False
+        """Whether its caller expects the result `Postponed.HELD`, and calls again then (`begin_again`)."""
+        self._fanout = fanout
+        self._script = script
+        self._place = (scope.encode(), key.encode())
+        self._request = request
+        self._ttl = ttl
+        self._ttl_ms = ttl_ms
+        self._is_foreign = is_foreign
+        self._is_declaring = False
+        self._stale = 0
+        self._wanted: list[tuple[bytes, str]] = []
+        self._room: Room | None = None
+        self._capture_failure = ""
+        """Why what another program has done to the value could not become an event."""
+        if ttl_ms is not None:
+            self._ttl = b"%d" % ttl_ms
+            fanout.will_have_deadlines(scope)
+
+    def applied(self, reply: Reply) -> T:
+        """What it is answered with, of the reply of a script that has applied it."""
+        raise NotImplementedError
+
+    # -- sending
+
+    def command(self, session: bytes, epoch: int) -> bytes:
+        fanout = self._fanout
+        routes = fanout.routes
+        ttl = None
+        if self.scope in routes.with_deadlines:
+            ttl = self._ttl
+        elif self._ttl_ms is not None:
+            return self._declare()
+        request = self._request
+        if request is None:
+            packing, slot, sequence = fanout.packing, self.slot, self.sequence
+        else:
+            packing, slot, sequence = fanout.callers_packing, request.slot, request.seq
+            session, epoch = caller_session(request.session), request.epoch
+        is_silent = not fanout.enabled or (self._is_foreign and routes.is_filling)
+        wanted = self._wanted = [] if is_silent else routes.matching(self.scope, self.key)
+        shadows = routes.shadows
+        scope, key = self._place
+        if not wanted and shadows is None and ttl is None:
+            values_key, own, words = fanout.keys.values(scope), self._packed_own, len(self._own)
+            return packing.mutation(
+                self._script, values_key, session, epoch, slot, sequence, routes.version, scope, key, own, words
+            )
+        for queue, _ in wanted:  # also of a call that is sent again: it may have been applied already
+            fanout.wake_ups.written(queue)
+        unbounded = () if self._room is None else self._room.unbounded
+        targets = [fanout.target(queue, is_bounded=queue not in unbounded) for queue, _ in wanted]
+        request_id = RequestId(session, epoch, slot, sequence)
+        watched = None if shadows is None else (fanout.keys.shadow(shadows, scope), fanout.marks)
+        call = mutation(
+            *(fanout.keys, request_id, routes.version, scope, key, targets, self._own, watched, ttl), is_foreign=self._is_foreign
+        )
+        return pack((b"EVALSHA", self._script.sha1, *call))
+
+    def _declare(self) -> bytes:
+        """The call that makes known that the scope has deadlines, in place of this one."""
+        arguments, self._is_told = self._fanout.declare(self.scope)
+        self._is_declaring = True
+        return pack((b"EVALSHA", script("fleet/change_settings").sha1, *arguments))
+
+    # -- reading the reply
+
+    def result(self, reply: Reply) -> T | Again:
+        if self._is_declaring:
+            return self._declared(reply)
+        if is_applied(reply):
+            applied = self.applied(reply)
+            if self._ttl_ms is not None:
+                self._fanout.deadline_set(self._ttl_ms)
+            return applied
+        refused = refusal(reply, self.limit)
+        if isinstance(refused, Stale):
+            self._stale += 1
+            return self._catch_up(refused)
+        if isinstance(refused, QueueFull):
+            return self._make_room(refused)
+        if isinstance(refused, ForeignText):
+            return self.take_on(refused.text)
+        return self._capture()
+
+    def _declared(self, reply: Reply) -> T | Again:
+        """It is sent again as what it is. Where the routes have to hold still, that is its result, or it fails."""
+        self._is_declaring = False
+        changed = declared(reply)
+        if isinstance(changed, Postponed):
+            if not self.can_be_held or (self.was_carried and not self.in_session):
+                raise StoreError(changed.value)
+            return cast(T, changed)
+        if self._is_told:
+            return self._catch_up(changed)
+        self._fanout.will_have_deadlines(self.scope)
+        return AGAIN
+
+    def begin_again(self) -> None:
+        """It was `HELD`, and is to be called again, as if never called."""
+        self.tries, self.was_carried = 0, False
+        self._fanout.will_have_deadlines(self.scope)
+
+    def take_on(self, text: bytes) -> Again:
+        """The stored text is another writer's. Most mutations do not read it."""
+        raise AssertionError("this mutation does not depend on what is stored")
+
+    def _catch_up(self, stale: Stale) -> Again:
+        fanout = self._fanout
+        first: list[Call[Any]] = []
+        if self._stale >= PATIENCE:
+            first.append(Command((b"SET", fanout.keys.hold, b"1", b"PX", b"%d" % HOLD_MS)))
+        if reload := fanout.catch_up(stale):
+            first.append(reload)
+        return Again(*first)
+
+    def _capture(self) -> Again:
+        """Make an event of what another program has done to the value, first."""
+        if self._capture_failure:
+            raise StoreError(f"what another program has done to the value could not be noticed: {self._capture_failure}")
+        return Again(Capture(self._fanout, self.scope, self.key, before=self))
+
+    def not_captured(self, error: StoreError) -> None:
+        """What another program has done to the value cannot become an event."""
+        self._capture_failure = str(error)
+
+    def _make_room(self, full: QueueFull) -> Again:
+        limits = self._fanout.limits
+        queue, function_id = self._wanted[full.queue]
+        if limits.on_full == "reject":
+            bound = f"{full.bound} {getattr(limits, full.bound)}"
+            raise StoreError(f"the queue of {function_id} is full ({bound}); its handler does not keep up, or nobody serves it")
+        if self._room is None:
+            self._room = Room(self._fanout, (*self._place, lane(*self._place)))
+        return Again(self._room.drop_oldest(queue, function_id, full.size))
+
+
+class Expire(Mutation[bytes | None]):
+    """Removes a value whose deadline is over."""
+
+    __slots__ = ()
+
+    def __init__(self, fanout: Fanout, scope: str, key: str) -> None:
+        super().__init__(fanout, script("deadlines/expire"), scope, key)
+
+    def applied(self, reply: Reply) -> bytes | None:
+        return previous(reply)
+
+
+class Capture(Mutation[None]):
+    """Makes an event of what another program has done to a value; `before` a mutation that waits for it."""
+
+    __slots__ = ("_before",)
+
+    def __init__(self, fanout: Fanout, scope: str, key: str, before: Mutation[Any] | None = None) -> None:
+        super().__init__(fanout, script("foreign/capture"), scope, key, is_foreign=True)
+        self._before = before
+
+    def applied(self, reply: Reply) -> None:
+        pass
+
+    def result(self, reply: Reply) -> Again | None:
+        try:
+            return super().result(reply)
+        except StoreError as error:
+            if self._before is not None:
+                self._before.not_captured(error)
+            raise

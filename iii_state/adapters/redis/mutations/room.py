@@ -1,0 +1,66 @@
+"""Room for an event in queues that are full, and that drop their oldest events then."""
+
+from __future__ import annotations
+
+from iii_state.adapters.redis.connection.call import Call, Reply
+from iii_state.adapters.redis.keys import lane
+from iii_state.adapters.redis.mutations.fanout import Fanout
+from iii_state.adapters.redis.scripts.loader import script
+from iii_state.adapters.redis.scripts.packing import pack
+from iii_state.adapters.redis.scripts.queues import drop_oldest
+
+Victim = tuple[bytes, bytes, bytes]
+"""Scope, key and lane of what is dropped next."""
+
+
+class Room:
+    """What one mutation has found out while it makes room. `place` is its own scope, key and lane, where dropping begins."""
+
+    def __init__(self, fanout: Fanout, place: Victim) -> None:
+        self.unbounded: set[bytes] = set()
+        """Queues in which nothing is left to drop."""
+        self._fanout = fanout
+        self._place = place
+        self._victims: dict[bytes, Victim] = {}
+
+    def drop_oldest(self, queue: bytes, function_id: str, size: int) -> Call[None]:
+        """The call that drops what is oldest, until an event of so many bytes has room or another victim is needed."""
+        return DropOldest(self, queue, function_id, size)
+
+    def arguments(self, queue: bytes, size: int) -> list[bytes]:
+        """Those of the script."""
+        victim = self._victims.pop(queue, None) or self._place
+        return drop_oldest(self._fanout.keys, queue, *victim, self._fanout.limits, size)
+
+    def dropped(self, queue: bytes, function_id: str, reply: Reply) -> None:
+        """Take on what the script has done."""
+        match reply:
+            case [b"NEED", bytes(scope), bytes(key), _]:
+                self._victims[queue] = (scope, key, lane(scope, key))
+            case [b"LANE", bytes(name), _]:
+                self._victims[queue] = (b"", b"", name)
+            case [b"NONE", _]:
+                self.unbounded.add(queue)
+            case _:
+                pass
+        if reply[-1]:
+            self._fanout.dropped(queue, function_id, reply[-1])
+
+
+class DropOldest(Call[None]):
+    """Drops the oldest events of a full queue."""
+
+    __slots__ = ("_function_id", "_packet", "_queue", "_room")
+
+    def __init__(self, room: Room, queue: bytes, function_id: str, size: int) -> None:
+        super().__init__()
+        self._room = room
+        self._queue = queue
+        self._function_id = function_id
+        self._packet = pack((b"EVALSHA", script("queues/drop_oldest").sha1, *room.arguments(queue, size)))
+
+    def command(self, session: bytes, epoch: int) -> bytes:
+        return self._packet
+
+    def result(self, reply: Reply) -> None:
+        self._room.dropped(self._queue, self._function_id, reply)

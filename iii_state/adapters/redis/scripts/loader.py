@@ -1,0 +1,105 @@
+"""The Lua scripts: read from `lua/`, one file per command, with the parts they share joined in.
+
+A command's name is its path, as in `script("queues/ack")`: what a call names is the file to open. `lua/lib/` holds parts, which
+are no commands. A line `--- @include "queues/take"` stands for the text of `lua/lib/queues/take.lua`, which may include others.
+Each part is joined once, where it is first asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from functools import cache
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import NamedTuple
+
+from iii_state.errors import ScriptError
+
+_INCLUDE = re.compile(r'^[ \t]*--- @include "([^"\n]*)"[ \t]*\n?', re.MULTILINE)
+_PARTS = "lib"
+
+
+class Script(NamedTuple):
+    """One command's script: what EVAL takes, and the digest that EVALSHA takes (40 hex digits)."""
+
+    name: str
+    source: bytes
+    sha1: bytes
+
+
+def directory() -> Traversable:
+    """Where the scripts lie: inside the installed package, beside it in a checkout."""
+    package = files("iii_state")
+    installed = package / "lua"
+    if installed.is_dir():
+        return installed
+    checkout = Path(str(package)).parent / "lua"
+    if checkout.is_dir():
+        return checkout
+    raise ScriptError(f"no Lua scripts in {installed} or {checkout}: the installation is incomplete")
+
+
+def read(name: str, folder: Traversable) -> Script:
+    """Read the script of a command and what it includes from `folder`.
+
+    Raises `ScriptError` for a missing file and for parts that include each other.
+    """
+    source = _join(_file(folder, name), folder / _PARTS, (), set()).encode()
+    return Script(name, source, hashlib.sha1(source, usedforsecurity=False).hexdigest().encode())
+
+
+def _file(folder: Traversable, name: str) -> Traversable:
+    return folder.joinpath(*f"{name}.lua".split("/"))
+
+
+def _join(file: Traversable, library: Traversable, chain: tuple[str, ...], joined: set[str]) -> str:
+    try:
+        text = file.read_text("utf-8")
+    except FileNotFoundError:
+        asked = f', included by "{chain[-2]}"' if len(chain) > 1 else ", included by the command" if chain else ""
+        raise ScriptError(f"no file {file}{asked}") from None
+
+    def include(match: re.Match[str]) -> str:
+        part = match[1]
+        if part in chain:
+            raise ScriptError(f"{file}: circular include {' -> '.join((*chain, part))}")
+        if part in joined:
+            return ""
+        text = _join(_file(library, part), library, (*chain, part), joined)
+        joined.add(part)
+        return text
+
+    return _INCLUDE.sub(include, text)
+
+
+@cache
+def script(name: str) -> Script:
+    """The script of a command of this package, e.g. `script("values/update")`."""
+    return read(name, directory())
+
+
+def names() -> list[str]:
+    """The commands there are scripts of, sorted."""
+    folder = directory()
+    return sorted(name for name in _files(folder) if not name.startswith(f"{_PARTS}/"))
+
+
+def load_commands() -> list[tuple[bytes, ...]]:
+    """What loads every script. They are small; a server that has them already compiles nothing."""
+    return [(b"SCRIPT", b"LOAD", script(name).source) for name in names()]
+
+
+def parts() -> list[str]:
+    """The parts that commands include, sorted."""
+    return sorted(_files(directory() / _PARTS))
+
+
+def _files(folder: Traversable, beginning: str = "") -> Iterator[str]:
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            yield from _files(entry, f"{beginning}{entry.name}/")
+        elif entry.name.endswith(".lua"):
+            yield beginning + entry.name.removesuffix(".lua")

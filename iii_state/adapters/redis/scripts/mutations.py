@@ -1,0 +1,244 @@
+"""Calls of the mutation scripts: their keys and arguments, and what their replies mean.
+
+The files in `lua/` describe both; this is their other side, so that nothing else has to know the order of anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import NamedTuple, cast
+
+from iii_state import values
+from iii_state.adapters.base import Updated
+from iii_state.adapters.redis.keys import Keys, lane
+from iii_state.errors import OldValueUnknown, RequestFenced, SessionLost, SessionTaken, too_large
+from iii_state.values.apply import apply
+from iii_state.values.ops import Failure, OpError, Plan
+
+Reply = list[object]
+
+NO_DEADLINE = b""
+KEEP_DEADLINE = b"keep"
+FOREIGN_WRITE = "foreign-"
+"""How the ids begin of writes that other programs have made."""
+
+_KINDS = {"set": b"s", "merge": b"m", "increment": b"i", "append": b"a", "remove": b"r"}
+
+
+class RequestId(NamedTuple):
+    """By which a call is recognised when it is made again: a session, its epoch, a slot, a sequence number.
+
+    It is the engine's own, or its caller's, which then does the engine's work, too: what the engine sends again after a
+    reconnect is recognised by it. But the engine's epoch is not looked at, so a straggler of a connection that it has given up
+    may still be executed after the call was sent again. If that was applied, the straggler finds its number recorded, or the
+    slot used since, and changes nothing. If it was refused, nothing is recorded, and the straggler may be applied: so a refusal
+    of a call that an earlier connection had carried never says that nothing was changed (`connection/pipeline.py`).
+    """
+
+    session: bytes
+    epoch: int
+    slot: int
+    sequence: int
+
+
+class BoundedQueue(NamedTuple):
+    """A queue that wants an event, and its bounds."""
+
+    queue: bytes
+    max_entries: int
+    max_bytes: int
+
+
+class Stale(NamedTuple):
+    """A refusal: the routes have changed since those known. `changes` are pairs of version and fields, oldest first, not always
+    all.
+
+    Apply the changes and call again. Where they do not begin with the version after the one known, the log has been cut (or the
+    database replaced): read the whole table.
+    """
+
+    version: int
+    changes: list[tuple[int, list[bytes]]]
+
+
+class QueueFull(NamedTuple):
+    """A refusal: a queue has no room for the event.
+
+    `queue` is its position among the targets of the call, `bound` the name of the limit, `size` the bytes of the event.
+    """
+
+    queue: int
+    bound: str
+    size: int
+
+
+class ForeignText(NamedTuple):
+    """A refusal: the stored text may be another writer's.
+
+    Check it (`values.to_stored` after a check of its syntax and UTF-8) and call again with the text and its stored form.
+    """
+
+    text: bytes
+
+
+class Postponed(Enum):
+    """A refusal for now."""
+
+    HELD = "the routes have to hold still for a moment; nothing was changed"
+    UNCAPTURED = "another program has changed the value, and that is no event yet: call foreign/capture, and again"
+
+
+Refusal = Stale | QueueFull | ForeignText | Postponed
+"""Why a mutation has changed nothing, and can be made again when that has been seen to."""
+
+
+def mutation(
+    keys: Keys,
+    request: RequestId,
+    routes_version: int,
+    scope: bytes,
+    key: bytes,
+    targets: Sequence[BoundedQueue],
+    arguments: Sequence[bytes],
+    watched: tuple[bytes, bytes] | None = None,
+    ttl: bytes | None = None,
+    is_foreign: bool = False,
+) -> list[bytes]:
+    """What follows the digest in EVALSHA: number of keys, keys, arguments.
+
+    `arguments` are the command's own; `watched` is the scope's shadow and the channel of the marks, where foreign writes
+    are; with `is_foreign`, the write is one of these, and its id says so. `ttl` is for a scope that has deadlines, and None for
+    any other: milliseconds, `NO_DEADLINE` or `KEEP_DEADLINE`.
+    """
+    extra: tuple[bytes, ...] = ()
+    if watched is not None or ttl is not None:
+        none = (keys.routes_version, keys.routes_version)
+        times = (keys.deadlines_of(scope), keys.deadlines, keys.clock)
+        extra = (*(watched or none), *((*none, keys.routes_version) if ttl is None else times))
+    call = [
+        b"%d" % (5 + 3 * len(targets) + len(extra)),
+        keys.values(scope),
+        keys.scopes,
+        keys.session(request.session),
+        keys.routes_version,
+        keys.routes_log,
+    ]
+    lane_name = lane(scope, key) if targets else b""
+    for target in targets:
+        call += (keys.stream(target.queue), keys.busy(target.queue), keys.wait(target.queue, lane_name))
+    call += extra
+    call += (b"%d" % request.epoch, b"%d" % request.slot, b"%d" % request.sequence, b"%d" % routes_version, scope, key)
+    if targets:
+        call += (lane_name, b"%b%b-%d" % (FOREIGN_WRITE.encode() if is_foreign else b"", request.session, request.sequence))
+        for target in targets:
+            call += (b"%d" % target.max_entries, b"%d" % target.max_bytes)
+    if ttl is not None:
+        call.append(ttl)
+    call += arguments
+    return call
+
+
+def declare(keys: Keys, version: int, *settings: tuple[bytes, bytes], told: bool = True) -> list[bytes]:
+    """What follows the digest of fleet/change_settings.lua in EVALSHA. `settings` are names and texts."""
+    words = [word for setting in settings for word in setting]
+    known = b"%d" % version if told else b""
+    return [b"4", keys.routes, keys.routes_version, keys.routes_log, keys.hold, known, *words]
+
+
+def declared(reply: Reply) -> Stale | Postponed:
+    """What has changed with it, or `HELD`."""
+    match reply:
+        case [b"CHANGED", bytes(version), list(entries)]:
+            return _stale(version, entries)
+        case _:
+            return Postponed.HELD
+
+
+def opened(reply: Reply) -> int:
+    """The epoch that sessions/open.lua has raised. Raises `SessionLost` or `SessionTaken`."""
+    match reply:
+        case [b"OK", int(epoch)]:
+            return epoch
+        case [b"LOST"]:
+            raise SessionLost
+        case _:
+            raise SessionTaken
+
+
+def plan_arguments(plan: Plan) -> list[bytes]:
+    """The ops of a plan, flat, as values/update.lua reads them."""
+    arguments: list[bytes] = []
+    for op in plan.ops:
+        arguments += (_KINDS[op.type], b"%d" % len(op.tokens))
+        if op.tokens:
+            arguments += (b"\n%b:" % op.tokens[0], *op.tokens[1:])
+        if op.type == "merge":
+            spelled = b"%b" if op.tokens else b"\n%b:"
+            arguments.append(b"%d" % len(op.members))
+            for name, text in op.members:
+                arguments += (spelled % values.encode_string(name), text)
+        elif op.type != "remove":
+            arguments.append(op.value)
+    return arguments
+
+
+def update_arguments(ops: Sequence[bytes], limit: int, foreign: bytes | None = None, stored: bytes = b"") -> list[bytes]:
+    """The own arguments of values/update: `ops` as of `plan_arguments`; a foreign text that was checked, and its stored form."""
+    if foreign is None:
+        return [b"%d" % limit, *ops]
+    return [b"%d" % limit, b"f", foreign, b"" if stored == foreign else stored, *ops]
+
+
+def is_applied(reply: Reply) -> bool:
+    """Whether a mutation has been applied, now or by an earlier attempt; else its `refusal` says why not."""
+    return reply[0] == b"OK" or reply[0] == b"AGAIN"
+
+
+def previous(reply: Reply) -> bytes | None:
+    """What an applied set or delete has replaced, as found: foreign text is not checked."""
+    return cast("bytes | None", reply[1])
+
+
+def updated(reply: Reply, plan: Plan) -> Updated:
+    """What an applied update has done."""
+    if reply[0] == b"AGAIN":
+        old = previous(reply)
+        return Updated(old, *apply(plan, old))
+    _, old, new, failures = cast("tuple[bytes, bytes | None, bytes, bytes]", reply)
+    errors = plan.all_errors(_errors(plan, failures)) if failures or plan.errors else []
+    return Updated(old, new, errors)
+
+
+def refusal(reply: Reply, limit: int = 0) -> Refusal:
+    """Why a mutation was not applied. Raises what it fails with for good: `SessionError`, `errors.too_large` of the `limit`."""
+    match reply:
+        case [b"STALE", bytes(version), list(entries)]:
+            return _stale(version, entries)
+        case [b"FULL", int(queue), bytes(bound), int(size)]:
+            return QueueFull(queue, bound.decode(), size)
+        case [b"UNCAPTURED"]:
+            return Postponed.UNCAPTURED
+        case [b"FOREIGN", bytes(text)]:
+            return ForeignText(text)
+        case [b"TOO_LARGE", int(size)]:
+            raise too_large(size, limit)
+        case [b"FENCED"]:
+            raise RequestFenced
+        case [b"LOST"]:
+            raise SessionLost
+        case [b"FORGOTTEN"]:
+            raise OldValueUnknown
+    raise AssertionError(f"no such reply of a mutation: {reply!r:.200}")
+
+
+def _errors(plan: Plan, failures: bytes) -> list[OpError]:
+    words = failures.decode().split()
+    return [
+        plan.error(plan.ops[int(position)], cast(Failure, failure), found)
+        for position, failure, found in zip(words[::3], words[1::3], words[2::3], strict=True)
+    ]
+
+
+def _stale(version: bytes, entries: list[tuple[bytes, list[bytes]]]) -> Stale:
+    return Stale(int(version), [(int(entry_id.split(b"-")[0]), fields) for entry_id, fields in entries])

@@ -1,0 +1,143 @@
+"""Calls of the queue scripts: what they take, and what their replies mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, cast
+
+from iii_state.adapters.redis.keys import Keys, lane
+from iii_state.adapters.redis.scripts.mutations import Reply
+from iii_state.events import Delivery, Event, EventType, QueueLimits
+
+DELIVERIES_AT_ONCE = 1000
+"""At most this many deliveries in one call of queues/ack.lua, for the same reason."""
+
+_EVENT_TYPES = frozenset((b"created", b"updated", b"deleted"))
+
+
+class Entry(NamedTuple):
+    """A delivery's place in its queue: the token of `Delivery`.
+
+    `size` is what the event counts against the queue's bounds, `engine` where the entry of `queue` is pending.
+    """
+
+    id: bytes
+    lane: bytes
+    size: int
+    queue: bytes = b""
+    engine: bytes = b""
+
+
+def drop_entries(keys: Keys, queue: bytes, entry_ids: Sequence[bytes]) -> list[bytes]:
+    """What follows the digest of repair/drop_entries.lua in EVALSHA."""
+    return [b"2", keys.stream(queue), keys.subscription(queue), *entry_ids]
+
+
+def is_fenced(reply: Reply) -> bool:
+    """Whether the engine is not among the engines any more: nothing has changed."""
+    return reply[0] == b"FENCED"
+
+
+def take(keys: Keys, queue: bytes, engine: bytes, count: int) -> list[bytes]:
+    """What follows the digest of queues/take.lua in EVALSHA."""
+    return [b"3", keys.stream(queue), keys.engines, keys.busy(queue), engine, b"%d" % count]
+
+
+def ack(keys: Keys, queue: bytes, engine: bytes, entries: Sequence[Entry], want: int) -> list[bytes]:
+    """What follows the digest of queues/ack.lua in EVALSHA."""
+    call = [b"%d" % (3 + len(entries)), keys.stream(queue), keys.engines, keys.busy(queue)]
+    call += [keys.wait(queue, entry.lane) for entry in entries]
+    call += (engine, b"%d" % want)
+    for entry in entries:
+        call += (entry.id, entry.lane, b"%d" % entry.size)
+    return call
+
+
+def retry(keys: Keys, queue: bytes, engine: bytes, entry: Entry, delay_ms: int, *, crashed: bool = False) -> list[bytes]:
+    """What follows the digest of queues/retry.lua in EVALSHA."""
+    call = [b"4", keys.stream(queue), keys.engines, keys.later, keys.clock]
+    return [*call, engine, queue, entry.id, b"%d" % delay_ms, b"%d" % crashed]
+
+
+def due(keys: Keys, times: bytes, count: int, leave_out: int = 0) -> list[bytes]:
+    """What follows the digest of deadlines/due.lua in EVALSHA."""
+    return [b"2", times, keys.clock, b"%d" % count, b"%d" % leave_out]
+
+
+def redeliver(keys: Keys, queue: bytes, entry_ids: Sequence[bytes]) -> list[bytes]:
+    """What follows the digest of queues/redeliver.lua in EVALSHA."""
+    return [b"2", keys.later, keys.stream(queue), queue, *entry_ids]
+
+
+def release(keys: Keys, queue: bytes, engine: bytes, entry_ids: Sequence[bytes], *, begun: bool = False) -> list[bytes]:
+    """What follows the digest of queues/release.lua in EVALSHA."""
+    return [b"3", keys.stream(queue), keys.engines, keys.busy(queue), engine, b"%d" % begun, *entry_ids]
+
+
+def dead_letter(
+    keys: Keys, queue: bytes, engine: bytes, entry: Entry, attempts: int, error: str, function_id: str, most: int
+) -> list[bytes]:
+    """What follows the digest of queues/dead_letter.lua in EVALSHA."""
+    names = (keys.stream(queue), keys.engines, keys.busy(queue), keys.wait(queue, entry.lane), keys.dead(queue), keys.dead_queues)
+    words = (engine, queue, entry.id, entry.lane, b"%d" % entry.size, b"%d" % attempts, error.encode(), function_id.encode())
+    return [b"6", *names, *words, b"%d" % most]
+
+
+def dead_retry(keys: Keys, queue: bytes, entry_id: bytes, lane_name: bytes, limits: QueueLimits) -> list[bytes]:
+    """What follows the digest of queues/dead_retry.lua in EVALSHA."""
+    names = (keys.stream(queue), keys.subscription(queue), keys.busy(queue), keys.wait(queue, lane_name))
+    bounds = (b"%d" % limits.max_queue_length, b"%d" % limits.max_queue_bytes)
+    return [b"6", *names, keys.dead(queue), keys.dead_queues, queue, entry_id, lane_name, *bounds]
+
+
+def dead_drop(keys: Keys, queue: bytes, entry_id: bytes) -> list[bytes]:
+    """What follows the digest of queues/dead_drop.lua in EVALSHA."""
+    return [b"2", keys.dead(queue), keys.dead_queues, queue, entry_id]
+
+
+def drop_oldest(
+    keys: Keys, queue: bytes, scope: bytes, key: bytes, lane_name: bytes, limits: QueueLimits, size: int
+) -> list[bytes]:
+    """What follows the digest of queues/drop_oldest.lua in EVALSHA."""
+    names = (keys.stream(queue), keys.subscription(queue), keys.busy(queue), keys.wait(queue, lane_name))
+    bounds = (b"%d" % limits.max_queue_length, b"%d" % limits.max_queue_bytes, b"%d" % size)
+    return [b"4", *names, scope, key, lane_name, *bounds]
+
+
+def taken(reply: Reply, subscription_id: str, queue: bytes = b"", engine: bytes = b"") -> tuple[list[Delivery], list[bytes]]:
+    """The deliveries that take.lua or ack.lua answered, old and new as found: foreign text is not checked; and the ids of entries
+    that are no events, which another program must have put there. Not of a reply that `is_fenced`."""
+    entries, fence_number = cast("list[tuple[bytes, list[bytes]]]", reply[-2]), cast(int, reply[-1])
+    deliveries, wrong = list[Delivery](), list[bytes]()
+    for entry_id, fields in entries:
+        try:
+            deliveries.append(_delivery(subscription_id, queue, engine, entry_id, fields, fence_number))
+        except (ValueError, IndexError):
+            wrong.append(entry_id)
+    return deliveries, wrong
+
+
+def event_of(fields: Sequence[bytes]) -> Event:
+    """The event in the fields of a stream's entry."""
+    _, write, _, scope, _, key, _, event_type, _, old, _, new = fields[:12]
+    return Event(
+        write_id=write.decode(),
+        scope=scope.decode(),
+        key=key.decode(),
+        event_type=cast(EventType, f"state:{event_type.decode()}"),
+        old=old or None,
+        new=new or None,
+    )
+
+
+def _delivery(
+    subscription_id: str, queue: bytes, engine: bytes, entry_id: bytes, fields: list[bytes], fence_number: int
+) -> Delivery:
+    if fields[7] not in _EVENT_TYPES:
+        raise ValueError
+    scope, key, old, new = fields[3], fields[5], fields[9], fields[11]
+    size = len(scope) + len(key) + len(old) + len(new)
+    attempt = int(fields[13]) if len(fields) > 12 else 1
+    crashes = int(fields[15]) if len(fields) > 15 and fields[14] == b"c" else 0
+    entry = Entry(entry_id, lane(scope, key), size, queue, engine)
+    return Delivery(subscription_id, event_of(fields), attempt, fence_number, entry, crashes=crashes)

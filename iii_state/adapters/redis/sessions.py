@@ -1,0 +1,52 @@
+"""The sessions of callers, which recognise mutations that are made again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from iii_state.adapters.redis.connection.call import Reply
+from iii_state.adapters.redis.connection.session import SESSION_MS
+from iii_state.adapters.redis.keys import caller_session
+from iii_state.adapters.redis.scripts.mutations import opened
+from iii_state.adapters.redis.shared import Shared
+from iii_state.sessions import SESSION_SECONDS
+from iii_state.tasks.results import Answer
+
+logger = logging.getLogger(__name__)
+
+
+class RedisSessions:
+    """Opens them, and keeps them while they are used. What was done under them is recorded by the scripts of the mutations."""
+
+    def __init__(self, shared: Shared) -> None:
+        self._keys = shared.keys
+        self._connection = shared.connection
+        self._kept: dict[str, float] = {}
+        """Session → when it was last kept from expiring by this engine."""
+
+    def open(self, session: str, previous_epoch: int, epoch: int) -> Answer[None]:
+        """Open a session, or raise its epoch."""
+        key = self._keys.session(caller_session(session))
+        call = (b"1", key, b"%d" % previous_epoch, b"%d" % epoch, SESSION_MS)
+        return self._connection.run("sessions/open", call, _opened)
+
+    def keep(self, session: str) -> None:
+        """Keep a session from expiring while it is used, without a command more in each call."""
+        now = asyncio.get_running_loop().time()
+        interval = SESSION_SECONDS / 5
+        if now - self._kept.get(session, -interval) < interval:
+            return
+        self._kept = {name: at for name, at in self._kept.items() if now - at < interval}
+        self._kept[session] = now
+        self._connection.send(b"PEXPIRE", self._keys.session(caller_session(session)), SESSION_MS).add_done_callback(_log_not_kept)
+
+
+def _opened(reply: Reply) -> None:
+    opened(reply)
+
+
+def _log_not_kept(answer: asyncio.Future[Any]) -> None:
+    if not answer.cancelled() and (error := answer.exception()) is not None:
+        logger.warning("the session of a caller could not be kept: %s", error)

@@ -1,0 +1,32 @@
+"""What the parts of the Redis adapter share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from iii_state.adapters.redis.connection.connection import Connection
+from iii_state.adapters.redis.connection.pubsub import PubSub
+from iii_state.adapters.redis.identity import Identity
+from iii_state.adapters.redis.keys import Keys
+from iii_state.adapters.redis.mutations.fanout import Fanout
+from iii_state.adapters.redis.mutations.wake_ups import WakeUps
+from iii_state.tasks.background import Background
+from iii_state.tasks.maintenance import Maintenance
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """One engine's side of a Redis."""
+
+    keys: Keys
+    connection: Connection
+    pubsub: PubSub
+    """Another connection, on which is heard what is published."""
+    engine: Identity
+    fanout: Fanout
+    """What mutations share, the routes among it."""
+    wake_ups: WakeUps
+    maintenance: Maintenance
+    """Of the queues."""
+    background: Background
+    """Calls that take several commands."""

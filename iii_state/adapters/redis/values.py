@@ -1,0 +1,190 @@
+"""Values at a scope and a key: reading them at one instant where that is little enough, else in pages; each change one script."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TypeVar
+
+from iii_state.adapters.base import Updated
+from iii_state.adapters.redis.connection.call import Call, Reply
+from iii_state.adapters.redis.fleet.retention import HOLD_SECONDS
+from iii_state.adapters.redis.keyspace.scopes import Scopes
+from iii_state.adapters.redis.mutations.commands import Replace, Update
+from iii_state.adapters.redis.mutations.foreign_text import checked, is_ours
+from iii_state.adapters.redis.mutations.mutation import Mutation
+from iii_state.adapters.redis.mutations.replicas import Replicas
+from iii_state.adapters.redis.scripts.loader import script
+from iii_state.adapters.redis.scripts.mutations import Postponed
+from iii_state.adapters.redis.scripts.packing import pack
+from iii_state.adapters.redis.sessions import RedisSessions
+from iii_state.adapters.redis.shared import Shared
+from iii_state.errors import StoreError
+from iii_state.sessions import Request
+from iii_state.tasks.results import Answer, then
+from iii_state.values.ops import Plan
+
+T = TypeVar("T")
+
+INSTANT_VALUES = 2000
+INSTANT_BYTES = 1_000_000
+"""Up to here the values of a scope are read at one instant."""
+
+INSTANT_KEYS = 10_000
+"""Up to here its keys are, without the values: about a millisecond of Redis's time."""
+
+PAGE_VALUES = 200
+PAGE_BYTES = 500_000
+"""Beyond it they are read in pages of about this size, each well within a millisecond of Redis's time per 100 KB."""
+
+
+class RedisValues:
+    """The values. With `replicas`, a change is answered when these have it."""
+
+    def __init__(self, shared: Shared, sessions: RedisSessions, scopes: Scopes, replicas: Replicas | None) -> None:
+        self._keys = shared.keys
+        self._call = shared.connection.call
+        self._send = shared.connection.send
+        self._fanout = shared.fanout
+        self._routes = shared.fanout.routes
+        self._background = shared.background
+        self._sessions = sessions
+        self._scopes = scopes
+        self._replicas = replicas
+        self._set, self._delete = script("values/set"), script("values/delete")
+
+    # -- one value
+
+    def get(self, scope: str, key: str) -> Answer[bytes | None]:
+        """The stored text, None for a missing key, and for one whose deadline is over."""
+        return self._call(Get(scope, key, self._names_of(scope)))
+
+    def set(
+        self, scope: str, key: str, value: bytes, *, ttl_ms: int | None = None, request: Request | None = None
+    ) -> Answer[bytes | None]:
+        """Store a value; answers what was there before."""
+        return self._change(Replace(self._fanout, self._set, scope, key, (value,), request, ttl_ms=ttl_ms), request, ttl_ms)
+
+    def delete(self, scope: str, key: str, *, request: Request | None = None) -> Answer[bytes | None]:
+        """Remove a value; answers what was there."""
+        return self._change(Replace(self._fanout, self._delete, scope, key, (), request), request)
+
+    def update(
+        self, scope: str, key: str, plan: Plan, limit: int, *, ttl_ms: int | None = None, request: Request | None = None
+    ) -> Answer[Updated]:
+        """Apply a plan to a value."""
+        return self._change(Update(self._fanout, scope, key, plan, limit, request, ttl_ms=ttl_ms), request, ttl_ms)
+
+    def _change(self, mutation: Mutation[T], request: Request | None, ttl_ms: int | None = None) -> Answer[T]:
+        if request is not None:
+            self._sessions.keep(request.session)
+        is_first = ttl_ms is not None and mutation.scope not in self._routes.with_deadlines
+        mutation.can_be_held = is_first
+        answer = self._confirmed(mutation)
+        return self._background.call(self._first_deadline(mutation, answer)) if is_first else answer
+
+    def _confirmed(self, mutation: Mutation[T]) -> asyncio.Future[T]:
+        answer = self._call(mutation)
+        return answer if self._replicas is None else self._replicas.confirmed(answer)
+
+    async def _first_deadline(self, mutation: Mutation[T], answer: asyncio.Future[T]) -> T:
+        """The first deadline of a scope changes the routes, which may have to hold still."""
+        while (result := await answer) is Postponed.HELD:
+            await asyncio.sleep(HOLD_SECONDS)
+            mutation.begin_again()
+            answer = self._confirmed(mutation)
+        return result
+
+    # -- the values of a scope
+
+    def texts(self, scope: str) -> Answer[list[bytes]]:
+        """The stored texts of a scope."""
+        return then(self.entries(scope), lambda entries: [text for _, text in entries])
+
+    def entries(self, scope: str) -> Answer[list[tuple[str, bytes]]]:
+        """Keys and stored texts of a scope."""
+        return self._background.call(self._entries(scope))
+
+    def keys(self, scope: str) -> Answer[list[str]]:
+        """The keys of a scope."""
+        return self._background.call(self._keys_of(scope))
+
+    def scopes(self) -> Answer[list[str]]:
+        """The scopes that have a key."""
+        return self._background.call(self._scopes.all())
+
+    async def _entries(self, scope: str) -> list[tuple[str, bytes]]:
+        names = self._names_of(scope)
+        bounds = (b"%d" % INSTANT_VALUES, b"%d" % INSTANT_BYTES)
+        snapshot = script("values/snapshot").sha1
+        page: list[bytes] | None = await self._send(b"EVALSHA", snapshot, b"%d" % len(names), *names, *bounds, scope=scope)
+        if page is not None:
+            found = dict(zip(page[::2], page[1::2], strict=True))
+        else:
+            found = {}
+            async for page in self._pages(names, scope):
+                found.update(zip(page[::2], page[1::2], strict=True))
+        entries = []
+        for key, text in found.items():
+            decoded = _decoded(scope, key)
+            entries.append((decoded, text if is_ours(text) else checked(scope, decoded, text)))
+        return entries
+
+    async def _keys_of(self, scope: str) -> list[str]:
+        names = self._names_of(scope)
+        if len(names) == 1 and await self._send(b"HLEN", *names, scope=scope) <= INSTANT_KEYS:
+            found = await self._send(b"HKEYS", *names, scope=scope)
+        else:
+            found = {key: None async for page in self._pages(names, scope) for key in page[::2]}
+        return [_decoded(scope, key) for key in found]
+
+    def _names_of(self, scope: str) -> tuple[bytes, ...]:
+        """The keys that a read of a scope has to look at: its values, and its deadlines where it has any."""
+        encoded = scope.encode()
+        name = self._keys.values(encoded)
+        return (name, self._keys.deadlines_of(encoded), self._keys.clock) if scope in self._routes.with_deadlines else (name,)
+
+    async def _pages(self, names: tuple[bytes, ...], scope: str) -> AsyncIterator[list[bytes]]:
+        """Keys and values in turn of a scope of any size; a key may come twice."""
+        cursor, count = b"0", PAGE_VALUES
+        while True:
+            if len(names) == 1:
+                words: tuple[bytes, ...] = (b"HSCAN", *names, cursor, b"COUNT", b"%d" % count)
+            else:
+                words = (b"EVALSHA", script("values/page").sha1, b"3", *names, cursor, b"%d" % count)
+            cursor, page = await self._send(*words, scope=scope)
+            yield page
+            if cursor == b"0":
+                break
+            each = sum(map(len, page)) // (len(page) // 2 or 1) + 1
+            count = max(10, min(5 * PAGE_VALUES, PAGE_BYTES // each))
+
+
+class Get(Call[bytes | None]):
+    """Reads one value. `names` are its key in Redis, and those of its scope's deadlines and of the clock where it has any."""
+
+    __slots__ = ("_key", "_names")
+
+    scope: str
+
+    def __init__(self, scope: str, key: str, names: tuple[bytes, ...]) -> None:
+        super().__init__(scope=scope)
+        self._key = key
+        self._names = names
+
+    def command(self, session: bytes, epoch: int) -> bytes:
+        if len(self._names) == 1:
+            return pack((b"HGET", self._names[0], self._key.encode()))
+        return pack((b"EVALSHA", script("values/get").sha1, b"3", *self._names, self._key.encode()))
+
+    def result(self, reply: Reply) -> bytes | None:
+        if reply is None or is_ours(reply):
+            return reply  # type: ignore[no-any-return]
+        return checked(self.scope, self._key, reply)
+
+
+def _decoded(scope: str, key: bytes) -> str:
+    try:
+        return key.decode()
+    except UnicodeDecodeError:
+        raise StoreError(f"scope {scope!r} has a key that is not ours, and no UTF-8: {key[:200]!r}") from None

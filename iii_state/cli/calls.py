@@ -1,0 +1,116 @@
+"""What commands that call a running engine share: its address, arguments that are JSON, errors in one line."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import click
+import msgspec
+
+from iii_state import values
+from iii_state.cli.terminal import check_output, printable
+from iii_state.errors import ConfigError, ConnectionLost, FunctionError, InvalidValue, StoreError, WorkerRejected
+
+C = TypeVar("C", bound=Callable[..., Any])
+
+
+DEFAULT_URL = "ws://127.0.0.1:49134"
+
+
+def an_address(context: click.Context, option: click.Parameter, url: str) -> str:
+    """An engine's address, refused as wrong usage where nothing can ever answer at it."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("ws", "wss", "http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise click.BadParameter(f"it has to be an address like {DEFAULT_URL}, not {url!r}")
+    return url
+
+
+def url_option(name: str = "--url", variable: str = "III_STATE_URL") -> Callable[[C], C]:
+    """The address of an engine, of every command that talks to one."""
+    return click.option(
+        name,
+        "url",
+        envvar=variable,
+        default=DEFAULT_URL,
+        show_default=True,
+        show_envvar=True,
+        callback=an_address,
+        help="The engine.",
+    )
+
+
+def engine_options(command: C) -> C:
+    """`--url` and `--json`."""
+    url = url_option()
+    as_json = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON, as the engine gave it.")
+    return url(as_json(command))
+
+
+def ttl_option(command: C) -> C:
+    """`--ttl-ms`, of every command that gives a value a deadline."""
+    return click.option("--ttl-ms", type=int, help="The value goes after so many milliseconds, 1 or more.")(command)
+
+
+def json_text(name: str, text: str) -> bytes:
+    """An argument that is JSON text, or `-` for standard input; checked here, so that a mistake in it gets a good message."""
+    given = _standard_input(name) if text == "-" else text.encode("utf-8", "surrogateescape")
+    try:
+        given.decode("utf-8")
+        msgspec.json.decode(given)
+    except RecursionError:
+        raise click.BadParameter(f"nests deeper than {values.MAX_DEPTH} levels", param_hint=name) from None
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        why = str(error) if isinstance(error, UnicodeDecodeError) else values.fault(given, error)
+        shown = given if len(given) <= 60 else given[:57] + b"..."
+        hint = f""" A string needs quotes of its own: '"{text}"'.""" if text.replace("_", "").replace("-", "").isalnum() else ""
+        raise click.BadParameter(f"{shown.decode(errors='replace')!r} is no JSON: {why}.{hint}", param_hint=name) from None
+    return given
+
+
+def _standard_input(name: str) -> bytes:
+    if sys.stdin is None:
+        raise click.BadParameter("standard input is closed", param_hint=name)
+    try:
+        return sys.stdin.buffer.read()
+    except OSError as error:
+        raise click.BadParameter(f"standard input cannot be read: {error.strerror}", param_hint=name) from None
+
+
+def run(action: Callable[[], Awaitable[None]]) -> None:
+    """Run a command; what goes wrong is one line on standard error, and exit code 1."""
+
+    async def main() -> None:
+        await action()
+
+    check_output()
+    try:
+        asyncio.run(main())
+    except FunctionError as error:
+        raise click.ClickException(printable(f"{error.code}: {error.message}")) from None
+    except (ConfigError, ConnectionLost, InvalidValue, WorkerRejected, StoreError) as error:
+        raise click.ClickException(printable(str(error))) from None
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of the output has gone; nothing is left to say
+
+
+def request(**fields: Any) -> bytes:
+    """The JSON text of a request; `bytes` fields are JSON text already, those that are None are left out."""
+    given = {name: field for name, field in fields.items() if field is not None}
+    return values.compact_members(
+        {name: field if isinstance(field, bytes) else _encoded(name, field) for name, field in given.items()}
+    )
+
+
+def _encoded(name: str, field: Any) -> bytes:
+    try:
+        return values.encode(field)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint=name.upper()) from None

@@ -1,0 +1,1 @@
+"""The commands that run a state module: `iii-state serve` and `iii-state attach`."""

@@ -1,0 +1,78 @@
+"""`iii-state attach`: the external state worker of an iii engine."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+import uvloop
+
+from iii_state.attach import Attachment
+from iii_state.cli.calls import url_option
+from iii_state.cli.run.process import collect_less, reloading, stopped_by_signals
+from iii_state.cli.run.store import DEFAULT_PORTS, Load, bridge_leads_to, configured, store_options
+from iii_state.errors import AttachRefused, ConfigError, StoreError
+from iii_state.state.module import StateModule
+
+_ID = re.compile(r"[^\s:]+(::[^\s:]+)*")
+
+
+@click.command()
+@url_option("--engine", "III_URL")
+@store_options
+@click.option("--prefix", default="state", show_default=True, help="Serve PREFIX::set and so on, and the trigger type PREFIX.")
+@click.option("--name", default="state", show_default=True, help="What the worker is called; NAME-2, … where that is taken.")
+def attach(
+    url: str,
+    config_path: Path | None,
+    adapter: str | None,
+    file_path: str | None,
+    redis_url: str | None,
+    bridge_url: str | None,
+    prefix: str,
+    name: str,
+) -> None:
+    """Serve state to an engine that has none of its own, as a worker of it.
+
+    Prints a line on standard error when it serves (`attached to …`), and when another one of the same store does (`standby at …`):
+    then it waits, and takes over when that one goes. It waits for an engine that is not there, too. SIGTERM and Ctrl-C stop it
+    cleanly (a second one at once), SIGHUP applies `triggers_enabled` and `max_value_bytes` of the --config anew.
+    """
+    if _ID.fullmatch(prefix) is None or prefix.split("::")[0] == "engine":
+        raise click.BadParameter("it has to be words joined by ::, such as shared::state, and not engine's", param_hint="--prefix")
+    if not name.strip() or name == "iii-state":
+        raise click.BadParameter(
+            "it has to be something else than nothing and iii-state, a stock engine's own", param_hint="--name"
+        )
+    load = configured(config_path, adapter, {"kv": file_path, "redis": redis_url, "bridge": bridge_url})
+    try:
+        config = load()
+        _refuse_own_engine(config, url)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_attach(load, config, url, prefix, name))
+    except (ConfigError, StoreError, AttachRefused) as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _refuse_own_engine(config: dict[str, Any], url: str) -> None:
+    """An engine whose state is a bridge to itself would answer no call."""
+    engine = urlsplit(url)
+    if bridge_leads_to(config, engine.hostname, engine.port or DEFAULT_PORTS[engine.scheme]):
+        raise ConfigError(
+            f"a bridge must not lead back to itself: {url} is the engine that this worker is to serve; "
+            "name another engine with --bridge-url, or with --engine"
+        )
+
+
+async def _attach(load: Load, config: dict[str, Any], url: str, prefix: str, name: str) -> None:
+    loop = asyncio.get_running_loop()
+    stopped = stopped_by_signals()
+    module = StateModule(config)
+    loop.add_signal_handler(signal.SIGHUP, reloading(module, load))
+    collect_less()
+    await Attachment(module, url, prefix=prefix, name=name, say=lambda words: click.echo(words, err=True)).run(stopped)

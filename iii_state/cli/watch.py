@@ -1,0 +1,115 @@
+"""`iii-state watch`: changes as they happen, across restarts of the engine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import uuid
+from datetime import datetime
+from typing import Any
+
+import click
+import msgspec
+
+from iii_state import values
+from iii_state.cli.calls import engine_options, request, run
+from iii_state.cli.terminal import is_terminal, name, printable
+from iii_state.client.about import About
+from iii_state.client.client import Client
+from iii_state.errors import ConnectionLost
+from iii_state.host import Caller, Handler
+from iii_state.values import Json
+
+
+@click.command()
+@click.argument("scope", required=False)
+@click.argument("key", required=False)
+@engine_options
+def watch(scope: str | None, key: str | None, url: str, as_json: bool) -> None:
+    """Print changes as they happen, until Ctrl-C: all of them, or those of SCOPE, or of SCOPE and KEY.
+
+    When the engine goes away, it is waited for, and so is said on standard error; what changes meanwhile is not shown.
+    """
+
+    stop = asyncio.Event()
+
+    def show_event(event: Json, caller: Caller) -> None:
+        try:
+            if as_json or not is_terminal():
+                click.echo(msgspec.json.format(_without_caller(event), indent=-1))
+            else:
+                click.echo(_event_line(values.decode(event)))
+        except BrokenPipeError:  # the reader of the output has gone
+            stop.set()
+
+    what = "everything" if scope is None else name(scope) if key is None else f"{name(scope)} {name(key)}"
+    config = msgspec.json.decode(request(scope=scope, key=key, retention_ms=0, concurrency=1))
+
+    async def action() -> None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
+        function_id = f"iii-state::watch::{uuid.uuid4()}"
+        async with Client(url, About(f"iii-state-watch:{os.getpid()}")) as client:
+            await _watch(client, function_id, show_event, config, stop, f"watching {what} at {url}; Ctrl-C ends" * is_terminal())
+        while not stop.is_set():
+            click.echo(f"the connection to {url} was lost; waiting for the engine to come back", err=True)
+            await _come_back(url, function_id, show_event, config, stop)
+
+    run(action)
+
+
+PAUSE_SECONDS = 0.5
+"""Between two attempts to connect to an engine that has gone away."""
+
+
+async def _watch(
+    client: Client, function_id: str, show_event: Handler, config: dict[str, Any], stop: asyncio.Event, words: str
+) -> None:
+    """Show the events of a connection until it is over, or `stop`."""
+    client.serving.register_function(function_id, show_event)
+    stopped = asyncio.create_task(stop.wait())
+    lost = asyncio.create_task(client.closed())
+    try:
+        await client.triggers.register("state", function_id, config)
+        if words:
+            click.secho(words, dim=True, err=True)
+        await asyncio.wait({stopped, lost}, return_when=asyncio.FIRST_COMPLETED)
+    except ConnectionLost:
+        pass
+    finally:
+        stopped.cancel()
+        lost.cancel()
+        await asyncio.gather(stopped, lost, return_exceptions=True)
+
+
+async def _come_back(url: str, function_id: str, show_event: Handler, config: dict[str, Any], stop: asyncio.Event) -> None:
+    """Try to connect until the engine is there or `stop` is set; then watch on, until that connection is over."""
+    while not stop.is_set():
+        try:
+            async with Client(url, About(f"iii-state-watch:{os.getpid()}")) as client:
+                await _watch(client, function_id, show_event, config, stop, "watching again; what changed meanwhile is not shown")
+                return
+        except ConnectionLost:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), PAUSE_SECONDS)
+
+
+def _without_caller(event: Json) -> bytes:
+    members = {name: text for name, text in values.members(event).items() if name != "_caller_worker_id"}
+    return values.compact_members(members)
+
+
+def _event_line(event: dict[str, Any]) -> str:
+    kind = event["event_type"].removeprefix("state:")
+    colour = {"created": "green", "updated": "yellow", "deleted": "red"}.get(kind)
+    old, new = (_short(event[name]) for name in ("old_value", "new_value"))
+    change = {"created": new, "deleted": old}.get(kind, f"{old} → {new}")
+    time = click.style(f"{datetime.now():%H:%M:%S}", dim=True)
+    place = click.style(f"{name(event['scope'])} {name(event['key'])}", bold=True)
+    return f"{time} {click.style(f'{kind:<8}', fg=colour)} {place}  {change}"
+
+
+def _short(value: Any) -> str:
+    text = values.encode(value).decode()
+    return printable(text if len(text) <= 100 else f"{text[:97]}…")

@@ -1,0 +1,1 @@
+"""The functions of an engine: who serves each of them, and how Python callables do."""

@@ -1,0 +1,1 @@
+"""Trigger types and triggers of an engine."""

@@ -1,0 +1,316 @@
+"""Trigger types and who provides them; triggers, which are bound to a provider or wait for one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from iii_state.engine.triggers.binding import Binding, TriggerOwner, TriggerType
+from iii_state.errors import Code, FunctionError, words
+from iii_state.host import DEFAULT_NAMESPACE, Trigger, TriggerProvider
+from iii_state.tasks.results import Answer
+from iii_state.tasks.steps import Steps
+
+log = logging.getLogger(__name__)
+
+
+class TriggerRegistry:
+    """All trigger types and triggers of an engine.
+
+    What concerns one trigger reaches its provider one step after another, each after the one before has been answered. Providers
+    hear that a trigger is gone for good only when its owner unregisters it: whatever else takes it from them counts as a
+    disconnection, so that what waits for the trigger goes on waiting.
+    """
+
+    def __init__(self) -> None:
+        self._types: dict[tuple[str, str], list[TriggerType]] = {}
+        self._bindings: dict[str, Binding] = {}
+        self._owned: dict[tuple[TriggerOwner, str], Binding] = {}
+        """The same, by their owners and the ids that these have given."""
+        self._refused: dict[tuple[TriggerOwner, str], Binding] = {}
+        """Those that were refused, by the same, where an earlier one of the id was not: what waits for that can still be ended."""
+        self._steps = Steps()
+
+    def __iter__(self) -> Iterator[Binding]:
+        return iter(self._bindings.values())
+
+    @property
+    def types(self) -> list[TriggerType]:
+        """The types that are served now."""
+        return [offers[0] for offers in self._types.values()]
+
+    # --- types
+
+    def add_type(self, offered: TriggerType) -> TriggerType:
+        """Provide a type; triggers that waited for it are handed over at once.
+
+        While a provider of it lives, another one waits behind it (a worker must not take a type away from another whose functions
+        it cannot take); the same worker again replaces its own. Returns the one that serves the type now.
+        """
+        offers = self._types.setdefault((offered.namespace, offered.id), [])
+        for index, known in enumerate(offers):
+            if known.owner is not None and known.owner is offered.owner:
+                offers[index] = offered
+                self._park(known)
+                break
+        else:
+            if offered.owner is None:
+                offers.insert(0, offered)
+                for known in offers[1:]:
+                    self._park(known, tell=True)
+            else:
+                offers.append(offered)
+        self._bind_waiting()
+        return offers[0]
+
+    def remove_type(self, offered: TriggerType, *, tell: bool = False) -> None:
+        """Provide a type no more: its triggers wait, or go to the next who offers it. The provider is told of it with `tell`."""
+        name = (offered.namespace, offered.id)
+        offers = self._types.get(name, [])
+        if offered not in offers:
+            return
+        offers.remove(offered)
+        self._park(offered, tell=tell)
+        if not offers:
+            self._types.pop(name, None)
+        else:
+            self._bind_waiting()
+
+    def _park(self, served: TriggerType, *, tell: bool = False) -> None:
+        for binding in self._bindings.values():
+            if binding.type is served:
+                binding.type = None
+                if tell:
+                    self._let_go(binding, served, disconnected=True)
+
+    def _bind_waiting(self) -> None:
+        for binding in list(self._bindings.values()):
+            if binding.type is None and self._find_type(binding) is not None:
+                answer = self._bind(binding)
+                if isinstance(answer, asyncio.Future):
+                    answer.add_done_callback(_see_to)
+
+    def _find_type(self, binding: Binding) -> TriggerType | None:
+        for namespace in (binding.home, DEFAULT_NAMESPACE):
+            offers = self._types.get((namespace, binding.trigger.trigger_type))
+            if offers:
+                return offers[0]
+        return None
+
+    # --- triggers
+
+    def register(
+        self,
+        trigger: Trigger,
+        owner: TriggerOwner,
+        home: str = DEFAULT_NAMESPACE,
+        *,
+        follows_owner: tuple[bool, bool] = (False, False),
+    ) -> Answer[None]:
+        """Bind a trigger to its type's provider, or let it wait for one. One of this owner's with the same id is replaced.
+
+        Raises (or sets in the Future) the provider's `FunctionError`; the trigger is gone then.
+        """
+        known = self._owned.get((owner, trigger.id))
+        if known is not None:
+            provided = msgspec.structs.replace(trigger, id=known.trigger.id)
+        elif trigger.id in self._bindings:
+            provided = msgspec.structs.replace(trigger, id=str(uuid.uuid4()))
+        else:
+            provided = trigger
+        before = known or self._refused.pop((owner, trigger.id), None)
+        earlier = None if before is None else before.last_served
+        if earlier is not None and earlier.type is not None and earlier.type.owner is not None:
+            earlier.earlier = None  # a worker's binding counts as live at once
+        binding = Binding(provided, owner, trigger.id, home, follows_owner, earlier=earlier)
+        served = self._find_type(binding)
+        replaces: Trigger | None = None
+        if known is not None and known.type is served and not known.failed:
+            replaces = known.trigger
+        elif known is not None:
+            self._unbind(known, disconnected=True)
+        self._keep(binding)
+        if served is None:
+            return None
+        return self._bind(binding, raising=True, replaces=replaces)
+
+    def move(self, binding: Binding, namespace: str, home: str) -> Answer[None]:
+        """File a trigger under other namespaces: its function's, and the one in which its provider is looked for."""
+        trigger = msgspec.structs.replace(binding.trigger, id=binding.known_as, namespace=namespace)
+        if namespace == binding.trigger.namespace:
+            before, binding.home = binding.home, home
+            if self._find_type(binding) is binding.type:
+                return None
+            binding.home = before
+        return self.register(trigger, binding.owner, home, follows_owner=binding.follows_owner)
+
+    def unregister(self, trigger_id: str, owner: TriggerOwner | None = None) -> Answer[bool]:
+        """Let a trigger go for good: of `owner`, by the id that it has given, or of anybody's. Whether there was one."""
+        binding = self._bindings.get(trigger_id) if owner is None else self._owned.get((owner, trigger_id))
+        if binding is None:
+            binding = None if owner is None else self._refused.pop((owner, trigger_id), None)
+        if binding is None:
+            return False
+        answer = self._unbind(binding, disconnected=False)
+        if not isinstance(answer, asyncio.Future):
+            return True
+        gone: asyncio.Future[bool] = answer.get_loop().create_future()
+
+        def tell(_: asyncio.Future[None]) -> None:
+            if not gone.done():
+                gone.set_result(True)
+
+        answer.add_done_callback(tell)
+        return gone
+
+    def of(self, owner: TriggerOwner) -> list[Binding]:
+        """The triggers of an owner."""
+        return [binding for binding in self._bindings.values() if binding.owner is owner]
+
+    def drop_owner(self, owner: TriggerOwner) -> None:
+        """Let all triggers of a worker go that went away."""
+        for binding in self.of(owner):
+            self._unbind(binding, disconnected=True)
+        for known in [known for known in self._refused if known[0] is owner]:
+            del self._refused[known]
+
+    def others(self, trigger_id: str, owner: TriggerOwner) -> TriggerOwner | None:
+        """Another owner that has a trigger of this id, if there is one."""
+        binding = self._bindings.get(trigger_id)
+        return None if binding is None or binding.owner is owner else binding.owner
+
+    def refused(self, trigger_id: str, provider_owner: object, error: FunctionError) -> None:
+        """A worker that provides a type has refused a trigger: it waits for the next provider, and its owner is told."""
+        binding = self._bindings.get(trigger_id)
+        if binding is not None and binding.type is not None and binding.type.owner is provider_owner:
+            binding.type = None
+            binding.failed = True
+            binding.tell_owner(error)
+
+    def is_waiting(self, trigger_id: str, owner: TriggerOwner) -> bool:
+        """Whether a trigger of this owner is known and nobody provides its type."""
+        binding = self._owned.get((owner, trigger_id))
+        return binding is not None and binding.type is None
+
+    def _bind(self, binding: Binding, *, raising: bool = False, replaces: Trigger | None = None) -> Answer[None]:
+        served = self._find_type(binding)
+        assert served is not None
+        binding.type = served
+        binding.failed = False
+        trigger = binding.trigger
+
+        def failed(error: BaseException) -> None:
+            binding.failed = True
+            if self._forget(binding) and binding.earlier is not None:
+                self._refused[binding.owner, binding.known_as] = binding
+            if not raising:
+                binding.tell_owner(registration_error(error))
+
+        def taken() -> None:
+            if served.owner is None:  # a worker may say later that it refuses
+                binding.earlier = None
+
+        try:
+            answer = self._steps.after(trigger.id, lambda: served.provider.register(trigger, replaces))
+        except Exception as error:
+            failed(error)
+            if raising:
+                raise registration_error(error) from error
+            return None
+        if isinstance(answer, asyncio.Future):
+
+            def look(done: asyncio.Future[None]) -> None:
+                fault = _fault(done)
+                if fault is not None:
+                    failed(fault)
+                else:
+                    taken()
+
+            answer.add_done_callback(look)
+        else:
+            taken()
+        return answer
+
+    def _keep(self, binding: Binding) -> None:
+        self._bindings[binding.trigger.id] = binding
+        self._owned[binding.owner, binding.known_as] = binding
+
+    def _forget(self, binding: Binding) -> bool:
+        if self._bindings.get(binding.trigger.id) is not binding:
+            return False
+        del self._bindings[binding.trigger.id]
+        del self._owned[binding.owner, binding.known_as]
+        return True
+
+    def _unbind(self, binding: Binding, *, disconnected: bool) -> Answer[None]:
+        self._forget(binding)
+        answer = None if binding.type is None else self._let_go(binding, binding.type, disconnected=disconnected)
+        return answer if disconnected or binding.earlier is None else self._end_earlier(binding)
+
+    def _end_earlier(self, binding: Binding) -> Answer[None]:
+        """End for good what the id stood for before, should this one turn out to be refused.
+
+        The provider has let go of it already, as of one whose worker is away: it gets it once more, to be told that it ends.
+        """
+        again = str(uuid.uuid4())  # its own id may be another owner's by now
+
+        def step(act: Callable[[TriggerProvider, Trigger], Answer[None]]) -> Answer[None]:
+            earlier = binding.last_served if binding.failed else None
+            if earlier is None or earlier.type is None:
+                return None
+            return act(earlier.type.provider, msgspec.structs.replace(earlier.trigger, id=again))
+
+        def register() -> Answer[None]:
+            return step(lambda provider, trigger: provider.register(trigger))
+
+        def unregister() -> Answer[None]:
+            return step(lambda provider, trigger: provider.unregister(trigger, disconnected=False))
+
+        answer: Answer[None] = None
+        for act in (register, unregister):
+            try:
+                answer = self._steps.after(binding.trigger.id, act)
+            except Exception as error:
+                log.error("what waits for trigger %s could not be ended: %s", binding.known_as, words(error))
+                return None
+            if isinstance(answer, asyncio.Future):
+                answer.add_done_callback(_see_to)
+        return answer
+
+    def _let_go(self, binding: Binding, served: TriggerType, *, disconnected: bool) -> Answer[None]:
+        trigger = binding.trigger
+
+        def let_go() -> Answer[None]:
+            return None if binding.failed else served.provider.unregister(trigger, disconnected=disconnected)
+
+        try:
+            answer = self._steps.after(trigger.id, let_go)
+        except Exception:
+            log.exception("the provider of trigger type %s failed to let trigger %s go", served.id, trigger.id)
+            return None
+        if isinstance(answer, asyncio.Future):
+            answer.add_done_callback(_see_to)
+        return answer
+
+    async def settled(self) -> None:
+        """Wait until every step that has begun is over."""
+        await self._steps.settled()
+
+
+def registration_error(error: BaseException) -> FunctionError:
+    """What the one who registered a trigger hears."""
+    return error if isinstance(error, FunctionError) else FunctionError(Code.TRIGGER_REGISTRATION_FAILED, words(error))
+
+
+def _fault(done: asyncio.Future[None]) -> BaseException | None:
+    return asyncio.CancelledError() if done.cancelled() else done.exception()
+
+
+def _see_to(done: asyncio.Future[None]) -> None:
+    error = _fault(done)
+    if error is not None and not isinstance(error, FunctionError):
+        log.error("a provider of triggers failed: %s", error, exc_info=error)

@@ -1,0 +1,331 @@
+"""What a worker has registered: the functions it serves, the trigger types it provides, its triggers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+
+import msgspec
+from msgspec import Raw
+
+from iii_state.engine.functions.function import Details, Function
+from iii_state.engine.triggers.binding import TriggerType
+from iii_state.engine.triggers.registry import registration_error
+from iii_state.engine.workers.workers import ConnectedWorker, Workers
+from iii_state.errors import Code, FunctionError
+from iii_state.host import Trigger
+from iii_state.tasks.results import Answer
+from iii_state.wire import messages
+from iii_state.wire.messages import given
+
+log = logging.getLogger(__name__)
+
+
+NOT_SERVED = frozenset(
+    ("http", "cron", "subscribe", "durable:subscriber", "queue", "stream", "stream:join", "stream:leave", "log", "trace")
+)
+"""Trigger types of the stock engine that this one does not bring along; another worker may provide them."""
+
+
+class Registrations:
+    """The registrations of one worker, which go when it goes.
+
+    Registering a trigger may take a while. `open` counts those that are not over; `settled` is called when the last of them is.
+
+    A trigger whose namespaces are those of the worker is held until the worker is settled: bound before, it would leave behind a
+    subscription in a namespace that the worker turns out not to belong to, which nobody reads or unregisters.
+    """
+
+    def __init__(self, worker: ConnectedWorker, workers: Workers, settled: Callable[[], None]) -> None:
+        self.open = 0
+        self._worker = worker
+        self._workers = workers
+        self._functions = workers.functions
+        self._triggers = workers.triggers
+        self._settled = settled
+        self._since = 0.0
+        self._over: list[asyncio.Future[None]] = []
+        self._held: list[messages.RegisterTrigger | messages.UnregisterTrigger] = []
+        """What is to be done once the worker is settled, in order; all of it together counts as one of `open`."""
+        self._held_ids: set[str] = set()
+        self._served: dict[str, Function] = {}
+        self._uninvokable: set[str] = set()
+        self._types: dict[tuple[str, str], tuple[TriggerType, bool]] = {}
+        """By namespace and id; and whether the namespace is the worker's own, and moves with it."""
+
+    @property
+    def has_types(self) -> bool:
+        """Whether the worker provides trigger types."""
+        return bool(self._types)
+
+    @property
+    def function_ids(self) -> list[str]:
+        """The functions that it serves, or would if another worker did not keep them."""
+        return sorted(self._served)
+
+    def check_invokable(self, function_id: str) -> None:
+        """Raise `FunctionError` for a function that was registered to be called over HTTP."""
+        if function_id in self._uninvokable:
+            raise FunctionError(Code.FUNCTION_NOT_INVOKABLE, "this engine does not call functions over HTTP")
+
+    # --- functions
+
+    def register_function(self, message: messages.RegisterFunction) -> None:
+        """It serves a function from now on."""
+        self._worker.registers()
+        function, owner = self._functions.add_executor(self._worker.namespace, message.id, self._worker)
+        if function.handler is None:
+            self._served[message.id] = function
+        function.describe(_details(message), self._worker)
+        if owner is not None:
+            self._reject(message.id, owner)
+            return
+        if messages.is_given(message.invocation):
+            self._uninvokable.add(message.id)
+            log.warning(
+                "worker %s (%s) registers %s, to be called over HTTP: not served", self._worker.id, self._worker.name, message.id
+            )
+        else:
+            self._uninvokable.discard(message.id)
+        for executor in function.executors:
+            if executor is not self._worker and (server := self._workers.get(executor.id)) is not None:
+                server.link.probe()  # it may be the dead half of a worker that has come back
+
+    def _reject(self, function_id: str, owner_id: str) -> None:
+        owner = self._workers.get(owner_id)
+        if owner is not None:
+            owner.link.probe()
+        rejected = messages.RegistrationRejected(
+            Code.FUNCTION_NAMESPACE_CONFLICT,
+            self._worker.namespace,
+            function_id=function_id,
+            owner_worker_id=owner_id or self._workers.engine_id,
+        )
+        self._worker.link.send(messages.encode(rejected))
+
+    def unregister_function(self, message: messages.UnregisterFunction) -> None:
+        """It does not serve a function any more."""
+        if self._served.pop(message.id, None) is not None:
+            self._functions.remove_executor(self._worker.namespace, message.id, self._worker)
+
+    # --- trigger types
+
+    def register_trigger_type(self, message: messages.RegisterTriggerType) -> None:
+        """It provides a trigger type from now on."""
+        namespace = message.namespace or self._worker.namespace
+        offered = TriggerType(namespace, message.id, _WorkerProvider(self._worker), message.description or "", owner=self._worker)
+        self._offer(offered, follows_owner=message.namespace is None)
+
+    def _offer(self, offered: TriggerType, *, follows_owner: bool) -> None:
+        self._types[offered.namespace, offered.id] = (offered, follows_owner)
+        serving = self._triggers.add_type(offered)
+        if serving is not offered:
+            self._reject(offered.id, "" if serving.owner is None else serving.owner.id)
+
+    def unregister_trigger_type(self, message: messages.UnregisterTriggerType) -> None:
+        """It does not provide a trigger type any more."""
+        known = self._types.pop((message.namespace or self._worker.namespace, message.id), None)
+        if known is not None:
+            self._triggers.remove_type(known[0])
+
+    def take_registration_result(self, message: messages.TriggerRegistrationResult) -> None:
+        """What it, as a provider, says to a trigger that it was handed."""
+        error = messages.read_error(message.error)
+        if error is not None:
+            self._triggers.refused(message.id, self._worker, error)
+
+    # --- triggers
+
+    def register_trigger(self, message: messages.RegisterTrigger) -> None:
+        """It wants a trigger; it hears of failures only."""
+        self._worker.registers()
+        other = self._triggers.others(message.id, self._worker)
+        if other is not None and (worker := self._workers.get(other.id)) is not None:
+            worker.link.probe()  # it may be the dead half of this worker
+        follows_owner = message.namespace is None or message.trigger_namespace is None
+        if not self._worker.is_settled and (follows_owner or message.id in self._held_ids):
+            copies = {"config": message.config.copy(), "metadata": message.metadata.copy()}
+            self._hold(msgspec.structs.replace(message, **copies))
+        else:
+            self._register_trigger(message)
+
+    def _hold(self, message: messages.RegisterTrigger | messages.UnregisterTrigger) -> None:
+        if not self._held:
+            self._begins()
+        self._held.append(message)
+        self._held_ids.add(message.id)
+
+    def _register_trigger(self, message: messages.RegisterTrigger) -> None:
+        trigger = Trigger(
+            message.id,
+            message.trigger_type,
+            message.function_id,
+            _kept(message.config),
+            _kept(message.metadata),
+            message.namespace or self._worker.namespace,
+        )
+        home = message.trigger_namespace or self._worker.namespace
+        follows_owner = (message.namespace is None, message.trigger_namespace is None)
+        self._start_registration(trigger, lambda: self._triggers.register(trigger, self._worker, home, follows_owner=follows_owner))
+        if trigger.trigger_type in NOT_SERVED and self._triggers.is_waiting(trigger.id, self._worker):
+            self._worker.trigger_failed(
+                trigger,
+                FunctionError(
+                    Code.TRIGGER_REGISTRATION_FAILED,
+                    f"This engine serves no triggers of type {trigger.trigger_type}; it waits for a worker that provides them.",
+                ),
+            )
+
+    def _start_registration(self, trigger: Trigger, register: Callable[[], Answer[None]]) -> None:
+        try:
+            answer = register()
+        except FunctionError as error:
+            self._worker.trigger_failed(trigger, error)
+            return
+        if isinstance(answer, asyncio.Future):
+            self._begins()
+            answer.add_done_callback(partial(self._registered, trigger))
+
+    def _registered(self, trigger: Trigger, answer: asyncio.Future[None]) -> None:
+        if answer.cancelled():
+            self._worker.trigger_failed(trigger, FunctionError(Code.TRIGGER_REGISTRATION_FAILED, "the registration was given up"))
+        elif (error := answer.exception()) is not None:
+            self._worker.trigger_failed(trigger, registration_error(error))
+        self._is_over()
+
+    def _begins(self) -> None:
+        if not self.open:
+            self._since = time.monotonic()
+        self.open += 1
+
+    def _is_over(self) -> None:
+        self.open = max(0, self.open - 1)
+        if not self.open:
+            self._all_over()
+
+    def _all_over(self) -> None:
+        waiting, self._over = self._over, []
+        for over in waiting:
+            if not over.done():
+                over.set_result(None)
+        self._settled()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether registrations are under way, apart from those that wait for the worker to be settled."""
+        return self.open > (1 if self._held else 0)
+
+    def over(self) -> Answer[None]:
+        """Answered when no registration is open."""
+        if not self.open:
+            return None
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._over.append(over)
+        return over
+
+    def unregister_trigger(self, message: messages.UnregisterTrigger) -> None:
+        """It does not want a trigger any more. What waits for one from an earlier connection goes, though this one be held."""
+        if message.id in self._held_ids:
+            self._hold(message)
+        else:
+            self._unregister_trigger(message)
+
+    def _unregister_trigger(self, message: messages.UnregisterTrigger) -> None:
+        answer = self._triggers.unregister(message.id, self._worker)
+        if isinstance(answer, asyncio.Future):
+            self._begins()
+            answer.add_done_callback(lambda _: self._is_over())
+
+    # --- all of them
+
+    def settled(self) -> None:
+        """The worker belongs where it is: its triggers are bound, its functions called with what has been waiting for them."""
+        held, self._held = self._held, []
+        self._held_ids.clear()
+        for message in held:
+            if isinstance(message, messages.RegisterTrigger):
+                self._register_trigger(message)
+            else:
+                self._unregister_trigger(message)
+        if held:
+            self._is_over()
+        for function in self._served.values():
+            self._functions.settled(function)
+
+    def move(self, before: str, namespace: str) -> None:
+        """File under `namespace` what was registered before the worker had said where it belongs."""
+        for function_id, served in list(self._served.items()):
+            details = served.details_of(self._worker)
+            self._functions.remove_executor(before, function_id, self._worker)
+            function, owner = self._functions.add_executor(namespace, function_id, self._worker)
+            self._served[function_id] = function
+            function.describe(details, self._worker)
+            if owner is not None:
+                self._reject(function_id, owner)
+        for name, (offered, follows_owner) in list(self._types.items()):
+            if follows_owner:
+                del self._types[name]
+                self._triggers.remove_type(offered, tell=True)
+                moved = TriggerType(namespace, offered.id, offered.provider, offered.description, self._worker)
+                self._offer(moved, follows_owner=True)
+        for binding in self._triggers.of(self._worker):
+            follows, provider_follows = binding.follows_owner
+            target = namespace if follows else binding.trigger.namespace
+            home = namespace if provider_follows else binding.home
+            self._start_registration(binding.trigger, partial(self._triggers.move, binding, target, home))
+
+    def give_up_waiting(self, seconds: float) -> None:
+        """Count what has been open for so long as over: its worker's calls do not wait for it any more."""
+        if self.open and time.monotonic() - self._since > seconds:
+            log.error("triggers of worker %s (%s) take too long to register", self._worker.id, self._worker.name)
+            self.open = 0
+            self._all_over()
+
+    def drop_served(self) -> None:
+        """The worker is gone, and with it its functions and trigger types."""
+        for function_id in self._served:
+            self._functions.remove_executor(self._worker.namespace, function_id, self._worker)
+        self._served.clear()
+        for offered, _ in self._types.values():
+            self._triggers.remove_type(offered)
+        self._types.clear()
+
+    def drop_triggers(self) -> None:
+        """The worker is gone, and with it its triggers."""
+        self._held.clear()
+        self._held_ids.clear()
+        self._triggers.drop_owner(self._worker)
+
+
+class _WorkerProvider:
+    """A worker's side of a trigger type. A binding counts as live when it has been sent; an error comes later, if it does."""
+
+    def __init__(self, worker: ConnectedWorker) -> None:
+        self._worker = worker
+
+    def register(self, trigger: Trigger, replaces: Trigger | None = None) -> None:
+        if replaces is not None and not self._is_ours:  # one of this project's replaces by the id, and keeps what waits
+            self.unregister(replaces, disconnected=True)
+        self._worker.provide(trigger)
+
+    @property
+    def _is_ours(self) -> bool:
+        return messages.OURS in (self._worker.description.features or ())
+
+    def unregister(self, trigger: Trigger, *, disconnected: bool) -> None:
+        told = disconnected if self._is_ours else None
+        self._worker.link.send(messages.encode(messages.UnregisterTrigger(trigger.id, trigger.trigger_type, told)))
+
+
+def _details(message: messages.RegisterFunction) -> Details:
+    formats = _kept(message.request_format), _kept(message.response_format)
+    return Details(message.description, _kept(message.metadata), *formats)
+
+
+def _kept(text: Raw) -> bytes | None:
+    """A member to keep beyond its frame: a copy, None where it is absent or null."""
+    found = given(text)
+    return None if found is None else bytes(found)

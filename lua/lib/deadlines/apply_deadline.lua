@@ -1,0 +1,22 @@
+-- Step: a value whose deadline is over is gone: `old` becomes false, and `expired` what it was. `deadline` is the key's until now,
+-- `new_deadline` the one from now on, `earliest` what is planned for the scope; each is false where there is none.
+-- Takes: scope, key, scope_deadlines, deadlines, clock, ttl. Changes: old.
+-- Gives: expired, deadline, is_over, new_deadline, earliest.
+
+local expired, deadline, is_over, new_deadline, earliest = false, false, false, false, false
+if scope_deadlines then
+  deadline = tonumber(redis.call('ZSCORE', scope_deadlines, key) or nil)
+  local lifetime = tonumber(ttl)
+  if deadline or lifetime then
+    --- @include "fleet/time"
+    local now = fleet_time(clock)
+    is_over = deadline and deadline <= now
+    if is_over then
+      expired, old = old, false
+    end
+    new_deadline = lifetime and now + lifetime or ttl == 'keep' and old and deadline
+  end
+  if lifetime then
+    earliest = tonumber(redis.call('ZSCORE', deadlines, scope) or nil)
+  end
+end

@@ -1,0 +1,34 @@
+-- Step: appends the event to every queue, as lib/queues/check_room.lua found them, and in front of it that of a value whose
+-- deadline is over.
+-- Takes: scope, key, lane, write_id, queue_count, old, new, expired, counts, size.
+--
+-- The wake-up tells whose write it was: that engine takes without having heard it.
+-- At most one event of a lane is in the stream; those behind it are in the list `wait`, six items each. Old and new stay
+-- fields of their own wherever they go: to join them with anything would cost a pass over every byte.
+
+for queue = 1, queue_count do
+  local stream, busy, wait, count = KEYS[3 + 3 * queue], KEYS[4 + 3 * queue], KEYS[5 + 3 * queue], counts[queue]
+  local outstanding, events = count[1], 0
+  if expired then
+    local expiry_id = write_id .. '-over'
+    if outstanding == 0 then
+      redis.call('XADD', stream, '*', 'w', expiry_id, 's', scope, 'k', key, 't', 'deleted', 'o', expired, 'n', '')
+      redis.call('PUBLISH', stream, '')
+    else
+      redis.call('RPUSH', wait, expiry_id, scope, key, 'deleted', expired, '')
+    end
+    events = 1
+  end
+  local event_type = not new and 'deleted' or old and 'updated' or 'created'
+  if outstanding + events == 0 then
+    redis.call('XADD', stream, '*', 'w', write_id, 's', scope, 'k', key, 't', event_type, 'o', old or '', 'n', new or '')
+    redis.call('PUBLISH', stream, write_id)
+  else
+    redis.call('RPUSH', wait, write_id, scope, key, event_type, old or '', new or '')
+  end
+  events = events + 1
+  redis.call('HSET', busy, lane, outstanding + events, 'entries', count[2] + events, 'bytes', count[3] + size)
+  if count[4] then
+    redis.call('HSET', busy, 'doubt', '1')
+  end
+end

@@ -1,0 +1,27 @@
+-- Step: answers a call that has been applied, or whose caller has given it up, and goes on with any other.
+-- Takes: session, epoch, slot, sequence.
+--
+-- Steps are joined into a script where they stand, and are no functions: they can answer the call, and a script's functions are
+-- made anew at every call.
+--
+-- A session is a hash of the engine that calls, or of whoever calls the engine: `epoch`, a field per slot, and
+-- `<slot>:old` with the value that the slot's last call found. A slot's field is `<sequence><mark><failures>`; the mark says where
+-- the old value is: `+` recorded, `-` there was none, `!` too large to be recorded.
+
+do
+  local held = redis.call('HMGET', session, 'epoch', slot)
+  if held[1] ~= epoch then
+    return {held[1] and 'FENCED' or 'LOST'}
+  end
+  local recorded = held[2] and string.match(held[2], '^%d+')
+  if recorded and tonumber(recorded) >= tonumber(sequence) then
+    local mark = string.sub(held[2], #recorded + 1, #recorded + 1)
+    if recorded ~= sequence then
+      return {'FENCED'}
+    elseif mark == '!' then
+      return {'FORGOTTEN'}
+    end
+    local old = mark == '+' and redis.call('HGET', session, slot .. ':old')
+    return {'AGAIN', old, string.sub(held[2], #recorded + 2)}
+  end
+end

@@ -1,0 +1,27 @@
+-- Step: emits the events, stores `new`, keeps the index of scopes and the deadlines, records the outcome.
+-- Takes: values, scopes, session, shadow, marks, scope_deadlines, deadlines, slot, sequence, scope, key, lane, write_id, ttl,
+-- queue_count, old, new, failures, expired, deadline, new_deadline, earliest.
+--
+-- What can fail comes first, and nothing is written before it has been looked at: the scopes here, the queues in
+-- lib/queues/check_room.lua.
+
+do
+  local all_checked = false
+  --- @include "queues/check_room"
+  local is_new_scope = not old and redis.call('SISMEMBER', scopes, scope) == 0
+
+  --- @include "queues/enqueue"
+  if shadow then
+    redis.call('HSET', shadow, key, new)
+    redis.call('PUBLISH', marks, values)
+  end
+  redis.call('HSET', values, key, new)
+  if shadow then
+    redis.call('PUBLISH', marks, '')
+  end
+  if is_new_scope then
+    redis.call('SADD', scopes, scope)
+  end
+  --- @include "deadlines/store_deadline"
+  --- @include "sessions/record"
+end

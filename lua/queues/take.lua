@@ -1,0 +1,23 @@
+--[[
+Takes deliveries that are ready; they are pending at this engine from now on.
+
+KEYS  1 stream (stream)   2 engines (hash)   3 busy (hash)
+ARGV  1 engine   2 most: deliveries
+
+Reply, an array that begins with a word:
+  OK entries fence     each entry is {id, fields}; fields are `w` write id, `s` scope, `k` key, `t` event type, `o` old, `n` new
+                       ('' for none), and, where it has been tried before, `a` the attempt's number, and, where a worker went away
+                       with it, `c` how often; the fence has grown with every takeover
+  FENCED               the engine is not among the engines: nothing was taken
+An error NOGROUP says that there is no such queue.
+]]
+
+local stream, engines, busy = KEYS[1], KEYS[2], KEYS[3]
+local engine, most = ARGV[1], tonumber(ARGV[2])
+
+if redis.call('HEXISTS', engines, engine) == 0 then
+  return {'FENCED'}
+end
+--- @include "queues/take_ready"
+local fence = taken[1] and redis.pcall('HGET', busy, 'fence') -- what has been taken is told, whatever has become of `busy`
+return {'OK', taken, tonumber(type(fence) == 'string' and fence or 0)}

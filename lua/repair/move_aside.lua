@@ -1,0 +1,19 @@
+--[[
+Moves a key out of the way that is not of the type that it should be.
+
+KEYS  1 key   2 aside: its name from now on
+ARGV  1 kind: the type that it should be
+
+Reply: the type that it was, nil where it is right, or not there
+]]
+
+local key, aside = KEYS[1], KEYS[2]
+local kind = ARGV[1]
+
+local found = redis.call('TYPE', key)
+found = found.ok or found
+if found == 'none' or found == kind then
+  return false
+end
+redis.call('RENAME', key, aside)
+return found

@@ -1,0 +1,15 @@
+--[[
+Removes a value, atomically with the events of the write. A missing key is an event all the same.
+
+KEYS, ARGV and reply are those of values/set.lua, without the value.
+]]
+
+--- @include "values/name_arguments"
+--- @include "sessions/recognise"
+--- @include "fleet/check_routes"
+
+local old, new, failures = redis.call('HGET', values, key), false, ''
+--- @include "foreign/check_captured"
+--- @include "deadlines/apply_deadline"
+--- @include "values/remove"
+return {'OK', old}

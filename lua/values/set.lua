@@ -1,0 +1,37 @@
+--[[
+Stores a value, atomically with the events of the write.
+
+KEYS  1 values (hash)   2 scopes (set)   3 session (hash)   4 routes_version (string)   5 routes_log (stream)
+      then of each queue that wants the event: stream (stream), busy (hash), wait (list of the lane)
+      then, where foreign writes are watched, or the scope has deadlines: shadow (hash), marks (channel),
+      scope_deadlines (sorted set), deadlines (sorted set), clock (hash); routes_version in the place of what is not there
+ARGV  1 epoch   2 slot   3 sequence   4 known_version: of the routes   5 scope   6 key
+      then, where there are queues: lane, write_id, and of each queue: most_entries, most_bytes
+      then, where the scope has deadlines: ttl, the milliseconds until the new one, '' for none
+      then new, the value in stored form
+
+Reply, an array that begins with a word:
+  OK old                      stored; old is the text that was there, nil for a new key, and for a value whose deadline was over:
+                              its event has come first (foreign text is not checked)
+  AGAIN old failures          had been applied by an earlier call of this slot and number; nothing changed now
+  FORGOTTEN                   the same, but old was too large to be recorded
+  FENCED                      another epoch, or a slot used since: nothing changed; the caller has given this call up
+  LOST                        the session is gone: whether this call has been applied is unknown; nothing changed now
+  STALE version changes       the routes have changed: nothing changed; changes are entries of the routes log, 1000 at most
+  UNCAPTURED                  another program has changed the value, and no event tells of that yet: nothing changed; call
+                              foreign/capture.lua for it, and this again
+  FULL queue bound size       the queue of this number (from 0) has no room for an event of this size: nothing changed
+
+Around its write to the values it publishes marks: the key of the values before, and nothing after. What Redis tells of this key
+otherwise is another program's doing.
+]]
+
+--- @include "values/name_arguments"
+--- @include "sessions/recognise"
+--- @include "fleet/check_routes"
+
+local old, new, failures = redis.call('HGET', values, key), ARGV[own], ''
+--- @include "foreign/check_captured"
+--- @include "deadlines/apply_deadline"
+--- @include "values/store"
+return {'OK', old}

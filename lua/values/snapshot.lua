@@ -1,0 +1,32 @@
+--[[
+Reads a scope at one instant, if it is small enough for that.
+
+KEYS  1 values (hash)   2 scope_deadlines (sorted set)   3 clock (hash); the last two where it has deadlines
+ARGV  1 most_values   2 most_bytes: of keys and values
+
+Reply: keys and values in turn (a key may come twice), without those whose deadline is over, or nil for a larger scope
+]]
+
+local values, scope_deadlines, clock = KEYS[1], KEYS[2], KEYS[3]
+local most_values, most_bytes = tonumber(ARGV[1]), tonumber(ARGV[2])
+
+if redis.call('HLEN', values) > most_values then
+  return false
+end
+local found, bytes, cursor = {}, 0, '0'
+repeat
+  local page = redis.call('HSCAN', values, cursor, 'COUNT', 50)
+  cursor = page[1]
+  for _, text in ipairs(page[2]) do
+    found[#found + 1] = text
+    bytes = bytes + #text
+  end
+  if bytes > most_bytes then
+    return false
+  end
+until cursor == '0'
+if scope_deadlines then
+  --- @include "deadlines/unexpired"
+  return unexpired(found, scope_deadlines, clock)
+end
+return found

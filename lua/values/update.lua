@@ -1,0 +1,42 @@
+--[[
+Applies a list of update ops to a value, atomically with the events of the write. An op that fails is skipped and reported.
+
+KEYS and ARGV are those of values/set.lua, where ttl may also be `keep`, for the deadline that there was; then, instead of the
+      value: most bytes of the result (compact)
+      then, where a foreign text was checked: `f`, the text, its stored form ('' when it is the same)
+      then of each op: kind, number of names, the names, and
+            set `s`, append `a`: value     increment `i`: signed operand     remove `r`: nothing
+            merge `m`: number of members, then name and value of each
+      Values are compact JSON in normal form, that of a `set` of the root in stored form. Names are JSON strings in normal form;
+      that of a member of the root is given as the start of its line: LF, the name, a colon.
+
+Reply, an array that begins with a word, as that of values/set.lua, but
+  OK old new failures         stored; old is as of values/set.lua; failures are words, three of each op that was skipped:
+                              its position in the arguments (from 0), the failure, the JSON type that was in the way
+  FOREIGN text                the stored text is not known to be in stored form: nothing changed. Check it, and call again
+                              with the text and its stored form, which takes its place if the text is still the same
+  TOO_LARGE size              the result would have this many bytes: nothing changed
+  AGAIN old failures          had been applied by an earlier call of this slot and number; nothing changed now
+                              (new follows from old and the ops)
+]]
+
+--- @include "values/name_arguments"
+--- @include "sessions/recognise"
+--- @include "fleet/check_routes"
+
+local old = redis.call('HGET', values, key)
+--- @include "foreign/check_captured"
+--- @include "deadlines/apply_deadline"
+--- @include "values/check_form"
+--- @include "values/apply_ops"
+
+local new, most_bytes = document, tonumber(ARGV[own])
+if #new > most_bytes then
+  --- @include "values/compact_size"
+  local size = compact_size(new)
+  if size > most_bytes then
+    return {'TOO_LARGE', size}
+  end
+end
+--- @include "values/store"
+return {'OK', old, new, failures}
