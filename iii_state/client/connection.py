@@ -10,7 +10,7 @@ from iii_state.wire.calls import IncomingCalls
 from iii_state.wire.websocket import NORMAL, WebSocket
 
 
-class Connection:
+class ClientConnection:
     """The connection there is, or none; with `reconnects`, another one follows each that is lost."""
 
     def __init__(self, url: str, *, reconnects: bool) -> None:
