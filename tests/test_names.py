@@ -11,19 +11,7 @@ import iii_state
 ROOT = Path(iii_state.__file__).parent
 
 PENDING = {
-    "Admin",
-    "Call",
-    "Calls",
-    "Connection",
-    "Deadlines",
     "Event",
-    "Queue",
-    "Queues",
-    "Routes",
-    "Session",
-    "Sessions",
-    "Succession",
-    "Values",
 }
 """Names that rooms which are being reworked still share. The list only gets shorter."""
 
