@@ -44,7 +44,7 @@ def nearest(page: str, names: list[str]) -> str | None:
     return next(iter(holding or get_close_matches(page, names, 1, 0.4)), None)
 
 
-class Page(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2
+class PageName(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2
     """The name of a page, with or without `.md`."""
 
     name = "page"
@@ -63,7 +63,7 @@ class Page(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.
 
 
 @click.command()
-@click.argument("page", type=Page(), default=INDEX, metavar="[PAGE]")
+@click.argument("page", type=PageName(), default=INDEX, metavar="[PAGE]")
 @click.option("--list", "as_list", is_flag=True, help="Print the names of the pages, and what each is about.")
 @click.pass_context
 def docs(context: click.Context, page: str, as_list: bool) -> None:

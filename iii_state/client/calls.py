@@ -13,7 +13,7 @@ from iii_state.errors import Code, ConnectionLost, FunctionError, NotCarriedOut
 from iii_state.host import DEFAULT_NAMESPACE
 from iii_state.values import Json
 from iii_state.wire import messages
-from iii_state.wire.pending import Outcome, PendingCalls
+from iii_state.wire.pending import PendingCalls, Waiter
 
 
 class Calls:
@@ -79,7 +79,7 @@ class Calls:
             future.set_exception(ConnectionLost(str(connection.why_lost)))
         return future
 
-    def send(self, outcome: Outcome, function_text: bytes, data: Json) -> bool:
+    def send(self, outcome: Waiter, function_text: bytes, data: Json) -> bool:
         """Send a call on the connection there is, greeted or not, and let `outcome` have the answer; False if there is none.
 
         The function's id is JSON text. Errors are those of `call`; the caller bounds what is on its way himself.

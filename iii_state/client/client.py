@@ -24,7 +24,7 @@ from iii_state.tasks.background import Background
 from iii_state.tasks.closing import Stopping, in_turn
 from iii_state.tasks.reconnect import Backoff, Reconnecting
 from iii_state.wire import handshake, messages
-from iii_state.wire.calls import Answering
+from iii_state.wire.calls import IncomingCalls
 from iii_state.wire.quiet_log import QuietLog
 from iii_state.wire.websocket import NORMAL, WebSocket
 
@@ -205,7 +205,7 @@ class Client:
             return self._receiver.refusal or lost
         self._was_greeted = False
         self.connection.socket = socket
-        self.connection.answering = Answering(socket, too_large, _unheard)
+        self.connection.answering = IncomingCalls(socket, too_large, _unheard)
         tasks = Background()
         running, greeting = tasks.call(socket.run()), tasks.call(self._open(socket))
         try:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from iii_state.errors import ConnectionLost
 from iii_state.wire import messages
-from iii_state.wire.calls import Answering
+from iii_state.wire.calls import IncomingCalls
 from iii_state.wire.websocket import NORMAL, WebSocket
 
 
@@ -17,7 +17,7 @@ class Connection:
         self.url = url
         self.reconnects = reconnects
         self.socket: WebSocket | None = None
-        self.answering: Answering | None = None
+        self.answering: IncomingCalls | None = None
         self.is_greeted = False
         """Whether calls that wait can be sent."""
         self.is_over = False

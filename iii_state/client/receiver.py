@@ -48,7 +48,7 @@ class Receiver:
             messages.TriggerRegistrationResult: self._take_registration_result,
             messages.RegistrationRejected: self._take_rejection,
             messages.WorkerRegistered: self._take_welcome,
-            messages.Failure: self._take_failure,
+            messages.ConnectionRefused: self._take_failure,
             messages.Ping: lambda _: connection.tell(messages.encode(messages.Pong())),
         }
 
@@ -114,6 +114,6 @@ class Receiver:
         self._connection.worker_id = message.worker_id
         self.token = message.reattach_token
 
-    def _take_failure(self, message: messages.Failure) -> None:
+    def _take_failure(self, message: messages.ConnectionRefused) -> None:
         error = messages.read_error(message.error)
         self.refusal = WorkerRejected(f"the engine at {self._connection.url} refuses the connection: {error}")

@@ -19,7 +19,7 @@ from iii_state.tasks.results import Answer, then
 from iii_state.tasks.steps import Steps
 from iii_state.values import Json
 from iii_state.wire import messages
-from iii_state.wire.calls import Answering
+from iii_state.wire.calls import IncomingCalls
 from iii_state.wire.messages import ABSENT, given
 
 log = logging.getLogger(__name__)
@@ -120,14 +120,14 @@ class Serving:
         if self._functions.pop(function_id, None) is not None:
             self._tell(messages.encode(messages.UnregisterFunction(function_id)))
 
-    def take_call(self, message: messages.InvokeFunction, answering: Answering) -> None:
+    def take_call(self, message: messages.InvokeFunction, answering: IncomingCalls) -> None:
         """Carry a call out, when the triggers that came before it are registered: it may be what they are there for."""
         if self._in_order:
             self._in_order.append(partial(self._carry_out, message, answering))
         else:
             self._carry_out(message, answering)
 
-    def _carry_out(self, message: messages.InvokeFunction, answering: Answering) -> None:
+    def _carry_out(self, message: messages.InvokeFunction, answering: IncomingCalls) -> None:
         function = self._functions.get(message.function_id)
         if function is None:
             answering.fail(message.invocation_id, values.encode_string(message.function_id), self.absent(message.function_id))
@@ -250,7 +250,7 @@ class Serving:
             _logged(error)
 
 
-def _answer(function: _Function, message: messages.InvokeFunction, answering: Answering, size: int) -> None:
+def _answer(function: _Function, message: messages.InvokeFunction, answering: IncomingCalls, size: int) -> None:
     try:
         answer = function.take(message)
     except BaseException as failure:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from iii_state import values
-from iii_state.engine.functions.registry import Functions
+from iii_state.engine.functions.registry import FunctionRegistry
 from iii_state.engine.introspection import function_row
 from iii_state.engine.workers.workers import Workers
 from iii_state.host import Host, Trigger
@@ -15,7 +15,7 @@ from iii_state.host import Host, Trigger
 class ChangeTriggers:
     """The trigger types `engine::functions-available` and `engine::workers-available`: told at most once per turn of the loop."""
 
-    def __init__(self, functions: Functions, workers: Workers, invoke: Callable[[Trigger, bytes], None]) -> None:
+    def __init__(self, functions: FunctionRegistry, workers: Workers, invoke: Callable[[Trigger, bytes], None]) -> None:
         self._functions = functions
         self._invoke = invoke
         self._on_functions: dict[str, Trigger] = {}

@@ -15,7 +15,7 @@ from iii_state.host import Caller, Host
 from iii_state.values import Json
 from iii_state.values.requests import read
 from iii_state.wire import websocket
-from iii_state.wire.websocket import WebSocket
+from iii_state.wire.websocket import MessageReceiver, WebSocket
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class Channel:
         """Whether one of the two ends is missing."""
         return self._writer is None or self._reader is None
 
-    def join(self, socket: WebSocket, direction: str) -> websocket.Receiver:
+    def join(self, socket: WebSocket, direction: str) -> MessageReceiver:
         """Take one of the two ends; a second one at the same end is closed."""
         if direction == "write":
             if self._writer is not None:

@@ -12,13 +12,13 @@ from typing import Any, Literal, Self
 from iii_state import values
 from iii_state.engine.available import ChangeTriggers
 from iii_state.engine.checks import optional_text, wrong_member, wrong_request
-from iii_state.engine.functions.function import Call, Details
+from iii_state.engine.functions.function import Details, Invocation
 from iii_state.engine.functions.python_function import PythonCallable, PythonFunction, PythonTasks
-from iii_state.engine.functions.registry import Functions
+from iii_state.engine.functions.registry import FunctionRegistry
 from iii_state.engine.introspection import Introspection
 from iii_state.engine.modules import Modules
 from iii_state.engine.server import Server
-from iii_state.engine.triggers.triggers import Triggers, registration_error
+from iii_state.engine.triggers.registry import TriggerRegistry, registration_error
 from iii_state.engine.workers.workers import Workers
 from iii_state.errors import Code, FunctionError, InvalidValue
 from iii_state.host import DEFAULT_NAMESPACE, LOCAL, Module, Trigger
@@ -52,8 +52,8 @@ class Engine:
     name = "in-process"
 
     def __init__(self, *, call_timeout: float = 300.0, duplicates: Literal["round-robin", "first-wins"] = "round-robin") -> None:
-        self.functions = Functions(first_wins=duplicates == "first-wins")
-        self.triggers = Triggers()
+        self.functions = FunctionRegistry(first_wins=duplicates == "first-wins")
+        self.triggers = TriggerRegistry()
         self.workers = Workers(self.functions, self.triggers, call_timeout)
         self._call_timeout = call_timeout
         self._modules = Modules(self.functions, self.triggers, self.workers)
@@ -243,7 +243,7 @@ class Engine:
             raise FunctionError(Code.ENQUEUE_ERROR, f"this engine has no action {action!r}")
         namespace = request.get("namespace") or DEFAULT_NAMESPACE
         try:
-            call = Call(data, metadata=optional_text(request.get("metadata")))
+            call = Invocation(data, metadata=optional_text(request.get("metadata")))
         except InvalidValue as error:
             raise FunctionError(Code.DESERIALIZATION_ERROR, f"Failed to deserialize the call: metadata: {error}") from None
         answer: Answer[bytes | None] = None
@@ -278,7 +278,7 @@ class Engine:
         if function is None:
             return
         try:
-            answer = self.functions.call(function, Call(event, metadata=trigger.metadata))
+            answer = self.functions.call(function, Invocation(event, metadata=trigger.metadata))
         except Exception as error:
             log.warning("the handler %s of trigger %s failed: %s", trigger.function_id, trigger.id, error)
             return

@@ -10,9 +10,9 @@ from msgspec import Raw
 
 from iii_state import values
 from iii_state.engine.functions.function import Function
-from iii_state.engine.functions.registry import Functions
+from iii_state.engine.functions.registry import FunctionRegistry
 from iii_state.engine.triggers.binding import Binding, TriggerOwner
-from iii_state.engine.triggers.triggers import Triggers
+from iii_state.engine.triggers.registry import TriggerRegistry
 from iii_state.engine.workers.workers import ConnectedWorker, Description, Workers
 from iii_state.errors import Code, FunctionError
 from iii_state.host import DEFAULT_NAMESPACE, Caller, Handler, Host, Trigger
@@ -62,7 +62,7 @@ class _UnregisterTrigger(msgspec.Struct):
 class Introspection:
     """Registers and serves the `engine::…` functions over the engine's tables."""
 
-    def __init__(self, functions: Functions, triggers: Triggers, workers: Workers, local: TriggerOwner) -> None:
+    def __init__(self, functions: FunctionRegistry, triggers: TriggerRegistry, workers: Workers, local: TriggerOwner) -> None:
         self._functions = functions
         self._triggers = triggers
         self._workers = workers

@@ -6,10 +6,10 @@ import asyncio
 import logging
 from collections.abc import Callable, Container, Sequence
 
-from iii_state.engine.functions.function import Call, Function
-from iii_state.engine.functions.registry import Functions
+from iii_state.engine.functions.function import Function, Invocation
+from iii_state.engine.functions.registry import FunctionRegistry
 from iii_state.engine.triggers.binding import TriggerType
-from iii_state.engine.triggers.triggers import Triggers
+from iii_state.engine.triggers.registry import TriggerRegistry
 from iii_state.engine.workers.workers import Workers
 from iii_state.errors import Code, ConfigError, FunctionError, NotCarriedOut, own, words
 from iii_state.host import DEFAULT_NAMESPACE, Handler, Module, Runner, TriggerProvider
@@ -25,7 +25,7 @@ _MODULE_SECONDS = 30
 class Modules:
     """The modules of one engine, each with what it has registered there."""
 
-    def __init__(self, functions: Functions, triggers: Triggers, workers: Workers) -> None:
+    def __init__(self, functions: FunctionRegistry, triggers: TriggerRegistry, workers: Workers) -> None:
         self._tables = (functions, triggers, workers)
         self._running: list[tuple[Module, ModuleHost]] = []
         self._starting: list[Module] = []
@@ -83,7 +83,7 @@ class Modules:
 class ModuleHost:
     """What one module sees of the engine (`host.Host`); `withdraw` takes back all that it registered."""
 
-    def __init__(self, functions: Functions, triggers: Triggers, workers: Workers, module_name: str) -> None:
+    def __init__(self, functions: FunctionRegistry, triggers: TriggerRegistry, workers: Workers, module_name: str) -> None:
         self._functions = functions
         self._triggers = triggers
         self._workers = workers
@@ -111,7 +111,7 @@ class ModuleHost:
         metadata: bytes | None = None,
         runner: Runner | None = None,
     ) -> Answer[bytes | None]:
-        functions, call = self._functions, Call(data, metadata=metadata)
+        functions, call = self._functions, Invocation(data, metadata=metadata)
         function = functions.find(namespace, function_id)
         if runner is not None:
             for executor in function.executors:
@@ -123,14 +123,14 @@ class ModuleHost:
             return self._run(function, call, runner)
         return asyncio.ensure_future(self._invoke_settled(namespace, function_id, call, runner))
 
-    async def _invoke_settled(self, namespace: str, function_id: str, call: Call, runner: Runner | None) -> bytes | None:
+    async def _invoke_settled(self, namespace: str, function_id: str, call: Invocation, runner: Runner | None) -> bytes | None:
         """Call a function whose worker may turn out to belong to another namespace, once that is known."""
         functions = self._functions
         while not (function := functions.find(namespace, function_id)).is_served:
             await functions.settling(function)
         return await answered(self._run(function, call, runner))
 
-    def _run(self, function: Function, call: Call, runner: Runner | None) -> Answer[bytes | None]:
+    def _run(self, function: Function, call: Invocation, runner: Runner | None) -> Answer[bytes | None]:
         functions = self._functions
         if runner is None:
             return functions.call(function, call)

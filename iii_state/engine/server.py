@@ -14,7 +14,7 @@ from iii_state.engine.workers.worker import Worker
 from iii_state.engine.workers.workers import Workers
 from iii_state.wire import handshake, websocket
 from iii_state.wire.backlog import Backlog
-from iii_state.wire.websocket import WebSocket
+from iii_state.wire.websocket import MessageReceiver, WebSocket
 
 log = logging.getLogger(__name__)
 
@@ -109,10 +109,10 @@ class Server:
             raise web.HTTPNotFound(text="no such channel\n")
         return await self._serve_socket(request, lambda socket: channel.join(socket, direction))
 
-    async def _serve_socket(self, request: web.Request, connect: Callable[[WebSocket], websocket.Receiver]) -> web.StreamResponse:
+    async def _serve_socket(self, request: web.Request, connect: Callable[[WebSocket], MessageReceiver]) -> web.StreamResponse:
         joined: list[WebSocket] = []
 
-        def join(socket: WebSocket) -> websocket.Receiver:
+        def join(socket: WebSocket) -> MessageReceiver:
             joined.append(socket)
             self._sockets.add(socket)
             return connect(socket)

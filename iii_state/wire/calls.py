@@ -1,4 +1,4 @@
-"""How calls of a connection's other side are let in and answered: at once, or when a Future is done; with so many open at most."""
+"""The calls that a peer makes: let in, so many at once, and replied to at once or when a Future is done."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from iii_state.tasks.results import Answer
 from iii_state.values import Json
 from iii_state.wire import messages
 from iii_state.wire.backlog import LARGE_RESULT_BYTES, Asked
-from iii_state.wire.link import Link
+from iii_state.wire.peer import PeerConnection
 
 MAX_OPEN_CALLS = 10_000
-"""A peer with so many calls open is not read until half of them are answered."""
+"""A peer with so many calls open is not read until half of them have a reply."""
 
 MAX_OPEN_BYTES = 32 * 1024 * 1024
 """So much the open calls of one peer's that the engine itself carries out may hold, with what they are likely to bring."""
@@ -39,18 +39,20 @@ _FOR_EACH_CALL = 500
 """What a call that waits takes beside its text."""
 
 
-class Answering:
-    """The open calls of one peer. Functions are named by their ids as JSON text; an absent `invocation_id` wants no answer.
+class IncomingCalls:
+    """The calls that one peer makes. Functions are named by their ids as JSON text; one without an `invocation_id` gets no reply.
 
-    A peer that does not read its results gets no others worked out: its calls wait (`let_in`) while it is behind, and while what
-    is being worked out for it is enough. So do calls of any peer that are expected to bring much, while much waits for all peers
-    together. Results that it sends itself do not wait behind them.
+    Calls wait (`let_in`) while the peer is behind with reading, or while as much is being worked out for it as may be: it would
+    not read further results. Calls of any peer that are expected to bring much wait while much waits for all peers together. The
+    results that the peer sends do not wait behind its calls.
 
-    `too_large` says in words that the peer cannot receive a frame of so many bytes, `unheard` is told of failures that nobody
-    waits for.
+    `too_large` words the error for a frame of so many bytes, more than the peer can receive; `unheard` is told of the failures of
+    calls that get no reply.
     """
 
-    def __init__(self, link: Link, too_large: Callable[[str, int], FunctionError], unheard: Callable[[str, FunctionError], None]):
+    def __init__(
+        self, link: PeerConnection, too_large: Callable[[str, int], FunctionError], unheard: Callable[[str, FunctionError], None]
+    ):
         self.open_calls = 0
         self.is_full = False
         """Whether calls have to be let in by `let_in`."""
@@ -140,10 +142,10 @@ class Answering:
         return self._inside_bytes + self._inside * self._result_bytes > MAX_OPEN_BYTES and self._link.is_open
 
     def disconnected(self) -> None:
-        """The peer is gone: what it has asked for is carried out all the same."""
+        """The peer is gone: its calls are carried out all the same."""
         self._go_on()
 
-    # --- answering
+    # --- replying
 
     def settle(
         self, invocation_id: Raw, function_text: bytes, answer: Answer[bytes | None], size: int = 0, data: Json = b""
@@ -221,7 +223,7 @@ class Answering:
             self._link.send(frame)
 
     def fail(self, invocation_id: Raw, function_text: bytes, error: BaseException) -> None:
-        """Answer a call with an error; one that nobody waits for is told to `unheard`."""
+        """Reply to a call with an error; `unheard` is told where the call gets no reply."""
         fault = as_function_error(error)
         if messages.is_given(invocation_id):
             self.refuse(invocation_id, function_text, fault)

@@ -14,7 +14,7 @@ from aiohttp.http import StreamWriter
 
 from iii_state.errors import HandshakeRefused
 from iii_state.wire.backlog import Backlog
-from iii_state.wire.websocket import Receiver, WebSocket
+from iii_state.wire.websocket import MessageReceiver, WebSocket
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
@@ -23,7 +23,7 @@ class HandshakeError(web.HTTPBadRequest):
     """A request that asks for no WebSocket that is spoken here."""
 
 
-async def accept(request: web.BaseRequest, connect: Callable[[WebSocket], Receiver], backlog: Backlog) -> web.StreamResponse:
+async def accept(request: web.BaseRequest, connect: Callable[[WebSocket], MessageReceiver], backlog: Backlog) -> web.StreamResponse:
     """Answer a WebSocket handshake and serve the connection until it is gone. Raises `HandshakeError` for any other request.
 
     Compression is not agreed on, and neither are sub-protocols. `backlog` counts what waits for all peers together.
@@ -58,7 +58,7 @@ async def accept(request: web.BaseRequest, connect: Callable[[WebSocket], Receiv
 
 
 async def connect(
-    session: aiohttp.ClientSession, url: str, headers: Mapping[str, str], receiver: Callable[[WebSocket], Receiver]
+    session: aiohttp.ClientSession, url: str, headers: Mapping[str, str], receiver: Callable[[WebSocket], MessageReceiver]
 ) -> tuple[WebSocket, aiohttp.ClientResponse]:
     """Shake hands with the server at `url` (`ws://` or `wss://`). The response is to be kept for as long as the connection.
 

@@ -17,8 +17,8 @@ _MAX_REASON = 300
 
 
 @dataclass(slots=True)
-class Unusable:
-    """What a broken frame lets us know. Ids are there as JSON text, the invocation's also as a string if it is one."""
+class MalformedFrame:
+    """What can be read of a malformed frame. Ids are there as JSON text, the invocation's also as a string if it is one."""
 
     invocation_text: bytes | None = None
     invocation_id: str | None = None
@@ -27,10 +27,10 @@ class Unusable:
     is_result: bool = False
 
 
-def read(frame: bytes | bytearray) -> Unusable:
+def read(frame: bytes | bytearray) -> MalformedFrame:
     """Read what can be read; what cannot is as if it were absent."""
     text = frame.decode(errors="replace").encode()
-    found = Unusable()
+    found = MalformedFrame()
     try:
         members = _members.decode(text)
     except (ValueError, RecursionError):

@@ -172,7 +172,7 @@ class RegistrationRejected(msgspec.Struct, tag_field="type", tag="registrationre
     owner_worker_id: str = msgspec.field(default_factory=str)
 
 
-class Failure(msgspec.Struct, tag_field="type", tag="error", omit_defaults=True):
+class ConnectionRefused(msgspec.Struct, tag_field="type", tag="error", omit_defaults=True):
     """A host refuses the connection; it closes it next."""
 
     error: Raw = ABSENT
@@ -194,7 +194,7 @@ Message: TypeAlias = (
     | WorkerRegistered
     | Reattach
     | RegistrationRejected
-    | Failure
+    | ConnectionRefused
 )
 
 _decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)

@@ -13,7 +13,7 @@ NOT_SENT = sys.maxsize
 """Where the frame of a call ends that waits to be sent: behind all that has left."""
 
 
-class Outcome(Protocol):
+class Waiter(Protocol):
     """What waits for an answer: a Future, or something that takes the answer as a Future does, without a turn of the event loop."""
 
     def done(self) -> bool:
@@ -38,7 +38,7 @@ class PendingCalls:
     def __init__(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
         self._loop = loop
         self._timeout = timeout
-        self._open: dict[str, tuple[Outcome, float, int]] = {}
+        self._open: dict[str, tuple[Waiter, float, int]] = {}
 
     def __len__(self) -> int:
         return len(self._open)
@@ -55,7 +55,7 @@ class PendingCalls:
         self.add_outcome(call_id, future, ends_at)
         return future
 
-    def add_outcome(self, call_id: str, outcome: Outcome, ends_at: int = 0) -> None:
+    def add_outcome(self, call_id: str, outcome: Waiter, ends_at: int = 0) -> None:
         """Open a call whose answer is for `outcome`."""
         self._open[call_id] = (outcome, self._loop.time() + self._timeout, ends_at)
 
@@ -64,7 +64,7 @@ class PendingCalls:
         if (entry := self._open.get(call_id)) is not None:
             self._open[call_id] = (entry[0], entry[1], ends_at)
 
-    def take(self, call_id: str) -> Outcome | None:
+    def take(self, call_id: str) -> Waiter | None:
         """What waits for an open call, which is to be settled now; None for one that is not known (any more)."""
         entry = self._open.pop(call_id, None)
         return None if entry is None or entry[0].done() else entry[0]

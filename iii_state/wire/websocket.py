@@ -54,7 +54,7 @@ _pack_header = struct.Struct(">HH").pack
 _SHORT_HEADERS = [bytes((_FINAL | _TEXT, size)) for size in range(126)]
 
 
-class Receiver(Protocol):
+class MessageReceiver(Protocol):
     """Who a WebSocket's messages are for."""
 
     def receive(self, message: bytes | bytearray, binary: bool) -> None:
@@ -104,7 +104,7 @@ class WebSocket:
         self._transport = transport
         self._writer = writer
         self._loop = asyncio.get_running_loop()
-        self._receiver: Receiver | None = None
+        self._receiver: MessageReceiver | None = None
         self._woken = self._loop.create_future()
         self._closing = False
         """Nothing more is sent."""
@@ -137,7 +137,7 @@ class WebSocket:
 
     # --- life
 
-    def start(self, receiver: Receiver) -> None:
+    def start(self, receiver: MessageReceiver) -> None:
         """Hand messages to `receiver` from now on."""
         self._receiver = receiver
 

@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from iii_state import Engine, StateModule
-from iii_state.engine.functions.function import Call
+from iii_state.engine.functions.function import Invocation
 from iii_state.errors import NotCarriedOut, WorkerLost
 from iii_state.events import DeadLetter
 from iii_state.tasks.results import answered
@@ -320,9 +320,9 @@ async def test_a_call_that_has_not_left_as_a_whole_is_no_crash() -> None:
     async with placed("kv") as place:
         worker = await place.serving("f", runtime="python", version="0.25.0")
         served = place.engine.functions.find("default", "f")
-        reached = place.engine.functions.call(served, Call(b"1"))
+        reached = place.engine.functions.call(served, Invocation(b"1"))
         await worker.expect("invokefunction")
-        large = [place.engine.functions.call(served, Call(b'"%b"' % (b"x" * 8_000_000))) for _ in range(2)]
+        large = [place.engine.functions.call(served, Invocation(b'"%b"' % (b"x" * 8_000_000))) for _ in range(2)]
         next(each for each in place.engine.workers if each.id == worker.id).link.abort()
         assert asyncio.isfuture(reached)
         with pytest.raises(WorkerLost):

@@ -13,9 +13,9 @@ import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from iii_state.engine.functions.registry import Functions
+from iii_state.engine.functions.registry import FunctionRegistry
 from iii_state.engine.triggers.binding import TriggerType
-from iii_state.engine.triggers.triggers import Triggers
+from iii_state.engine.triggers.registry import TriggerRegistry
 from iii_state.engine.workers.worker import Worker, connect
 from iii_state.engine.workers.workers import Description, Workers
 from iii_state.wire.backlog import Backlog
@@ -131,7 +131,7 @@ class Link:
 
 
 def connected() -> tuple[Worker, Link]:
-    functions, triggers = Functions(), Triggers()
+    functions, triggers = FunctionRegistry(), TriggerRegistry()
     module = DictModule()
     for name, handler in (("state::set", module.set), ("state::fail", module.fail), ("echo", module.echo)):
         functions.add_builtin(name, handler, None, None, "dict")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from iii_state.engine import Engine
 from iii_state.wire import websocket
-from iii_state.wire.link import Link
+from iii_state.wire.peer import PeerConnection
 from tests.support.engines.dict_module import DictModule
 from tests.support.engines.raw_worker import Port, RawWorker
 from tests.support.waiting import until
@@ -245,7 +245,7 @@ async def test_a_ping_is_answered_while_a_large_message_is_on_its_way(raw: RawSo
     assert found[1] == b"?"
 
 
-async def behind(raw: RawSocket, worker: RawWorker, engine: Engine) -> tuple[Link, int]:
+async def behind(raw: RawSocket, worker: RawWorker, engine: Engine) -> tuple[PeerConnection, int]:
     """The connection of a worker that serves `f` and has stopped reading, and how many calls of `f` have been made."""
     raw.writer.write(frame(b'{"type":"registerfunction","id":"f"}') + frame(b"1", PING))
     assert await raw.next() == (PONG, b"1")
@@ -322,7 +322,7 @@ async def test_calls_of_a_worker_that_is_behind_wait_and_then_are_all_made(
 async def test_a_caller_is_read_again_when_the_worker_that_it_calls_has_read(
     raw: RawSocket, worker: RawWorker, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("iii_state.engine.workers.worker.MAX_DEFERRED_BYTES", 3_000_000)
+    monkeypatch.setattr("iii_state.engine.workers.invocations.MAX_DEFERRED_BYTES", 3_000_000)
     _, calls = await behind(raw, worker, engine)
     for number in range(10):
         await worker.send("invokefunction", function_id="f", data="y" * 1_000_000, invocation_id=f"late-{number}")

@@ -14,7 +14,7 @@ from iii_state.values import Json
 from iii_state.wire import messages
 
 
-class Call(msgspec.Struct):
+class Invocation(msgspec.Struct):
     """A call on its way to an executor. `trace` is text of `messages.trace_members`, `invocation_id` the caller's, if any."""
 
     data: Json
@@ -57,7 +57,7 @@ class Executor(Protocol):
         """Whether it may go away by itself, with all that it runs, because of what it runs."""
         ...
 
-    def execute(self, function: Function, call: Call) -> Answer[bytes | None]:
+    def execute(self, function: Function, call: Invocation) -> Answer[bytes | None]:
         """Run a call. Raises (or sets in the Future) `FunctionError`."""
         ...
 

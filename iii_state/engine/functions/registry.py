@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator
 
-from iii_state.engine.functions.function import Call, Details, Executor, Function
+from iii_state.engine.functions.function import Details, Executor, Function, Invocation
 from iii_state.errors import Code, FunctionError, NotCarriedOut
 from iii_state.host import DEFAULT_NAMESPACE, Handler
 from iii_state.tasks.failures import contained
@@ -15,7 +15,7 @@ from iii_state.tasks.results import Answer
 log = logging.getLogger(__name__)
 
 
-class Functions:
+class FunctionRegistry:
     """All functions, by (namespace, id).
 
     With `first_wins`, the first executor of a function that lives serves it alone; otherwise all do in turn, except where the
@@ -53,7 +53,7 @@ class Functions:
             message += f" It is registered in namespace(s): {', '.join(elsewhere)}."
         return NotCarriedOut(Code.FUNCTION_NOT_FOUND, message)
 
-    def call(self, function: Function, call: Call, executor: Executor | None = None) -> Answer[bytes | None]:
+    def call(self, function: Function, call: Invocation, executor: Executor | None = None) -> Answer[bytes | None]:
         """Call a function, by the executor given or whoever serves it. Raises (or sets in the Future) `FunctionError` or what the
         function raised.
 

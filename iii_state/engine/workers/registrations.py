@@ -13,7 +13,7 @@ from msgspec import Raw
 
 from iii_state.engine.functions.function import Details, Function
 from iii_state.engine.triggers.binding import TriggerType
-from iii_state.engine.triggers.triggers import registration_error
+from iii_state.engine.triggers.registry import registration_error
 from iii_state.engine.workers.workers import ConnectedWorker, Workers
 from iii_state.errors import Code, FunctionError
 from iii_state.host import Trigger

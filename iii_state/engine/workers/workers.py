@@ -10,13 +10,13 @@ from typing import Protocol
 import msgspec
 
 from iii_state.engine.functions.function import Executor
-from iii_state.engine.functions.registry import Functions
+from iii_state.engine.functions.registry import FunctionRegistry
 from iii_state.engine.triggers.binding import TriggerOwner
-from iii_state.engine.triggers.triggers import Triggers
-from iii_state.host import Trigger
+from iii_state.engine.triggers.registry import TriggerRegistry
+from iii_state.host import Caller, Trigger
 from iii_state.tasks.results import Answer
-from iii_state.wire.link import Link
 from iii_state.wire.messages import WORKER_GONE
+from iii_state.wire.peer import PeerConnection
 from iii_state.wire.pending import PendingCalls
 
 
@@ -38,7 +38,7 @@ class ConnectedWorker(Executor, TriggerOwner, Protocol):
     """A worker as the other parts of the engine see it (`worker.Worker`): it serves functions, and has and provides triggers."""
 
     @property
-    def link(self) -> Link: ...
+    def link(self) -> PeerConnection: ...
 
     @property
     def reattach_token(self) -> str: ...
@@ -48,6 +48,9 @@ class ConnectedWorker(Executor, TriggerOwner, Protocol):
 
     @property
     def namespace(self) -> str: ...
+
+    @property
+    def caller(self) -> Caller: ...
 
     @property
     def description(self) -> Description: ...
@@ -85,7 +88,7 @@ class ConnectedWorker(Executor, TriggerOwner, Protocol):
 class Workers:
     """The workers that are connected now, and what they share: functions, triggers, the engine's timeout."""
 
-    def __init__(self, functions: Functions, triggers: Triggers, call_timeout: float) -> None:
+    def __init__(self, functions: FunctionRegistry, triggers: TriggerRegistry, call_timeout: float) -> None:
         self.functions = functions
         self.triggers = triggers
         self.call_timeout = call_timeout

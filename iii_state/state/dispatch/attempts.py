@@ -5,27 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
 
 from iii_state.errors import Code, FunctionError
 from iii_state.events import Delivery
 from iii_state.host import Runner
 from iii_state.state.dispatch.consumers import Attempt, Capacity, Consumer
 from iii_state.state.dispatch.isolation import Isolation
+from iii_state.state.dispatch.outcomes import Outcomes
 from iii_state.state.dispatch.schedule import Context
 from iii_state.tasks.awake import LATE_SECONDS
-
-
-class Outcomes(Protocol):
-    """Who is told how attempts end (`outcomes.Outcomes`)."""
-
-    def done(self, attempt: Attempt) -> None:
-        """The handler has returned, or its condition has said no."""
-        ...
-
-    def failed(self, attempt: Attempt, error: BaseException) -> None:
-        """The condition or the handler has failed, or could not be called."""
-        ...
 
 
 class Attempts:

@@ -18,7 +18,7 @@ from iii_state.tasks.steps import Steps
 log = logging.getLogger(__name__)
 
 
-class Triggers:
+class TriggerRegistry:
     """All trigger types and triggers of an engine.
 
     What concerns one trigger reaches its provider one step after another, each after the one before has been answered. Providers

@@ -1,18 +1,15 @@
-"""The connection under a peer, as those see it that use it."""
+"""The connection to a peer, as the code sees it that exchanges messages over it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from iii_state.wire.backlog import Backlog
 
-if TYPE_CHECKING:
-    pass
 
-
-class Link(Protocol):
-    """The connection under a worker, as it sees it (`websocket.WebSocket`)."""
+class PeerConnection(Protocol):
+    """The connection to a peer (`websocket.WebSocket`); what is sent is accepted always."""
 
     @property
     def backlog(self) -> Backlog: ...
