@@ -62,25 +62,25 @@ class RedisValues:
         self, scope: str, key: str, value: bytes, *, ttl_ms: int | None = None, request: Request | None = None
     ) -> Answer[bytes | None]:
         """Store a value; answers what was there before."""
-        return self._change(Replace(self._fanout, scope, key, (value,), request, ttl_ms), request, ttl_ms)
+        return self._change(Replace(self._fanout, scope, key, (value,), request, ttl_ms))
 
     def delete(self, scope: str, key: str, *, request: Request | None = None) -> Answer[bytes | None]:
         """Remove a value; answers what was there."""
-        return self._change(Remove(self._fanout, scope, key, (), request), request)
+        return self._change(Remove(self._fanout, scope, key, (), request))
 
     def update(
         self, scope: str, key: str, plan: Plan, limit: int, *, ttl_ms: int | None = None, request: Request | None = None
     ) -> Answer[Updated]:
         """Apply a plan to a value."""
-        return self._change(Update(self._fanout, scope, key, (plan, limit), request, ttl_ms), request, ttl_ms)
+        return self._change(Update(self._fanout, scope, key, (plan, limit), request, ttl_ms))
 
-    def _change(self, mutation: Mutation[T], request: Request | None, ttl_ms: int | None = None) -> Answer[T]:
-        if request is not None:
-            self._sessions.keep(request.session)
-        is_first = ttl_ms is not None and mutation.scope not in self._routes.with_deadlines
-        mutation.can_be_held = is_first
-        answer = self._confirmed(mutation)
-        return self._background.call(self._first_deadline(mutation, answer)) if is_first else answer
+    def _change(self, mutation: Mutation[T]) -> Answer[T]:
+        if mutation.request is not None:
+            self._sessions.keep(mutation.request.session)
+        if mutation.ttl_ms is None or mutation.scope in self._routes.with_deadlines:
+            return self._confirmed(mutation)
+        mutation.can_be_held = True
+        return self._background.call(self._first_deadline(mutation, self._confirmed(mutation)))
 
     def _confirmed(self, mutation: Mutation[T]) -> asyncio.Future[T]:
         answer = self._call(mutation)

@@ -53,14 +53,14 @@ class Mutation(RedisCall[T], Generic[T]):
         "_own",
         "_packed_own",
         "_place",
-        "_request",
         "_room",
         "_stale",
         "_ttl",
-        "_ttl_ms",
         "_wanted",
         "can_be_held",
         "key",
+        "request",
+        "ttl_ms",
     )
 
     name: str
@@ -91,9 +91,9 @@ class Mutation(RedisCall[T], Generic[T]):
         """Whether its caller expects the result `Postponed.HELD`, and calls again then (`begin_again`)."""
         self._fanout = fanout
         self._place = (scope.encode(), key.encode())
-        self._request = request
+        self.request = request
         self._ttl = self.ttl
-        self._ttl_ms = ttl_ms
+        self.ttl_ms = ttl_ms
         self._is_declaring = False
         self._stale = 0
         self._wanted: list[tuple[bytes, str]] = []
@@ -116,9 +116,9 @@ class Mutation(RedisCall[T], Generic[T]):
         ttl = None
         if self.scope in routes.with_deadlines:
             ttl = self._ttl
-        elif self._ttl_ms is not None:
+        elif self.ttl_ms is not None:
             return self._declare()
-        request = self._request
+        request = self.request
         if request is None:
             packing, slot, sequence = fanout.packing, self.slot, self.sequence
         else:
@@ -157,8 +157,8 @@ class Mutation(RedisCall[T], Generic[T]):
             return self._declared(reply)
         if is_applied(reply):
             applied = self.applied(reply)
-            if self._ttl_ms is not None:
-                self._fanout.deadline_set(self._ttl_ms)
+            if self.ttl_ms is not None:
+                self._fanout.deadline_set(self.ttl_ms)
             return applied
         refused = refusal(reply, self.limit)
         if isinstance(refused, Stale):
