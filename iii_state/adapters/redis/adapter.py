@@ -94,7 +94,7 @@ class RedisAdapter:
 
     # -- opening
 
-    async def start(self, bell: Callable[[str], None]) -> None:
+    async def start(self, wake: Callable[[str], None]) -> None:
         """Connect, become one of the engines, and begin with everything that goes on by itself."""
         if self._has_started:
             raise StoreError("this redis adapter has been started before, and cannot be used again: make another one")
@@ -114,7 +114,7 @@ class RedisAdapter:
             raise
         self._has_started = True
         connection.prepare = self._look_at_server
-        shared.wake_ups.start(bell)
+        shared.wake_ups.start(wake)
         if self._replicas is not None:
             self._replicas.start()
         shared.pubsub.start()
