@@ -8,7 +8,7 @@ from collections import deque
 from itertools import count
 
 from iii_state import values
-from iii_state.client.connection import Connection
+from iii_state.client.connection import ClientConnection
 from iii_state.errors import Code, ConnectionLost, FunctionError, NotCarriedOut
 from iii_state.host import DEFAULT_NAMESPACE
 from iii_state.values import Json
@@ -16,14 +16,14 @@ from iii_state.wire import messages
 from iii_state.wire.pending import PendingCalls, Waiter
 
 
-class Calls:
+class ClientCalls:
     """Calls on the connection there is; `begin` first.
 
     They wait for their turn where `max_in_flight` are on their way, and, where the connection comes again, for that; all of it
     within `seconds`.
     """
 
-    def __init__(self, connection: Connection, *, seconds: float, max_in_flight: int) -> None:
+    def __init__(self, connection: ClientConnection, *, seconds: float, max_in_flight: int) -> None:
         self._connection = connection
         self._seconds = seconds
         self._max_in_flight = max_in_flight

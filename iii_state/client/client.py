@@ -13,8 +13,8 @@ import aiohttp
 import msgspec
 
 from iii_state.client.about import About
-from iii_state.client.calls import Calls, too_large
-from iii_state.client.connection import Connection
+from iii_state.client.calls import ClientCalls, too_large
+from iii_state.client.connection import ClientConnection
 from iii_state.client.receiver import Receiver
 from iii_state.client.serving import Serving
 from iii_state.client.triggers import Triggers
@@ -76,11 +76,11 @@ class Client:
     ) -> None:
         self.url = url
         self.about = about or About()
-        self.connection = Connection(url, reconnects=reconnects)
+        self.connection = ClientConnection(url, reconnects=reconnects)
         """The connection there is."""
         self.has_tried = asyncio.Event()
         """Set once the first attempt to connect has come to something, or to nothing."""
-        self._calls = Calls(self.connection, seconds=call_seconds, max_in_flight=max_in_flight)
+        self._calls = ClientCalls(self.connection, seconds=call_seconds, max_in_flight=max_in_flight)
         self.call, self.send = self._calls.call, self._calls.send
         self.serving = Serving(Caller("", self.about.home), self.connection.tell)
         """What this worker serves."""

@@ -11,7 +11,7 @@ from iii_state.wire.frames import NORMAL
 from iii_state.wire.websocket import WebSocket
 
 
-class Connection:
+class ClientConnection:
     """The connection there is, or none; with `reconnects`, another one follows each that is lost."""
 
     def __init__(self, url: str, *, reconnects: bool) -> None:

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from iii_state.client.calls import Calls
-from iii_state.client.connection import Connection
+from iii_state.client.calls import ClientCalls
+from iii_state.client.connection import ClientConnection
 from iii_state.client.serving import Serving
 from iii_state.client.triggers import Triggers
 from iii_state.errors import Code, FunctionError, WorkerRejected
@@ -23,8 +23,8 @@ class Receiver:
 
     def __init__(
         self,
-        connection: Connection,
-        calls: Calls,
+        connection: ClientConnection,
+        calls: ClientCalls,
         serving: Serving,
         triggers: Triggers,
         rejected: Callable[[messages.RegistrationRejected], None] | None,

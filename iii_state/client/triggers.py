@@ -11,8 +11,8 @@ from typing import Any
 from msgspec import Raw
 
 from iii_state import values
-from iii_state.client.calls import Calls
-from iii_state.client.connection import Connection
+from iii_state.client.calls import ClientCalls
+from iii_state.client.connection import ClientConnection
 from iii_state.errors import FunctionError
 from iii_state.values import Json
 from iii_state.wire import messages
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 class Triggers:
     """What is registered, and what was let go of which it is not certain that the engine has heard."""
 
-    def __init__(self, connection: Connection, calls: Calls) -> None:
+    def __init__(self, connection: ClientConnection, calls: ClientCalls) -> None:
         self._connection = connection
         self._calls = calls
         self._registrations: dict[str, bytes] = {}

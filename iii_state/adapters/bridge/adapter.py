@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from iii_state.adapters.bridge.admin import Admin
-from iii_state.adapters.bridge.queues import Queues
+from iii_state.adapters.bridge.admin import BridgeAdmin
+from iii_state.adapters.bridge.queues import BridgeQueues
 from iii_state.adapters.bridge.remote.remote import Remote
-from iii_state.adapters.bridge.sessions import Sessions
-from iii_state.adapters.bridge.succession import Succession
-from iii_state.adapters.bridge.values import Values
+from iii_state.adapters.bridge.sessions import BridgeSessions
+from iii_state.adapters.bridge.succession import BridgeSuccession
+from iii_state.adapters.bridge.values import BridgeValues
 from iii_state.adapters.local_dead_letters import DeadLetters
 from iii_state.adapters.wakeup import WakeUp
 from iii_state.config import BridgeSettings
@@ -35,11 +35,11 @@ class BridgeAdapter:
         self._tasks = Background()
         self._wake_up = WakeUp()
         dead_letters = DeadLetters(limits.max_queue_length)
-        self.values = Values(self._remote, self._tasks)
-        self.sessions = Sessions(self._remote, self._tasks)
-        self.queues = Queues(self._remote, limits, dispatch, self._wake_up, dead_letters)
-        self.admin = Admin(self._remote, self.queues, dead_letters)
-        self.succession = Succession(self._remote, self._tasks)
+        self.values = BridgeValues(self._remote, self._tasks)
+        self.sessions = BridgeSessions(self._remote, self._tasks)
+        self.queues = BridgeQueues(self._remote, limits, dispatch, self._wake_up, dead_letters)
+        self.admin = BridgeAdmin(self._remote, self.queues, dead_letters)
+        self.succession = BridgeSuccession(self._remote, self._tasks)
         self._starting = Starting("bridge adapter")
         self._stopping = Stopping(self._stop)
 
@@ -47,10 +47,10 @@ class BridgeAdapter:
     def store(self) -> str | None:
         return self._remote.link.store
 
-    async def start(self, bell: Callable[[str], None]) -> None:
+    async def start(self, wake: Callable[[str], None]) -> None:
         self._starting.check()
         self._starting.has_begun = True
-        self._wake_up.begin(bell)
+        self._wake_up.begin(wake)
         try:
             await self._remote.start()
         except BaseException:

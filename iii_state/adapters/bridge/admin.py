@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from iii_state.adapters.bridge.queues import Queues
+from iii_state.adapters.bridge.queues import BridgeQueues
 from iii_state.adapters.bridge.remote import queues as remote_queues
 from iii_state.adapters.bridge.remote.remote import Remote
 from iii_state.adapters.local_dead_letters import DeadLetters
@@ -10,10 +10,10 @@ from iii_state.events import DeadLetter, QueueStats
 from iii_state.host import engine_name
 
 
-class Admin:
+class BridgeAdmin:
     """See `base.Admin`. `dead_letters` are those of a stock remote, which has none itself."""
 
-    def __init__(self, remote: Remote, queues: Queues, dead_letters: DeadLetters) -> None:
+    def __init__(self, remote: Remote, queues: BridgeQueues, dead_letters: DeadLetters) -> None:
         self._remote = remote
         self._queues = queues
         self._dead_letters = dead_letters

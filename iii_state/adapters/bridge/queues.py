@@ -36,7 +36,7 @@ OWN_RETENTION_MS = 300_000
 """For so long at most a remote keeps the queue of one bridge alone when the connection is gone."""
 
 
-class Queues:
+class BridgeQueues:
     """See `base.Queues`. `dead_letters` are those of a stock remote, which has none itself."""
 
     def __init__(

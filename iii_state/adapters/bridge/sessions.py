@@ -7,7 +7,7 @@ from iii_state.tasks.background import Background
 from iii_state.tasks.results import Answer
 
 
-class Sessions:
+class BridgeSessions:
     """See `base.Sessions`."""
 
     def __init__(self, remote: Remote, tasks: Background) -> None:

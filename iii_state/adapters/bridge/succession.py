@@ -10,7 +10,7 @@ from iii_state.tasks.background import Background
 from iii_state.tasks.results import Answer
 
 
-class Succession:
+class BridgeSuccession:
     """See `base.Succession`."""
 
     def __init__(self, remote: Remote, tasks: Background) -> None:

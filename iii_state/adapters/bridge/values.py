@@ -25,7 +25,7 @@ DEADLINES = "deadlines: ttl_ms would be ignored"
 PAGE = b',"limit":1000,"max_bytes":8000000'
 
 
-class Values:
+class BridgeValues:
     """See `base.Values`."""
 
     def __init__(self, remote: Remote, tasks: Background) -> None:

@@ -7,14 +7,14 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
-from iii_state.adapters.kv.admin import Admin
+from iii_state.adapters.kv.admin import KvAdmin
 from iii_state.adapters.kv.clock import Clock, now_ms
 from iii_state.adapters.kv.journal.commits import Commits
 from iii_state.adapters.kv.journal.journal import Journal
-from iii_state.adapters.kv.queues import Queues
-from iii_state.adapters.kv.sessions import Sessions
-from iii_state.adapters.kv.succession import Succession
-from iii_state.adapters.kv.values import Values
+from iii_state.adapters.kv.queues import KvQueues
+from iii_state.adapters.kv.sessions import KvSessions
+from iii_state.adapters.kv.succession import KvSuccession
+from iii_state.adapters.kv.values import KvValues
 from iii_state.adapters.local_dead_letters import DeadLetters
 from iii_state.adapters.wakeup import WakeUp
 from iii_state.errors import StoreError
@@ -48,11 +48,11 @@ class KvAdapter:
         self._commits = None if self._journal is None else Commits(self._journal, self._clock)
         self._wake_up = WakeUp()
         dead_letters = DeadLetters(limits.max_queue_length)
-        self.sessions = Sessions(self._commits, expiry_seconds=session_seconds)
-        self.queues = Queues(limits, self._wake_up, self._commits, dead_letters, self._clock)
-        self.values = Values(self.queues, self.sessions, self._commits, self._clock)
-        self.admin = Admin(self.queues, dead_letters)
-        self.succession = Succession()
+        self.sessions = KvSessions(self._commits, expiry_seconds=session_seconds)
+        self.queues = KvQueues(limits, self._wake_up, self._commits, dead_letters, self._clock)
+        self.values = KvValues(self.queues, self.sessions, self._commits, self._clock)
+        self.admin = KvAdmin(self.queues, dead_letters)
+        self.succession = KvSuccession()
         if self._commits is not None:
             self._commits.on_commit(self.sessions.committed)
             self._commits.on_commit(self.values.committed)
@@ -60,10 +60,10 @@ class KvAdapter:
         self._starting = Starting("kv adapter")
         self._stopping = Stopping(self._stop)
 
-    async def start(self, bell: Callable[[str], None]) -> None:
+    async def start(self, wake: Callable[[str], None]) -> None:
         self._starting.check()
         contents = None if self._journal is None else await self._journal.open(self._clock())
-        self._wake_up.begin(bell)
+        self._wake_up.begin(wake)
         self._starting.has_begun = True
         if contents is not None:
             self.store = contents.store

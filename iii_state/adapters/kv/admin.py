@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from iii_state.adapters.kv.queues import Queues
+from iii_state.adapters.kv.queues import KvQueues
 from iii_state.adapters.local_dead_letters import DeadLetters
 from iii_state.events import DeadLetter, QueueStats
 from iii_state.host import engine_name
 
 
-class Admin:
+class KvAdmin:
     """See `base.Admin`."""
 
-    def __init__(self, queues: Queues, dead_letters: DeadLetters) -> None:
+    def __init__(self, queues: KvQueues, dead_letters: DeadLetters) -> None:
         self._queues = queues
         self._dead_letters = dead_letters
 

@@ -21,7 +21,7 @@ ENDS_PER_TURN = 500
 """So many values go before the event loop gets its turn."""
 
 
-class Deadlines:
+class KvDeadlines:
     """Deadlines of values, in milliseconds since 1970; at its deadline a value is over.
 
     `has(scope, key, at)` tells whether a value, committed or on its way, has this deadline. `end(scope, key)` removes a value

@@ -13,7 +13,7 @@ from iii_state.adapters.kv.clock import now_ms
 from iii_state.adapters.kv.journal.changes import Changes, dead_letter_of, dead_letter_row, delivery_row
 from iii_state.adapters.kv.journal.commits import Commits, Keep, keep_nothing
 from iii_state.adapters.kv.journal.file import Contents
-from iii_state.adapters.kv.routes import Routes
+from iii_state.adapters.kv.routes import KvRoutes
 from iii_state.adapters.local_dead_letters import DeadLetters
 from iii_state.adapters.local_queue import Queue, number_of
 from iii_state.adapters.wakeup import WakeUp
@@ -30,7 +30,7 @@ _subscription = msgspec.json.Decoder(Subscription)
 _queueing = Afterwards("handing an event to its queue")
 
 
-class Queues:
+class KvQueues:
     """See `base.Queues`. `commits` are those of the store's journal, None where it lives in memory.
 
     What is recorded of a queue is in the transaction of the next write or an earlier one, so nothing has to wait for it.
@@ -50,7 +50,7 @@ class Queues:
         self._keep: Keep = keep_nothing if commits is None else commits.keep
         self._dead_letters = dead_letters
         self._clock = clock
-        self.routes = Routes()
+        self.routes = KvRoutes()
         self._queues: dict[str, Queue] = {}
         self._removals: dict[str, AwakeTimer] = {}
         self._number = 0

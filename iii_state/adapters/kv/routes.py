@@ -5,7 +5,7 @@ from __future__ import annotations
 from iii_state.adapters.local_queue import Queue
 
 
-class Routes:
+class KvRoutes:
     """The queues that want the events of a scope and key: four look-ups, whatever the number of subscriptions."""
 
     def __init__(self) -> None:

@@ -23,7 +23,7 @@ SWEEPS_PER_EXPIRY = 5
 """A session has expired when so many sweeps, and the rest of the time to the first of them, have passed since its last use."""
 
 
-class Sessions:
+class KvSessions:
     """See `base.Sessions`. `commits` are those of the store's journal, None where it lives in memory."""
 
     def __init__(self, commits: Commits | None, *, expiry_seconds: float) -> None:

@@ -6,7 +6,7 @@ import time
 from itertools import count
 
 
-class Succession:
+class KvSuccession:
     """Who has entered it in which order, and until when each of them counts."""
 
     def __init__(self) -> None:

@@ -9,12 +9,12 @@ from typing import TypeVar
 
 from iii_state import values
 from iii_state.adapters.base import Updated
-from iii_state.adapters.kv.deadlines import Deadlines
+from iii_state.adapters.kv.deadlines import KvDeadlines
 from iii_state.adapters.kv.journal.changes import Changes
 from iii_state.adapters.kv.journal.commits import Commits
 from iii_state.adapters.kv.journal.file import Contents
-from iii_state.adapters.kv.queues import Queues, refuse_overflow
-from iii_state.adapters.kv.sessions import Sessions, being_closed
+from iii_state.adapters.kv.queues import KvQueues, refuse_overflow
+from iii_state.adapters.kv.sessions import KvSessions, being_closed
 from iii_state.errors import too_large
 from iii_state.events import Event, EventType
 from iii_state.sessions import Request
@@ -28,20 +28,20 @@ T = TypeVar("T")
 _watching = Afterwards("planning the end of a value with a deadline")
 
 
-class Values:
+class KvValues:
     """See `base.Values`. `commits` are those of the store's journal, None where it lives in memory.
 
     What has been committed is read; mutations see what is on its way into the journal, too.
     """
 
-    def __init__(self, queues: Queues, sessions: Sessions, commits: Commits | None, clock: Callable[[], int]) -> None:
+    def __init__(self, queues: KvQueues, sessions: KvSessions, commits: Commits | None, clock: Callable[[], int]) -> None:
         self._queues = queues
         self._routes = queues.routes
         self._sessions = sessions
         self._commits = commits
         self._held: dict[str, dict[str, bytes]] = {}
         """Scope → key → stored text, of what has been committed."""
-        self._deadlines = Deadlines(self._has_deadline, self._end_if_over, clock)
+        self._deadlines = KvDeadlines(self._has_deadline, self._end_if_over, clock)
         self._watched = self._deadlines.watched
         self._epoch = secrets.token_hex(6)
         """What the ids of the writes made here begin with."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from iii_state.adapters.bridge.remote.link import Link
-from iii_state.adapters.bridge.remote.session import Session, session_error
+from iii_state.adapters.bridge.remote.session import RemoteSession, session_error
 from iii_state.errors import Code, ConnectionLost, FunctionError, OutcomeUnknown, StoreError
 from iii_state.tasks.effects import Afterwards
 from iii_state.wire.messages import STOPPED
@@ -30,7 +30,7 @@ class RemoteFunction:
     is_mutation: bool = False
 
 
-class Call:
+class RemoteCall:
     """A call until it is over: what is sent, and for whom the result is. It takes its outcome as a Future does."""
 
     __slots__ = (
@@ -49,7 +49,13 @@ class Call:
     )
 
     def __init__(
-        self, calls: Calls, function: RemoteFunction, data: bytes, request: bytes | None, needs: str, future: asyncio.Future[Any]
+        self,
+        calls: RemoteCalls,
+        function: RemoteFunction,
+        data: bytes,
+        request: bytes | None,
+        needs: str,
+        future: asyncio.Future[Any],
     ) -> None:
         self.calls = calls
         self.function = function
@@ -63,7 +69,7 @@ class Call:
         self.deadline = 0.0
         self.slot = -1
         """Its place among the calls in flight; -1 while it waits for one."""
-        self.session: Session | None = None
+        self.session: RemoteSession | None = None
         """The session of this bridge's in which it has a number."""
         self.seq = 0
         self.sent = False
@@ -105,7 +111,7 @@ class Call:
             self.fail(StoreError(f"{why}nothing was changed"))
 
 
-class Calls:
+class RemoteCalls:
     """The calls on a link, `max_in_flight` at once, each given up after `timeout` seconds; `start` first.
 
     `renew` is called when the remote has lost the session on the connection there is; `go_on` when there is another one.
@@ -118,11 +124,11 @@ class Calls:
         self._renew = renew
         self._slots = list(range(max_in_flight - 1, -1, -1))
         self._seq = 0
-        self._open: dict[Call, None] = {}
+        self._open: dict[RemoteCall, None] = {}
         """All that are open, in the order in which they were made, which is that of their deadlines, too."""
-        self._again: list[Call] = []
+        self._again: list[RemoteCall] = []
         """Calls of connections that broke, to be made again."""
-        self._waiting: deque[Call] = deque()
+        self._waiting: deque[RemoteCall] = deque()
         self._waits_for_reading = False
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop
@@ -153,7 +159,7 @@ class Calls:
         if self._link.ring is not None:
             raise StoreError(self._link.ring)
         loop = self._loop
-        call = Call(self, function, data, request, needs, loop.create_future())
+        call = RemoteCall(self, function, data, request, needs, loop.create_future())
         call.deadline = loop.time() + self._timeout
         self._open[call] = None
         if self._timer is None:
@@ -166,7 +172,7 @@ class Calls:
             self._send_waiting()
         return call.future
 
-    def _send(self, call: Call) -> None:
+    def _send(self, call: RemoteCall) -> None:
         if call.needs and not self._link.is_ours:
             call.give_up(f"the engine at {self._link.url} has no {call.needs}; ")
             return
@@ -184,7 +190,7 @@ class Calls:
         else:
             self._again.append(call)
 
-    def end(self, call: Call) -> None:
+    def end(self, call: RemoteCall) -> None:
         """A call is over: its place is free."""
         if self._open.pop(call, self) is self:
             return
@@ -210,7 +216,7 @@ class Calls:
         self._waits_for_reading = False
         self._send_waiting()
 
-    def failed(self, call: Call, error: Exception) -> None:
+    def failed(self, call: RemoteCall, error: Exception) -> None:
         """A call was answered with an error, or its connection broke."""
         if call not in self._open:
             return
@@ -236,7 +242,7 @@ class Calls:
         else:
             call.fail(error)
 
-    def _session_lost(self, call: Call) -> None:
+    def _session_lost(self, call: RemoteCall) -> None:
         """The session is gone while the connection is there, for example because it was not used for long: take another one."""
         if call.uncertain:
             self._give_up_uncertain(call, "it has lost its record of this call")
@@ -263,7 +269,7 @@ class Calls:
                 self._send(call)
         self._send_waiting()
 
-    def _give_up_uncertain(self, call: Call, why: str) -> None:
+    def _give_up_uncertain(self, call: RemoteCall, why: str) -> None:
         call.give_up(f"the connection to {self._link.url} broke, and {why}: ")
 
     def _expire(self) -> None:

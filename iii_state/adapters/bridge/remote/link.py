@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 
-from iii_state.adapters.bridge.remote.session import Session
+from iii_state.adapters.bridge.remote.session import RemoteSession
 from iii_state.client.client import Client
 from iii_state.errors import ConnectionLost
 
@@ -22,7 +22,7 @@ class Link:
         """Whether the remote is of this project: it delivers events until they are acknowledged."""
         self.store: str | None = None
         """What the remote calls its store, where calls made again are recognised."""
-        self.session: Session | None = None
+        self.session: RemoteSession | None = None
         self.why_unrecognised = ""
         """Why the remote does not recognise calls that were made before, as part of a sentence."""
         self.ring: str | None = None

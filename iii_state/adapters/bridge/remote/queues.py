@@ -20,7 +20,7 @@ MAX_SHOWN = 1000
 """The most dead letters of one answer."""
 
 
-class Queue(msgspec.Struct, frozen=True):
+class RemoteQueue(msgspec.Struct, frozen=True):
     """A queue at the remote, and what it holds."""
 
     function_id: str
@@ -32,11 +32,11 @@ class Queue(msgspec.Struct, frozen=True):
     oldest_at_ms: int | None
 
 
-NOTHING = Queue("", 0, 0, 0, 0, 0, None)
+NOTHING = RemoteQueue("", 0, 0, 0, 0, 0, None)
 
 
 class _Queues(msgspec.Struct):
-    triggers: list[Queue]
+    triggers: list[RemoteQueue]
 
 
 class _Event(msgspec.Struct):
@@ -70,7 +70,7 @@ def function_of(subscription: Subscription, bridge: str | None) -> str:
     return f"{PREFIX}{subscription.id}::{mark}{subscription.function_id}"
 
 
-async def queues(remote: Remote) -> dict[str, Queue]:
+async def queues(remote: Remote) -> dict[str, RemoteQueue]:
     """The queues of all bridges at the remote, by their functions."""
     triggers = results.function(remote.url, "iii-state::triggers", lambda text: _queues.decode(text or b"null"))
     found = await remote.call(triggers, b'{"of":null')

@@ -8,9 +8,9 @@ import secrets
 from collections.abc import Callable
 
 from iii_state import values
-from iii_state.adapters.bridge.remote.calls import Calls
+from iii_state.adapters.bridge.remote.calls import RemoteCalls
 from iii_state.adapters.bridge.remote.link import Link
-from iii_state.adapters.bridge.remote.session import SESSION_OPEN, Session, SessionGone, session_error
+from iii_state.adapters.bridge.remote.session import SESSION_OPEN, RemoteSession, SessionGone, session_error
 from iii_state.client.about import About
 from iii_state.client.client import Client, Hooks
 from iii_state.config import BridgeSettings
@@ -40,7 +40,7 @@ class Remote:
             hooks=Hooks(greet=self._greet, lost=self._lost),
         )
         self.link = Link(self.url, self.client)
-        self.call = Calls(self.link, timeout=self._timeout, max_in_flight=settings.max_in_flight, renew=self._renew_session)
+        self.call = RemoteCalls(self.link, timeout=self._timeout, max_in_flight=settings.max_in_flight, renew=self._renew_session)
         self._connected: list[Callable[[], None]] = []
         self._disconnected: list[Callable[[], None]] = []
         self._known = asyncio.Event()
@@ -143,7 +143,7 @@ class Remote:
         if not link.is_ours:
             link.session, link.why_unrecognised = None, "it does not recognise calls that are made again"
             return
-        for session in (link.session, Session()):
+        for session in (link.session, RemoteSession()):
             if session is not None:
                 try:
                     link.store = await session.open(link.ask)

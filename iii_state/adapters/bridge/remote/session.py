@@ -29,7 +29,7 @@ class SessionGone(Exception):
     """There is no such session; the message says why, as part of a sentence."""
 
 
-class Session:
+class RemoteSession:
     """One session. Its epoch grows with every connection: what is still on its way from before is refused from then on."""
 
     def __init__(self) -> None:
