@@ -15,8 +15,8 @@ EventType = Literal["state:created", "state:updated", "state:deleted"]
 FOREVER = "forever"
 
 
-class Event(msgspec.Struct):
-    """One committed mutation. `old` and `new` are stored texts, None where there is no value."""
+class Change(msgspec.Struct):
+    """One committed mutation, which handlers get as an event. `old` and `new` are stored texts, None where there is no value."""
 
     write_id: str
     scope: str
@@ -100,7 +100,7 @@ class Delivery:
     """
 
     subscription_id: str
-    event: Event
+    event: Change
     attempt: int = 1
     fence: int = 0
     token: object = None
@@ -122,7 +122,7 @@ class DeadLetter:
     id: str
     subscription_id: str
     function_id: str
-    event: Event
+    event: Change
     attempts: int
     error: str
     buried_at_ms: int

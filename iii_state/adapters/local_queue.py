@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from iii_state.events import Delivery, Event, QueueLimits, Subscription
+from iii_state.events import Change, Delivery, QueueLimits, Subscription
 
 Lane = tuple[str, str]
 
@@ -54,7 +54,7 @@ class Queue:
         """How many deliveries wait for their next attempt."""
         return len(self._timers)
 
-    def overflow(self, event: Event) -> str | None:
+    def overflow(self, event: Change) -> str | None:
         """Why one more event does not fit, None if it does."""
         if len(self._deliveries) + self._reserved >= self.limits.max_queue_length:
             return f"max_queue_length {self.limits.max_queue_length}"
@@ -62,12 +62,12 @@ class Queue:
             return f"max_queue_bytes {self.limits.max_queue_bytes}"
         return None
 
-    def reserve(self, event: Event) -> None:
+    def reserve(self, event: Change) -> None:
         """Keep room for the event of a write that is not committed yet."""
         self._reserved += 1
         self._reserved_bytes += event.size
 
-    def unreserve(self, event: Event) -> None:
+    def unreserve(self, event: Change) -> None:
         """The write has been committed, or has failed."""
         self._reserved -= 1
         self._reserved_bytes -= event.size

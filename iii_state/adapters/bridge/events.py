@@ -7,7 +7,7 @@ from msgspec import Raw
 
 from iii_state.adapters.bridge.remote import results
 from iii_state.errors import Code, FunctionError, InvalidValue
-from iii_state.events import Event, EventType
+from iii_state.events import Change, EventType
 from iii_state.values import Json
 
 
@@ -46,7 +46,7 @@ def read_mark(metadata: Json | None) -> Mark | None:
         return None
 
 
-def read_event(data: Json, write_id: str) -> Event:
+def read_event(data: Json, write_id: str) -> Change:
     """The event of a call. Raises `FunctionError` for what is none."""
     try:
         event = _event.decode(data)
@@ -56,4 +56,4 @@ def read_event(data: Json, write_id: str) -> Event:
         new = None if event.event_type == "state:deleted" else results.stored(event.new_value)
     except (msgspec.MsgspecError, InvalidValue, RecursionError, UnicodeError) as error:
         raise FunctionError(Code.DESERIALIZATION_ERROR, f"this is no event of a state trigger: {error}") from None
-    return Event(write_id, event.scope, event.key, event.event_type, old, new)
+    return Change(write_id, event.scope, event.key, event.event_type, old, new)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from iii_state.adapters.bridge.events import Mark
 from iii_state.adapters.local_queue import Queue, number_of
 from iii_state.errors import Code, FunctionError, NotCarriedOut, WorkerLost
-from iii_state.events import Delivery, Event, Failure, Subscription
+from iii_state.events import Change, Delivery, Failure, Subscription
 from iii_state.tasks.awake import AwakeTimer
 from iii_state.tasks.results import Answer
 
@@ -77,7 +77,7 @@ class Relay:
 
     # -- events that come
 
-    def keep(self, event: Event) -> None:
+    def keep(self, event: Change) -> None:
         """Take an event on that the remote does not keep. Where there is no room, the oldest goes."""
         while self.queue.overflow(event) is not None and self.queue.drop_oldest() is not None:
             dropped = self.queue.dropped
@@ -86,7 +86,7 @@ class Relay:
                 logger.warning("the queue of %s is full; %d of its oldest events dropped so far", function, dropped)
         self.queue.push(self._delivery(event))
 
-    def hold(self, mark: Mark, event: Event) -> Answer[bytes | None]:
+    def hold(self, mark: Mark, event: Change) -> Answer[bytes | None]:
         """Take an event on that the remote keeps until this is answered. It may be one that is here already, or has been."""
         event_id = mark.event_id
         loop = asyncio.get_running_loop()
@@ -108,13 +108,13 @@ class Relay:
             self._begin(event_id, event, (mark.attempt, mark.fence), mark.crashes)
         return answer
 
-    def _begin(self, event_id: str, event: Event, number: Number, crashes: int) -> None:
+    def _begin(self, event_id: str, event: Change, number: Number, crashes: int) -> None:
         delivery = self._delivery(event, *number, crashes)
         self._held[event_id] = delivery
         self._ids[self._numbers] = event_id
         self.queue.push(delivery)
 
-    def _delivery(self, event: Event, attempt: int = 1, fence: int = 0, crashes: int = 0) -> Delivery:
+    def _delivery(self, event: Change, attempt: int = 1, fence: int = 0, crashes: int = 0) -> Delivery:
         self._numbers += 1
         return Delivery(self.queue.id, event, attempt, fence, self._numbers, crashes=crashes)
 

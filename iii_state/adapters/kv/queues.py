@@ -18,7 +18,7 @@ from iii_state.adapters.local_dead_letters import DeadLetters
 from iii_state.adapters.local_queue import Queue, number_of
 from iii_state.adapters.wakeup import WakeUp
 from iii_state.errors import StoreError
-from iii_state.events import FOREVER, DeadLetter, Delivery, Event, Failure, QueueLimits, Subscription
+from iii_state.events import FOREVER, Change, DeadLetter, Delivery, Failure, QueueLimits, Subscription
 from iii_state.tasks.awake import AwakeTimer
 from iii_state.tasks.effects import Afterwards
 from iii_state.tasks.results import Answer
@@ -74,7 +74,7 @@ class KvQueues:
         now = self._clock()
         crashes = dict(contents.crashes)
         for number, subscription_id, write_id, event_type, scope, key, old, new, attempt, due in contents.deliveries:
-            event = Event(write_id, scope.decode(), key.decode(), event_type, old, new)
+            event = Change(write_id, scope.decode(), key.decode(), event_type, old, new)
             delivery = Delivery(subscription_id, event, attempt, self._fence, number, crashes=crashes.get(number, 0))
             waiting = self._queues.get(subscription_id)
             if waiting is None:  # its retention had ended
@@ -178,7 +178,7 @@ class KvQueues:
 
     # -- what writes put into them
 
-    def push(self, queue: Queue, event: Event) -> None:
+    def push(self, queue: Queue, event: Change) -> None:
         """Hand the event of a write that was made to a queue."""
         try:
             self._make_room(queue, event)
@@ -186,7 +186,7 @@ class KvQueues:
         except Exception as error:
             _queueing.failed(error)
 
-    def reserve(self, queue: Queue, event: Event) -> tuple[Queue, Delivery]:
+    def reserve(self, queue: Queue, event: Change) -> tuple[Queue, Delivery]:
         """Keep room for the event of a write that is on its way into the journal; `committed` hands it over."""
         queue.reserve(event)
         return queue, self._new_delivery(queue, event)
@@ -203,11 +203,11 @@ class KvQueues:
                     except Exception as error:
                         _queueing.failed(error)
 
-    def _new_delivery(self, queue: Queue, event: Event) -> Delivery:
+    def _new_delivery(self, queue: Queue, event: Change) -> Delivery:
         self._number = number = self._number + 1
         return Delivery(queue.id, event, 1, self._fence, number)
 
-    def _make_room(self, queue: Queue, event: Event) -> None:
+    def _make_room(self, queue: Queue, event: Change) -> None:
         """Drop what has to go for `event`; only a queue that drops its oldest ever has to."""
         dropped: list[int] = []
         while queue.overflow(event) is not None and (victim := queue.drop_oldest()) is not None:
@@ -321,7 +321,7 @@ class KvQueues:
         return True
 
 
-def refuse_overflow(queue: Queue, event: Event) -> None:
+def refuse_overflow(queue: Queue, event: Change) -> None:
     """Raise `StoreError` where a queue is full that does not drop its oldest event for a new one."""
     bound = queue.overflow(event)
     if bound is not None and queue.limits.on_full == "reject":

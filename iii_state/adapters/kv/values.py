@@ -16,7 +16,7 @@ from iii_state.adapters.kv.journal.file import Contents
 from iii_state.adapters.kv.queues import KvQueues, refuse_overflow
 from iii_state.adapters.kv.sessions import KvSessions, being_closed
 from iii_state.errors import too_large
-from iii_state.events import Event, EventType
+from iii_state.events import Change, EventType
 from iii_state.sessions import Request
 from iii_state.tasks.effects import Afterwards
 from iii_state.tasks.results import Answer
@@ -150,11 +150,11 @@ class KvValues:
         if self._closed:  # it would not be written any more, and so its call would never be answered
             raise being_closed()
         queues = self._routes.matching(scope, key)
-        event: Event | None = None
+        event: Change | None = None
         if queues:
             kind: EventType = "state:deleted" if new is None else "state:created" if old is None else "state:updated"
             self._writes += 1
-            event = Event(f"{self._epoch}-{self._writes}", scope, key, kind, old, new)
+            event = Change(f"{self._epoch}-{self._writes}", scope, key, kind, old, new)
             for queue in queues:
                 refuse_overflow(queue, event)
         changes_deadline = deadline is not None or (self._watched and self._deadline(scope, key) is not None)

@@ -19,7 +19,7 @@ from iii_state.adapters.redis.keyspace import scopes
 from iii_state.adapters.redis.mutations.foreign_text import stored_form
 from iii_state.config import RedisSettings
 from iii_state.errors import ConfigError, StoreError
-from iii_state.events import Event, QueueLimits, Subscription
+from iii_state.events import Change, QueueLimits, Subscription
 from tests.support.redis.adapters import INCREMENT, SMALLEST_RULES, adapter_on
 from tests.support.redis.server import RedisServer
 from tests.support.waiting import answer_of, until
@@ -69,21 +69,21 @@ async def noticed(server: RedisServer) -> None:
     await until(lambda: contents(server) == shadows(server))
 
 
-async def drain(adapter: RedisAdapter, subscription: Subscription = ALL) -> list[Event]:
-    events: list[Event] = []
+async def drain(adapter: RedisAdapter, subscription: Subscription = ALL) -> list[Change]:
+    events: list[Change] = []
     while taken := await answer_of(adapter.queues.take(subscription.id, 100)):
         events += [delivery.event for delivery in taken]
         await answer_of(adapter.queues.ack(taken))
     return events
 
 
-def facts(events: list[Event]) -> list[Fact]:
+def facts(events: list[Change]) -> list[Fact]:
     return [(event.event_type.removeprefix("state:"), event.scope, event.key, event.old, event.new) for event in events]
 
 
-def chains(events: list[Event]) -> dict[tuple[str, str], list[Event]]:
+def chains(events: list[Change]) -> dict[tuple[str, str], list[Change]]:
     """The events by scope and key; each begins with what the one before has left."""
-    found: dict[tuple[str, str], list[Event]] = {}
+    found: dict[tuple[str, str], list[Change]] = {}
     for event in events:
         chain = found.setdefault((event.scope, event.key), [])
         assert event.old == (chain[-1].new if chain else None), (event, chain)
@@ -149,7 +149,7 @@ async def test_a_foreign_write_has_its_events(server: RedisServer, opened: Open,
     await answer_of(adapter.queues.subscribe(ALL))
     write, expected = CASES[case]
     write(server.client)
-    events: list[Event] = []
+    events: list[Change] = []
     async with asyncio.timeout(20):
         while len(events) < len(expected):
             events += await drain(adapter)
@@ -494,7 +494,7 @@ async def test_own_and_foreign_writes_mixed_leave_unbroken_chains(server: RedisS
     adapters = [await opened(), await opened()]
     await answer_of(adapters[0].queues.subscribe(ALL))
     names = [(scope, key) for scope in ("s", "t") for key in ("a", "b", "c")]
-    events: list[Event] = []
+    events: list[Change] = []
     own_writes = 0
 
     async def own(adapter: RedisAdapter, dice: random.Random) -> None:

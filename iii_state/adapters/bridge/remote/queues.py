@@ -12,7 +12,7 @@ from iii_state import values
 from iii_state.adapters.bridge.remote import results
 from iii_state.adapters.bridge.remote.remote import Remote
 from iii_state.errors import Code, FunctionError
-from iii_state.events import DeadLetter, Event, EventType, Subscription
+from iii_state.events import Change, DeadLetter, EventType, Subscription
 
 PREFIX = "iii-state::bridge::"
 
@@ -123,7 +123,7 @@ def _dead_letter(row: _DeadLetter, event: _Event) -> DeadLetter:
         id=row.id,
         subscription_id=subscription_id,
         function_id=function_id,
-        event=Event(row.id, event.scope, event.key, event.event_type, old, new),
+        event=Change(row.id, event.scope, event.key, event.event_type, old, new),
         attempts=row.attempts,
         error=row.error,
         buried_at_ms=row.buried_at_ms,

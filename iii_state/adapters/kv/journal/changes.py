@@ -9,7 +9,7 @@ from typing import Any
 
 from iii_state.adapters.kv.journal.transaction import Outcome, Row, Slot, Transaction
 from iii_state.adapters.local_queue import Queue, number_of
-from iii_state.events import DeadLetter, Delivery, Event
+from iii_state.events import Change, DeadLetter, Delivery
 
 Place = tuple[str, str]
 """Scope and key."""
@@ -103,5 +103,5 @@ def dead_letter_row(dead_letter: DeadLetter) -> Row:
 def dead_letter_of(row: Row) -> DeadLetter:
     """A dead letter that the file has."""
     dead_letter_id, subscription_id, function_id, write_id, event_type, scope, key, old, new, attempts, error, at = row
-    event = Event(write_id, scope.decode(), key.decode(), event_type, old, new)
+    event = Change(write_id, scope.decode(), key.decode(), event_type, old, new)
     return DeadLetter(dead_letter_id, subscription_id, function_id, event, attempts, error, at)

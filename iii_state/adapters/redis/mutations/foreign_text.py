@@ -10,7 +10,7 @@ from msgspec import Raw
 from iii_state import values
 from iii_state.adapters.redis.scripts.mutations import FOREIGN_WRITE
 from iii_state.errors import InvalidValue, StoreError
-from iii_state.events import Event
+from iii_state.events import Change
 
 logger = logging.getLogger(__name__)
 
@@ -54,14 +54,14 @@ def checked(scope: str, key: str, text: bytes) -> bytes:
         raise StoreError(f"the value at scope {scope!r}, key {key!r} is not ours, and no JSON: {error}") from None
 
 
-def check_event(event: Event) -> None:
+def check_event(event: Change) -> None:
     """The old value may be another writer's, the new one of a foreign write is: what is no JSON counts as null."""
     event.old = _checked(event, event.old, "what was replaced")
     if event.write_id.startswith(FOREIGN_WRITE):
         event.new = _checked(event, event.new, "what is there now")
 
 
-def _checked(event: Event, text: bytes | None, which: str) -> bytes | None:
+def _checked(event: Change, text: bytes | None, which: str) -> bytes | None:
     if text is None or is_ours(text):
         return text
     try:

@@ -7,7 +7,7 @@ from typing import NamedTuple, cast
 
 from iii_state.adapters.redis.keys import Keys, lane
 from iii_state.adapters.redis.scripts.mutations import Reply
-from iii_state.events import Delivery, Event, EventType, QueueLimits
+from iii_state.events import Change, Delivery, EventType, QueueLimits
 
 DELIVERIES_AT_ONCE = 1000
 """At most this many deliveries in one call of queues/ack.lua, for the same reason."""
@@ -117,10 +117,10 @@ def taken(reply: Reply, subscription_id: str, queue: bytes = b"", engine: bytes 
     return deliveries, wrong
 
 
-def event_of(fields: Sequence[bytes]) -> Event:
+def event_of(fields: Sequence[bytes]) -> Change:
     """The event in the fields of a stream's entry."""
     _, write, _, scope, _, key, _, event_type, _, old, _, new = fields[:12]
-    return Event(
+    return Change(
         write_id=write.decode(),
         scope=scope.decode(),
         key=key.decode(),
