@@ -10,6 +10,7 @@ that both kinds behave alike (`test_warm.py`). What a person types is started fr
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import json
 import os
@@ -78,7 +79,8 @@ class WarmProcess:
     def send_signal(self, number: int) -> None:
         """Send a signal. Does nothing to one that has ended."""
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it has ended, and how has not been reported yet
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         """End it with SIGKILL."""
