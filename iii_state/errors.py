@@ -14,7 +14,7 @@ MAX_RECORDED_BYTES = 1_048_576
 """A replaced value that is larger is not recorded for calls that are made again (`lua/lib/sessions/record.lua` has the number)."""
 
 _ABOUT_THE_CUT = 64
-"""What is said of a cut may stand behind the limit: a text is cut once, by whoever comes first."""
+"""What is said of a cut may stand behind the limit: a text that has been cut once is not cut again."""
 
 
 class Code(StrEnum):

@@ -66,9 +66,9 @@ class DispatchLimits(msgspec.Struct, frozen=True):
 
 
 class Subscription(msgspec.Struct, frozen=True):
-    """Who wants which events, and how they are delivered: the durable side of one or more equal triggers.
+    """Which function wants which events, and how they are delivered: the durable identity of one or more equal triggers.
 
-    The same (namespace, function, scope, key, condition, delivery) is one subscription, whoever registers it and wherever;
+    The same (namespace, function, scope, key, condition, delivery) is one subscription, on whichever engine it is registered;
     of everything else the last registration counts. None for scope, key or condition means not given.
     """
 
@@ -92,9 +92,9 @@ class Subscription(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True, eq=False)
 class Delivery:
-    """One event on its way to one subscription's handler, pending until it is acknowledged, retried, buried or released.
+    """One event on its way to one subscription's handler, pending until it is acknowledged, retried, released or a dead letter.
 
-    `attempt` counts from 1; `fence` grows whenever another engine takes over, or a dead letter is revived; `token` is the adapter's
+    `attempt` counts from 1; `fence` grows whenever another engine takes over, or a dead letter is retried; `token` is the adapter's
     own handle, `queued_at_ms` when it was queued, where the adapter knows. `crashes` tells how often a worker went away with it in
     mid-call: from the second on it was alone there.
     """
@@ -126,6 +126,7 @@ class DeadLetter:
     attempts: int
     error: str
     buried_at_ms: int
+    """When it became one, in milliseconds since 1970. The name is part of the interface of `iii-state::dead_list`."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -142,7 +143,7 @@ class Failure:
 
 @dataclass(slots=True)
 class QueueStats:
-    """A look at one subscription's queue.
+    """What one subscription's queue holds.
 
     `waiting` have not been taken, `retrying` of them wait for their next attempt; `pending` are out at an engine. `hosts` are the
     engines that host it now, as `host.engine_name` has them, `oldest_at_ms` is when the oldest event was queued (or made ready

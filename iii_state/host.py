@@ -75,7 +75,7 @@ class TriggerProvider(Protocol):
 
 
 class Runner(Protocol):
-    """Who runs functions: a worker's connection, with which all goes that it runs. Each is itself alone; `name` is for people.
+    """A worker's connection, as what runs functions: all that it runs goes with it. It equals only itself; `name` is for people.
 
     `may_crash` tells whether it may go away because of what it runs.
     """
@@ -116,7 +116,7 @@ class Host(Protocol):
     ) -> Answer[bytes | None]:
         """Call any function of the engine, a worker's too, by `runner` where that was picked. Cancelling the Future gives it up.
 
-        Raises `NotCarriedOut` where nobody has begun it (code `payload_too_large` when its worker cannot receive it), `WorkerLost`
+        Raises `NotCarriedOut` where it was not begun (code `payload_too_large` when its worker cannot receive it), `WorkerLost`
         when its worker goes away in mid-call, and `FunctionError` for whatever the function raised or a `TIMEOUT` of the engine's.
         """
         ...
@@ -124,7 +124,7 @@ class Host(Protocol):
     def takes_events(self, function_id: str, namespace: str, go_on: Callable[[], None]) -> bool:
         """Whether an event can be sent to a worker that serves this function now: it has read (nearly) all it was sent.
 
-        If not, `go_on` is called once when it is time to ask again: those who wait for a worker are called one after another.
+        If not, `go_on` is called once when it is time to ask again: all that wait for a worker are called one after another.
         What is sent all the same is accepted, and waits.
         """
         ...
@@ -134,16 +134,16 @@ class Host(Protocol):
         ...
 
     def pick(self, function_id: str, namespace: str = DEFAULT_NAMESPACE, avoid: Container[object] = ()) -> Runner | None:
-        """Whose turn it is to serve a function; one to `avoid` only where there is no other. None for a built-in function, and
-        where nobody serves it."""
+        """The runner whose turn it is to serve a function; one to `avoid` only where there is no other. None for a built-in
+        function, and for one that is not served."""
         ...
 
     def runners(self, function_id: str, namespace: str = DEFAULT_NAMESPACE) -> Sequence[Runner]:
-        """Those that serve a function in turn and may go away because of what they run."""
+        """The runners that serve a function in turn and may go away because of what they run."""
         ...
 
     def has_function(self, function_id: str, namespace: str = DEFAULT_NAMESPACE) -> bool:
-        """Whether somebody serves this function now."""
+        """Whether this function is served now."""
         ...
 
     def watch_functions(self, changed: Callable[[str, str], None]) -> None:

@@ -1,10 +1,10 @@
-"""Calls that are recognised when they are made again: what a caller sends along, and what it is told where that does not help.
+"""Request ids: what makes a mutation recognisable when it is made again.
 
 A caller whose connection breaks with a mutation on it cannot know whether it was applied. So it opens a session, and gives each
-mutation a ticket, `_iii_state_request: {session, epoch, slot, seq}`: a slot that no other call in flight has, and a number larger
-than any that this session has used. The store keeps of each slot the last number and what that call replaced, and so answers a call
-that is made again as it did the first time, and changes nothing. Before a caller sends again what was in flight, it opens the
-session anew, with a larger epoch: what is still on its way from before is refused from then on.
+mutation a request id, `_iii_state_request: {session, epoch, slot, seq}`: a slot that no other call in flight has, and a sequence
+number larger than any that this session has used. The store keeps of each slot the last number and what that call replaced. So it
+replies to a call that is made again as it did the first time, and changes nothing. Before a caller sends again what was in flight,
+it opens the session anew, with a larger epoch: from then on the store refuses what is still on its way from before.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from iii_state.values.requests import describe, within
 SESSION_SECONDS = 600
 """How long a session outlives its last use. Far longer than a call is waited for."""
 
-
 MAX_SLOTS = 4096
 MAX_NUMBER = 2**53
 """Epochs and sequence numbers are compared as doubles in Lua."""
@@ -29,7 +28,7 @@ _SESSION = re.compile(r"[A-Za-z0-9_-]{8,64}")
 
 
 class Request(msgspec.Struct, frozen=True):
-    """The ticket of a mutation."""
+    """The request id of a mutation."""
 
     session: str
     epoch: int
@@ -49,7 +48,7 @@ _request = msgspec.json.Decoder(Request)
 
 
 def parse_request(text: Raw) -> Request:
-    """The ticket in a member `_iii_state_request`. Raises `InvalidValue` in words."""
+    """The request id in a member `_iii_state_request`. Raises `InvalidValue` in words."""
     try:
         request = _request.decode(text)
         check_session(request.session)

@@ -22,15 +22,17 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[DEFAULT] = server
         default_binary()
     config.addinivalue_line("markers", "slow: run with --slow only (see tests/support/slow.py)")
+    config.addinivalue_line("markers", "untraced: not run under coverage, whose frames count among those that Python may nest")
     config.addinivalue_line("markers", "both_loops: run on uvloop, and on asyncio's own event loop, which programs embed this in")
 
 
 @pytest.hookimpl(trylast=True)  # conftests of folders mark more tests
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--slow"):
-        slow = [item for item in items if item.get_closest_marker("slow")]
-        items[:] = [item for item in items if not item.get_closest_marker("slow")]
-        config.hook.pytest_deselected(items=slow)
+    left_out = [] if config.getoption("--slow") else ["slow"]
+    left_out += ["untraced"] if config.getoption("--cov", None) else []
+    deselected = [item for item in items if any(map(item.get_closest_marker, left_out))]
+    items[:] = [item for item in items if not any(map(item.get_closest_marker, left_out))]
+    config.hook.pytest_deselected(items=deselected)
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, LoopFactory]:

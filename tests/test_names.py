@@ -10,11 +10,6 @@ import iii_state
 
 ROOT = Path(iii_state.__file__).parent
 
-PENDING = {
-    "Event",
-}
-"""Names that rooms which are being reworked still share. The list only gets shorter."""
-
 
 def public_classes() -> dict[str, list[str]]:
     """The modules in which a public class of each name is defined, nested ones included."""
@@ -27,10 +22,5 @@ def public_classes() -> dict[str, list[str]]:
 
 
 def test_no_two_public_classes_share_a_name() -> None:
-    shared = {name: modules for name, modules in public_classes().items() if len(modules) > 1 and name not in PENDING}
+    shared = {name: modules for name, modules in public_classes().items() if len(modules) > 1}
     assert shared == {}
-
-
-def test_what_is_pending_is_still_shared() -> None:
-    found = public_classes()
-    assert {name for name in PENDING if len(found[name]) < 2} == set()

@@ -4,7 +4,7 @@ The two halves are atomic with each other: a mutation appends its event to the q
 same step as the write. An event exists if and only if its write does.
 
 *Lanes.* The events of one (subscription, scope, key) are a lane. At most one delivery of a lane is out at a time; the next one
-becomes ready when it has been acknowledged or buried. Lanes are independent of each other.
+becomes ready when it has been acknowledged or dead-lettered. Lanes are independent of each other.
 
 *Deadlines.* From its deadline on a value is not seen any more by anything, and goes with a `state:deleted` of its own, once. A
 mutation that comes before that has happened makes it happen first, and finds no value.
@@ -222,8 +222,8 @@ class Adapter(Protocol):
         """
         ...
 
-    async def start(self, bell: Callable[[str], None]) -> None:
-        """Open the backend. `bell(subscription_id)` is rung whenever a hosted queue may have something to take.
+    async def start(self, wake: Callable[[str], None]) -> None:
+        """Open the backend. `wake(subscription_id)` is called whenever a hosted queue may have something to take.
 
         Raises `StoreError` in words: not reachable, locked by another process, not a database, too old, not permitted.
         """

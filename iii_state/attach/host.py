@@ -261,7 +261,7 @@ class AttachedHost:
 
 
 class _Provider:
-    """The module's side of a trigger type. Whoever registers a trigger has its function, or is about to."""
+    """The module's side of a trigger type. The worker that registers a trigger has its function, or is about to."""
 
     def __init__(self, provider: TriggerProvider, availability: Availability) -> None:
         self._provider = provider

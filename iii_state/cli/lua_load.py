@@ -34,7 +34,7 @@ TIMEOUT_SECONDS = 10
 def lua_load(urls: tuple[str, ...], check: bool, as_json: bool) -> None:
     """Load the Lua scripts into Redis, so that the first calls find them there.
 
-    Engines load by themselves what they miss; this is for whoever prefers it done before a rollout.
+    Engines load by themselves what they miss; this does it before a rollout.
 
     \b
     iii-state lua-load --redis-url redis://node-1:6379 --redis-url redis://node-2:6379

@@ -92,7 +92,7 @@ def dead() -> None:
 
 _function = click.argument("function_id", metavar="FUNCTION")
 _maybe_function = click.argument("function_id", metavar="[FUNCTION]", required=False)
-_id = click.option("--id", "letter_id", help="Only the dead letter with this id.")
+_id = click.option("--id", "dead_letter_id", help="Only the dead letter with this id.")
 _limit = click.option(
     "--limit", type=click.IntRange(1, MAX_SHOWN), default=100, show_default=True, help="How many at most, the oldest first."
 )
@@ -132,18 +132,18 @@ def dead_list(function_id: str | None, limit: int, url: str, redis_url: str | No
 @_limit
 @source_options
 def dead_show(
-    function_id: str, letter_id: str | None, limit: int, url: str, redis_url: str | None, prefix: str, as_json: bool
+    function_id: str, dead_letter_id: str | None, limit: int, url: str, redis_url: str | None, prefix: str, as_json: bool
 ) -> None:
     """Print the dead letters of FUNCTION with their events, one a line in a pipe."""
 
     async def action() -> None:
         async with opened(url, redis_url, prefix) as ask:
-            answer = await ask("iii-state::dead_show", request(function_id=function_id, id=letter_id, limit=limit))
+            answer = await ask("iii-state::dead_show", request(function_id=function_id, id=dead_letter_id, limit=limit))
         if as_json:
             show(answer, as_json)
             return
-        for letter in msgspec.json.decode(values.members(answer or b"{}")["dead"], type=list[msgspec.Raw]):
-            show(letter, as_json)
+        for dead_letter in msgspec.json.decode(values.members(answer or b"{}")["dead"], type=list[msgspec.Raw]):
+            show(dead_letter, as_json)
 
     run(action)
 
@@ -152,12 +152,12 @@ def dead_show(
 @_function
 @_id
 @source_options
-def dead_retry(function_id: str, letter_id: str | None, url: str, redis_url: str | None, prefix: str, as_json: bool) -> None:
+def dead_retry(function_id: str, dead_letter_id: str | None, url: str, redis_url: str | None, prefix: str, as_json: bool) -> None:
     """Deliver the dead letters of FUNCTION again, each as a first attempt behind what waits for its key."""
 
     async def action() -> None:
         async with opened(url, redis_url, prefix) as ask:
-            answer = await ask("iii-state::dead_retry", request(function_id=function_id, id=letter_id))
+            answer = await ask("iii-state::dead_retry", request(function_id=function_id, id=dead_letter_id))
         _print_count(answer, as_json, "retried", "delivered again")
 
     run(action)
@@ -169,17 +169,17 @@ def dead_retry(function_id: str, letter_id: str | None, url: str, redis_url: str
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @source_options
 def dead_drop(
-    function_id: str, letter_id: str | None, yes: bool, url: str, redis_url: str | None, prefix: str, as_json: bool
+    function_id: str, dead_letter_id: str | None, yes: bool, url: str, redis_url: str | None, prefix: str, as_json: bool
 ) -> None:
     """Drop the dead letters of FUNCTION, for good."""
 
     async def action() -> None:
         async with opened(url, redis_url, prefix) as ask:
             if is_terminal() and not yes:
-                found = await ask("iii-state::dead_list", request(function_id=function_id, id=letter_id, limit=1))
+                found = await ask("iii-state::dead_list", request(function_id=function_id, id=dead_letter_id, limit=1))
                 count = values.decode(found or b"{}")["total"]
                 click.confirm(f"Drop {count} dead letters of {name(function_id)}?", abort=True)
-            answer = await ask("iii-state::dead_drop", request(function_id=function_id, id=letter_id))
+            answer = await ask("iii-state::dead_drop", request(function_id=function_id, id=dead_letter_id))
         _print_count(answer, as_json, "dropped", "dropped")
 
     run(action)

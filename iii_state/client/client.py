@@ -25,8 +25,9 @@ from iii_state.tasks.closing import Stopping, in_turn
 from iii_state.tasks.reconnect import Backoff, Reconnecting
 from iii_state.wire import handshake, messages
 from iii_state.wire.calls import IncomingCalls
+from iii_state.wire.frames import NORMAL
 from iii_state.wire.quiet_log import QuietLog
-from iii_state.wire.websocket import NORMAL, WebSocket
+from iii_state.wire.websocket import WebSocket
 
 log = logging.getLogger(__name__)
 quiet = QuietLog(log)

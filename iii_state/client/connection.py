@@ -7,7 +7,8 @@ from collections.abc import Callable
 from iii_state.errors import ConnectionLost
 from iii_state.wire import messages
 from iii_state.wire.calls import IncomingCalls
-from iii_state.wire.websocket import NORMAL, WebSocket
+from iii_state.wire.frames import NORMAL
+from iii_state.wire.websocket import WebSocket
 
 
 class ClientConnection:

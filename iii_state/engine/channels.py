@@ -14,7 +14,7 @@ from iii_state import values
 from iii_state.host import Caller, Host
 from iii_state.values import Json
 from iii_state.values.requests import read
-from iii_state.wire import websocket
+from iii_state.wire.frames import NORMAL
 from iii_state.wire.websocket import MessageReceiver, WebSocket
 
 log = logging.getLogger(__name__)
@@ -95,12 +95,12 @@ class Channel:
         """Take one of the two ends; a second one at the same end is closed."""
         if direction == "write":
             if self._writer is not None:
-                socket.close(websocket.NORMAL, b"the channel has a writer")
+                socket.close(NORMAL, b"the channel has a writer")
                 return _Ignored()
             self._writer = socket
             return _Writer(self)
         if self._reader is not None:
-            socket.close(websocket.NORMAL, b"the channel has a reader")
+            socket.close(NORMAL, b"the channel has a reader")
             return _Ignored()
         self._reader = socket
         while self._buffer:
@@ -152,7 +152,7 @@ class Channel:
 
     def _finish(self) -> None:
         assert self._reader is not None
-        self._reader.close(websocket.NORMAL)
+        self._reader.close(NORMAL)
         self.is_over = True
 
     def end_reading(self) -> None:
@@ -161,7 +161,7 @@ class Channel:
         self._buffer.clear()
         self._go_on()
         if self._writer is not None:
-            self._writer.close(websocket.NORMAL, b"the reader is gone")
+            self._writer.close(NORMAL, b"the reader is gone")
 
 
 class _Writer:

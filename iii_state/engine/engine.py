@@ -76,7 +76,7 @@ class Engine:
         Introspection(self.functions, self.triggers, self.workers, self).register(host)
         ChangeTriggers(self.functions, self.workers, self._notify).register(host)
         self._server.channels.register(host)
-        self._sweeper = self._loop.create_task(self._look_after())
+        self._sweeper = self._loop.create_task(self._sweep_regularly())
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -123,7 +123,7 @@ class Engine:
         if self._stopping.has_begun:
             raise RuntimeError("this engine has been stopped: make another one")
 
-    async def _look_after(self) -> None:
+    async def _sweep_regularly(self) -> None:
         while True:
             await asyncio.sleep(_SWEEP_SECONDS)
             try:
@@ -355,8 +355,8 @@ def _interrupts(answer: object) -> bool:
 
 
 def _log_failure(function_id: str) -> Callable[[asyncio.Future[Any]], None]:
-    def look(done: asyncio.Future[Any]) -> None:
+    def log_failure(done: asyncio.Future[Any]) -> None:
         if not done.cancelled() and (error := done.exception()) is not None:
             log.warning("a call of %s that nobody waits for failed: %s", function_id, error)
 
-    return look
+    return log_failure

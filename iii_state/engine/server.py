@@ -1,4 +1,4 @@
-"""The engine's ports: the worker socket, telemetry, channels, health."""
+"""The ports of an engine: the workers' socket, telemetry, channels, health."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from iii_state.engine.channels import Channels
 from iii_state.engine.workers import worker
 from iii_state.engine.workers.worker import Worker
 from iii_state.engine.workers.workers import Workers
-from iii_state.wire import handshake, websocket
+from iii_state.wire import handshake
 from iii_state.wire.backlog import Backlog
+from iii_state.wire.frames import SERVICE_RESTART
 from iii_state.wire.websocket import MessageReceiver, WebSocket
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ class Server:
     async def stop(self) -> None:
         """Close every connection with 1012, drop those that do not answer within two seconds, and release the ports."""
         for socket in self._sockets:
-            socket.close(websocket.SERVICE_RESTART, b"the engine stops")
+            socket.close(SERVICE_RESTART, b"the engine stops")
         if self._sockets:
             await asyncio.wait([socket.gone for socket in self._sockets], timeout=_CLOSE_SECONDS)
         for socket in list(self._sockets):

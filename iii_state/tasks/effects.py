@@ -1,7 +1,7 @@
 """What follows from a write that has been made: whatever goes wrong there, the write is answered as what it is.
 
 A caller that is told of an error makes its call again, and an increment would count twice. So all that comes after a write (events
-handed to queues, bells, timers) is guarded: a fault there is logged here, and the answer stays.
+handed to queues, wake-ups, timers) is guarded: a fault there is logged here, and the answer stays.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 What can be decided without the stored value is decided here: paths, limits, forbidden names, merge values. Ops that fail
 already here become errors of the plan and are not applied; what depends on the stored value (types, ranges) is left to
-whoever applies the plan: `iii_state.values.apply` for kv, a Lua script for Redis. Both get the same `Plan`, and both name a failed
+those that apply the plan: `iii_state.values.apply` for kv, a Lua script for Redis. Both get the same `Plan`, and both name a failed
 op by its index and a code of `FAILURES`, of which `Plan.error` makes the error that a caller sees.
 """
 

@@ -1,4 +1,4 @@
-"""What waits for peers that read more slowly than they are sent to: how much that is altogether, and whose turn is next."""
+"""What waits for peers that read more slowly than they are sent to: how much it is altogether, and in which order it goes on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MAX_BYTES = 256 * 1024 * 1024
 """While more than this waits for all peers that are behind together, calls wait that would add to it."""
 
 FULL_PATIENCE_SECONDS = 5
-"""And a peer is dropped that reads nothing for so long, so that those that do read get theirs."""
+"""While so much waits, a peer that reads nothing for so long is dropped, so that those that do read get theirs."""
 
 LARGE_RESULT_BYTES = 1024 * 1024
 """A call that has brought a larger result is expected to bring as much again."""
@@ -40,18 +40,18 @@ class Backlog:
         self._when_room: dict[Callable[[], None], None] = {}
 
     def note(self, peer: object, unsent: int) -> None:
-        """So much waits for a peer now; 0 for one that has read all, or is gone."""
+        """Take down how many bytes wait for a peer now; 0 for one that has read all, or is gone."""
         self.total += unsent - self._waiting.pop(peer, 0)
         if unsent:
             self._waiting[peer] = unsent
-        self._look()
+        self._update()
 
     def promise(self, size: int) -> None:
-        """So much is being worked out; less than 0 when it is there, or will not be."""
+        """Count a result of so many bytes as one that is to come; below 0: take that back, since it is there or will not come."""
         self._promised += size
-        self._look()
+        self._update()
 
-    def _look(self) -> None:
+    def _update(self) -> None:
         self.is_full = self.total + self._promised > MAX_BYTES
         if self._when_room and not self.is_full:
             waiting, self._when_room = self._when_room, {}
@@ -83,7 +83,7 @@ def _key(asked: Asked) -> int:
 
 
 class Turns:
-    """Who waits to send to one peer: calls and their results in one line, events in another; the two take turns."""
+    """What waits to send to one peer, as callbacks: calls and their results in one line, events in another; the two take turns."""
 
     __slots__ = ("_events_next", "calls", "events")
 
@@ -93,7 +93,7 @@ class Turns:
         self._events_next = False
 
     def call_next(self) -> bool:
-        """Call the one whose turn it is. Whether there was one."""
+        """Call the one whose turn it is. Returns whether there was one."""
         if not self.events and not self.calls:
             return False
         line = self.events if self.events and (self._events_next or not self.calls) else self.calls

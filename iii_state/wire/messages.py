@@ -54,7 +54,7 @@ RESULT_START = b'{"type":"invocationresult","invocation_id":'
 
 
 class InvokeFunction(msgspec.Struct, tag_field="type", tag="invokefunction", omit_defaults=True):
-    """Call a function. Without an `invocation_id`, or with the action `void`, nobody waits for an answer."""
+    """Call a function. Without an `invocation_id`, or with the action `void`, it gets no reply."""
 
     function_id: str
     data: Raw = NULL

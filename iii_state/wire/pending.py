@@ -1,4 +1,4 @@
-"""Calls that wait for somebody else's answer, and the engine's own timeout on them."""
+"""Calls that wait for the reply of a peer, and the timeout on them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Waiter(Protocol):
     """What waits for an answer: a Future, or something that takes the answer as a Future does, without a turn of the event loop."""
 
     def done(self) -> bool:
-        """Whether nobody waits any more."""
+        """Whether the answer is there, or has been given up."""
         ...
 
     def set_result(self, result: bytes | None, /) -> None:
@@ -65,7 +65,7 @@ class PendingCalls:
             self._open[call_id] = (entry[0], entry[1], ends_at)
 
     def take(self, call_id: str) -> Waiter | None:
-        """What waits for an open call, which is to be settled now; None for one that is not known (any more)."""
+        """What waits for an open call, which is to be settled now; None for one that is not open."""
         entry = self._open.pop(call_id, None)
         return None if entry is None or entry[0].done() else entry[0]
 

@@ -102,7 +102,7 @@ def test_a_function_id_is_text() -> None:
             engine.register_function(wrong, print)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("frames", [0, 100, 900])
+@pytest.mark.parametrize("frames", [0, 100, pytest.param(900, marks=pytest.mark.untraced)])
 async def test_the_deepest_value_passes_however_deep_the_caller_stands(engine: Engine, frames: int) -> None:
     at = {"scope": "s", "key": "k"}
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iii_state.engine import Engine
-from iii_state.wire import websocket
+from iii_state.wire import frames
 from iii_state.wire.peer import PeerConnection
 from tests.support.engines.dict_module import DictModule
 from tests.support.engines.raw_worker import Port, RawWorker
@@ -42,7 +42,7 @@ def frame(payload: bytes, opcode: int = TEXT, *, final: bool = True, mask: bytes
     if mask is None:
         return head + payload
     masked = bytearray(payload)
-    websocket.unmask(mask, masked)
+    frames.unmask(mask, masked)
     return head + mask + bytes(masked)
 
 
@@ -102,8 +102,8 @@ async def raw(port: Port) -> AsyncIterator[RawSocket]:
 @given(payload=st.binary(max_size=200), mask=st.binary(min_size=4, max_size=4))
 def test_the_spare_unmasking_agrees_with_the_compiled_one(payload: bytes, mask: bytes) -> None:
     fast, spare = bytearray(payload), bytearray(payload)
-    vars(websocket)["_mask_in_place"](mask, fast)
-    websocket.unmask(mask, spare)
+    frames.mask_in_place(mask, fast)
+    frames.unmask(mask, spare)
     assert fast == spare
 
 

@@ -47,10 +47,10 @@ class BridgeAdapter:
     def store(self) -> str | None:
         return self._remote.link.store
 
-    async def start(self, bell: Callable[[str], None]) -> None:
+    async def start(self, wake: Callable[[str], None]) -> None:
         self._starting.check()
         self._starting.has_begun = True
-        self._wake_up.begin(bell)
+        self._wake_up.begin(wake)
         try:
             await self._remote.start()
         except BaseException:

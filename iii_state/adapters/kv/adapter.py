@@ -60,10 +60,10 @@ class KvAdapter:
         self._starting = Starting("kv adapter")
         self._stopping = Stopping(self._stop)
 
-    async def start(self, bell: Callable[[str], None]) -> None:
+    async def start(self, wake: Callable[[str], None]) -> None:
         self._starting.check()
         contents = None if self._journal is None else await self._journal.open(self._clock())
-        self._wake_up.begin(bell)
+        self._wake_up.begin(wake)
         self._starting.has_begun = True
         if contents is not None:
             self.store = contents.store

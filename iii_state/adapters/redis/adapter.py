@@ -13,7 +13,7 @@ from hiredis import ReplyError
 from iii_state.adapters.redis.admin import RedisAdmin
 from iii_state.adapters.redis.connection.address import Address
 from iii_state.adapters.redis.connection.checks import check_permissions, refuse_newer
-from iii_state.adapters.redis.connection.connection import Connection
+from iii_state.adapters.redis.connection.connection import RedisConnection
 from iii_state.adapters.redis.connection.explain import explain
 from iii_state.adapters.redis.connection.pubsub import PubSub
 from iii_state.adapters.redis.connection.socket import Socket
@@ -27,7 +27,7 @@ from iii_state.adapters.redis.fleet.subscriptions import Subscriptions
 from iii_state.adapters.redis.fleet.takeover import Takeover
 from iii_state.adapters.redis.identity import Identity
 from iii_state.adapters.redis.keys import Keys
-from iii_state.adapters.redis.keyspace.deadlines import Deadlines
+from iii_state.adapters.redis.keyspace.deadlines import RedisDeadlines
 from iii_state.adapters.redis.keyspace.foreign_writes import CLASSES, ForeignWrites
 from iii_state.adapters.redis.keyspace.notifications import Notifications
 from iii_state.adapters.redis.keyspace.scopes import Scopes
@@ -69,7 +69,7 @@ class RedisAdapter:
         self._notifications = Notifications(shared, classes=CLASSES if settings.foreign_writes else "Kx")
         self._foreign_writes = ForeignWrites(shared, self._notifications) if settings.foreign_writes else None
         self._scopes = Scopes(shared, self._foreign_writes)
-        self._deadlines = Deadlines(shared)
+        self._deadlines = RedisDeadlines(shared)
 
         self._heartbeat = Heartbeat(shared, settings.heartbeat_ttl_ms, settings.foreign_writes)
         self._takeover = Takeover(shared, self._notifications, settings.heartbeat_ttl_ms)
@@ -94,7 +94,7 @@ class RedisAdapter:
 
     # -- opening
 
-    async def start(self, bell: Callable[[str], None]) -> None:
+    async def start(self, wake: Callable[[str], None]) -> None:
         """Connect, become one of the engines, and begin with everything that goes on by itself."""
         if self._has_started:
             raise StoreError("this redis adapter has been started before, and cannot be used again: make another one")
@@ -114,7 +114,7 @@ class RedisAdapter:
             raise
         self._has_started = True
         connection.prepare = self._look_at_server
-        shared.wake_ups.start(bell)
+        shared.wake_ups.start(wake)
         if self._replicas is not None:
             self._replicas.start()
         shared.pubsub.start()
@@ -199,7 +199,7 @@ def _shared(settings: RedisSettings, limits: QueueLimits) -> Shared:
     keys = Keys(settings.prefix.encode())
     address = Address.parse(settings.redis_url)
     bounds = {"call_timeout_ms": settings.call_timeout_ms, "max_in_flight": settings.max_in_flight}
-    connection = Connection(address, keys.session, **bounds)
+    connection = RedisConnection(address, keys.session, **bounds)
     engine, wake_ups = Identity(), WakeUps(keys, connection.session)
     return Shared(
         keys=keys,

@@ -12,7 +12,7 @@ import msgspec
 
 from iii_state.adapters.redis.connection.address import Address
 from iii_state.adapters.redis.connection.checks import refuse_newer
-from iii_state.adapters.redis.connection.connection import Connection
+from iii_state.adapters.redis.connection.connection import RedisConnection
 from iii_state.adapters.redis.keys import Keys, lane
 from iii_state.adapters.redis.mutations.foreign_text import check_event
 from iii_state.adapters.redis.scripts import queues
@@ -33,7 +33,7 @@ _subscription = msgspec.json.Decoder(Subscription)
 class RedisAdmin:
     """Nothing here needs this process to be one of the engines."""
 
-    def __init__(self, keys: Keys, connection: Connection, limits: QueueLimits) -> None:
+    def __init__(self, keys: Keys, connection: RedisConnection, limits: QueueLimits) -> None:
         self._keys = keys
         self._run = connection.run
         self._send = connection.send
@@ -155,7 +155,7 @@ async def inspection(settings: RedisSettings) -> AsyncIterator[RedisAdmin]:
     """Look at a Redis without being one of its engines. Raises `StoreError` in words."""
     keys = Keys(settings.prefix.encode())
     address = Address.parse(settings.redis_url)
-    connection = Connection(address, keys.session, call_timeout_ms=settings.call_timeout_ms)
+    connection = RedisConnection(address, keys.session, call_timeout_ms=settings.call_timeout_ms)
     await connection.start()
     try:
         held = await connection.send(b"GET", keys.format)

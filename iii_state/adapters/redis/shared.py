@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from iii_state.adapters.redis.connection.connection import Connection
+from iii_state.adapters.redis.connection.connection import RedisConnection
 from iii_state.adapters.redis.connection.pubsub import PubSub
 from iii_state.adapters.redis.identity import Identity
 from iii_state.adapters.redis.keys import Keys
@@ -19,7 +19,7 @@ class Shared:
     """One engine's side of a Redis."""
 
     keys: Keys
-    connection: Connection
+    connection: RedisConnection
     pubsub: PubSub
     """Another connection, on which is heard what is published."""
     engine: Identity

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from typing import TypeVar
 
 from iii_state.adapters.base import Updated
-from iii_state.adapters.redis.connection.call import Call, Reply
+from iii_state.adapters.redis.connection.call import RedisCall, Reply
 from iii_state.adapters.redis.fleet.retention import HOLD_SECONDS
 from iii_state.adapters.redis.keyspace.scopes import Scopes
-from iii_state.adapters.redis.mutations.commands import Replace, Update
+from iii_state.adapters.redis.mutations.commands import Remove, Replace, Update
 from iii_state.adapters.redis.mutations.foreign_text import checked, is_ours
 from iii_state.adapters.redis.mutations.mutation import Mutation
 from iii_state.adapters.redis.mutations.replicas import Replicas
@@ -51,7 +51,6 @@ class RedisValues:
         self._sessions = sessions
         self._scopes = scopes
         self._replicas = replicas
-        self._set, self._delete = script("values/set"), script("values/delete")
 
     # -- one value
 
@@ -63,25 +62,25 @@ class RedisValues:
         self, scope: str, key: str, value: bytes, *, ttl_ms: int | None = None, request: Request | None = None
     ) -> Answer[bytes | None]:
         """Store a value; answers what was there before."""
-        return self._change(Replace(self._fanout, self._set, scope, key, (value,), request, ttl_ms=ttl_ms), request, ttl_ms)
+        return self._change(Replace(self._fanout, scope, key, (value,), request, ttl_ms))
 
     def delete(self, scope: str, key: str, *, request: Request | None = None) -> Answer[bytes | None]:
         """Remove a value; answers what was there."""
-        return self._change(Replace(self._fanout, self._delete, scope, key, (), request), request)
+        return self._change(Remove(self._fanout, scope, key, (), request))
 
     def update(
         self, scope: str, key: str, plan: Plan, limit: int, *, ttl_ms: int | None = None, request: Request | None = None
     ) -> Answer[Updated]:
         """Apply a plan to a value."""
-        return self._change(Update(self._fanout, scope, key, plan, limit, request, ttl_ms=ttl_ms), request, ttl_ms)
+        return self._change(Update(self._fanout, scope, key, (plan, limit), request, ttl_ms))
 
-    def _change(self, mutation: Mutation[T], request: Request | None, ttl_ms: int | None = None) -> Answer[T]:
-        if request is not None:
-            self._sessions.keep(request.session)
-        is_first = ttl_ms is not None and mutation.scope not in self._routes.with_deadlines
-        mutation.can_be_held = is_first
-        answer = self._confirmed(mutation)
-        return self._background.call(self._first_deadline(mutation, answer)) if is_first else answer
+    def _change(self, mutation: Mutation[T]) -> Answer[T]:
+        if mutation.request is not None:
+            self._sessions.keep(mutation.request.session)
+        if mutation.ttl_ms is None or mutation.scope in self._routes.with_deadlines:
+            return self._confirmed(mutation)
+        mutation.can_be_held = True
+        return self._background.call(self._first_deadline(mutation, self._confirmed(mutation)))
 
     def _confirmed(self, mutation: Mutation[T]) -> asyncio.Future[T]:
         answer = self._call(mutation)
@@ -160,7 +159,7 @@ class RedisValues:
             count = max(10, min(5 * PAGE_VALUES, PAGE_BYTES // each))
 
 
-class Get(Call[bytes | None]):
+class Get(RedisCall[bytes | None]):
     """Reads one value. `names` are its key in Redis, and those of its scope's deadlines and of the clock where it has any."""
 
     __slots__ = ("_key", "_names")

@@ -78,7 +78,7 @@ def serve(
 
 
 def _refuse_own_address(config: dict[str, Any], host: str, port: int) -> None:
-    """The shortest ring is found before anything listens; the longer ones are the adapter's to find."""
+    """Refuse a bridge that leads to this engine itself, before anything listens; the adapter finds longer ways back."""
     if bridge_leads_to(config, host, port):
         raise ConfigError(
             f"a bridge must not lead back to itself: ws://{host}:{port} is the address that this engine is to listen on; "

@@ -134,7 +134,7 @@ class Function:
 
     @property
     def details(self) -> Details:
-        """What whoever serves it tells of it."""
+        """What its server tells of it."""
         return self._details.get(None if self.handler is not None else self.executors[0], Details())
 
     def describe(self, details: Details, executor: Executor | None = None) -> None:

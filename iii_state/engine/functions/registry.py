@@ -54,10 +54,10 @@ class FunctionRegistry:
         return NotCarriedOut(Code.FUNCTION_NOT_FOUND, message)
 
     def call(self, function: Function, call: Invocation, executor: Executor | None = None) -> Answer[bytes | None]:
-        """Call a function, by the executor given or whoever serves it. Raises (or sets in the Future) `FunctionError` or what the
-        function raised.
+        """Call a function, by the executor given or the one whose turn it is.
 
-        What is no `Exception` is raised as a `FunctionError`: it would end more than the call.
+        Raises (or sets in the Future) `FunctionError`, or what the function raised; what is no `Exception` is raised as a
+        `FunctionError`, since it would end more than the call.
         """
         try:
             if function.handler is not None:
@@ -196,7 +196,7 @@ class FunctionRegistry:
 
 
 class _Once:
-    """Calls another once, however often it is called: who waits for several is called by the first of them."""
+    """Calls another once, however often it is called: for what waits for several things, of which the first counts."""
 
     __slots__ = ("_call",)
 

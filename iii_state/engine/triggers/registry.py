@@ -92,7 +92,7 @@ class TriggerRegistry:
             if binding.type is None and self._find_type(binding) is not None:
                 answer = self._bind(binding)
                 if isinstance(answer, asyncio.Future):
-                    answer.add_done_callback(_see_to)
+                    answer.add_done_callback(_log_fault)
 
     def _find_type(self, binding: Binding) -> TriggerType | None:
         for namespace in (binding.home, DEFAULT_NAMESPACE):
@@ -223,14 +223,14 @@ class TriggerRegistry:
             return None
         if isinstance(answer, asyncio.Future):
 
-            def look(done: asyncio.Future[None]) -> None:
+            def take_outcome(done: asyncio.Future[None]) -> None:
                 fault = _fault(done)
                 if fault is not None:
                     failed(fault)
                 else:
                     taken()
 
-            answer.add_done_callback(look)
+            answer.add_done_callback(take_outcome)
         else:
             taken()
         return answer
@@ -278,7 +278,7 @@ class TriggerRegistry:
                 log.error("what waits for trigger %s could not be ended: %s", binding.known_as, words(error))
                 return None
             if isinstance(answer, asyncio.Future):
-                answer.add_done_callback(_see_to)
+                answer.add_done_callback(_log_fault)
         return answer
 
     def _let_go(self, binding: Binding, served: TriggerType, *, disconnected: bool) -> Answer[None]:
@@ -293,7 +293,7 @@ class TriggerRegistry:
             log.exception("the provider of trigger type %s failed to let trigger %s go", served.id, trigger.id)
             return None
         if isinstance(answer, asyncio.Future):
-            answer.add_done_callback(_see_to)
+            answer.add_done_callback(_log_fault)
         return answer
 
     async def settled(self) -> None:
@@ -310,7 +310,7 @@ def _fault(done: asyncio.Future[None]) -> BaseException | None:
     return asyncio.CancelledError() if done.cancelled() else done.exception()
 
 
-def _see_to(done: asyncio.Future[None]) -> None:
+def _log_fault(done: asyncio.Future[None]) -> None:
     error = _fault(done)
     if error is not None and not isinstance(error, FunctionError):
         log.error("a provider of triggers failed: %s", error, exc_info=error)

@@ -18,7 +18,7 @@ from iii_state.wire.peer import PeerConnection
 from iii_state.wire.pending import NOT_SENT, PendingCalls
 
 MAX_UNSENT_BYTES = 64 * 1024 * 1024
-"""A worker for which more than this waits is sent no call, whoever makes it."""
+"""A worker for which more than this waits is sent no call of anybody's."""
 
 LARGE_BYTES = 256 * 1024
 """A call of this size takes a while to send, on a slow connection."""

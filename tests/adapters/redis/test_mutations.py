@@ -6,8 +6,8 @@ import pytest
 
 from iii_state.adapters.redis.connection.address import Address
 from iii_state.adapters.redis.connection.call import AGAIN, Again
-from iii_state.adapters.redis.connection.connection import Connection
-from iii_state.adapters.redis.connection.session import Session
+from iii_state.adapters.redis.connection.connection import RedisConnection
+from iii_state.adapters.redis.connection.session import EngineSession
 from iii_state.adapters.redis.identity import Identity
 from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.mutations.commands import Replace, Update
@@ -27,12 +27,12 @@ HELD = [b"HELD"]
 @pytest.fixture
 async def fanout() -> Fanout:
     keys = Keys()
-    connection = Connection(Address(), keys.session)
+    connection = RedisConnection(Address(), keys.session)
     return Fanout(keys, connection, Identity(), WakeUps(keys, connection.session), QueueLimits())
 
 
 def a_set(fanout: Fanout, ttl_ms: int | None = None, request: Request | None = None) -> Replace:
-    return Replace(fanout, script("values/set"), "s", "k", (b"1",), request, ttl_ms=ttl_ms)
+    return Replace(fanout, "s", "k", (b"1",), request, ttl_ms)
 
 
 async def test_the_first_deadline_of_a_scope_is_called_again_by_who_expects_that_the_routes_hold_still(fanout: Fanout) -> None:
@@ -88,8 +88,8 @@ async def test_a_write_of_another_program_becomes_an_event_first_and_once_it_can
 
 
 async def test_an_update_takes_on_a_foreign_text_that_is_json_and_refuses_any_other(fanout: Fanout) -> None:
-    update = Update(fanout, "s", "k", INCREMENT, 1000, None, ttl_ms=None)
-    session = Session(fanout.keys.session)
+    update = Update(fanout, "s", "k", (INCREMENT, 1000), None, None)
+    session = EngineSession(fanout.keys.session)
     session.number(update)
     assert update.result([b"FOREIGN", b'{"n": 1}']) is AGAIN
     assert b'{"n": 1}' in update.command(b"session", 1)

@@ -23,14 +23,14 @@ class Again:
 
     __slots__ = ("first",)
 
-    def __init__(self, *first: Call[Any]) -> None:
+    def __init__(self, *first: RedisCall[Any]) -> None:
         self.first = first
 
 
 AGAIN = Again()
 
 
-class Call(Generic[T]):
+class RedisCall(Generic[T]):
     """One call, over all the times that it is sent.
 
     Kinds of calls say what is sent, each time anew (`command`), and what the reply means (`result`). The rest is for the pipeline.
@@ -64,7 +64,7 @@ class Call(Generic[T]):
         raise NotImplementedError
 
 
-class Command(Call[Any]):
+class Command(RedisCall[Any]):
     """A command in words, answered with its reply."""
 
     __slots__ = ("_words",)
@@ -80,7 +80,7 @@ class Command(Call[Any]):
         return reply
 
 
-class SessionCommand(Call[Any]):
+class SessionCommand(RedisCall[Any]):
     """A command about the session itself: the words before its key and those behind it."""
 
     __slots__ = ("_after", "_before", "_key")
@@ -107,7 +107,7 @@ def as_it_is(reply: Reply) -> Any:
     return reply
 
 
-class ScriptCall(Call[T]):
+class ScriptCall(RedisCall[T]):
     """A call of the script of this name; `read` makes the result of its reply."""
 
     __slots__ = ("_arguments", "_name", "_read")

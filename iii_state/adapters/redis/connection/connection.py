@@ -13,7 +13,7 @@ from iii_state.adapters.redis.connection.address import Address
 from iii_state.adapters.redis.connection.call import Arguments, Command, Reply, ScriptCall, as_it_is
 from iii_state.adapters.redis.connection.explain import explain
 from iii_state.adapters.redis.connection.pipeline import Pipeline
-from iii_state.adapters.redis.connection.session import Session
+from iii_state.adapters.redis.connection.session import EngineSession
 from iii_state.adapters.redis.connection.socket import Socket, open_socket
 from iii_state.adapters.redis.scripts.loader import load_commands
 from iii_state.errors import SessionLost, SessionTaken, StoreError
@@ -30,7 +30,7 @@ BACKOFF_SECONDS = 0.1
 MAX_BACKOFF_SECONDS = 2.0
 
 
-class Connection:
+class RedisConnection:
     """Calls to one Redis. `session_key` names the hash of a session in Redis.
 
     Raises `StoreError` from `start` when there is no way in; afterwards it reconnects by itself, and calls wait for that until
@@ -41,7 +41,7 @@ class Connection:
         self, address: Address, session_key: Callable[[bytes], bytes], *, call_timeout_ms: int = 5000, max_in_flight: int = 1024
     ) -> None:
         self.address = address
-        self.session = Session(session_key)
+        self.session = EngineSession(session_key)
         self.restored = Signal()
         """Emitted when a broken connection has been replaced."""
         self.prepare: Callable[[Socket], Awaitable[None]] = _nothing_to_prepare

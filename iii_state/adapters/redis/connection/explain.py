@@ -8,7 +8,7 @@ import ssl
 from typing import Any
 
 from iii_state.adapters.redis.connection.address import Address
-from iii_state.adapters.redis.connection.call import Call
+from iii_state.adapters.redis.connection.call import RedisCall
 from iii_state.errors import NoAnswer, OldValueUnknown, OutcomeUnknown, StoreError
 
 _TROUBLE = re.compile(
@@ -95,7 +95,7 @@ def is_of_another_server(text: str) -> bool:
     return trouble_of(text) in ("READONLY", "MASTERDOWN", "NOAUTH")
 
 
-def refusal_of(address: Address, call: Call[Any], text: str) -> StoreError:
+def refusal_of(address: Address, call: RedisCall[Any], text: str) -> StoreError:
     """What a call fails with that has got this error reply."""
     if trouble_of(text) == "WRONGTYPE" and call.scope is not None:
         return StoreError(
@@ -110,7 +110,7 @@ def refusal_of(address: Address, call: Call[Any], text: str) -> StoreError:
     return StoreError(explain(address, text))
 
 
-def too_late(call: Call[Any], why: str, *, sent: bool) -> StoreError:
+def too_late(call: RedisCall[Any], why: str, *, sent: bool) -> StoreError:
     """What a call fails with that was not answered in time; `sent` tells whether it may have reached Redis."""
     if not call.mutates:
         return NoAnswer(why)

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import hiredis
 
 from iii_state.adapters.redis.connection.address import Address
-from iii_state.adapters.redis.connection.call import AGAIN, Again, Call, Command, Reply
+from iii_state.adapters.redis.connection.call import AGAIN, Again, Command, RedisCall, Reply
 from iii_state.adapters.redis.connection.explain import (
     carried_before,
     explain,
@@ -28,7 +28,7 @@ from iii_state.adapters.redis.connection.explain import (
     refusal_of,
     too_late,
 )
-from iii_state.adapters.redis.connection.session import Session
+from iii_state.adapters.redis.connection.session import EngineSession
 from iii_state.adapters.redis.connection.socket import Socket
 from iii_state.adapters.redis.scripts.loader import load_commands
 from iii_state.errors import NoAnswer, OldValueUnknown, RequestFenced, SessionLost, StoreError
@@ -51,7 +51,7 @@ MAX_TRIES = 100
 class Pipeline:
     """The calls that wait, those in flight, and those to be sent again. `adopt` gives it a connection, `give_up` takes it away."""
 
-    def __init__(self, address: Address, session: Session, *, call_timeout_ms: int, max_in_flight: int) -> None:
+    def __init__(self, address: Address, session: EngineSession, *, call_timeout_ms: int, max_in_flight: int) -> None:
         self.address = address
         self.session = session
         self.socket: Socket | None = None
@@ -65,13 +65,13 @@ class Pipeline:
         self.is_closed = True
         self._max_in_flight = max_in_flight
         self._max_waiting = MAX_WAITING_PER_CALL_IN_FLIGHT * max_in_flight
-        self._waiting: deque[Call[Any]] = deque()
+        self._waiting: deque[RedisCall[Any]] = deque()
         self._waiting_bytes = 0
-        self._in_flight: deque[Call[Any]] = deque()
+        self._in_flight: deque[RedisCall[Any]] = deque()
         self._bytes_in_flight = 0
-        self._again: deque[Call[Any]] = deque()
+        self._again: deque[RedisCall[Any]] = deque()
         """To be sent before anything that waits; while there are any, nothing new is sent."""
-        self._ahead: list[Call[Any]] = []
+        self._ahead: list[RedisCall[Any]] = []
         """To be sent before those."""
         self._must_load = False
         """Whether the scripts have to be loaded before that."""
@@ -121,7 +121,7 @@ class Pipeline:
 
     def lose_session(self) -> None:
         """The record of what has been applied is gone, and with it the answer for what an earlier connection had carried."""
-        kept: deque[Call[Any]] = deque()
+        kept: deque[RedisCall[Any]] = deque()
         for call in self._again:
             call.slot = -1
             if call.was_carried and call.in_session:
@@ -148,7 +148,7 @@ class Pipeline:
 
     # -- sending
 
-    def call(self, call: Call[T]) -> asyncio.Future[T]:
+    def call(self, call: RedisCall[T]) -> asyncio.Future[T]:
         """Make a call. The Future fails with `StoreError` in words, or with what `call.result` raises. Cancelling it does not take
         back what has been sent."""
         if self.is_closed:
@@ -200,21 +200,21 @@ class Pipeline:
             assert self.socket is not None
             self.socket.write(b"".join(packets))
 
-    def _leading(self, call: Call[Any]) -> Call[Any]:
+    def _leading(self, call: RedisCall[Any]) -> RedisCall[Any]:
         """A call that goes ahead of calls sent again; if it fails, they will say so."""
         call.future = self._loop.create_future()
         call.future.add_done_callback(_retrieved)
         call.deadline = self._loop.time() + self.timeout
         return call
 
-    def _dropped(self, call: Call[Any]) -> bool:
+    def _dropped(self, call: RedisCall[Any]) -> bool:
         """Whether a call has failed or was cancelled meanwhile: it is not sent again."""
         if call.future.done():
             self.session.release(call)
             return True
         return False
 
-    def _packed(self, call: Call[Any]) -> bytes:
+    def _packed(self, call: RedisCall[Any]) -> bytes:
         """The bytes of a call, which counts as in flight from now on; none if it could not be built."""
         session = self.session
         if call.in_session and call.slot < 0:
@@ -230,7 +230,7 @@ class Pipeline:
         self._in_flight.append(call)
         return packet
 
-    def _fail(self, call: Call[Any], error: Exception) -> None:
+    def _fail(self, call: RedisCall[Any], error: Exception) -> None:
         if not call.future.done():
             call.future.set_exception(error)
         self.session.release(call)
@@ -260,7 +260,7 @@ class Pipeline:
         elif self._waiting and not self._scheduled:
             self._flush()
 
-    def _answered(self, call: Call[Any], reply: Reply) -> None:
+    def _answered(self, call: RedisCall[Any], reply: Reply) -> None:
         try:
             result = call.result(reply) if type(reply) is not hiredis.ReplyError else self._refused(call, str(reply))
         except Exception as failure:
@@ -275,7 +275,7 @@ class Pipeline:
             future.set_result(result)
         self.session.release(call)
 
-    def _failed(self, call: Call[Any], error: Exception) -> None:
+    def _failed(self, call: RedisCall[Any], error: Exception) -> None:
         """What a failure means for a call that an earlier connection may have carried."""
         if isinstance(error, RequestFenced):
             if call.in_session:
@@ -294,7 +294,7 @@ class Pipeline:
             error = carried_before(self.address, error)
         self._fail(call, error)
 
-    def _try_again(self, call: Call[Any], leave: str | None) -> None:
+    def _try_again(self, call: RedisCall[Any], leave: str | None) -> None:
         """Keep a call that changed nothing; with `leave`, for the next connection."""
         if leave is not None:
             self._leave = leave
@@ -306,7 +306,7 @@ class Pipeline:
         elif not self._dropped(call):
             self._again.append(call)
 
-    def _refused(self, call: Call[Any], text: str) -> Again:
+    def _refused(self, call: RedisCall[Any], text: str) -> Again:
         """What an error reply means. Raises `StoreError`, unless the call only has to be sent again."""
         if text.startswith("NOSCRIPT"):
             self._must_load = True

@@ -1,4 +1,4 @@
-"""A second connection, on which is heard what is published: the doorbells of the hosted queues, and what Redis tells of keys."""
+"""A second connection, for Pub/Sub: the wake-ups of the hosted queues, and keyspace notifications."""
 
 from __future__ import annotations
 

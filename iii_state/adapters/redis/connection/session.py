@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
-from iii_state.adapters.redis.connection.call import Call, Reply, SessionCommand
+from iii_state.adapters.redis.connection.call import RedisCall, Reply, SessionCommand
 from iii_state.adapters.redis.scripts.loader import script
 from iii_state.adapters.redis.scripts.mutations import opened
 from iii_state.sessions import SESSION_SECONDS
@@ -15,7 +15,7 @@ from iii_state.sessions import SESSION_SECONDS
 SESSION_MS = b"%d" % (SESSION_SECONDS * 1000)
 
 
-class Session:
+class EngineSession:
     """A name, an epoch that each connection raises, slots for the calls in flight, and one sequence of numbers.
 
     `key` names the session's hash in Redis.
@@ -60,7 +60,7 @@ class Session:
 
     # -- calls
 
-    def number(self, call: Call[Any]) -> None:
+    def number(self, call: RedisCall[Any]) -> None:
         """Give a call a slot, the one that was freed last, and a sequence number: it keeps both when it is sent again."""
         if self._free_slots:
             call.slot = self._free_slots.pop()
@@ -69,7 +69,7 @@ class Session:
             self._slots += 1
         call.sequence = next(self._sequences)
 
-    def release(self, call: Call[Any]) -> None:
+    def release(self, call: RedisCall[Any]) -> None:
         """The call is over: its slot, if it has one, may be used by another."""
         if call.slot >= 0:
             self._free_slots.append(call.slot)

@@ -37,7 +37,7 @@ GONE_MS = 5000
 """One that has no values either is after between one and two of these."""
 
 
-class Deadlines:
+class RedisDeadlines:
     """Removes what is over."""
 
     def __init__(self, shared: Shared) -> None:

@@ -9,7 +9,6 @@ from iii_state.adapters.redis.connection.call import AGAIN, Again, Reply
 from iii_state.adapters.redis.mutations.fanout import Fanout
 from iii_state.adapters.redis.mutations.foreign_text import checked, is_ours
 from iii_state.adapters.redis.mutations.mutation import Mutation
-from iii_state.adapters.redis.scripts.loader import script
 from iii_state.adapters.redis.scripts.mutations import KEEP_DEADLINE, plan_arguments, previous, update_arguments, updated
 from iii_state.adapters.redis.scripts.packing import packed
 from iii_state.errors import StoreError
@@ -23,9 +22,10 @@ MAX_ANSWERED_BYTES = 40 * 1024 * 1024
 
 
 class Replace(Mutation[bytes | None]):
-    """A set or a delete, answered with what it has replaced."""
+    """Stores a value; answered with what it has replaced."""
 
     __slots__ = ()
+    name = "values/set"
 
     def applied(self, reply: Reply) -> bytes | None:
         """The text that was replaced; nothing where that is no JSON, so that a broken value can be repaired."""
@@ -43,19 +43,26 @@ class Replace(Mutation[bytes | None]):
             return None
 
 
+class Remove(Replace):
+    """Removes a value; answered with what was there."""
+
+    __slots__ = ()
+    name = "values/delete"
+
+
 class Update(Mutation[Updated]):
-    """An update by a plan, whose result has at most `limit` bytes."""
+    """Applies a plan; `change` is that plan, and the most bytes that its result may have."""
 
     __slots__ = ("_ops", "_plan", "limit")
+    name = "values/update"
+    ttl = KEEP_DEADLINE
 
     def __init__(
-        self, fanout: Fanout, scope: str, key: str, plan: Plan, limit: int, request: Request | None, *, ttl_ms: int | None
+        self, fanout: Fanout, scope: str, key: str, change: tuple[Plan, int], request: Request | None, ttl_ms: int | None
     ) -> None:
-        self._ops = plan_arguments(plan)
-        own = update_arguments(self._ops, limit)
-        super().__init__(fanout, script("values/update"), scope, key, own, request, ttl=KEEP_DEADLINE, ttl_ms=ttl_ms)
-        self._plan = plan
-        self.limit = limit
+        self._plan, self.limit = change
+        self._ops = plan_arguments(self._plan)
+        super().__init__(fanout, scope, key, update_arguments(self._ops, self.limit), request, ttl_ms)
 
     def applied(self, reply: Reply) -> Updated:
         return updated(reply, self._plan)

@@ -6,11 +6,11 @@ import logging
 from collections.abc import Sequence
 from itertools import islice
 
-from iii_state.adapters.redis.connection.call import Call, Reply
-from iii_state.adapters.redis.connection.connection import Connection
+from iii_state.adapters.redis.connection.call import RedisCall, Reply
+from iii_state.adapters.redis.connection.connection import RedisConnection
 from iii_state.adapters.redis.identity import Identity
 from iii_state.adapters.redis.keys import Keys
-from iii_state.adapters.redis.mutations.routes import BEGAN, Routes, deadlines_setting
+from iii_state.adapters.redis.mutations.routes import BEGAN, RedisRoutes, deadlines_setting
 from iii_state.adapters.redis.mutations.wake_ups import WakeUps
 from iii_state.adapters.redis.scripts.mutations import BoundedQueue, Stale, declare
 from iii_state.adapters.redis.scripts.packing import Packing, pack
@@ -33,13 +33,13 @@ _watching = Afterwards("planning the end of a value with a deadline")
 class Fanout:
     """The routes and how they are kept current, the bounds of queues, and whether there are events at all."""
 
-    def __init__(self, keys: Keys, connection: Connection, engine: Identity, wake_ups: WakeUps, limits: QueueLimits) -> None:
+    def __init__(self, keys: Keys, connection: RedisConnection, engine: Identity, wake_ups: WakeUps, limits: QueueLimits) -> None:
         self.keys = keys
         self.wake_ups = wake_ups
         self.limits = limits
         self.marks = keys.marks(connection.address.db)
         """The channel on which the scripts that write values say so."""
-        self.routes = Routes()
+        self.routes = RedisRoutes()
         self.packing = Packing(keys)
         self.callers_packing = Packing(keys)
         """Of calls with the request ids of callers; a `Packing` is fast for one session at a time."""
@@ -57,7 +57,7 @@ class Fanout:
 
     # -- keeping the routes current
 
-    def catch_up(self, stale: Stale) -> Call[None] | None:
+    def catch_up(self, stale: Stale) -> RedisCall[None] | None:
         """Take on what has changed; the call that has to be made first where that is not known."""
         if self.routes.catch_up(stale):
             return None
@@ -136,7 +136,7 @@ class Fanout:
             logger.warning("the queue of %s is full; %d of its oldest events dropped here so far", function_id, total)
 
 
-class ReloadRoutes(Call[None]):
+class ReloadRoutes(RedisCall[None]):
     """Reads the whole table of the routes, of `version` or later."""
 
     __slots__ = ("_fanout", "version", "was_sent")

@@ -6,11 +6,11 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar, cast
 
-from iii_state.adapters.redis.connection.call import AGAIN, Again, Call, Command, Reply
+from iii_state.adapters.redis.connection.call import AGAIN, Again, Command, RedisCall, Reply
 from iii_state.adapters.redis.keys import caller_session, lane
 from iii_state.adapters.redis.mutations.fanout import Fanout
 from iii_state.adapters.redis.mutations.room import Room
-from iii_state.adapters.redis.scripts.loader import Script, script
+from iii_state.adapters.redis.scripts.loader import script
 from iii_state.adapters.redis.scripts.mutations import (
     NO_DEADLINE,
     ForeignText,
@@ -38,50 +38,50 @@ PATIENCE = 3
 HOLD_MS = 250
 
 
-class Mutation(Call[T], Generic[T]):
-    """Changes one value. Kinds of mutations say what an applied one is answered with (`applied`).
+class Mutation(RedisCall[T], Generic[T]):
+    """Changes one value. Kinds of mutations name their script, and say what an applied one is answered with (`applied`).
 
     `own` are the script's own arguments. With a `request` it is recognised by its caller's request id instead of the engine's
-    (`RequestId`). With `ttl_ms` the value gets a deadline, else `ttl` says what becomes of the one there is. `is_foreign` says
-    that it was another program's, and is only to become an event.
+    (`RequestId`). With `ttl_ms` the value gets a deadline.
     """
 
     __slots__ = (
         "_capture_failure",
         "_fanout",
         "_is_declaring",
-        "_is_foreign",
         "_is_told",
         "_own",
         "_packed_own",
         "_place",
-        "_request",
         "_room",
-        "_script",
         "_stale",
         "_ttl",
-        "_ttl_ms",
         "_wanted",
         "can_be_held",
         "key",
+        "request",
+        "ttl_ms",
     )
 
-    scope: str
+    name: str
+    """Its script."""
+    ttl = NO_DEADLINE
+    """What becomes of the deadline that there is, where it gets none."""
     limit = 0
     """The most bytes that a result may have, where a script computes one."""
+    is_foreign = False
+    """Whether another program has made the write, and this one only makes an event of it."""
+
+    scope: str
 
     def __init__(
         self,
         fanout: Fanout,
-        script: Script,
         scope: str,
         key: str,
         own: Sequence[bytes] = (),
         request: Request | None = None,
-        *,
-        ttl: bytes = NO_DEADLINE,
         ttl_ms: int | None = None,
-        is_foreign: bool = False,
     ) -> None:
         self._own = own
         self._packed_own = packed(own)
@@ -90,12 +90,10 @@ class Mutation(Call[T], Generic[T]):
         self.can_be_held = False
         """Whether its caller expects the result `Postponed.HELD`, and calls again then (`begin_again`)."""
         self._fanout = fanout
-        self._script = script
         self._place = (scope.encode(), key.encode())
-        self._request = request
-        self._ttl = ttl
-        self._ttl_ms = ttl_ms
-        self._is_foreign = is_foreign
+        self.request = request
+        self._ttl = self.ttl
+        self.ttl_ms = ttl_ms
         self._is_declaring = False
         self._stale = 0
         self._wanted: list[tuple[bytes, str]] = []
@@ -118,22 +116,22 @@ class Mutation(Call[T], Generic[T]):
         ttl = None
         if self.scope in routes.with_deadlines:
             ttl = self._ttl
-        elif self._ttl_ms is not None:
+        elif self.ttl_ms is not None:
             return self._declare()
-        request = self._request
+        request = self.request
         if request is None:
             packing, slot, sequence = fanout.packing, self.slot, self.sequence
         else:
             packing, slot, sequence = fanout.callers_packing, request.slot, request.seq
             session, epoch = caller_session(request.session), request.epoch
-        is_silent = not fanout.enabled or (self._is_foreign and routes.is_filling)
+        is_silent = not fanout.enabled or (self.is_foreign and routes.is_filling)
         wanted = self._wanted = [] if is_silent else routes.matching(self.scope, self.key)
         shadows = routes.shadows
         scope, key = self._place
         if not wanted and shadows is None and ttl is None:
             values_key, own, words = fanout.keys.values(scope), self._packed_own, len(self._own)
             return packing.mutation(
-                self._script, values_key, session, epoch, slot, sequence, routes.version, scope, key, own, words
+                script(self.name), values_key, session, epoch, slot, sequence, routes.version, scope, key, own, words
             )
         for queue, _ in wanted:  # also of a call that is sent again: it may have been applied already
             fanout.wake_ups.written(queue)
@@ -142,9 +140,9 @@ class Mutation(Call[T], Generic[T]):
         request_id = RequestId(session, epoch, slot, sequence)
         watched = None if shadows is None else (fanout.keys.shadow(shadows, scope), fanout.marks)
         call = mutation(
-            *(fanout.keys, request_id, routes.version, scope, key, targets, self._own, watched, ttl), is_foreign=self._is_foreign
+            *(fanout.keys, request_id, routes.version, scope, key, targets, self._own, watched, ttl), is_foreign=self.is_foreign
         )
-        return pack((b"EVALSHA", self._script.sha1, *call))
+        return pack((b"EVALSHA", script(self.name).sha1, *call))
 
     def _declare(self) -> bytes:
         """The call that makes known that the scope has deadlines, in place of this one."""
@@ -159,8 +157,8 @@ class Mutation(Call[T], Generic[T]):
             return self._declared(reply)
         if is_applied(reply):
             applied = self.applied(reply)
-            if self._ttl_ms is not None:
-                self._fanout.deadline_set(self._ttl_ms)
+            if self.ttl_ms is not None:
+                self._fanout.deadline_set(self.ttl_ms)
             return applied
         refused = refusal(reply, self.limit)
         if isinstance(refused, Stale):
@@ -196,7 +194,7 @@ class Mutation(Call[T], Generic[T]):
 
     def _catch_up(self, stale: Stale) -> Again:
         fanout = self._fanout
-        first: list[Call[Any]] = []
+        first: list[RedisCall[Any]] = []
         if self._stale >= PATIENCE:
             first.append(Command((b"SET", fanout.keys.hold, b"1", b"PX", b"%d" % HOLD_MS)))
         if reload := fanout.catch_up(stale):
@@ -228,9 +226,7 @@ class Expire(Mutation[bytes | None]):
     """Removes a value whose deadline is over."""
 
     __slots__ = ()
-
-    def __init__(self, fanout: Fanout, scope: str, key: str) -> None:
-        super().__init__(fanout, script("deadlines/expire"), scope, key)
+    name = "deadlines/expire"
 
     def applied(self, reply: Reply) -> bytes | None:
         return previous(reply)
@@ -240,9 +236,11 @@ class Capture(Mutation[None]):
     """Makes an event of what another program has done to a value; `before` a mutation that waits for it."""
 
     __slots__ = ("_before",)
+    name = "foreign/capture"
+    is_foreign = True
 
     def __init__(self, fanout: Fanout, scope: str, key: str, before: Mutation[Any] | None = None) -> None:
-        super().__init__(fanout, script("foreign/capture"), scope, key, is_foreign=True)
+        super().__init__(fanout, scope, key)
         self._before = before
 
     def applied(self, reply: Reply) -> None:

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar, cast
 
 from hiredis import ReplyError
 
-from iii_state.adapters.redis.connection.connection import Connection
+from iii_state.adapters.redis.connection.connection import RedisConnection
 from iii_state.adapters.redis.connection.explain import explain, trouble_of
 from iii_state.adapters.redis.connection.socket import Reply, Socket, open_socket
 from iii_state.adapters.redis.scripts.mutations import Postponed
@@ -51,7 +51,7 @@ class Replicas:
     write, it has to be that of the history under which the write was made. `written` is a key that may be written.
     """
 
-    def __init__(self, connection: Connection, written: bytes, count: int, call_timeout_ms: int) -> None:
+    def __init__(self, connection: RedisConnection, written: bytes, count: int, call_timeout_ms: int) -> None:
         self._address = connection.address
         self._written = written
         self._send = connection.send

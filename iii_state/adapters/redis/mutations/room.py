@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from iii_state.adapters.redis.connection.call import Call, Reply
+from iii_state.adapters.redis.connection.call import RedisCall, Reply
 from iii_state.adapters.redis.keys import lane
 from iii_state.adapters.redis.mutations.fanout import Fanout
 from iii_state.adapters.redis.scripts.loader import script
@@ -23,7 +23,7 @@ class Room:
         self._place = place
         self._victims: dict[bytes, Victim] = {}
 
-    def drop_oldest(self, queue: bytes, function_id: str, size: int) -> Call[None]:
+    def drop_oldest(self, queue: bytes, function_id: str, size: int) -> RedisCall[None]:
         """The call that drops what is oldest, until an event of so many bytes has room or another victim is needed."""
         return DropOldest(self, queue, function_id, size)
 
@@ -47,7 +47,7 @@ class Room:
             self._fanout.dropped(queue, function_id, reply[-1])
 
 
-class DropOldest(Call[None]):
+class DropOldest(RedisCall[None]):
     """Drops the oldest events of a full queue."""
 
     __slots__ = ("_function_id", "_packet", "_queue", "_room")

@@ -50,7 +50,7 @@ def route_text(subscription: Subscription) -> bytes:
     return _encode(Route(subscription.scope, subscription.key, subscription.function_id))
 
 
-class Routes:
+class RedisRoutes:
     """Four look-ups, whatever the number of subscriptions."""
 
     def __init__(self) -> None:

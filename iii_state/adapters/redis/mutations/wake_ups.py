@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import islice
 
-from iii_state.adapters.redis.connection.session import Session
+from iii_state.adapters.redis.connection.session import EngineSession
 from iii_state.adapters.redis.keys import Keys
 from iii_state.tasks.effects import Afterwards
 
@@ -18,7 +18,7 @@ _waking = Afterwards("telling the dispatcher of an event")
 class WakeUps:
     """The queues that are hosted here. `session` is the one that this engine's own writes bear the name of."""
 
-    def __init__(self, keys: Keys, session: Session) -> None:
+    def __init__(self, keys: Keys, session: EngineSession) -> None:
         self._keys = keys
         self._session = session
         self._wake: Callable[[str], None] = _nothing
