@@ -22,6 +22,7 @@ from iii_state.engine.triggers.registry import TriggerRegistry, registration_err
 from iii_state.engine.workers.workers import Workers
 from iii_state.errors import Code, FunctionError, InvalidValue
 from iii_state.host import DEFAULT_NAMESPACE, LOCAL, Module, Trigger
+from iii_state.tasks.background import Background
 from iii_state.tasks.closing import Stopping, in_turn
 from iii_state.tasks.failures import contained
 from iii_state.tasks.results import Answer
@@ -58,7 +59,7 @@ class Engine:
         self._call_timeout = call_timeout
         self._modules = Modules(self.functions, self.triggers, self.workers)
         self._own: dict[tuple[str, str], PythonFunction] = {}
-        self._background: set[asyncio.Task[Any]] = set()
+        self._background = Background()
         self._find = self.functions.get_default
         self._server: Server | None = None
         self._tasks: PythonTasks | None = None
@@ -76,7 +77,7 @@ class Engine:
         Introspection(self.functions, self.triggers, self.workers, self).register(host)
         ChangeTriggers(self.functions, self.workers, self._notify).register(host)
         self._server.channels.register(host)
-        self._sweeper = self._loop.create_task(self._sweep_regularly())
+        self._background.start(self._sweep_regularly(), "iii engine: sweep")
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -105,12 +106,8 @@ class Engine:
             self._modules.stop,
             self.server.stop,
             lambda: tasks.stop(max(1.0, ends - self._loop.time())),
-            self._stop_sweeper,
+            self._background.stop,
         )
-
-    async def _stop_sweeper(self) -> None:
-        self._sweeper.cancel()
-        await asyncio.wait([self._sweeper])
 
     def _running(self) -> PythonTasks:
         """The engine's own tasks. Raises `RuntimeError` outside `async with`."""
