@@ -58,7 +58,7 @@ class Client:
 
     `url` is `ws://HOST:PORT` (or `wss://`). With `reconnects`, entering does not wait for the engine, and whenever the connection
     is lost another one is made, with backoff and jitter, on which everything is registered again; without it, entering raises
-    `ConnectionLost` when nobody answers, and what is lost is lost.
+    `ConnectionLost` when no engine answers, and a connection that is lost is not made again.
 
     Calls wait for their turn where `max_in_flight` are on their way, and, with `reconnects`, for a connection; all of it within
     `call_seconds`.

@@ -155,12 +155,12 @@ class Serving:
             self._tell(messages.encode(messages.UnregisterTriggerType(trigger_type)))
 
     def renew_trigger_type(self, trigger_type: str) -> None:
-        """Provide a type once more that the engine has lost, or has given to somebody else; it hands over the triggers again."""
+        """Provide a type once more that the engine has lost, or has given to another worker; it hands over the triggers again."""
         self._unconfirmed[trigger_type] = {trigger.id for trigger in self._bound.values() if trigger.trigger_type == trigger_type}
         self._tell(self._types[trigger_type].registration)
 
     def drop_unconfirmed(self, trigger_type: str) -> None:
-        """Let the triggers of a renewed type go that the engine has not handed over again: they went while nobody was told."""
+        """Let the triggers of a renewed type go that the engine has not handed over again: they were let go meanwhile."""
         for trigger_id in self._unconfirmed.pop(trigger_type, ()):
             trigger = self._bound.pop(trigger_id, None)
             if trigger is not None:

@@ -57,7 +57,8 @@ class BridgeQueues:
         self._is_known = False
         self._sweeper: asyncio.TimerHandle | None = None
         self._tasks = Background()
-        remote.watch(connected=self._connected, lost=self._lost)
+        remote.connected.connect(self._connected)
+        remote.lost.connect(self._lost)
 
     def __iter__(self) -> Iterator[Relay]:
         return iter(self._relays.values())
@@ -216,7 +217,7 @@ class BridgeQueues:
         return self._remote.link.is_ours and subscription.delivery == "once"
 
     def _retention(self, subscription: Subscription) -> int | str:
-        """How long the remote keeps the queue while the connection is away; nobody comes back for one of a bridge that is dead."""
+        """How long the remote keeps the queue while the connection is away; a bridge that died does not come back for its own."""
         retention = subscription.retention_ms
         if self._is_shared(subscription) or not self._remote.link.is_ours:
             return retention

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -186,10 +186,13 @@ class KvQueues:
         except Exception as error:
             _queueing.failed(error)
 
-    def reserve(self, queue: Queue, event: Change) -> tuple[Queue, Delivery]:
+    def reserve(self, queues: Iterable[Queue], event: Change) -> list[tuple[Queue, Delivery]]:
         """Keep room for the event of a write that is on its way into the journal; `committed` hands it over."""
-        queue.reserve(event)
-        return queue, self._new_delivery(queue, event)
+        deliveries = []
+        for queue in queues:
+            queue.reserve(event)
+            deliveries.append((queue, self._new_delivery(queue, event)))
+        return deliveries
 
     def committed(self, written: Changes) -> None:
         """The events of what was written can be delivered from now on."""

@@ -171,8 +171,7 @@ class KvValues:
             if deadline is not None:
                 self._watch(scope, key, deadline)
             return result
-        deliveries = [] if event is None else [self._queues.reserve(queue, event) for queue in queues]
-        written = commits.write((scope, key), new, result, deliveries)
+        written = commits.write((scope, key), new, result, [] if event is None else self._queues.reserve(queues, event))
         if changes_deadline:
             commits.filling.deadlines[scope, key] = deadline
         if deadline is not None:

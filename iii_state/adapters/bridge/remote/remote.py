@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable
 
 from iii_state import values
 from iii_state.adapters.bridge.remote.calls import RemoteCalls
@@ -16,6 +15,7 @@ from iii_state.client.client import Client, Hooks
 from iii_state.config import BridgeSettings
 from iii_state.errors import Code, ConnectionLost, FunctionError, StoreError
 from iii_state.tasks.background import Background
+from iii_state.tasks.signal import Signal
 
 logger = logging.getLogger(__name__)
 
@@ -41,17 +41,14 @@ class Remote:
         )
         self.link = Link(self.url, self.client)
         self.call = RemoteCalls(self.link, timeout=self._timeout, max_in_flight=settings.max_in_flight, renew=self._renew_session)
-        self._connected: list[Callable[[], None]] = []
-        self._disconnected: list[Callable[[], None]] = []
+        self.connected = Signal()
+        """Emitted on every new connection, once it is known what the remote is."""
+        self.lost = Signal()
+        """Emitted when a connection is gone."""
         self._known = asyncio.Event()
         """Set as soon as it is known what the remote is."""
         self._tasks = Background()
         self._renewal: asyncio.Task[None] | None = None
-
-    def watch(self, connected: Callable[[], None], lost: Callable[[], None]) -> None:
-        """Call `connected` on every new connection, once it is known what the remote is, and `lost` when it is gone."""
-        self._connected.append(connected)
-        self._disconnected.append(lost)
 
     async def start(self) -> None:
         """Begin to connect. Returns when there is a connection, or the first attempt has failed, which is logged.
@@ -110,8 +107,7 @@ class Remote:
             await asyncio.sleep(GREETING_AGAIN_SECONDS)
         link.ring = link.obstacle = None
         self._known.set()
-        for connected in self._connected:
-            connected()
+        self.connected.emit()
         self._go_on()
         if not self._outlook.done():
             self._outlook.set_result(None)
@@ -119,8 +115,7 @@ class Remote:
     def _lost(self) -> None:
         self.link.is_ready = False
         self.link.ring = self.link.obstacle = None
-        for lost in self._disconnected:
-            lost()
+        self.lost.emit()
 
     def _go_on(self) -> None:
         self.link.is_ready = True
