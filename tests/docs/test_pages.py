@@ -274,7 +274,7 @@ def test_every_command_and_option_exists(path: Path) -> None:
         assert given <= options(command), snippet
 
 
-SCRIPTS = {"--slow"}
+SCRIPTS = {"--coverage", "--redis", "--slow"}
 """Of scripts/test."""
 
 OF_OTHERS = {"--strict"}
