@@ -19,7 +19,8 @@ Reply, an array that begins with a word:
                      nothing changed
 
 The routes' version begins with the time in microseconds, so that none comes again after a database has been emptied. `:began`
-is that first version; `:foreign_writes` is there where they are watched: the generation of the shadows, and ` filling` until
+is that first version; where another engine stands, only the version has been removed, and `:began` stays what that one remembers.
+`:foreign_writes` is there where they are watched: the generation of the shadows, and ` filling` until
 they are complete.
 ]]
 
@@ -61,7 +62,9 @@ local time = redis.call('TIME')
 if not version then
   version = string.format('%d', time[1] * 1000000 + time[2])
   redis.call('SET', routes_version, version)
-  redis.call('HSET', routes, ':began', version)
+  if redis.call('HLEN', engines) == redis.call('HEXISTS', engines, engine) then
+    redis.call('HSETNX', routes, ':began', version)
+  end
 end
 if changes then
   local generation = is_watching == '1' and string.format('%d filling', time[1] * 1000000 + time[2]) or ''

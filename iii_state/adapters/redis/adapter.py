@@ -140,11 +140,13 @@ class RedisAdapter:
         if self._replicas is not None:
             await self._replicas.look_at(socket)
         keys, fanout = self._shared.keys, self._shared.fanout
-        version, table = await socket.ask((b"GET", keys.routes_version), (b"HGETALL", keys.routes))
-        for refusal in (version, table):
+        asked = ((b"GET", keys.routes_version), (b"EXISTS", keys.engines), (b"HGETALL", keys.routes))
+        version, has_engines, table = await socket.ask(*asked)
+        for refusal in (version, has_engines, table):
             if isinstance(refusal, ReplyError):
                 raise StoreError(explain(socket.address, str(refusal)))
-        if fanout.load(int(cast("bytes | None", version) or 0), cast("list[bytes]", table)):
+        known = int(cast("bytes | None", version) or 0)
+        if fanout.load(known, cast("list[bytes]", table), has_engines=bool(has_engines)):
             fanout.emptied()
 
     # -- closing

@@ -288,6 +288,7 @@ def test_a_scope_without_values_is_without_deadlines_soon(engine: Engine, client
 
 def test_a_fact_is_declared_once_and_not_while_the_routes_hold_still(engine: Engine, client: redis.Redis) -> None:
     fact = deadlines_setting(b"s\x00\n")
+    client.hset(KEYS.engines.decode(), "one", "1000 1")
     client.set(KEYS.hold, b"1")
     reply = engine.call("fleet/change_settings", *declare(KEYS, 0, (fact, b"1")))
     assert declared(reply) is Postponed.HELD

@@ -89,7 +89,7 @@ class SharedKeys:
     async def _restore_routes(self) -> None:
         routes = self._fanout.routes
         others = [pair for pair in batches(routes.table(), 2) if pair[0] != BEGAN]
-        names = (b"2", self._keys.routes, self._keys.routes_version)
+        names = (b"3", self._keys.routes, self._keys.routes_version, self._keys.engines)
         for part in batches(others, ENTRIES_AT_ONCE):
             await self._run("fleet/restore_routes", [*names, *(word for pair in part for word in pair)])
         if await self._run("fleet/restore_routes", [*names, BEGAN, routes.settings[BEGAN]]):
@@ -114,7 +114,7 @@ class SharedKeys:
             table += [(deadlines_setting(scope), b"1") for scope in page[::2]]
             if cursor == b"0":
                 break
-        names = (b"2", self._keys.routes, self._keys.routes_version)
+        names = (b"3", self._keys.routes, self._keys.routes_version, self._keys.engines)
         for part in batches([*table, (BEGAN, b"%d" % self._fanout.routes.version)], ENTRIES_AT_ONCE):
             await self._run("fleet/restore_routes", [*names, *(word for pair in part for word in pair)])
         await self._fanout.read()

@@ -49,6 +49,7 @@ class Fanout:
         self.was_emptied = False
         """Whether it has turned out that this is another database than before, or an emptied one."""
         self._send = connection.send
+        self._damaged = connection.damaged
         self._engine = engine
         self._undeclared: dict[str, None] = {}
         """Scopes that are to have deadlines, and that no call has made known yet."""
@@ -57,30 +58,41 @@ class Fanout:
 
     # -- keeping the routes current
 
-    def catch_up(self, stale: Stale) -> RedisCall[None] | None:
-        """Take on what has changed; the call that has to be made first where that is not known."""
+    def catch_up(self, stale: Stale) -> Sequence[RedisCall[None]]:
+        """Take on what has changed; the calls that have to be made first where that is not known."""
         if self.routes.catch_up(stale):
-            return None
-        if self._reload is None or self._reload.was_sent:  # calls that were stale together read the table once
-            self._reload = ReloadRoutes(self)
-        self._reload.version = stale.version
-        return self._reload
+            return ()
+        reload = self._reload
+        # Calls that were stale together read the table once.
+        if reload is None or reload.was_sent or (not stale.version and reload.version):
+            reload = self._reload = ReloadRoutes(self)
+        reload.version = stale.version
+        return (reload,) if stale.version else (reload.looking, reload)
 
-    def load(self, version: int, table: Sequence[bytes]) -> bool:
+    def load(self, version: int, table: Sequence[bytes], *, has_engines: bool) -> bool:
         """Take on the whole table. True where it is that of another database: the one before has been emptied, or replaced.
 
-        Where only the table has been removed, what was known stays, until it is written down again (`SharedKeys`).
+        Where there is no table, what was known stays until it is written down again (`SharedKeys`): another program has removed
+        the table. With it go its version and the engines only where the whole database has been emptied. `version` is 0 where
+        there is none; `has_engines` says whether any engine stands among the engines.
         """
         before = self.routes.settings.get(BEGAN)
-        if version and before is not None and BEGAN not in table[::2]:
+        is_gone = BEGAN not in table[::2]
+        if before is not None and is_gone and (version or has_engines):
             table = [*self.routes.table(), *table]
         self.routes.load(version, table)
-        return before is not None and self.routes.settings.get(BEGAN) != before
+        if before is None or self.routes.settings.get(BEGAN) != before:
+            return before is not None
+        if is_gone or not version:
+            self._damaged.emit()
+        return False
 
     async def read(self) -> bool:
         """Read the whole table, and take it on."""
         version = await self._send(b"GET", self.keys.routes_version)
-        return self.load(int(version or 0), await self._send(b"HGETALL", self.keys.routes))
+        has_engines = await self._send(b"EXISTS", self.keys.engines)
+        table = await self._send(b"HGETALL", self.keys.routes)
+        return self.load(int(version or 0), table, has_engines=bool(has_engines))
 
     async def follow(self) -> None:
         """Take on what has changed, without waiting for a mutation to be told: reads depend on some of it."""
@@ -137,13 +149,14 @@ class Fanout:
 
 
 class ReloadRoutes(RedisCall[None]):
-    """Reads the whole table of the routes, of `version` or later."""
+    """Reads the whole table of the routes, of `version` or later. Where there is no version, `looking` has to go ahead of it."""
 
-    __slots__ = ("_fanout", "version", "was_sent")
+    __slots__ = ("_fanout", "looking", "version", "was_sent")
 
     def __init__(self, fanout: Fanout) -> None:
         super().__init__()
         self._fanout = fanout
+        self.looking = LookForEngines(fanout)
         self.version = 0
         self.was_sent = False
 
@@ -152,5 +165,22 @@ class ReloadRoutes(RedisCall[None]):
         return pack((b"HGETALL", self._fanout.keys.routes))
 
     def result(self, reply: Reply) -> None:
-        if self._fanout.load(self.version, reply):
+        if self._fanout.load(self.version, reply, has_engines=self.looking.found):
             self._fanout.emptied()
+
+
+class LookForEngines(RedisCall[None]):
+    """Looks whether any engine stands among the engines: there is none in a database that has been emptied."""
+
+    __slots__ = ("_fanout", "found")
+
+    def __init__(self, fanout: Fanout) -> None:
+        super().__init__()
+        self._fanout = fanout
+        self.found = True
+
+    def command(self, session: bytes, epoch: int) -> bytes:
+        return pack((b"EXISTS", self._fanout.keys.engines))
+
+    def result(self, reply: Reply) -> None:
+        self.found = bool(reply)

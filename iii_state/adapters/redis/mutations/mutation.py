@@ -197,8 +197,7 @@ class Mutation(RedisCall[T], Generic[T]):
         first: list[RedisCall[Any]] = []
         if self._stale >= PATIENCE:
             first.append(Command((b"SET", fanout.keys.hold, b"1", b"PX", b"%d" % HOLD_MS)))
-        if reload := fanout.catch_up(stale):
-            first.append(reload)
+        first.extend(fanout.catch_up(stale))
         return Again(*first)
 
     def _capture(self) -> Again:

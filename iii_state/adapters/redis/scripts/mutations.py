@@ -143,7 +143,7 @@ def declare(keys: Keys, version: int, *settings: tuple[bytes, bytes], told: bool
     """What follows the digest of fleet/change_settings.lua in EVALSHA. `settings` are names and texts."""
     words = [word for setting in settings for word in setting]
     known = b"%d" % version if told else b""
-    return [b"4", keys.routes, keys.routes_version, keys.routes_log, keys.hold, known, *words]
+    return [b"5", keys.routes, keys.routes_version, keys.routes_log, keys.hold, keys.engines, known, *words]
 
 
 def declared(reply: Reply) -> Stale | Postponed:
