@@ -1,15 +1,20 @@
 --[[
 Looks whether the keys of the fleet are of the types that they should be, and makes good what has one right value only.
 
-KEYS  1 format (string)   2 store (string)   3 routes (hash)   4 hold (string)   5 filling (string)   6 scanning (string), the
-      last three held by an engine for a moment   then more keys
+KEYS  1 format (string)   2 store (string)   3 routes (hash)   4 routes_version (string)   5 routes_log (stream)
+      6 engines (hash)   7 hold (string)   8 filling (string)   9 scanning (string), the last three held by an engine for a moment
+      then more keys
 ARGV  1 layout: its version   2 store_id: of what is stored here   3 hold_ms   4 filling_ms   5 scanning_ms: for so long each of
       those is held at most; it is free where that has been exceeded, as when Redis's clock was set back   then the type of each key
 
 Reply: 1 where the routes are there, else 0; and an array of the numbers of the keys (from 1) that are of another type
+
+The routes get a version that has never been before where there is none while engines stand there (none do after a FLUSHDB), and
+where it is behind the log: an engine that has made no call since would take that version for the one that it knows.
 ]]
 
-local format, store, routes, hold, filling, scanning = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local format, store, routes, routes_version, routes_log, engines = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local hold, filling, scanning = KEYS[7], KEYS[8], KEYS[9]
 local layout, store_id = ARGV[1], ARGV[2]
 local hold_ms, filling_ms, scanning_ms = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 
@@ -31,5 +36,13 @@ for _, lock in ipairs({{hold, hold_ms}, {filling, filling_ms}, {scanning, scanni
   if held_for == -1 or held_for > lock[2] then
     redis.call('DEL', lock[1])
   end
+end
+local version = redis.call('GET', routes_version)
+local last = redis.call('XREVRANGE', routes_log, '+', '-', 'COUNT', 1)[1]
+local logged = last and tonumber(string.match(last[1], '^%d+')) or 0
+local is_behind = version and string.find(version, '^%d+$') and tonumber(version) < logged
+if is_behind or not version and redis.call('EXISTS', engines) == 1 then
+  local time = redis.call('TIME')
+  redis.call('SET', routes_version, string.format('%d', math.max(logged + 1, time[1] * 1000000 + time[2])))
 end
 return {redis.call('HEXISTS', routes, ':began'), wrong}

@@ -102,6 +102,31 @@ async def test_an_engine_that_joins_where_the_version_is_gone_takes_nothing_from
     assert EMPTIED not in caplog.text
 
 
+async def test_a_version_that_is_gone_twice_hides_no_change_made_in_between(opened: Open, server: RedisServer) -> None:
+    """Else an engine that has done nothing in between would take the second time for the first."""
+    idle, other = await without_checking(opened), await opened()
+    server.client.delete(VERSION)
+    await written([idle, other], "before")
+    await until(lambda: server.client.exists(VERSION))
+    await answer_of(other.queues.subscribe(ALL))
+    server.client.delete(VERSION)
+    await until(lambda: server.client.exists(VERSION))
+    await written([idle], "after")
+    assert await keys_handled(other, ALL, 1) == ["after 0"]
+
+
+async def test_an_old_version_that_is_brought_back_hides_no_change_made_since(opened: Open, server: RedisServer) -> None:
+    idle, other = await without_checking(opened), await opened()
+    await written([idle, other], "before")
+    version = server.client.get(VERSION)
+    await answer_of(other.queues.subscribe(ALL))
+    server.client.set(VERSION, version)
+    other._checking.look_soon()
+    await until(lambda: server.client.get(VERSION) != version)
+    await written([idle], "after")
+    assert await keys_handled(other, ALL, 1) == ["after 0"]
+
+
 @pytest.mark.parametrize("ttl_ms", [None, 600_000], ids=["a value", "one with a deadline"])
 async def test_nothing_is_written_down_again_in_a_database_that_has_been_emptied(
     opened: Open, server: RedisServer, caplog: pytest.LogCaptureFixture, ttl_ms: int | None

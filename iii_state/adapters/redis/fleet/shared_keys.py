@@ -54,16 +54,18 @@ class SharedKeys:
 
     def _fleet_keys(self) -> list[tuple[bytes, bytes]]:
         keys, engine = self._keys, self._engine.id
-        first = [keys.format, keys.store, keys.routes, keys.hold, keys.filling, keys.scopes + b":scanning"]
+        first = [
+            *((keys.format, b"string"), (keys.store, b"string"), (keys.routes, b"hash"), (keys.routes_version, b"string")),
+            *((keys.routes_log, b"stream"), (keys.engines, b"hash")),
+            *((keys.hold, b"string"), (keys.filling, b"string"), (keys.scopes + b":scanning", b"string")),
+        ]
         typed: dict[bytes, list[bytes]] = {
-            b"hash": [keys.engines, keys.session(self._session.name), keys.line, keys.clock],
+            b"hash": [keys.session(self._session.name), keys.line, keys.clock],
             b"set": [keys.scopes, keys.dead_queues, keys.fenced, keys.hosts(engine)],
             b"zset": [keys.orphans, keys.later, keys.deadlines],
-            b"stream": [keys.routes_log],
-            b"string": [keys.routes_version, keys.engine(engine), keys.waited, keys.scopes + b":scanned"],
+            b"string": [keys.engine(engine), keys.waited, keys.scopes + b":scanned"],
         }
-        found = [(key, b"hash" if key == keys.routes else b"string") for key in first]
-        return [*found, *((key, kind) for kind, names in typed.items() for key in names)]
+        return [*first, *((key, kind) for kind, names in typed.items() for key in names)]
 
     async def check(self) -> bool:
         """Whether the keys that all share are as they should be by now."""
