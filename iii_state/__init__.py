@@ -13,11 +13,10 @@ from iii_state.state.facade import Retry, SetResult, State, UpdateResult
 from iii_state.state.handlers import Event
 from iii_state.state.module import StateModule
 from iii_state.state.watch import Watch
-from iii_state.tasks.results import Answer
+from iii_state.tasks.results import Result
 from iii_state.values.ops import OpError
 
 __all__ = [
-    "Answer",
     "Caller",
     "Code",
     "ConfigError",
@@ -32,6 +31,7 @@ __all__ = [
     "Module",
     "NotCarriedOut",
     "OpError",
+    "Result",
     "Retry",
     "Runner",
     "SetResult",

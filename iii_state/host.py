@@ -1,7 +1,7 @@
 """What a module and an engine know of each other: the narrow protocol between them.
 
 A module is anything that registers functions and trigger types with an engine: the state module is one, an engine's users can
-bring their own. Data passes as JSON text. A call answers at once where it can: an `Answer` is either the value itself or an
+bring their own. Data passes as JSON text. A call answers at once where it can: a `Result` is either the value itself or an
 `asyncio.Future` of it, so that what needs no waiting costs no task.
 """
 
@@ -15,7 +15,7 @@ from typing import Protocol
 
 import msgspec
 
-from iii_state.tasks.results import Answer
+from iii_state.tasks.results import Result
 from iii_state.values import Json
 
 DEFAULT_NAMESPACE = "default"
@@ -36,7 +36,7 @@ def engine_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-Handler = Callable[[Json, Caller], Answer[bytes | None]]
+Handler = Callable[[Json, Caller], Result[bytes | None]]
 """A function of a module: JSON text of the request and the caller in; JSON text of the result out, None for no result.
 
 It raises (or sets in the Future) `FunctionError` for an error with a code; anything else reaches the caller as
@@ -60,7 +60,7 @@ class Trigger(msgspec.Struct, frozen=True):
 class TriggerProvider(Protocol):
     """The module's side of a trigger type."""
 
-    def register(self, trigger: Trigger, replaces: Trigger | None = None) -> Answer[None]:
+    def register(self, trigger: Trigger, replaces: Trigger | None = None) -> Result[None]:
         """Take a trigger on, in place of an earlier one of the same id if there is one, which is let go even if this fails.
 
         Once this has answered, nothing that happens later is missed.
@@ -69,7 +69,7 @@ class TriggerProvider(Protocol):
         """
         ...
 
-    def unregister(self, trigger: Trigger, *, disconnected: bool) -> Answer[None]:
+    def unregister(self, trigger: Trigger, *, disconnected: bool) -> Result[None]:
         """Let a trigger go: asked for, or because its worker's connection went away (`disconnected`)."""
         ...
 
@@ -113,7 +113,7 @@ class Host(Protocol):
         namespace: str = DEFAULT_NAMESPACE,
         metadata: bytes | None = None,
         runner: Runner | None = None,
-    ) -> Answer[bytes | None]:
+    ) -> Result[bytes | None]:
         """Call any function of the engine, a worker's too, by `runner` where that was picked. Cancelling the Future gives it up.
 
         Raises `NotCarriedOut` where it was not begun (code `payload_too_large` when its worker cannot receive it), `WorkerLost`

@@ -14,7 +14,7 @@ the first time, and changes nothing. Its record is written in the same step as t
 cannot be applied as what it is, it fails with `SessionLost`, `Fenced` or `Forgotten`. Mutations without a request cost nothing of
 this.
 
-Every method answers at once where it can (`host.Answer`). What the backend refuses or cannot answer is a `StoreError` in words,
+Every method answers at once where it can (`results.Result`). What the backend refuses or cannot answer is a `StoreError` in words,
 and then nothing has changed; where that cannot be known the message says so. An error that has its code already, such as that of a
 remote engine, is a `FunctionError`, and reaches the caller as it is.
 """
@@ -26,7 +26,7 @@ from typing import NamedTuple, Protocol
 
 from iii_state.events import DeadLetter, Delivery, Failure, QueueStats, Subscription
 from iii_state.sessions import Request
-from iii_state.tasks.results import Answer, Awaited
+from iii_state.tasks.results import Awaited, Result
 from iii_state.values.ops import OpError, Plan
 
 
@@ -44,45 +44,45 @@ class Updated(NamedTuple):
 class Values(Protocol):
     """Values at a scope and a key. They are stored texts (`iii_state.values`), in and out."""
 
-    def get(self, scope: str, key: str) -> Answer[bytes | None]:
+    def get(self, scope: str, key: str) -> Result[bytes | None]:
         """The stored text, None for a missing key."""
         ...
 
     def set(
         self, scope: str, key: str, value: bytes, *, ttl_ms: int | None = None, request: Request | None = None
-    ) -> Answer[bytes | None]:
+    ) -> Result[bytes | None]:
         """Store `value`; answers what was there before, None for a new key.
 
         After `ttl_ms` the value goes, with its event; without, it stays, whatever deadline there was before.
         """
         ...
 
-    def delete(self, scope: str, key: str, *, request: Request | None = None) -> Answer[bytes | None]:
+    def delete(self, scope: str, key: str, *, request: Request | None = None) -> Result[bytes | None]:
         """Remove; answers what was there, None for a missing key (which is an event all the same)."""
         ...
 
     def update(
         self, scope: str, key: str, plan: Plan, limit: int, *, ttl_ms: int | None = None, request: Request | None = None
-    ) -> Answer[Updated]:
+    ) -> Result[Updated]:
         """Apply a plan atomically. Raises `errors.too_large` when the result has more than `limit` bytes (compact).
 
         After `ttl_ms` the value goes, with its event; without, the deadline stays what it was.
         """
         ...
 
-    def texts(self, scope: str) -> Answer[list[bytes]]:
+    def texts(self, scope: str) -> Result[list[bytes]]:
         """The stored texts of a scope, in the adapter's own order."""
         ...
 
-    def entries(self, scope: str) -> Answer[list[tuple[str, bytes]]]:
+    def entries(self, scope: str) -> Result[list[tuple[str, bytes]]]:
         """Keys and stored texts of a scope, in the adapter's own order."""
         ...
 
-    def keys(self, scope: str) -> Answer[list[str]]:
+    def keys(self, scope: str) -> Result[list[str]]:
         """The keys of a scope, each once, in the adapter's own order."""
         ...
 
-    def scopes(self) -> Answer[list[str]]:
+    def scopes(self) -> Result[list[str]]:
         """Scopes with at least one key, in any order, each once."""
         ...
 
@@ -90,7 +90,7 @@ class Values(Protocol):
 class Sessions(Protocol):
     """What makes a mutation recognisable when it is made again (`iii_state.sessions`)."""
 
-    def open(self, session: str, previous_epoch: int, epoch: int) -> Answer[None]:
+    def open(self, session: str, previous_epoch: int, epoch: int) -> Result[None]:
         """Open a session (`previous_epoch` 0), or raise the epoch of one that had been opened with `previous_epoch`.
 
         Requests of any other epoch are refused from then on. Raises `SessionLost` where there is no such session any more, and
@@ -106,7 +106,7 @@ class Queues(Protocol):
         """Whether the mutations that are made through this adapter from now on have events (they do at first)."""
         ...
 
-    def subscribe(self, subscription: Subscription) -> Answer[None]:
+    def subscribe(self, subscription: Subscription) -> Result[None]:
         """Host a subscription here: make its queue, or take over the one that waits, with the settings given.
 
         Once this has answered, no later mutation of any engine misses it.
@@ -120,15 +120,15 @@ class Queues(Protocol):
         """
         ...
 
-    def unsubscribe(self, subscription_id: str) -> Answer[None]:
+    def unsubscribe(self, subscription_id: str) -> Result[None]:
         """Stop hosting, for good: unless another engine hosts it, the queue goes at once with all it holds."""
         ...
 
-    def abandon(self, subscription_id: str) -> Answer[None]:
+    def abandon(self, subscription_id: str) -> Result[None]:
         """Stop hosting for now: the queue waits for `retention_ms`, collecting events, and goes if nobody hosts it by then."""
         ...
 
-    def take(self, subscription_id: str, count: int) -> Answer[list[Delivery]]:
+    def take(self, subscription_id: str, count: int) -> Result[list[Delivery]]:
         """Up to `count` deliveries that are ready; they are pending here from now on. Never waits."""
         ...
 
@@ -139,20 +139,20 @@ class Queues(Protocol):
         """
         ...
 
-    def ack(self, deliveries: Sequence[Delivery], want: int = 0) -> Answer[list[Delivery]]:
+    def ack(self, deliveries: Sequence[Delivery], want: int = 0) -> Result[list[Delivery]]:
         """These deliveries of one subscription are done; their lanes go on. Answers up to `want` further ones."""
         ...
 
-    def retry(self, delivery: Delivery, delay_ms: int, failure: Failure, *, crashed: bool = False) -> Answer[None]:
+    def retry(self, delivery: Delivery, delay_ms: int, failure: Failure, *, crashed: bool = False) -> Result[None]:
         """Deliver again, when `delay_ms` have passed; its lane waits, and no other. As the next attempt, or, where its worker went
         away in mid-call (`crashed`), as the same one with one crash more."""
         ...
 
-    def dead_letter(self, delivery: Delivery, failure: Failure) -> Answer[None]:
+    def dead_letter(self, delivery: Delivery, failure: Failure) -> Result[None]:
         """Move to the dead letters; its lane goes on."""
         ...
 
-    def release(self, deliveries: Sequence[Delivery], *, begun: bool = False) -> Answer[None]:
+    def release(self, deliveries: Sequence[Delivery], *, begun: bool = False) -> Result[None]:
         """Give back unfinished, as if never taken: no attempt is counted, order is kept.
 
         Where a handler may still be running (`begun`), they come again with a higher fence.
@@ -183,7 +183,7 @@ class Admin(Protocol):
 class Succession(Protocol):
     """Which of the processes that serve one store to engines is the leader, and which stand by."""
 
-    def enter(self, worker: str, ttl_ms: int) -> Answer[list[str]]:
+    def enter(self, worker: str, ttl_ms: int) -> Result[list[str]]:
         """Say that this process serves the store, or is ready to, as this worker of some engine; it counts for `ttl_ms`.
 
         Answers the workers that said so earlier and still count, in any order. Of two that stand in line one is before the other,
@@ -191,7 +191,7 @@ class Succession(Protocol):
         """
         ...
 
-    def leave(self, worker: str) -> Answer[None]:
+    def leave(self, worker: str) -> Result[None]:
         """Stand in line no more."""
         ...
 
@@ -237,7 +237,7 @@ class Adapter(Protocol):
         """None when the backend answers, else why not, in words; bounded to two seconds."""
         ...
 
-    def route(self, visited: list[str]) -> Answer[list[str]]:
+    def route(self, visited: list[str]) -> Result[list[str]]:
         """The ids of the bridges that a call passes, those `visited` already first; what stores itself adds none.
 
         Raises `FunctionError`, `BRIDGE_RING`, where a bridge is reached through itself.

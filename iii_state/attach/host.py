@@ -15,7 +15,7 @@ from iii_state.attach.caller import Callers
 from iii_state.client.client import Client
 from iii_state.errors import Code, ConnectionLost, FunctionError, NotCarriedOut, WorkerLost
 from iii_state.host import DEFAULT_NAMESPACE, Caller, Handler, Runner, Trigger, TriggerProvider
-from iii_state.tasks.results import Answer
+from iii_state.tasks.results import Result
 from iii_state.values import Json
 from iii_state.wire.messages import STOPPED, WORKER_GONE
 
@@ -93,7 +93,7 @@ class AttachedHost:
     def _serving(self, function_id: str, handler: Handler) -> Handler:
         deepest = MAX_VALUE_DEPTH + (3 if function_id.endswith("::update") else 1)  # what stands around a value in a request
 
-        def serve(data: Json, _: Caller) -> Answer[bytes | None]:
+        def serve(data: Json, _: Caller) -> Result[bytes | None]:
             if len(data) > 2 * deepest and values.nesting_exceeds(bytes(data), deepest):
                 raise FunctionError(
                     Code.DESERIALIZATION_ERROR,
@@ -143,7 +143,7 @@ class AttachedHost:
         namespace: str = DEFAULT_NAMESPACE,
         metadata: bytes | None = None,
         runner: Runner | None = None,
-    ) -> Answer[bytes | None]:
+    ) -> Result[bytes | None]:
         client = self._client
         if client is None or not client.connection.is_greeted:
             raise NotCarriedOut(Code.INVOCATION_STOPPED, "there is no connection to the engine")
@@ -267,11 +267,11 @@ class _Provider:
         self._provider = provider
         self._availability = availability
 
-    def register(self, trigger: Trigger, replaces: Trigger | None = None) -> Answer[None]:
+    def register(self, trigger: Trigger, replaces: Trigger | None = None) -> Result[None]:
         self._availability.is_back(trigger.namespace, trigger.function_id)
         return self._provider.register(trigger, replaces)
 
-    def unregister(self, trigger: Trigger, *, disconnected: bool) -> Answer[None]:
+    def unregister(self, trigger: Trigger, *, disconnected: bool) -> Result[None]:
         return self._provider.unregister(trigger, disconnected=disconnected)
 
 

@@ -12,7 +12,7 @@ from iii_state.attach.host import DEFAULT_PREFIX, AttachedHost
 from iii_state.client.client import Client
 from iii_state.errors import AttachRefused, ConnectionLost, FunctionError, StoreError
 from iii_state.host import DEFAULT_NAMESPACE
-from iii_state.tasks.results import answered
+from iii_state.tasks.results import result_of
 
 logger = logging.getLogger(__name__)
 
@@ -187,7 +187,7 @@ class Leadership:
 
     async def _is_behind(self, client: Client) -> bool:
         """Enter the succession, and see whether an earlier worker of the same store and prefix is connected to this engine."""
-        before = await answered(self._adapter.succession.enter(self._member_of(self._member), MEMBER_TTL_MS))
+        before = await result_of(self._adapter.succession.enter(self._member_of(self._member), MEMBER_TTL_MS))
         rivals = [worker_id for member in before if self._member_of(worker_id := member.rpartition(" ")[2]) == member]
         return bool(rivals) and await self._are_here(client, rivals)
 

@@ -19,7 +19,7 @@ from iii_state.client.client import Client
 from iii_state.config import RedisSettings
 from iii_state.host import LOCAL
 from iii_state.state.functions.admin import MAX_SHOWN, AdminFunctions
-from iii_state.tasks.results import answered
+from iii_state.tasks.results import result_of
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -55,7 +55,7 @@ async def opened(url: str, redis_url: str | None, prefix: str) -> AsyncIterator[
         functions = {function_id: function for function_id, function, _ in AdminFunctions(inspected)}
 
         async def ask(function_id: str, data: bytes) -> bytes | None:
-            return await answered(functions[function_id](data, LOCAL))
+            return await result_of(functions[function_id](data, LOCAL))
 
         yield ask
 

@@ -15,7 +15,7 @@ from iii_state import values
 from iii_state.errors import Code, FunctionError, NotCarriedOut, words
 from iii_state.host import DEFAULT_NAMESPACE, Caller, Handler, Trigger, TriggerProvider
 from iii_state.tasks.failures import contained
-from iii_state.tasks.results import Answer, then
+from iii_state.tasks.results import Result, then
 from iii_state.tasks.steps import Steps
 from iii_state.values import Json
 from iii_state.wire import messages
@@ -24,13 +24,13 @@ from iii_state.wire.messages import ABSENT, given
 
 log = logging.getLogger(__name__)
 
-Listener = Callable[[Json, Json | None], Answer[bytes | None]]
+Listener = Callable[[Json, Json | None], Result[bytes | None]]
 """A function that takes a call's data and its metadata, both as JSON text."""
 
 
 class _Function(msgspec.Struct, frozen=True):
     text: bytes
-    take: Callable[[messages.InvokeFunction], Answer[bytes | None]]
+    take: Callable[[messages.InvokeFunction], Result[bytes | None]]
     registration: bytes
     answers: bool
     """Whether it is called for its result, which may be large, and not told of something."""
@@ -107,7 +107,7 @@ class Serving:
     def _serve(
         self,
         message: messages.RegisterFunction,
-        take: Callable[[messages.InvokeFunction], Answer[bytes | None]],
+        take: Callable[[messages.InvokeFunction], Result[bytes | None]],
         *,
         answers: bool,
     ) -> None:

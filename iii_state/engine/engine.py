@@ -25,7 +25,7 @@ from iii_state.host import DEFAULT_NAMESPACE, LOCAL, Module, Trigger
 from iii_state.tasks.background import Background
 from iii_state.tasks.closing import Stopping, in_turn
 from iii_state.tasks.failures import contained
-from iii_state.tasks.results import Answer
+from iii_state.tasks.results import Result
 
 log = logging.getLogger(__name__)
 
@@ -214,7 +214,7 @@ class Engine:
             raise FunctionError(Code.DESERIALIZATION_ERROR, f"Failed to deserialize input for {function_id}: {error}") from None
         if function is None or (handler := function.handler) is None or len(request) > 1 + ("payload" in request):
             return await self._trigger_with_options(request, data)
-        answer: Answer[bytes | None] = None
+        answer: Result[bytes | None] = None
         try:
             if len(data) > 2 * _DEEP and values.nesting_exceeds(data, _DEEP):
                 with values.deeper_stack():
@@ -243,7 +243,7 @@ class Engine:
             call = Invocation(data, metadata=optional_text(request.get("metadata")))
         except InvalidValue as error:
             raise FunctionError(Code.DESERIALIZATION_ERROR, f"Failed to deserialize the call: metadata: {error}") from None
-        answer: Answer[bytes | None] = None
+        answer: Result[bytes | None] = None
         limit: asyncio.Timeout | None = None
         try:
             answer = self.functions.call(self.functions.find(namespace, request["function_id"]), call)

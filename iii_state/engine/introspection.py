@@ -16,7 +16,7 @@ from iii_state.engine.triggers.registry import TriggerRegistry
 from iii_state.engine.workers.workers import ConnectedWorker, Description, Workers
 from iii_state.errors import Code, FunctionError
 from iii_state.host import DEFAULT_NAMESPACE, Caller, Handler, Host, Trigger
-from iii_state.tasks.results import Answer, then
+from iii_state.tasks.results import Result, then
 from iii_state.values import Json
 from iii_state.values.requests import read
 from iii_state.wire import messages
@@ -85,7 +85,7 @@ class Introspection:
 
     # --- workers
 
-    def _describe_worker(self, data: Json, caller: Caller) -> Answer[bytes | None]:
+    def _describe_worker(self, data: Json, caller: Caller) -> Result[bytes | None]:
         description = read("engine::workers::register", data, Description)
         if description.namespace is not None and not description.namespace.strip():
             raise FunctionError(Code.INVALID_NAMESPACE, "The namespace is blank.")
@@ -155,7 +155,7 @@ class Introspection:
         ]
         return values.encode({"registered_triggers": rows})
 
-    def _register_trigger(self, data: Json, caller: Caller) -> Answer[bytes | None]:
+    def _register_trigger(self, data: Json, caller: Caller) -> Result[bytes | None]:
         wanted = read("engine::register_trigger", data, _RegisterTrigger)
         trigger = Trigger(
             str(uuid.uuid4()),
@@ -168,7 +168,7 @@ class Introspection:
         answer = self._triggers.register(trigger, self._local, caller.namespace)
         return then(answer, lambda _: values.encode({"id": trigger.id}))
 
-    def _unregister_trigger(self, data: Json, caller: Caller) -> Answer[bytes | None]:
+    def _unregister_trigger(self, data: Json, caller: Caller) -> Result[bytes | None]:
         wanted = read("engine::unregister_trigger", data, _UnregisterTrigger)
         return then(self._triggers.unregister(wanted.id), lambda removed: values.encode({"removed": removed}))
 

@@ -13,7 +13,7 @@ from iii_state.engine.triggers.registry import TriggerRegistry
 from iii_state.engine.workers.workers import Workers
 from iii_state.errors import Code, ConfigError, FunctionError, NotCarriedOut, own, words
 from iii_state.host import DEFAULT_NAMESPACE, Handler, Module, Runner, TriggerProvider
-from iii_state.tasks.results import Answer, answered, then
+from iii_state.tasks.results import Result, result_of, then
 from iii_state.wire.messages import WORKER_GONE
 
 log = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ class ModuleHost:
         namespace: str = DEFAULT_NAMESPACE,
         metadata: bytes | None = None,
         runner: Runner | None = None,
-    ) -> Answer[bytes | None]:
+    ) -> Result[bytes | None]:
         functions, call = self._functions, Invocation(data, metadata=metadata)
         function = functions.find(namespace, function_id)
         if runner is not None:
@@ -128,9 +128,9 @@ class ModuleHost:
         functions = self._functions
         while not (function := functions.find(namespace, function_id)).is_served:
             await functions.settling(function)
-        return await answered(self._run(function, call, runner))
+        return await result_of(self._run(function, call, runner))
 
-    def _run(self, function: Function, call: Invocation, runner: Runner | None) -> Answer[bytes | None]:
+    def _run(self, function: Function, call: Invocation, runner: Runner | None) -> Result[bytes | None]:
         functions = self._functions
         if runner is None:
             return functions.call(function, call)
@@ -185,7 +185,7 @@ class ModuleHost:
         self._unwatch.clear()
 
 
-def _own_errors(call: Callable[[], Answer[bytes | None]]) -> Answer[bytes | None]:
+def _own_errors(call: Callable[[], Result[bytes | None]]) -> Result[bytes | None]:
     """Make a call of a built-in function, whose errors are its own: those of a call that it makes itself, too."""
 
     def in_own_words(error: BaseException) -> BaseException:

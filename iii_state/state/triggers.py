@@ -14,7 +14,7 @@ from iii_state.errors import Code, ConfigError, FunctionError, StoreError
 from iii_state.events import Subscription
 from iii_state.host import Trigger
 from iii_state.state.dispatch import Dispatcher
-from iii_state.tasks.results import Answer, then
+from iii_state.tasks.results import Result, then
 from iii_state.values.requests import describe
 
 
@@ -51,7 +51,7 @@ class StateTriggers:
         """Take no more triggers, and leave the subscriptions as they are."""
         self._dispatcher = None
 
-    def register(self, trigger: Trigger, replaces: Trigger | None = None) -> Answer[None]:
+    def register(self, trigger: Trigger, replaces: Trigger | None = None) -> Result[None]:
         """Subscribe a trigger's function to the events that match its config. One that stays the same keeps its queue.
 
         That of one that is replaced waits for its retention, as if its worker had gone: nobody has unregistered it.
@@ -85,11 +85,11 @@ class StateTriggers:
             registered.add_done_callback(drop_if_refused)
         return registered
 
-    def unregister(self, trigger: Trigger, *, disconnected: bool) -> Answer[None]:
+    def unregister(self, trigger: Trigger, *, disconnected: bool) -> Result[None]:
         """Let a trigger go. The last one of a subscription ends it, or, if its worker is only away, leaves its queue waiting."""
         return self._drop(self._subscription(trigger).id, trigger, disconnected=disconnected)
 
-    def _drop(self, subscription_id: str, trigger: Trigger, *, disconnected: bool) -> Answer[None]:
+    def _drop(self, subscription_id: str, trigger: Trigger, *, disconnected: bool) -> Result[None]:
         registered = self._triggers.get(subscription_id)
         if self._dispatcher is None or registered is None or registered.pop(trigger.id, False) is False or registered:
             return None

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from iii_state.errors import Code, FunctionError
 from iii_state.tasks.failures import contained
-from iii_state.tasks.results import Answer
+from iii_state.tasks.results import Result
 
 
 class Steps:
@@ -16,7 +16,7 @@ class Steps:
     def __init__(self) -> None:
         self._last: dict[str, asyncio.Future[None]] = {}
 
-    def after(self, thing: str, step: Callable[[], Answer[None]]) -> Answer[None]:
+    def after(self, thing: str, step: Callable[[], Result[None]]) -> Result[None]:
         """Take a step now, or, where an earlier one for this thing is not over, after it, however that one ends."""
         earlier = self._last.get(thing)
         if earlier is None:
@@ -42,7 +42,7 @@ class Steps:
             await asyncio.wait(list(self._last.values()))
 
 
-def _taken(step: Callable[[], Answer[None]]) -> Answer[None]:
+def _taken(step: Callable[[], Result[None]]) -> Result[None]:
     """Take a step; what it raises that is no `Exception`, and would end more than the step, is raised as a `FunctionError`."""
     try:
         return step()
@@ -53,7 +53,7 @@ def _taken(step: Callable[[], Answer[None]]) -> Answer[None]:
         raise FunctionError(Code.TRIGGER_REGISTRATION_FAILED, failure.message, failure.stacktrace) from error
 
 
-def _chain(earlier: asyncio.Future[None], step: Callable[[], Answer[None]], following: asyncio.Future[None]) -> None:
+def _chain(earlier: asyncio.Future[None], step: Callable[[], Result[None]], following: asyncio.Future[None]) -> None:
     def settle(done: asyncio.Future[None]) -> None:
         if following.done():
             return

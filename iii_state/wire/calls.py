@@ -12,7 +12,7 @@ from msgspec import Raw
 from iii_state import values
 from iii_state.errors import Code, FunctionError
 from iii_state.tasks.failures import as_function_error
-from iii_state.tasks.results import Answer
+from iii_state.tasks.results import Result
 from iii_state.values import Json
 from iii_state.wire import messages
 from iii_state.wire.backlog import LARGE_RESULT_BYTES, Asked
@@ -148,7 +148,7 @@ class IncomingCalls:
     # --- replying
 
     def settle(
-        self, invocation_id: Raw, function_text: bytes, answer: Answer[bytes | None], size: int = 0, data: Json = b""
+        self, invocation_id: Raw, function_text: bytes, answer: Result[bytes | None], size: int = 0, data: Json = b""
     ) -> None:
         """Answer a call, now or when its Future is done. `size` and `data` are those of one that the engine itself carries out."""
         if isinstance(answer, asyncio.Future):

@@ -12,7 +12,7 @@ from iii_state import values
 from iii_state.adapters.redis import RedisAdapter
 from iii_state.config import RedisSettings
 from iii_state.events import Subscription
-from iii_state.tasks.results import Answer
+from iii_state.tasks.results import Result
 
 _AT_ONCE = 256
 
@@ -28,7 +28,7 @@ async def adapter(url: str) -> AsyncIterator[RedisAdapter]:
         await running.stop()
 
 
-async def given(answer: Answer[Any]) -> Any:
+async def given(answer: Result[Any]) -> Any:
     """What an adapter answers, at once or later."""
     return await answer if isinstance(answer, asyncio.Future) else answer
 

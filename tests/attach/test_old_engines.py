@@ -13,7 +13,7 @@ from iii_state.client.about import About
 from iii_state.client.client import Client
 from iii_state.errors import FunctionError
 from iii_state.host import Caller
-from iii_state.tasks.results import Answer
+from iii_state.tasks.results import Result
 from iii_state.values import Json
 from tests.support.engines.attached import attached, said
 from tests.support.engines.calls import SOON, Seen, call_over
@@ -137,7 +137,7 @@ async def test_an_event_too_deep_for_the_engine_is_a_dead_letter(engine: OldEngi
 async def test_a_large_event_of_which_its_worker_goes_is_a_crash_like_any_other(engine: OldEngine, redis: RedisServer) -> None:
     called = 0
 
-    def leave(data: Json, caller: Caller) -> Answer[bytes | None]:
+    def leave(data: Json, caller: Caller) -> Result[bytes | None]:
         nonlocal called
         called += 1
         worker.connection.close()
@@ -198,7 +198,7 @@ async def test_a_handlers_own_error_ends_whatever_engine_words_it_uses(
 ) -> None:
     called = 0
 
-    def refuse(data: Json, caller: Caller) -> Answer[bytes | None]:
+    def refuse(data: Json, caller: Caller) -> Result[bytes | None]:
         nonlocal called
         called += 1
         raise FunctionError(code, message)

@@ -18,7 +18,7 @@ from iii_state.client.client import Client, Hooks
 from iii_state.engine import Engine
 from iii_state.errors import ConnectionLost, FunctionError, WorkerRejected
 from iii_state.host import Caller, Trigger
-from iii_state.tasks.results import Answer
+from iii_state.tasks.results import Result
 from iii_state.values import Json
 from tests.support.engines.dict_module import DictModule
 from tests.support.engines.processes import free_port
@@ -39,7 +39,7 @@ async def client(url: str) -> AsyncIterator[Client]:
         yield client
 
 
-def echo(data: Json, caller: Caller) -> Answer[bytes | None]:
+def echo(data: Json, caller: Caller) -> Result[bytes | None]:
     return bytes(data)
 
 
@@ -62,7 +62,7 @@ async def test_calls_of_one_turn_are_all_answered_whatever_their_size(client: Cl
 
 
 async def test_a_function_fails_with_its_own_code(client: Client, url: str) -> None:
-    def refuse(data: Json, caller: Caller) -> Answer[bytes | None]:
+    def refuse(data: Json, caller: Caller) -> Result[bytes | None]:
         raise FunctionError("VALUE_TOO_LARGE", "so it is")
 
     client.serving.register_function("refuse", refuse)
@@ -85,13 +85,13 @@ class Provider:
     def __init__(self) -> None:
         self.bound: dict[str, Trigger] = {}
 
-    def register(self, trigger: Trigger, replaces: Trigger | None = None) -> Answer[None]:
+    def register(self, trigger: Trigger, replaces: Trigger | None = None) -> Result[None]:
         if trigger.config == b'"bad"':
             raise FunctionError("trigger_registration_failed", "a bad config")
         self.bound[trigger.id] = trigger
         return None
 
-    def unregister(self, trigger: Trigger, *, disconnected: bool) -> Answer[None]:
+    def unregister(self, trigger: Trigger, *, disconnected: bool) -> Result[None]:
         del self.bound[trigger.id]
         return None
 
@@ -117,12 +117,12 @@ class Slow:
         self.asked: list[str] = []
         self.open: list[asyncio.Future[None]] = []
 
-    def register(self, trigger: Trigger, replaces: Trigger | None = None) -> Answer[None]:
+    def register(self, trigger: Trigger, replaces: Trigger | None = None) -> Result[None]:
         self.asked.append(f"register {trigger.id}")
         self.open.append(asyncio.get_running_loop().create_future())
         return self.open[-1]
 
-    def unregister(self, trigger: Trigger, *, disconnected: bool) -> Answer[None]:
+    def unregister(self, trigger: Trigger, *, disconnected: bool) -> Result[None]:
         self.asked.append(f"unregister {trigger.id} {'away' if disconnected else 'asked for'}")
         return None
 
@@ -145,7 +145,7 @@ async def test_a_call_behind_a_trigger_waits_until_it_is_registered(client: Clie
     slow = Slow()
     called: list[str] = []
 
-    def note(data: Json, caller: Caller) -> Answer[bytes | None]:
+    def note(data: Json, caller: Caller) -> Result[bytes | None]:
         called.append(bytes(data).decode())
         return None
 

@@ -15,7 +15,7 @@ from iii_state import Engine, StateModule
 from iii_state.engine.functions.function import Invocation
 from iii_state.errors import NotCarriedOut, WorkerLost
 from iii_state.events import DeadLetter
-from iii_state.tasks.results import answered
+from iii_state.tasks.results import result_of
 from tests.support.engines.raw_worker import Frame, Port, RawWorker
 from tests.support.redis.server import shared_server
 from tests.support.waiting import until
@@ -47,13 +47,13 @@ class Place:
 
     async def dead(self, count: int = 1) -> list[DeadLetter]:
         async with asyncio.timeout(10):
-            while len(letters := await answered(self.module.adapter.admin.dead_letters())) < count:
+            while len(letters := await result_of(self.module.adapter.admin.dead_letters())) < count:
                 await asyncio.sleep(0.005)
         return letters
 
     async def is_empty(self) -> None:
         async with asyncio.timeout(10):
-            while any(queue.waiting or queue.pending for queue in await answered(self.module.adapter.admin.stats())):
+            while any(queue.waiting or queue.pending for queue in await result_of(self.module.adapter.admin.stats())):
                 await asyncio.sleep(0.005)
 
 
@@ -292,7 +292,7 @@ async def test_an_error_that_is_none_is_a_success(error: Any, place: Place) -> N
     (call,) = await calls(worker, 1)
     await worker.answer(call, error=error)
     await place.is_empty()
-    assert await answered(place.module.adapter.admin.dead_letters()) == []
+    assert await result_of(place.module.adapter.admin.dead_letters()) == []
 
 
 async def test_a_module_that_passes_on_the_fate_of_a_call_of_its_own_has_failed_itself(place: Place) -> None:

@@ -13,7 +13,7 @@ import pytest
 from iii_state import Engine, FunctionError, StateModule
 from iii_state.client.client import Client
 from iii_state.host import Caller, Trigger
-from iii_state.tasks.results import Answer, answered
+from iii_state.tasks.results import Result, result_of
 from iii_state.values import Json
 from tests.support.engines.dict_module import DictModule
 from tests.support.engines.raw_worker import RawWorker
@@ -108,10 +108,10 @@ async def test_a_function_of_a_module_that_raises_ends_its_own_call(
             host.register_function("module::raises", self.raises)
             host.register_function("module::later", self.later)
 
-        def raises(self, data: Json, caller: Caller) -> Answer[bytes | None]:
+        def raises(self, data: Json, caller: Caller) -> Result[bytes | None]:
             raise error
 
-        def later(self, data: Json, caller: Caller) -> Answer[bytes | None]:
+        def later(self, data: Json, caller: Caller) -> Result[bytes | None]:
             answer: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
             answer.set_exception(error)
             return answer
@@ -178,7 +178,7 @@ async def test_an_event_is_tried_again_and_other_subscriptions_go_on(
         await engine.trigger({"function_id": "state::set", "payload": {"scope": "s", "key": "k", "value": 1}})
         await until(lambda: len(seen) == 5)
         await until(lambda: bool(module.adapter.admin.dead_letters()))
-        (letter,) = await answered(module.adapter.admin.dead_letters())
+        (letter,) = await result_of(module.adapter.admin.dead_letters())
         assert letter.attempts == 2
         assert letter.error.startswith("invocation_failed: ")
         assert sorted(seen) == [f"good-{number}" for number in range(5)]
@@ -222,7 +222,7 @@ async def test_a_handler_of_a_change_trigger_that_raises_holds_back_no_other(err
 async def test_a_client_of_ours_answers_for_what_it_serves(
     error: BaseException, engine: Engine, worker: RawWorker, port: Any
 ) -> None:
-    def raises(data: Json, caller: Caller) -> Answer[bytes | None]:
+    def raises(data: Json, caller: Caller) -> Result[bytes | None]:
         raise error
 
     async with Client(f"ws://{port.host}:{port.port}") as client:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any, assert_type
 
 from iii_state import (
-    Answer,
     Caller,
     Code,
     ConfigError,
@@ -20,6 +19,7 @@ from iii_state import (
     Module,
     NotCarriedOut,
     OpError,
+    Result,
     Retry,
     Runner,
     SetResult,
@@ -81,14 +81,14 @@ class Clock:
     async def health(self) -> str | None:
         return None
 
-    def now(self, data: object, caller: Caller) -> Answer[bytes | None]:
+    def now(self, data: object, caller: Caller) -> Result[bytes | None]:
         return b'"noon"' if not caller.worker_id else None
 
-    def register(self, trigger: Trigger, replaces: Trigger | None = None) -> Answer[None]:
+    def register(self, trigger: Trigger, replaces: Trigger | None = None) -> Result[None]:
         self.triggers[trigger.id] = trigger
         return None
 
-    def unregister(self, trigger: Trigger, *, disconnected: bool) -> Answer[None]:
+    def unregister(self, trigger: Trigger, *, disconnected: bool) -> Result[None]:
         self.triggers.pop(trigger.id, None)
         return None
 

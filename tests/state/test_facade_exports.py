@@ -13,7 +13,7 @@ NAMES = {
     "state": {"State", "SetResult", "UpdateResult", "OpError", "ops"},
     "events": {"Event", "EventType", "Retry", "Watch"},
     "errors": {"Code", "ConfigError", "FunctionError", "Gap", "NotCarriedOut", "StateError", "StoreError", "WorkerLost"},
-    "modules of one's own": {"Answer", "Caller", "Handler", "Host", "Module", "Runner", "Trigger", "TriggerProvider"},
+    "modules of one's own": {"Result", "Caller", "Handler", "Host", "Module", "Runner", "Trigger", "TriggerProvider"},
 }
 
 

@@ -20,7 +20,7 @@ from iii_state.config import BridgeSettings, RedisSettings
 from iii_state.engine import Engine
 from iii_state.events import Delivery, Failure, QueueLimits, Subscription
 from iii_state.state.module import StateModule
-from iii_state.tasks.results import answered
+from iii_state.tasks.results import result_of
 from iii_state.values.ops import Plan, compile_text
 from tests.support.redis.server import fake_server, shared_server
 
@@ -90,7 +90,7 @@ class Store:
         method = next(getattr(part, name) for part in parts if hasattr(part, name))
 
         async def call(*arguments: Any, **named: Any) -> Any:
-            return await asyncio.wait_for(answered(method(*arguments, **named)), 10)
+            return await asyncio.wait_for(result_of(method(*arguments, **named)), 10)
 
         return call
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, overload
 
-from iii_state.tasks.results import answered
+from iii_state.tasks.results import result_of
 
 T = TypeVar("T")
 
@@ -16,9 +16,9 @@ SECONDS = 30.0
 
 
 async def answer_of(answer: Any) -> Any:
-    """What a call gives, now or when it has it: `Answer[T]` in, T out, which mypy infers in the simplest places only."""
+    """What a call gives, now or when it has it: `Result[T]` in, T out, which mypy infers in the simplest places only."""
     async with asyncio.timeout(SECONDS):
-        return await answered(answer)
+        return await result_of(answer)
 
 
 @overload

@@ -18,7 +18,7 @@ from iii_state.errors import FunctionError
 from iii_state.events import DispatchLimits, QueueLimits
 from iii_state.tasks.background import Background
 from iii_state.tasks.closing import Stopping
-from iii_state.tasks.results import Answer
+from iii_state.tasks.results import Result
 from iii_state.tasks.starting import Starting
 
 HEALTH_SECONDS = 2.0
@@ -78,5 +78,5 @@ class BridgeAdapter:
             return str(error)
         return None
 
-    def route(self, visited: list[str]) -> Answer[list[str]]:
+    def route(self, visited: list[str]) -> Result[list[str]]:
         return self._tasks.call(self._remote.route(visited))

@@ -25,7 +25,7 @@ from iii_state.errors import Code, ConnectionLost, FunctionError, NotCarriedOut,
 from iii_state.events import FOREVER, DeadLetter, Delivery, DispatchLimits, Failure, QueueLimits, Subscription
 from iii_state.tasks.awake import AwakeTimer
 from iii_state.tasks.background import Background
-from iii_state.tasks.results import Answer
+from iii_state.tasks.results import Result
 from iii_state.values import Json
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class BridgeQueues:
     def enable_events(self, enabled: bool) -> None:
         self._enabled = enabled  # where they are not, what arrives counts as done
 
-    def subscribe(self, subscription: Subscription) -> Answer[None]:
+    def subscribe(self, subscription: Subscription) -> Result[None]:
         relay = self._relays.get(subscription.id)
         if relay is None:
             relay = self._relays[subscription.id] = Relay(Queue(subscription, self._limits, self._wake_up))
@@ -225,7 +225,7 @@ class BridgeQueues:
 
     # -- deliveries
 
-    def _arrived(self, relay: Relay, data: Json, metadata: Json | None) -> Answer[bytes | None]:
+    def _arrived(self, relay: Relay, data: Json, metadata: Json | None) -> Result[bytes | None]:
         """The remote calls with an event."""
         if not self._enabled:
             return None

@@ -16,7 +16,7 @@ from iii_state.adapters.local_queue import Queue, number_of
 from iii_state.errors import Code, FunctionError, NotCarriedOut, WorkerLost
 from iii_state.events import Change, Delivery, Failure, Subscription
 from iii_state.tasks.awake import AwakeTimer
-from iii_state.tasks.results import Answer
+from iii_state.tasks.results import Result
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class Relay:
                 logger.warning("the queue of %s is full; %d of its oldest events dropped so far", function, dropped)
         self.queue.push(self._delivery(event))
 
-    def hold(self, mark: Mark, event: Change) -> Answer[bytes | None]:
+    def hold(self, mark: Mark, event: Change) -> Result[bytes | None]:
         """Take an event on that the remote keeps until this is answered. It may be one that is here already, or has been."""
         event_id = mark.event_id
         loop = asyncio.get_running_loop()

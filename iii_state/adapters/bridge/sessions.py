@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from iii_state.adapters.bridge.remote.remote import Remote
 from iii_state.tasks.background import Background
-from iii_state.tasks.results import Answer
+from iii_state.tasks.results import Result
 
 
 class BridgeSessions:
@@ -14,5 +14,5 @@ class BridgeSessions:
         self._remote = remote
         self._tasks = tasks
 
-    def open(self, session: str, previous_epoch: int, epoch: int) -> Answer[None]:
+    def open(self, session: str, previous_epoch: int, epoch: int) -> Result[None]:
         return self._tasks.call(self._remote.open_session(session, previous_epoch, epoch))

@@ -7,7 +7,7 @@ from iii_state.adapters.bridge.remote import results
 from iii_state.adapters.bridge.remote.remote import Remote
 from iii_state.errors import Code, FunctionError
 from iii_state.tasks.background import Background
-from iii_state.tasks.results import Answer
+from iii_state.tasks.results import Result
 
 
 class BridgeSuccession:
@@ -18,10 +18,10 @@ class BridgeSuccession:
         self._tasks = tasks
         self._function = results.function(remote.url, "iii-state::line_up", results.before)  # its name on the wire
 
-    def enter(self, worker: str, ttl_ms: int) -> Answer[list[str]]:
+    def enter(self, worker: str, ttl_ms: int) -> Result[list[str]]:
         return self._tasks.call(self._enter(worker, ttl_ms))
 
-    def leave(self, worker: str) -> Answer[None]:
+    def leave(self, worker: str) -> Result[None]:
         return self._tasks.call(self._leave(worker))
 
     async def _enter(self, worker: str, ttl_ms: int) -> list[str]:

@@ -13,7 +13,7 @@ from iii_state.adapters.bridge.remote.remote import Remote
 from iii_state.errors import Code, FunctionError, StoreError
 from iii_state.sessions import Request
 from iii_state.tasks.background import Background
-from iii_state.tasks.results import Answer
+from iii_state.tasks.results import Result
 from iii_state.values.ops import Plan
 
 MAX_READINGS = 10
@@ -47,19 +47,19 @@ class BridgeValues:
 
     def set(
         self, scope: str, key: str, value: bytes, *, ttl_ms: int | None = None, request: Request | None = None
-    ) -> Answer[bytes | None]:
+    ) -> Result[bytes | None]:
         data = b'%b,"value":%b' % (_place(scope, key), value)
         needs = ""
         if ttl_ms is not None:
             data, needs = b'%b,"ttl_ms":%d' % (data, ttl_ms), DEADLINES
         return self._call(self._set, data, request=_text(request), needs=needs)
 
-    def delete(self, scope: str, key: str, *, request: Request | None = None) -> Answer[bytes | None]:
+    def delete(self, scope: str, key: str, *, request: Request | None = None) -> Result[bytes | None]:
         return self._call(self._delete, _place(scope, key), request=_text(request))
 
     def update(
         self, scope: str, key: str, plan: Plan, limit: int, *, ttl_ms: int | None = None, request: Request | None = None
-    ) -> Answer[Updated]:
+    ) -> Result[Updated]:
         data = b'%b,"ops":%b' % (_place(scope, key), plan.text)
         needs = ""
         if ttl_ms is not None:
@@ -68,16 +68,16 @@ class BridgeValues:
             data = b'%b,"_iii_state_limit":%d' % (data, limit)
         return self._call(self._update, data, request=_text(request), needs=needs)
 
-    def texts(self, scope: str) -> Answer[list[bytes]]:
+    def texts(self, scope: str) -> Result[list[bytes]]:
         return self._call(self._list, b'{"scope":%b' % values.encode_string(scope))
 
-    def scopes(self) -> Answer[list[str]]:
+    def scopes(self) -> Result[list[str]]:
         return self._call(self._list_groups, b"{")
 
-    def keys(self, scope: str) -> Answer[list[str]]:
+    def keys(self, scope: str) -> Result[list[str]]:
         return self._tasks.call(self._keys_of(scope))
 
-    def entries(self, scope: str) -> Answer[list[tuple[str, bytes]]]:
+    def entries(self, scope: str) -> Result[list[tuple[str, bytes]]]:
         return self._tasks.call(self._entries_of(scope))
 
     # -- by functions that older engines do not have

@@ -21,7 +21,7 @@ from iii_state.errors import StoreError
 from iii_state.events import FOREVER, Change, DeadLetter, Delivery, Failure, QueueLimits, Subscription
 from iii_state.tasks.awake import AwakeTimer
 from iii_state.tasks.effects import Afterwards
-from iii_state.tasks.results import Answer
+from iii_state.tasks.results import Result
 
 logger = logging.getLogger(__name__)
 
@@ -236,7 +236,7 @@ class KvQueues:
     def holds(self, delivery: Delivery) -> bool:
         return True
 
-    def ack(self, deliveries: Sequence[Delivery], want: int = 0) -> Answer[list[Delivery]]:
+    def ack(self, deliveries: Sequence[Delivery], want: int = 0) -> Result[list[Delivery]]:
         queue = self._queues.get(deliveries[0].subscription_id) if deliveries else None
         if queue is None:
             return []

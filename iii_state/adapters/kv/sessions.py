@@ -15,7 +15,7 @@ from iii_state.adapters.kv.journal.transaction import EPOCH, Outcome, Slot
 from iii_state.errors import MAX_RECORDED_BYTES, OldValueUnknown, RequestFenced, SessionLost, SessionTaken, StoreError
 from iii_state.sessions import Request
 from iii_state.tasks.awake import AwakeTimer
-from iii_state.tasks.results import Answer
+from iii_state.tasks.results import Result
 
 T = TypeVar("T")
 
@@ -49,7 +49,7 @@ class KvSessions:
         if self._timer is not None:
             self._timer.cancel()
 
-    def open(self, session: str, previous_epoch: int, epoch: int) -> Answer[None]:
+    def open(self, session: str, previous_epoch: int, epoch: int) -> Result[None]:
         if self._closed:
             raise being_closed()
         held = self._latest((session, EPOCH))
@@ -85,7 +85,7 @@ class KvSessions:
         forgotten = old is not None and len(old) > MAX_RECORDED_BYTES
         self._record((request.session, request.slot), Outcome(request.seq, None if forgotten else old, forgotten))
 
-    def again(self, request: Request, result: T) -> Answer[T]:
+    def again(self, request: Request, result: T) -> Result[T]:
         """The result of a call made again, once it lasts."""
         slot = (request.session, request.slot)
         return result if self._commits is None or self._commits.outcome_of(slot) is None else self._settled(result)
@@ -109,7 +109,7 @@ class KvSessions:
         else:
             self._commits.record(slot, outcome)
 
-    def _settled(self, result: T) -> Answer[T]:
+    def _settled(self, result: T) -> Result[T]:
         return result if self._commits is None else self._commits.wait(result)
 
     # -- expiry

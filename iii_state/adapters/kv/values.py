@@ -19,7 +19,7 @@ from iii_state.errors import too_large
 from iii_state.events import Change, EventType
 from iii_state.sessions import Request
 from iii_state.tasks.effects import Afterwards
-from iii_state.tasks.results import Answer
+from iii_state.tasks.results import Result
 from iii_state.values.apply import apply
 from iii_state.values.ops import Plan
 
@@ -97,7 +97,7 @@ class KvValues:
 
     def set(
         self, scope: str, key: str, value: bytes, *, ttl_ms: int | None = None, request: Request | None = None
-    ) -> Answer[bytes | None]:
+    ) -> Result[bytes | None]:
         if request is not None and (done := self._sessions.recall(request)) is not None:
             return self._sessions.again(request, done.old)
         if self._watched:
@@ -105,7 +105,7 @@ class KvValues:
         old = self._current(scope, key)
         return self._write(scope, key, old, value, old, request, None if ttl_ms is None else self._deadlines.now() + ttl_ms)
 
-    def delete(self, scope: str, key: str, *, request: Request | None = None) -> Answer[bytes | None]:
+    def delete(self, scope: str, key: str, *, request: Request | None = None) -> Result[bytes | None]:
         if request is not None and (done := self._sessions.recall(request)) is not None:
             return self._sessions.again(request, done.old)
         if self._watched:
@@ -115,7 +115,7 @@ class KvValues:
 
     def update(
         self, scope: str, key: str, plan: Plan, limit: int, *, ttl_ms: int | None = None, request: Request | None = None
-    ) -> Answer[Updated]:
+    ) -> Result[Updated]:
         if request is not None and (done := self._sessions.recall(request)) is not None:
             return self._sessions.again(request, Updated(done.old, *apply(plan, done.old)))
         if self._watched:
@@ -145,7 +145,7 @@ class KvValues:
         result: T,
         request: Request | None,
         deadline: int | None = None,
-    ) -> Answer[T]:
+    ) -> Result[T]:
         """Make a mutation: the value, the record of its request, its events, its deadline. Once all that lasts, it is `result`."""
         if self._closed:  # it would not be written any more, and so its call would never be answered
             raise being_closed()

@@ -16,7 +16,7 @@ from iii_state.adapters.redis.scripts.queues import Entry, is_fenced
 from iii_state.adapters.redis.shared import Shared
 from iii_state.errors import StoreError
 from iii_state.events import Delivery, Failure
-from iii_state.tasks.results import Answer
+from iii_state.tasks.results import Result
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class RedisQueues:
 
     # -- one after the other
 
-    def take(self, subscription_id: str, count: int) -> Answer[list[Delivery]]:
+    def take(self, subscription_id: str, count: int) -> Result[list[Delivery]]:
         """Up to so many deliveries that are ready."""
         queue, engine = self._subscriptions.queue_of(subscription_id), self._engine.id
         if queue is None or count <= 0 or not self._engine.is_alive():
@@ -65,7 +65,7 @@ class RedisQueues:
         """Whether it is pending here for certain."""
         return _entry(delivery).engine == self._engine.id and self._engine.is_alive()
 
-    def ack(self, deliveries: Sequence[Delivery], want: int = 0) -> Answer[list[Delivery]]:
+    def ack(self, deliveries: Sequence[Delivery], want: int = 0) -> Result[list[Delivery]]:
         """These are done; answers up to `want` further ones."""
         engine = self._engine.id
         entries = [entry for delivery in deliveries if (entry := _entry(delivery)).engine == engine]
@@ -114,7 +114,7 @@ class RedisQueues:
             check_event(delivery.event)
         taken.set_result(deliveries)
 
-    def retry(self, delivery: Delivery, delay_ms: int, failure: Failure, *, crashed: bool = False) -> Answer[None]:
+    def retry(self, delivery: Delivery, delay_ms: int, failure: Failure, *, crashed: bool = False) -> Result[None]:
         """Deliver it again when so much time has passed."""
         entry = _entry(delivery)
         if entry.engine != self._engine.id:
@@ -127,7 +127,7 @@ class RedisQueues:
 
         return self._run("queues/retry", call, planned)
 
-    def dead_letter(self, delivery: Delivery, failure: Failure) -> Answer[None]:
+    def dead_letter(self, delivery: Delivery, failure: Failure) -> Result[None]:
         """Move it to the dead letters."""
         entry = _entry(delivery)
         if entry.engine != self._engine.id:
@@ -144,14 +144,14 @@ class RedisQueues:
 
         return self._run("queues/dead_letter", queues.dead_letter(self._keys, entry.queue, entry.engine, entry, *told), moved)
 
-    def release(self, deliveries: Sequence[Delivery], *, begun: bool = False) -> Answer[None]:
+    def release(self, deliveries: Sequence[Delivery], *, begun: bool = False) -> Result[None]:
         """Give them back unfinished."""
         by_queue: dict[bytes, list[Entry]] = {}
         for delivery in deliveries:
             entry = _entry(delivery)
             if entry.engine == self._engine.id:
                 by_queue.setdefault(entry.queue, []).append(entry)
-        answer: Answer[None] = None
+        answer: Result[None] = None
         for queue, entries in by_queue.items():  # of one subscription, as a rule
             answer = self._give_back(queue, [entry.id for entry in entries], begun=begun)
         return answer

@@ -12,7 +12,7 @@ from iii_state.adapters.redis.keys import caller_session
 from iii_state.adapters.redis.scripts.mutations import opened
 from iii_state.adapters.redis.shared import Shared
 from iii_state.sessions import SESSION_SECONDS
-from iii_state.tasks.results import Answer
+from iii_state.tasks.results import Result
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class RedisSessions:
         self._kept: dict[str, float] = {}
         """Session → when it was last kept from expiring by this engine."""
 
-    def open(self, session: str, previous_epoch: int, epoch: int) -> Answer[None]:
+    def open(self, session: str, previous_epoch: int, epoch: int) -> Result[None]:
         """Open a session, or raise its epoch."""
         key = self._keys.session(caller_session(session))
         call = (b"1", key, b"%d" % previous_epoch, b"%d" % epoch, SESSION_MS)

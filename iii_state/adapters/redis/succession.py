@@ -5,7 +5,7 @@ from __future__ import annotations
 from iii_state.adapters.redis.connection.call import Reply
 from iii_state.adapters.redis.scripts.engines import join_succession
 from iii_state.adapters.redis.shared import Shared
-from iii_state.tasks.results import Answer
+from iii_state.tasks.results import Result
 
 
 class RedisSuccession:
@@ -15,11 +15,11 @@ class RedisSuccession:
         self._keys = shared.keys
         self._run = shared.connection.run
 
-    def enter(self, worker: str, ttl_ms: int) -> Answer[list[str]]:
+    def enter(self, worker: str, ttl_ms: int) -> Result[list[str]]:
         """Take a place, or keep it, for `ttl_ms`; answers the workers that are before."""
         return self._run("fleet/join_succession", join_succession(self._keys, worker.encode(), ttl_ms), _workers)
 
-    def leave(self, worker: str) -> Answer[None]:
+    def leave(self, worker: str) -> Result[None]:
         """Give up the place."""
         return self._run("fleet/join_succession", join_succession(self._keys, worker.encode(), 0), _nothing)
 

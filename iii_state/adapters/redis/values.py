@@ -21,7 +21,7 @@ from iii_state.adapters.redis.sessions import RedisSessions
 from iii_state.adapters.redis.shared import Shared
 from iii_state.errors import StoreError
 from iii_state.sessions import Request
-from iii_state.tasks.results import Answer, then
+from iii_state.tasks.results import Result, then
 from iii_state.values.ops import Plan
 
 T = TypeVar("T")
@@ -54,27 +54,27 @@ class RedisValues:
 
     # -- one value
 
-    def get(self, scope: str, key: str) -> Answer[bytes | None]:
+    def get(self, scope: str, key: str) -> Result[bytes | None]:
         """The stored text, None for a missing key, and for one whose deadline is over."""
         return self._call(Get(scope, key, self._names_of(scope)))
 
     def set(
         self, scope: str, key: str, value: bytes, *, ttl_ms: int | None = None, request: Request | None = None
-    ) -> Answer[bytes | None]:
+    ) -> Result[bytes | None]:
         """Store a value; answers what was there before."""
         return self._change(Replace(self._fanout, scope, key, (value,), request, ttl_ms))
 
-    def delete(self, scope: str, key: str, *, request: Request | None = None) -> Answer[bytes | None]:
+    def delete(self, scope: str, key: str, *, request: Request | None = None) -> Result[bytes | None]:
         """Remove a value; answers what was there."""
         return self._change(Remove(self._fanout, scope, key, (), request))
 
     def update(
         self, scope: str, key: str, plan: Plan, limit: int, *, ttl_ms: int | None = None, request: Request | None = None
-    ) -> Answer[Updated]:
+    ) -> Result[Updated]:
         """Apply a plan to a value."""
         return self._change(Update(self._fanout, scope, key, (plan, limit), request, ttl_ms))
 
-    def _change(self, mutation: Mutation[T]) -> Answer[T]:
+    def _change(self, mutation: Mutation[T]) -> Result[T]:
         if mutation.request is not None:
             self._sessions.keep(mutation.request.session)
         if mutation.ttl_ms is None or mutation.scope in self._routes.with_deadlines:
@@ -96,19 +96,19 @@ class RedisValues:
 
     # -- the values of a scope
 
-    def texts(self, scope: str) -> Answer[list[bytes]]:
+    def texts(self, scope: str) -> Result[list[bytes]]:
         """The stored texts of a scope."""
         return then(self.entries(scope), lambda entries: [text for _, text in entries])
 
-    def entries(self, scope: str) -> Answer[list[tuple[str, bytes]]]:
+    def entries(self, scope: str) -> Result[list[tuple[str, bytes]]]:
         """Keys and stored texts of a scope."""
         return self._background.call(self._entries(scope))
 
-    def keys(self, scope: str) -> Answer[list[str]]:
+    def keys(self, scope: str) -> Result[list[str]]:
         """The keys of a scope."""
         return self._background.call(self._keys_of(scope))
 
-    def scopes(self) -> Answer[list[str]]:
+    def scopes(self) -> Result[list[str]]:
         """The scopes that have a key."""
         return self._background.call(self._scopes.all())
 

@@ -9,7 +9,7 @@ import msgspec
 
 from iii_state import values
 from iii_state.host import LOCAL, Caller, Handler
-from iii_state.tasks.results import Answer
+from iii_state.tasks.results import Result
 from iii_state.values import Json
 from iii_state.wire import messages
 
@@ -57,7 +57,7 @@ class Executor(Protocol):
         """Whether it may go away by itself, with all that it runs, because of what it runs."""
         ...
 
-    def execute(self, function: Function, call: Invocation) -> Answer[bytes | None]:
+    def execute(self, function: Function, call: Invocation) -> Result[bytes | None]:
         """Run a call. Raises (or sets in the Future) `FunctionError`."""
         ...
 

@@ -13,7 +13,7 @@ from iii_state import values
 from iii_state.engine.functions.function import Function, Invocation
 from iii_state.errors import Code, FunctionError, own
 from iii_state.tasks.failures import contained
-from iii_state.tasks.results import Answer
+from iii_state.tasks.results import Result
 from iii_state.wire.pending import PendingCalls
 
 log = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ class PythonFunction:
         self._tasks = tasks
         self._takes_metadata = _takes_metadata(function)
 
-    def execute(self, function: Function, call: Invocation) -> Answer[bytes | None]:
+    def execute(self, function: Function, call: Invocation) -> Result[bytes | None]:
         """Call it with the payload (and the call's metadata, if it has a parameter for it) as Python objects."""
         event = values.decode(call.data)
         try:

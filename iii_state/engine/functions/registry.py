@@ -10,7 +10,7 @@ from iii_state.engine.functions.function import Details, Executor, Function, Inv
 from iii_state.errors import Code, FunctionError, NotCarriedOut
 from iii_state.host import DEFAULT_NAMESPACE, Handler
 from iii_state.tasks.failures import contained
-from iii_state.tasks.results import Answer
+from iii_state.tasks.results import Result
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class FunctionRegistry:
             message += f" It is registered in namespace(s): {', '.join(elsewhere)}."
         return NotCarriedOut(Code.FUNCTION_NOT_FOUND, message)
 
-    def call(self, function: Function, call: Invocation, executor: Executor | None = None) -> Answer[bytes | None]:
+    def call(self, function: Function, call: Invocation, executor: Executor | None = None) -> Result[bytes | None]:
         """Call a function, by the executor given or the one whose turn it is.
 
         Raises (or sets in the Future) `FunctionError`, or what the function raised; what is no `Exception` is raised as a

@@ -12,7 +12,7 @@ import msgspec
 from iii_state.engine.triggers.binding import Binding, TriggerOwner, TriggerType
 from iii_state.errors import Code, FunctionError, words
 from iii_state.host import DEFAULT_NAMESPACE, Trigger, TriggerProvider
-from iii_state.tasks.results import Answer
+from iii_state.tasks.results import Result
 from iii_state.tasks.steps import Steps
 
 log = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ class TriggerRegistry:
         home: str = DEFAULT_NAMESPACE,
         *,
         follows_owner: tuple[bool, bool] = (False, False),
-    ) -> Answer[None]:
+    ) -> Result[None]:
         """Bind a trigger to its type's provider, or let it wait for one. One of this owner's with the same id is replaced.
 
         Raises (or sets in the Future) the provider's `FunctionError`; the trigger is gone then.
@@ -138,7 +138,7 @@ class TriggerRegistry:
             return None
         return self._bind(binding, raising=True, replaces=replaces)
 
-    def move(self, binding: Binding, namespace: str, home: str) -> Answer[None]:
+    def move(self, binding: Binding, namespace: str, home: str) -> Result[None]:
         """File a trigger under other namespaces: its function's, and the one in which its provider is looked for."""
         trigger = msgspec.structs.replace(binding.trigger, id=binding.known_as, namespace=namespace)
         if namespace == binding.trigger.namespace:
@@ -148,7 +148,7 @@ class TriggerRegistry:
             binding.home = before
         return self.register(trigger, binding.owner, home, follows_owner=binding.follows_owner)
 
-    def unregister(self, trigger_id: str, owner: TriggerOwner | None = None) -> Answer[bool]:
+    def unregister(self, trigger_id: str, owner: TriggerOwner | None = None) -> Result[bool]:
         """Let a trigger go for good: of `owner`, by the id that it has given, or of anybody's. Whether there was one."""
         binding = self._bindings.get(trigger_id) if owner is None else self._owned.get((owner, trigger_id))
         if binding is None:
@@ -196,7 +196,7 @@ class TriggerRegistry:
         binding = self._owned.get((owner, trigger_id))
         return binding is not None and binding.type is None
 
-    def _bind(self, binding: Binding, *, raising: bool = False, replaces: Trigger | None = None) -> Answer[None]:
+    def _bind(self, binding: Binding, *, raising: bool = False, replaces: Trigger | None = None) -> Result[None]:
         served = self._find_type(binding)
         assert served is not None
         binding.type = served
@@ -246,31 +246,31 @@ class TriggerRegistry:
         del self._owned[binding.owner, binding.known_as]
         return True
 
-    def _unbind(self, binding: Binding, *, disconnected: bool) -> Answer[None]:
+    def _unbind(self, binding: Binding, *, disconnected: bool) -> Result[None]:
         self._forget(binding)
         answer = None if binding.type is None else self._let_go(binding, binding.type, disconnected=disconnected)
         return answer if disconnected or binding.earlier is None else self._end_earlier(binding)
 
-    def _end_earlier(self, binding: Binding) -> Answer[None]:
+    def _end_earlier(self, binding: Binding) -> Result[None]:
         """End for good what the id stood for before, should this one turn out to be refused.
 
         The provider has let go of it already, as of one whose worker is away: it gets it once more, to be told that it ends.
         """
         again = str(uuid.uuid4())  # its own id may be another owner's by now
 
-        def step(act: Callable[[TriggerProvider, Trigger], Answer[None]]) -> Answer[None]:
+        def step(act: Callable[[TriggerProvider, Trigger], Result[None]]) -> Result[None]:
             earlier = binding.last_served if binding.failed else None
             if earlier is None or earlier.type is None:
                 return None
             return act(earlier.type.provider, msgspec.structs.replace(earlier.trigger, id=again))
 
-        def register() -> Answer[None]:
+        def register() -> Result[None]:
             return step(lambda provider, trigger: provider.register(trigger))
 
-        def unregister() -> Answer[None]:
+        def unregister() -> Result[None]:
             return step(lambda provider, trigger: provider.unregister(trigger, disconnected=False))
 
-        answer: Answer[None] = None
+        answer: Result[None] = None
         for act in (register, unregister):
             try:
                 answer = self._steps.after(binding.trigger.id, act)
@@ -281,10 +281,10 @@ class TriggerRegistry:
                 answer.add_done_callback(_log_fault)
         return answer
 
-    def _let_go(self, binding: Binding, served: TriggerType, *, disconnected: bool) -> Answer[None]:
+    def _let_go(self, binding: Binding, served: TriggerType, *, disconnected: bool) -> Result[None]:
         trigger = binding.trigger
 
-        def let_go() -> Answer[None]:
+        def let_go() -> Result[None]:
             return None if binding.failed else served.provider.unregister(trigger, disconnected=disconnected)
 
         try:

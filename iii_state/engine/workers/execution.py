@@ -11,7 +11,7 @@ from itertools import count
 
 from iii_state.engine.functions.function import Function, Invocation
 from iii_state.errors import Code, FunctionError, NotCarriedOut, WorkerLost
-from iii_state.tasks.results import Answer
+from iii_state.tasks.results import Result
 from iii_state.wire import messages
 from iii_state.wire.messages import ABSENT, given
 from iii_state.wire.peer import PeerConnection
@@ -66,7 +66,7 @@ class Execution:
         """Whether it is not known yet which frames the worker can receive."""
         return self._large_calls is not None
 
-    def execute(self, function: Function, call: Invocation) -> Answer[bytes | None]:
+    def execute(self, function: Function, call: Invocation) -> Result[bytes | None]:
         """Send a call to the worker. The Future fails with `WorkerLost` when it goes away, with the engine's `TIMEOUT`."""
         link = self._link
         if not link.is_open:

@@ -17,7 +17,7 @@ from iii_state.engine.triggers.registry import registration_error
 from iii_state.engine.workers.workers import ConnectedWorker, Workers
 from iii_state.errors import Code, FunctionError
 from iii_state.host import Trigger
-from iii_state.tasks.results import Answer
+from iii_state.tasks.results import Result
 from iii_state.wire import messages
 from iii_state.wire.messages import given
 
@@ -179,7 +179,7 @@ class Registrations:
                 ),
             )
 
-    def _start_registration(self, trigger: Trigger, register: Callable[[], Answer[None]]) -> None:
+    def _start_registration(self, trigger: Trigger, register: Callable[[], Result[None]]) -> None:
         try:
             answer = register()
         except FunctionError as error:
@@ -218,7 +218,7 @@ class Registrations:
         """Whether registrations are under way, apart from those that wait for the worker to be settled."""
         return self.open > (1 if self._held else 0)
 
-    def over(self) -> Answer[None]:
+    def over(self) -> Result[None]:
         """Answered when no registration is open."""
         if not self.open:
             return None

@@ -19,7 +19,7 @@ from iii_state.engine.workers.workers import Description, Workers
 from iii_state.errors import Code, FunctionError, NotCarriedOut
 from iii_state.host import DEFAULT_NAMESPACE, Caller, Trigger
 from iii_state.tasks.failures import contained
-from iii_state.tasks.results import Answer
+from iii_state.tasks.results import Result
 from iii_state.wire import malformed, messages
 from iii_state.wire.backlog import LARGE_RESULT_BYTES
 from iii_state.wire.calls import IncomingCalls
@@ -197,7 +197,7 @@ class Worker:
 
     # --- calls that it executes
 
-    def execute(self, function: Function, call: Invocation) -> Answer[bytes | None]:
+    def execute(self, function: Function, call: Invocation) -> Result[bytes | None]:
         """Send a call to the worker. The Future fails with `WorkerLost` when it goes away, with the engine's `TIMEOUT`."""
         return self._execution.execute(function, call)
 
@@ -234,7 +234,7 @@ class Worker:
 
     # --- life
 
-    def describe(self, description: Description) -> Answer[None]:
+    def describe(self, description: Description) -> Result[None]:
         """Take what the worker tells of itself; its registrations move to the namespace that it names.
 
         The answer comes when the triggers that it has registered before this are.

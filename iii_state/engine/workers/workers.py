@@ -14,7 +14,7 @@ from iii_state.engine.functions.registry import FunctionRegistry
 from iii_state.engine.triggers.binding import TriggerOwner
 from iii_state.engine.triggers.registry import TriggerRegistry
 from iii_state.host import Caller, Trigger
-from iii_state.tasks.results import Answer
+from iii_state.tasks.results import Result
 from iii_state.wire.messages import WORKER_GONE
 from iii_state.wire.peer import PeerConnection
 from iii_state.wire.pending import PendingCalls
@@ -72,7 +72,7 @@ class ConnectedWorker(Executor, TriggerOwner, Protocol):
         """Hand over a trigger of a type that it provides."""
         ...
 
-    def describe(self, description: Description) -> Answer[None]:
+    def describe(self, description: Description) -> Result[None]:
         """Take what it tells of itself."""
         ...
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from iii_state.errors import StoreError
 from iii_state.state.dispatch.schedule import ADAPTER_RETRY_SECONDS, Schedule
-from iii_state.tasks.results import Answer
+from iii_state.tasks.results import Result
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Settling:
         self._quiet_until = 0.0
         """Up to here, by the loop's clock, nothing is said of what cannot be written."""
 
-    def settle(self, write: Callable[[], Answer[T]], written: Callable[[T], None] | None = None) -> None:
+    def settle(self, write: Callable[[], Result[T]], written: Callable[[T], None] | None = None) -> None:
         """Call `write`, and again until it succeeds; `written` is told its result."""
         try:
             answer = write()
@@ -49,7 +49,7 @@ class Settling:
         self.unsettled += 1
         answer.add_done_callback(partial(self._replied, write, written))
 
-    def _replied(self, write: Callable[[], Answer[T]], written: Callable[[T], None] | None, reply: asyncio.Future[T]) -> None:
+    def _replied(self, write: Callable[[], Result[T]], written: Callable[[T], None] | None, reply: asyncio.Future[T]) -> None:
         self.unsettled -= 1
         if not reply.cancelled():
             if (error := reply.exception()) is not None:
@@ -58,7 +58,7 @@ class Settling:
                 written(reply.result())
         self._schedule.progressed()
 
-    def _try_later(self, write: Callable[[], Answer[T]], written: Callable[[T], None] | None, error: BaseException) -> None:
+    def _try_later(self, write: Callable[[], Result[T]], written: Callable[[T], None] | None, error: BaseException) -> None:
         self.trouble = str(error)
         schedule = self._schedule
         if not schedule.is_stopping and schedule.loop.time() >= self._quiet_until:
@@ -67,6 +67,6 @@ class Settling:
         self.unsettled += 1
         schedule.loop.call_later(ADAPTER_RETRY_SECONDS, self._try_again, write, written)
 
-    def _try_again(self, write: Callable[[], Answer[T]], written: Callable[[T], None] | None) -> None:
+    def _try_again(self, write: Callable[[], Result[T]], written: Callable[[T], None] | None) -> None:
         self.unsettled -= 1
         self.settle(write, written)

@@ -15,7 +15,7 @@ from iii_state.errors import MAX_CODE, MAX_MESSAGE, Code, FunctionError, StoreEr
 from iii_state.events import DeadLetter, QueueStats
 from iii_state.host import Caller
 from iii_state.state.functions.declared import Registration
-from iii_state.tasks.results import Answer, Awaited, answered, then
+from iii_state.tasks.results import Awaited, Result, result_of, then
 from iii_state.values import Json
 from iii_state.values.requests import read
 
@@ -49,24 +49,24 @@ class AdminFunctions:
         yield "iii-state::dead_retry", self._retry, "Deliver dead letters again: {function_id?, id?}"
         yield "iii-state::dead_drop", self._drop, "Drop dead letters: {function_id?, id?}"
 
-    def _triggers(self, data: Json, caller: Caller) -> Answer[bytes | None]:
+    def _triggers(self, data: Json, caller: Caller) -> Result[bytes | None]:
         return then(self._ask(self._admin.stats), lambda queues: values.encode({"triggers": list(map(_queue_row, queues))}))
 
-    def _list(self, data: Json, caller: Caller) -> Answer[bytes | None]:
+    def _list(self, data: Json, caller: Caller) -> Result[bytes | None]:
         return self._shown("dead_list", data, _dead_letter_row)
 
-    def _show(self, data: Json, caller: Caller) -> Answer[bytes | None]:
+    def _show(self, data: Json, caller: Caller) -> Result[bytes | None]:
         return self._shown(
             "dead_show", data, lambda dead_letter: {**_dead_letter_row(dead_letter), "event": Raw(dead_letter.event.payload())}
         )
 
-    def _retry(self, data: Json, caller: Caller) -> Answer[bytes | None]:
+    def _retry(self, data: Json, caller: Caller) -> Result[bytes | None]:
         return self._each("dead_retry", data, self._admin.dead_retry, "retried")
 
-    def _drop(self, data: Json, caller: Caller) -> Answer[bytes | None]:
+    def _drop(self, data: Json, caller: Caller) -> Result[bytes | None]:
         return self._each("dead_drop", data, self._admin.dead_drop, "dropped")
 
-    def _shown(self, name: str, data: Json, row: Callable[[DeadLetter], dict[str, Any]]) -> Answer[bytes | None]:
+    def _shown(self, name: str, data: Json, row: Callable[[DeadLetter], dict[str, Any]]) -> Result[bytes | None]:
         request = read(f"iii-state::{name}", data, DeadRequest)
 
         def shown(dead_letters: Sequence[DeadLetter]) -> bytes:
@@ -82,18 +82,18 @@ class AdminFunctions:
 
         return then(self._chosen(request), shown)
 
-    def _each(self, name: str, data: Json, step: Callable[[str], Awaited[bool]], word: str) -> Answer[bytes | None]:
+    def _each(self, name: str, data: Json, step: Callable[[str], Awaited[bool]], word: str) -> Result[bytes | None]:
         request = read(f"iii-state::{name}", data, DeadRequest)
 
         async def run() -> bytes:
             count = 0
-            for dead_letter in await answered(self._chosen(request)):
-                count += bool(await answered(self._ask(lambda letter_id=dead_letter.id: step(letter_id))))  # type: ignore[misc]
+            for dead_letter in await result_of(self._chosen(request)):
+                count += bool(await result_of(self._ask(lambda letter_id=dead_letter.id: step(letter_id))))  # type: ignore[misc]
             return values.encode({word: count})
 
         return asyncio.ensure_future(run())
 
-    def _chosen(self, request: DeadRequest) -> Answer[Sequence[DeadLetter]]:
+    def _chosen(self, request: DeadRequest) -> Result[Sequence[DeadLetter]]:
         def chosen(dead_letters: Sequence[DeadLetter]) -> Sequence[DeadLetter]:
             found = [dead_letter for dead_letter in dead_letters if request.id in (None, dead_letter.id)]
             if request.id is not None and not found:
@@ -103,7 +103,7 @@ class AdminFunctions:
         return then(self._ask(lambda: self._admin.dead_letters(request.function_id)), chosen)
 
     @staticmethod
-    def _ask(question: Callable[[], Awaited[Any]]) -> Answer[Any]:
+    def _ask(question: Callable[[], Awaited[Any]]) -> Result[Any]:
         try:
             answer = question()
             if isinstance(answer, Coroutine):

@@ -12,7 +12,7 @@ import msgspec
 
 from iii_state.errors import Code, FunctionError, InvalidValue, SessionError, StoreError
 from iii_state.host import Caller, Handler
-from iii_state.tasks.results import Answer, then
+from iii_state.tasks.results import Result, then
 from iii_state.values import Json
 from iii_state.values.requests import refusal
 
@@ -46,11 +46,11 @@ class Declared(Generic[R, T]):
     function_id: str
     request: type[R]
     read: Callable[[Json], R]
-    carry_out: Callable[[R, Caller], Answer[T]]
+    carry_out: Callable[[R, Caller], Result[T]]
     reply: Callable[[T], bytes | None]
     failed: ErrorTranslation
 
-    def __call__(self, data: Json, caller: Caller) -> Answer[bytes | None]:
+    def __call__(self, data: Json, caller: Caller) -> Result[bytes | None]:
         try:
             request = self.read(data)
         except UNREADABLE as error:

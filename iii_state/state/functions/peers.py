@@ -13,7 +13,7 @@ from iii_state.errors import Code
 from iii_state.host import Caller
 from iii_state.sessions import MAX_NUMBER, OpenRequest, check_session
 from iii_state.state.functions.declared import Declared, Registration, failing_with
-from iii_state.tasks.results import Answer, then
+from iii_state.tasks.results import Result, then
 from iii_state.values.requests import read, within
 
 MAX_STANDBY_MS = 3_600_000
@@ -79,7 +79,7 @@ class PeerFunctions:
             "Which bridges a call passes on its way to the store: {visited}",
         )
 
-    def _open_session(self, request: OpenRequest, caller: Caller) -> Answer[bytes]:
+    def _open_session(self, request: OpenRequest, caller: Caller) -> Result[bytes]:
         check_session(request.session)
         within("epoch", request.epoch, 1, MAX_NUMBER)
         within("previous_epoch", request.previous_epoch, 0, request.epoch - 1)
@@ -87,7 +87,7 @@ class PeerFunctions:
         opened = values.encode({"session": request.session, "epoch": request.epoch, "store": self._adapter.store})
         return then(answer, lambda _: opened)
 
-    def _enter_or_leave(self, request: SuccessionRequest, caller: Caller) -> Answer[list[str]]:
+    def _enter_or_leave(self, request: SuccessionRequest, caller: Caller) -> Result[list[str]]:
         within("ttl_ms", request.ttl_ms, 0, MAX_STANDBY_MS)
         if request.ttl_ms:
             return self._adapter.succession.enter(request.worker, request.ttl_ms)

@@ -14,7 +14,7 @@ from iii_state.adapters.base import Adapter
 from iii_state.errors import Code, FunctionError
 from iii_state.state.functions.requests import EntriesRequest
 from iii_state.tasks.awake import AwakeTimer
-from iii_state.tasks.results import Answer, then
+from iii_state.tasks.results import Result, then
 from iii_state.values.requests import within
 
 EXPIRY_SECONDS = 120.0
@@ -57,7 +57,7 @@ class Snapshots:
         self._readers: dict[str, _Reader] = {}
         """Those who have cursors, or are about to get one, by their workers' ids."""
 
-    def page(self, request: EntriesRequest, worker_id: str) -> Answer[bytes]:
+    def page(self, request: EntriesRequest, worker_id: str) -> Result[bytes]:
         """The JSON text of the next page for a worker.
 
         Raises `InvalidValue` for a limit out of range, `StoreError` where the scope cannot be read, and `FunctionError`:

@@ -25,7 +25,7 @@ from iii_state.state.functions.requests import (
     UpdateRequest,
 )
 from iii_state.state.functions.snapshots import Snapshots
-from iii_state.tasks.results import Answer, then
+from iii_state.tasks.results import Result, then
 from iii_state.values import Json
 from iii_state.values.ops import compile_text
 from iii_state.values.requests import within
@@ -67,7 +67,7 @@ class ValueFunctions:
 
     # --- called most: written out, every call of Python counts
 
-    def _set(self, data: Json, caller: Caller) -> Answer[bytes | None]:
+    def _set(self, data: Json, caller: Caller) -> Result[bytes | None]:
         try:
             request = _set.decode(data)
             given = request.value
@@ -93,7 +93,7 @@ class ValueFunctions:
             return _replaced(new, answer)
         return then(answer, partial(_replaced, new), _set_failed)
 
-    def _get(self, data: Json, caller: Caller) -> Answer[bytes | None]:
+    def _get(self, data: Json, caller: Caller) -> Result[bytes | None]:
         try:
             request = _key.decode(data)
         except UNREADABLE as error:
@@ -104,7 +104,7 @@ class ValueFunctions:
             raise _get_failed(error) from None
         return answer if answer is None or isinstance(answer, bytes) else then(answer, as_it_is, _get_failed)
 
-    def _update(self, data: Json, caller: Caller) -> Answer[bytes | None]:
+    def _update(self, data: Json, caller: Caller) -> Result[bytes | None]:
         try:
             request = _update.decode(data)
             if request.ttl_ms is not None:
@@ -123,7 +123,7 @@ class ValueFunctions:
     # --- the others
 
     def _delete(self) -> Handler:
-        def delete(request: DeleteRequest, caller: Caller) -> Answer[bytes | None]:
+        def delete(request: DeleteRequest, caller: Caller) -> Result[bytes | None]:
             request_id = None if request._iii_state_request is UNSET else parse_request(request._iii_state_request)
             return self._adapter.values.delete(request.scope, request.key, request=request_id)
 
@@ -131,26 +131,26 @@ class ValueFunctions:
         return Declared("state::delete", DeleteRequest, _delete.decode, delete, as_it_is, failed)
 
     def _list(self) -> Handler:
-        def texts(request: ScopeRequest, caller: Caller) -> Answer[list[bytes]]:
+        def texts(request: ScopeRequest, caller: Caller) -> Result[list[bytes]]:
             return self._adapter.values.texts(request.scope)
 
         return Declared("state::list", ScopeRequest, _scope.decode, texts, _listed, failing_with(Code.LIST_ERROR, "list values"))
 
     def _list_keys(self) -> Handler:
-        def keys(request: ScopeRequest, caller: Caller) -> Answer[list[str]]:
+        def keys(request: ScopeRequest, caller: Caller) -> Result[list[str]]:
             return self._adapter.values.keys(request.scope)
 
         failed = failing_with(Code.LIST_KEYS_ERROR, "list keys")
         return Declared("state::list_keys", ScopeRequest, _scope.decode, keys, _keys_listed, failed)
 
     def _list_entries(self) -> Handler:
-        def page(request: EntriesRequest, caller: Caller) -> Answer[bytes]:
+        def page(request: EntriesRequest, caller: Caller) -> Result[bytes]:
             return self._snapshots.page(request, caller.worker_id)
 
         failed = failing_with(Code.LIST_ENTRIES_ERROR, "list entries")
         return Declared("state::list_entries", EntriesRequest, _entries.decode, page, as_it_is, failed)
 
-    def _list_groups(self, data: Json, caller: Caller) -> Answer[bytes | None]:
+    def _list_groups(self, data: Json, caller: Caller) -> Result[bytes | None]:
         """It has no request: whatever is sent is passed over."""
         failed = failing_with(Code.LIST_GROUPS_ERROR, "list groups")
         try:

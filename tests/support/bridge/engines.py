@@ -13,7 +13,7 @@ from iii_state.client.client import Client
 from iii_state.errors import FunctionError
 from iii_state.host import Caller, Trigger
 from iii_state.state.module import StateModule as Module
-from iii_state.tasks.results import Answer
+from iii_state.tasks.results import Result
 from iii_state.values import Json, decode, encode
 
 SECONDS = 20.0
@@ -134,11 +134,11 @@ class StockWorker:
         errors = [{"op_index": 0, "code": "increment.odd", "message": "odd", "doc_url": "https://iii.dev/odd"}] if new % 2 else []
         return {"old_value": old, "new_value": new, **({"errors": errors} if errors else {})}
 
-    def register(self, trigger: Trigger, replaces: Trigger | None = None) -> Answer[None]:
+    def register(self, trigger: Trigger, replaces: Trigger | None = None) -> Result[None]:
         self._triggers[trigger.id] = trigger
         return None
 
-    def unregister(self, trigger: Trigger, *, disconnected: bool) -> Answer[None]:
+    def unregister(self, trigger: Trigger, *, disconnected: bool) -> Result[None]:
         self._triggers.pop(trigger.id, None)
         return None
 

@@ -10,7 +10,7 @@ import uvloop
 
 from iii_state.client.client import Client
 from iii_state.host import Caller
-from iii_state.tasks.results import Answer
+from iii_state.tasks.results import Result
 from iii_state.values import Json
 
 SOON = 15.0
@@ -41,6 +41,6 @@ class Seen:
     def __init__(self) -> None:
         self.values: list[Any] = []
 
-    def __call__(self, data: Json, caller: Caller) -> Answer[bytes | None]:
+    def __call__(self, data: Json, caller: Caller) -> Result[bytes | None]:
         self.values.append(json.loads(bytes(data))["new_value"])
         return None

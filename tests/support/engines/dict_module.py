@@ -11,7 +11,7 @@ from msgspec import Raw
 from iii_state import values
 from iii_state.errors import FunctionError
 from iii_state.host import Caller, Host, Trigger
-from iii_state.tasks.results import Answer
+from iii_state.tasks.results import Result
 from iii_state.values import Json
 
 
@@ -75,14 +75,14 @@ class DictModule:
             raise FunctionError("MY_CODE", "as asked for")
         raise RuntimeError("boom")
 
-    def slow_get(self, data: Json, caller: Caller) -> Answer[bytes | None]:
+    def slow_get(self, data: Json, caller: Caller) -> Result[bytes | None]:
         self.slow.append(asyncio.get_running_loop().create_future())
         return self.slow[-1]
 
     def echo(self, data: Json, caller: Caller) -> bytes | None:
         return values.encode({"data": json.loads(bytes(data)), "worker_id": caller.worker_id, "namespace": caller.namespace})
 
-    def register(self, trigger: Trigger, replaces: Trigger | None = None) -> Answer[None]:
+    def register(self, trigger: Trigger, replaces: Trigger | None = None) -> Result[None]:
         if replaces is not None:
             self.log.append(("replace", replaces.id))
             self.triggers.pop(replaces.id, None)
@@ -97,7 +97,7 @@ class DictModule:
         future.add_done_callback(lambda _: self.triggers.update({trigger.id: trigger}))
         return future
 
-    def unregister(self, trigger: Trigger, *, disconnected: bool) -> Answer[None]:
+    def unregister(self, trigger: Trigger, *, disconnected: bool) -> Result[None]:
         self.log.append(("disconnected" if disconnected else "unregister", trigger.id))
         self.triggers.pop(trigger.id, None)
         return None
