@@ -90,11 +90,12 @@ class SharedKeys:
 
     async def _restore_routes(self) -> None:
         routes = self._fanout.routes
+        began = routes.settings[BEGAN]  # it may turn out meanwhile that the database has been emptied
         others = [pair for pair in batches(routes.table(), 2) if pair[0] != BEGAN]
         names = (b"3", self._keys.routes, self._keys.routes_version, self._keys.engines)
         for part in batches(others, ENTRIES_AT_ONCE):
             await self._run("fleet/restore_routes", [*names, *(word for pair in part for word in pair)])
-        if await self._run("fleet/restore_routes", [*names, BEGAN, routes.settings[BEGAN]]):
+        if await self._run("fleet/restore_routes", [*names, BEGAN, began]):
             logger.error(
                 "somebody has removed the routes from Redis; they have been written down again, as this engine remembers them: "
                 "%d subscriptions",
