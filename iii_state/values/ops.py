@@ -3,7 +3,7 @@
 What can be decided without the stored value is decided here: paths, limits, forbidden names, merge values. Ops that fail
 already here become errors of the plan and are not applied; what depends on the stored value (types, ranges) is left to
 those that apply the plan: `iii_state.values.apply` for kv, a Lua script for Redis. Both get the same `Plan`, and both name a failed
-op by its index and a code of `FAILURES`, of which `Plan.error` makes the error that a caller sees.
+op by its index and a `Failure`, of which `Plan.error` makes the error that a caller sees.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class OpError(msgspec.Struct, frozen=True):
 
 
 class OpRequest(msgspec.Struct):
-    """One op as a caller writes it; `iii_state.state.module` decodes requests into these."""
+    """One op as a caller writes it: `compile_text` decodes op lists into these, and `UpdateRequest` says what is wrong with one."""
 
     type: OpType
     path: str | list[str] | None = None

@@ -1,6 +1,6 @@
 -- What an increment, append or set makes of its target, a stretch of `text`, or nothing where `start` is nil; `levels` names
--- lead to it. Answers the first and last byte to be replaced (no first for a missing target) and the text in their place;
--- without a text, the second is why the op fails.
+-- lead to it. `kind` and `value` are as values/update.lua lists them. Answers the first and last byte to be replaced (no first
+-- for a missing target) and the text in their place; without a text, the second is why the op fails.
 local function edit(kind, value, text, start, stop, levels)
   if kind == 's' then
     return start, stop, value
