@@ -117,7 +117,7 @@ async def test_a_call_that_fails_raises_its_code(state: State) -> None:
         await state.set("s", "k", 1, ttl_ms=0)
     assert refused.value.code == "deserialization_error"
     with pytest.raises(FunctionError) as refused:
-        await state.update("s", "k", [{"type": "toggle"}])
+        await state.update("s", "k", [{"type": "no_such_op"}])
     assert refused.value.code == "deserialization_error"
     assert await state.get("s", "k") is None
 

@@ -19,7 +19,7 @@ WRONG = {
     'await state.update("s", "k", ops.increment("n"))': "arg-type",
     'ops.increment("n", by="1")': "arg-type",
     "ops.append(1, 2)": "arg-type",
-    "ops.toggle('a')": "attr-defined",
+    "ops.no_such_op('a')": "attr-defined",
     "state.watch('s')": "call-arg|misc",
     "event.old": "attr-defined",
     "event.scope = 's'": "misc",

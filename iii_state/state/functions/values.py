@@ -52,7 +52,7 @@ class ValueFunctions:
 
     def __init__(self, adapter: Adapter, snapshots: Snapshots) -> None:
         self.limit = values.MAX_VALUE_BYTES
-        self._adapter = adapter
+        self._values = adapter.values
         self._snapshots = snapshots
 
     def __iter__(self) -> Iterator[Registration]:
@@ -86,7 +86,7 @@ class ValueFunctions:
         if len(new) > self.limit and (size := values.compact_size(new)) > self.limit:
             raise too_large(size, self.limit)
         try:
-            answer = self._adapter.values.set(request.scope, request.key, new, ttl_ms=request.ttl_ms, request=request_id)
+            answer = self._values.set(request.scope, request.key, new, ttl_ms=request.ttl_ms, request=request_id)
         except StoreError as error:
             raise _set_failed(error) from None
         if not isinstance(answer, asyncio.Future):
@@ -99,7 +99,7 @@ class ValueFunctions:
         except UNREADABLE as error:
             refuse("state::get", data, KeyRequest, error)
         try:
-            answer = self._adapter.values.get(request.scope, request.key)
+            answer = self._values.get(request.scope, request.key)
         except StoreError as error:
             raise _get_failed(error) from None
         return answer if answer is None or isinstance(answer, bytes) else then(answer, as_it_is, _get_failed)
@@ -115,7 +115,7 @@ class ValueFunctions:
             refuse("state::update", data, UpdateRequest, error)
         limit = self.limit if request._iii_state_limit is None else min(self.limit, request._iii_state_limit)
         try:
-            answer = self._adapter.values.update(request.scope, request.key, plan, limit, ttl_ms=request.ttl_ms, request=request_id)
+            answer = self._values.update(request.scope, request.key, plan, limit, ttl_ms=request.ttl_ms, request=request_id)
         except StoreError as error:
             raise _update_failed(error) from None
         return then(answer, _updated, _update_failed) if isinstance(answer, asyncio.Future) else _updated(answer)
@@ -125,20 +125,20 @@ class ValueFunctions:
     def _delete(self) -> Handler:
         def delete(request: DeleteRequest, caller: Caller) -> Result[bytes | None]:
             request_id = None if request._iii_state_request is UNSET else parse_request(request._iii_state_request)
-            return self._adapter.values.delete(request.scope, request.key, request=request_id)
+            return self._values.delete(request.scope, request.key, request=request_id)
 
         failed = failing_with(Code.DELETE_ERROR, "delete value")
         return Declared("state::delete", DeleteRequest, _delete.decode, delete, as_it_is, failed)
 
     def _list(self) -> Handler:
         def texts(request: ScopeRequest, caller: Caller) -> Result[list[bytes]]:
-            return self._adapter.values.texts(request.scope)
+            return self._values.texts(request.scope)
 
         return Declared("state::list", ScopeRequest, _scope.decode, texts, _listed, failing_with(Code.LIST_ERROR, "list values"))
 
     def _list_keys(self) -> Handler:
         def keys(request: ScopeRequest, caller: Caller) -> Result[list[str]]:
-            return self._adapter.values.keys(request.scope)
+            return self._values.keys(request.scope)
 
         failed = failing_with(Code.LIST_KEYS_ERROR, "list keys")
         return Declared("state::list_keys", ScopeRequest, _scope.decode, keys, _keys_listed, failed)
@@ -154,7 +154,7 @@ class ValueFunctions:
         """It has no request: whatever is sent is passed over."""
         failed = failing_with(Code.LIST_GROUPS_ERROR, "list groups")
         try:
-            return then(self._adapter.values.scopes(), _scopes_listed, failed)
+            return then(self._values.scopes(), _scopes_listed, failed)
         except StoreError as error:
             raise failed(error) from None
 

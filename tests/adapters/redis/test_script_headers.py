@@ -84,7 +84,11 @@ def test_nothing_is_called_by_its_number_below_the_first_lines(path: str) -> Non
         assert not PLACE.search(NAMES.sub("", text))
         ends = [match.end() for match in NAMES.finditer(text)]
         assert max(ends, default=0) <= text.find("redis.", text.find("]]")) or not ends
-    assert max(map(len, text.splitlines())) <= MOST_COLUMNS
+
+
+@pytest.mark.parametrize("path", [*names(), *(f"lib/{part}" for part in parts())])
+def test_no_line_is_wider_than_those_of_python(path: str) -> None:
+    assert max(map(len, text_of(path).splitlines())) <= MOST_COLUMNS
 
 
 @pytest.mark.parametrize("command", names())
