@@ -160,10 +160,12 @@ async def test_a_flush_of_the_scripts_in_mid_traffic_costs_no_call(
 async def test_scripts_are_loaded_once_however_many_calls_miss_them(
     server: RedisServer, proxy: Proxy, adapter: RedisAdapter
 ) -> None:
-    server.client.config_resetstat()
     server.client.script_flush()
+    server.client.config_resetstat()
     await increments(adapter, 500, 1)
-    assert server.client.info("commandstats")["cmdstat_script|load"]["calls"] == len(names())
+    stats = server.client.info("commandstats")
+    loads = stats.get("cmdstat_script|load") or stats["cmdstat_script"]  # Redis 6.2 counts all of SCRIPT together
+    assert loads["calls"] == len(names())
 
 
 async def test_a_restart_of_redis_in_mid_traffic_costs_no_call(server: RedisServer, proxy: Proxy) -> None:
