@@ -321,7 +321,12 @@ class WebSocket:
         self._hold_while_unread()
 
     def _hold_while_unread(self) -> None:
-        """Take no more of a peer that sends faster than it reads, before it has read."""
+        """Take no more of a peer that sends faster than it reads, before it has read.
+
+        A client's end never does: where both ends wait for the other to read, neither does.
+        """
+        if self._masks:
+            return
         if self.is_behind and not self._holds and self.is_open and self.unsent > _UNREAD_BYTES + self._outgoing.queued:
             self._holds += 1
             self._held_unread = True
