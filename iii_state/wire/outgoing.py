@@ -45,6 +45,8 @@ class Outgoing:
         self._flush_planned = False
         self._written = 0
         self._first_sent = 0
+        self._calls: deque[tuple[int, int]] = deque()
+        """Where calls of the peer end in all that is sent, and their sizes."""
         self._left_at_abort: int | None = None
 
     def send(self, message: bytes) -> None:
@@ -72,6 +74,15 @@ class Outgoing:
             self._loop.call_soon(self._flush_planned_write)
         if self.size > _WRITE_BYTES:
             self.flush()
+
+    def send_call(self, message: bytes) -> None:
+        """Send a call that somebody else makes of the peer: it is no reply to anything that the peer has sent."""
+        self.send(message)
+        calls = self._calls
+        calls.append((self.position, len(message)))
+        left = self.left
+        while calls and calls[0][0] <= left:
+            calls.popleft()
 
     def send_binary(self, message: bytes) -> None:
         """Send a binary message."""
@@ -145,6 +156,12 @@ class Outgoing:
     def unsent(self) -> int:
         """Bytes that wait until the peer has read what was sent before."""
         return self._transport.get_write_buffer_size() + self.queued + self.size
+
+    @property
+    def unread_replies(self) -> int:
+        """Bytes of `unsent`, but for what is queued and for calls of the peer."""
+        left, written = self.left, self._written
+        return self.unsent - self.queued - sum(size for end, size in self._calls if left < end <= written)
 
     @property
     def position(self) -> int:

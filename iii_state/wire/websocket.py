@@ -100,6 +100,7 @@ class WebSocket:
         self._woken = self._loop.create_future()
         self._outgoing = Outgoing(protocol, transport, masks=masks, fell_behind=self._fall_behind)
         self.send = self._outgoing.send
+        self.send_call = self._outgoing.send_call
         self.send_binary = self._outgoing.send_binary
         self.flush = self._outgoing.flush
         self._silent_seconds = 0
@@ -323,11 +324,12 @@ class WebSocket:
     def _hold_while_unread(self) -> None:
         """Take no more of a peer that sends faster than it reads, before it has read.
 
-        A client's end never does: where both ends wait for the other to read, neither does.
+        Calls that others make of it do not count: it may read no further before its replies have left. A client's end never does
+        this: where both ends wait for the other to read, neither does.
         """
         if self._masks:
             return
-        if self.is_behind and not self._holds and self.is_open and self.unsent > _UNREAD_BYTES + self._outgoing.queued:
+        if self.is_behind and not self._holds and self.is_open and self._outgoing.unread_replies > _UNREAD_BYTES:
             self._holds += 1
             self._held_unread = True
             self._pause_reading()

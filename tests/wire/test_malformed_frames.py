@@ -114,6 +114,8 @@ class Link:
     def send(self, message: bytes) -> None:
         self.sent.append(message)
 
+    send_call = send
+
     def hold(self) -> None:
         self.holds += 1
 

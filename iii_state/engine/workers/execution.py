@@ -90,7 +90,7 @@ class Execution:
             self._large_bytes += len(frame)
         else:
             future = self.pending.add(invocation_id, link.position + len(frame))
-            link.send(frame)
+            link.send_call(frame)
             if len(frame) > LARGE_BYTES and link.is_behind:
                 self._sending[future] = link.position
                 future.add_done_callback(self._sending.pop)
@@ -107,7 +107,7 @@ class Execution:
         for invocation_id, (function, frame) in waiting.items():
             if len(frame) <= self.max_frame_bytes:
                 self.pending.sent(invocation_id, self._link.position + len(frame))
-                self._link.send(frame)
+                self._link.send_call(frame)
             elif (future := self.pending.take(invocation_id)) is not None:
                 future.set_exception(self._too_large(f"The call of {function.id}", len(frame)))
 
