@@ -78,6 +78,8 @@ class Outgoing:
     def send_call(self, message: bytes) -> None:
         """Send a call that somebody else makes of the peer: it is no reply to anything that the peer has sent."""
         self.send(message)
+        if not self._protocol.writing_paused:  # it leaves
+            return
         calls = self._calls
         calls.append((self.position, len(message)))
         left = self.left
