@@ -121,8 +121,9 @@ class RedisAdapter:
         self._deadlines.start()
         self._heartbeat.start()
         self._takeover.start()
-        duties = (self._subscriptions.host_again, self.queues.start_due_attempts, self._retention.end_orphans, self.queues.recover)
-        shared.maintenance.start(*duties, swept=shared.wake_ups.sweep)
+        retention = self._retention
+        duties = (self._subscriptions.host_again, self.queues.start_due_attempts, retention.end_orphans, self.queues.recover)
+        shared.maintenance.start(*duties, retention.drop_old_dead_letters, swept=shared.wake_ups.sweep)
         self._scopes.start()
         self._checking.start(store)
         if self._foreign_writes is not None:
