@@ -152,9 +152,9 @@ class Workload:
     async def be_saved(self) -> None:
         """Wait until the log has been forced to disk by itself."""
         await self.settle()
+        before = _library.powercut_log_syncs()
         self._mutate()
         await self.settle()
-        before = _library.powercut_log_syncs()
         await until(lambda: _library.powercut_log_syncs() > before, "the log was not forced to disk")
 
     def _call(self, number: int, answer: Any) -> None:
