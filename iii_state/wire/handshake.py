@@ -43,9 +43,12 @@ async def accept(request: web.BaseRequest, connect: Callable[[WebSocket], Messag
     response.headers["Connection"] = "upgrade"
     response.headers["Sec-WebSocket-Accept"] = _accepted(key)
     response.force_close()
-    writer = await response.prepare(request)
+    try:
+        writer = await response.prepare(request)
+    except ConnectionError:
+        writer = None
     if writer is None or request.transport is None:
-        raise ConnectionResetError("connection lost in the handshake")
+        return response  # whoever asked has gone: nothing to serve, and nothing to report
     socket = WebSocket(request.protocol, request.transport, writer, request.remote, masks=False, backlog=backlog)
     socket.start(connect(socket))
     request.protocol.set_parser(socket)  # type: ignore[arg-type]
