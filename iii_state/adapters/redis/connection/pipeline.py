@@ -23,6 +23,7 @@ from iii_state.adapters.redis.connection.explain import (
     explain,
     is_damage,
     is_of_another_server,
+    is_of_former_primary,
     old_value_lost,
     record_lost,
     refusal_of,
@@ -300,7 +301,7 @@ class Pipeline:
             self._leave = leave
         call.tries += 1
         if call.tries > MAX_TRIES:
-            why = leave or "its scripts were lost, its routes changed, or another program wrote the same value, each time"
+            why = self._leave or "its scripts were lost, its routes changed, or another program wrote the same value, each time"
             told = f"Redis at {self.address} has put this call off {MAX_TRIES} times: {why}; nothing was changed"
             self._fail(call, NoAnswer(told))
         elif not self._dropped(call):
@@ -315,6 +316,8 @@ class Pipeline:
             self.damaged.emit()
         if is_of_another_server(text):
             self._leave = explain(self.address, text)
+            if is_of_former_primary(text):
+                return AGAIN
         raise refusal_of(self.address, call, text)
 
     # -- time
