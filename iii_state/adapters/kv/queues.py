@@ -55,6 +55,7 @@ class KvQueues:
         self._removals: dict[str, AwakeTimer] = {}
         self._number = 0
         """Of the last delivery."""
+        self._paused = False
         self._fence = 0
         """Grows with every process that opens the file; that of a delivery is this and its queue's together."""
 
@@ -82,6 +83,16 @@ class KvQueues:
             else:
                 waiting.push(delivery, due - now)
         self._dead_letters.load(map(dead_letter_of, contents.dead_letters))
+
+    def pause(self) -> None:
+        """Deliver nothing for now."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Deliver again."""
+        self._paused = False
+        for queue in self._queues.values():
+            queue.wake()
 
     def close(self) -> None:
         """Stop all timers, and wake the dispatcher no more."""
@@ -228,7 +239,7 @@ class KvQueues:
         return [] if queue is None else self._take(queue, count)
 
     def _take(self, queue: Queue, count: int) -> list[Delivery]:
-        taken = queue.take(count) if count and queue.hosted else []
+        taken = queue.take(count) if count and queue.hosted and not self._paused else []
         for delivery in taken:
             delivery.fence = self._fence + queue.fence
         return taken
