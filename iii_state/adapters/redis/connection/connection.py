@@ -51,6 +51,7 @@ class RedisConnection:
         """Awaited on every new connection but the first, before any call is sent: another server may answer by now."""
         self._timeout = call_timeout_ms / 1000
         self._pipeline = Pipeline(address, self.session, call_timeout_ms=call_timeout_ms, max_in_flight=max_in_flight)
+        self._pipeline.demoted = self.primary.leave
         self.damaged = self._pipeline.damaged
         """Emitted when Redis holds something else than iii-state has left there."""
         self.call = self._pipeline.call

@@ -31,7 +31,7 @@ class Primary:
     def __init__(self, address: Address) -> None:
         self.address = address
         self.moved = Signal()
-        """Emitted when another server has become the primary, and the connections to the one before are ending."""
+        """Emitted when another server has become the primary, or may have, and the connections to the one before are ending."""
         self._place: tuple[str, int] | None = None
         """Where it is, as far as is known."""
         self._sockets: set[Socket] = set()
@@ -54,7 +54,7 @@ class Primary:
     async def open(self, name: str) -> Socket:
         """Connect to it; `name` is what `CLIENT LIST` shows. The caller bounds the time. Raises `StoreError` in words."""
         if not self.address.sentinels:
-            return await open_server(self.address, name)
+            return self._kept(await open_server(self.address, name))
         opening = asyncio.create_task(self._open(name))
         self._opening.add(opening)
         try:
@@ -73,12 +73,21 @@ class Primary:
     async def _open(self, name: str) -> Socket:
         found = await find_primary(self.address)
         self._place = found.place
-        socket = await open_server(found, name)
+        return self._kept(await open_server(found, name))
+
+    def _kept(self, socket: Socket) -> Socket:
         self._sockets.add(socket)
         socket.closed.add_done_callback(lambda _: self._sockets.discard(socket))
         return socket
 
     # -- when it moves
+
+    def leave(self, found_by: Socket, reason: str) -> None:
+        """A server is no primary any more, as a connection has found that its owner replaces: leave it with all others, too. Where
+        a name stands for the primary, it may lead to another server by now."""
+        for socket in [socket for socket in self._sockets if socket is not found_by]:
+            socket.leave(reason)
+        self.moved.emit()
 
     def _heard(self, channel: bytes, message: bytes | None) -> None:
         if message is None:  # whatever was published before is made up for
