@@ -203,11 +203,13 @@ def _shared(settings: RedisSettings, limits: QueueLimits) -> Shared:
     address = Address.parse(settings.redis_url)
     bounds = {"call_timeout_ms": settings.call_timeout_ms, "max_in_flight": settings.max_in_flight}
     connection = RedisConnection(address, keys.session, **bounds)
+    pubsub = PubSub(connection.primary.open, silence_seconds=settings.call_timeout_ms / 1000)
+    connection.primary.moved.connect(pubsub.hurry)
     engine, wake_ups = Identity(), WakeUps(keys, connection.session)
     return Shared(
         keys=keys,
         connection=connection,
-        pubsub=PubSub(address, silence_seconds=settings.call_timeout_ms / 1000),
+        pubsub=pubsub,
         engine=engine,
         fanout=Fanout(keys, connection, engine, wake_ups, limits),
         wake_ups=wake_ups,
