@@ -112,7 +112,7 @@ async def test_what_the_promoted_replica_had_not_heard_of_is_lost_and_nothing_el
             hurt.front.reply_bytes = lambda: 0
             await until(lambda: hurt.group.servers[1].client.info("replication")["master_link_status"] != "up")
             await until(lambda: hurt.group.servers[2].client.info("replication")["master_link_status"] != "up")
-            had = [values_on(replica) for replica in hurt.group.servers[1:]]
+            had = [await values_on(replica) for replica in hurt.group.servers[1:]]
             await traffic.until_acknowledged(BEFORE)
             acknowledged = [write.id for write in traffic.writes if write.outcome == "ok"]
             await hurt.hurt("killed")
