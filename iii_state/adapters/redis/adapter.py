@@ -14,6 +14,7 @@ from iii_state.adapters.redis.admin import RedisAdmin
 from iii_state.adapters.redis.connection.address import Address
 from iii_state.adapters.redis.connection.checks import check_permissions, refuse_newer
 from iii_state.adapters.redis.connection.connection import RedisConnection
+from iii_state.adapters.redis.connection.durability import Durability
 from iii_state.adapters.redis.connection.explain import explain
 from iii_state.adapters.redis.connection.pubsub import PubSub
 from iii_state.adapters.redis.connection.socket import Socket
@@ -61,6 +62,7 @@ class RedisAdapter:
         self._stopping = Stopping(self._stop)
         self._call_timeout = settings.call_timeout_ms / 1000
         self._shared = shared = _shared(settings, limits or QueueLimits())
+        self._durability = Durability(shared.connection.address)
         self._replicas: Replicas | None = None
         if settings.wait_replicas:
             waited = (shared.keys.waited, settings.wait_replicas, settings.call_timeout_ms)
@@ -133,11 +135,13 @@ class RedisAdapter:
         """What is looked at on the first connection."""
         shared = self._shared
         await check_permissions(socket, shared.keys, self._settings.prefix, shared.connection.session.name)
+        await self._durability.look_at(socket)
         if self._replicas is not None:
             await self._replicas.look_at(socket)
 
     async def _look_at_server(self, socket: Socket) -> None:
         """What is looked at on all others: it may be another server, with other routes of the same version."""
+        await self._durability.look_at(socket)
         if self._replicas is not None:
             await self._replicas.look_at(socket)
         keys, fanout = self._shared.keys, self._shared.fanout
