@@ -51,6 +51,9 @@ logger = logging.getLogger(__name__)
 
 HEALTH_SECONDS = 2
 
+AWAY_SECONDS = 1
+"""For so long a stop waits for a Redis that is away. What could not be given back is taken over, as if the engine had died."""
+
 
 class RedisAdapter:
     """Values and queues on a Redis that any number of engines share."""
@@ -181,12 +184,18 @@ class RedisAdapter:
         """Give back what is pending here, unless Redis does not answer."""
         if not self._has_started:
             return
-        try:
-            async with asyncio.timeout(self._call_timeout):
-                await in_turn(self._subscriptions.stop, self._takeover.leave)
-        except (StoreError, TimeoutError) as error:
-            self._shared.connection.forget_session()
-            words = str(error) or f"no answer within {self._call_timeout:g} s"
+        connection = self._shared.connection
+        seconds = self._call_timeout if connection.is_up else min(self._call_timeout, AWAY_SECONDS)
+        deadline = asyncio.get_running_loop().time() + seconds
+        words = ""
+        for step in (self._subscriptions.stop, self._takeover.leave):
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await step()
+            except (StoreError, TimeoutError) as error:
+                words = words or str(error) or connection.trouble or f"no answer within {seconds:g} s"
+        if words:
+            connection.forget_session()
             logger.warning("what is pending here could not be given back, and will be taken over: %s", words)
 
     async def health(self) -> str | None:
