@@ -81,7 +81,8 @@ class EngineLook:
         if isinstance(rows, str):
             return rows
         for row in rows:
-            if row["hosts"] and (row["waiting"] or row["pending"] or row["retrying"]):
+            is_hosted = row["hosts"] or row["delivery"] == "once"
+            if is_hosted and (row["waiting"] or row["pending"] or row["retrying"]):
                 return f"the queue of {row['function_id']} still holds events: {row}"
         return ""
 
@@ -153,9 +154,10 @@ class RedisLook:
         return ""
 
     def _not_empty(self) -> str:
+        broadcast = {spec.function_id for spec in SPECS[self._plan.adapter] if spec.is_broadcast}
         for queue, (function_id, engines) in self._hosts().items():
             held = cast("bytes | None", self._client.hget(f"{PREFIX}busy:{queue}", "entries"))
-            if engines and held:
+            if (engines or function_id not in broadcast) and held:
                 return f"the queue of {function_id} ({queue}) still holds {held.decode()} events"
         return ""
 
