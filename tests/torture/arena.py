@@ -16,7 +16,7 @@ from tests.support.redis.proxy import Proxy, proxy_to
 from tests.support.redis.server import RedisServer
 from tests.support.sdk.workers import PYTHON_NEW, PYTHON_OLD
 from tests.torture.journal import Journal
-from tests.torture.plan import CALL_TIMEOUT_SECONDS, PLANS, TTL_SECONDS, PlannedFault
+from tests.torture.plan import CALL_TIMEOUT_SECONDS, TTL_SECONDS, Plan, PlannedFault
 from tests.torture.seats import OnLine, Running, Seat, WorkerSeat, paused
 from tests.torture.subscriptions import HANDLE, HANDLE_AWAY, HANDLE_OLD
 
@@ -48,8 +48,8 @@ class Arena:
     """All of it, for the length of an `async with`. `journal` is told of every fault. With `replicated`, there is a replica of the
     Redis that can be failed over to."""
 
-    def __init__(self, adapter: str, seed: int, directory: Path, journal: Journal, *, replicated: bool = False) -> None:
-        self.plan = PLANS[adapter]
+    def __init__(self, plan: Plan, seed: int, directory: Path, journal: Journal, *, replicated: bool = False) -> None:
+        self.plan = plan
         self.journal = journal
         self._seed = seed
         self._directory = directory
@@ -100,10 +100,11 @@ class Arena:
         await self._own_engine(on_redis((await self._proxy(server.port)).url, foreign_writes=True))
 
     async def _start_kv(self) -> None:
-        """An engine on a file, which workers reach through one proxy and writers through another."""
-        engine = await self._engine(0, on_file(self._directory / "store"), may_lose_broadcasts=False)
-        self.worker_urls = [f"ws://127.0.0.1:{(await self._proxy(engine)).port}"]
-        self.writer_urls = [f"ws://127.0.0.1:{(await self._proxy(engine)).port}"]
+        """An engine on a file (or several, each on its own), which workers reach through one proxy and writers through another."""
+        for number in range(self.plan.engines):
+            port = await self._engine(number, on_file(self._directory / f"store-{number}"), may_lose_broadcasts=False)
+            for urls in (self.worker_urls, self.writer_urls):
+                urls[number] = f"ws://127.0.0.1:{(await self._proxy(port)).port}"
 
     async def _start_bridge(self) -> None:
         """Two engines with bridges to one on a file, each through a proxy, and one in this process."""

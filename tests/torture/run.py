@@ -52,7 +52,7 @@ async def _hurt(
     tell("starting engines and workers")
     trouble: list[str] = []
     async with AsyncExitStack() as stack:
-        arena = await stack.enter_async_context(Arena(adapter, seed, directory, journal))
+        arena = await stack.enter_async_context(Arena(PLANS[adapter], seed, directory, journal))
         callers = [SocketCaller([url], 0, "look") for url in arena.writer_urls]
         for caller in callers:
             stack.push_async_callback(caller.close)
