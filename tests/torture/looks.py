@@ -117,7 +117,10 @@ class RedisLook:
         return await asyncio.to_thread(self._not_hosted)
 
     async def not_empty(self) -> str:
-        return await asyncio.to_thread(self._not_empty)
+        try:
+            return await asyncio.to_thread(self._not_empty)
+        except redis.ResponseError as error:  # a key of another type, which has not been put right yet
+            return str(error)
 
     async def left(self) -> list[str]:
         return await asyncio.to_thread(self._left)
@@ -173,7 +176,7 @@ class RedisLook:
             fields = cast("dict[bytes, bytes]", self._client.hgetall(f"{PREFIX}busy:{queue}"))
             if lanes := {field: count for field, count in fields.items() if field != b"fence"}:
                 found.append(f"lanes of {function_id}: {lanes}")
-            found += [f"{name} of {function_id}" for name in self._keys(f"wait:{queue}:*")]
+            found += [f"{name} of {function_id}" for name in self._keys(f"wait:{queue}:*") if ":damaged:" not in name]
             for consumer in self._client.xinfo_consumers(f"{PREFIX}q:{queue}", "engines"):
                 if consumer["name"].decode() not in engines:
                     found.append(f"a consumer of {function_id} for the engine {consumer['name'].decode()}, which is gone")

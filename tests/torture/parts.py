@@ -11,7 +11,7 @@ import os
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,7 @@ class Part:
         return json.loads(path.read_text()) if path.exists() else None
 
 
-def go_on(parts: list[Part], directory: Path, tell: Tell) -> Iterator[tuple[Part, dict[str, Any]]]:
+def go_on(parts: list[Part], directory: Path, tell: Tell) -> Generator[tuple[Part, dict[str, Any]], None, None]:
     """Do the parts that have not been done and that nobody else is doing, and give the result of each as soon as there is one."""
     directory.mkdir(parents=True, exist_ok=True)
     for number, part in enumerate(parts, 1):

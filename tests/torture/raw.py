@@ -37,6 +37,9 @@ READ_SHARE = 5
 SILENCE_SECONDS = 40.0
 """A call that is not answered for so long on a connection that is there is a problem: every limit is shorter."""
 
+CALM_SECONDS = (1.0, 5.0)
+"""Between two faults."""
+
 SAMPLE_SECONDS = 1.0
 MOST_PROBLEMS = 50
 SPARED = {"redis": 1, "kv": 1, "bridge": 1, "attach": 0}
@@ -264,7 +267,7 @@ async def _hurt(arena: Arena, seed: int, count: Count) -> None:
                 return
             if not _is_spared(fault, arena.plan):
                 await arena.inflict(fault)
-                await asyncio.sleep(chance.uniform(0.5, 3.0))
+                await asyncio.sleep(chance.uniform(*CALM_SECONDS))
 
 
 def _is_spared(fault: PlannedFault, plan: Plan) -> bool:
