@@ -57,7 +57,7 @@ class EngineAddress:
             if not token:
                 raise ConfigError(f"{self.token_file} is empty: it has to hold a token")
             return token, str(self.token_file)
-        return os.environ.get(TOKEN_VARIABLE), TOKEN_VARIABLE
+        return os.environ.get(TOKEN_VARIABLE, "").strip(), TOKEN_VARIABLE
 
     def tls(self) -> ssl.SSLContext | None:
         """What checks the engine's certificate, None where none is used. Raises `ConfigError` for files that cannot be used."""
