@@ -20,6 +20,7 @@ from iii_state.client.about import About
 from iii_state.client.address import shown
 from iii_state.client.client import Client
 from iii_state.errors import ConnectionLost
+from iii_state.events import known_cause
 from iii_state.host import Caller, Handler
 from iii_state.values import Json
 
@@ -110,7 +111,9 @@ def _event_line(event: dict[str, Any]) -> str:
     change = {"created": new, "deleted": old}.get(kind, f"{old} → {new}")
     time = click.style(f"{datetime.now():%H:%M:%S}", dim=True)
     place = click.style(f"{name(event['scope'])} {name(event['key'])}", bold=True)
-    return f"{time} {click.style(f'{kind:<8}', fg=colour)} {place}  {change}"
+    cause = known_cause(event.get("cause"))
+    why = "" if cause is None else click.style(f"  ({cause})", dim=True)
+    return f"{time} {click.style(f'{kind:<8}', fg=colour)} {place}  {change}{why}"
 
 
 def _short(value: Any) -> str:

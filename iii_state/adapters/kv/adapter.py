@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from iii_state.adapters.kv.admin import KvAdmin
 from iii_state.adapters.kv.clock import Clock, now_ms
 from iii_state.adapters.kv.journal.commits import Commits
+from iii_state.adapters.kv.journal.file import FILE_NAME
 from iii_state.adapters.kv.journal.journal import Journal
 from iii_state.adapters.kv.queues import KvQueues
 from iii_state.adapters.kv.sessions import KvSessions
@@ -22,6 +24,8 @@ from iii_state.events import QueueLimits
 from iii_state.sessions import SESSION_SECONDS
 from iii_state.tasks.closing import Stopping, in_turn
 from iii_state.tasks.starting import Starting
+
+logger = logging.getLogger(__name__)
 
 HEALTH_SECONDS = 2
 
@@ -47,7 +51,7 @@ class KvAdapter:
         self._journal = None if directory is None else Journal(directory, save_interval_ms)
         self._commits = None if self._journal is None else Commits(self._journal, self._clock)
         self._wake_up = WakeUp()
-        dead_letters = DeadLetters(limits.max_queue_length)
+        dead_letters = DeadLetters(limits, self._clock)
         self.sessions = KvSessions(self._commits, expiry_seconds=session_seconds)
         self.queues = KvQueues(limits, self._wake_up, self._commits, dead_letters, self._clock)
         self.values = KvValues(self.queues, self.sessions, self._commits, self._clock)
@@ -71,6 +75,21 @@ class KvAdapter:
             self.values.load(contents)
             self.queues.load(contents)
             self.values.end_due()
+            if contents.unwritten is not None and self._commits is not None:
+                self._wait_for_room(self._commits, contents.unwritten)
+
+    def _wait_for_room(self, commits: Commits, why: StoreError) -> None:
+        """Serve what can be read. Events are delivered when the file knows that it was opened: until then their `fence`, and
+        the ids of writes, would be those of the next process, too."""
+        logger.warning("%s. Values can be read; writes are refused, and events wait, until there is room", why)
+        self.queues.pause()
+
+        def goes_on() -> None:
+            logger.info("what is written to %s is taken again", FILE_NAME)
+            self.queues.resume()
+
+        commits.failing = why
+        commits.keep(lambda changes: None, goes_on)
 
     async def stop(self) -> None:
         await self._stopping()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
@@ -49,12 +50,14 @@ class KvQueues:
         self._commits = commits
         self._keep: Keep = keep_nothing if commits is None else commits.keep
         self._dead_letters = dead_letters
+        dead_letters.on_drop = self._dead_letters_dropped
         self._clock = clock
         self.routes = KvRoutes()
         self._queues: dict[str, Queue] = {}
         self._removals: dict[str, AwakeTimer] = {}
         self._number = 0
         """Of the last delivery."""
+        self._paused = False
         self._fence = 0
         """Grows with every process that opens the file; that of a delivery is this and its queue's together."""
 
@@ -83,8 +86,19 @@ class KvQueues:
                 waiting.push(delivery, due - now)
         self._dead_letters.load(map(dead_letter_of, contents.dead_letters))
 
+    def pause(self) -> None:
+        """Deliver nothing for now."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Deliver again."""
+        self._paused = False
+        for queue in self._queues.values():
+            queue.wake()
+
     def close(self) -> None:
         """Stop all timers, and wake the dispatcher no more."""
+        self._dead_letters.close()
         for timer in self._removals.values():
             timer.cancel()
         self._removals.clear()
@@ -228,7 +242,7 @@ class KvQueues:
         return [] if queue is None else self._take(queue, count)
 
     def _take(self, queue: Queue, count: int) -> list[Delivery]:
-        taken = queue.take(count) if count and queue.hosted else []
+        taken = queue.take(count) if count and queue.hosted and not self._paused else []
         for delivery in taken:
             delivery.fence = self._fence + queue.fence
         return taken
@@ -272,9 +286,7 @@ class KvQueues:
         queue = self._queues.get(delivery.subscription_id)
         if queue is None or not queue.is_pending(delivery):
             return
-        dead_letter, gone = self._dead_letters.add(queue.subscription, delivery, failure)
-        if gone is not None:
-            self._keep(lambda changes: changes.gone_dead_letters.append(gone.id))
+        dead_letter = self._dead_letters.add(queue.subscription, delivery, failure)
 
         def record(changes: Changes) -> None:
             changes.dead_letters.append(dead_letter_row(dead_letter))
@@ -315,6 +327,14 @@ class KvQueues:
             changes.gone_dead_letters.append(dead_letter.id)
 
         self._keep(record, settled)
+
+    def _dead_letters_dropped(self, dead_letters: Sequence[DeadLetter]) -> None:
+        for subscription_id, count in Counter(dead_letter.subscription_id for dead_letter in dead_letters).items():
+            queue = self._queues.get(subscription_id)
+            if queue is not None:
+                queue.dropped += count
+                self._record(queue)
+        self._keep(lambda changes: changes.gone_dead_letters.extend(dead_letter.id for dead_letter in dead_letters))
 
     def drop_dead_letter(self, dead_letter_id: str) -> bool:
         """Drop a dead letter; False if it is not there."""

@@ -24,6 +24,8 @@ _settling = Afterwards("what waited for a transaction")
 
 RECORDS_RETRY_SECONDS = 0.2
 STOP_SECONDS = 10
+FULL_STOP_SECONDS = 1
+"""For so long a stop waits where the last transaction could not be written: it has been tried again and again already."""
 
 
 class Keep(Protocol):
@@ -107,10 +109,10 @@ class Commits:
         self._schedule()
 
     async def drain(self) -> None:
-        """Wait until all is written; after `STOP_SECONDS` say that it could not be."""
+        """Wait until all is written; after `STOP_SECONDS` (or `FULL_STOP_SECONDS`) say that it could not be."""
         self._flush()
         try:
-            async with asyncio.timeout(STOP_SECONDS):
+            async with asyncio.timeout(STOP_SECONDS if self.failing is None else FULL_STOP_SECONDS):
                 await self._idle.wait()
         except TimeoutError:
             logger.error("not everything could be written to %s before closing", self._journal.path)

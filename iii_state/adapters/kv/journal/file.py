@@ -70,6 +70,8 @@ class Contents:
     deliveries: list[Row]
     crashes: list[tuple[int, int]]
     dead_letters: list[Row]
+    unwritten: StoreError | None = None
+    """Why the file could not be told that it was opened, which `note_opening` has to do before anything else is written."""
 
 
 def open_file(path: Path, now: int) -> tuple[sqlite3.Connection, Contents]:
@@ -77,6 +79,8 @@ def open_file(path: Path, now: int) -> tuple[sqlite3.Connection, Contents]:
 
     `now` is what the store's clock shows, in milliseconds. Where it showed more when the file was written last, the moments in
     it are moved back by the difference, so that nothing waits for longer than was asked.
+
+    A file that was written before is opened on a full disk, too: `unwritten` of the contents then says so.
     """
     directory = path.parent
     if directory.exists() and not directory.is_dir():
@@ -95,43 +99,66 @@ def open_file(path: Path, now: int) -> tuple[sqlite3.Connection, Contents]:
             directory,
             path,
         )
+    if not path.exists():
+        _force_names_to_disk(directory)
     connection = sqlite3.connect(path, isolation_level=None, timeout=1.0, cached_statements=256, check_same_thread=False)
     try:
         connection.execute("PRAGMA locking_mode=EXCLUSIVE")
-        connection.execute("PRAGMA auto_vacuum=INCREMENTAL")  # of a new file; one that has tables keeps its own
+        if connection.execute("PRAGMA page_count").fetchone()[0] == 0:
+            connection.execute("PRAGMA auto_vacuum=INCREMENTAL")  # one that has tables keeps its own, and would be written
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute(f"PRAGMA wal_autocheckpoint={LOG_PAGES}")
         connection.execute(f"PRAGMA journal_size_limit={LOG_PAGES * PAGE_BYTES}")
+        connection.execute("PRAGMA cache_spill=OFF")  # a full disk is met by the COMMIT, when everything has been read
         connection.execute("BEGIN IMMEDIATE")
-        _check_format(connection, path)
-        connection.execute("UPDATE meta SET value = value + 1 WHERE name='epoch'")
-        _set_clock(connection, path, now)
-        connection.execute("COMMIT")
-        rewrite_if_mostly_free(connection, path)
-        contents = Contents(
-            epoch=connection.execute("SELECT value FROM meta WHERE name='epoch'").fetchone()[0],
-            store=connection.execute("SELECT printf('%016x', value) FROM meta WHERE name='store'").fetchone()[0],
-            sessions=connection.execute("SELECT * FROM session").fetchall(),
-            values=connection.execute("SELECT scope, key, value FROM state").fetchall(),
-            deadlines=connection.execute("SELECT scope, key, at_ms FROM deadline").fetchall(),
-            subscriptions=connection.execute("SELECT * FROM subscription").fetchall(),
-            deliveries=connection.execute("SELECT * FROM delivery ORDER BY number").fetchall(),
-            crashes=connection.execute("SELECT number, crashes FROM crash").fetchall(),
-            dead_letters=connection.execute("SELECT * FROM dead_letter ORDER BY rowid").fetchall(),
-        )
+        back = _note_opening(connection, path, now)
+        contents = _read(connection)
+        try:
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            if not is_full(error) or contents.epoch == 1:  # a new file holds nothing to serve
+                raise
+            contents.unwritten = in_words(error, path)
+        else:
+            rewrite_if_mostly_free(connection, path)
+        connection.execute("PRAGMA cache_spill=ON")
     except BaseException:
         connection.close()
         raise
+    if back > 1000:
+        logger.warning(
+            "the clock shows %.0f s less than when %s was written last: deadlines and planned attempts are moved back",
+            *(back / 1000, path),
+        )
     return connection, contents
 
 
-def close_file(connection: sqlite3.Connection, now: int | None) -> None:
+def note_opening(connection: sqlite3.Connection, path: Path, now: int, store: str) -> None:
+    """Tell a file that was opened on a full disk, with the same `now`, that it was: what it then holds is what was read."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        _note_opening(connection, path, now)
+        connection.execute("UPDATE meta SET value=? WHERE name='store'", (int(store, 16),))
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def close_file(connection: sqlite3.Connection, path: Path, now: int | None) -> None:
     """Note what the store's clock shows, write the log into the database file, force it to disk, and close."""
     try:
         if now is not None:
             connection.execute(f"{CLOCK_HEAD} {CLOCK_ROW}{CLOCK_TAIL}", (now,))
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    except sqlite3.Error as error:
+        if not is_full(error):
+            raise
+        logger.warning("the log of %s stays beside it, and is read at the next start: %s", path, in_words(error, path))
     finally:
         connection.close()
 
@@ -145,18 +172,47 @@ def force_log_to_disk(path: Path) -> None:
         os.close(log)
 
 
-def _set_clock(connection: sqlite3.Connection, path: Path, now: int) -> None:
+def _force_names_to_disk(directory: Path) -> None:
+    """Make the path to a new file outlive the machine: SQLite sees to the file's own name, and to none above it.
+
+    Of all directories above, since who has made them may have been killed before this.
+    """
+    for parent in directory.absolute().parents:
+        try:
+            place = os.open(parent, os.O_RDONLY)
+            try:
+                os.fsync(place)
+            finally:
+                os.close(place)
+        except OSError as error:  # not readable for this user, or a file system that forces no directories
+            logger.debug("cannot force the names in %s to disk: %s", parent, error)
+
+
+def _note_opening(connection: sqlite3.Connection, path: Path, now: int) -> int:
+    """Bring a file up to the format, give it the next epoch, and move its moments back, by what is answered."""
+    _check_format(connection, path)
+    connection.execute("UPDATE meta SET value = value + 1 WHERE name='epoch'")
     row = connection.execute("SELECT value FROM meta WHERE name='clock'").fetchone()
-    back = 0 if row is None else row[0] - now
+    back: int = 0 if row is None else row[0] - now
     if back > 0:
-        if back > 1000:
-            logger.warning(
-                "the clock shows %.0f s less than when %s was written last: deadlines and planned attempts are moved back",
-                *(back / 1000, path),
-            )
         connection.execute("UPDATE deadline SET at_ms = at_ms - ?", (back,))
         connection.execute("UPDATE delivery SET due_at_ms = due_at_ms - ? WHERE due_at_ms > 0", (back,))
     connection.execute(f"{CLOCK_HEAD} {CLOCK_ROW}{CLOCK_TAIL}", (now,))
+    return back
+
+
+def _read(connection: sqlite3.Connection) -> Contents:
+    return Contents(
+        epoch=connection.execute("SELECT value FROM meta WHERE name='epoch'").fetchone()[0],
+        store=connection.execute("SELECT printf('%016x', value) FROM meta WHERE name='store'").fetchone()[0],
+        sessions=connection.execute("SELECT * FROM session").fetchall(),
+        values=connection.execute("SELECT scope, key, value FROM state").fetchall(),
+        deadlines=connection.execute("SELECT scope, key, at_ms FROM deadline").fetchall(),
+        subscriptions=connection.execute("SELECT * FROM subscription").fetchall(),
+        deliveries=connection.execute("SELECT * FROM delivery ORDER BY number").fetchall(),
+        crashes=connection.execute("SELECT number, crashes FROM crash").fetchall(),
+        dead_letters=connection.execute("SELECT * FROM dead_letter ORDER BY rowid").fetchall(),
+    )
 
 
 def _check_format(connection: sqlite3.Connection, path: Path) -> None:
@@ -174,6 +230,11 @@ def _check_format(connection: sqlite3.Connection, path: Path) -> None:
     for statement in _ADDED.split(";"):
         connection.execute(statement)
     connection.execute(f"PRAGMA user_version={FORMAT}")
+
+
+def is_full(error: sqlite3.Error) -> bool:
+    """Whether the disk did not take what was written, for want of room or over a limit."""
+    return "full" in str(error) or "disk I/O" in str(error)
 
 
 def in_words(error: sqlite3.Error, path: Path) -> StoreError:

@@ -15,7 +15,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from iii_state.adapters.kv.journal.file import FILE_NAME, Contents, close_file, force_log_to_disk, in_words, open_file
+from iii_state.adapters.kv.journal.file import FILE_NAME, Contents, close_file, force_log_to_disk, in_words, note_opening, open_file
 from iii_state.adapters.kv.journal.space import FreeSpace
 from iii_state.adapters.kv.journal.transaction import Transaction, commit
 from iii_state.errors import StoreError
@@ -40,6 +40,8 @@ class Journal:
         self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._connection: sqlite3.Connection | None = None
+        self._note_opening: Callable[[sqlite3.Connection], None] | None = None
+        """What has to be written before anything else, of a file that was opened on a full disk."""
         self._tasks = Background()
         self._unsaved = False
         self._free_space = FreeSpace()
@@ -48,7 +50,8 @@ class Journal:
         """Open or make the file and read it. Raises `StoreError` in words when that cannot be.
 
         `now` is what the store's clock shows, in milliseconds. Where it showed more when the file was written last, the moments in
-        it are moved back by the difference, so that nothing waits for longer than was asked.
+        it are moved back by the difference, so that nothing waits for longer than was asked. Of a file that cannot be written for
+        want of room, the contents say so; the first transaction that can be written makes up for it.
         """
         self._thread = threading.Thread(target=self._run, name="iii-state-sqlite", daemon=True)
         self._thread.start()
@@ -68,7 +71,11 @@ class Journal:
         def work() -> None:
             error: StoreError | None = None
             try:
-                commit(self._opened(), transaction)
+                connection = self._opened()
+                if self._note_opening is not None:
+                    self._note_opening(connection)
+                    self._note_opening = None
+                commit(connection, transaction)
             except sqlite3.Error as failure:
                 error = in_words(failure, self.path)
             except Exception as failure:  # the thread must live on: without it no call would ever be answered again
@@ -164,9 +171,12 @@ class Journal:
 
     def _open(self, now: int) -> Contents:
         self._connection, contents = open_file(self.path, now)
+        if contents.unwritten is not None:
+            store = contents.store
+            self._note_opening = lambda connection: note_opening(connection, self.path, now, store)
         return contents
 
     def _close(self, now: int | None = None) -> None:
         if self._connection is not None:
             connection, self._connection = self._connection, None
-            close_file(connection, now)
+            close_file(connection, self.path, None if self._note_opening is not None else now)
