@@ -31,8 +31,8 @@ SENTINEL_PORT = 26379
 class Address:
     """One Redis server. `path` is that of a Unix socket; without it host and port count. `tls` is None for plain TCP.
 
-    With `sentinels` it is the server that these name as the primary of `name`, and has no host and port of its own.
     `server_name` is what its certificate is for, where that is not `host`.
+    With `sentinels` it is the server that these name as the primary of `name`, and has no host and port of its own.
     """
 
     host: str = "localhost"
@@ -42,11 +42,11 @@ class Address:
     password: str | None = None
     db: int = 0
     tls: ssl.SSLContext | None = None
+    server_name: str | None = None
     name: str = ""
     """What Sentinels call it."""
     sentinels: tuple[Address, ...] = ()
     is_sentinel: bool = False
-    server_name: str | None = None
 
     def __str__(self) -> str:
         if self.sentinels:
@@ -66,7 +66,8 @@ class Address:
 
     @classmethod
     def parse(cls, url: str, settings: RedisTls | None = None) -> Address:
-        """Read redis://, rediss:// (with redis-py's `ssl_…` options, or with `settings`), unix:// and, for Sentinels, redis+sentinel://.
+        """Read redis://, rediss:// (with redis-py's `ssl_…` options, or with `settings`), unix:// and, for Sentinels,
+        redis+sentinel:// URLs.
 
         Raises `ConfigError`, which never quotes the URL: it may hold a password.
         """
@@ -111,10 +112,34 @@ class Address:
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
+def _context(given: dict[str, Any], options: dict[str, Any], settings: RedisTls) -> ssl.SSLContext:
+    """The TLS of `adapter.config.tls`. Raises `ConfigError`, which names the file that cannot be used."""
+    if given.get("connection_class") is not SSLConnection:
+        raise ConfigError("adapter.config.tls is given, but redis_url speaks no TLS: it has to begin with rediss://")
+    if options:
+        raise ConfigError(f"redis_url has {', '.join(sorted(options))}, and adapter.config.tls is given: keep one of the two")
+    try:
+        context = ssl.create_default_context(cafile=settings.ca)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"adapter.config.tls.ca: {settings.ca} cannot be used: {_reason(error)}") from None
+    if settings.cert is not None:
+        try:
+            context.load_cert_chain(settings.cert, settings.key)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"adapter.config.tls: {settings.cert} and {settings.key} cannot be used: {_reason(error)}") from None
+    return context
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ssl.SSLError):
+        return error.reason or "it is no PEM of that kind"
+    return getattr(error, "strerror", None) or str(error)
+
+
 def _behind_sentinels(scheme: str, url: str, settings: RedisTls | None) -> Address:
     """Read `redis+sentinel://[user:password@]host:port,host:port/name/db?sentinel_username=&sentinel_password=&sentinel_tls=`.
 
-    User, database and `ssl_…` options (or `settings`) are those of the Redis; its Sentinels speak TLS as it does, unless
+    User, database and TLS options (`ssl_…`, or `settings`) are those of the Redis; its Sentinels speak TLS as it does, unless
     `sentinel_tls` is given.
     """
     _refuse_fragment(url)
@@ -151,30 +176,6 @@ _FORM = "redis+sentinel:// is followed by HOST:PORT,HOST:PORT/NAME"
 def _refuse_fragment(url: str) -> None:
     if "#" in url:
         raise ConfigError("redis_url cannot be read: it holds a # (special characters have to be percent-encoded)")
-
-
-def _context(given: dict[str, Any], options: dict[str, Any], settings: RedisTls) -> ssl.SSLContext:
-    """The TLS of `adapter.config.tls`. Raises `ConfigError`, which names the file that cannot be used."""
-    if given.get("connection_class") is not SSLConnection:
-        raise ConfigError("adapter.config.tls is given, but redis_url speaks no TLS: it has to begin with rediss://")
-    if options:
-        raise ConfigError(f"redis_url has {', '.join(sorted(options))}, and adapter.config.tls is given: keep one of the two")
-    try:
-        context = ssl.create_default_context(cafile=settings.ca)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"adapter.config.tls.ca: {settings.ca} cannot be used: {_reason(error)}") from None
-    if settings.cert is not None:
-        try:
-            context.load_cert_chain(settings.cert, settings.key)
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"adapter.config.tls: {settings.cert} and {settings.key} cannot be used: {_reason(error)}") from None
-    return context
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ssl.SSLError):
-        return error.reason or "it is no PEM of that kind"
-    return getattr(error, "strerror", None) or str(error)
 
 
 def _refuse_what_would_be_ignored(url: str) -> None:
