@@ -12,11 +12,20 @@ from iii_state import values
 from iii_state.errors import MAX_CODE, MAX_MESSAGE, bounded
 
 EventType = Literal["state:created", "state:updated", "state:deleted"]
+Cause = Literal["expired", "foreign"]
+"""Why there is an event that no call has made: a deadline, or another program's write that was found by comparison."""
+
+_FOREIGN = "foreign-"
+_OVER = "-over"
 FOREVER = "forever"
 
 
 class Change(msgspec.Struct):
-    """One committed mutation, which handlers get as an event. `old` and `new` are stored texts, None where there is no value."""
+    """One committed mutation, which handlers get as an event. `old` and `new` are stored texts, None where there is no value.
+
+    `cause` follows from the write's id (`write_id_of`), so it lasts as long as that wherever an event is kept; it is given where
+    another id had to stand in that place.
+    """
 
     write_id: str
     scope: str
@@ -24,21 +33,46 @@ class Change(msgspec.Struct):
     event_type: EventType
     old: bytes | None
     new: bytes | None
+    cause: Cause | None = None
     size: int = 0
     """Bytes that count against `max_queue_bytes`."""
 
     def __post_init__(self) -> None:
         self.size = len(self.scope) + len(self.key) + len(self.old or b"") + len(self.new or b"")
+        if self.cause is None:
+            self.cause = _cause_of(self.write_id)
 
     def payload(self) -> bytes:
         """The JSON object that handlers are called with."""
-        return b'{"type":"state","event_type":"%b","scope":%b,"key":%b,"old_value":%b,"new_value":%b}' % (
+        return b'{"type":"state","event_type":"%b","scope":%b,"key":%b,"old_value":%b,"new_value":%b%b}' % (
             self.event_type.encode(),
             values.encode_string(self.scope),
             values.encode_string(self.key),
             b"null" if self.old is None else self.old,
             b"null" if self.new is None else self.new,
+            b"" if self.cause is None else b',"cause":"%b"' % self.cause.encode(),
         )
+
+
+def write_id_of(plain: str, cause: Cause | None) -> str:
+    """The id of a write, which says what caused it. `plain` ends with a number, and does not begin as that of a foreign write.
+
+    lua/lib/queues/enqueue.lua makes such an id, too, for a value that was over when a mutation came.
+    """
+    if cause is None:
+        return plain
+    return plain + _OVER if cause == "expired" else _FOREIGN + plain
+
+
+def _cause_of(write_id: str) -> Cause | None:
+    if write_id.endswith(_OVER):
+        return "expired"
+    return "foreign" if write_id.startswith(_FOREIGN) else None
+
+
+def known_cause(told: object) -> Cause | None:
+    """What another engine has said is the cause, if it is one that there is."""
+    return told if told == "expired" or told == "foreign" else None
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

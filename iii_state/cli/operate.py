@@ -13,10 +13,11 @@ from click.core import ParameterSource
 
 from iii_state import values
 from iii_state.adapters.redis.admin import inspection
-from iii_state.cli.calls import request, run, url_option
+from iii_state.cli.calls import engine_at, request, run, url_option
 from iii_state.cli.terminal import exact_name, is_terminal, name, print_line, show
 from iii_state.client.client import Client
 from iii_state.config import RedisSettings
+from iii_state.events import known_cause
 from iii_state.host import LOCAL
 from iii_state.state.functions.admin import MAX_SHOWN, AdminFunctions
 from iii_state.tasks.results import result_of
@@ -48,7 +49,7 @@ async def opened(url: str, redis_url: str | None, prefix: str) -> AsyncIterator[
     if redis_url is not None and _is_typed("url"):
         raise click.UsageError("--url (an engine) and --redis-url (Redis itself) were given; give one of them.")
     if redis_url is None:
-        async with Client(url) as client:
+        async with Client(engine_at(url)) as client:
             yield client.call
         return
     async with inspection(RedisSettings(redis_url=redis_url, prefix=prefix)) as inspected:
@@ -114,7 +115,7 @@ def dead_list(function_id: str | None, limit: int, url: str, redis_url: str | No
         found = values.decode(answer or b"{}")
         rows = [
             (
-                *(row["id"], row["function_id"], row["scope"], row["key"], row["event_type"].removeprefix("state:")),
+                *(row["id"], row["function_id"], row["scope"], row["key"], _kind(row)),
                 *(str(row["attempts"]), _age(row["buried_at_ms"]), row["error"]),
             )
             for row in found["dead"]
@@ -202,6 +203,12 @@ def _trigger_cells(row: dict[str, Any]) -> tuple[str, ...]:
     scope, key = ("*" if row[name] is None else row[name] for name in ("scope", "key"))
     hosts = ", ".join(row["hosts"]) or "nobody"
     return (function, scope, key, row["delivery"], hosts, *counts, oldest, str(row["dead"]), str(row["dropped"]))
+
+
+def _kind(row: dict[str, Any]) -> str:
+    cause = known_cause(row.get("cause"))
+    kind: str = row["event_type"].removeprefix("state:")
+    return kind if cause is None else f"{kind} ({cause})"
 
 
 def _age(since_ms: int) -> str:

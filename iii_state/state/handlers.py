@@ -7,10 +7,10 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from iii_state.errors import words
-from iii_state.events import EventType
+from iii_state.events import Cause, EventType, known_cause
 from iii_state.host import Module
 from iii_state.tasks.background import Background
 
@@ -44,7 +44,7 @@ class Event:
     event_type: EventType
     old_value: Any
     new_value: Any
-    cause: Literal["expired", "foreign"] | None = None
+    cause: Cause | None = None
     event_id: str = ""
     attempt: int = 1
     fence: int = 0
@@ -88,7 +88,7 @@ def event_of(payload: Mapping[str, Any], metadata: object) -> Event:
         payload["event_type"],
         payload["old_value"],
         payload["new_value"],
-        payload.get("cause"),
+        known_cause(payload.get("cause")),
         about.get("event_id", ""),
         about.get("attempt", 1),
         about.get("fence", 0),

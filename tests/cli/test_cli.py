@@ -150,6 +150,10 @@ def test_watch_prints_events_until_it_is_interrupted(engine: EngineProcess) -> N
     assert {event["scope"] for event in events} == {"watched"}
     assert "_caller_worker_id" not in events[0]
     assert events[-1]["old_value"] == {"n": number}
+    assert not any("cause" in event for event in events)
+    iii_state("set", "watched", "k", "1", "--ttl-ms", "30", url=engine.url)
+    lines.wait(lambda: True if "expired" in lines.text() else None, 10, "the event of the deadline")
+    assert json.loads(lines.text().splitlines()[-1])["cause"] == "expired"
     process.send_signal(signal.SIGINT)
     assert process.wait(10) == 0
     assert process.stderr is not None

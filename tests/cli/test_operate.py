@@ -36,8 +36,9 @@ class Running:
         command = [*arguments, *self.sources[source]]
         return await asyncio.to_thread(CliRunner().invoke, main, command, input=text)
 
-    async def set(self, key: str, value: object) -> None:
-        await self.engine.trigger({"function_id": "state::set", "payload": {"scope": "orders", "key": key, "value": value}})
+    async def set(self, key: str, value: object, **more: object) -> None:
+        payload = {"scope": "orders", "key": key, "value": value, **more}
+        await self.engine.trigger({"function_id": "state::set", "payload": payload})
 
     async def waiting_dead(self, count: int) -> None:
         async def listed() -> int:
@@ -119,6 +120,29 @@ async def test_dead_letters_are_listed_shown_retried_and_dropped(running: Runnin
     await running.waiting_dead(0)
     gone = await running.ask(source, "dead", "retry", "orders::changed", "--id", ids["a"])
     assert (gone.exit_code, "there is no dead letter" in gone.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("source", [0, 1], ids=["engine", "redis"])
+async def test_a_dead_letter_says_that_a_deadline_was_its_cause(running: Running, source: int) -> None:
+    def fail(event: dict[str, object]) -> None:
+        if event["event_type"] == "state:deleted":
+            raise RuntimeError("cannot take it")
+
+    running.engine.register_function("orders::changed", fail)
+    await running.set("a", "good", ttl_ms=30)
+    await running.waiting_dead(1)
+    (listed,) = json.loads((await running.ask(source, "dead", "list", "--json")).stdout)["dead"]
+    assert (listed["event_type"], listed["cause"]) == ("state:deleted", "expired")
+    row = (await running.ask(source, "dead", "list")).stdout.splitlines()[1]
+    assert row.split("\t")[4] == "deleted (expired)"
+    shown = json.loads((await running.ask(source, "dead", "show", "orders::changed")).stdout)
+    assert (shown["cause"], shown["event"]["cause"]) == ("expired", "expired")
+    await running.set("b", "good")
+    await running.engine.trigger({"function_id": "state::delete", "payload": {"scope": "orders", "key": "b"}})
+    await running.waiting_dead(2)
+    other = json.loads((await running.ask(source, "dead", "show", "orders::changed")).stdout.splitlines()[1])
+    assert "cause" not in other
+    assert "cause" not in other["event"]
 
 
 async def test_a_retried_dead_letter_is_handled(running: Running) -> None:

@@ -44,6 +44,18 @@ def test_every_change_gives_one_event_with_old_and_new_value(worker: Worker, uni
     ]
 
 
+def test_a_deadline_is_the_cause_of_its_event(worker: Worker, unique: str) -> None:
+    handler, condition = f"{unique}::on_change", f"{unique}::condition"
+    worker.register_function(condition)
+    worker.register_function(handler)
+    worker.register_trigger(handler, {"scope": unique, "condition_function_id": condition})
+    worker.call("state::set", {"scope": unique, "key": "k", "value": 1, "ttl_ms": 50})
+    worker.wait_for_calls(handler, 2)
+    expired = {**event("deleted", unique, "k", 1, None), "cause": "expired"}
+    assert worker.payloads(handler) == [event("created", unique, "k", None, 1), expired]
+    assert worker.payloads(condition)[-1] == expired
+
+
 def test_a_stored_null_exists_for_the_events_too(worker: Worker, unique: str) -> None:
     handler = f"{unique}::on_change"
     worker.register_function(handler)

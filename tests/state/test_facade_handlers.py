@@ -369,6 +369,31 @@ def test_an_event_has_the_cause_and_the_delivery_that_its_engine_tells_of() -> N
     assert expired == Event("s", "k", "state:deleted", 1, None, "expired", "w:s", 2, 3)
 
 
+async def test_handler_condition_and_watch_are_told_that_a_deadline_was_the_cause(state: State, embedded: Engine) -> None:
+    asked: list[Any] = []
+    seen: list[Event] = []
+    embedded.register_function("any", lambda event: asked.append(event.get("cause", "absent")))
+
+    @state.on_change(scope="s", condition_function_id="any", retry={"max_attempts": 2, "backoff_ms": 1})
+    def changed(event: Event) -> None:
+        seen.append(event)
+        if event.cause == "expired" and event.attempt == 1:
+            raise RuntimeError("not yet")
+
+    async with state.watch(scope="s") as watch:
+        await state.set("s", "k", 1, ttl_ms=30)
+        watched = [await anext(watch), await anext(watch)]
+    await until(lambda: len(seen) == 3)
+    assert [(event.event_type, event.cause) for event in watched] == [("state:created", None), ("state:deleted", "expired")]
+    assert [(event.cause, event.attempt) for event in seen] == [(None, 1), ("expired", 1), ("expired", 2)]
+    assert asked == ["absent", "expired", "expired"]
+
+
+def test_a_cause_that_is_not_known_here_is_none() -> None:
+    payload = {"event_type": "state:deleted", "scope": "s", "key": "k", "old_value": 1, "new_value": None, "cause": "evicted"}
+    assert handlers.event_of(payload, None).cause is None
+
+
 async def test_a_handler_may_write_itself(state: State) -> None:
     @state.on_change(scope="a")
     async def copy(event: Event) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 from msgspec import Raw
 
 from iii_state.adapters.bridge.remote import results
 from iii_state.errors import Code, FunctionError, InvalidValue
-from iii_state.events import Change, EventType
+from iii_state.events import Change, EventType, known_cause
 from iii_state.values import Json
 
 
@@ -17,6 +19,7 @@ class _Event(msgspec.Struct):
     key: str
     old_value: Raw = Raw(b"null")
     new_value: Raw = Raw(b"null")
+    cause: Any = None
 
 
 class Mark(msgspec.Struct):
@@ -56,4 +59,4 @@ def read_event(data: Json, write_id: str) -> Change:
         new = None if event.event_type == "state:deleted" else results.stored(event.new_value)
     except (msgspec.MsgspecError, InvalidValue, RecursionError, UnicodeError) as error:
         raise FunctionError(Code.DESERIALIZATION_ERROR, f"this is no event of a state trigger: {error}") from None
-    return Change(write_id, event.scope, event.key, event.event_type, old, new)
+    return Change(write_id, event.scope, event.key, event.event_type, old, new, known_cause(event.cause))

@@ -16,7 +16,7 @@ from iii_state.adapters.kv.journal.file import Contents
 from iii_state.adapters.kv.queues import KvQueues, refuse_overflow
 from iii_state.adapters.kv.sessions import KvSessions, being_closed
 from iii_state.errors import too_large
-from iii_state.events import Change, EventType
+from iii_state.events import Cause, Change, EventType, write_id_of
 from iii_state.sessions import Request
 from iii_state.tasks.effects import Afterwards
 from iii_state.tasks.results import Result
@@ -145,6 +145,7 @@ class KvValues:
         result: T,
         request: Request | None,
         deadline: int | None = None,
+        cause: Cause | None = None,
     ) -> Result[T]:
         """Make a mutation: the value, the record of its request, its events, its deadline. Once all that lasts, it is `result`."""
         if self._closed:  # it would not be written any more, and so its call would never be answered
@@ -154,7 +155,7 @@ class KvValues:
         if queues:
             kind: EventType = "state:deleted" if new is None else "state:created" if old is None else "state:updated"
             self._writes += 1
-            event = Change(f"{self._epoch}-{self._writes}", scope, key, kind, old, new)
+            event = Change(write_id_of(f"{self._epoch}-{self._writes}", cause), scope, key, kind, old, new)
             for queue in queues:
                 refuse_overflow(queue, event)
         changes_deadline = deadline is not None or (self._watched and self._deadline(scope, key) is not None)
@@ -218,6 +219,6 @@ class KvValues:
     def _end_if_over(self, scope: str, key: str) -> None:
         """A value that is over goes, as a mutation of its own, before anything else happens to its key."""
         if self._is_over(self._deadline(scope, key)):
-            removal = self._write(scope, key, self._current(scope, key), None, None, None)
+            removal = self._write(scope, key, self._current(scope, key), None, None, None, cause="expired")
             if removal is not None:
                 removal.add_done_callback(asyncio.Future.exception)  # if it fails, the value is looked at again

@@ -149,12 +149,14 @@ def _queue_row(stats: QueueStats) -> dict[str, Any]:
 
 
 def _dead_letter_row(dead_letter: DeadLetter) -> dict[str, Any]:
+    cause = dead_letter.event.cause
     return {
         "id": dead_letter.id,
         "function_id": dead_letter.function_id,
         "scope": dead_letter.event.scope,
         "key": dead_letter.event.key,
         "event_type": dead_letter.event.event_type,
+        **({} if cause is None else {"cause": cause}),
         "attempts": dead_letter.attempts,
         "error": bounded(dead_letter.error, MAX_CODE + MAX_MESSAGE),
         "buried_at_ms": dead_letter.buried_at_ms,

@@ -4,7 +4,8 @@
 --
 -- The wake-up tells whose write it was: that engine takes without having heard it.
 -- At most one event of a lane is in the stream; those behind it are in the list `wait`, six items each. Old and new stay
--- fields of their own wherever they go: to join them with anything would cost a pass over every byte.
+-- fields of their own wherever they go: to join them with anything would cost a pass over every byte. What the event of a value
+-- that was over is, its write's id says (`write_id_of` in iii_state/events.py).
 
 for queue = 1, queue_count do
   local stream, busy, wait, count = KEYS[3 + 3 * queue], KEYS[4 + 3 * queue], KEYS[5 + 3 * queue], counts[queue]

@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 import redis
 
-from iii_state import values
+from iii_state import Engine, StateModule, values
+from iii_state.adapters.bridge import BridgeAdapter
 from iii_state.adapters.redis import RedisAdapter
 from iii_state.adapters.redis.keyspace import scopes
 from iii_state.adapters.redis.mutations.foreign_text import stored_form
-from iii_state.config import RedisSettings
+from iii_state.config import BridgeSettings, RedisSettings
 from iii_state.errors import ConfigError, StoreError
-from iii_state.events import Change, QueueLimits, Subscription
+from iii_state.events import Change, Failure, QueueLimits, Subscription
 from tests.support.redis.adapters import INCREMENT, SMALLEST_RULES, adapter_on
 from tests.support.redis.server import RedisServer
 from tests.support.waiting import answer_of, until
@@ -157,6 +158,7 @@ async def test_a_foreign_write_has_its_events(server: RedisServer, opened: Open,
     events += await drain(adapter)
     assert sorted(facts(events)) == sorted(expected)
     assert all(event.write_id.startswith("foreign-") for event in events)
+    assert {event.cause for event in events} == {"foreign"}
     assert sorted(await answer_of(adapter.values.scopes())) == sorted(scope.decode() for scope in contents(server))
     server.client.select(5)
     server.client.flushdb()
@@ -180,6 +182,7 @@ async def test_own_writes_have_no_events_but_their_own_and_start_no_comparison(s
     events = await drain(adapters[0])
     assert len(events) == 201
     assert [event.write_id.startswith("foreign-") for event in events].count(True) == 1
+    assert {(event.scope, event.cause) for event in events} == {("s", None), ("last", "foreign")}
 
 
 async def test_a_write_over_what_nobody_has_noticed_yet_makes_the_foreign_event_first(
@@ -556,3 +559,24 @@ async def test_own_and_foreign_writes_mixed_leave_unbroken_chains(server: RedisS
         for scope, fields in contents(server).items()
         for key, text in fields.items()
     }
+
+
+async def test_a_bridge_and_its_dead_letters_say_that_a_write_was_foreign(server: RedisServer) -> None:
+    settings = {"adapter": {"name": "redis", "config": {"redis_url": server.url, "foreign_writes": True}}}
+    async with Engine() as engine:
+        await engine.add_module(StateModule(settings))
+        host, port = await engine.serve("127.0.0.1", 0)
+        bridge = BridgeAdapter(BridgeSettings(bridge_url=f"ws://{host}:{port}"))
+        await bridge.start(lambda subscription_id: None)
+        try:
+            await answer_of(bridge.queues.subscribe(ALL))
+            bridge.queues.offer(ALL.id, True)
+            await until(lambda: watches(server))
+            server.client.hset("state:s", "k", "1")
+            (delivery,) = await until(lambda: answer_of(bridge.queues.take(ALL.id, 1)))
+            assert (delivery.event.cause, delivery.event.payload()[-19:]) == ("foreign", b',"cause":"foreign"}')
+            bridge.queues.dead_letter(delivery, Failure("invocation_failed", "boom"))
+            (dead,) = await until(lambda: answer_of(bridge.admin.dead_letters()))
+            assert dead.event.cause == "foreign"
+        finally:
+            await bridge.stop()

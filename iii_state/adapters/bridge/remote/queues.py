@@ -6,6 +6,7 @@ A subscription's function at the remote is named after it, so that its dead lett
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import msgspec
 from msgspec import Raw
@@ -14,7 +15,7 @@ from iii_state import values
 from iii_state.adapters.bridge.remote import results
 from iii_state.adapters.bridge.remote.remote import Remote
 from iii_state.errors import Code, FunctionError
-from iii_state.events import Change, DeadLetter, EventType, Subscription
+from iii_state.events import Change, DeadLetter, EventType, Subscription, known_cause
 
 PREFIX = "iii-state::bridge::"
 
@@ -50,6 +51,7 @@ class _Event(msgspec.Struct):
     key: str
     old_value: Raw
     new_value: Raw
+    cause: Any = None
 
 
 class _DeadLetter(msgspec.Struct):
@@ -146,7 +148,7 @@ def _dead_letter(row: _DeadLetter, event: _Event) -> DeadLetter:
         id=row.id,
         subscription_id=subscription_id,
         function_id=function_id,
-        event=Change(row.id, event.scope, event.key, event.event_type, old, new),
+        event=Change(row.id, event.scope, event.key, event.event_type, old, new, known_cause(event.cause)),
         attempts=row.attempts,
         error=row.error,
         buried_at_ms=row.buried_at_ms,

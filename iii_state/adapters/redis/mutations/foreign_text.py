@@ -8,7 +8,6 @@ import msgspec
 from msgspec import Raw
 
 from iii_state import values
-from iii_state.adapters.redis.scripts.mutations import FOREIGN_WRITE
 from iii_state.errors import InvalidValue, StoreError
 from iii_state.events import Change
 
@@ -57,7 +56,7 @@ def checked(scope: str, key: str, text: bytes) -> bytes:
 def check_event(event: Change) -> None:
     """The old value may be another writer's, the new one of a foreign write is: what is no JSON counts as null."""
     event.old = _checked(event, event.old, "what was replaced")
-    if event.write_id.startswith(FOREIGN_WRITE):
+    if event.cause == "foreign":
         event.new = _checked(event, event.new, "what is there now")
 
 

@@ -26,6 +26,7 @@ from iii_state.adapters.redis.scripts.mutations import (
 )
 from iii_state.adapters.redis.scripts.packing import pack, packed
 from iii_state.errors import StoreError
+from iii_state.events import Cause
 from iii_state.sessions import Request
 
 logger = logging.getLogger(__name__)
@@ -69,8 +70,8 @@ class Mutation(RedisCall[T], Generic[T]):
     """What becomes of the deadline that there is, where it gets none."""
     limit = 0
     """The most bytes that a result may have, where a script computes one."""
-    is_foreign = False
-    """Whether another program has made the write, and this one only makes an event of it."""
+    cause: Cause | None = None
+    """What its event comes from, where that is no call: a foreign write was made before, and this one only makes its event."""
 
     scope: str
 
@@ -124,7 +125,7 @@ class Mutation(RedisCall[T], Generic[T]):
         else:
             packing, slot, sequence = fanout.callers_packing, request.slot, request.seq
             session, epoch = caller_session(request.session), request.epoch
-        is_silent = not fanout.enabled or (self.is_foreign and routes.is_filling)
+        is_silent = not fanout.enabled or (self.cause == "foreign" and routes.is_filling)
         wanted = self._wanted = [] if is_silent else routes.matching(self.scope, self.key)
         shadows = routes.shadows
         scope, key = self._place
@@ -139,9 +140,7 @@ class Mutation(RedisCall[T], Generic[T]):
         targets = [fanout.target(queue, is_bounded=queue not in unbounded) for queue, _ in wanted]
         request_id = RequestId(session, epoch, slot, sequence)
         watched = None if shadows is None else (fanout.keys.shadow(shadows, scope), fanout.marks)
-        call = mutation(
-            *(fanout.keys, request_id, routes.version, scope, key, targets, self._own, watched, ttl), is_foreign=self.is_foreign
-        )
+        call = mutation(*(fanout.keys, request_id, routes.version, scope, key, targets, self._own, watched, ttl), cause=self.cause)
         return pack((b"EVALSHA", script(self.name).sha1, *call))
 
     def _declare(self) -> bytes:
@@ -228,6 +227,7 @@ class Expire(Mutation[bytes | None]):
 
     __slots__ = ()
     name = "deadlines/expire"
+    cause = "expired"
 
     def applied(self, reply: Reply) -> bytes | None:
         return previous(reply)
@@ -238,7 +238,7 @@ class Capture(Mutation[None]):
 
     __slots__ = ("_before",)
     name = "foreign/capture"
-    is_foreign = True
+    cause = "foreign"
 
     def __init__(self, fanout: Fanout, scope: str, key: str, before: Mutation[Any] | None = None) -> None:
         super().__init__(fanout, scope, key)

@@ -13,6 +13,7 @@ from iii_state import values
 from iii_state.adapters.base import Updated
 from iii_state.adapters.redis.keys import Keys, lane
 from iii_state.errors import OldValueUnknown, RequestFenced, SessionLost, SessionTaken, too_large
+from iii_state.events import Cause, write_id_of
 from iii_state.values.apply import apply
 from iii_state.values.ops import Failure, OpError, Plan
 
@@ -20,9 +21,6 @@ Reply = list[object]
 
 NO_DEADLINE = b""
 KEEP_DEADLINE = b"keep"
-FOREIGN_WRITE = "foreign-"
-"""How the ids begin of writes that other programs have made."""
-
 _KINDS = {"set": b"s", "merge": b"m", "increment": b"i", "append": b"a", "remove": b"r"}
 
 
@@ -103,12 +101,12 @@ def mutation(
     arguments: Sequence[bytes],
     watched: tuple[bytes, bytes] | None = None,
     ttl: bytes | None = None,
-    is_foreign: bool = False,
+    cause: Cause | None = None,
 ) -> list[bytes]:
     """What follows the digest in EVALSHA: number of keys, keys, arguments.
 
     `arguments` are the command's own; `watched` is the scope's shadow and the channel of the marks, where foreign writes
-    are; with `is_foreign`, the write is one of these, and its id says so. `ttl` is for a scope that has deadlines, and None for
+    are; `cause` is what the id of the write says. `ttl` is for a scope that has deadlines, and None for
     any other: milliseconds, `NO_DEADLINE` or `KEEP_DEADLINE`.
     """
     extra: tuple[bytes, ...] = ()
@@ -130,7 +128,8 @@ def mutation(
     call += extra
     call += (b"%d" % request.epoch, b"%d" % request.slot, b"%d" % request.sequence, b"%d" % routes_version, scope, key)
     if targets:
-        call += (lane_name, b"%b%b-%d" % (FOREIGN_WRITE.encode() if is_foreign else b"", request.session, request.sequence))
+        plain = b"%b-%d" % (request.session, request.sequence)
+        call += (lane_name, plain if cause is None else write_id_of(plain.decode(), cause).encode())
         for target in targets:
             call += (b"%d" % target.max_entries, b"%d" % target.max_bytes)
     if ttl is not None:
