@@ -14,9 +14,9 @@ from iii_state import values
 from iii_state.adapters.bridge.remote import results
 from iii_state.adapters.bridge.remote.remote import Remote
 from iii_state.errors import Code, FunctionError
-from iii_state.events import Change, DeadLetter, EventType, Subscription, known_cause
+from iii_state.events import BRIDGE_FUNCTIONS, Change, DeadLetter, EventType, Subscription, known_cause
 
-PREFIX = "iii-state::bridge::"
+PREFIX = BRIDGE_FUNCTIONS
 
 MAX_SHOWN = 1000
 """The most dead letters of one answer."""
@@ -32,6 +32,7 @@ class RemoteQueue(msgspec.Struct, frozen=True):
     dead: int
     dropped: int
     oldest_at_ms: int | None
+    looping: bool = False
 
 
 NOTHING = RemoteQueue("", 0, 0, 0, 0, 0, None)
