@@ -145,6 +145,7 @@ def _queue_row(stats: QueueStats) -> dict[str, Any]:
         "dead": stats.dead,
         "dropped": stats.dropped,
         "retention_ms": subscription.retention_ms,
+        **({"looping": True} if stats.is_looping else {}),
     }
 
 
