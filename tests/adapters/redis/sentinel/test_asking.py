@@ -121,6 +121,6 @@ async def test_without_sentinels_nothing_is_watched() -> None:
     primary = Primary(Address.parse(shared_server().url))
     primary.start()
     socket = await primary.open("test")
-    assert (primary._watches, primary._sockets, len(primary._background)) == ([], set(), 0)
+    assert (primary._watches, len(primary._background)) == ([], 0)
     socket.abort()
     await primary.stop()

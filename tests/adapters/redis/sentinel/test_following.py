@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -54,6 +55,15 @@ async def test_every_connection_leaves_a_primary_that_works_on_when_another_is_p
             assert (await find_primary(Address.parse(url))).place == ("127.0.0.1", group.primary().port)
     finally:
         stale.close()
+
+
+async def test_a_primary_that_says_nothing_is_left_when_another_is_promoted(group: SentinelGroup) -> None:
+    async with adapter_on(group.url, wait_replicas=1, call_timeout_ms=600_000) as adapter:
+        await answer_of(adapter.values.set("s", "k", b"1"))
+        await until(lambda: connected(group.first) == EVERYTHING)
+        group.first.process.send_signal(signal.SIGSTOP)
+        assert await answer_of(adapter.values.set("s", "k", b"2")) == b"1"
+        await until(lambda: connected(group.primary()) == EVERYTHING)
 
 
 async def test_a_promotion_cuts_all_pauses_short(group: SentinelGroup, monkeypatch: pytest.MonkeyPatch) -> None:
