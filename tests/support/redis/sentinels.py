@@ -22,6 +22,9 @@ from tests.support.waiting import wait_until
 
 NAME = "mymaster"
 DOWN_AFTER_MS = 500
+PATIENT_MS = 600_000
+"""While nothing is to happen: on a machine that is busy half a second of silence tells nothing."""
+
 QUICK = {
     "info-period": 100,
     "ping-period": 300,
@@ -97,6 +100,8 @@ class SentinelProcess:
 class SentinelGroup:
     """A primary, two replicas and three Sentinels.
 
+    No server counts as down until `set_down_after`.
+
     Args:
         stack: closes all of it.
         options: those of each redis-server.
@@ -109,7 +114,7 @@ class SentinelGroup:
         stack: ExitStack,
         *options: str,
         quick: bool = True,
-        down_after_ms: int = DOWN_AFTER_MS,
+        down_after_ms: int = PATIENT_MS,
         primary: RedisServer | None = None,
         front: int = 0,
     ) -> None:
@@ -148,6 +153,11 @@ class SentinelGroup:
             server for server in self.servers if port in ((server.port, self._front) if server is self.first else (server.port,))
         )
         return found
+
+    def set_down_after(self, ms: int = DOWN_AFTER_MS) -> None:
+        """A server that has been silent for so long counts as down from now on."""
+        for sentinel in self.sentinels:
+            sentinel.client.sentinel_set(NAME, "down-after-milliseconds", ms)
 
     def fail_over(self) -> None:
         """Tell a Sentinel to promote a replica of a primary that works."""

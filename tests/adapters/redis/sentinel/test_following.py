@@ -61,6 +61,7 @@ async def test_a_primary_that_says_nothing_is_left_when_another_is_promoted(grou
     async with adapter_on(group.url, wait_replicas=1, call_timeout_ms=600_000) as adapter:
         await answer_of(adapter.values.set("s", "k", b"1"))
         await until(lambda: connected(group.first) == EVERYTHING)
+        group.set_down_after()
         group.first.process.send_signal(signal.SIGSTOP)
         assert await answer_of(adapter.values.set("s", "k", b"2")) == b"1"
         await until(lambda: connected(group.primary()) == EVERYTHING)
@@ -73,6 +74,7 @@ async def test_a_promotion_cuts_all_pauses_short(group: SentinelGroup, monkeypat
     async with adapter_on(group.url, wait_replicas=1, call_timeout_ms=20_000) as adapter:
         await answer_of(adapter.values.set("s", "k", b"1"))
         await until(lambda: connected(group.first) == EVERYTHING)
+        group.set_down_after()
         await asyncio.to_thread(group.first.kill)
         assert await answer_of(adapter.values.set("s", "k", b"2")) == b"1"
         await until(lambda: connected(group.primary()) == EVERYTHING)
@@ -81,6 +83,7 @@ async def test_a_promotion_cuts_all_pauses_short(group: SentinelGroup, monkeypat
 async def test_calls_wait_while_there_is_no_primary_and_say_so_when_their_time_is_over(group: SentinelGroup) -> None:
     async with adapter_on(group.url, call_timeout_ms=2500) as adapter:
         await answer_of(adapter.values.set("s", "k", b"1"))
+        group.set_down_after()
         for server in reversed(group.servers):
             await asyncio.to_thread(server.kill)
         down = f"the primary of {NAME}, Redis at 127.0.0.1:{group.first.port} ({NAME}), is down"
