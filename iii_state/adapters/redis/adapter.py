@@ -25,7 +25,7 @@ from iii_state.adapters.redis.fleet.retention import Retention
 from iii_state.adapters.redis.fleet.shared_keys import SharedKeys
 from iii_state.adapters.redis.fleet.subscriptions import Subscriptions
 from iii_state.adapters.redis.fleet.takeover import Takeover
-from iii_state.adapters.redis.identity import Identity
+from iii_state.adapters.redis.identity import EngineIdentity
 from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.keyspace.deadlines import RedisDeadlines
 from iii_state.adapters.redis.keyspace.foreign_writes import CLASSES, ForeignWrites
@@ -121,8 +121,9 @@ class RedisAdapter:
         self._deadlines.start()
         self._heartbeat.start()
         self._takeover.start()
-        duties = (self._subscriptions.host_again, self.queues.start_due_attempts, self._retention.end_orphans, self.queues.recover)
-        shared.maintenance.start(*duties, swept=shared.wake_ups.sweep)
+        retention = self._retention
+        duties = (self._subscriptions.host_again, self.queues.start_due_attempts, retention.end_orphans, self.queues.recover)
+        shared.maintenance.start(*duties, retention.drop_old_dead_letters, swept=shared.wake_ups.sweep)
         self._scopes.start()
         self._checking.start(store)
         if self._foreign_writes is not None:
@@ -204,7 +205,7 @@ def _shared(settings: RedisSettings, limits: QueueLimits) -> Shared:
     connection = RedisConnection(address, keys.session, **bounds)
     pubsub = PubSub(connection.primary.open, silence_seconds=settings.call_timeout_ms / 1000)
     connection.primary.moved.connect(pubsub.hurry)
-    engine, wake_ups = Identity(), WakeUps(keys, connection.session)
+    engine, wake_ups = EngineIdentity(), WakeUps(keys, connection.session)
     return Shared(
         keys=keys,
         connection=connection,

@@ -126,7 +126,7 @@ class Proxy:
     async def release(self) -> None:
         """Pass on what connections that are cut have held back; returns when Redis has executed it, or has gone."""
         for pair in self.pairs:
-            if pair.is_cut and pair.held:
+            if pair.is_cut and pair.held and not pair.redis.is_closing():
                 pair.redis.write(bytes(pair.held))
                 pair.held.clear()
                 try:

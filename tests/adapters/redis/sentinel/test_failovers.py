@@ -131,7 +131,7 @@ async def test_what_the_promoted_replica_had_not_heard_of_is_lost_and_nothing_el
         async with traffic.writing():
             await traffic.until_acknowledged(BEFORE)
             await hurt.cut_replicas()
-            had = [values_on(replica) for replica in hurt.group.servers[1:]]
+            had = [await values_on(replica) for replica in hurt.group.servers[1:]]
             await traffic.until_acknowledged(BEFORE)
             await hurt.hurt("killed")
             promoted = hurt.group.primary()

@@ -15,14 +15,16 @@ from iii_state import Engine, FunctionError, StateModule
 from tests.support.redis.server import RedisServer
 from tests.support.waiting import until
 from tests.torture.check import check
-from tests.torture.ending import Look
 from tests.torture.history import Delivery, History, Place, Value, Write
+from tests.torture.looks import RedisLook
+from tests.torture.plan import PLANS
 from tests.torture.subscriptions import Spec
 from tests.torture.writes import COUNTERS, MAIN, SIDE, Source, outcome_of
 
 ENGINES, WRITERS = 2, 8
 SPECS = (Spec("all", MAIN, is_base=True), Spec("aside", SIDE, is_base=True))
 CALL_TIMEOUT_MS = 20_000
+PLAN = PLANS["redis"]
 
 
 class Traffic:
@@ -82,7 +84,7 @@ class Traffic:
         stopped = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             for number in range(WRITERS):
-                source = Source(self._phases, f"w{self._phases}.{number}")
+                source = Source(self._phases, f"w{self._phases}.{number}", PLAN.adapter)
                 group.create_task(self._write_until(stopped, source, self._engines[number % ENGINES]))
             try:
                 yield
@@ -92,7 +94,8 @@ class Traffic:
     async def _write_until(self, stopped: asyncio.Event, source: Source, engine: Engine) -> None:
         while not stopped.is_set():
             await asyncio.sleep(source.pause() / 10)
-            op = source.next()
+            while (op := source.next()).scope not in (MAIN, SIDE):
+                pass  # what has deadlines, say: this is about failovers
             function_id, payload = op.call()
             write = Write(op.id, op.kind, op.scope, op.key, time.monotonic_ns())
             self.writes.append(write)
@@ -123,14 +126,20 @@ async def traffic_on(url: str, **settings: Any) -> AsyncIterator[Traffic]:
 
 async def settled_values(server: RedisServer) -> dict[Place, Value]:
     """The values on a server, once every event has been handled."""
-    look = Look(server.client)
-    await until(lambda: asyncio.to_thread(lambda: not look.not_empty()), look.not_empty)
-    return values_on(server)
+    look, waiting = RedisLook(PLAN, server.client), ""
+
+    async def is_settled() -> bool:
+        nonlocal waiting
+        waiting = await look.not_empty()
+        return not waiting
+
+    await until(is_settled, lambda: waiting)
+    return await values_on(server)
 
 
-def values_on(server: RedisServer) -> dict[Place, Value]:
+async def values_on(server: RedisServer) -> dict[Place, Value]:
     """The values on a server."""
-    return {(scope, key): value for scope, key, value in Look(server.client).values()}
+    return {(scope, key): value for scope, key, value in await RedisLook(PLAN, server.client).values()}
 
 
 def elements(values: dict[Place, Value]) -> dict[Place, list[str]]:
