@@ -42,9 +42,10 @@ class SentinelProcess:
     Args:
         primary: the port.
         others: ports and ids of the other Sentinels, so that they need not find one another first.
+        lines: more of its configuration.
     """
 
-    def __init__(self, port: int, own_id: str, primary: int, others: dict[int, str], *, down_after_ms: int) -> None:
+    def __init__(self, port: int, own_id: str, primary: int, others: dict[int, str], *lines: str, down_after_ms: int) -> None:
         self.port = port
         self._folder = Path(tempfile.mkdtemp(prefix="iii-sentinel-"))
         settings = [
@@ -56,6 +57,7 @@ class SentinelProcess:
             f"sentinel down-after-milliseconds {NAME} {down_after_ms}",
             f"sentinel failover-timeout {NAME} 1000",
             f"sentinel parallel-syncs {NAME} 2",
+            *lines,
             *(f"sentinel known-sentinel {NAME} 127.0.0.1 {other} {its_id}" for other, its_id in others.items()),
         ]
         (self._folder / "sentinel.conf").write_text("\n".join(settings) + "\n")
