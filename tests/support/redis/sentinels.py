@@ -26,7 +26,7 @@ PATIENT_MS = 600_000
 """While nothing is to happen: on a machine that is busy half a second of silence tells nothing."""
 
 QUICK = {
-    "info-period": 100,
+    "info-period": 500,
     "ping-period": 300,
     "ask-period": 100,
     "publish-period": 200,

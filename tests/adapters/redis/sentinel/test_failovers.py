@@ -100,7 +100,8 @@ async def judged_afterwards(traffic: Traffic, server: RedisServer) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("how", "wait_replicas"), [("killed", 1), ("killed", 2), ("stopped", 0), ("stopped", 2), ("cut off", 2), ("told", 2)]
+    ("how", "wait_replicas"),
+    [("killed", 1), ("killed", 2), ("stopped", 0), ("stopped", 2), ("cut off", 2), ("told", 0), ("told", 2)],
 )
 async def test_traffic_goes_on_at_the_promoted_replica(
     how: str, wait_replicas: int, record_property: Callable[[str, object], None]

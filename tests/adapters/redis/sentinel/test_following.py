@@ -57,6 +57,24 @@ async def test_every_connection_leaves_a_primary_that_works_on_when_another_is_p
         stale.close()
 
 
+async def test_nothing_is_written_to_a_primary_while_a_replica_is_promoted_in_its_place(group: SentinelGroup) -> None:
+    """It works on, and what it is sent would be lost. Here the replica says nothing, so the Sentinel gives up, and all goes on."""
+    async with adapter_on(group.url, call_timeout_ms=20_000) as adapter:
+        await answer_of(adapter.values.set("s", "k", b"1"))
+        await until(lambda: connected(group.first) == EVERYTHING - {"iii-state:replicas"})
+        group.sentinels[0].client.sentinel_set(NAME, "failover-timeout", 3000)
+        for replica in group.servers[1:]:
+            replica.process.send_signal(signal.SIGSTOP)
+        await asyncio.to_thread(group.fail_over)
+        await until(lambda: connected(group.first) == set())
+        with pytest.raises(StoreError, match=f"the Sentinels of {NAME} have a replica promoted at this moment"):
+            await find_primary(Address.parse(group.url))
+        written = asyncio.ensure_future(answer_of(adapter.values.set("s", "k", b"2")))
+        assert group.first.client.hget("state:s", "k") == b"1"
+        assert await written == b"1"
+        assert group.first.client.hget("state:s", "k") == b"2"
+
+
 async def test_a_primary_that_says_nothing_is_left_when_another_is_promoted(group: SentinelGroup) -> None:
     async with adapter_on(group.url, wait_replicas=1, call_timeout_ms=600_000) as adapter:
         await answer_of(adapter.values.set("s", "k", b"1"))
