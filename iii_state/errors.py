@@ -226,6 +226,15 @@ class HandshakeRefused(StateError):
     """A server's answer to a handshake is none; the message says what it is instead."""
 
 
+class AccessRefused(StateError):
+    """A request is not let in: `status` is that of the HTTP answer, which is to be held back for `seconds`."""
+
+    def __init__(self, status: int, message: str, *, seconds: float = 0.0) -> None:
+        super().__init__(message)
+        self.status = status
+        self.seconds = seconds
+
+
 class WorkerRejected(StateError):
     """The engine will not have this worker; the message is its reason, `code` its word for it."""
 

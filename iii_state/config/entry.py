@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from iii_state.config.checks import MAX_MS, Check, T, boolean, integer, one_of, optional, retention, section, string, websocket_url
+from iii_state.config.server import server
 from iii_state.config.settings import BridgeSettings, KvSettings, RedisSettings, Settings
 from iii_state.errors import ConfigError
 from iii_state.events import DispatchLimits, QueueLimits, RetryPolicy
@@ -26,6 +27,7 @@ def parse(config: Mapping[str, Any] | None) -> Settings:
             "max_value_bytes": optional(integer(1)),
             "save_interval_ms": integer(100, 3_600_000),
             "dispatch": _dispatch,
+            "server": server,
         },
     )
     name, adapter = given.pop("adapter", ("kv", {}))

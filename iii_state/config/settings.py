@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from iii_state.config.server import ServerSettings
 from iii_state.events import DispatchLimits, QueueLimits, RetryPolicy
 
 
@@ -47,3 +48,5 @@ class Settings(msgspec.Struct, frozen=True):
     retry: RetryPolicy = RetryPolicy()
     retention_ms: int | Literal["forever"] = 300_000
     queue: QueueLimits = QueueLimits()
+    server: ServerSettings = ServerSettings()
+    """Whom an engine lets in; of no meaning to the module itself."""

@@ -12,6 +12,7 @@ import aiohttp
 from aiohttp import web
 from aiohttp.http import StreamWriter
 
+from iii_state.config.server import MAX_MESSAGE_BYTES
 from iii_state.errors import HandshakeRefused
 from iii_state.wire.backlog import Backlog
 from iii_state.wire.websocket import MessageReceiver, WebSocket
@@ -23,10 +24,17 @@ class HandshakeError(web.HTTPBadRequest):
     """A request that asks for no WebSocket that is spoken here."""
 
 
-async def accept(request: web.BaseRequest, connect: Callable[[WebSocket], MessageReceiver], backlog: Backlog) -> web.StreamResponse:
+async def accept(
+    request: web.BaseRequest,
+    connect: Callable[[WebSocket], MessageReceiver],
+    backlog: Backlog,
+    *,
+    protocol: str | None = None,
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
+) -> web.StreamResponse:
     """Answer a WebSocket handshake and serve the connection until it is gone. Raises `HandshakeError` for any other request.
 
-    Compression is not agreed on, and neither are sub-protocols. `backlog` counts what waits for all peers together.
+    Compression is not agreed on. `protocol` is the sub-protocol that is. `backlog` counts what waits for all peers together.
     """
     headers = request.headers
     key = headers.get("Sec-WebSocket-Key", "")
@@ -42,11 +50,14 @@ async def accept(request: web.BaseRequest, connect: Callable[[WebSocket], Messag
     response.headers["Upgrade"] = "websocket"
     response.headers["Connection"] = "upgrade"
     response.headers["Sec-WebSocket-Accept"] = _accepted(key)
+    if protocol is not None:
+        response.headers["Sec-WebSocket-Protocol"] = protocol
     response.force_close()
     writer = await response.prepare(request)
     if writer is None or request.transport is None:
         raise ConnectionResetError("connection lost in the handshake")
     socket = WebSocket(request.protocol, request.transport, writer, request.remote, masks=False, backlog=backlog)
+    socket.max_message_bytes = max_message_bytes
     socket.start(connect(socket))
     request.protocol.set_parser(socket)  # type: ignore[arg-type]
     try:

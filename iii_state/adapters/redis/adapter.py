@@ -25,7 +25,7 @@ from iii_state.adapters.redis.fleet.retention import Retention
 from iii_state.adapters.redis.fleet.shared_keys import SharedKeys
 from iii_state.adapters.redis.fleet.subscriptions import Subscriptions
 from iii_state.adapters.redis.fleet.takeover import Takeover
-from iii_state.adapters.redis.identity import Identity
+from iii_state.adapters.redis.identity import EngineIdentity
 from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.keyspace.deadlines import RedisDeadlines
 from iii_state.adapters.redis.keyspace.foreign_writes import CLASSES, ForeignWrites
@@ -202,7 +202,7 @@ def _shared(settings: RedisSettings, limits: QueueLimits) -> Shared:
     address = Address.parse(settings.redis_url)
     bounds = {"call_timeout_ms": settings.call_timeout_ms, "max_in_flight": settings.max_in_flight}
     connection = RedisConnection(address, keys.session, **bounds)
-    engine, wake_ups = Identity(), WakeUps(keys, connection.session)
+    engine, wake_ups = EngineIdentity(), WakeUps(keys, connection.session)
     return Shared(
         keys=keys,
         connection=connection,
