@@ -133,7 +133,8 @@ class Link:
 
 
 def connected() -> tuple[Worker, Link]:
-    functions, triggers = FunctionRegistry(), TriggerRegistry()
+    functions = FunctionRegistry()
+    triggers = TriggerRegistry(functions)
     module = DictModule()
     for name, handler in (("state::set", module.set), ("state::fail", module.fail), ("echo", module.echo)):
         functions.add_builtin(name, handler, None, None, "dict")

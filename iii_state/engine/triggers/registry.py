@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
+from iii_state.access import Access
+from iii_state.engine.functions.registry import FunctionRegistry
 from iii_state.engine.triggers.binding import Binding, TriggerOwner, TriggerType
 from iii_state.errors import Code, FunctionError, words
-from iii_state.host import DEFAULT_NAMESPACE, Trigger, TriggerProvider
+from iii_state.host import DEFAULT_NAMESPACE, LOCAL, Caller, Trigger, TriggerProvider
 from iii_state.tasks.results import Result
 from iii_state.tasks.steps import Steps
 
@@ -26,7 +28,8 @@ class TriggerRegistry:
     disconnection, so that what waits for the trigger goes on waiting.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, functions: FunctionRegistry) -> None:
+        self._functions = functions
         self._types: dict[tuple[str, str], list[TriggerType]] = {}
         self._bindings: dict[str, Binding] = {}
         self._owned: dict[tuple[TriggerOwner, str], Binding] = {}
@@ -95,8 +98,11 @@ class TriggerRegistry:
                     answer.add_done_callback(_log_fault)
 
     def _find_type(self, binding: Binding) -> TriggerType | None:
-        for namespace in (binding.home, DEFAULT_NAMESPACE):
-            offers = self._types.get((namespace, binding.trigger.trigger_type))
+        return self._find_type_of(binding.trigger.trigger_type, binding.home)
+
+    def _find_type_of(self, trigger_type: str, home: str) -> TriggerType | None:
+        for namespace in (home, DEFAULT_NAMESPACE):
+            offers = self._types.get((namespace, trigger_type))
             if offers:
                 return offers[0]
         return None
@@ -110,11 +116,15 @@ class TriggerRegistry:
         home: str = DEFAULT_NAMESPACE,
         *,
         follows_owner: tuple[bool, bool] = (False, False),
+        by: Caller = LOCAL,
     ) -> Result[None]:
         """Bind a trigger to its type's provider, or let it wait for one. One of this owner's with the same id is replaced.
 
-        Raises (or sets in the Future) the provider's `FunctionError`; the trigger is gone then.
+        Raises (or sets in the Future) the provider's `FunctionError`; the trigger is gone then. One that `by` may not have raises
+        `FORBIDDEN`, and changes nothing.
         """
+        if by.access is not None:
+            self._check(trigger, by.access, self._find_type_of(trigger.trigger_type, home))
         known = self._owned.get((owner, trigger.id))
         if known is not None:
             provided = msgspec.structs.replace(trigger, id=known.trigger.id)
@@ -126,7 +136,7 @@ class TriggerRegistry:
         earlier = None if before is None else before.last_served
         if earlier is not None and earlier.type is not None and earlier.type.owner is not None:
             earlier.earlier = None  # a worker's binding counts as live at once
-        binding = Binding(provided, owner, trigger.id, home, follows_owner, earlier=earlier)
+        binding = Binding(provided, owner, trigger.id, home, follows_owner, by, earlier=earlier)
         served = self._find_type(binding)
         replaces: Trigger | None = None
         if known is not None and known.type is served and not known.failed:
@@ -146,7 +156,7 @@ class TriggerRegistry:
             if self._find_type(binding) is binding.type:
                 return None
             binding.home = before
-        return self.register(trigger, binding.owner, home, follows_owner=binding.follows_owner)
+        return self.register(trigger, binding.owner, home, follows_owner=binding.follows_owner, by=binding.by)
 
     def unregister(self, trigger_id: str, owner: TriggerOwner | None = None) -> Result[bool]:
         """Let a trigger go for good: of `owner`, by the id that it has given, or of anybody's. Whether there was one."""
@@ -166,6 +176,46 @@ class TriggerRegistry:
 
         answer.add_done_callback(tell)
         return gone
+
+    def _check(self, trigger: Trigger, access: Access, served: TriggerType | None) -> None:
+        access.check_trigger(
+            trigger.trigger_type,
+            trigger.function_id,
+            trigger.config,
+            is_own=self._functions.is_served_only_by(trigger.namespace, trigger.function_id, access.name),
+            is_built_in=served is not None and served.owner is None,
+            reads_scope_prefix=served is not None and served.reads_scope_prefix,
+        )
+
+    def may_see(self, binding: Binding, access: Access) -> bool:
+        """Whether somebody may know of a trigger: it is of the same token's name, or could be."""
+        if binding.by.identity is not None and binding.by.identity.name == access.name:
+            return True
+        try:
+            self._check(binding.trigger, access, binding.type)
+        except FunctionError:
+            return False
+        return True
+
+    def get(self, trigger_id: str) -> Binding | None:
+        """A trigger by its id."""
+        return self._bindings.get(trigger_id)
+
+    def apply_rights(self, binding: Binding, by: Caller | None) -> None:
+        """Its registrant has other rights from now on, or none (None). A trigger that it may not have any more is let go.
+
+        That counts as a disconnection: what waits for it goes on waiting, for somebody who may have it.
+        """
+        try:
+            if by is None:
+                raise FunctionError(Code.FORBIDDEN, "the token that registered it is good no more")
+            if by.access is not None:
+                self._check(binding.trigger, by.access, binding.type)
+            binding.by = by
+        except FunctionError as error:
+            log.warning("trigger %s for %s is let go: %s", binding.known_as, binding.trigger.function_id, error.message)
+            self._unbind(binding, disconnected=True)
+            binding.tell_owner(error)
 
     def of(self, owner: TriggerOwner) -> list[Binding]:
         """The triggers of an owner."""
@@ -215,6 +265,8 @@ class TriggerRegistry:
                 binding.earlier = None
 
         try:
+            if not raising and binding.by.access is not None:  # it has waited: for another provider than it was checked for
+                self._check(trigger, binding.by.access, served)
             answer = self._steps.after(trigger.id, lambda: served.provider.register(trigger, replaces))
         except Exception as error:
             failed(error)

@@ -11,6 +11,7 @@ from functools import partial
 import msgspec
 from msgspec import Raw
 
+from iii_state.access import LISTENERS
 from iii_state.engine.functions.function import Details, Function
 from iii_state.engine.triggers.binding import TriggerType
 from iii_state.engine.triggers.registry import registration_error
@@ -76,6 +77,9 @@ class Registrations:
     def register_function(self, message: messages.RegisterFunction) -> None:
         """It serves a function from now on."""
         self._worker.registers()
+        if (refused := self._refusal(self._worker.namespace, message.id)) is not None:
+            self._forbid(message.id, refused)
+            return
         function, owner = self._functions.add_executor(self._worker.namespace, message.id, self._worker)
         if function.handler is None:
             self._served[message.id] = function
@@ -106,6 +110,30 @@ class Registrations:
         )
         self._worker.link.send(messages.encode(rejected))
 
+    def _refusal(self, namespace: str, function_id: str) -> FunctionError | None:
+        """Why the worker may not serve a function, None where it may. A listener is for one token's name alone."""
+        access = self._worker.caller.access
+        if access is None:
+            return None
+        if not access.may_register(function_id):
+            return access.refusal(f"register {function_id}")
+        known = self._functions.get(namespace, function_id)
+        if (
+            known is not None
+            and function_id.startswith(LISTENERS)
+            and not self._functions.is_served_only_by(namespace, function_id, access.name)
+        ):
+            return access.refusal(f"register {function_id}, which another has")
+        return None
+
+    def _forbid(self, function_id: str, error: FunctionError) -> None:
+        """Tell the worker that it may not serve a function, or provide a type; with a code that does not end an SDK's worker."""
+        log.warning("worker %s (%s): %s", self._worker.id, self._worker.name, error.message)
+        rejected = messages.RegistrationRejected(
+            Code.FUNCTION_NAMESPACE_CONFLICT, self._worker.namespace, function_id=function_id, error=Raw(messages.error_text(error))
+        )
+        self._worker.link.send(messages.encode(rejected))
+
     def unregister_function(self, message: messages.UnregisterFunction) -> None:
         """It does not serve a function any more."""
         if self._served.pop(message.id, None) is not None:
@@ -120,6 +148,12 @@ class Registrations:
         self._offer(offered, follows_owner=message.namespace is None)
 
     def _offer(self, offered: TriggerType, *, follows_owner: bool) -> None:
+        if (access := self._worker.caller.access) is not None:
+            try:
+                access.check_trigger_type(offered.id)
+            except FunctionError as error:
+                self._forbid(offered.id, error)
+                return
         self._types[offered.namespace, offered.id] = (offered, follows_owner)
         serving = self._triggers.add_type(offered)
         if serving is not offered:
@@ -169,7 +203,12 @@ class Registrations:
         )
         home = message.trigger_namespace or self._worker.namespace
         follows_owner = (message.namespace is None, message.trigger_namespace is None)
-        self._start_registration(trigger, lambda: self._triggers.register(trigger, self._worker, home, follows_owner=follows_owner))
+        by = self._worker.caller
+
+        def register() -> Result[None]:
+            return self._triggers.register(trigger, self._worker, home, follows_owner=follows_owner, by=by)
+
+        self._start_registration(trigger, register)
         if trigger.trigger_type in NOT_SERVED and self._triggers.is_waiting(trigger.id, self._worker):
             self._worker.trigger_failed(
                 trigger,
@@ -255,11 +294,31 @@ class Registrations:
         for function in self._served.values():
             self._functions.settled(function)
 
+    def apply_rights(self) -> None:
+        """The worker's token has other rights: what it may not have any more is let go, and it is told."""
+        for function_id in list(self._served):
+            if (refused := self._refusal(self._worker.namespace, function_id)) is not None:
+                del self._served[function_id]
+                self._functions.remove_executor(self._worker.namespace, function_id, self._worker)
+                self._forbid(function_id, refused)
+        access = self._worker.caller.access
+        for name, (offered, _) in list(self._types.items()):
+            if access is not None and not access.may_provide(offered.id):
+                del self._types[name]
+                self._triggers.remove_type(offered)
+                self._forbid(offered.id, access.refusal(f"provide the trigger type {offered.id}"))
+        for binding in self._triggers.of(self._worker):
+            self._triggers.apply_rights(binding, self._worker.caller)
+
     def move(self, before: str, namespace: str) -> None:
         """File under `namespace` what was registered before the worker had said where it belongs."""
         for function_id, served in list(self._served.items()):
             details = served.details_of(self._worker)
             self._functions.remove_executor(before, function_id, self._worker)
+            if (refused := self._refusal(namespace, function_id)) is not None:
+                del self._served[function_id]
+                self._forbid(function_id, refused)
+                continue
             function, owner = self._functions.add_executor(namespace, function_id, self._worker)
             self._served[function_id] = function
             function.describe(details, self._worker)

@@ -59,6 +59,7 @@ class Worker:
         self.namespace = DEFAULT_NAMESPACE
         self.caller = Caller(self.id, DEFAULT_NAMESPACE, identity)
         """Who calls, for all calls that this worker makes."""
+        self._workers = workers
         self.link = link
         self.remote = remote
         self.connected_at_ms = int(time.time() * 1000)
@@ -79,9 +80,8 @@ class Worker:
         )
         self.pending = self._execution.pending
         """Calls that it executes."""
-        self._workers = workers
         self._invoke = Invocations(self, workers.functions, self._answering).invoke
-        self._find = workers.functions.get_default
+        self._find = self._finding()
         self._send = link.send
         self._behind_registrations: tuple[InvokeFunction, int] | None = None
         self._take: dict[type[Any], Callable[[Any], None]] = {
@@ -108,8 +108,18 @@ class Worker:
         return self.caller.identity
 
     def identify(self, identity: Identity | None) -> None:
-        """Its token has other rights from now on: those of calls that come, and of what it registers."""
+        """Its token has other rights from now on: those of calls that come, and of what it registers and has registered."""
         self.caller = Caller(self.id, self.namespace, identity)
+        self._find = self._finding()
+        self._registrations.apply_rights()
+
+    def _finding(self) -> Callable[[str], Function | None]:
+        """How a function is found that it may call; what it may not goes the long way, and is refused there."""
+        get, access = self._workers.functions.get_default, self.caller.access
+        if access is None:
+            return get
+        may_call = access.may_call
+        return lambda function_id: get(function_id) if may_call(function_id) else None
 
     @property
     def is_exclusive(self) -> bool:
@@ -264,9 +274,10 @@ class Worker:
         if namespace != self.namespace:
             before, self.namespace = self.namespace, namespace
             self.caller = Caller(self.id, namespace, self.identity)
+            self._find = self._finding()
             self._registrations.move(before, namespace)
         self._settle()
-        self._workers.changed("worker_metadata_updated", self.id)
+        self._workers.changed("worker_metadata_updated", self)
         return self._registrations.over()
 
     def registers(self) -> None:

@@ -14,7 +14,6 @@ from iii_state.engine.functions.registry import FunctionRegistry
 from iii_state.engine.triggers.binding import TriggerOwner
 from iii_state.engine.triggers.registry import TriggerRegistry
 from iii_state.host import Caller, Trigger
-from iii_state.rights import Identity
 from iii_state.tasks.results import Result
 from iii_state.wire.messages import WORKER_GONE
 from iii_state.wire.peer import PeerConnection
@@ -52,9 +51,6 @@ class ConnectedWorker(Executor, TriggerOwner, Protocol):
 
     @property
     def caller(self) -> Caller: ...
-
-    @property
-    def identity(self) -> Identity | None: ...
 
     @property
     def description(self) -> Description: ...
@@ -98,7 +94,7 @@ class Workers:
         self.call_timeout = call_timeout
         self.engine_id = str(uuid.uuid4())
         self._workers: dict[str, ConnectedWorker] = {}
-        self._watchers: list[Callable[[str, str], None]] = []
+        self._watchers: list[Callable[[str, ConnectedWorker], None]] = []
 
     def __iter__(self) -> Iterator[ConnectedWorker]:
         return iter(list(self._workers.values()))
@@ -113,22 +109,22 @@ class Workers:
     def add(self, worker: ConnectedWorker) -> None:
         """A worker has connected."""
         self._workers[worker.id] = worker
-        self.changed("worker_connected", worker.id)
+        self.changed("worker_connected", worker)
 
     def remove(self, worker: ConnectedWorker) -> None:
         """A worker is gone."""
         if self._workers.pop(worker.id, None) is not None:
-            self.changed(WORKER_GONE, worker.id)
+            self.changed(WORKER_GONE, worker)
 
-    def watch(self, changed: Callable[[str, str], None]) -> Callable[[], None]:
-        """Call `changed(event, worker_id)` when a worker comes, goes or describes itself, until what is returned is called."""
+    def watch(self, changed: Callable[[str, ConnectedWorker], None]) -> Callable[[], None]:
+        """Call `changed(event, worker)` when a worker comes, goes or describes itself, until what is returned is called."""
         self._watchers.append(changed)
         return lambda: self._watchers.remove(changed)
 
-    def changed(self, event: str, worker_id: str) -> None:
+    def changed(self, event: str, worker: ConnectedWorker) -> None:
         """Tell the watchers."""
         for changed in list(self._watchers):
-            changed(event, worker_id)
+            changed(event, worker)
 
     def sweep(self) -> None:
         """End calls that are overdue."""
