@@ -227,7 +227,11 @@ class ConnectionLost(StateError):
 
 
 class HandshakeRefused(StateError):
-    """A server's answer to a handshake is none; the message says what it is instead."""
+    """A server's answer to a handshake is none; the message says what it is instead, `status` is that of HTTP."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class AccessRefused(StateError):

@@ -10,6 +10,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from aiohttp.web_protocol import RequestHandler
 
+from iii_state.engine import http_log
 from iii_state.engine.channels import Channels
 from iii_state.engine.listening import HANDSHAKE_SECONDS, Listener, bind, resolve
 from iii_state.engine.unfinished import Unfinished
@@ -74,6 +75,7 @@ class Server:
             self._runner = web.AppRunner(
                 self.app,
                 access_log=None,
+                logger=http_log.logger,
                 handle_signals=False,
                 keepalive_timeout=HANDSHAKE_SECONDS,
                 shutdown_timeout=_CLOSE_SECONDS,

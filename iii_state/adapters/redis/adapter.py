@@ -199,7 +199,7 @@ class RedisAdapter:
 
 def _shared(settings: RedisSettings, limits: QueueLimits) -> Shared:
     keys = Keys(settings.prefix.encode())
-    address = Address.parse(settings.redis_url)
+    address = Address.parse(settings.redis_url, settings.tls)
     bounds = {"call_timeout_ms": settings.call_timeout_ms, "max_in_flight": settings.max_in_flight}
     connection = RedisConnection(address, keys.session, **bounds)
     engine, wake_ups = EngineIdentity(), WakeUps(keys, connection.session)

@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 from redis.asyncio.connection import SSLConnection, parse_url
 from redis.exceptions import RedisError
 
+from iii_state.config import RedisTls
 from iii_state.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -22,7 +23,10 @@ _KNOWN = frozenset({"host", "port", "path", "username", "password", "db", "conne
 
 @dataclass(frozen=True, kw_only=True)
 class Address:
-    """One Redis server. `path` is that of a Unix socket; without it host and port count. `tls` is None for plain TCP."""
+    """One Redis server. `path` is that of a Unix socket; without it host and port count. `tls` is None for plain TCP.
+
+    `server_name` is what its certificate is for, where that is not `host`.
+    """
 
     host: str = "localhost"
     port: int = 6379
@@ -31,6 +35,7 @@ class Address:
     password: str | None = None
     db: int = 0
     tls: ssl.SSLContext | None = None
+    server_name: str | None = None
 
     def __str__(self) -> str:
         if self.path is not None:
@@ -41,8 +46,8 @@ class Address:
         return f"<Redis at {self}>"
 
     @classmethod
-    def parse(cls, url: str) -> Address:
-        """Read redis://, rediss:// (with redis-py's `ssl_…` options) and unix:// URLs.
+    def parse(cls, url: str, settings: RedisTls | None = None) -> Address:
+        """Read redis://, rediss:// (with redis-py's `ssl_…` options, or with `settings`) and unix:// URLs.
 
         Raises `ConfigError`, which never quotes the URL: it may hold a password.
         """
@@ -53,7 +58,10 @@ class Address:
         _refuse_what_would_be_ignored(url)
         options = {name: given.pop(name) for name in list(given) if name.startswith("ssl_")}
         tls = None
-        if given.get("connection_class") is SSLConnection:
+        if settings is not None:
+            tls = _context(given, options, settings)
+        elif given.get("connection_class") is SSLConnection:
+            options.setdefault("ssl_check_hostname", True)  # of old versions of redis-py it is not the default
             try:
                 tls = SSLConnection(**options).ssl_context.get()
             except (RedisError, OSError, ValueError, TypeError) as error:
@@ -61,7 +69,8 @@ class Address:
         ignored = sorted(set(given) - _KNOWN)
         if ignored:
             logger.warning("redis_url: %s is not used here", ", ".join(ignored))
-        return cls(tls=tls, **{name: given[name] for name in _KNOWN & set(given) - {"connection_class"}})
+        server_name = None if settings is None else settings.server_name
+        return cls(tls=tls, server_name=server_name, **{name: given[name] for name in _KNOWN & set(given) - {"connection_class"}})
 
     async def connect(self, protocol: asyncio.Protocol) -> None:
         """Open a transport for `protocol`. Raises what the system raises."""
@@ -69,11 +78,36 @@ class Address:
         if self.path is not None:
             await loop.create_unix_connection(lambda: protocol, self.path)
             return
-        transport, _ = await loop.create_connection(lambda: protocol, self.host, self.port, ssl=self.tls)
+        name = self.server_name if self.tls is not None else None
+        transport, _ = await loop.create_connection(lambda: protocol, self.host, self.port, ssl=self.tls, server_hostname=name)
         connected = transport.get_extra_info("socket")
         if connected is not None:
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+def _context(given: dict[str, Any], options: dict[str, Any], settings: RedisTls) -> ssl.SSLContext:
+    """The TLS of `adapter.config.tls`. Raises `ConfigError`, which names the file that cannot be used."""
+    if given.get("connection_class") is not SSLConnection:
+        raise ConfigError("adapter.config.tls is given, but redis_url speaks no TLS: it has to begin with rediss://")
+    if options:
+        raise ConfigError(f"redis_url has {', '.join(sorted(options))}, and adapter.config.tls is given: keep one of the two")
+    try:
+        context = ssl.create_default_context(cafile=settings.ca)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"adapter.config.tls.ca: {settings.ca} cannot be used: {_reason(error)}") from None
+    if settings.cert is not None:
+        try:
+            context.load_cert_chain(settings.cert, settings.key)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"adapter.config.tls: {settings.cert} and {settings.key} cannot be used: {_reason(error)}") from None
+    return context
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ssl.SSLError):
+        return error.reason or "it is no PEM of that kind"
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _refuse_what_would_be_ignored(url: str) -> None:
