@@ -10,13 +10,14 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from iii_state import values
-from iii_state.config import ServerSettings
+from iii_state.config import ServerLimits, ServerSettings
 from iii_state.engine.available import ChangeTriggers
 from iii_state.engine.checks import optional_text, wrong_member, wrong_request
 from iii_state.engine.functions.function import Details, Invocation
 from iii_state.engine.functions.python_function import PythonCallable, PythonFunction, PythonTasks
 from iii_state.engine.functions.registry import FunctionRegistry
 from iii_state.engine.introspection import Introspection
+from iii_state.engine.ledger import Ledger
 from iii_state.engine.modules import Modules
 from iii_state.engine.server import Server
 from iii_state.engine.triggers.binding import Binding
@@ -66,8 +67,13 @@ class Engine:
         self.guard = guard or Guard()
         self._reloading = asyncio.Lock()
         self.functions = FunctionRegistry(first_wins=duplicates == "first-wins")
-        self.triggers = TriggerRegistry(self.functions)
-        self.workers = Workers(self.functions, self.triggers, call_timeout)
+
+        def limits() -> ServerLimits:
+            return self.guard.settings.limits
+
+        ledger = Ledger(limits)
+        self.triggers = TriggerRegistry(self.functions, ledger)
+        self.workers = Workers(self.functions, self.triggers, call_timeout, ledger, limits)
         self._call_timeout = call_timeout
         self._modules = Modules(self.functions, self.triggers, self.workers)
         self._own: dict[tuple[str, str], PythonFunction] = {}

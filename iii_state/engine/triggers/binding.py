@@ -62,6 +62,8 @@ class Binding:
     """Whether its function's namespace, and `home`, are those of its owner, and move with it."""
     by: Caller = LOCAL
     """Whose call or connection has registered it, with the rights of that token."""
+    counts_for: Caller = LOCAL
+    """The same as it was when the trigger came, for whom it is counted."""
     type: TriggerType | None = None
     failed: bool = field(default=False, repr=False)
     earlier: Binding | None = field(default=None, repr=False)

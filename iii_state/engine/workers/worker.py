@@ -72,7 +72,7 @@ class Worker:
         self._is_ours = False
         """Whether this project's client speaks, for an engine with a bridge to this one, or an attached worker."""
         self.outlet = link
-        self._answering = IncomingCalls(link, self._too_large, _unheard)
+        self._answering = IncomingCalls(link, self._too_large, _unheard, workers.limits(), workers.share(identity))
         self._backlog = link.backlog
         self._registrations = Registrations(self, workers, self._go_on)
         self._execution = Execution(
@@ -112,6 +112,10 @@ class Worker:
         self.caller = Caller(self.id, self.namespace, identity)
         self._find = self._finding()
         self._registrations.apply_rights()
+
+    def limit(self) -> None:
+        """The engine, or its token, has other limits from now on."""
+        self._answering.limits, self._answering.share = self._workers.limits(), self._workers.share(self.identity)
 
     def _finding(self) -> Callable[[str], Function | None]:
         """How a function is found that it may call; what it may not goes the long way, and is refused there."""
@@ -276,7 +280,7 @@ class Worker:
             self.caller = Caller(self.id, namespace, self.identity)
             self._find = self._finding()
             self._registrations.move(before, namespace)
-        self._settle()
+        self.settle()
         self._workers.changed("worker_metadata_updated", self)
         return self._registrations.over()
 
@@ -286,7 +290,7 @@ class Worker:
             return
         left = self._connected_at + DESCRIBES_ITSELF_WITHIN_SECONDS - self._loop.time()
         if left <= 0:
-            self._settle()
+            self.settle()
             return
         if self._settles is not None:
             self._settles.cancel()
@@ -296,9 +300,10 @@ class Worker:
         if self._registrations.is_busy:
             self.registers()
         else:
-            self._settle()
+            self.settle()
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
+        """It belongs where it is: its triggers are bound."""
         if self._settles is not None:
             self._settles.cancel()
             self._settles = None

@@ -9,12 +9,16 @@ from typing import Protocol
 
 import msgspec
 
+from iii_state.config import ServerLimits
 from iii_state.engine.functions.function import Executor
 from iii_state.engine.functions.registry import FunctionRegistry
+from iii_state.engine.ledger import Ledger
 from iii_state.engine.triggers.binding import TriggerOwner
 from iii_state.engine.triggers.registry import TriggerRegistry
 from iii_state.host import Caller, Trigger
+from iii_state.rights import Identity
 from iii_state.tasks.results import Result
+from iii_state.wire.limits import DEFAULT, Share
 from iii_state.wire.messages import WORKER_GONE
 from iii_state.wire.peer import PeerConnection
 from iii_state.wire.pending import PendingCalls
@@ -64,6 +68,10 @@ class ConnectedWorker(Executor, TriggerOwner, Protocol):
     @property
     def function_ids(self) -> list[str]: ...
 
+    def settle(self) -> None:
+        """It belongs where it is, whatever it may say later."""
+        ...
+
     def registers(self) -> None:
         """It has registered something: it is settled a while after the last of its registrations."""
         ...
@@ -88,7 +96,17 @@ class ConnectedWorker(Executor, TriggerOwner, Protocol):
 class Workers:
     """The workers that are connected now, and what they share: functions, triggers, the engine's timeout."""
 
-    def __init__(self, functions: FunctionRegistry, triggers: TriggerRegistry, call_timeout: float) -> None:
+    def __init__(
+        self,
+        functions: FunctionRegistry,
+        triggers: TriggerRegistry,
+        call_timeout: float,
+        ledger: Ledger,
+        limits: Callable[[], ServerLimits] = lambda: DEFAULT,
+    ) -> None:
+        self.ledger = ledger
+        self.limits = limits
+        self._shares: dict[str, Share] = {}
         self.functions = functions
         self.triggers = triggers
         self.call_timeout = call_timeout
@@ -105,6 +123,14 @@ class Workers:
     def get(self, worker_id: str) -> ConnectedWorker | None:
         """A worker by its id."""
         return self._workers.get(worker_id)
+
+    def share(self, identity: Identity | None) -> Share | None:
+        """What the connections of a token's name share, where its entry limits that; the newest entry's limits count."""
+        if identity is None or identity.limits is None:
+            return None
+        share = self._shares.setdefault(identity.name, Share(identity.limits))
+        share.limit(identity.limits)
+        return share
 
     def add(self, worker: ConnectedWorker) -> None:
         """A worker has connected."""
