@@ -93,6 +93,7 @@ def _dispatch(where: str, value: Any) -> dict[str, Any]:
             "max_queue_length": integer(1),
             "max_queue_bytes": integer(1),
             "on_full": one_of("reject", "drop_oldest"),
+            "dead_letter_retention_ms": retention,
         },
     )
 

@@ -54,9 +54,12 @@ async def accept(
     if protocol is not None:
         response.headers["Sec-WebSocket-Protocol"] = protocol
     response.force_close()
-    writer = await response.prepare(request)
+    try:
+        writer = await response.prepare(request)
+    except ConnectionError:
+        writer = None
     if writer is None or request.transport is None:
-        raise ConnectionResetError("connection lost in the handshake")
+        return response  # whoever asked has gone: nothing to serve, and nothing to report
     socket = WebSocket(request.protocol, request.transport, writer, request.remote, masks=False, backlog=backlog)
     socket.max_message_bytes = max_message_bytes
     socket.start(connect(socket))

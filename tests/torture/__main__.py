@@ -3,6 +3,7 @@
 \b
     scripts/torture                           a minute
     scripts/torture --minutes 10 --seed 7     longer, with other faults and other writes
+    scripts/torture --adapter kv              an engine on a file; or bridge, attach (redis unless told)
     scripts/torture --json                    the figures as JSON
 
 Exits with 1 if anything is wrong, and then says where the histories lie.
@@ -27,6 +28,7 @@ from rich.table import Table
 
 from tests.support.sdk.workers import PYTHON_NEW, PYTHON_OLD
 from tests.torture.figures import figures_of, in_words
+from tests.torture.plan import PLANS
 from tests.torture.run import run
 
 SECONDS_PER_LINE = 5.0
@@ -34,11 +36,12 @@ PROBLEMS_SHOWN = 20
 
 
 @click.command(help=__doc__, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--adapter", type=click.Choice(list(PLANS)), default="redis", show_default=True, help="What is hurt.")
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="How long.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Determines the faults and the writes.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 @click.option("--keep", is_flag=True, help="Keep the histories even if all is right.")
-def main(minutes: float, seed: int, as_json: bool, keep: bool) -> None:
+def main(adapter: str, minutes: float, seed: int, as_json: bool, keep: bool) -> None:
     """Run once."""
     for sdk in (PYTHON_OLD, PYTHON_NEW):
         if reason := sdk.missing():
@@ -61,11 +64,11 @@ def main(minutes: float, seed: int, as_json: bool, keep: bool) -> None:
                 progress.print(f"{last - begun:.0f} s: {what}", highlight=False)
 
         try:
-            outcome = uvloop.run(run(seed, minutes * 60, directory, tell))
+            outcome = uvloop.run(run(adapter, seed, minutes * 60, directory, tell))
         except Exception:
             traceback.print_exc()
             raise click.ClickException(f"the run broke off; what there is of its histories is in {directory}") from None
-    figures = {"seed": seed, "minutes": minutes, **figures_of(outcome.history, outcome.verdict)}
+    figures = {"adapter": adapter, "seed": seed, "minutes": minutes, **figures_of(outcome.history, outcome.verdict)}
     if as_json:
         click.echo(json.dumps(figures, indent=1))
     elif sys.stdout.isatty():

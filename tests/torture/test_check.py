@@ -10,11 +10,11 @@ import pytest
 
 from tests.torture.check import GRACE_NS, Verdict, check
 from tests.torture.history import Delivery, Fault, History, Value, Write
-from tests.torture.subscriptions import Spec
+from tests.torture.subscriptions import HANDLE_OLD, Spec
 from tests.torture.writes import MAIN, applied
 
 ALL = Spec("all", MAIN, is_base=True)
-HOT = Spec("hot", MAIN, key="hot", is_old=True)
+HOT = Spec("hot", MAIN, key="hot", role=HANDLE_OLD)
 WANTED = Spec("wanted", MAIN, has_condition=True)
 EVERYWHERE = Spec("everywhere", MAIN, is_broadcast=True)
 

@@ -49,6 +49,7 @@ class BridgeQueues:
         self._ahead = dispatch.concurrency + dispatch.prefetch
         self._wake_up = wake_up
         self._dead_letters = dead_letters
+        dead_letters.on_drop = self._dead_letters_dropped
         self._enabled = True
         self._relays: dict[str, Relay] = {}
         self._gone: list[Relay] = []
@@ -275,6 +276,12 @@ class BridgeQueues:
         relay.finish(delivery, failure, final=True)
         if not is_held:
             self._dead_letters.add(relay.subscription, delivery, failure)
+
+    def _dead_letters_dropped(self, dead_letters: Sequence[DeadLetter]) -> None:
+        for dead_letter in dead_letters:
+            relay = self._relays.get(dead_letter.subscription_id)
+            if relay is not None:
+                relay.queue.dropped += 1
 
     def release(self, deliveries: Sequence[Delivery], *, begun: bool = False) -> None:
         for delivery in reversed(deliveries):

@@ -121,8 +121,9 @@ class RedisAdapter:
         self._deadlines.start()
         self._heartbeat.start()
         self._takeover.start()
-        duties = (self._subscriptions.host_again, self.queues.start_due_attempts, self._retention.end_orphans, self.queues.recover)
-        shared.maintenance.start(*duties, swept=shared.wake_ups.sweep)
+        retention = self._retention
+        duties = (self._subscriptions.host_again, self.queues.start_due_attempts, retention.end_orphans, self.queues.recover)
+        shared.maintenance.start(*duties, retention.drop_old_dead_letters, swept=shared.wake_ups.sweep)
         self._scopes.start()
         self._checking.start(store)
         if self._foreign_writes is not None:
@@ -202,11 +203,13 @@ def _shared(settings: RedisSettings, limits: QueueLimits) -> Shared:
     address = Address.parse(settings.redis_url, settings.tls)
     bounds = {"call_timeout_ms": settings.call_timeout_ms, "max_in_flight": settings.max_in_flight}
     connection = RedisConnection(address, keys.session, **bounds)
+    pubsub = PubSub(connection.primary.open, silence_seconds=settings.call_timeout_ms / 1000)
+    connection.primary.moved.connect(pubsub.hurry)
     engine, wake_ups = EngineIdentity(), WakeUps(keys, connection.session)
     return Shared(
         keys=keys,
         connection=connection,
-        pubsub=PubSub(address, silence_seconds=settings.call_timeout_ms / 1000),
+        pubsub=pubsub,
         engine=engine,
         fanout=Fanout(keys, connection, engine, wake_ups, limits),
         wake_ups=wake_ups,

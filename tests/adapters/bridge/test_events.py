@@ -266,6 +266,24 @@ async def test_the_events_of_a_remote_that_calls_once_are_queued_here() -> None:
         assert attempts == [1, 2]
 
 
+async def test_dead_letters_that_are_kept_here_go_when_they_are_too_old() -> None:
+    async with stock() as (_, url), running({**bridge_to(url), "dispatch": {"dead_letter_retention_ms": 500}}) as bridge:
+
+        def fail(event: dict[str, Any]) -> None:
+            raise ValueError("never")
+
+        bridge.engine.register_function("fails", fail)
+        await bridge.engine.register_trigger({"type": "state", "function_id": "fails", "config": {"retry": {"max_attempts": 1}}})
+        for number in range(3):
+            await bridge("set", scope="s", key="k", value=number)
+
+        async def all_are_gone() -> bool:
+            (row,) = (await bridge("iii-state::triggers"))["triggers"]
+            return (row["dead"], row["dropped"]) == (0, 3)
+
+        await until(all_are_gone)
+
+
 async def test_a_trigger_that_is_registered_while_the_remote_is_away_is_registered_there_later() -> None:
     async with running() as remote:
         port = _port(remote.url)

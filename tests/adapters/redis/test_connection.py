@@ -16,7 +16,7 @@ from iii_state import values
 from iii_state.adapters.base import Updated
 from iii_state.adapters.redis import RedisAdapter
 from iii_state.adapters.redis.connection.address import Address
-from iii_state.adapters.redis.connection.socket import open_socket
+from iii_state.adapters.redis.connection.socket import open_server
 from iii_state.adapters.redis.scripts.loader import names
 from iii_state.adapters.redis.scripts.packing import pack
 from iii_state.config import RedisSettings
@@ -63,7 +63,7 @@ def test_what_is_written_to_a_connection_that_has_ended_is_no_error(
     server: RedisServer, new_loop: Callable[[], asyncio.AbstractEventLoop]
 ) -> None:
     async def write_when_it_has_ended() -> None:
-        socket = await open_socket(Address.parse(server.url), "test")
+        socket = await open_server(Address.parse(server.url), "test")
         socket.abort()
         socket.write(pack((b"PING",)))
         await socket.closed

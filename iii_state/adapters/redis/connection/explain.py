@@ -92,7 +92,12 @@ def is_damage(text: str) -> bool:
 
 def is_of_another_server(text: str) -> bool:
     """Whether another server may answer at this address by now, to which a new connection leads."""
-    return trouble_of(text) in ("READONLY", "MASTERDOWN", "NOAUTH")
+    return trouble_of(text) == "NOAUTH" or is_of_former_primary(text)
+
+
+def is_of_former_primary(text: str) -> bool:
+    """Whether the server is a replica by now, or loads what its primary has sent: it has changed nothing, and the next may."""
+    return trouble_of(text) in ("READONLY", "MASTERDOWN", "LOADING")
 
 
 def refusal_of(address: Address, call: RedisCall[Any], text: str) -> StoreError:
