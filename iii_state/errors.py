@@ -73,6 +73,10 @@ class Code(StrEnum):
     FUNCTION_NAMESPACE_CONFLICT = "FUNCTION_NAMESPACE_CONFLICT"
     WORKER_NAMESPACE_CONFLICT = "WORKER_NAMESPACE_CONFLICT"
 
+    # What a caller is let do.
+    FORBIDDEN = "FORBIDDEN"
+    LIMIT_EXCEEDED = "LIMIT_EXCEEDED"
+
 
 class StateError(Exception):
     """The root of the family: whatever this package raises on purpose, and a caller can react to."""

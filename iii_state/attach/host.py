@@ -105,7 +105,9 @@ class AttachedHost:
 
         return serve
 
-    def register_trigger_type(self, trigger_type: str, provider: TriggerProvider, *, description: str) -> None:
+    def register_trigger_type(
+        self, trigger_type: str, provider: TriggerProvider, *, description: str, reads_scope_prefix: bool = False
+    ) -> None:
         self._types[self.name_of(trigger_type)] = _Type(_Provider(provider, self.availability), description)
 
     def has_function(self, function_id: str, namespace: str = DEFAULT_NAMESPACE) -> bool:

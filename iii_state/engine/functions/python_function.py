@@ -100,6 +100,7 @@ class PythonFunction:
     outlet = None
     is_settled = True
     may_crash = False
+    identity = None
 
     def __init__(self, function: PythonCallable, tasks: PythonTasks) -> None:
         self._function = function

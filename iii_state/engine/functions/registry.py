@@ -160,6 +160,14 @@ class FunctionRegistry:
         if not function.executors and function.handler is None:
             self._drop(function)
 
+    def is_served_only_by(self, namespace: str, function_id: str, name: str) -> bool:
+        """Whether a function is served, and by nobody but connections with tokens of this name."""
+        function = self.get(namespace, function_id)
+        if function is None or function.handler is not None or not function.executors:
+            return False
+        identities = [executor.identity for executor in function.executors]
+        return all(identity is not None and identity.name == name for identity in identities)
+
     def _add(self, namespace: str, function_id: str) -> Function:
         function = Function(namespace, function_id)
         self._namespaces.setdefault(namespace, {})[function_id] = function
