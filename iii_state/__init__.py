@@ -7,6 +7,7 @@ with. `Host`, `Module` and the types of triggers are for modules of one's own.
 from iii_state.engine import Engine, FunctionRegistration, TriggerRegistration
 from iii_state.errors import Code, ConfigError, FunctionError, Gap, NotCarriedOut, StateError, StoreError, WorkerLost
 from iii_state.events import EventType
+from iii_state.guard import Guard
 from iii_state.host import Caller, Handler, Host, Module, Runner, Trigger, TriggerProvider
 from iii_state.state import ops
 from iii_state.state.facade import Retry, SetResult, State, UpdateResult
@@ -26,6 +27,7 @@ __all__ = [
     "FunctionError",
     "FunctionRegistration",
     "Gap",
+    "Guard",
     "Handler",
     "Host",
     "Module",

@@ -224,7 +224,20 @@ class ConnectionLost(StateError):
 
 
 class HandshakeRefused(StateError):
-    """A server's answer to a handshake is none; the message says what it is instead."""
+    """A server's answer to a handshake is none; the message says what it is instead, `status` is that of HTTP."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class AccessRefused(StateError):
+    """A request is not let in: `status` is that of the HTTP answer, which is to be held back for `seconds`."""
+
+    def __init__(self, status: int, message: str, *, seconds: float = 0.0) -> None:
+        super().__init__(message)
+        self.status = status
+        self.seconds = seconds
 
 
 class WorkerRejected(StateError):

@@ -104,6 +104,8 @@ class QueueLimits(msgspec.Struct, frozen=True):
     max_queue_length: int = 100_000
     max_queue_bytes: int = 256 * 1024 * 1024
     on_full: Literal["reject", "drop_oldest"] = "reject"
+    dead_letter_retention_ms: int | Literal["forever"] = "forever"
+    """For how long a dead letter is kept. Their number is bounded by `max_queue_length` as well."""
 
 
 class DispatchLimits(msgspec.Struct, frozen=True):
@@ -197,7 +199,8 @@ class Failure:
 class QueueStats:
     """What one subscription's queue holds.
 
-    `waiting` have not been taken, `retrying` of them wait for their next attempt; `pending` are out at an engine. `hosts` are the
+    `waiting` have not been taken, `retrying` of them wait for their next attempt; `pending` are out at an engine; `dropped` counts
+    events, dead letters included, that went because there were too many, or for their age. `hosts` are the
     engines that host it now, as `host.engine_name` has them, `oldest_at_ms` is when the oldest event was queued (or made ready
     again), in milliseconds since 1970, None for an empty queue.
     """

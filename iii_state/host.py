@@ -15,6 +15,7 @@ from typing import Protocol
 
 import msgspec
 
+from iii_state.rights import Identity
 from iii_state.tasks.results import Result
 from iii_state.values import Json
 
@@ -22,10 +23,14 @@ DEFAULT_NAMESPACE = "default"
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """Who calls a function: a worker's id, empty for the engine's own process."""
+    """Who calls a function: a worker's id, empty for the engine's own process.
+
+    `identity` is that of the token which its connection came with; None may do everything, as where no tokens are used.
+    """
 
     worker_id: str = ""
     namespace: str = DEFAULT_NAMESPACE
+    identity: Identity | None = None
 
 
 LOCAL = Caller()

@@ -15,6 +15,7 @@ from iii_state.cli.operate import dead, triggers
 from iii_state.cli.run.attach import attach
 from iii_state.cli.run.serve import serve
 from iii_state.cli.terminal import OneLine, discard_output, printable_errors
+from iii_state.cli.token import token
 from iii_state.cli.watch import watch
 
 
@@ -64,6 +65,7 @@ for command in (
     triggers,
     dead,
     lua_load,
+    token,
     docs,
 ):
     main.add_command(command)

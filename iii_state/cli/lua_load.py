@@ -9,7 +9,8 @@ import click
 
 from iii_state.adapters.redis.connection.address import Address
 from iii_state.adapters.redis.connection.explain import explain
-from iii_state.adapters.redis.connection.socket import Socket, open_socket
+from iii_state.adapters.redis.connection.primary import Primary
+from iii_state.adapters.redis.connection.socket import Socket
 from iii_state.adapters.redis.scripts.loader import Script, names, script
 from iii_state.cli.terminal import check_output
 from iii_state.config import RedisSettings
@@ -71,7 +72,7 @@ async def _load(address: Address, scripts: list[Script], check: bool) -> list[bo
     """Whether each script was there before. Raises `StoreError` in words."""
     try:
         async with asyncio.timeout(TIMEOUT_SECONDS):
-            socket = await open_socket(address, "iii-state:lua-load")
+            socket = await Primary(address).open("iii-state:lua-load")
             try:
                 return await _load_over(socket, scripts, check)
             finally:

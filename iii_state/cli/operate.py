@@ -13,7 +13,7 @@ from click.core import ParameterSource
 
 from iii_state import values
 from iii_state.adapters.redis.admin import inspection
-from iii_state.cli.calls import request, run, url_option
+from iii_state.cli.calls import engine_at, request, run, url_option
 from iii_state.cli.terminal import exact_name, is_terminal, name, print_line, show
 from iii_state.client.client import Client
 from iii_state.config import RedisSettings
@@ -49,7 +49,7 @@ async def opened(url: str, redis_url: str | None, prefix: str) -> AsyncIterator[
     if redis_url is not None and _is_typed("url"):
         raise click.UsageError("--url (an engine) and --redis-url (Redis itself) were given; give one of them.")
     if redis_url is None:
-        async with Client(url) as client:
+        async with Client(engine_at(url)) as client:
             yield client.call
         return
     async with inspection(RedisSettings(redis_url=redis_url, prefix=prefix)) as inspected:

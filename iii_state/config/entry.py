@@ -7,8 +7,22 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from iii_state.config.checks import MAX_MS, Check, T, boolean, integer, one_of, optional, retention, section, string, websocket_url
-from iii_state.config.settings import BridgeSettings, KvSettings, RedisSettings, Settings
+from iii_state.config.checks import (
+    MAX_MS,
+    Check,
+    T,
+    boolean,
+    integer,
+    one_of,
+    optional,
+    retention,
+    secret,
+    section,
+    string,
+    websocket_url,
+)
+from iii_state.config.server import file_path, server
+from iii_state.config.settings import BridgeSettings, KvSettings, RedisSettings, RedisTls, Settings
 from iii_state.errors import ConfigError
 from iii_state.events import DispatchLimits, QueueLimits, RetryPolicy
 
@@ -26,6 +40,7 @@ def parse(config: Mapping[str, Any] | None) -> Settings:
             "max_value_bytes": optional(integer(1)),
             "save_interval_ms": integer(100, 3_600_000),
             "dispatch": _dispatch,
+            "server": server,
         },
     )
     name, adapter = given.pop("adapter", ("kv", {}))
@@ -79,6 +94,7 @@ def _dispatch(where: str, value: Any) -> dict[str, Any]:
             "max_queue_length": integer(1),
             "max_queue_bytes": integer(1),
             "on_full": one_of("reject", "drop_oldest"),
+            "dead_letter_retention_ms": retention,
         },
     )
 
@@ -89,6 +105,22 @@ def _adapter(where: str, value: Any) -> tuple[str, dict[str, Any]]:
     config = given.get("config")
     checks = {**_ADAPTER_CHECKS[name], "dispatch": _dispatch}
     return name, section(f"{where}.config.", {} if config is None else config, checks)
+
+
+def _redis_tls(where: str, value: Any) -> RedisTls:
+    checks: dict[str, Check] = {"ca": file_path, "cert": file_path, "key": file_path, "server_name": string}
+    given = section(f"{where}.", value, checks)
+    if ("cert" in given) != ("key" in given):
+        raise ConfigError(f"{where}: cert and key belong together; give both, or neither")
+    return RedisTls(**given)
+
+
+def _bridge(config: dict[str, Any]) -> BridgeSettings:
+    if "token" in config and "token_file" in config:
+        raise ConfigError("adapter.config.token and adapter.config.token_file are both given; keep one")
+    if ("cert_file" in config) != ("key_file" in config):
+        raise ConfigError("adapter.config.cert_file and adapter.config.key_file belong together; give both, or neither")
+    return BridgeSettings(**config)
 
 
 _ADAPTER_CHECKS: dict[str, dict[str, Check]] = {
@@ -105,11 +137,17 @@ _ADAPTER_CHECKS: dict[str, dict[str, Check]] = {
         "call_timeout_ms": integer(1, MAX_MS),
         "max_in_flight": integer(1, 1_000_000),
         "wait_replicas": integer(0, 1000),
+        "tls": _redis_tls,
     },
     "bridge": {
         "bridge_url": websocket_url,
         "call_timeout_ms": integer(1, MAX_MS),
         "max_in_flight": integer(1, 4096),
+        "token": secret,
+        "token_file": file_path,
+        "ca_file": file_path,
+        "cert_file": file_path,
+        "key_file": file_path,
     },
 }
 
@@ -123,7 +161,7 @@ def _kv(config: dict[str, Any]) -> KvSettings:
 _ADAPTERS: dict[str, Callable[[dict[str, Any]], KvSettings | RedisSettings | BridgeSettings]] = {
     "kv": _kv,
     "redis": lambda config: RedisSettings(**config),
-    "bridge": lambda config: BridgeSettings(**config),
+    "bridge": _bridge,
 }
 
 # -- the file

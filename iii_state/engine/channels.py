@@ -12,6 +12,7 @@ import msgspec
 
 from iii_state import values
 from iii_state.host import Caller, Host
+from iii_state.rights import Identity
 from iii_state.values import Json
 from iii_state.values.requests import read
 from iii_state.wire.frames import NORMAL
@@ -47,7 +48,7 @@ class Channels:
     def _create(self, data: Json, caller: Caller) -> bytes:
         wanted = read("engine::channels::create", data, _Create)
         size = DEFAULT_BUFFER_FRAMES if wanted.buffer_size is None else min(max(wanted.buffer_size, 1), MAX_BUFFER_FRAMES)
-        channel = Channel(size)
+        channel = Channel(size, caller.identity)
         self._channels[channel.id] = channel
         end = {"channel_id": channel.id, "access_key": channel.key}
         return values.encode({"writer": {**end, "direction": "write"}, "reader": {**end, "direction": "read"}})
@@ -68,9 +69,11 @@ class Channels:
 class Channel:
     """One writer, one reader, and what the one has sent and the other has not got yet, which is bounded: the writer then waits."""
 
-    def __init__(self, buffer_frames: int) -> None:
+    def __init__(self, buffer_frames: int, identity: Identity | None = None) -> None:
         self.id = str(uuid.uuid4())
         self.key = secrets.token_urlsafe(24)
+        self.identity = identity
+        """Whose token the worker came with that opened it."""
         self.idle_seconds = 0
         self.is_over = False
         self._buffer_frames = buffer_frames

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from iii_state import origins, values
+from iii_state.config import ServerSettings
 from iii_state.engine.available import ChangeTriggers
 from iii_state.engine.checks import optional_text, wrong_member, wrong_request
 from iii_state.engine.functions.function import Details, Invocation
@@ -21,6 +22,7 @@ from iii_state.engine.server import Server
 from iii_state.engine.triggers.registry import TriggerRegistry, registration_error
 from iii_state.engine.workers.workers import Workers
 from iii_state.errors import Code, FunctionError, InvalidValue
+from iii_state.guard import Guard
 from iii_state.host import DEFAULT_NAMESPACE, LOCAL, Module, Trigger
 from iii_state.tasks.background import Background
 from iii_state.tasks.closing import Stopping, in_turn
@@ -47,12 +49,21 @@ class Engine:
 
     `call_timeout` bounds, in seconds, every call of a worker's or a Python function (error `TIMEOUT`). `duplicates` says who
     serves a function that several workers register: all in turn (`"round-robin"`), or the first that lives (`"first-wins"`).
+    `guard` says who may connect: `Guard.of({"token_file": "token"})`, say; without one, this machine's own programs.
     """
 
     id = ""
     name = "in-process"
 
-    def __init__(self, *, call_timeout: float = 300.0, duplicates: Literal["round-robin", "first-wins"] = "round-robin") -> None:
+    def __init__(
+        self,
+        *,
+        call_timeout: float = 300.0,
+        duplicates: Literal["round-robin", "first-wins"] = "round-robin",
+        guard: Guard | None = None,
+    ) -> None:
+        self.guard = guard or Guard()
+        self._reloading = asyncio.Lock()
         self.functions = FunctionRegistry(first_wins=duplicates == "first-wins")
         self.triggers = TriggerRegistry()
         self.workers = Workers(self.functions, self.triggers, call_timeout)
@@ -72,7 +83,7 @@ class Engine:
             raise RuntimeError("an engine runs once: make another one")
         self._loop = asyncio.get_running_loop()
         self._tasks = PythonTasks(self._loop, self._call_timeout)
-        self._server = Server(self.workers, self.health)
+        self._server = Server(self.workers, self.health, self.guard)
         host = self._modules.host("engine")
         Introspection(self.functions, self.triggers, self.workers, self).register(host)
         ChangeTriggers(self.functions, self.workers, self._notify).register(host)
@@ -149,10 +160,19 @@ class Engine:
     async def serve(self, host: str = "127.0.0.1", port: int = 49134) -> tuple[str, int]:
         """Take workers on a WebSocket port; port 0 is a free one. Returns the address once it listens. May be called several times.
 
-        Raises `OSError` for an address that cannot be had.
+        Raises `OSError` for an address that cannot be had, `ConfigError` for one that others can reach while no token is wanted.
         """
         self._check_takes_more()
         return await self.server.listen(host, port)
+
+    async def reload_guard(self, settings: ServerSettings | None = None) -> None:
+        """Read the guard's files again: tokens, certificates. Who came with a token that is good no more is let go (1012).
+
+        Raises `ConfigError` for files that cannot be used, and then everything is as it was.
+        """
+        async with self._reloading:
+            self.guard.reload(settings)
+            await self.server.apply_guard()
 
     @property
     def server(self) -> Server:

@@ -7,37 +7,54 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
+from aiohttp.web_protocol import RequestHandler
 
+from iii_state.engine import http_log
 from iii_state.engine.channels import Channels
+from iii_state.engine.listening import HANDSHAKE_SECONDS, Listener, bind, resolve
+from iii_state.engine.unfinished import Unfinished
 from iii_state.engine.workers import worker
 from iii_state.engine.workers.worker import Worker
 from iii_state.engine.workers.workers import Workers
+from iii_state.errors import AccessRefused
+from iii_state.guard import Asked, Guard
+from iii_state.guard.guard import bearer_protocols
+from iii_state.guard.tls import names
+from iii_state.rights import Identity
 from iii_state.wire import handshake
 from iii_state.wire.backlog import Backlog
 from iii_state.wire.frames import SERVICE_RESTART
+from iii_state.wire.quiet_log import QuietLog
 from iii_state.wire.websocket import MessageReceiver, WebSocket
 
 log = logging.getLogger(__name__)
+quiet = QuietLog(log)
 
-_HANDSHAKE_SECONDS = 10
 _CLOSE_SECONDS = 2
 _WELCOME = """This is an iii engine: iii-state.
 Workers connect here with a WebSocket; GET /healthz tells whether all is well.
 """
+_ASKED = web.RequestKey("asked", Asked)
 
 
 class Server:
-    """Listens, takes connections, and lets them go. `health` tells what is wrong, by the names of modules."""
+    """Listens, takes connections, and lets them go. `health` tells what is wrong, by the names of modules.
 
-    def __init__(self, workers: Workers, health: Callable[[], Awaitable[dict[str, str]]]) -> None:
+    `guard` decides who is let in: its answer comes before anything else is done for a request, on every path.
+    """
+
+    def __init__(self, workers: Workers, health: Callable[[], Awaitable[dict[str, str]]], guard: Guard) -> None:
+        self.guard = guard
         self._workers = workers
         self._health = health
-        self._sockets: set[WebSocket] = set()
-        self._sites: list[web.TCPSite] = []
+        self._sockets: dict[WebSocket, _Held] = {}
+        self._listeners: list[Listener] = []
         self._runner: web.AppRunner | None = None
         self._backlog = Backlog()
+        self._unfinished = Unfinished(lambda: guard.settings.limits.handshakes)
         self.channels = Channels()
-        self.app = web.Application()
+        self.app = web.Application(middlewares=[self._check_place])
         """The HTTP side; routes may be added before the first `listen`."""
         self.app.router.add_get("/", self._serve_root)
         self.app.router.add_get("/otel", self._serve_telemetry)
@@ -49,30 +66,39 @@ class Server:
         return len(self._sockets)
 
     async def listen(self, host: str, port: int) -> tuple[str, int]:
-        """Listen on one more address; returns it."""
+        """Listen on one more address; returns it. Raises `OSError`, and `ConfigError` where the guard will not have it."""
         if not host.strip():  # to the operating system that would be every address
             raise ValueError("the host is empty: name an address to listen on; 0.0.0.0 is every one")
+        addresses = await resolve(host, port)
+        self.guard.check_addresses(address[0] for _, address in addresses)
         if self._runner is None:
             self._runner = web.AppRunner(
                 self.app,
                 access_log=None,
+                logger=http_log.logger,
                 handle_signals=False,
-                keepalive_timeout=_HANDSHAKE_SECONDS,
+                keepalive_timeout=HANDSHAKE_SECONDS,
                 shutdown_timeout=_CLOSE_SECONDS,
             )
             await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port, backlog=1024)
-        before = len(self._runner.addresses)
-        await site.start()
-        self._sites.append(site)
-        address = self._runner.addresses[before]
-        return str(address[0]), int(address[1])
+        opened = [Listener(bound, self._accept) for bound in bind(addresses)]
+        self._listeners += opened
+        for listener in opened:
+            await listener.start(self.guard.tls)
+        return opened[0].address
+
+    def _accept(self) -> RequestHandler:
+        assert self._runner is not None
+        assert self._runner.server is not None
+        connection = self._runner.server()
+        self._unfinished.accepted(connection)
+        return connection
 
     async def stop_listening(self) -> None:
         """Take no new connections."""
-        for site in self._sites:
-            await site.stop()
-        self._sites.clear()
+        for listener in self._listeners:
+            listener.stop()
+        self._listeners.clear()
 
     async def stop(self) -> None:
         """Close every connection with 1012, drop those that do not answer within two seconds, and release the ports."""
@@ -86,48 +112,175 @@ class Server:
             await self._runner.cleanup()
 
     def tick(self, seconds: int) -> None:
-        """Called about once a second: pings, silent peers, channels that nobody joined."""
-        for socket in list(self._sockets):
-            socket.tick(seconds)
+        """Called about once a second: pings, silent peers, channels that nobody joined, handshakes that take too long."""
+        self._unfinished.tick(seconds)
+        for socket, held in list(self._sockets.items()):
+            if held.leaves_in is None:
+                socket.tick(seconds)
+            elif held.leaves_in <= 0:
+                socket.abort()
+            else:
+                held.leaves_in -= seconds
         self.channels.tick(seconds)
+
+    async def apply_guard(self) -> None:
+        """The guard has read its files again: new connections have its certificate, and who is let in no more has to go."""
+        for listener in self._listeners:
+            await listener.start(self.guard.tls)
+        for socket, held in list(self._sockets.items()):
+            identity = held.identity
+            now = None if identity is None else self.guard.renewed(identity)
+            if not self.guard.still_admits(identity):
+                held.leave(socket)
+            elif now != identity:
+                held.identity = now
+                if isinstance(held.receiver, Worker):
+                    held.receiver.identify(now)
+
+    # --- who may come in
+
+    @web.middleware
+    async def _check_place(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        self._unfinished.asked(request.protocol)
+        asked = request[_ASKED] = _asked(request)
+        try:
+            self.guard.check_place(asked)
+        except AccessRefused as error:
+            return _refusal(error)
+        return await handler(request)
+
+    async def admit(self, request: web.Request) -> Identity | None:
+        """Whose request this is. Raises HTTP 401, late where the address of the request has been wrong before."""
+        try:
+            return self.guard.admit(request[_ASKED])
+        except AccessRefused as error:
+            if error.seconds:
+                failures = self.guard.failures
+                failures.waiting += 1
+                try:
+                    await asyncio.sleep(error.seconds)
+                finally:
+                    failures.waiting -= 1
+            answer = web.HTTPUnauthorized(text=f"{error}\n", headers={"WWW-Authenticate": "Bearer"})
+            answer.force_close()
+            raise answer from None
+
+    # --- what is served
 
     async def _serve_root(self, request: web.Request) -> web.StreamResponse:
         if "upgrade" not in request.headers.get("Connection", "").lower():
             return web.Response(text=_WELCOME)
-
-        def connect(socket: WebSocket) -> Worker:
-            return worker.connect(self._workers, socket, request.remote)
-
-        return await self._serve_socket(request, connect)
+        identity = await self.admit(request)
+        return await self._serve_socket(
+            request, identity, lambda socket: worker.connect(self._workers, socket, request.remote, identity)
+        )
 
     async def _serve_telemetry(self, request: web.Request) -> web.StreamResponse:
-        return await self._serve_socket(request, lambda _: _Discard())
+        return await self._serve_socket(request, await self.admit(request), lambda _: _Discard())
 
     async def _serve_channel(self, request: web.Request) -> web.StreamResponse:
+        """A channel's key is as good as the token of the worker that opened it, which SDKs before 0.24.6 do not send here."""
         channel = self.channels.find(request.match_info["channel_id"], request.query.get("key", ""))
         direction = request.query.get("dir", "")
         if channel is None or direction not in ("read", "write"):
             raise web.HTTPNotFound(text="no such channel\n")
-        return await self._serve_socket(request, lambda socket: channel.join(socket, direction))
+        return await self._serve_socket(request, channel.identity, lambda socket: channel.join(socket, direction))
 
-    async def _serve_socket(self, request: web.Request, connect: Callable[[WebSocket], MessageReceiver]) -> web.StreamResponse:
+    async def _serve_socket(
+        self, request: web.Request, identity: Identity | None, connect: Callable[[WebSocket], MessageReceiver]
+    ) -> web.StreamResponse:
+        limits = self.guard.settings.limits
+        if len(self._sockets) >= limits.connections:
+            quiet.warning("a connection from %s was refused: %d are open, as many as may be", request.remote, limits.connections)
+            raise web.HTTPServiceUnavailable(text="too many connections are open\n")
         joined: list[WebSocket] = []
 
         def join(socket: WebSocket) -> MessageReceiver:
             joined.append(socket)
-            self._sockets.add(socket)
-            return connect(socket)
+            held = self._sockets[socket] = _Held(identity)
+            held.receiver = connect(socket)
+            return held.receiver
 
         try:
-            return await handshake.accept(request, join, self._backlog)
+            return await handshake.accept(
+                request, join, self._backlog, protocol=_protocol(request), max_message_bytes=limits.message_bytes
+            )
         finally:
-            self._sockets.difference_update(joined)
+            for socket in joined:
+                del self._sockets[socket]
 
     async def _serve_health(self, request: web.Request) -> web.Response:
         wrong = await self._health()
-        if wrong:
-            return web.json_response({"status": "failing", "reasons": wrong}, status=503)
-        return web.json_response({"status": "ok", "workers": len(self._workers)})
+        told: dict[str, object] = {"status": "failing" if wrong else "ok"}
+        if not self.guard.wants_tokens or _brings_token(request[_ASKED]):
+            await self.admit(request)
+            told |= {"reasons": wrong} if wrong else {"workers": len(self._workers)}
+        return web.json_response(told, status=503 if wrong else 200)
+
+
+class _Held:
+    """A connection that is open: whose it is, and what takes its messages."""
+
+    def __init__(self, identity: Identity | None) -> None:
+        self.identity = identity
+        self.receiver: MessageReceiver = _Discard()
+        self.leaves_in: int | None = None
+        """Seconds until a connection that was told to go is dropped."""
+
+    def leave(self, socket: WebSocket) -> None:
+        """Hear no more of it, and let it go."""
+        if self.leaves_in is None:
+            log.warning("the connection from %s is closed: its token is good no more", socket.remote)
+            self.leaves_in = _CLOSE_SECONDS
+            socket.start(_Leaving(self.receiver))
+            socket.close(SERVICE_RESTART, b"the token is good no more")
+
+
+def _asked(request: web.Request) -> Asked:
+    local = request.get_extra_info("sockname")
+    headers = request.headers
+    return Asked(
+        target=request.raw_path,
+        local=str(local[0]) if local else "",
+        remote=request.remote or "",
+        is_tls=request.get_extra_info("ssl_object") is not None,
+        hosts=headers.getall("Host", ()),
+        origins=headers.getall("Origin", ()),
+        authorizations=headers.getall("Authorization", ()),
+        protocols=headers.getall("Sec-WebSocket-Protocol", ()),
+        queried=request.query.getall("access_token", ()),
+        certificate_names=names(request.get_extra_info("peercert")),
+    )
+
+
+def _refusal(error: AccessRefused) -> web.Response:
+    answer = web.Response(status=error.status, text=f"{error}\n")
+    answer.force_close()
+    return answer
+
+
+def _brings_token(asked: Asked) -> bool:
+    return bool(asked.authorizations or asked.queried or asked.certificate_names)
+
+
+def _protocol(request: web.Request) -> str | None:
+    """The sub-protocol to agree on where one of them brings a token, as browsers insist; another one than the token if it can."""
+    headers = request.headers.getall("Sec-WebSocket-Protocol", ())
+    bearers = bearer_protocols(headers)
+    if not bearers:
+        return None
+    offered = [protocol.strip() for header in headers for protocol in header.split(",")]
+    return next((protocol for protocol in offered if protocol and protocol not in bearers), bearers[0])
+
+
+class _Leaving:
+    """Takes what still comes from a peer that was told to go, and does nothing with it."""
+
+    def __init__(self, receiver: MessageReceiver) -> None:
+        self.disconnected = receiver.disconnected
+
+    def receive(self, message: bytes | bytearray, binary: bool) -> None:
+        pass
 
 
 class _Discard:

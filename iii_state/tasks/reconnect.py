@@ -54,6 +54,7 @@ class Reconnecting:
         self._backoff = backoff
         self._failed = failed
         self._trouble: str | None = None
+        self._pause: asyncio.Task[None] | None = None
 
     def is_news(self, error: Exception) -> bool:
         """Whether an error differs from what ended the attempt before, or a connection has worked meanwhile."""
@@ -64,6 +65,12 @@ class Reconnecting:
         self._backoff.reset()
         self._trouble = None
 
+    def hurry(self) -> None:
+        """There is a reason to try now: end the pause there is, and begin with the shortest again."""
+        self._backoff.reset()
+        if self._pause is not None:
+            self._pause.cancel()
+
     async def run(self) -> Never:
         """Connect, and again whenever that is over, until cancelled."""
         while True:
@@ -73,4 +80,8 @@ class Reconnecting:
                 is_news = self.is_news(error)
                 self._trouble = str(error)
                 self._failed(error, is_news)
-            await asyncio.sleep(self._backoff.next_seconds())
+            self._pause = asyncio.get_running_loop().create_task(asyncio.sleep(self._backoff.next_seconds()))
+            try:
+                await asyncio.wait((self._pause,))
+            finally:
+                self._pause.cancel()

@@ -15,6 +15,7 @@ from typing import Protocol
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.base_protocol import BaseProtocol
 
+from iii_state.config.server import MAX_MESSAGE_BYTES
 from iii_state.wire.backlog import FULL_PATIENCE_SECONDS, Backlog, Turns
 from iii_state.wire.frames import (
     ABNORMAL,
@@ -34,7 +35,6 @@ from iii_state.wire.outgoing import Outgoing
 
 log = logging.getLogger(__name__)
 
-MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 PING_AFTER_SECONDS = 10
 DROP_AFTER_SECONDS = 20
 """A peer is dropped that is silent for so long, or takes nothing of what is to be sent to it for so long."""
@@ -81,6 +81,8 @@ class WebSocket:
         self.remote = peer
         self.close_code = ABNORMAL
         """The code of the peer's Close frame."""
+        self.max_message_bytes = MAX_MESSAGE_BYTES
+        """Larger messages end the connection (1009)."""
         self.is_open = True
         self.is_behind = False
         """Whether the peer has still to read much of what it was sent."""
@@ -360,8 +362,8 @@ class WebSocket:
             elif length == 127:
                 start += 8
                 length = int.from_bytes(data[position + 2 : position + 10], "big") if size >= start else 0
-            if length > MAX_MESSAGE_BYTES:
-                self._fail(TOO_BIG, b"messages of at most 64 MiB are taken")
+            if length > self.max_message_bytes:
+                self._fail(TOO_BIG, b"messages of at most %d bytes are taken" % self.max_message_bytes)
                 break
             end = start + length
             if end > size:
@@ -396,8 +398,8 @@ class WebSocket:
             return
         self._fragments.append(payload)
         self._fragments_size += len(payload)
-        if self._fragments_size > MAX_MESSAGE_BYTES or len(self._fragments) > 1_000_000:
-            self._fail(TOO_BIG, b"messages of at most 64 MiB are taken")
+        if self._fragments_size > self.max_message_bytes or len(self._fragments) > 1_000_000:
+            self._fail(TOO_BIG, b"messages of at most %d bytes are taken" % self.max_message_bytes)
         elif final:
             message = b"".join(self._fragments)
             self._fragments.clear()

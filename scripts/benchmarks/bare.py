@@ -20,7 +20,7 @@ from benchmarks import frames, jobs
 from benchmarks.clock import Clock
 from benchmarks.processes import ENVIRONMENT
 from iii_state.adapters.redis.connection.address import Address
-from iii_state.adapters.redis.connection.socket import Reply, Socket, open_socket
+from iii_state.adapters.redis.connection.socket import Reply, Socket, open_server
 from iii_state.adapters.redis.scripts.packing import pack
 
 _THERE, _BACK = b"bench:there", b"bench:back"
@@ -28,7 +28,7 @@ _AT_ONCE = 64
 
 
 async def _listen(url: str, channel: bytes, heard: Callable[[bytes], None]) -> Socket:
-    socket = await open_socket(Address.parse(url), "bench")
+    socket = await open_server(Address.parse(url), "bench")
     await socket.ask((b"SUBSCRIBE", channel))
 
     def received(replies: list[Reply]) -> None:
@@ -41,7 +41,7 @@ async def _listen(url: str, channel: bytes, heard: Callable[[bytes], None]) -> S
 
 
 async def _echo(url: str) -> None:
-    out = await open_socket(Address.parse(url), "bench")
+    out = await open_server(Address.parse(url), "bench")
     await _listen(url, _THERE, lambda text: out.write(pack((b"PUBLISH", _BACK, text))))
     sys.stdout.write("ready\n")
     sys.stdout.flush()
@@ -71,7 +71,7 @@ async def _published(url: str, size: int, seconds: float, store_pid: int, channe
     loop = asyncio.get_running_loop()
     heard: asyncio.Future[float]
     listening = await _listen(url, _BACK, lambda text: heard.set_result(time.perf_counter()))
-    out = await open_socket(Address.parse(url), "bench")
+    out = await open_server(Address.parse(url), "bench")
     message = pack((b"PUBLISH", channel, frames.document(size).encode()))
     times: list[float] = []
     clock = Clock([], store_pid)
@@ -98,7 +98,7 @@ def consumed(url: str, size: int, events: int, store_pid: int) -> jobs.Measured:
 
 
 async def _consumed(url: str, size: int, events: int, store_pid: int) -> jobs.Measured:
-    socket = await open_socket(Address.parse(url), "bench")
+    socket = await open_server(Address.parse(url), "bench")
     stream, document = b"bench:stream", frames.document(size).encode()
     fields = (b"w", b"0123456789ab-1000000", b"s", b"bench", b"k", b"user:000000", b"t", b"created", b"o", b"", b"n", document)
     added: Sequence[bytes] = (b"XADD", stream, b"*", *fields)

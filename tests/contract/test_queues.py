@@ -291,3 +291,39 @@ async def test_a_write_finds_no_room_that_a_revived_dead_letter_takes(kind: str,
         with pytest.raises(REFUSED, match="is full"):
             await store.set("s", "second", b"1")
         assert sorted(d.event.key for d in await drain(store, ALL)) == ["dead", "first"]
+
+
+async def test_dead_letters_go_when_they_are_too_old_and_are_counted(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(kind, tmp_path, QueueLimits(dead_letter_retention_ms=1000)) as store:
+        await store.subscribe(ALL)
+        for key in ("a", "b"):
+            await store.set("s", key, b"1")
+        for delivery in await store.taken(ALL.id, 2):
+            await store.dead_letter(delivery, FAILED)
+
+        async def both_are_gone() -> bool:
+            stats = await store.stats()
+            return [(queue.dead, queue.dropped) for queue in stats] == [(0, 2)]
+
+        await until(both_are_gone)
+        assert await store.dead_letters() == []
+        assert "dead letters of" in caplog.text
+        assert "older than 1000 ms" in caplog.text
+
+
+async def test_dead_letters_stay_until_they_are_too_old(kind: str, tmp_path: Path) -> None:
+    async with opened(kind, tmp_path, QueueLimits(dead_letter_retention_ms=10**9)) as store:
+        await store.subscribe(ALL)
+        for key in ("a", "b"):
+            await store.set("s", key, b"1")
+        for delivery in await store.taken(ALL.id, 2):
+            await store.dead_letter(delivery, FAILED)
+
+        async def both_are_there() -> bool:
+            return len(await store.dead_letters()) == 2
+
+        await until(both_are_there)
+        (stats,) = await store.stats()
+        assert (stats.dead, stats.dropped) == (2, 0)

@@ -195,7 +195,12 @@ def settings() -> dict[str, dict[str, Any]]:
     assert set(dispatch) == known_keys({"dispatch": NO_KEY})
     found: dict[str, dict[str, Any]] = {"": {f"dispatch.{name}": value for name, value in dispatch.items()}}
     found[""] |= {"adapter.name": "kv", "triggers_enabled": True, "max_value_bytes": None, "save_interval_ms": 5000}
-    assert known_keys(NO_KEY) == {"adapter", "dispatch"} | {name for name in found[""] if "." not in name}
+    assert known_keys(NO_KEY) == {"adapter", "dispatch", "server"} | {name for name in found[""] if "." not in name}
+    found["server"] = {
+        f"{within}{name}": getattr(kind, name, None) or None
+        for within, kind in (("server.", defaults.server), ("server.limits.", defaults.server.limits), ("server.tls.", None))
+        for name in known_keys({"server": NO_KEY if within == "server." else {within.split(".")[1]: NO_KEY}}) - {"tls", "limits"}
+    } | {"server.insecure": False}
     for adapter in ("kv", "redis", "bridge"):
         used = configuration.parse({"adapter": {"name": adapter}}).adapter
         keys = known_keys({"adapter": {"name": adapter, "config": NO_KEY}}) - {"dispatch"}
@@ -212,10 +217,12 @@ def in_words(default: Any) -> str:
 
 def test_the_page_of_the_configuration_has_every_setting_with_its_default() -> None:
     tables = re.split(
-        r"^`adapter\.config` of \[(\w+)\]|^`dispatch` stands", section(page("configuration"), "Settings"), flags=re.MULTILINE
+        r"^`adapter\.config` of \[(\w+)\]|^`(?:dispatch|server)` stands",
+        section(page("configuration"), "Settings"),
+        flags=re.MULTILINE,
     )
-    assert len(tables) == 9
-    shown = {"": tables[0] + tables[8], **{tables[n]: tables[n + 1] for n in (1, 3, 5)}}
+    assert len(tables) == 11
+    shown = {"": tables[0] + tables[8], "server": tables[10], **{tables[n]: tables[n + 1] for n in (1, 3, 5)}}
     for adapter, expected in settings().items():
         rows = re.findall(r"^\| `([\w.]+)` \| (\S+) \|", shown[adapter], re.MULTILINE)
         assert sorted(rows) == sorted((name, in_words(default)) for name, default in expected.items())

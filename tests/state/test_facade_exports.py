@@ -9,7 +9,7 @@ from importlib.resources import files
 import iii_state
 
 NAMES = {
-    "engine": {"Engine", "FunctionRegistration", "TriggerRegistration", "StateModule"},
+    "engine": {"Engine", "FunctionRegistration", "TriggerRegistration", "StateModule", "Guard"},
     "state": {"State", "SetResult", "UpdateResult", "OpError", "ops"},
     "events": {"Event", "EventType", "Retry", "Watch"},
     "errors": {"Code", "ConfigError", "FunctionError", "Gap", "NotCarriedOut", "StateError", "StoreError", "WorkerLost"},

@@ -79,6 +79,32 @@ async def test_pauses_differ_by_up_to_half() -> None:
     assert 0.5 <= min(pauses) < max(pauses) <= 1
 
 
+async def test_a_reason_to_try_now_ends_a_pause_and_the_next_is_the_shortest_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    planned: list[float] = []
+
+    async def sleep_for_ever(seconds: float) -> None:
+        planned.append(seconds)
+        await asyncio.Event().wait()
+
+    async def attempt() -> None:
+        raise OSError("refused")
+
+    loop = Reconnecting(attempt, Backoff(1, 8), failed=lambda error, is_news: None)
+    monkeypatch.setattr("iii_state.tasks.reconnect.random.uniform", lambda low, high: high)
+    with monkeypatch.context() as patched:
+        patched.setattr("iii_state.tasks.reconnect.asyncio.sleep", sleep_for_ever)
+        task = asyncio.ensure_future(loop.run())
+        for count in (1, 2, 3):
+            async with asyncio.timeout(20):
+                while len(planned) < count:
+                    await asyncio.wait((task,), timeout=0.001)
+            loop.hurry()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert planned[:3] == [1, 1, 1]
+
+
 async def test_it_ends_when_it_is_cancelled() -> None:
     async def attempt() -> None:
         await asyncio.sleep(3600)

@@ -1,10 +1,8 @@
-"""What is hurt: a Redis, engines that reach it through proxies, and workers at the engines. Everything comes back by itself."""
+"""What is hurt: engines, their stores, and workers at the engines. Everything comes back by itself. A seat is what can be hurt."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import signal
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
@@ -12,116 +10,84 @@ from pathlib import Path
 from typing import Any, Self
 
 from iii_state import Engine, StateModule
-from tests.support.engines.processes import EngineProcess, Process, free_port
+from tests.support.engines.attached import AttachProcess
+from tests.support.engines.processes import EngineProcess, free_port
 from tests.support.redis.proxy import Proxy, proxy_to
 from tests.support.redis.server import RedisServer
-from tests.support.sdk.workers import PYTHON_NEW, PYTHON_OLD, Sdk
+from tests.support.sdk.workers import PYTHON_NEW, PYTHON_OLD
+from tests.torture.clocks import clock_in, set_for_a_while
 from tests.torture.journal import Journal
-from tests.torture.plan import CALL_TIMEOUT_SECONDS, ENGINES, NEW_WORKERS, OLD_WORKERS, ON_CONNECTIONS, TTL_SECONDS, PlannedFault
-from tests.torture.workers import WorkerProcess
+from tests.torture.meddling import damage
+from tests.torture.plan import CALL_TIMEOUT_SECONDS, TTL_SECONDS, Plan, PlannedFault
+from tests.torture.seats import OnLine, Running, Seat, WorkerSeat, paused
+from tests.torture.subscriptions import HANDLE, HANDLE_AWAY, HANDLE_OLD, SPECS
 
-SIGNS_OF_TROUBLE = ("taken for dead", "is gone; its work", "no heartbeat", "connecting again", "asking again", "cannot connect")
-"""What engines log when something happens to them; on a machine that is too busy that happens without being planned."""
+DISPATCH = {"max_queue_bytes": 8_000_000}
+"""Few enough that a queue of large values is full when its worker is away."""
 
-START_SECONDS = 60.0
+SUPERVISION_SECONDS = 0.5
 
 
-def adapter(url: str) -> dict[str, Any]:
+def on_redis(url: str, *, foreign_writes: bool = False) -> dict[str, Any]:
     """The configuration of an engine on this Redis."""
-    times = {"heartbeat_ttl_ms": int(TTL_SECONDS * 1000), "call_timeout_ms": int(CALL_TIMEOUT_SECONDS * 1000)}
-    return {"adapter": {"name": "redis", "config": {"redis_url": url, **times}}}
+    config: dict[str, Any] = {"redis_url": url, "foreign_writes": foreign_writes}
+    config |= {"heartbeat_ttl_ms": int(TTL_SECONDS * 1000), "call_timeout_ms": int(CALL_TIMEOUT_SECONDS * 1000)}
+    return {"adapter": {"name": "redis", "config": config}, "dispatch": DISPATCH}
 
 
-class EngineSeat:
-    """A port at which there is an engine, as long as nobody has killed it."""
-
-    def __init__(self, number: int, proxy: Proxy, journal: Journal, log: Path) -> None:
-        self.number = number
-        self.proxy = proxy
-        self.port = free_port()
-        self.url = f"ws://127.0.0.1:{self.port}"
-        self.lock = asyncio.Lock()
-        """Held while something is done to it."""
-        self.starts = 0
-        self.tracebacks: list[str] = []
-        self._journal = journal
-        self._log = log.open("a", buffering=1)
-        self.process: EngineProcess
-
-    async def start(self) -> None:
-        """Start it; again and again, where its Redis is away."""
-        self.starts += 1
-        give_up = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                self.process = await asyncio.to_thread(
-                    EngineProcess, config=adapter(self.proxy.url), port=self.port, on_line=self._heard
-                )
-            except TimeoutError:
-                if time.monotonic() > give_up:
-                    raise
-            else:
-                return
-
-    async def end(self, how: Callable[[EngineProcess], object]) -> None:
-        """End its process. One that takes too long to stop cleanly is killed, which is just another fault."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.to_thread(how, self.process)
-        self._journal.note(ended_engine=self.number)
-
-    def _heard(self, line: str) -> None:
-        now = time.monotonic_ns()
-        self._log.write(f"{now} {line}")
-        if any(sign in line for sign in SIGNS_OF_TROUBLE):
-            self._journal.note(
-                fault="noticed", target=f"engine {self.number}", begun=now - int(2e9 * TTL_SECONDS), what=line.strip()
-            )
-        if "Traceback" in line:
-            self.tracebacks.append(f"engine {self.number} has logged an exception, see {self._log.name}")
-
-    def close(self) -> None:
-        """End it, whatever happens."""
-        self.process.process.send_signal(signal.SIGCONT)
-        self.process.kill()
-        self._log.close()
+def on_file(path: Path) -> dict[str, Any]:
+    """The configuration of an engine on a file."""
+    return {"adapter": {"name": "kv", "config": {"store_method": "file_based", "file_path": str(path)}}, "dispatch": DISPATCH}
 
 
-class WorkerSeat:
-    """A worker at an engine; a new one begins whenever the one before has been killed."""
-
-    def __init__(self, sdk: Sdk, engine: EngineSeat, role: str, name: str, seed: int, directory: Path) -> None:
-        self.lock = asyncio.Lock()
-        self._settings = (sdk, engine.url, role, engine.number, seed, directory)
-        self._name = name
-        self._starts = 0
-        self.process: WorkerProcess
-
-    async def start(self) -> None:
-        """Start one."""
-        sdk, url, role, place, seed, directory = self._settings
-        self._starts += 1
-        name = f"{self._name}-{self._starts}"
-        self.process = await asyncio.to_thread(WorkerProcess, sdk, url, name, role, place, seed, directory)
+def on_bridge(port: int) -> dict[str, Any]:
+    """The configuration of an engine with a bridge to this port."""
+    config = {"bridge_url": f"ws://127.0.0.1:{port}", "call_timeout_ms": int(CALL_TIMEOUT_SECONDS * 1000)}
+    return {"adapter": {"name": "bridge", "config": config}, "dispatch": DISPATCH}
 
 
 class Arena:
-    """All of it, for the length of an `async with`. `journal` is told of every fault. With `replicated`, there is a replica that
-    can be failed over to."""
+    """All of it, for the length of an `async with`. `journal` is told of every fault. With `replicated`, there is a replica of the
+    Redis that can be failed over to."""
 
-    def __init__(self, seed: int, directory: Path, journal: Journal, *, replicated: bool = False) -> None:
+    def __init__(self, plan: Plan, seed: int, directory: Path, journal: Journal, *, replicated: bool = False) -> None:
+        self.plan = plan
+        self.journal = journal
         self._seed = seed
         self._directory = directory
-        self.journal = journal
         self._stack = AsyncExitStack()
-        self._redis_lock = asyncio.Lock()
-        self._replicated = replicated
-        self.engines: list[EngineSeat] = []
+        self.replicated = replicated
+        self.redis: RedisServer | None = None
+        self.own: Engine | None = None
+        self.processes: dict[str, list[Seat]] = {"engine": []}
+        self.proxies: list[Proxy] = []
+        """What connections pass that are hurt."""
+        self.worker_urls: list[str] = []
+        """Where workers find each engine."""
+        self.writer_urls: list[str] = []
+        """Where writers find each engine."""
         self.workers: list[WorkerSeat] = []
         self.sdk_writers: list[WorkerSeat] = []
+        self._redis_lock = asyncio.Lock()
+        self._clock_lock = asyncio.Lock()
+        self.clock = clock_in(directory)
+        """That of whoever keeps deadlines: Redis, or the engine with the file."""
+        self._by_clock = self.clock.environment if self.clock else {}
+
+    @property
+    def engines(self) -> list[Seat]:
+        """The engines to which workers and writers connect."""
+        return self.processes["engine"]
+
+    @property
+    def seats(self) -> list[Seat]:
+        """All processes of this project."""
+        return [seat for seats in self.processes.values() for seat in seats]
 
     async def __aenter__(self) -> Self:
         try:
-            await self._start()
+            await getattr(self, f"_start_{self.plan.adapter}")()
+            await self._start_workers()
         except BaseException:
             await self._stack.aclose()
             raise
@@ -130,47 +96,118 @@ class Arena:
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
-    async def _start(self) -> None:
-        stack = self._stack
-        self.redis = await asyncio.to_thread(RedisServer, "--appendonly", "yes", "--appendfsync", "always")
-        stack.callback(self.redis.close)
-        if self._replicated:
-            self.link = await stack.enter_async_context(proxy_to(self.redis.port))
-            self.replica = await asyncio.to_thread(RedisServer, "--replicaof", "127.0.0.1", str(self.link.port))
-            stack.callback(self.replica.close)
-        for number in range(ENGINES):
-            proxy = await stack.enter_async_context(proxy_to(self.redis.port))
-            engine = EngineSeat(number, proxy, self.journal, self._directory / f"engine-{number}.log")
-            await engine.start()
-            stack.callback(engine.close)
-            self.engines.append(engine)
-        self.own_proxy = await stack.enter_async_context(proxy_to(self.redis.port))
-        self.own = await stack.enter_async_context(Engine())
-        await self.own.add_module(StateModule(adapter(self.own_proxy.url)))
-        for sdk, places, role, into in (
-            (PYTHON_NEW, NEW_WORKERS, "handle", self.workers),
-            (PYTHON_OLD, OLD_WORKERS, "handle-old", self.workers),
-            (PYTHON_NEW, (1,), "write", self.sdk_writers),
-            (PYTHON_OLD, (2,), "write", self.sdk_writers),
-        ):
-            for place in places:
-                worker = WorkerSeat(sdk, self.engines[place], role, f"{role}-{sdk.version}-{place}", self._seed, self._directory)
-                into.append(worker)
-                if role != "write":
-                    await self._start_worker(worker)
+    # -- what there is
 
-        self._supervisor = asyncio.create_task(self._replace_workers(), name="torture: supervisor of the workers")
-        stack.callback(self._supervisor.cancel)
+    async def _start_redis(self) -> None:
+        """Three engines on one Redis, each through a proxy, and one in this process."""
+        server = await self._redis_server()
+        for number in range(self.plan.engines):
+            await self._engine(number, on_redis((await self._proxy(server.port)).url, foreign_writes=True))
+        await self._own_engine(on_redis((await self._proxy(server.port)).url, foreign_writes=True))
+
+    async def _start_kv(self) -> None:
+        """An engine on a file (or several, each on its own), which workers reach through one proxy and writers through another."""
+        for number in range(self.plan.engines):
+            port = await self._engine(number, on_file(self._directory / f"store-{number}"), may_lose_broadcasts=False)
+            for urls in (self.worker_urls, self.writer_urls):
+                urls[number] = f"ws://127.0.0.1:{(await self._proxy(port)).port}"
+
+    async def _start_bridge(self) -> None:
+        """Two engines with bridges to one on a file, each through a proxy, and one in this process."""
+        port = free_port()
+        config = on_file(self._directory / "store")
+        await self._seat("store", lambda heard: EngineProcess(config=config, port=port, environment=self._by_clock, on_line=heard))
+        for number in range(self.plan.engines):
+            await self._engine(number, on_bridge((await self._proxy(port)).port))
+        await self._own_engine(on_bridge((await self._proxy(port)).port))
+
+    async def _start_attach(self) -> None:
+        """An engine without state, and two workers on one Redis that are attached to it, one of which serves."""
+        server = await self._redis_server()
+        engine = await self._engine(0, None)
+        for number in range(self.plan.groups["attached"]):
+            to_redis, to_engine = await self._proxy(server.port), await self._proxy(engine)
+            config, url = on_redis(to_redis.url), f"ws://127.0.0.1:{to_engine.port}"
+
+            def begin(heard: OnLine, url: str = url, config: dict[str, Any] = config) -> Running:
+                return AttachProcess(url, config=config, on_line=heard)
+
+            await self._seat("attached", begin, f"attached {number}", place=0)
+
+    async def _redis_server(self) -> RedisServer:
+        self.redis = server = await asyncio.to_thread(
+            lambda: RedisServer("--appendonly", "yes", "--appendfsync", "always", environment=self._by_clock)
+        )
+        self._stack.callback(server.close)
+        if self.replicated:
+            self.link = await self._stack.enter_async_context(proxy_to(server.port))
+            self.replica = await asyncio.to_thread(RedisServer, "--replicaof", "127.0.0.1", str(self.link.port))
+            self._stack.callback(self.replica.close)
+        return server
+
+    async def _proxy(self, port: int) -> Proxy:
+        proxy = await self._stack.enter_async_context(proxy_to(port))
+        self.proxies.append(proxy)
+        return proxy
+
+    async def _engine(self, number: int, config: dict[str, Any] | None, *, may_lose_broadcasts: bool = True) -> int:
+        """Its port."""
+        port = free_port()
+        arguments = ["--no-state"] if config is None else []
+        environment = self._by_clock if self.plan.adapter == "kv" else {}
+        await self._seat(
+            "engine",
+            lambda heard: EngineProcess(arguments, config=config, port=port, environment=environment, on_line=heard),
+            f"engine {number}",
+            place=number if may_lose_broadcasts else None,
+        )
+        self.worker_urls.append(f"ws://127.0.0.1:{port}")
+        self.writer_urls.append(f"ws://127.0.0.1:{port}")
+        return port
+
+    async def _seat(self, group: str, begin: Callable[[OnLine], Running], name: str = "", place: int | None = None) -> None:
+        name = name or group
+        seat = Seat(name, begin, self.journal, self._directory / f"{name.replace(' ', '-')}.log", place)
+        await seat.start()
+        self._stack.callback(seat.close)
+        self.processes.setdefault(group, []).append(seat)
+
+    async def _own_engine(self, config: dict[str, Any]) -> None:
+        self.own = await self._stack.enter_async_context(Engine())
+        await self.own.add_module(StateModule(config))
+
+    # -- workers
+
+    async def _start_workers(self) -> None:
+        for role, places in self.plan.workers.items():
+            for number, place in enumerate(places):
+                worker = self._worker(role, number, place)
+                self.workers.append(worker)
+                await self._start_worker(worker)
+        last = self.plan.engines - 1
+        self.sdk_writers = [self._worker("write", 0, min(1, last)), self._worker("write-old", 0, last)]
+        supervisor = asyncio.create_task(self._replace_workers(), name="torture: supervisor of the workers")
+        self._stack.callback(supervisor.cancel)
+
+    def _worker(self, role: str, number: int, place: int) -> WorkerSeat:
+        is_old = role in (HANDLE_OLD, "write-old")
+        urls = self.writer_urls if role.startswith("write") else self.worker_urls
+        words = (self.plan.adapter, str(self._seed))
+        return WorkerSeat(PYTHON_OLD if is_old else PYTHON_NEW, urls[place], f"{role}", number, place, words, self._directory)
 
     async def _replace_workers(self) -> None:
-        """A worker of the old SDK gives up for good when its engine dies while it connects: a supervisor would start another."""
+        """One of the old SDK gives up for good when its engine dies while it connects, and some events kill the worker that handles
+        them: a supervisor would start another."""
+        looked = time.monotonic_ns()
         while True:
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(SUPERVISION_SECONDS)
             for worker in self.workers:
                 if not worker.lock.locked() and worker.process.process.poll() is not None:
+                    name = worker.process.name
                     async with worker.lock:
                         await self._start_worker(worker)
-                    self.journal.note(fault="worker gave up", target=worker.process.name, begun=time.monotonic_ns())
+                    self.journal.note(fault="worker died", target=name, begun=looked)
+            looked = time.monotonic_ns() - int(SUPERVISION_SECONDS * 1e9)
 
     async def _start_worker(self, worker: WorkerSeat) -> None:
         await worker.start()
@@ -189,42 +226,45 @@ class Arena:
 
     async def inflict(self, fault: PlannedFault) -> None:
         """Hurt something, and heal it; returns when it is as it was."""
-        seconds = fault.seconds
-        if fault.kind == "kill worker":
-            worker = self.workers[fault.target]
-            await self._note(fault, worker.lock, self._kill_worker(worker, seconds))
-            return
-        if fault.kind in ON_CONNECTIONS:
-            await self._note(fault, asyncio.Lock(), self._break(fault.kind, self._proxies()[fault.target], seconds))
-            return
-        engine = self.engines[fault.target]
-        match fault.kind:
-            case "kill engine" | "kill engine for long":
-                await self._note(fault, engine.lock, self._kill_engine(engine, seconds))
-            case "restart engine":
-                await self._note(fault, engine.lock, self._restart_engine(engine, seconds))
-            case "restart all engines":
-                restarts = [self._note(fault, each.lock, self._restart_engine(each, seconds)) for each in self.engines]
-                await asyncio.gather(*restarts)
-            case "stop engine" | "stop engine for long":
-                await self._note(fault, engine.lock, self._stop(engine.process.process, seconds))
-            case "kill the one that takes over":
-                other = self.engines[(fault.target + 1) % ENGINES]
+        kind, seconds = self.plan.kinds[fault.kind], fault.seconds
+        match kind.group, kind.verb:
+            case "worker", _:
+                workers = [worker for worker in self.workers if worker.role in (HANDLE, HANDLE_OLD)]
+                worker = workers[fault.target]
+                await self._note(fault, worker.lock, worker.kill(seconds))
+            case "away", _:
+                away = [worker for worker in self.workers if worker.role == HANDLE_AWAY]
+                await self._note(fault, away[fault.target].lock, away[fault.target].kill(seconds))
+            case "connection", verb:
+                await self._note(fault, asyncio.Lock(), _break(verb, self.proxies[fault.target], seconds))
+            case "redis", verb:
+                await self._note(fault, self._redis_lock, self._hurt_redis(verb, seconds))
+            case "clock", verb:
+                follows = self.plan.adapter != "redis"  # there all engines together know better
+                work = set_for_a_while(self.clock, verb, seconds, self.journal if follows else None)
+                await self._note(fault, self._clock_lock, work)
+            case "key", verb:
+                assert self.redis is not None
+                hurt = next(spec for spec in SPECS[self.plan.adapter] if spec.is_damaged)
+                await self._note(
+                    fault, self._redis_lock, asyncio.to_thread(damage, self.redis.client, verb, fault.target, hurt.function_id)
+                )
+            case group, "restart all":
+                await asyncio.gather(*[self._note(fault, seat.lock, seat.restart(seconds)) for seat in self.processes[group]])
+            case group, "kill two":
+                seats = self.processes[group]
 
                 async def kill_later() -> None:
                     await asyncio.sleep(seconds)
-                    await self._note(fault, other.lock, self._kill_engine(other, 0))
+                    await self._note(fault, other.lock, other.kill(0))
 
-                await asyncio.gather(self._note(fault, engine.lock, self._kill_engine(engine, seconds + 1)), kill_later())
-            case "kill redis" | "kill redis for long" | "restart redis":
-                end = self.redis.stop if fault.kind == "restart redis" else self.redis.kill
-                await self._note(fault, self._redis_lock, self._restart_redis(end, seconds))
-            case "stop redis":
-                await self._note(fault, self._redis_lock, self._stop(self.redis.process, seconds))
-            case "flush scripts":
-                await self._note(fault, self._redis_lock, asyncio.to_thread(self.redis.client.script_flush))
-            case kind:
-                raise ValueError(f"no such fault: {kind}")
+                other = seats[(fault.target + 1) % len(seats)]
+                first = seats[fault.target]
+                await asyncio.gather(self._note(fault, first.lock, first.kill(seconds + 1)), kill_later())
+            case group, verb:
+                seat = self.processes[group][fault.target]
+                do = {"kill": seat.kill, "stop": seat.stop, "restart": seat.restart}[verb]
+                await self._note(fault, seat.lock, do(seconds))
 
     async def _note(self, fault: PlannedFault, lock: asyncio.Lock, work: Coroutine[Any, Any, object]) -> None:
         async with lock:
@@ -232,67 +272,50 @@ class Arena:
             await work
         self.journal.note(fault=fault.kind, target=str(fault.target), begun=begun)
 
-    async def _kill_worker(self, worker: WorkerSeat, seconds: float) -> None:
-        await asyncio.to_thread(worker.process.kill)
-        await asyncio.sleep(seconds)
-        await self._start_worker(worker)
-
-    async def _kill_engine(self, engine: EngineSeat, seconds: float) -> None:
-        await engine.end(EngineProcess.kill)
-        await asyncio.sleep(seconds)
-        await engine.start()
-
-    async def _restart_engine(self, engine: EngineSeat, seconds: float) -> None:
-        await engine.end(EngineProcess.stop)
-        await asyncio.sleep(seconds)
-        await engine.start()
-
-    async def _stop(self, process: Process, seconds: float) -> None:
-        process.send_signal(signal.SIGSTOP)
-        try:
-            await asyncio.sleep(seconds)
-        finally:
-            process.send_signal(signal.SIGCONT)
-
-    async def _restart_redis(self, end: Callable[[], None], seconds: float) -> None:
-        await asyncio.to_thread(end)
-        await asyncio.sleep(seconds)
-        await asyncio.to_thread(self.redis.start)
+    async def _hurt_redis(self, verb: str, seconds: float) -> None:
+        assert self.redis is not None
+        match verb:
+            case "flush":
+                await asyncio.to_thread(self.redis.client.script_flush)
+            case "stop":
+                await paused(self.redis.process, seconds)
+            case _:
+                await asyncio.to_thread(self.redis.stop if verb == "restart" else self.redis.kill)
+                await asyncio.sleep(seconds)
+                await asyncio.to_thread(self.redis.start)
 
     async def fail_over(self, seconds: float) -> None:
         """Let the replica fall behind for so long, kill the primary, and promote the replica: it has lost what came meanwhile."""
+        assert self.redis is not None
         begun = time.monotonic_ns()
         self.link.mute = True
         await asyncio.sleep(seconds)
         await asyncio.to_thread(self.redis.kill)
-        for proxy in self._proxies():
+        for proxy in self.proxies:
             proxy.target = self.replica.port
         await asyncio.to_thread(self.replica.client.replicaof, "NO", "ONE")
         self.journal.note(fault="fail over", target="redis", begun=begun)
 
-    def _proxies(self) -> list[Proxy]:
-        """Between each engine and Redis; that of the engine in this process comes last."""
-        return [*[engine.proxy for engine in self.engines], self.own_proxy]
 
-    async def _break(self, kind: str, proxy: Proxy, seconds: float) -> None:
-        match kind:
-            case "cut connections":
-                for _ in range(3):
-                    proxy.cut_all()
-                    await asyncio.sleep(seconds / 3)
-            case "lose replies and cut":
-                proxy.loses_replies = True
-                await asyncio.sleep(seconds)
+async def _break(verb: str, proxy: Proxy, seconds: float) -> None:
+    match verb:
+        case "cut":
+            for _ in range(3):
                 proxy.cut_all()
-                proxy.loses_replies = False
-            case "cut and let stragglers through":
-                proxy.hold = True
-                await asyncio.sleep(seconds)
-                proxy.cut_all()
-                proxy.hold = False
-                await asyncio.sleep(seconds)
-                await proxy.release()
-            case _:
-                proxy.delay = 0.05
-                await asyncio.sleep(seconds)
-                proxy.delay = 0.0
+                await asyncio.sleep(seconds / 3)
+        case "lose":
+            proxy.loses_replies = True
+            await asyncio.sleep(seconds)
+            proxy.cut_all()
+            proxy.loses_replies = False
+        case "straggle":
+            proxy.hold = True
+            await asyncio.sleep(seconds)
+            proxy.cut_all()
+            proxy.hold = False
+            await asyncio.sleep(seconds)
+            await proxy.release()
+        case _:
+            proxy.delay = 0.05
+            await asyncio.sleep(seconds)
+            proxy.delay = 0.0

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from tests.torture.history import Delivery, Place, Value, Write
-from tests.torture.writes import COUNTERS, applied
+from tests.torture.writes import COUNTERS, FADING, applied, seen
 
 
 class Step(NamedTuple):
@@ -17,6 +17,14 @@ class Step(NamedTuple):
     event_type: str
     old: Value
     new: Value
+    begun: int = 0
+    """When a handler was first given it."""
+    cause: str | None = None
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it is a write of another program, found by comparison."""
+        return self.write_id.startswith("foreign-")
 
 
 Chains = dict[Place, list[Step]]
@@ -43,7 +51,9 @@ def chains_of(deliveries: Iterable[Delivery]) -> Chains:
         assert write_id is not None
         if (delivery.place, write_id) not in seen:
             seen.add((delivery.place, write_id))
-            chains[delivery.place].append(Step(write_id, delivery.event_type, delivery.old, delivery.new))
+            chains[delivery.place].append(
+                Step(write_id, delivery.event_type, delivery.old, delivery.new, delivery.begun, delivery.cause)
+            )
     return dict(chains)
 
 
@@ -70,10 +80,10 @@ def broken_links(chains: Chains, initial: dict[Place, Value], final: dict[Place,
 def wrong_writes(chains: Chains, writes: list[Write]) -> list[str]:
     """Where the steps are not what the writes make: each acknowledged one once, each of unknown outcome at most once, no other."""
     problems = []
-    by_id = {write.id: write for write in writes if write.kind != "delete"}
+    by_id = {write.id: write for write in writes if not write.kind.endswith("delete")}
     deletes: dict[Place, list[Write]] = defaultdict(list)
     for write in writes:
-        if write.kind == "delete":
+        if write.kind.endswith("delete"):
             deletes[write.place].append(write)
     found: dict[str, Step] = {}
     for place, steps in chains.items():
@@ -88,19 +98,34 @@ def wrong_writes(chains: Chains, writes: list[Write]) -> list[str]:
             if write_id in found:
                 problems.append(f"applied twice: {name(place)}: {write_id} ({write.kind})")
             found[write_id] = step
-            if step.new != applied(write.kind, write_id, step.old):
+            if step.is_foreign != write.is_foreign:
+                problems.append(f"wrong id: {name(place)}: {write.kind} {write_id} has an event {step.write_id}")
+            made = applied(write.kind.removeprefix("foreign "), write_id, step.old, write.size)
+            if step.new != (seen(made) if write.size else made):
                 problems.append(f"wrong value: {name(place)}: {write.kind} {write_id} made {step.new} of {step.old}")
             if write.outcome == "refused":
                 problems.append(f"refused and applied: {name(place)}: {write_id}: {write.error}")
             if write.has_values and (write.old, write.new) != (step.old, step.new):
                 problems.append(f"wrong answer: {name(place)}: {write_id} was told {write.old} and {write.new}, not as {step}")
+    last_foreign: dict[Place, int] = defaultdict(int)
     for write in by_id.values():
+        if write.is_foreign:
+            last_foreign[write.place] = max(last_foreign[write.place], write.begun)
+    for write in by_id.values():
+        if write.is_foreign and write.begun < last_foreign[write.place]:
+            continue  # several writes of another program may be one difference
         if write.outcome == "ok" and write.id not in found:
             problems.append(
                 f"lost event: {name(write.place)}: {write.id} ({write.kind}) was acknowledged, and nobody saw its event"
             )
     for place in chains.keys() | deletes.keys():
-        problems += _wrong_deletes(place, chains.get(place, []), deletes[place])
+        steps = [step for step in chains.get(place, []) if step.new is None]
+        foreign = [write for write in deletes[place] if write.is_foreign]
+        if (more := sum(step.is_foreign for step in steps) - len(foreign)) > 0:
+            problems.append(f"unknown write: {name(place)}: {more} foreign deletes that nobody made")
+        if place[0] != FADING:  # there nobody deletes, and values go at their deadlines
+            own = [write for write in deletes[place] if not write.is_foreign]
+            problems += _wrong_deletes(place, [step for step in steps if not step.is_foreign], own)
     return problems
 
 

@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 
 from tests.torture.chains import Chains, Step, broken_links, chains_of, mark, name, wrong_values, wrong_writes
+from tests.torture.dead_letters import DeadMarks, dead_marks, wrong_dead_letters
+from tests.torture.deadlines import wrong_expiries
 from tests.torture.history import Delivery, Fault, History, Place
-from tests.torture.subscriptions import SPECS, Spec
+from tests.torture.subscriptions import Spec
 
 GRACE_NS = 5_000_000_000
 """What a fault has caused may be seen for so long after it: a time to live of a heartbeat, and a reconnect."""
@@ -29,9 +31,11 @@ class Verdict:
     problems: list[str] = field(default_factory=list)
     repeats: int = 0
     old_by_fence: int = 0
+    lost_and_counted: int = 0
+    """Of a queue that was damaged: events that no handler was given, and that the engines had counted as lost."""
 
 
-def check(history: History, specs: Sequence[Spec] = SPECS) -> Verdict:
+def check(history: History, specs: Sequence[Spec]) -> Verdict:
     """Look at everything."""
     verdict = Verdict()
     by_spec: dict[str, list[Delivery]] = defaultdict(list)
@@ -44,16 +48,20 @@ def check(history: History, specs: Sequence[Spec] = SPECS) -> Verdict:
     verdict.problems += broken_links(chains, history.initial, history.final)
     verdict.problems += wrong_writes(chains, history.writes)
     verdict.problems += wrong_values(history.writes, history.initial, history.final)
+    verdict.problems += wrong_expiries(chains, history)
+    verdict.problems += wrong_dead_letters(chains, history, specs)
     verdict.problems += [f"left behind: {what}" for what in history.left]
     windows = Windows(history.faults)
+    dead = dead_marks(history)
     for spec in specs:
         if spec.is_broadcast:
             for engine in sorted({delivery.engine for delivery in by_spec[spec.name]}):
                 deliveries = [delivery for delivery in by_spec[spec.name] if delivery.engine == engine]
                 ends = sorted(when for number, when in history.ended_engines if number == engine)
-                _check_subscription(spec, deliveries, chains, windows, verdict, _Gaps(history, ends))
+                _check_subscription(spec, deliveries, chains, windows, verdict, dead, _Gaps(history, ends))
         else:
-            _check_subscription(spec, by_spec[spec.name], chains, windows, verdict, None)
+            missing = _check_subscription(spec, by_spec[spec.name], chains, windows, verdict, dead, None)
+            _compare_losses(spec, missing, history.lost.get(spec.name, 0), verdict)
     return verdict
 
 
@@ -82,23 +90,45 @@ class _Gaps:
         """Whether a process ended between the write of the last event that was handled and the begin of the next delivery."""
         if before is None:
             return True
-        at = bisect_left(self._ends, self._made.get(mark(before.new or before.old), 0))
-        return at < len(self._ends) and self._ends[at] <= after
+        return self.has_ended(self._made.get(mark(before.new or before.old), 0), after)
+
+    def has_ended(self, begin: int, end: int) -> bool:
+        """Whether a process ended between these times."""
+        at = bisect_left(self._ends, begin)
+        return at < len(self._ends) and self._ends[at] <= end
 
 
 def _check_subscription(
-    spec: Spec, deliveries: list[Delivery], chains: Chains, windows: Windows, verdict: Verdict, gaps: _Gaps | None
-) -> None:
-    """`deliveries` are those of one queue."""
+    spec: Spec,
+    deliveries: list[Delivery],
+    chains: Chains,
+    windows: Windows,
+    verdict: Verdict,
+    dead: DeadMarks,
+    gaps: _Gaps | None,
+) -> int:
+    """`deliveries` are those of one queue. How many events of it no handler completed."""
+    missing = 0
     by_place: dict[Place, list[Delivery]] = defaultdict(list)
     for delivery in deliveries:
         by_place[delivery.place].append(delivery)
     for place, steps in chains.items():
         wanted = [step for step in steps if spec.matches(*place, step.old, step.new)]
         if wanted:
-            _check_lane(spec, place, wanted, by_place.pop(place, []), windows, verdict, gaps)
+            missing += _check_lane(spec, place, wanted, by_place.pop(place, []), windows, verdict, dead, gaps)
     for place, strangers in by_place.items():
         verdict.problems.append(f"not wanted: {spec.name} was given {len(strangers)} events of {name(place)}")
+    return missing
+
+
+def _compare_losses(spec: Spec, missing: int, counted: int, verdict: Verdict) -> None:
+    """What a damaged queue has lost has to have been counted."""
+    if spec.is_damaged:
+        verdict.lost_and_counted += missing
+        if missing > counted:
+            verdict.problems.append(f"lost event: {spec.name}: {missing} were lost, and only {counted} are counted as lost")
+    elif counted:
+        verdict.problems.append(f"wrongly counted: {spec.name}: {counted} events are counted as lost")
 
 
 def _check_lane(
@@ -108,9 +138,11 @@ def _check_lane(
     deliveries: list[Delivery],
     windows: Windows,
     verdict: Verdict,
+    dead: DeadMarks,
     gaps: _Gaps | None,
-) -> None:
-    """The deliveries of one queue and key against the steps that it should have seen."""
+) -> int:
+    """The deliveries of one queue and key against the steps that it should have seen. How many no handler completed."""
+    missing = 0
     where = f"{spec.name}: {name(place)}"
     if spec.is_old:  # without an id an event is known by what it changed
         numbers = {f"{mark(step.old)}>{mark(step.new)}": number for number, step in enumerate(steps)}
@@ -132,7 +164,14 @@ def _check_lane(
     newest, newest_fence = -1, -1
     for number, step in enumerate(steps):
         given = by_number.get(number, [])
-        if not any(delivery.ok for delivery in given) and (given or gaps is None):
+        is_dead = (spec.function_id, place, mark(step.old), mark(step.new)) in dead
+        if any(delivery.ok for delivery in given) or is_dead:
+            pass
+        elif gaps is not None and (not given or gaps.has_ended(given[-1].begun, given[-1].begun + GRACE_NS)):
+            pass  # what a broadcast has for an engine ends with it, whether a handler had begun or not
+        elif spec.is_damaged:
+            missing += 1
+        else:
             verdict.problems.append(f"lost event: {where}: no handler completed {mark(step.old)!r} to {mark(step.new)!r}")
         if not given:
             continue
@@ -153,12 +192,13 @@ def _check_lane(
             newest, newest_fence = number, max(newest_fence, delivery.fence or 0)
             continue
         known = delivery.fence is not None and delivery.fence < newest_fence
-        if (known or spec.is_old) and windows.touch(by_number[number][0].begun, delivery.begun):
+        if (known or spec.is_old or spec.is_damaged) and windows.touch(by_number[number][0].begun, delivery.begun):
             verdict.old_by_fence += 1
         else:
             verdict.problems.append(
                 f"out of order: {where}: {mark(delivery.new)!r} (fence {delivery.fence}) after a later one (fence {newest_fence})"
             )
+    return missing
 
 
 def _count_repeats(where: str, given: list[Delivery], windows: Windows, verdict: Verdict) -> None:

@@ -7,7 +7,9 @@ from itertools import pairwise
 from typing import Any
 
 from tests.torture.check import GRACE_NS, Verdict
+from tests.torture.dead_letters import dead_marks
 from tests.torture.history import History
+from tests.torture.writes import FADING
 
 
 def figures_of(history: History, verdict: Verdict) -> dict[str, Any]:
@@ -26,9 +28,17 @@ def figures_of(history: History, verdict: Verdict) -> dict[str, Any]:
         "repeated": verdict.repeats,
         "out_of_order_told_by_fence": verdict.old_by_fence,
         "lost": lost,
+        "lost_with_damaged_keys_and_counted": verdict.lost_and_counted,
+        "dead_letters_of_poisonous_events": len(dead_marks(history)),
+        "expired": expired(history),
         "longest_gap_after_a_fault": {"seconds": round(gap / 1e9, 2), "fault": fault},
         "problems": verdict.problems,
     }
+
+
+def expired(history: History) -> int:
+    """How many values went at their deadlines, as the trigger of their scope saw it."""
+    return len({d.event_id for d in history.deliveries if d.subscription == FADING and d.new is None})
 
 
 def longest_gap(history: History) -> tuple[int, str]:
@@ -60,6 +70,9 @@ def in_words(figures: dict[str, Any]) -> list[tuple[str, str]]:
         ("cut short by a worker's end", f"{figures['cut_short']:,}"),
         ("repeated, in flight at a fault", f"{figures['repeated']:,}"),
         ("out of order, told by fence", f"{figures['out_of_order_told_by_fence']:,}"),
+        ("expired at their deadlines", f"{figures['expired']:,}"),
+        ("dead letters of events that kill", f"{figures['dead_letters_of_poisonous_events']:,}"),
+        ("lost with damaged keys, and counted", f"{figures['lost_with_damaged_keys_and_counted']:,}"),
         ("lost", f"{figures['lost']:,}"),
         ("longest gap after a fault", f"{gap['seconds']} s ({gap['fault'] or 'none'})"),
     ]

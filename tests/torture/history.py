@@ -29,11 +29,20 @@ class Write:
     old: Value = None
     new: Value = None
     error: str = ""
+    size: int = 0
+    """Of the padding of a value that is set."""
+    ttl_ms: int = 0
+    """0 for none."""
 
     @property
     def place(self) -> Place:
         """Scope and key."""
         return self.scope, self.key
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether another program wrote, straight into Redis."""
+        return self.kind.startswith("foreign")
 
 
 @dataclass(slots=True)
@@ -54,6 +63,7 @@ class Delivery:
     fence: int | None = None
     ended: int | None = None
     ok: bool | None = None
+    cause: str | None = None
 
     @property
     def place(self) -> Place:
@@ -77,9 +87,30 @@ class Fault:
 
 
 @dataclass(slots=True)
+class DeadLetter:
+    """An event that its handler was not given any more."""
+
+    function_id: str
+    scope: str
+    key: str
+    old: Value
+    new: Value
+    error: str
+
+
+@dataclass(slots=True)
+class Jump:
+    """A wall clock that was set: `ahead` is how many seconds it is before the machine's from then on."""
+
+    when: int
+    ahead: float
+
+
+@dataclass(slots=True)
 class History:
     """Everything. `ended_engines` are numbers of engines and when that process had ended, `initial` and `final` the values before
-    and in the end, `left` what should not be there any more."""
+    and in the end, `left` what should not be there any more, `lost` how many events of a trigger the engines say are lost, `jumps`
+    those of the clock that deadlines are kept by."""
 
     writes: list[Write] = field(default_factory=list)
     deliveries: list[Delivery] = field(default_factory=list)
@@ -88,6 +119,9 @@ class History:
     initial: dict[Place, Value] = field(default_factory=dict)
     final: dict[Place, Value] = field(default_factory=dict)
     left: list[str] = field(default_factory=list)
+    dead: list[DeadLetter] = field(default_factory=list)
+    lost: dict[str, int] = field(default_factory=dict)
+    jumps: list[Jump] = field(default_factory=list)
 
 
 def load(directory: Path, writers: str = "*", since: int = 0) -> History:
@@ -106,6 +140,13 @@ def load(directory: Path, writers: str = "*", since: int = 0) -> History:
             history.final[note["scope"], note["key"]] = note["final"]
         elif "left" in note:
             history.left.append(note["left"])
+        elif "dead" in note:
+            letter = DeadLetter(note["dead"], note["scope"], note["key"], note["old_value"], note["new_value"], note["error"])
+            history.dead.append(letter)
+        elif "lost" in note:
+            history.lost[note["subscription"]] = note["lost"]
+        elif "ahead" in note:
+            history.jumps.append(Jump(note["t"], note["ahead"]))
     return history
 
 
@@ -115,6 +156,7 @@ def writes_of(notes: Iterable[dict[str, Any]]) -> Iterator[Write]:
     for note in notes:
         if "write" in note:
             write = Write(note["write"], note["kind"], note["scope"], note["key"], note["t"])
+            write.size, write.ttl_ms = note.get("size", 0), note.get("ttl", 0)
             open_writes[write.id] = write
         else:
             write = open_writes.pop(note["answered"])
@@ -146,6 +188,7 @@ def deliveries_of(notes: Iterable[dict[str, Any]]) -> Iterator[Delivery]:
                 event_id=note.get("event_id"),
                 attempt=note.get("attempt"),
                 fence=note.get("fence"),
+                cause=note.get("cause"),
             )
         else:
             delivery = running.pop(note["done"])

@@ -1,8 +1,8 @@
 """A worker on the official Python SDK that serves the handlers of a run, or writes; it notes everything in journals.
 
-    -m tests.torture.sdk_worker URL NAME ROLE PLACE SEED DIRECTORY
+    -m tests.torture.sdk_worker URL NAME ROLE PLACE DIRECTORY ADAPTER SEED
 
-ROLE is `handle`, `handle-old` or `write`; PLACE is the number of its engine. The end of its input ends it.
+ROLE is that of a trigger's workers, or `write` or `write-old`; PLACE is the number of its engine. The end of its input ends it.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import importlib
 import itertools
 import os
 import random
+import signal
 import sys
 import threading
 import time
@@ -18,14 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from tests.torture.journal import Journal
-from tests.torture.subscriptions import CONDITION, SPECS, Spec, fails, is_wanted
-from tests.torture.writes import Source, outcome_of
+from tests.torture.subscriptions import CONDITION, HANDLE, SPECS, Spec, fails, is_wanted
+from tests.torture.writes import Source, outcome_of, seen
 
 iii: Any = importlib.import_module("iii")
 ReconnectionConfig: Any = importlib.import_module("iii.iii_constants").ReconnectionConfig
 
 CALL_MS = 7000
-CUT_OFF_SECONDS = 20.0
+TOLD = ("event_type", "scope", "key", "old_value", "new_value", "cause")
+CUT_OFF_SECONDS = 10.0
 
 
 def handler(spec: Spec, journal: Journal, numbers: "itertools.count[int]") -> Any:
@@ -33,9 +35,14 @@ def handler(spec: Spec, journal: Journal, numbers: "itertools.count[int]") -> An
 
     async def handle(event: Any, metadata: Any = None) -> None:
         number, told = next(numbers), (metadata or {}).get("iii_state") or {}
-        told_event = {name: event[name] for name in ("event_type", "scope", "key", "old_value", "new_value")}
+        told_event = {name: seen(event[name]) for name in TOLD if name in event}
         journal.note(delivery=number, subscription=spec.name, **told_event, **told)
-        await asyncio.sleep(random.uniform(0, 0.01) if random.random() < 0.9 else random.uniform(0.02, 0.15))
+        if spec.kills(event["new_value"]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if spec.is_damaged:  # so slow that something always waits in the queue that is damaged
+            await asyncio.sleep(random.uniform(0.3, 0.7))
+        else:
+            await asyncio.sleep(random.uniform(0, 0.01) if random.random() < 0.9 else random.uniform(0.02, 0.15))
         failing = spec.fails and fails(told["event_id"], told["attempt"])
         journal.note(done=number, ok=not failing)
         if failing:
@@ -52,11 +59,11 @@ async def condition(event: Any) -> bool:
     return is_wanted(event["old_value"], event["new_value"])
 
 
-def serve(client: Any, is_old: bool, journal: Journal) -> None:
+def serve(client: Any, role: str, adapter: str, journal: Journal) -> None:
     """Register the functions, then the triggers."""
     numbers = itertools.count(1)
-    specs = [spec for spec in SPECS if spec.is_old == is_old]
-    if not is_old:
+    specs = [spec for spec in SPECS[adapter] if spec.role == role]
+    if role == HANDLE:
         client.register_function(CONDITION, condition)
     for spec in specs:
         client.register_function(spec.function_id, handler(spec, journal, numbers))
@@ -80,7 +87,7 @@ def write(client: Any, source: Source, journal: Journal, stopped: threading.Even
     while not stopped.wait(source.pause()):
         op = source.next()
         function_id, payload = op.call()
-        journal.note(write=op.id, kind=op.kind, scope=op.scope, key=op.key)
+        journal.note(**op.note())
         try:
             result = client.trigger({"function_id": function_id, "payload": payload, "timeout_ms": CALL_MS})
         except Exception as error:
@@ -88,26 +95,29 @@ def write(client: Any, source: Source, journal: Journal, stopped: threading.Even
             journal.note(answered=op.id, outcome=outcome_of(getattr(error, "code", "")), error=message)
             continue
         values = {"old": result, "new": None} if op.kind == "delete" else {"old": result["old_value"], "new": result["new_value"]}
+        values = {name: seen(value) for name, value in values.items()}
         journal.note(answered=op.id, outcome="ok", **values)
 
 
 def main() -> None:
-    url, name, role, place, seed, directory = sys.argv[1:]
+    url, name, role, place, directory, adapter, seed = sys.argv[1:]
     options = iii.InitOptions(worker_name=name, reconnection_config=ReconnectionConfig(initial_delay_ms=100, max_delay_ms=500))
     client = iii.register_worker(url, options)
     stopped = threading.Event()
-    if role == "write":
+    writer = None
+    if role.startswith("write"):
         journal = Journal(Path(directory, f"writes-{name}.jsonl"))
-        writer = threading.Thread(target=write, args=(client, Source(int(seed), name), journal, stopped), daemon=True)
+        source = Source(int(seed), name, adapter, has_large=role == "write")
+        writer = threading.Thread(target=write, args=(client, source, journal, stopped), daemon=True)
         writer.start()
     else:
         journal = Journal(Path(directory, f"handled-{name}.jsonl"))
         journal.note(worker=name, place=int(place))
-        serve(client, role == "handle-old", journal)
+        serve(client, role, adapter, journal)
         threading.Thread(target=end_when_cut_off, args=(client,), daemon=True).start()
     sys.stdin.read()
     stopped.set()
-    if role == "write":
+    if writer is not None:
         writer.join(CALL_MS / 1000 + 2)
     os._exit(0)
 

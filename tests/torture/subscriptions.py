@@ -9,9 +9,12 @@ import zlib
 from dataclasses import dataclass
 from typing import Any
 
-from tests.torture.writes import HOT, MAIN, SIDE
+from tests.torture.writes import FADING, HOT, HURT, LARGE, MAIN, OUTSIDE, POISON, SCOPES, SIDE, is_poison
 
 CONDITION = "torture::is_wanted"
+
+HANDLE, HANDLE_OLD, HANDLE_POISON, HANDLE_AWAY = "handle", "handle-old", "handle-poison", "handle-away"
+"""The roles of workers: most handlers, those of the old SDK, those that kill, and those that are away for long."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,15 @@ class Spec:
     is_broadcast: bool = False
     fails: bool = False
     """Whether its handler raises now and then."""
-    is_old: bool = False
-    """Served by workers of the old SDK, which are not told of `event_id`, `attempt` and `fence`."""
+    role: str = HANDLE
+    """Of the workers that serve it."""
+    is_damaged: bool = False
+    """Whether its queue is damaged: events may be lost, as many as are counted."""
+
+    @property
+    def is_old(self) -> bool:
+        """Served by workers of the old SDK, which are not told of `event_id`, `attempt` and `fence`."""
+        return self.role == HANDLE_OLD
 
     @property
     def function_id(self) -> str:
@@ -37,7 +47,8 @@ class Spec:
     @property
     def config(self) -> dict[str, Any]:
         """The trigger's config."""
-        config: dict[str, Any] = {"scope": self.scope, "retry": {"max_attempts": 20, "backoff_ms": 30, "max_backoff_ms": 200}}
+        attempts = 3 if self.role == HANDLE_POISON else 20
+        config: dict[str, Any] = {"scope": self.scope, "retry": {"max_attempts": attempts, "backoff_ms": 30, "max_backoff_ms": 200}}
         if self.key is not None:
             config["key"] = self.key
         if self.has_condition:
@@ -52,15 +63,29 @@ class Spec:
             return False
         return not self.has_condition or is_wanted(old, new)
 
+    def kills(self, new: Any) -> bool:
+        """Whether an event to this value kills its worker."""
+        return self.role == HANDLE_POISON and is_poison(new)
 
-SPECS = (
+
+_ALL = (
     Spec("all", MAIN, is_base=True),
     Spec("wanted", MAIN, has_condition=True),
     Spec("one", MAIN, key="m0"),
-    Spec("hot", MAIN, key=HOT, is_old=True),
+    Spec("hot", MAIN, key=HOT, role=HANDLE_OLD),
     Spec("flaky", SIDE, is_base=True, fails=True),
     Spec("everywhere", SIDE, is_broadcast=True),
+    Spec("fading", FADING, is_base=True),
+    Spec("away", LARGE, is_base=True, role=HANDLE_AWAY),
+    Spec("seen", POISON, is_base=True),
+    Spec("deadly", POISON, role=HANDLE_POISON),
+    Spec("outside", OUTSIDE, is_base=True),
+    Spec("whole", HURT, is_base=True),
+    Spec("hurt", HURT, is_damaged=True),
 )
+
+SPECS = {adapter: tuple(spec for spec in _ALL if spec.scope in scopes) for adapter, scopes in SCOPES.items()}
+"""The triggers with each adapter."""
 
 
 def is_wanted(old: Any, new: Any) -> bool:

@@ -10,11 +10,11 @@ import pytest
 
 from tests.torture.check import GRACE_NS, Verdict, check
 from tests.torture.history import Delivery, Fault, History, Value, Write
-from tests.torture.subscriptions import Spec
+from tests.torture.subscriptions import HANDLE_OLD, Spec
 from tests.torture.writes import MAIN, applied
 
 ALL = Spec("all", MAIN, is_base=True)
-HOT = Spec("hot", MAIN, key="hot", is_old=True)
+HOT = Spec("hot", MAIN, key="hot", role=HANDLE_OLD)
 WANTED = Spec("wanted", MAIN, has_condition=True)
 EVERYWHERE = Spec("everywhere", MAIN, is_broadcast=True)
 
@@ -274,6 +274,16 @@ def test_what_an_engine_was_not_broadcast_while_it_was_gone_is_no_loss() -> None
     history.history.deliveries.remove(missed)
     history.history.ended_engines.append((1, missed.begun))
     assert history.verdict().problems == []
+
+
+def test_a_broadcast_that_a_handler_had_begun_ends_with_its_engine_and_only_then_is_no_loss() -> None:
+    for has_ended, expected in ((True, set()), (False, {"lost event"})):
+        history = told(ALL, EVERYWHERE, engines=2)
+        begun = [d for d in history.of(EVERYWHERE) if d.engine == 1][2]
+        begun.ok = begun.ended = None
+        if has_ended:
+            history.history.ended_engines.append((1, begun.begun + 1))
+        assert words(history.verdict()) == expected
 
 
 def test_what_was_left_behind_is_a_problem() -> None:

@@ -15,10 +15,13 @@ from tests.support.sdk.workers import PYTHON_NEW, PYTHON_OLD
 from tests.torture.arena import Arena
 from tests.torture.chains import wrong_values
 from tests.torture.check import check
-from tests.torture.ending import Look, note_what_there_is, until_settled
+from tests.torture.ending import note_what_there_is, until_settled
 from tests.torture.history import Place, Value, Write, load
 from tests.torture.journal import Journal
+from tests.torture.looks import RedisLook
+from tests.torture.plan import PLANS
 from tests.torture.run import READY_SECONDS, REST_SECONDS, rest, writing
+from tests.torture.subscriptions import SPECS
 from tests.torture.writes import COUNTERS, MAIN
 
 WRITTEN_BEFORE, WRITTEN_AFTER = 300, 600
@@ -59,17 +62,18 @@ async def test_a_failover_loses_what_the_replica_had_not_heard_of_and_nothing_el
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     journal = Journal(tmp_path / "run.jsonl")
-    async with Arena(1, tmp_path, journal, replicated=True) as arena:
-        await until_settled(Look(arena.redis.client).not_hosted, READY_SECONDS)
+    async with Arena(PLANS["redis"], 1, tmp_path, journal, replicated=True) as arena:
+        assert arena.redis is not None
+        await until_settled(RedisLook(arena.plan, arena.redis.client).not_hosted, READY_SECONDS)
         async with writing(arena, 1, tmp_path, "before"):
             await until(lambda: answered(tmp_path, "before*") > WRITTEN_BEFORE)
             await until(lambda: arena.replica.client.info("replication")["master_link_status"] == "up")
             await arena.fail_over(0.5)
             await until(lambda: answered(tmp_path, "before*") > WRITTEN_AFTER)
-        look = Look(arena.replica.client)
+        look = RedisLook(arena.plan, arena.replica.client)
         await until_settled(look.not_hosted, READY_SECONDS)
         await until_settled(look.not_empty, REST_SECONDS)
-        found: dict[Place, Value] = {(scope, key): value for scope, key, value in await asyncio.to_thread(look.values)}
+        found: dict[Place, Value] = {(scope, key): value for scope, key, value in await look.values()}
 
         since = time.monotonic_ns()
         async with writing(arena, 2, tmp_path, "after"):
@@ -87,5 +91,5 @@ async def test_a_failover_loses_what_the_replica_had_not_heard_of_and_nothing_el
     history.writes += load(tmp_path, "end").writes
     history.deliveries = [delivery for delivery in history.deliveries if delivery.begun >= since]
     history.initial = found
-    assert check(history).problems == []
+    assert check(history, SPECS["redis"]).problems == []
     assert tracebacks == []

@@ -15,14 +15,14 @@ from tests.support.sdk.workers import SOON, Sdk
 class WorkerProcess:
     """A worker of an SDK (see `sdk_worker`), which reconnects to its engine by itself."""
 
-    def __init__(self, sdk: Sdk, url: str, name: str, role: str, place: int, seed: int, directory: Path) -> None:
+    def __init__(self, sdk: Sdk, url: str, name: str, role: str, place: int, words: tuple[str, ...], directory: Path) -> None:
         self.name = name
         self._home = tempfile.TemporaryDirectory(prefix="iii-state-worker-", ignore_cleanup_errors=True)
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("III_", "OTEL_"))}
-        words = (url, name, role, str(place), str(seed), str(directory))
+        arguments = (url, name, role, str(place), str(directory), *words)
         with (directory / f"stderr-{name}.log").open("w") as stderr:
             self.process = subprocess.Popen(
-                [str(sdk.directory / "bin" / "python"), "-m", "tests.torture.sdk_worker", *words],
+                [str(sdk.directory / "bin" / "python"), "-m", "tests.torture.sdk_worker", *arguments],
                 cwd=self._home.name,
                 env={**inherited, "HOME": self._home.name, "OTEL_ENABLED": "false", "PYTHONPATH": str(ROOT)},
                 stdin=subprocess.PIPE,

@@ -12,7 +12,7 @@ from iii_state.client.about import About
 from iii_state.client.client import Client
 from iii_state.errors import ConnectionLost
 from tests.torture.journal import Journal
-from tests.torture.writes import Op, Source, outcome_of
+from tests.torture.writes import Op, Source, outcome_of, seen
 
 CALL_SECONDS = 7.0
 PAUSE_SECONDS = 0.1
@@ -91,7 +91,7 @@ class SocketCaller:
 async def write_once(op: Op, caller: Caller, journal: Journal) -> str:
     """Make one write, and note it before and after. Its outcome."""
     function_id, payload = op.call()
-    journal.note(write=op.id, kind=op.kind, scope=op.scope, key=op.key)
+    journal.note(**op.note())
     try:
         result = await caller.call(function_id, payload)
     except FunctionError as error:
@@ -102,7 +102,7 @@ async def write_once(op: Op, caller: Caller, journal: Journal) -> str:
         journal.note(answered=op.id, outcome="unknown", error=str(error))
         return "unknown"
     values = {"old": result, "new": None} if op.kind == "delete" else {"old": result["old_value"], "new": result["new_value"]}
-    journal.note(answered=op.id, outcome="ok", **values)
+    journal.note(answered=op.id, outcome="ok", **{name: seen(value) for name, value in values.items()})
     return "ok"
 
 

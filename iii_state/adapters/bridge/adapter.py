@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 from iii_state.adapters.bridge.admin import BridgeAdmin
@@ -34,7 +35,7 @@ class BridgeAdapter:
         self._remote = Remote(settings)
         self._tasks = Background()
         self._wake_up = WakeUp()
-        dead_letters = DeadLetters(limits.max_queue_length)
+        self._dead_letters = dead_letters = DeadLetters(limits, _now_ms)
         self.values = BridgeValues(self._remote, self._tasks)
         self.sessions = BridgeSessions(self._remote, self._tasks)
         self.queues = BridgeQueues(self._remote, limits, dispatch, self._wake_up, dead_letters)
@@ -62,6 +63,7 @@ class BridgeAdapter:
 
     async def _stop(self) -> None:
         await self._tasks.stop()
+        self._dead_letters.close()
         await self.queues.close()
         await self._remote.stop()
 
@@ -80,3 +82,7 @@ class BridgeAdapter:
 
     def route(self, visited: list[str]) -> Result[list[str]]:
         return self._tasks.call(self._remote.route(visited))
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

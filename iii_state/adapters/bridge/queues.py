@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 1.0
 
+_NO_ANSWER = (Code.TIMEOUT, Code.INVOCATION_STOPPED)
+"""What is no word of the remote's on a trigger: it hangs, or stops."""
+
 OWN_RETENTION_MS = 300_000
 """For so long at most a remote keeps the queue of one bridge alone when the connection is gone."""
 
@@ -49,6 +52,7 @@ class BridgeQueues:
         self._ahead = dispatch.concurrency + dispatch.prefetch
         self._wake_up = wake_up
         self._dead_letters = dead_letters
+        dead_letters.on_drop = self._dead_letters_dropped
         self._enabled = True
         self._relays: dict[str, Relay] = {}
         self._gone: list[Relay] = []
@@ -140,6 +144,13 @@ class BridgeQueues:
             self._gone.append(relay)  # the remote may have kept its queue since before this engine was started
         relay.end()
 
+    def _drop(self, relay: Relay) -> None:
+        """The remote has refused a subscription: nothing is kept of it here. What may wait there from before stays."""
+        del self._relays[relay.queue.id]
+        self._client.triggers.forget(relay.trigger_id)
+        self._stop_serving(relay)
+        relay.end()
+
     # -- functions and triggers at the remote
 
     def _connected(self) -> None:
@@ -163,8 +174,10 @@ class BridgeQueues:
         except ConnectionLost:
             pass  # the next connection begins with it
         except FunctionError as error:
+            if error.code in _NO_ANSWER:
+                return  # it has been sent; should it be refused yet, that is logged
             if self._relays.get(relay.queue.id) is relay:
-                self._remove(relay)
+                self._drop(relay)
             raise StoreError(f"{self._remote.url} refuses the trigger: {error}") from None
 
     def _register(self, relay: Relay) -> None:
@@ -196,6 +209,9 @@ class BridgeQueues:
 
     def _unregister(self, relay: Relay) -> None:
         self._client.triggers.unregister(relay.trigger_id, "state")
+        self._stop_serving(relay)
+
+    def _stop_serving(self, relay: Relay) -> None:
         if relay.function_id is not None and relay.is_served:
             relay.is_served = False
             self._client.serving.unregister_function(relay.function_id)
@@ -280,6 +296,12 @@ class BridgeQueues:
         relay.finish(delivery, failure, final=True)
         if not is_held:
             self._dead_letters.add(relay.subscription, delivery, failure)
+
+    def _dead_letters_dropped(self, dead_letters: Sequence[DeadLetter]) -> None:
+        for dead_letter in dead_letters:
+            relay = self._relays.get(dead_letter.subscription_id)
+            if relay is not None:
+                relay.queue.dropped += 1
 
     def release(self, deliveries: Sequence[Delivery], *, begun: bool = False) -> None:
         for delivery in reversed(deliveries):

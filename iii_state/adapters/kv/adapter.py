@@ -51,7 +51,7 @@ class KvAdapter:
         self._journal = None if directory is None else Journal(directory, save_interval_ms)
         self._commits = None if self._journal is None else Commits(self._journal, self._clock)
         self._wake_up = WakeUp()
-        dead_letters = DeadLetters(limits.max_queue_length)
+        dead_letters = DeadLetters(limits, self._clock)
         self.sessions = KvSessions(self._commits, expiry_seconds=session_seconds)
         self.queues = KvQueues(limits, self._wake_up, self._commits, dead_letters, self._clock)
         self.values = KvValues(self.queues, self.sessions, self._commits, self._clock)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
@@ -49,6 +50,7 @@ class KvQueues:
         self._commits = commits
         self._keep: Keep = keep_nothing if commits is None else commits.keep
         self._dead_letters = dead_letters
+        dead_letters.on_drop = self._dead_letters_dropped
         self._clock = clock
         self.routes = KvRoutes()
         self._queues: dict[str, Queue] = {}
@@ -101,6 +103,7 @@ class KvQueues:
 
     def close(self) -> None:
         """Stop all timers, and wake the dispatcher no more."""
+        self._dead_letters.close()
         for timer in self._removals.values():
             timer.cancel()
         self._removals.clear()
@@ -298,9 +301,7 @@ class KvQueues:
         queue = self._queues.get(delivery.subscription_id)
         if queue is None or not queue.is_pending(delivery):
             return
-        dead_letter, gone = self._dead_letters.add(queue.subscription, delivery, failure)
-        if gone is not None:
-            self._keep(lambda changes: changes.gone_dead_letters.append(gone.id))
+        dead_letter = self._dead_letters.add(queue.subscription, delivery, failure)
 
         def record(changes: Changes) -> None:
             changes.dead_letters.append(dead_letter_row(dead_letter))
@@ -341,6 +342,14 @@ class KvQueues:
             changes.gone_dead_letters.append(dead_letter.id)
 
         self._keep(record, settled)
+
+    def _dead_letters_dropped(self, dead_letters: Sequence[DeadLetter]) -> None:
+        for subscription_id, count in Counter(dead_letter.subscription_id for dead_letter in dead_letters).items():
+            queue = self._queues.get(subscription_id)
+            if queue is not None:
+                queue.dropped += count
+                self._record(queue)
+        self._keep(lambda changes: changes.gone_dead_letters.extend(dead_letter.id for dead_letter in dead_letters))
 
     def drop_dead_letter(self, dead_letter_id: str) -> bool:
         """Drop a dead letter; False if it is not there."""

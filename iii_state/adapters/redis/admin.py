@@ -160,7 +160,7 @@ class RedisAdmin:
 async def inspection(settings: RedisSettings) -> AsyncIterator[RedisAdmin]:
     """Look at a Redis without being one of its engines. Raises `StoreError` in words."""
     keys = Keys(settings.prefix.encode())
-    address = Address.parse(settings.redis_url)
+    address = Address.parse(settings.redis_url, settings.tls)
     connection = RedisConnection(address, keys.session, call_timeout_ms=settings.call_timeout_ms)
     await connection.start()
     try:

@@ -8,7 +8,7 @@ import secrets
 from iii_state.host import engine_name
 
 
-class Identity:
+class EngineIdentity:
     """Who this engine is. It gets a new id whenever it has been declared dead; `instance` stays for as long as the process."""
 
     def __init__(self) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from iii_state.adapters.redis.connection.connection import RedisConnection
 from iii_state.adapters.redis.connection.pubsub import PubSub
-from iii_state.adapters.redis.identity import Identity
+from iii_state.adapters.redis.identity import EngineIdentity
 from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.mutations.fanout import Fanout
 from iii_state.adapters.redis.mutations.wake_ups import WakeUps
@@ -22,7 +22,7 @@ class Shared:
     connection: RedisConnection
     pubsub: PubSub
     """Another connection, on which is heard what is published."""
-    engine: Identity
+    engine: EngineIdentity
     fanout: Fanout
     """What mutations share, the routes among it."""
     wake_ups: WakeUps

@@ -19,6 +19,7 @@ from iii_state.engine.workers.registrations import Registrations
 from iii_state.engine.workers.workers import Description, Workers
 from iii_state.errors import Code, FunctionError, NotCarriedOut
 from iii_state.host import DEFAULT_NAMESPACE, Caller, Trigger
+from iii_state.rights import Identity
 from iii_state.tasks.failures import contained
 from iii_state.tasks.results import Result
 from iii_state.wire import malformed, messages
@@ -48,13 +49,17 @@ _NULL = ord("n")
 
 
 class Worker:
-    """One worker, for as long as its connection lasts. It is an executor of functions and an owner of triggers."""
+    """One worker, for as long as its connection lasts. It is an executor of functions and an owner of triggers.
 
-    def __init__(self, workers: Workers, link: PeerConnection, remote: str | None = None) -> None:
+    `identity` is that of the token it came with, None where no tokens are used.
+    """
+
+    def __init__(self, workers: Workers, link: PeerConnection, remote: str | None = None, identity: Identity | None = None) -> None:
         self.id = str(uuid.uuid4())
         self.reattach_token = str(uuid.uuid4())
         self.namespace = DEFAULT_NAMESPACE
-        self.caller = Caller(self.id, DEFAULT_NAMESPACE)
+        self.caller = Caller(self.id, DEFAULT_NAMESPACE, identity)
+        """Who calls, for all calls that this worker makes."""
         self.link = link
         self.remote = remote
         self.connected_at_ms = int(time.time() * 1000)
@@ -97,6 +102,15 @@ class Worker:
     def name(self) -> str:
         """What it calls itself."""
         return self.description.name or ""
+
+    @property
+    def identity(self) -> Identity | None:
+        """Whose token its connection came with, None where no tokens are used."""
+        return self.caller.identity
+
+    def identify(self, identity: Identity | None) -> None:
+        """Its token has other rights from now on: those of calls that come, and of what it registers."""
+        self.caller = Caller(self.id, self.namespace, identity)
 
     @property
     def is_exclusive(self) -> bool:
@@ -253,7 +267,7 @@ class Worker:
         namespace = description.namespace or DEFAULT_NAMESPACE
         if namespace != self.namespace:
             before, self.namespace = self.namespace, namespace
-            self.caller = Caller(self.id, namespace)
+            self.caller = Caller(self.id, namespace, self.identity)
             self._registrations.move(before, namespace)
         self._settle()
         self._workers.changed("worker_metadata_updated", self.id)
@@ -317,9 +331,9 @@ class Worker:
         self._answering.disconnected()
 
 
-def connect(workers: Workers, link: PeerConnection, remote: str | None = None) -> Worker:
+def connect(workers: Workers, link: PeerConnection, remote: str | None = None, identity: Identity | None = None) -> Worker:
     """A worker has connected: it is told its id first."""
-    worker = Worker(workers, link, remote)
+    worker = Worker(workers, link, remote, identity)
     link.send(messages.encode(messages.WorkerRegistered(worker.id, worker.reattach_token)))
     workers.add(worker)
     return worker

@@ -14,6 +14,7 @@ from iii_state.engine.functions.registry import FunctionRegistry
 from iii_state.engine.triggers.binding import TriggerOwner
 from iii_state.engine.triggers.registry import TriggerRegistry
 from iii_state.host import Caller, Trigger
+from iii_state.rights import Identity
 from iii_state.tasks.results import Result
 from iii_state.wire.messages import WORKER_GONE
 from iii_state.wire.peer import PeerConnection
@@ -51,6 +52,9 @@ class ConnectedWorker(Executor, TriggerOwner, Protocol):
 
     @property
     def caller(self) -> Caller: ...
+
+    @property
+    def identity(self) -> Identity | None: ...
 
     @property
     def description(self) -> Description: ...

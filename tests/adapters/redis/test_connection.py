@@ -16,7 +16,7 @@ from iii_state import values
 from iii_state.adapters.base import Updated
 from iii_state.adapters.redis import RedisAdapter
 from iii_state.adapters.redis.connection.address import Address
-from iii_state.adapters.redis.connection.socket import open_socket
+from iii_state.adapters.redis.connection.socket import open_server
 from iii_state.adapters.redis.scripts.loader import names
 from iii_state.adapters.redis.scripts.packing import pack
 from iii_state.config import RedisSettings
@@ -63,7 +63,7 @@ def test_what_is_written_to_a_connection_that_has_ended_is_no_error(
     server: RedisServer, new_loop: Callable[[], asyncio.AbstractEventLoop]
 ) -> None:
     async def write_when_it_has_ended() -> None:
-        socket = await open_socket(Address.parse(server.url), "test")
+        socket = await open_server(Address.parse(server.url), "test")
         socket.abort()
         socket.write(pack((b"PING",)))
         await socket.closed
@@ -384,3 +384,19 @@ async def test_a_refusal_of_what_an_earlier_connection_carried_too_does_not_say_
         assert server.client.hget("state:s", "k") is not None, "this is why"
     finally:
         await adapter.stop()
+
+
+async def test_what_was_sent_before_the_engine_stopped_is_not_said_to_have_changed_nothing(
+    server: RedisServer, proxy: Proxy
+) -> None:
+    """Redis may carry it out yet: `OUTCOME_UNKNOWN`. A read, and what was never sent, has changed nothing."""
+    async with adapter_on(proxy.url) as adapter:
+        await answer_of(adapter.values.set("s", "k", b"1"))
+        proxy.loses_replies = True
+        written = asyncio.ensure_future(answer_of(adapter.values.set("s", "k", b"2")))
+        read = asyncio.ensure_future(answer_of(adapter.values.get("s", "k")))
+        await until(lambda: server.client.hget("state:s", "k") == b"2")
+        await adapter._shared.connection._pipeline.close()
+        await asyncio.wait([written, read])
+    assert type(written.exception()) is OutcomeUnknown
+    assert type(read.exception()) is StoreError

@@ -8,7 +8,7 @@ from iii_state.adapters.redis.connection.address import Address
 from iii_state.adapters.redis.connection.call import AGAIN, Again
 from iii_state.adapters.redis.connection.connection import RedisConnection
 from iii_state.adapters.redis.connection.session import EngineSession
-from iii_state.adapters.redis.identity import Identity
+from iii_state.adapters.redis.identity import EngineIdentity
 from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.mutations.commands import Replace, Update
 from iii_state.adapters.redis.mutations.fanout import Fanout, ReloadRoutes
@@ -28,7 +28,7 @@ HELD = [b"HELD"]
 async def fanout() -> Fanout:
     keys = Keys()
     connection = RedisConnection(Address(), keys.session)
-    return Fanout(keys, connection, Identity(), WakeUps(keys, connection.session), QueueLimits())
+    return Fanout(keys, connection, EngineIdentity(), WakeUps(keys, connection.session), QueueLimits())
 
 
 def a_set(fanout: Fanout, ttl_ms: int | None = None, request: Request | None = None) -> Replace:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import redis
@@ -13,9 +13,12 @@ from iii_state.adapters.redis.scripts.engines import fence, heartbeat, join_succ
 from iii_state.adapters.redis.scripts.loader import script
 from iii_state.adapters.redis.scripts.mutations import BoundedQueue, Stale
 from iii_state.adapters.redis.scripts.queues import (
+    DEAD_LETTERS_AT_ONCE,
     Entry,
     ack,
+    dead_letter,
     drop_entries,
+    drop_old_dead_letters,
     due,
     is_fenced,
     redeliver,
@@ -534,3 +537,60 @@ def test_an_entry_that_is_no_event_hides_no_other(worker: Worker, engine: Engine
     assert worker.run("repair/drop_entries", drop_entries(KEYS, b"q", wrong)) == 0
     assert client.xpending(stream, "engines")["pending"] == 2
     assert client.hget(KEYS.subscription(b"q").decode(), "lost") == b"5"
+
+
+HOUR_MS = 3_600_000
+
+
+def bury(worker: Worker, queue: bytes, most: int = 1000) -> Any:
+    """Make a dead letter of everything that is ready."""
+    reply = None
+    for delivery in worker.take(queue):
+        assert isinstance(delivery.token, Entry)
+        reply = worker.run("queues/dead_letter", dead_letter(KEYS, queue, worker.engine, delivery.token, 1, "boom", "f", most))
+    return reply
+
+
+def test_dead_letters_go_by_the_time_of_the_fleet_and_not_by_that_of_a_clock_that_was_set(
+    worker: Worker, engine: Engine, client: redis.Redis
+) -> None:
+    engine.set(b"s", b"a", b"1")
+    bury(worker, b"q")
+    seconds, micros = client.time()
+    now = int(seconds) * 1000 + int(micros) // 1000
+    # As if Redis's clock had been set ahead by ten hours since: the fleet's time went on as before.
+    client.hset(KEYS.clock, mapping={"offset": -10 * HOUR_MS, "last": now, "until": now + HOUR_MS})
+    later = now - 10 * HOUR_MS
+    ((entry_id, fields),) = cast("Any", client.xrange(KEYS.dead(b"q")))
+    client.delete(KEYS.dead(b"q"))
+    client.xadd(KEYS.dead(b"q"), {**fields, b"b": b"%d" % (later - HOUR_MS // 2)}, id=entry_id)
+    call = drop_old_dead_letters(KEYS, b"q", HOUR_MS)
+    dropped, function_id, following = worker.run("queues/drop_old_dead_letters", call)
+    assert (dropped, function_id) == (0, b"")
+    assert 0 < following <= HOUR_MS, "by the clock it would be ten hours old"
+
+
+def test_dead_letters_of_an_older_engine_go_by_the_time_of_redis(worker: Worker, client: redis.Redis) -> None:
+    fields: Any = dict.fromkeys("wsktonae", b"x") | {"f": b"f"}
+    seconds, _ = client.time()
+    for number in range(DEAD_LETTERS_AT_ONCE + 1):
+        client.xadd(KEYS.dead(b"q"), fields, id=f"{(int(seconds) - 7200) * 1000 + number}-0")
+    client.xadd(KEYS.dead(b"q"), fields)
+    client.sadd(KEYS.dead_queues, b"q")
+    call = drop_old_dead_letters(KEYS, b"q", HOUR_MS)
+    assert worker.run("queues/drop_old_dead_letters", call) == [DEAD_LETTERS_AT_ONCE, b"f", 0]
+    dropped, _, following = worker.run("queues/drop_old_dead_letters", call)
+    assert dropped == 1
+    assert following > 0
+    assert client.xlen(KEYS.dead(b"q")) == 1
+    assert client.exists(KEYS.subscription(b"q")) == 0, "a queue that is gone does not come back for being counted"
+    assert worker.run("queues/drop_old_dead_letters", drop_old_dead_letters(KEYS, b"q", 0)) == [1, b"f", -1]
+    assert client.exists(KEYS.dead(b"q"), KEYS.dead_queues) == 0
+
+
+def test_dead_letters_that_go_for_their_number_are_counted(worker: Worker, engine: Engine, client: redis.Redis) -> None:
+    for key in (b"a", b"b", b"c"):
+        engine.set(b"s", key, b"1")
+    bury(worker, b"q", most=1)
+    assert client.xlen(KEYS.dead(b"q")) == 1
+    assert client.hget(KEYS.subscription(b"q"), "dropped") == b"2"

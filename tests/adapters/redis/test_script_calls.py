@@ -128,12 +128,16 @@ async def test_every_call_has_the_keys_that_the_header_of_its_script_names(own_s
             client.hset(KEYS.engines.decode(), "dead", "100 1")
             client.sadd(KEYS.hosts(b"dead").decode(), ALL.id)
             await heard(calls, "fleet/fence", "fleet/takeover", "fleet/heartbeat")
-        async with engine_on(own_server, QueueLimits(max_queue_length=2, on_full="drop_oldest")) as adapter:
+        limits = QueueLimits(max_queue_length=2, on_full="drop_oldest", dead_letter_retention_ms=10)
+        async with engine_on(own_server, limits) as adapter:
             await use_subscriptions(adapter)
             client.hset("state:emptied", "k", "1")
             client.sadd(KEYS.scopes.decode(), "emptied", "never")
             await answer_of(adapter.values.scopes())
             await answer_of(adapter.queues.subscribe(ALL))
+            await answer_of(adapter.values.set("s", "k", b"0"))
+            await answer_of(adapter.queues.dead_letter(await taken(adapter), FAILURE))
+            await heard(calls, "queues/drop_old_dead_letters")
             await answer_of(adapter.values.set("s", "k", b"1"))
             await answer_of(adapter.values.set("s", "k", b"2"))
             await heard(calls, "repair/check_fleet", "repair/check_queues", "repair/check_waiting", "repair/requeue_entries")

@@ -9,7 +9,7 @@ import re
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,22 @@ ATTACH = (*IN_PYTHON, "attach")
 
 
 class AttachProcess:
-    """`python -m iii_state attach …`. `config` is what an iii `config.yaml` holds for `iii-state`."""
+    """`python -m iii_state attach …`. `config` is what an iii `config.yaml` holds for `iii-state`; `on_line` hears of every line
+    that it writes, in a thread."""
 
-    def __init__(self, url: str, *arguments: str, config: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *arguments: str,
+        config: dict[str, Any] | None = None,
+        environment: Mapping[str, str] | None = None,
+        on_line: Callable[[str], None] | None = None,
+    ) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="iii-state-attach-")
         command = [*ATTACH, "--engine", url, *arguments]
-        self.process = started(command, self._directory.name, config)
+        self.process = started(command, self._directory.name, config, environment)
         assert self.process.stderr is not None
-        self.stderr = Lines(self.process.stderr)
+        self.stderr = Lines(self.process.stderr, on_line)
 
     def wait_for(self, words: str, times: int = 1) -> None:
         """Wait for a line of its standard error with these words, for so many of them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -21,6 +22,8 @@ class Pair:
         self.reply_bytes = reply_bytes
         """How many bytes of replies still get through before the connection is cut; None for all."""
         self.is_cut = False
+        self.active_at = time.monotonic()
+        """When something came through last."""
 
 
 class Proxy:
@@ -71,6 +74,7 @@ class Proxy:
     async def _requests(self, reader: asyncio.StreamReader, pair: Pair) -> None:
         with contextlib.suppress(ConnectionError, RuntimeError):  # uvloop's word for: it has been closed meanwhile
             while data := await reader.read(65536):
+                pair.active_at = time.monotonic()
                 if self.delay:
                     await asyncio.sleep(self.delay)
                 if self.hold:
@@ -83,6 +87,7 @@ class Proxy:
     async def _replies(self, pair: Pair) -> None:
         with contextlib.suppress(ConnectionError, RuntimeError):  # uvloop's word for: it has been closed meanwhile
             while data := await pair.redis_reader.read(65536):
+                pair.active_at = time.monotonic()
                 if self.delay:
                     await asyncio.sleep(self.delay)
                 if pair.reply_bytes is not None and len(data) > pair.reply_bytes:
@@ -110,10 +115,16 @@ class Proxy:
         for pair in self.pairs:
             self.cut(pair)
 
+    def cut_idle(self, seconds: float) -> None:
+        """Close those through which nothing has come for so long."""
+        for pair in self.pairs:
+            if time.monotonic() - pair.active_at > seconds:
+                self.cut(pair)
+
     async def release(self) -> None:
         """Pass on what connections that are cut have held back; returns when Redis has executed it, or has gone."""
         for pair in self.pairs:
-            if pair.is_cut and pair.held:
+            if pair.is_cut and pair.held and not pair.redis.is_closing():
                 pair.redis.write(bytes(pair.held))
                 pair.held.clear()
                 try:

@@ -77,16 +77,24 @@ class RedisServer:
         executable: the server to run; `default_binary` unless given.
         fake: run fakeredis instead, on a port only.
         environment: added to that of the tests.
+        host: an address of this machine.
+        port: a free one unless given.
 
     Raises:
         TimeoutError: when it does not answer in time.
     """
 
     def __init__(
-        self, *options: str, executable: str | None = None, fake: bool = False, environment: Mapping[str, str] | None = None
+        self,
+        *options: str,
+        executable: str | None = None,
+        fake: bool = False,
+        environment: Mapping[str, str] | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
     ) -> None:
-        self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}"
+        self.port = port or free_port()
+        self.url = f"redis://{host}:{self.port}"
         self._folder = tempfile.mkdtemp(prefix="iii-redis-")
         self.socket = f"{self._folder}/redis.sock"
         self._emptied_for = ""
@@ -98,14 +106,14 @@ class RedisServer:
                 "--port",
                 str(self.port),
                 "--bind",
-                "127.0.0.1",
+                host,
                 "--unixsocket",
                 self.socket,
             ]
             self._command += ["--dir", self._folder, "--save", ""]
         self._command += options
         self._environment = {**os.environ, **(environment or {})}
-        self.client: Any = redis.Redis(port=self.port, protocol=2, socket_timeout=10)
+        self.client: Any = redis.Redis(host=host, port=self.port, protocol=2, socket_timeout=10)
         """Replies in bytes, which redis-py's types do not know (and which would take a cast at every use)."""
         self.process: subprocess.Popen[bytes]
         self.start()

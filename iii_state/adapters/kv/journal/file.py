@@ -103,6 +103,8 @@ def open_file(path: Path, now: int) -> tuple[sqlite3.Connection, Contents]:
             directory,
             path,
         )
+    if not path.exists():
+        _force_names_to_disk(directory)
     connection = sqlite3.connect(path, isolation_level=None, timeout=1.0, cached_statements=256, check_same_thread=False)
     try:
         connection.execute("PRAGMA locking_mode=EXCLUSIVE")
@@ -172,6 +174,22 @@ def force_log_to_disk(path: Path) -> None:
         os.fsync(log)
     finally:
         os.close(log)
+
+
+def _force_names_to_disk(directory: Path) -> None:
+    """Make the path to a new file outlive the machine: SQLite sees to the file's own name, and to none above it.
+
+    Of all directories above, since who has made them may have been killed before this.
+    """
+    for parent in directory.absolute().parents:
+        try:
+            place = os.open(parent, os.O_RDONLY)
+            try:
+                os.fsync(place)
+            finally:
+                os.close(place)
+        except OSError as error:  # not readable for this user, or a file system that forces no directories
+            logger.debug("cannot force the names in %s to disk: %s", parent, error)
 
 
 def _note_opening(connection: sqlite3.Connection, path: Path, now: int) -> int:

@@ -13,8 +13,9 @@ from iii_state.adapters.redis.connection.address import Address
 from iii_state.adapters.redis.connection.call import Arguments, Command, Reply, ScriptCall, as_it_is
 from iii_state.adapters.redis.connection.explain import explain
 from iii_state.adapters.redis.connection.pipeline import Pipeline
+from iii_state.adapters.redis.connection.primary import Primary
 from iii_state.adapters.redis.connection.session import EngineSession
-from iii_state.adapters.redis.connection.socket import Socket, open_socket
+from iii_state.adapters.redis.connection.socket import Socket
 from iii_state.adapters.redis.scripts.loader import load_commands
 from iii_state.errors import SessionLost, SessionTaken, StoreError
 from iii_state.sessions import SESSION_SECONDS
@@ -41,6 +42,8 @@ class RedisConnection:
         self, address: Address, session_key: Callable[[bytes], bytes], *, call_timeout_ms: int = 5000, max_in_flight: int = 1024
     ) -> None:
         self.address = address
+        self.primary = Primary(address)
+        """Opens connections to this Redis."""
         self.session = EngineSession(session_key)
         self.restored = Signal()
         """Emitted when a broken connection has been replaced."""
@@ -48,14 +51,26 @@ class RedisConnection:
         """Awaited on every new connection but the first, before any call is sent: another server may answer by now."""
         self._timeout = call_timeout_ms / 1000
         self._pipeline = Pipeline(address, self.session, call_timeout_ms=call_timeout_ms, max_in_flight=max_in_flight)
+        self._pipeline.demoted = self.primary.leave
         self.damaged = self._pipeline.damaged
         """Emitted when Redis holds something else than iii-state has left there."""
         self.call = self._pipeline.call
         """Makes a call."""
         backoff = Backoff(BACKOFF_SECONDS, MAX_BACKOFF_SECONDS, at_once=True)
         self._reconnecting = Reconnecting(self._keep_one, backoff, failed=self._failed)
+        self.primary.moved.connect(self._reconnecting.hurry)
         self._background = Background()
         self._keeps_session = True
+
+    @property
+    def is_up(self) -> bool:
+        """Whether there is a connection just now."""
+        return self._pipeline.socket is not None
+
+    @property
+    def trouble(self) -> str:
+        """Why there is none, empty where there is one."""
+        return self._pipeline.trouble
 
     # -- calls
 
@@ -83,6 +98,7 @@ class RedisConnection:
         socket = await self._open(check)
         self._pipeline.open()
         self._pipeline.adopt(socket)
+        self.primary.start()
         self._background.start(self._reconnecting.run(), "iii-state redis connection")
 
     def forget_session(self) -> None:
@@ -100,13 +116,14 @@ class RedisConnection:
                 logger.info("the session could not be dropped, and will expire: %s", error)
         self._pipeline.is_closed = True
         await self._background.stop()
+        await self.primary.stop()
         await self._pipeline.close()
 
     async def _open(self, first: Callable[[Socket], Awaitable[None]] | None = None) -> Socket:
         """A connection whose session is open and whose scripts are loaded."""
         try:
             async with asyncio.timeout(self._timeout):
-                socket = await open_socket(self.address, f"iii-state:{self.session.name.decode()}")
+                socket = await self.primary.open(f"iii-state:{self.session.name.decode()}")
                 try:
                     if first is not None:
                         await first(socket)
@@ -126,7 +143,7 @@ class RedisConnection:
             replies = await socket.ask(*load_commands(), session.opening())
             for refusal in replies:
                 if isinstance(refusal, hiredis.ReplyError):
-                    raise StoreError(explain(self.address, str(refusal)))
+                    raise StoreError(explain(socket.address, str(refusal)))
             try:
                 session.opened(replies[-1])
                 return
@@ -158,10 +175,9 @@ class RedisConnection:
             done, _ = await asyncio.wait((socket.closed,), timeout=SESSION_SECONDS / 5)
             if done:
                 return
-            try:
-                await self.call(self.session.refreshing())
-            except StoreError as error:
-                logger.warning("the session could not be kept: %s", error)
+            kept = self.call(self.session.refreshing())
+            kept.add_done_callback(_log_not_kept)
+            await asyncio.wait((socket.closed, kept), return_when=asyncio.FIRST_COMPLETED)
 
     def _failed(self, error: Exception, is_news: bool) -> None:
         if not isinstance(error, StoreError):
@@ -170,6 +186,11 @@ class RedisConnection:
         if is_news and str(error) != self._pipeline.trouble:
             logger.warning("%s; trying again", error)
         self._pipeline.trouble = str(error)
+
+
+def _log_not_kept(kept: asyncio.Future[Any]) -> None:
+    if not kept.cancelled() and (error := kept.exception()) is not None:
+        logger.warning("the session could not be kept: %s", error)
 
 
 async def _nothing_to_prepare(socket: Socket) -> None:

@@ -92,7 +92,12 @@ def is_damage(text: str) -> bool:
 
 def is_of_another_server(text: str) -> bool:
     """Whether another server may answer at this address by now, to which a new connection leads."""
-    return trouble_of(text) in ("READONLY", "MASTERDOWN", "NOAUTH")
+    return trouble_of(text) == "NOAUTH" or is_of_former_primary(text)
+
+
+def is_of_former_primary(text: str) -> bool:
+    """Whether the server is a replica by now, or loads what its primary has sent: it has changed nothing, and the next may."""
+    return trouble_of(text) in ("READONLY", "MASTERDOWN", "LOADING")
 
 
 def refusal_of(address: Address, call: RedisCall[Any], text: str) -> StoreError:
@@ -117,6 +122,12 @@ def too_late(call: RedisCall[Any], why: str, *, sent: bool) -> StoreError:
     if sent:
         return OutcomeUnknown(f"{why}; whether the change was made is not known")
     return NoAnswer(f"{why}; nothing was changed")
+
+
+def closed_before_an_answer(address: Address, *, was_sent: bool) -> StoreError:
+    """The engine ends its connection; `was_sent` tells of a mutation that Redis may have carried out."""
+    why = f"the connection to Redis at {address} has been closed"
+    return OutcomeUnknown(f"{why}; whether the change was made is not known") if was_sent else StoreError(why)
 
 
 def record_lost(address: Address) -> OutcomeUnknown:

@@ -12,6 +12,7 @@ import asyncio
 import itertools
 import logging
 from collections import deque
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import hiredis
@@ -20,9 +21,11 @@ from iii_state.adapters.redis.connection.address import Address
 from iii_state.adapters.redis.connection.call import AGAIN, Again, Command, RedisCall, Reply
 from iii_state.adapters.redis.connection.explain import (
     carried_before,
+    closed_before_an_answer,
     explain,
     is_damage,
     is_of_another_server,
+    is_of_former_primary,
     old_value_lost,
     record_lost,
     refusal_of,
@@ -61,6 +64,8 @@ class Pipeline:
         """Why there is no connection."""
         self.damaged = Signal()
         """Emitted when Redis holds something else than iii-state has left there."""
+        self.demoted: Callable[[Socket, str], None] = lambda socket, reason: None
+        """Called when the server of a connection has turned out to be no primary any more. The connection is replaced."""
         self.timeout = call_timeout_ms / 1000
         self.is_closed = True
         self._max_in_flight = max_in_flight
@@ -143,7 +148,8 @@ class Pipeline:
             await socket.closed
         for calls in (self._again, self._in_flight, self._waiting):
             for call in calls:
-                self._fail(call, StoreError(f"the connection to Redis at {self.address} has been closed"))
+                was_sent = call.was_carried or (call.mutates and calls is self._in_flight)
+                self._fail(call, closed_before_an_answer(self.address, was_sent=was_sent))
             calls.clear()
 
     # -- sending
@@ -300,7 +306,7 @@ class Pipeline:
             self._leave = leave
         call.tries += 1
         if call.tries > MAX_TRIES:
-            why = leave or "its scripts were lost, its routes changed, or another program wrote the same value, each time"
+            why = self._leave or "its scripts were lost, its routes changed, or another program wrote the same value, each time"
             told = f"Redis at {self.address} has put this call off {MAX_TRIES} times: {why}; nothing was changed"
             self._fail(call, NoAnswer(told))
         elif not self._dropped(call):
@@ -314,7 +320,11 @@ class Pipeline:
         if is_damage(text):
             self.damaged.emit()
         if is_of_another_server(text):
-            self._leave = explain(self.address, text)
+            is_news, self._leave = self._leave is None, explain(self.address, text)
+            if is_of_former_primary(text):
+                if is_news and self.socket is not None:
+                    self.demoted(self.socket, self._leave)
+                return AGAIN
         raise refusal_of(self.address, call, text)
 
     # -- time

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 
 from hiredis import ReplyError
 
-from iii_state.adapters.redis.connection.address import Address
 from iii_state.adapters.redis.connection.explain import explain
-from iii_state.adapters.redis.connection.socket import Reply, Socket, open_socket
+from iii_state.adapters.redis.connection.socket import Reply, Socket
 from iii_state.adapters.redis.scripts.packing import pack
 from iii_state.errors import StoreError
 from iii_state.tasks.background import Background
@@ -31,11 +31,19 @@ class PubSub:
 
     What is published while the connection is down is not heard, which each listener makes up for. `prepare` may talk to
     Redis on a new connection before anything is listened to on it.
+
+    Args:
+        open_as: opens a connection that is shown under a name.
+        silence_seconds: a connection that has been silent for so long is replaced.
+        name: that of the connection.
     """
 
-    def __init__(self, address: Address, *, silence_seconds: float) -> None:
+    def __init__(
+        self, open_as: Callable[[str], Awaitable[Socket]], *, silence_seconds: float, name: str = "iii-state:bells"
+    ) -> None:
         self.prepare: Callable[[Socket], Awaitable[None]] | None = None
-        self._address = address
+        self._open_as = open_as
+        self._name = name
         self._silence = silence_seconds
         self._channels: dict[bytes, Heard] = {}
         self._patterns: dict[bytes, Heard] = {}
@@ -49,6 +57,10 @@ class PubSub:
     def start(self) -> None:
         """Connect in the background, and stay connected."""
         self._background.start(self._reconnecting.run(), "iii-state redis pubsub")
+
+    def hurry(self) -> None:
+        """Connect at once, where this waits to connect again."""
+        self._reconnecting.hurry()
 
     async def stop(self) -> None:
         """Hear nothing more."""
@@ -88,7 +100,7 @@ class PubSub:
         for pattern in self._patterns:
             self._tell(b"PSUBSCRIBE", [pattern])
 
-    def _received(self, replies: list[Reply]) -> None:
+    def _received(self, socket: Socket, replies: list[Reply]) -> None:
         for reply in replies:
             match reply:
                 case [b"message", bytes(channel), bytes(message)] if heard := self._channels.get(channel):
@@ -102,7 +114,7 @@ class PubSub:
                 case ReplyError() as refusal:
                     log = logger.debug if self._was_refused else logger.warning
                     self._was_refused = True
-                    why = explain(self._address, str(refusal))
+                    why = explain(socket.address, str(refusal))
                     log("not everything may be heard, and what is missed is found later: %s (README: Permissions)", why)
                 case _:
                     pass
@@ -110,7 +122,7 @@ class PubSub:
     async def _keep_one(self) -> None:
         socket = await self._open()
         self._reconnecting.worked()
-        socket.received = self._received
+        socket.received = partial(self._received, socket)
         self._socket = socket
         self._tell_everything()
         await self._watch(socket)
@@ -125,7 +137,7 @@ class PubSub:
 
     async def _open(self) -> Socket:
         async with asyncio.timeout(self._silence):
-            socket = await open_socket(self._address, "iii-state:bells")
+            socket = await self._open_as(self._name)
         try:
             if self.prepare is not None:
                 async with asyncio.timeout(self._silence):

@@ -72,6 +72,12 @@ class Socket(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def leave(self, reason: str) -> None:
+        """Close at once, as if the other side had; whoever uses the connection is told the reason."""
+        self.trouble = reason
+        if self._transport is not None:
+            self._transport.abort()
+
     async def ask(self, *commands: Sequence[bytes]) -> list[Reply]:
         """Send commands and wait for their replies, error replies included. Raises `StoreError` when the connection breaks."""
         replies: list[Reply] = []
@@ -104,8 +110,8 @@ def _nothing() -> None:
     """The end of the connection changes nothing yet."""
 
 
-async def open_socket(address: Address, name: str) -> Socket:
-    """Connect and introduce oneself (HELLO, SELECT); `name` is what `CLIENT LIST` shows. The caller bounds the time.
+async def open_server(address: Address, name: str) -> Socket:
+    """Connect to one server and introduce oneself (HELLO, SELECT); `name` is what `CLIENT LIST` shows. The caller bounds the time.
 
     Raises `StoreError` in words.
     """
@@ -144,7 +150,14 @@ async def _greet(socket: Socket, name: str) -> None:
     numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
     if numbers < OLDEST and told.get(b"server") != b"fakeredis":
         raise StoreError(f"Redis at {address} is too old: it is {version}, iii-state needs {OLDEST[0]}.{OLDEST[1]} or later")
-    if told.get(b"mode") == b"cluster":
+    mode = told.get(b"mode")
+    if address.is_sentinel and mode != b"sentinel":
+        raise StoreError(f"what listens at {address} is a Redis, and no Sentinel")
+    if mode == b"sentinel" and not address.is_sentinel:
+        raise StoreError(f"what listens at {address} is a Sentinel: redis_url has to be redis+sentinel://{address}/NAME")
+    if address.name and told.get(b"role") not in (b"master", None):
+        raise StoreError(f"Redis at {address} is a replica by now, and its Sentinels do not know it yet")
+    if mode == b"cluster":
         raise StoreError(f"Redis at {address} is part of a Redis Cluster, which is not supported yet")
     if address.db:
         (selected,) = await socket.ask([b"SELECT", b"%d" % address.db])

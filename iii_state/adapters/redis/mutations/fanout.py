@@ -8,7 +8,7 @@ from itertools import islice
 
 from iii_state.adapters.redis.connection.call import RedisCall, Reply
 from iii_state.adapters.redis.connection.connection import RedisConnection
-from iii_state.adapters.redis.identity import Identity
+from iii_state.adapters.redis.identity import EngineIdentity
 from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.mutations.routes import BEGAN, RedisRoutes, deadlines_setting
 from iii_state.adapters.redis.mutations.wake_ups import WakeUps
@@ -33,7 +33,9 @@ _watching = Afterwards("planning the end of a value with a deadline")
 class Fanout:
     """The routes and how they are kept current, the bounds of queues, and whether there are events at all."""
 
-    def __init__(self, keys: Keys, connection: RedisConnection, engine: Identity, wake_ups: WakeUps, limits: QueueLimits) -> None:
+    def __init__(
+        self, keys: Keys, connection: RedisConnection, engine: EngineIdentity, wake_ups: WakeUps, limits: QueueLimits
+    ) -> None:
         self.keys = keys
         self.wake_ups = wake_ups
         self.limits = limits

@@ -10,7 +10,7 @@ from iii_state import origins
 from iii_state.adapters.redis.connection.call import AGAIN, Again, Command, RedisCall, Reply
 from iii_state.adapters.redis.keys import caller_session, lane
 from iii_state.adapters.redis.mutations.fanout import Fanout
-from iii_state.adapters.redis.mutations.room import Room
+from iii_state.adapters.redis.mutations.room import EndOrphan, Room
 from iii_state.adapters.redis.scripts.loader import script
 from iii_state.adapters.redis.scripts.mutations import (
     NO_DEADLINE,
@@ -217,11 +217,13 @@ class Mutation(RedisCall[T], Generic[T]):
     def _make_room(self, full: QueueFull) -> Again:
         limits = self._fanout.limits
         queue, function_id = self._wanted[full.queue]
-        if limits.on_full == "reject":
-            bound = f"{full.bound} {getattr(limits, full.bound)}"
-            raise StoreError(f"the queue of {function_id} is full ({bound}); its handler does not keep up, or nobody serves it")
         if self._room is None:
             self._room = Room(self._fanout, (*self._place, lane(*self._place)))
+        if limits.on_full == "reject":
+            if self._room.may_end(queue):
+                return Again(EndOrphan(self._fanout, queue, function_id))
+            bound = f"{full.bound} {getattr(limits, full.bound)}"
+            raise StoreError(f"the queue of {function_id} is full ({bound}); its handler does not keep up, or nobody serves it")
         return Again(self._room.drop_oldest(queue, function_id, full.size))
 
 

@@ -15,7 +15,7 @@ from hiredis import ReplyError
 
 from iii_state.adapters.redis.connection.connection import RedisConnection
 from iii_state.adapters.redis.connection.explain import explain, trouble_of
-from iii_state.adapters.redis.connection.socket import Reply, Socket, open_socket
+from iii_state.adapters.redis.connection.socket import Reply, Socket
 from iii_state.adapters.redis.scripts.mutations import Postponed
 from iii_state.errors import NotConfirmed, StoreError
 from iii_state.tasks.background import Background
@@ -53,6 +53,7 @@ class Replicas:
 
     def __init__(self, connection: RedisConnection, written: bytes, count: int, call_timeout_ms: int) -> None:
         self._address = connection.address
+        self._open_as = connection.primary.open
         self._written = written
         self._send = connection.send
         self._count = count
@@ -64,6 +65,7 @@ class Replicas:
         self._unconfirmed: list[_Unconfirmed[object]] = []
         self._wake = asyncio.Event()
         self._reconnecting = Reconnecting(self._keep_one, Backoff(BACKOFF_SECONDS, BACKOFF_SECONDS), failed=self._failed)
+        connection.primary.moved.connect(self._reconnecting.hurry)
         self._background = Background()
 
     def start(self) -> None:
@@ -133,10 +135,10 @@ class Replicas:
 
     async def _keep_one(self) -> None:
         async with asyncio.timeout(self._timeout):
-            socket = await open_socket(self._address, "iii-state:replicas")
+            socket = await self._open_as("iii-state:replicas")
+        socket.lost = self._wake.set
         try:
-            while True:
-                await self._round(socket)
+            while await self._round(socket):
                 self._reconnecting.worked()
         finally:
             socket.abort()
@@ -147,8 +149,11 @@ class Replicas:
         elif is_news:
             logger.warning("whether replicas have what is written cannot be seen: %s", error or "no answer")
 
-    async def _round(self, socket: Socket) -> None:
+    async def _round(self, socket: Socket) -> bool:
+        """One WAIT, once there is something to wait for; False where the connection has ended before."""
         while not self._unconfirmed:
+            if socket.closed.done():
+                return False
             self._wake.clear()
             await self._wake.wait()
         writes, self._unconfirmed = self._unconfirmed, []
@@ -171,6 +176,7 @@ class Replicas:
                 self._unconfirmed.append(write)
         if history != self._history:
             self._history = _field(await self._send(*_INFO), "master_replid")
+        return True
 
     async def _wait(self, socket: Socket) -> tuple[int, str]:
         """How many replicas have everything that was written before, and the replication history."""

@@ -13,6 +13,9 @@ from iii_state.events import Change, Delivery, EventType, QueueLimits
 DELIVERIES_AT_ONCE = 1000
 """At most this many deliveries in one call of queues/ack.lua, for the same reason."""
 
+DEAD_LETTERS_AT_ONCE = 100
+"""At most this many in one call of queues/drop_old_dead_letters.lua, which reads them whole."""
+
 _EVENT_TYPES = frozenset((b"created", b"updated", b"deleted"))
 
 
@@ -80,8 +83,9 @@ def dead_letter(
 ) -> list[bytes]:
     """What follows the digest of queues/dead_letter.lua in EVALSHA."""
     names = (keys.stream(queue), keys.engines, keys.busy(queue), keys.wait(queue, entry.lane), keys.dead(queue), keys.dead_queues)
+    more = (keys.subscription(queue), keys.clock)
     words = (engine, queue, entry.id, entry.lane, b"%d" % entry.size, b"%d" % attempts, error.encode(), function_id.encode())
-    return [b"7", *names, keys.origins(queue), *words, b"%d" % most]
+    return [b"9", *names, *more, keys.origins(queue), *words, b"%d" % most]
 
 
 def dead_retry(keys: Keys, queue: bytes, entry_id: bytes, lane_name: bytes, limits: QueueLimits) -> list[bytes]:
@@ -94,6 +98,12 @@ def dead_retry(keys: Keys, queue: bytes, entry_id: bytes, lane_name: bytes, limi
 def dead_drop(keys: Keys, queue: bytes, entry_id: bytes) -> list[bytes]:
     """What follows the digest of queues/dead_drop.lua in EVALSHA."""
     return [b"2", keys.dead(queue), keys.dead_queues, queue, entry_id]
+
+
+def drop_old_dead_letters(keys: Keys, queue: bytes, retention_ms: int) -> list[bytes]:
+    """What follows the digest of queues/drop_old_dead_letters.lua in EVALSHA."""
+    names = (keys.dead(queue), keys.dead_queues, keys.subscription(queue), keys.clock)
+    return [b"4", *names, queue, b"%d" % retention_ms, b"%d" % DEAD_LETTERS_AT_ONCE]
 
 
 def drop_oldest(

@@ -1,0 +1,126 @@
+"""The primary of a Redis: opens connections to it, and has them left at once when another server becomes it.
+
+Behind Sentinels it is asked for at each connect, and every Sentinel is listened to: what they publish when a replica has been
+promoted ends the connections to the server that was the primary, and the pauses before the next ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from iii_state.adapters.redis.connection.address import Address
+from iii_state.adapters.redis.connection.pubsub import PubSub
+from iii_state.adapters.redis.connection.sentinel import find_primary
+from iii_state.adapters.redis.connection.socket import Socket, open_server
+from iii_state.errors import StoreError
+from iii_state.tasks.background import Background, stop_tasks
+from iii_state.tasks.signal import Signal
+
+logger = logging.getLogger(__name__)
+
+SILENCE_SECONDS = 2.0
+"""A Sentinel that has been silent for so long is connected to again."""
+
+SWITCHED, PROMOTED = b"+switch-master", b"+promoted-slave"
+
+
+class Primary:
+    """The server at an address, whichever that is at the moment. Without Sentinels this is the address, and nothing is watched."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.moved = Signal()
+        """Emitted when another server has become the primary, or may have, and the connections to the one before are ending."""
+        self._place: tuple[str, int] | None = None
+        """Where it is, as far as is known."""
+        self._sockets: set[Socket] = set()
+        self._opening: set[asyncio.Task[Socket]] = set()
+        self._watches: list[PubSub] = []
+        self._background = Background()
+
+    def start(self) -> None:
+        """Listen to the Sentinels."""
+        for sentinel in self.address.sentinels:
+            watch = PubSub(Primary(sentinel).open, silence_seconds=SILENCE_SECONDS, name="iii-state:sentinel")
+            watch.listen((SWITCHED, PROMOTED), self._heard)
+            watch.start()
+            self._watches.append(watch)
+
+    async def stop(self) -> None:
+        """Listen no more. Connections stay."""
+        await asyncio.gather(*(watch.stop() for watch in self._watches), self._background.stop())
+
+    async def open(self, name: str) -> Socket:
+        """Connect to it; `name` is what `CLIENT LIST` shows. The caller bounds the time. Raises `StoreError` in words."""
+        if not self.address.sentinels:
+            return self._kept(await open_server(self.address, name))
+        opening = asyncio.create_task(self._open(name))
+        self._opening.add(opening)
+        try:
+            await asyncio.wait((opening,))
+        except BaseException:
+            await stop_tasks((opening,))
+            if not opening.cancelled() and opening.exception() is None:
+                opening.result().abort()
+            raise
+        finally:
+            self._opening.discard(opening)
+        if opening.cancelled():
+            raise StoreError(self._reason())
+        return opening.result()
+
+    async def _open(self, name: str) -> Socket:
+        found = await find_primary(self.address)
+        self._place = found.place
+        return self._kept(await open_server(found, name))
+
+    def _kept(self, socket: Socket) -> Socket:
+        self._sockets.add(socket)
+        socket.closed.add_done_callback(lambda _: self._sockets.discard(socket))
+        return socket
+
+    # -- when it moves
+
+    def leave(self, found_by: Socket, reason: str) -> None:
+        """A server is no primary any more, as a connection has found that its owner replaces: leave it with all others, too. Where
+        a name stands for the primary, it may lead to another server by now."""
+        for socket in [socket for socket in self._sockets if socket is not found_by]:
+            socket.leave(reason)
+        self.moved.emit()
+
+    def _heard(self, channel: bytes, message: bytes | None) -> None:
+        if message is None:  # whatever was published before is made up for
+            self._background.start(self._look(), "iii-state look at the Sentinels")
+            return
+        words = message.decode("utf-8", "replace").split(" ")
+        match channel, words:
+            case b"+switch-master", [name, _, _, host, port] if name == self.address.name and port.isdigit():
+                self._is_at((host, int(port)))
+            case b"+promoted-slave", ["slave", _, host, port, "@", name, *_] if name == self.address.name and port.isdigit():
+                self._is_at((host, int(port)))
+            case _:
+                pass  # of another Redis
+
+    async def _look(self) -> None:
+        try:
+            found = await find_primary(self.address)
+        except StoreError as error:
+            logger.info("where the primary is cannot be seen: %s", error)
+        else:
+            self._is_at(found.place)
+
+    def _is_at(self, place: tuple[str, int]) -> None:
+        if place == self._place:
+            return
+        self._place = place
+        logger.warning(self._reason())
+        for opening in self._opening:
+            opening.cancel()
+        for socket in [socket for socket in self._sockets if socket.address.place != place]:
+            socket.leave(self._reason())
+        self.moved.emit()
+
+    def _reason(self) -> str:
+        where = "" if self._place is None else f": it is at {self.address.at(*self._place)} now"
+        return f"the Sentinels of {self.address.name} have made another server the primary{where}"

@@ -1,0 +1,121 @@
+"""The block `server:` of an `iii-state` entry: where an engine listens, and whom it lets in."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from iii_state.config.checks import Check, boolean, integer, section, shown, string
+from iii_state.errors import ConfigError
+
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+
+
+class TlsFiles(msgspec.Struct, frozen=True):
+    """The files of a server's TLS, in PEM. With `client_ca` a client has to show a certificate of that authority."""
+
+    cert: Path
+    key: Path
+    client_ca: Path | None = None
+
+
+class ServerLimits(msgspec.Struct, frozen=True):
+    """What an engine takes on, all peers together, but for `message_bytes`, which is of one message."""
+
+    connections: int = 10_000
+    handshakes: int = 512
+    message_bytes: int = MAX_MESSAGE_BYTES
+
+
+class ServerSettings(msgspec.Struct, frozen=True):
+    """Where an engine listens, and whom it lets in. `token_file` holds one plain token, `tokens_file` hashed ones with rights."""
+
+    host: str = "127.0.0.1"
+    port: int = 49134
+    allow_origins: tuple[str, ...] = ()
+    allow_hosts: tuple[str, ...] = ()
+    token_file: Path | None = None
+    tokens_file: Path | None = None
+    tls: TlsFiles | None = None
+    limits: ServerLimits = ServerLimits()
+    insecure: bool = False
+
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
+_NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+
+
+def origin(where: str, value: Any) -> str:
+    """An origin as browsers spell it: a scheme and a host, and a port unless it is the scheme's own."""
+    text = string(where, value)
+    if _ORIGIN.fullmatch(text.lower()) is None:
+        raise ConfigError(f"{where} has to be an origin such as https://app.example.com or http://localhost:3000, not {text!r}")
+    return text.lower()
+
+
+def host_name(where: str, value: Any) -> str:
+    """The name or address of a host, without a port."""
+    text = string(where, value).lower().removesuffix(".")
+    try:
+        return str(ipaddress.ip_address(text.removeprefix("[").removesuffix("]")))
+    except ValueError:
+        pass
+    if _NAME.fullmatch(text) is None:
+        raise ConfigError(f"{where} has to be the name of a host, without scheme and port, not {value!r}")
+    return text
+
+
+def list_of(check: Check) -> Check:
+    """A list, each item checked."""
+
+    def check_all(where: str, value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{where} has to be a list, not {shown(value)}")
+        return tuple(check(f"{where}[{index}]", item) for index, item in enumerate(value))
+
+    return check_all
+
+
+def file_path(where: str, value: Any) -> Path:
+    """The path of a file, which is read later."""
+    return value if isinstance(value, Path) else Path(string(where, value))
+
+
+def _tls(where: str, value: Any) -> TlsFiles:
+    given = section(f"{where}.", value, {"cert": file_path, "key": file_path, "client_ca": file_path})
+    for needed in ("cert", "key"):
+        if needed not in given:
+            raise ConfigError(f"{where}.{needed} is missing: TLS needs a certificate (cert) and its key (key)")
+    return TlsFiles(**given)
+
+
+def _limits(where: str, value: Any) -> ServerLimits:
+    checks: Mapping[str, Check] = {
+        "connections": integer(1),
+        "handshakes": integer(1),
+        "message_bytes": integer(1024, MAX_MESSAGE_BYTES),
+    }
+    return ServerLimits(**section(f"{where}.", value, checks))
+
+
+CHECKS: Mapping[str, Check] = {
+    "host": string,
+    "port": integer(0, 65535),
+    "allow_origins": list_of(origin),
+    "allow_hosts": list_of(host_name),
+    "token_file": file_path,
+    "tokens_file": file_path,
+    "tls": _tls,
+    "limits": _limits,
+    "insecure": boolean,
+}
+
+
+def server(where: str, value: Any) -> ServerSettings:
+    """The settings of a block `server`. Raises `ConfigError`, which names the key."""
+    return ServerSettings(**section(f"{where}.", value, CHECKS))

@@ -1,0 +1,132 @@
+"""Failovers by Sentinels under traffic: what the promoted replica had is there, what it had not is counted, nothing is made twice,
+and from then on everything is as it always was."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
+
+import pytest
+
+from tests.adapters.redis.sentinel.traffic import Traffic, elements, lost, problems, settled_values, traffic_on, values_on
+from tests.support.redis.proxy import Proxy, proxy_to
+from tests.support.redis.sentinels import SentinelGroup
+from tests.support.redis.server import RedisServer
+from tests.support.waiting import until
+
+BEFORE, AFTER = 150, 300
+
+
+class Arena:
+    """Sentinels, the Redis that they watch, and a proxy in front of its first primary, through which everybody reaches that."""
+
+    def __init__(self, group: SentinelGroup, front: Proxy) -> None:
+        self.group = group
+        self.front = front
+
+    async def hurt(self, how: str) -> None:
+        """Take the primary away; returns when another one has its place."""
+        first = self.group.first
+        match how:
+            case "killed":
+                await asyncio.to_thread(first.kill)
+                self.front.cut_all()
+            case "stopped":
+                first.process.send_signal(signal.SIGSTOP)
+            case "cut off":
+                self.front.mute = True
+            case "told":
+                await asyncio.to_thread(self.group.fail_over)
+        await until(lambda: asyncio.to_thread(lambda: self.group.primary() is not first), "no replica was promoted")
+
+    async def heal(self, how: str) -> None:
+        """Let the first primary come back; returns when it follows the new one."""
+        first = self.group.first
+        match how:
+            case "killed":
+                await asyncio.to_thread(first.start)
+            case "stopped":
+                first.process.send_signal(signal.SIGCONT)
+            case "cut off":
+                self.front.mute = False
+                self.front.cut_all()
+        await until(lambda: asyncio.to_thread(lambda: first.client.info("replication")["role"] == "slave"), "it follows nobody")
+
+
+@asynccontextmanager
+async def arena(*options: str) -> AsyncIterator[Arena]:
+    with ExitStack() as stack:
+        first = await asyncio.to_thread(RedisServer, "--repl-diskless-sync-delay", "0", *options)
+        async with proxy_to(first.port) as front:
+            # The proxy runs in this loop.
+            group = await asyncio.to_thread(SentinelGroup, stack, *options, primary=first, front=front.port)
+            yield Arena(group, front)
+            await asyncio.to_thread(stack.close)
+
+
+async def judged_afterwards(traffic: Traffic, server: RedisServer) -> list[str]:
+    """What is wrong with traffic that begins now."""
+    initial, since = await settled_values(server), time.monotonic_ns()
+    async with traffic.writing():
+        await traffic.until_acknowledged(BEFORE)
+    return problems(traffic, since, initial, await settled_values(server))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("how", "wait_replicas"), [("killed", 1), ("killed", 2), ("stopped", 0), ("stopped", 2), ("cut off", 2), ("told", 2)]
+)
+async def test_traffic_goes_on_at_the_promoted_replica(
+    how: str, wait_replicas: int, record_property: Callable[[str, object], None]
+) -> None:
+    async with arena() as hurt, traffic_on(hurt.group.url, wait_replicas=wait_replicas) as traffic:
+        async with traffic.writing():
+            await traffic.until_acknowledged(BEFORE)
+            await hurt.hurt(how)
+            promoted = hurt.group.primary()
+            await hurt.heal(how)
+            await traffic.until_acknowledged(AFTER)
+        found = await settled_values(promoted)
+        count = lost(traffic.writes, found)
+        record_property("acknowledged writes of counters and lists that were lost", count)
+        if wait_replicas:
+            assert count == 0
+        refused = [write.error for write in traffic.writes if write.outcome == "refused"]
+        assert refused == [], "calls wait while there is no primary"
+        assert await judged_afterwards(traffic, promoted) == []
+        assert hurt.group.primary() is promoted
+
+
+@pytest.mark.slow
+async def test_what_the_promoted_replica_had_not_heard_of_is_lost_and_nothing_else(
+    record_property: Callable[[str, object], None],
+) -> None:
+    async with arena() as hurt, traffic_on(hurt.group.url) as traffic:
+        async with traffic.writing():
+            await traffic.until_acknowledged(BEFORE)
+            for pair in hurt.front.pairs[: len(hurt.group.servers) - 1]:
+                pair.reply_bytes = 0  # the first to come were the replicas; from now on none of them gets through
+            hurt.front.reply_bytes = lambda: 0
+            await until(lambda: hurt.group.servers[1].client.info("replication")["master_link_status"] != "up")
+            await until(lambda: hurt.group.servers[2].client.info("replication")["master_link_status"] != "up")
+            had = [await values_on(replica) for replica in hurt.group.servers[1:]]
+            await traffic.until_acknowledged(BEFORE)
+            acknowledged = [write.id for write in traffic.writes if write.outcome == "ok"]
+            await hurt.hurt("killed")
+            promoted = hurt.group.primary()
+            await traffic.until_acknowledged(AFTER)
+        found = await settled_values(promoted)
+        count = lost(traffic.writes, found)
+        record_property("acknowledged writes of counters and lists that were lost", count)
+        assert count > 0, "the replica had fallen behind by nothing: this test shows nothing"
+        held, held_before = elements(found), elements(had[hurt.group.servers.index(promoted) - 1])
+        assert held_before
+        for place, there in held_before.items():
+            assert held[place][: len(there)] == there, "what it had is there"
+        appended = [write for write in traffic.writes if write.kind == "append" and write.key.startswith("l")]
+        gone = [write for write in appended if write.outcome == "ok" and write.id not in held.get(write.place, [])]
+        assert all(write.id in acknowledged for write in gone), "what was acknowledged by the promoted one is there"
+        assert await judged_afterwards(traffic, promoted) == []

@@ -1,0 +1,108 @@
+"""An engine follows its primary: every connection leaves the old one at once, and waits in words where there is none."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Iterator
+
+import pytest
+
+from iii_state.adapters.redis.connection.address import Address
+from iii_state.adapters.redis.connection.sentinel import find_primary
+from iii_state.errors import NoAnswer, StoreError
+from tests.support.engines.processes import free_port
+from tests.support.redis.adapters import adapter_on
+from tests.support.redis.sentinels import NAME, SentinelGroup, SentinelProcess, sentinel_group
+from tests.support.redis.server import RedisServer, shared_server
+from tests.support.waiting import answer_of, until
+
+
+@pytest.fixture
+def group() -> Iterator[SentinelGroup]:
+    with sentinel_group() as running:
+        yield running
+
+
+def connected(server: RedisServer) -> set[str]:
+    """What the connections of an adapter to a server are for."""
+    found = {client["name"] for client in server.client.client_list() if client["name"].startswith("iii-state:")}
+    return {name if name in ("iii-state:bells", "iii-state:replicas") else "iii-state:calls" for name in found}
+
+
+EVERYTHING = {"iii-state:bells", "iii-state:replicas", "iii-state:calls"}
+
+
+async def test_every_connection_leaves_a_primary_that_works_on_when_another_is_promoted(group: SentinelGroup) -> None:
+    async with adapter_on(group.url, wait_replicas=1, call_timeout_ms=20_000) as adapter:
+        await answer_of(adapter.values.set("s", "k", b"1"))
+        await until(lambda: connected(group.first) == EVERYTHING)
+        await asyncio.to_thread(group.fail_over)
+        await until(lambda: connected(group.first) == set())
+        await until(lambda: group.primary() is not group.first)
+        await until(lambda: connected(group.primary()) == EVERYTHING)
+        assert await answer_of(adapter.values.set("s", "k", b"2")) == b"1"
+        assert group.primary().client.hget("state:s", "k") == b"2"
+
+    # A Sentinel that was cut off together with an old primary names that one: this one stands for it, and is asked first.
+    stale = SentinelProcess(free_port(), secrets.token_hex(20), shared_server().port, {}, down_after_ms=500)
+    try:
+        ports = [sentinel.port for sentinel in (stale, *group.sentinels[:2])]
+        url = f"redis+sentinel://{','.join(f'127.0.0.1:{port}' for port in ports)}/{NAME}"
+        assert [int(stale.client.sentinel_get_master_addr_by_name(NAME)[1])] == [shared_server().port]
+        for _ in range(5):
+            assert (await find_primary(Address.parse(url))).place == ("127.0.0.1", group.primary().port)
+    finally:
+        stale.close()
+
+
+async def test_a_promotion_cuts_all_pauses_short(group: SentinelGroup, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("connection.pubsub", "connection.connection", "mutations.replicas"):
+        monkeypatch.setattr(f"iii_state.adapters.redis.{module}.BACKOFF_SECONDS", 3600)
+        monkeypatch.setattr(f"iii_state.adapters.redis.{module}.MAX_BACKOFF_SECONDS", 3600, raising=False)
+    async with adapter_on(group.url, wait_replicas=1, call_timeout_ms=20_000) as adapter:
+        await answer_of(adapter.values.set("s", "k", b"1"))
+        await until(lambda: connected(group.first) == EVERYTHING)
+        await asyncio.to_thread(group.first.kill)
+        assert await answer_of(adapter.values.set("s", "k", b"2")) == b"1"
+        await until(lambda: connected(group.primary()) == EVERYTHING)
+
+
+async def test_calls_wait_while_there_is_no_primary_and_say_so_when_their_time_is_over(group: SentinelGroup) -> None:
+    async with adapter_on(group.url, call_timeout_ms=2500) as adapter:
+        await answer_of(adapter.values.set("s", "k", b"1"))
+        for server in reversed(group.servers):
+            await asyncio.to_thread(server.kill)
+        down = f"the primary of {NAME}, Redis at 127.0.0.1:{group.first.port} ({NAME}), is down"
+        with pytest.raises(NoAnswer) as raised:
+            await answer_of(adapter.values.set("s", "k", b"2"))
+        assert f"{down}, and its Sentinels have promoted no other yet; given up after 2500 ms; nothing was changed" in str(
+            raised.value
+        )
+        with pytest.raises(StoreError, match="is down, and its Sentinels have promoted no other yet"):
+            async with adapter_on(group.url):
+                pass
+        for sentinel in group.sentinels:
+            await asyncio.to_thread(sentinel.kill)
+        with pytest.raises(NoAnswer, match=f"no Sentinel of {NAME} answers: Connection to Sentinel at .* refused"):
+            await answer_of(adapter.values.get("s", "k"))
+        for server in group.servers:
+            await asyncio.to_thread(server.start)
+        for sentinel in group.sentinels:
+            await asyncio.to_thread(sentinel.start)
+
+        async def answers() -> bool:
+            return await adapter.health() is None
+
+        await until(answers)
+        assert await answer_of(adapter.values.set("s", "k", b"3")) is None  # they kept nothing on disk
+
+
+async def test_a_replica_that_a_sentinel_takes_for_the_primary_is_refused(group: SentinelGroup) -> None:
+    wrong = SentinelProcess(free_port(), secrets.token_hex(20), group.servers[1].port, {}, down_after_ms=500)
+    try:
+        with pytest.raises(StoreError, match="is a replica by now, and its Sentinels do not know it yet"):
+            async with adapter_on(f"redis+sentinel://127.0.0.1:{wrong.port}/{NAME}"):
+                pass
+    finally:
+        wrong.close()
