@@ -12,6 +12,7 @@ from iii_state.attach.availability import Function
 from iii_state.attach.host import DEFAULT_PREFIX, AttachedHost
 from iii_state.attach.leadership import Leadership
 from iii_state.client.about import About
+from iii_state.client.address import EngineAddress
 from iii_state.client.client import Client, Hooks
 from iii_state.errors import AttachRefused, Code, ConnectionLost, WorkerRejected
 from iii_state.state.module import StateModule
@@ -28,7 +29,7 @@ CALL_SECONDS = 1e10
 
 
 class Attachment:
-    """A state module as a worker of the engine at `url`.
+    """A state module as a worker of the engine at `address`.
 
     Its functions and trigger type are registered under `prefix` in place of `state`. Of the processes that are attached to one
     engine with the same store one serves, the others stand by. `say` is told in words when this one does either. `name` is what the
@@ -36,10 +37,17 @@ class Attachment:
     """
 
     def __init__(
-        self, module: StateModule, url: str, *, prefix: str = DEFAULT_PREFIX, name: str = "state", say: Callable[[str], None]
+        self,
+        module: StateModule,
+        address: EngineAddress | str,
+        *,
+        prefix: str = DEFAULT_PREFIX,
+        name: str = "state",
+        say: Callable[[str], None],
     ) -> None:
         self._module = module
-        self._url = url
+        self._address = EngineAddress(address) if isinstance(address, str) else address
+        self._url = url = str(self._address)
         self._name = name
         self._host = AttachedHost(prefix, lambda: module.adapter.store)
         self._leadership = Leadership(self._host, module.adapter, url, say)
@@ -70,7 +78,7 @@ class Attachment:
         for number in range(1, MAX_NAMES + 1):
             name = self._name if number == 1 else f"{self._name}-{number}"
             client = Client(
-                self._url,
+                self._address,
                 About(name, "State: JSON values at a scope and a key, and triggers of their changes", exclusive=True),
                 reconnects=True,
                 call_seconds=CALL_SECONDS,

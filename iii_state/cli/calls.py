@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ import msgspec
 
 from iii_state import values
 from iii_state.cli.terminal import check_output, printable
+from iii_state.client.address import EngineAddress, shown
 from iii_state.errors import ConfigError, ConnectionLost, FunctionError, InvalidValue, StoreError, WorkerRejected
 
 C = TypeVar("C", bound=Callable[..., Any])
@@ -29,12 +31,46 @@ def an_address(context: click.Context, option: click.Parameter, url: str) -> str
     except ValueError:
         usable = False
     if not usable:
-        raise click.BadParameter(f"it has to be an address like {DEFAULT_URL}, not {url!r}")
+        raise click.BadParameter(f"it has to be an address like {DEFAULT_URL}, not {shown(url)!r}")
     return url
 
 
 def url_option(name: str = "--url", variable: str = "III_STATE_URL") -> Callable[[C], C]:
-    """The address of an engine, of every command that talks to one."""
+    """The address of an engine, and what it takes to get in, of every command that talks to one (`engine_at`)."""
+
+    def add(command: C) -> C:
+        for option in reversed((_url_option(name, variable), *_access_options())):
+            command = option(command)
+        return command
+
+    return add
+
+
+def engine_at(url: str) -> EngineAddress:
+    """The engine of the command that runs, with what its options say of how to get in."""
+    given: dict[str, Path] = click.get_current_context().meta.get(_ACCESS, {})
+    return EngineAddress(url, None, *(given.get(name) for name in ("token_file", "ca_file", "cert_file", "key_file")))
+
+
+_ACCESS = "iii_state.access"
+
+
+def _keep(context: click.Context, option: click.Parameter, path: str | None) -> None:
+    if path is not None:
+        context.meta.setdefault(_ACCESS, {})[str(option.name)] = Path(path)
+
+
+def _access_options() -> list[Callable[[C], C]]:
+    described = {
+        "--token-file": "A file with the token for the engine; otherwise III_TOKEN.",
+        "--ca-file": "The authority of the engine's certificate (PEM), for wss://.",
+        "--cert-file": "A certificate for an engine that wants one (PEM).",
+        "--key-file": "The key of --cert-file (PEM).",
+    }
+    return [click.option(name, expose_value=False, callback=_keep, help=words) for name, words in described.items()]
+
+
+def _url_option(name: str, variable: str) -> Callable[[C], C]:
     return click.option(
         name,
         "url",

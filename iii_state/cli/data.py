@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from iii_state import values
-from iii_state.cli.calls import engine_options, json_text, request, run, ttl_option
+from iii_state.cli.calls import engine_at, engine_options, json_text, request, run, ttl_option
 from iii_state.cli.terminal import exact_name, is_terminal, name, print_line, printable, show
 from iii_state.client.client import Client
 
@@ -23,7 +23,7 @@ def get(scope: str, key: str, url: str, as_json: bool) -> None:
     """Print the value at SCOPE and KEY; null if there is none."""
 
     async def action() -> None:
-        async with Client(url) as client:
+        async with Client(engine_at(url)) as client:
             value = await client.call("state::get", request(scope=scope, key=key))
         show(value, as_json)
         if value is None and is_terminal():
@@ -67,7 +67,7 @@ def set_value(scope: str, key: str, value: str, ttl_ms: int | None, url: str, as
     text = json_text("VALUE", value)
 
     async def action() -> None:
-        async with Client(url) as client:
+        async with Client(engine_at(url)) as client:
             show(await client.call("state::set", request(scope=scope, key=key, value=text, ttl_ms=ttl_ms)), as_json)
 
     run(action)
@@ -90,7 +90,7 @@ def update(scope: str, key: str, ops: str, ttl_ms: int | None, url: str, as_json
     text = json_text("OPS", ops)
 
     async def action() -> None:
-        async with Client(url) as client:
+        async with Client(engine_at(url)) as client:
             answer = await client.call("state::update", request(scope=scope, key=key, ops=text, ttl_ms=ttl_ms))
         show(answer, as_json)
         errors = values.decode(answer or b"{}").get("errors", [])
@@ -110,7 +110,7 @@ def delete(scope: str, key: str, url: str, as_json: bool) -> None:
     """Remove the value at SCOPE and KEY; print what was there."""
 
     async def action() -> None:
-        async with Client(url) as client:
+        async with Client(engine_at(url)) as client:
             show(await client.call("state::delete", request(scope=scope, key=key)), as_json)
 
     run(action)
@@ -123,7 +123,7 @@ def list_values(scope: str, url: str, as_json: bool) -> None:
     """Print the values of SCOPE: one a line in a pipe, one list with --json."""
 
     async def action() -> None:
-        async with Client(url) as client:
+        async with Client(engine_at(url)) as client:
             answer = await client.call("state::list", request(scope=scope))
         if as_json:
             show(answer, as_json)
@@ -141,7 +141,7 @@ def keys(scope: str, url: str, as_json: bool) -> None:
     """Print the keys of SCOPE, one a line."""
 
     async def action() -> None:
-        async with Client(url) as client:
+        async with Client(engine_at(url)) as client:
             answer = await client.call("state::list_keys", request(scope=scope))
         if as_json:
             show(answer, as_json)
@@ -159,7 +159,7 @@ def entries(scope: str, url: str, as_json: bool) -> None:
 
     async def action() -> None:
         cursor = None
-        async with Client(url) as client:
+        async with Client(engine_at(url)) as client:
             while True:
                 answer = await client.call(
                     "state::list_entries", request(scope=scope, cursor=cursor, limit=1000, max_bytes=8_000_000)
@@ -188,7 +188,7 @@ def groups(url: str, as_json: bool) -> None:
     """Print the scopes that have values, one a line."""
 
     async def action() -> None:
-        async with Client(url) as client:
+        async with Client(engine_at(url)) as client:
             answer = await client.call("state::list_groups", b"{}")
         if as_json:
             show(answer, as_json)

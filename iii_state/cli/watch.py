@@ -14,9 +14,10 @@ import click
 import msgspec
 
 from iii_state import values
-from iii_state.cli.calls import engine_options, request, run
+from iii_state.cli.calls import engine_at, engine_options, request, run
 from iii_state.cli.terminal import is_terminal, name, printable
 from iii_state.client.about import About
+from iii_state.client.address import shown
 from iii_state.client.client import Client
 from iii_state.errors import ConnectionLost
 from iii_state.events import known_cause
@@ -51,10 +52,12 @@ def watch(scope: str | None, key: str | None, url: str, as_json: bool) -> None:
     async def action() -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
         function_id = f"iii-state::watch::{uuid.uuid4()}"
-        async with Client(url, About(f"iii-state-watch:{os.getpid()}")) as client:
-            await _watch(client, function_id, show_event, config, stop, f"watching {what} at {url}; Ctrl-C ends" * is_terminal())
+        async with Client(engine_at(url), About(f"iii-state-watch:{os.getpid()}")) as client:
+            await _watch(
+                client, function_id, show_event, config, stop, f"watching {what} at {shown(url)}; Ctrl-C ends" * is_terminal()
+            )
         while not stop.is_set():
-            click.echo(f"the connection to {url} was lost; waiting for the engine to come back", err=True)
+            click.echo(f"the connection to {shown(url)} was lost; waiting for the engine to come back", err=True)
             await _come_back(url, function_id, show_event, config, stop)
 
     run(action)
@@ -88,7 +91,7 @@ async def _come_back(url: str, function_id: str, show_event: Handler, config: di
     """Try to connect until the engine is there or `stop` is set; then watch on, until that connection is over."""
     while not stop.is_set():
         try:
-            async with Client(url, About(f"iii-state-watch:{os.getpid()}")) as client:
+            async with Client(engine_at(url), About(f"iii-state-watch:{os.getpid()}")) as client:
                 await _watch(client, function_id, show_event, config, stop, "watching again; what changed meanwhile is not shown")
                 return
         except ConnectionLost:

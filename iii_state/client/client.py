@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
+import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Self
@@ -13,12 +13,13 @@ import aiohttp
 import msgspec
 
 from iii_state.client.about import About
+from iii_state.client.address import EngineAddress
 from iii_state.client.calls import ClientCalls, too_large
 from iii_state.client.connection import ClientConnection
 from iii_state.client.receiver import Receiver
 from iii_state.client.serving import Serving
 from iii_state.client.triggers import Triggers
-from iii_state.errors import ConnectionLost, FunctionError, HandshakeRefused, WorkerRejected, words
+from iii_state.errors import ConfigError, ConnectionLost, FunctionError, HandshakeRefused, WorkerRejected, words
 from iii_state.host import Caller
 from iii_state.tasks.background import Background
 from iii_state.tasks.closing import Stopping, in_turn
@@ -36,6 +37,13 @@ CONNECT_SECONDS = 10.0
 CALL_SECONDS = 30.0
 CLOSE_SECONDS = 2.0
 TICK_SECONDS = 1.0
+_NO_ENGINE = "no iii engine answers at {}: {}. Is `iii-state serve` running there?"
+_REFUSED = {
+    401: "the engine at {} lets nobody in without a token that it knows: set III_TOKEN, or name a file with --token-file",
+    403: "the engine at {} refuses connections under this name: its allow_hosts and allow_origins say which it takes",
+    503: "the engine at {} takes no more connections now ({})",
+}
+
 MIN_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.1, 5.0
 
 
@@ -56,17 +64,17 @@ class Hooks:
 class Client:
     """A worker that stays one, whatever happens to its connection; use with `async with`. Data passes as JSON text.
 
-    `url` is `ws://HOST:PORT` (or `wss://`). With `reconnects`, entering does not wait for the engine, and whenever the connection
-    is lost another one is made, with backoff and jitter, on which everything is registered again; without it, entering raises
-    `ConnectionLost` when no engine answers, and a connection that is lost is not made again.
+    `address` is `ws://HOST:PORT` (or `wss://`), or that with what it takes to get in. With `reconnects`, entering does not wait for
+    the engine, and whenever the connection is lost another one is made, with backoff and jitter, on which everything is registered
+    again; without it, entering raises `ConnectionLost` when no engine answers, and a connection that is lost is not made again.
 
     Calls wait for their turn where `max_in_flight` are on their way, and, with `reconnects`, for a connection; all of it within
-    `call_seconds`.
+    `call_seconds`. Entering raises `ConfigError` where the token or the certificates of the address cannot be used.
     """
 
     def __init__(
         self,
-        url: str,
+        address: EngineAddress | str,
         about: About | None = None,
         *,
         reconnects: bool = False,
@@ -74,9 +82,11 @@ class Client:
         max_in_flight: int = 5000,
         hooks: Hooks | None = None,
     ) -> None:
-        self.url = url
+        self._address = EngineAddress(address) if isinstance(address, str) else address
+        self.url = str(self._address)
+        """Where the engine is, for people: without what is secret in it."""
         self.about = about or About()
-        self.connection = ClientConnection(url, reconnects=reconnects)
+        self.connection = ClientConnection(self.url, reconnects=reconnects)
         """The connection there is."""
         self.has_tried = asyncio.Event()
         """Set once the first attempt to connect has come to something, or to nothing."""
@@ -106,6 +116,7 @@ class Client:
     async def __aenter__(self) -> Self:
         if self._over is not None:
             raise RuntimeError("a client is entered once: make another one")
+        self._address.headers(), self._address.tls()  # what cannot be used is found now
         loop = asyncio.get_running_loop()
         self._calls.begin()
         self._over = loop.create_future()
@@ -188,16 +199,19 @@ class Client:
         raise why_over
 
     async def _connect(self) -> tuple[WebSocket, aiohttp.ClientResponse]:
-        token = os.environ.get("III_TOKEN")
         self._receiver.refusal = None
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        address = self._address
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                return await handshake.connect(self._session, self.url, headers, lambda socket: self._receiver)
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError, HandshakeRefused) as error:
-            raise ConnectionLost(
-                f"no iii engine answers at {self.url}: {_cause(error)}. Is `iii-state serve` running there?"
-            ) from None
+                return await handshake.connect(
+                    self._session, address.url, address.headers(), lambda socket: self._receiver, tls=address.tls()
+                )
+        except HandshakeRefused as error:
+            raise ConnectionLost(_REFUSED.get(error.status, _NO_ENGINE).format(self.url, error)) from None
+        except ConfigError as error:
+            raise ConnectionLost(f"no connection to {self.url} can be made: {error}") from None
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            raise ConnectionLost(_NO_ENGINE.format(self.url, _cause(error))) from None
 
     async def _live(self, socket: WebSocket) -> Exception:
         """The life of a connection: introduce, greet, send what waits; returns why it is over."""
@@ -287,6 +301,13 @@ def _unheard(function_text: str, fault: FunctionError) -> None:
 def _cause(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return f"no answer within {CONNECT_SECONDS:g} s"
+    if isinstance(error, aiohttp.ClientConnectorCertificateError | ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted here ({_certificate_fault(error)}); --ca-file names another authority"
     if isinstance(error, aiohttp.ClientConnectorError):
         return error.os_error.strerror or str(error.os_error)
     return words(error)
+
+
+def _certificate_fault(error: Exception) -> str:
+    cause = error.certificate_error if isinstance(error, aiohttp.ClientConnectorCertificateError) else error
+    return getattr(cause, "verify_message", None) or type(cause).__name__

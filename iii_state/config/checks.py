@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -14,6 +15,9 @@ T = TypeVar("T")
 
 Check = Callable[[str, Any], Any]
 """Takes a key's full name and its value; returns the value as it is used, or raises `ConfigError`."""
+
+_USER = re.compile(r"://[^/\s]*@")
+_QUERY = re.compile(r"(?<=[?&])([^=&\s]*=)[^&\s]*")
 
 MAX_MS = 10**13
 
@@ -46,6 +50,15 @@ def string(where: str, value: Any) -> str:
     return value
 
 
+def secret(where: str, value: Any) -> str:
+    """A string that is not empty, and that no error quotes."""
+    if not isinstance(value, str) or not value:
+        raise ConfigError(
+            f"{where} has to be a string that is not empty, not {'an empty one' if value == '' else type(value).__name__}"
+        )
+    return value
+
+
 def websocket_url(where: str, value: Any) -> str:
     """`ws://HOST:PORT` or `wss://HOST:PORT`."""
     url = string(where, value)
@@ -55,7 +68,10 @@ def websocket_url(where: str, value: Any) -> str:
     except ValueError:
         usable = False
     if not usable:
-        raise ConfigError(f"{where} has to be an address like ws://localhost:49134, not {url!r}")
+        quoted = (
+            repr(url) if "@" not in url and "?" not in url else "one that cannot be read (it is not shown: it may hold a secret)"
+        )
+        raise ConfigError(f"{where} has to be an address like ws://localhost:49134, not {quoted}")
     return url
 
 
@@ -78,7 +94,8 @@ def one_of(*known: str) -> Check:
         if value not in known:
             near = difflib.get_close_matches(str(value), known, 1, 0.5)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise ConfigError(f"{where} has to be one of {', '.join(known)}, not {value!r}{hint}")
+            given = shown(value).removeprefix("str ")
+            raise ConfigError(f"{where} has to be one of {', '.join(known)}, not {given}{hint}")
         return str(value)
 
     return check
@@ -98,5 +115,17 @@ def retention(where: str, value: Any) -> int | str:
     return value
 
 
+def kind(value: Any) -> str:
+    """What a value is, for an error's text that is not to quote it: what stands in the wrong place may be anything."""
+    return "null" if value is None else f"a {type(value).__name__}"
+
+
 def shown(value: Any) -> str:
-    return "null" if value is None else f"{type(value).__name__} {value!r}"
+    """A value for an error's text: nothing of what is large, and no password of a URL, in its query neither."""
+    if value is None:
+        return "null"
+    if isinstance(value, str):
+        text = _USER.sub("://***@", value)
+        text = _QUERY.sub(r"\1***", text) if "://" in text else text
+        return f"str {text if len(text) <= 60 else text[:60] + '…'!r}"
+    return f"{type(value).__name__} {value!r}" if isinstance(value, bool | int | float) else f"a {type(value).__name__}"

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from iii_state.config.checks import shown
+from iii_state.config.checks import kind
 from iii_state.errors import ConfigError
 
 ENTRY_NAMES = ("iii-state", "state")
@@ -32,26 +32,28 @@ def load(path: Path) -> dict[str, Any]:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no YAML: {error}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is no YAML: it is no text in UTF-8") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is no YAML: {_fault(error)}") from None
     if document is None:
         document = {}
     if not isinstance(document, dict):
-        raise ConfigError(f"{path} has to hold a mapping with a list `workers`, not {shown(document)}")
+        raise ConfigError(f"{path} has to hold a mapping with a list `workers`, not {kind(document)}")
     found: list[dict[str, Any]] = []
     for list_name, is_ours in (("workers", _is_our_worker), ("modules", _is_our_class)):
         entries = document.get(list_name)
         if entries is None:
             continue
         if not isinstance(entries, list):
-            raise ConfigError(f"{path}: {list_name} has to be a list, not {shown(entries)}")
+            raise ConfigError(f"{path}: {list_name} has to be a list, not {kind(entries)}")
         for entry in entries:
             if not isinstance(entry, dict):
-                raise ConfigError(f"{path}: an item of {list_name} has to be a mapping, not {shown(entry)}")
+                raise ConfigError(f"{path}: an item of {list_name} has to be a mapping, not {kind(entry)}")
             if is_ours(entry):
                 found.append(entry)
             else:
-                logger.info("%s: %s is not ours, and is ignored", path, entry.get("name") or entry.get("class") or entry)
+                logger.info("%s: %s is not ours, and is ignored", path, entry.get("name") or entry.get("class") or "an entry")
     if len(found) > 1:
         raise ConfigError(f"{path} has {len(found)} entries for the state module (iii-state and state are one); keep one")
     if not found:
@@ -61,8 +63,14 @@ def load(path: Path) -> dict[str, Any]:
     if config is None:
         return {}
     if not isinstance(config, dict):
-        raise ConfigError(f"{path}: the config of iii-state has to be a mapping, not {shown(config)}")
+        raise ConfigError(f"{path}: the config of iii-state has to be a mapping, not {kind(config)}")
     return config
+
+
+def _fault(error: yaml.YAMLError) -> str:
+    """What is wrong, and where; the error's own text quotes the file, which may hold secrets."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    return (problem or "it cannot be read") + ("" if mark is None else f" (line {mark.line + 1}, column {mark.column + 1})")
 
 
 def _is_our_worker(entry: dict[str, Any]) -> bool:

@@ -7,9 +7,22 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from iii_state.config.checks import MAX_MS, Check, T, boolean, integer, one_of, optional, retention, section, string, websocket_url
-from iii_state.config.server import server
-from iii_state.config.settings import BridgeSettings, KvSettings, RedisSettings, Settings
+from iii_state.config.checks import (
+    MAX_MS,
+    Check,
+    T,
+    boolean,
+    integer,
+    one_of,
+    optional,
+    retention,
+    secret,
+    section,
+    string,
+    websocket_url,
+)
+from iii_state.config.server import file_path, server
+from iii_state.config.settings import BridgeSettings, KvSettings, RedisSettings, RedisTls, Settings
 from iii_state.errors import ConfigError
 from iii_state.events import DispatchLimits, QueueLimits, RetryPolicy
 
@@ -76,6 +89,7 @@ def _dispatch(where: str, value: Any) -> dict[str, Any]:
             **RETRY_CHECKS,
             "concurrency": integer(1, 100_000),
             "prefetch": integer(0, 100_000),
+            "loop_limit": optional(integer(1, 60_000)),
             "retention_ms": retention,
             "max_queue_length": integer(1),
             "max_queue_bytes": integer(1),
@@ -93,6 +107,22 @@ def _adapter(where: str, value: Any) -> tuple[str, dict[str, Any]]:
     return name, section(f"{where}.config.", {} if config is None else config, checks)
 
 
+def _redis_tls(where: str, value: Any) -> RedisTls:
+    checks: dict[str, Check] = {"ca": file_path, "cert": file_path, "key": file_path, "server_name": string}
+    given = section(f"{where}.", value, checks)
+    if ("cert" in given) != ("key" in given):
+        raise ConfigError(f"{where}: cert and key belong together; give both, or neither")
+    return RedisTls(**given)
+
+
+def _bridge(config: dict[str, Any]) -> BridgeSettings:
+    if "token" in config and "token_file" in config:
+        raise ConfigError("adapter.config.token and adapter.config.token_file are both given; keep one")
+    if ("cert_file" in config) != ("key_file" in config):
+        raise ConfigError("adapter.config.cert_file and adapter.config.key_file belong together; give both, or neither")
+    return BridgeSettings(**config)
+
+
 _ADAPTER_CHECKS: dict[str, dict[str, Check]] = {
     "kv": {
         "store_method": one_of("in_memory", "file_based"),
@@ -107,11 +137,17 @@ _ADAPTER_CHECKS: dict[str, dict[str, Check]] = {
         "call_timeout_ms": integer(1, MAX_MS),
         "max_in_flight": integer(1, 1_000_000),
         "wait_replicas": integer(0, 1000),
+        "tls": _redis_tls,
     },
     "bridge": {
         "bridge_url": websocket_url,
         "call_timeout_ms": integer(1, MAX_MS),
         "max_in_flight": integer(1, 4096),
+        "token": secret,
+        "token_file": file_path,
+        "ca_file": file_path,
+        "cert_file": file_path,
+        "key_file": file_path,
     },
 }
 
@@ -125,7 +161,7 @@ def _kv(config: dict[str, Any]) -> KvSettings:
 _ADAPTERS: dict[str, Callable[[dict[str, Any]], KvSettings | RedisSettings | BridgeSettings]] = {
     "kv": _kv,
     "redis": lambda config: RedisSettings(**config),
-    "bridge": lambda config: BridgeSettings(**config),
+    "bridge": _bridge,
 }
 
 # -- the file

@@ -18,6 +18,15 @@ class KvSettings(msgspec.Struct, frozen=True):
     save_interval_ms: int = 5000
 
 
+class RedisTls(msgspec.Struct, frozen=True):
+    """TLS to Redis. `ca` is the authority that is trusted, `cert` and `key` are shown, `server_name` stands in the certificate."""
+
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+    server_name: str | None = None
+
+
 class RedisSettings(msgspec.Struct, frozen=True):
     """The `redis` adapter."""
 
@@ -28,14 +37,26 @@ class RedisSettings(msgspec.Struct, frozen=True):
     call_timeout_ms: int = 5000
     max_in_flight: int = 1024
     wait_replicas: int = 0
+    tls: RedisTls | None = None
+
+    def __repr__(self) -> str:
+        return f"<redis with the prefix {self.prefix!r}>"
 
 
 class BridgeSettings(msgspec.Struct, frozen=True):
-    """The `bridge` adapter."""
+    """The `bridge` adapter. Without a token here, the environment's `III_TOKEN` is the one that is sent."""
 
     bridge_url: str = "ws://localhost:49134"
     call_timeout_ms: int = 10_000
     max_in_flight: int = 1024
+    token: str | None = None
+    token_file: Path | None = None
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+
+    def __repr__(self) -> str:
+        return f"<bridge to {self.bridge_url.rpartition('@')[2].partition('?')[0]}>"
 
 
 class Settings(msgspec.Struct, frozen=True):

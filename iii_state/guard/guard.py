@@ -16,16 +16,13 @@ from iii_state.config import ServerSettings
 from iii_state.errors import AccessRefused, ConfigError
 from iii_state.guard import tokens
 from iii_state.guard.failures import Failures
-from iii_state.guard.origins import Asked, check_host, check_origin, is_loopback
+from iii_state.guard.origins import Asked, check_host, check_origin, is_for_this_machine_only
 from iii_state.guard.tls import server_context
 from iii_state.guard.tokens import Tokens
 from iii_state.rights import Identity
 from iii_state.wire.quiet_log import QuietLog
 
 logger = logging.getLogger(__name__)
-quiet = QuietLog(logger)
-
-_ALL = ("0.0.0.0", "::")
 
 BEARER_PROTOCOL = "bearer."
 """A sub-protocol that begins so carries a token, in base64url: browsers cannot set headers."""
@@ -40,6 +37,7 @@ class Guard:
     def __init__(self, settings: ServerSettings | None = None, token: str | None = None) -> None:
         self.settings = settings or ServerSettings()
         self.failures = Failures()
+        self._quiet = QuietLog(logger)
         self._token = None if token is None else tokens.checked("III_STATE_TOKEN", token)
         self.tokens = Tokens()
         self._addresses: list[str] = []
@@ -84,7 +82,7 @@ class Guard:
         if self._wants_tokens(settings) or _is_mutual(settings):
             return
         for address in addresses:
-            if is_loopback(address) and address not in _ALL:
+            if is_for_this_machine_only(address):
                 continue
             if not settings.insecure:
                 raise ConfigError(
@@ -100,7 +98,7 @@ class Guard:
             place = check_host(asked, self.settings.allow_hosts)
             check_origin(asked, place, self.settings.allow_origins, self.settings.allow_hosts)
         except AccessRefused as error:
-            quiet.warning("a request from %s was refused: %s", asked.remote, error)
+            self._quiet.warning("a request from %s was refused: %s", asked.remote, error)
             raise
 
     def admit(self, asked: Asked) -> Identity | None:
@@ -121,7 +119,7 @@ class Guard:
         if len(given) == 1 and (found := self.tokens.find(given[0])) is not None:
             return found
         seconds = self.failures.note(asked.remote, time.monotonic())
-        quiet.warning("a request from %s was refused: its token is not known", asked.remote)
+        self._quiet.warning("a request from %s was refused: its token is not known", asked.remote)
         raise AccessRefused(401, "this token is not known here", seconds=seconds)
 
     def still_admits(self, identity: Identity | None) -> bool:

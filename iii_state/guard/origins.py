@@ -75,7 +75,7 @@ def check_origin(asked: Asked, place: Place, allow_origins: Collection[str], all
                 return
             name = place[0]
             is_own = given == ("https" if asked.is_tls else "http", *place)
-            if is_own and (name in allow_hosts or is_loopback(name) or _is_address(name)):
+            if is_own and (name in allow_hosts or is_loopback(name) or _address(name) is not None):
                 return
     raise AccessRefused(403, "pages of this Origin are not let in; allow_origins lists those that are")
 
@@ -87,21 +87,22 @@ def is_loopback(name: str) -> bool:
     """
     if name == "localhost" or name.endswith(".localhost"):
         return True
+    address = _address(name)
+    return address is not None and (address.is_loopback or address.is_unspecified)
+
+
+def is_for_this_machine_only(address: str) -> bool:
+    """Whether what listens on this address can be reached by nobody else: 127.0.0.0/8 and ::1."""
+    parsed = _address(address)
+    return parsed is not None and parsed.is_loopback
+
+
+def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         address = ipaddress.ip_address(name.partition("%")[0])
     except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    address = mapped or address
-    return address.is_loopback or address.is_unspecified
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def _place(host: str, port: str | None, usual: int) -> Place | None:
@@ -114,7 +115,7 @@ def _place(host: str, port: str | None, usual: int) -> Place | None:
     else:
         name = name.removesuffix(".")
     number = usual if port is None else int(port)
-    return (name, number) if name and number <= 65535 else None
+    return (name, number) if all(name.split(".")) and number <= 65535 else None
 
 
 def _origin(text: str) -> tuple[str, str, int] | None:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import secrets
+import ssl
 from collections.abc import Callable, Mapping
 
 import aiohttp
@@ -72,9 +73,16 @@ async def accept(
 
 
 async def connect(
-    session: aiohttp.ClientSession, url: str, headers: Mapping[str, str], receiver: Callable[[WebSocket], MessageReceiver]
+    session: aiohttp.ClientSession,
+    url: str,
+    headers: Mapping[str, str],
+    receiver: Callable[[WebSocket], MessageReceiver],
+    *,
+    tls: ssl.SSLContext | None = None,
 ) -> tuple[WebSocket, aiohttp.ClientResponse]:
-    """Shake hands with the server at `url` (`ws://` or `wss://`). The response is to be kept for as long as the connection.
+    """Shake hands with the server at `url` (`ws://`, or `wss://`, whose certificate `tls` checks).
+
+    The response is to be kept for as long as the connection.
 
     Raises `HandshakeRefused`, or what aiohttp raises when there is no answer.
     """
@@ -87,17 +95,19 @@ async def connect(
         "Sec-WebSocket-Key": key,
     }
     unbounded = aiohttp.ClientTimeout(total=None)
-    response = await session.get(url, headers=asked, timeout=unbounded, allow_redirects=False, read_until_eof=False)
+    response = await session.get(
+        url, headers=asked, timeout=unbounded, allow_redirects=False, read_until_eof=False, ssl=True if tls is None else tls
+    )
     connection = response.connection
     accepted = response.headers.get("Sec-WebSocket-Accept", "")
     if response.status != 101 or accepted != _accepted(key) or connection is None or connection.protocol is None:
         response.close()
-        raise HandshakeRefused(f"it answers with HTTP status {response.status}, not as a WebSocket")
+        raise HandshakeRefused(f"it answers with HTTP status {response.status}, not as a WebSocket", response.status)
     protocol, transport = connection.protocol, connection.transport
     if transport is None or transport.is_closing():
         response.close()
         raise HandshakeRefused("it closed the connection in the handshake")
-    socket = WebSocket(protocol, transport, StreamWriter(protocol, asyncio.get_running_loop()), url, masks=True)
+    socket = WebSocket(protocol, transport, StreamWriter(protocol, asyncio.get_running_loop()), str(response.url.host), masks=True)
     socket.start(receiver(socket))
     protocol.set_parser(socket, None)
     return socket, response

@@ -157,7 +157,7 @@ class Outgoing:
     @property
     def unsent(self) -> int:
         """Bytes that wait until the peer has read what was sent before."""
-        return self._transport.get_write_buffer_size() + self.queued + self.size
+        return self._buffered() + self.queued + self.size
 
     @property
     def unread_replies(self) -> int:
@@ -175,7 +175,14 @@ class Outgoing:
         """How many bytes have left so far: the operating system has them. Of a connection that broke, as far as is known."""
         if self._left_at_abort is not None:
             return self._left_at_abort
-        return self._written - self._transport.get_write_buffer_size()
+        return self._written - self._buffered()
+
+    def _buffered(self) -> int:
+        """Bytes that the transport holds. asyncio's own transport of TLS cannot say any more once it was closed twice."""
+        try:
+            return self._transport.get_write_buffer_size()
+        except AttributeError:
+            return 0
 
     # --- the end
 

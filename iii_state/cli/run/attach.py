@@ -13,9 +13,10 @@ import click
 import uvloop
 
 from iii_state.attach import Attachment
-from iii_state.cli.calls import url_option
+from iii_state.cli.calls import engine_at, url_option
 from iii_state.cli.run.process import collect_less, reloading, stopped_by_signals
 from iii_state.cli.run.store import DEFAULT_PORTS, Load, bridge_leads_to, configured, store_options
+from iii_state.client.address import shown
 from iii_state.errors import AttachRefused, ConfigError, StoreError
 from iii_state.state.module import StateModule
 
@@ -64,7 +65,7 @@ def _refuse_own_engine(config: dict[str, Any], url: str) -> None:
     engine = urlsplit(url)
     if bridge_leads_to(config, engine.hostname, engine.port or DEFAULT_PORTS[engine.scheme]):
         raise ConfigError(
-            f"a bridge must not lead back to itself: {url} is the engine that this worker is to serve; "
+            f"a bridge must not lead back to itself: {shown(url)} is the engine that this worker is to serve; "
             "name another engine with --bridge-url, or with --engine"
         )
 
@@ -75,4 +76,4 @@ async def _attach(load: Load, config: dict[str, Any], url: str, prefix: str, nam
     module = StateModule(config)
     loop.add_signal_handler(signal.SIGHUP, reloading(module, load))
     collect_less()
-    await Attachment(module, url, prefix=prefix, name=name, say=lambda words: click.echo(words, err=True)).run(stopped)
+    await Attachment(module, engine_at(url), prefix=prefix, name=name, say=lambda words: click.echo(words, err=True)).run(stopped)

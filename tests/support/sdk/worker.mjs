@@ -15,7 +15,9 @@ const require = createRequire(`${process.env.SDK_DIRECTORY}/`)
 const { registerWorker } = require('iii-sdk')
 
 const [url, workerName] = process.argv.slice(2)
-const worker = registerWorker(url, { workerName, reconnectionConfig: { initialDelayMs: 100, maxDelayMs: 400 } })
+const headers = process.env.WORKER_HEADERS ? { headers: JSON.parse(process.env.WORKER_HEADERS) } : {}
+const reconnectionConfig = { initialDelayMs: 100, maxDelayMs: 400 }
+const worker = registerWorker(url, { workerName, reconnectionConfig, ...headers })
 const functions = new Map()
 const triggers = new Map()
 const held = new Map()

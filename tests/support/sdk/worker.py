@@ -36,7 +36,9 @@ class TestWorker:
     """The commands, over one SDK client."""
 
     def __init__(self, url: str, name: str) -> None:
-        options = iii.InitOptions(worker_name=name, reconnection_config=ReconnectionConfig(initial_delay_ms=100, max_delay_ms=400))
+        headers = json.loads(os.environ.get("WORKER_HEADERS", "null"))
+        reconnection = ReconnectionConfig(initial_delay_ms=100, max_delay_ms=400)
+        options = iii.InitOptions(worker_name=name, reconnection_config=reconnection, headers=headers)
         self.client: Any = iii.register_worker(url, options)
         self.functions: dict[str, Any] = {}
         self.triggers: dict[str, Any] = {}

@@ -10,7 +10,8 @@ from iii_state import values
 from iii_state.adapters.bridge.remote.calls import RemoteCalls
 from iii_state.adapters.bridge.remote.link import Link
 from iii_state.adapters.bridge.remote.session import SESSION_OPEN, RemoteSession, SessionGone, session_error
-from iii_state.client.about import About
+from iii_state.client.about import About, bridge_name
+from iii_state.client.address import EngineAddress
 from iii_state.client.client import Client, Hooks
 from iii_state.config import BridgeSettings
 from iii_state.errors import Code, ConnectionLost, FunctionError, StoreError
@@ -30,11 +31,16 @@ class Remote:
 
     def __init__(self, settings: BridgeSettings) -> None:
         self.id = secrets.token_hex(8)
-        self.url = settings.bridge_url
+        address = EngineAddress(
+            settings.bridge_url,
+            settings.token,
+            *(settings.token_file, settings.ca_file, settings.cert_file, settings.key_file),
+        )
+        self.url = str(address)
         self._timeout = settings.call_timeout_ms / 1000
         self.client = Client(
-            self.url,
-            About(f"iii-state-bridge-{self.id}", "State of another engine, over a bridge"),  # stock engines want unique names
+            address,
+            About(bridge_name(self.id), "State of another engine, over a bridge"),  # stock engines want unique names
             reconnects=True,
             call_seconds=self._timeout,
             hooks=Hooks(greet=self._greet, lost=self._lost),

@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 from redis.asyncio.connection import SSLConnection, parse_url
 from redis.exceptions import RedisError
 
+from iii_state.config import RedisTls
 from iii_state.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,8 @@ SENTINEL_PORT = 26379
 class Address:
     """One Redis server. `path` is that of a Unix socket; without it host and port count. `tls` is None for plain TCP.
 
-    With `sentinels` it is the server that these name as the primary of `name`, and has no host and port of its own.
+    `server_name` is what its certificate is for, where that is not `host`. With `sentinels` it is the server that these name as the
+    primary of `name`, and has no host and port of its own.
     """
 
     host: str = "localhost"
@@ -40,6 +42,7 @@ class Address:
     password: str | None = None
     db: int = 0
     tls: ssl.SSLContext | None = None
+    server_name: str | None = None
     name: str = ""
     """What Sentinels call it."""
     sentinels: tuple[Address, ...] = ()
@@ -62,13 +65,14 @@ class Address:
         return f"<Redis at {self}>"
 
     @classmethod
-    def parse(cls, url: str) -> Address:
-        """Read redis://, rediss:// (with redis-py's `ssl_…` options), unix:// and, for Sentinels, redis+sentinel:// URLs.
+    def parse(cls, url: str, settings: RedisTls | None = None) -> Address:
+        """Read redis://, rediss:// (with redis-py's `ssl_…` options, or with `settings`), unix:// and, for Sentinels,
+        redis+sentinel:// and rediss+sentinel:// URLs.
 
         Raises `ConfigError`, which never quotes the URL: it may hold a password.
         """
         if found := _BEHIND_SENTINELS.match(url):
-            return _behind_sentinels(found[1].lower(), url)
+            return _behind_sentinels(found[1].lower(), url, settings)
         try:
             given: dict[str, Any] = dict(parse_url(url))
         except ValueError as error:
@@ -76,7 +80,10 @@ class Address:
         _refuse_what_would_be_ignored(url)
         options = {name: given.pop(name) for name in list(given) if name.startswith("ssl_")}
         tls = None
-        if given.get("connection_class") is SSLConnection:
+        if settings is not None:
+            tls = _context(given, options, settings)
+        elif given.get("connection_class") is SSLConnection:
+            options.setdefault("ssl_check_hostname", True)  # of old versions of redis-py it is not the default
             try:
                 tls = SSLConnection(**options).ssl_context.get()
             except (RedisError, OSError, ValueError, TypeError) as error:
@@ -84,7 +91,8 @@ class Address:
         ignored = sorted(set(given) - _KNOWN)
         if ignored:
             logger.warning("redis_url: %s is not used here", ", ".join(ignored))
-        return cls(tls=tls, **{name: given[name] for name in _KNOWN & set(given) - {"connection_class"}})
+        server_name = None if settings is None else settings.server_name
+        return cls(tls=tls, server_name=server_name, **{name: given[name] for name in _KNOWN & set(given) - {"connection_class"}})
 
     def at(self, host: str, port: int) -> Address:
         """The server that Sentinels have named."""
@@ -96,17 +104,19 @@ class Address:
         if self.path is not None:
             await loop.create_unix_connection(lambda: protocol, self.path)
             return
-        transport, _ = await loop.create_connection(lambda: protocol, self.host, self.port, ssl=self.tls)
+        name = self.server_name if self.tls is not None else None
+        transport, _ = await loop.create_connection(lambda: protocol, self.host, self.port, ssl=self.tls, server_hostname=name)
         connected = transport.get_extra_info("socket")
         if connected is not None:
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
-def _behind_sentinels(scheme: str, url: str) -> Address:
+def _behind_sentinels(scheme: str, url: str, settings: RedisTls | None) -> Address:
     """Read `redis+sentinel://[user:password@]host:port,host:port/name/db?sentinel_username=&sentinel_password=&sentinel_tls=`.
 
-    User, database and `ssl_…` options are those of the Redis; its Sentinels speak TLS as it does, unless `sentinel_tls` is given.
+    User and database are those of the Redis; its Sentinels speak TLS as it does, unless `sentinel_tls` is given, and with the same
+    files. Their certificates are for their own hosts.
     """
     _refuse_fragment(url)
     try:
@@ -123,16 +133,22 @@ def _behind_sentinels(scheme: str, url: str) -> Address:
     sentinel = {option: options.pop(option, "") for option in ("sentinel_username", "sentinel_password", "sentinel_tls")}
     if sentinel["sentinel_tls"].lower() not in ("", "true", "false"):
         raise ConfigError("redis_url cannot be read: sentinel_tls has to be true or false")
-    given = urlencode(options)
-    redis = Address.parse(f"{scheme}://{user}{at}localhost/{database}?{given}")
-    scheme = {"true": "rediss", "false": "redis"}.get(sentinel["sentinel_tls"].lower(), scheme)
+    sentinel_scheme = {"true": "rediss", "false": "redis"}.get(sentinel["sentinel_tls"].lower(), scheme)
+    redis = Address.parse(
+        f"{scheme}://{user}{at}localhost/{database}?{urlencode(options)}",
+        None if (scheme, sentinel_scheme) == ("redis", "rediss") else settings,
+    )
     login = ":".join(quote(sentinel[option], safe="") for option in ("sentinel_username", "sentinel_password"))
     login = f"{login}@" if login != ":" else ""
-    tls_options = urlencode({key: value for key, value in options.items() if key.startswith("ssl_") and scheme == "rediss"})
+    tls = settings if sentinel_scheme == "rediss" else None
+    tls_options = urlencode(
+        {key: value for key, value in options.items() if key.startswith("ssl_") and sentinel_scheme == "rediss"}
+    )
     sentinels = []
     for host in hosts.split(","):
-        one = Address.parse(f"{scheme}://{login}{host}/?{tls_options}")
-        sentinels.append(replace(one, port=one.port if re.search(r":\d+$", host) else SENTINEL_PORT, is_sentinel=True))
+        one = Address.parse(f"{sentinel_scheme}://{login}{host}/?{tls_options}", tls)
+        port = one.port if re.search(r":\d+$", host) else SENTINEL_PORT
+        sentinels.append(replace(one, port=port, server_name=None, is_sentinel=True))
     return replace(redis, name=unquote(name), sentinels=tuple(sentinels))
 
 
@@ -142,6 +158,30 @@ _FORM = "redis+sentinel:// is followed by HOST:PORT,HOST:PORT/NAME"
 def _refuse_fragment(url: str) -> None:
     if "#" in url:
         raise ConfigError("redis_url cannot be read: it holds a # (special characters have to be percent-encoded)")
+
+
+def _context(given: dict[str, Any], options: dict[str, Any], settings: RedisTls) -> ssl.SSLContext:
+    """The TLS of `adapter.config.tls`. Raises `ConfigError`, which names the file that cannot be used."""
+    if given.get("connection_class") is not SSLConnection:
+        raise ConfigError("adapter.config.tls is given, but redis_url speaks no TLS: it has to begin with rediss://")
+    if options:
+        raise ConfigError(f"redis_url has {', '.join(sorted(options))}, and adapter.config.tls is given: keep one of the two")
+    try:
+        context = ssl.create_default_context(cafile=settings.ca)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"adapter.config.tls.ca: {settings.ca} cannot be used: {_reason(error)}") from None
+    if settings.cert is not None:
+        try:
+            context.load_cert_chain(settings.cert, settings.key)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"adapter.config.tls: {settings.cert} and {settings.key} cannot be used: {_reason(error)}") from None
+    return context
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ssl.SSLError):
+        return error.reason or "it is no PEM of that kind"
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _refuse_what_would_be_ignored(url: str) -> None:
