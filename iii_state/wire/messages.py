@@ -170,6 +170,8 @@ class RegistrationRejected(msgspec.Struct, tag_field="type", tag="registrationre
     function_id: str | None = None
     worker_name: str | None = None
     owner_worker_id: str = msgspec.field(default_factory=str)
+    error: Raw = ABSENT
+    """Why, where it is not that somebody else has it (**ext**): SDKs take every code but two for the end of the worker."""
 
 
 class ConnectionRefused(msgspec.Struct, tag_field="type", tag="error", omit_defaults=True):

@@ -1,9 +1,9 @@
 """Fuzzes a running engine with frames, and engines over kv and redis with op lists.
 
 \b
-    python -m tests.fuzz                                            100,000 of each
-    python -m tests.fuzz --frames 1000000 --op-lists 1000000        a million of each
-    python -m tests.fuzz --frames 1000000 --resume fuzz.jsonl       goes on behind the last part that is in this file
+    scripts/torture fuzz                                            100,000 of each
+    scripts/torture fuzz --frames 1000000 --op-lists 1000000        a million of each
+    scripts/torture fuzz --frames 1000000 --resume fuzz.jsonl       goes on behind the last part that is in this file
 
 The seed and a part's number determine all that the part sends. Exits with 1 if anything is wrong.
 """
@@ -59,4 +59,4 @@ def main(frames: int, op_lists: int, seed: int, resume: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    main(prog_name="python -m tests.fuzz")
+    main(prog_name="scripts/torture fuzz")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.torture.check import Verdict, check
+from tests.torture.check import COUNTS, Verdict, check
 from tests.torture.deadlines import NS_PER_MS
 from tests.torture.history import DeadLetter, Delivery, Fault, History, Jump, Value, Write
 from tests.torture.subscriptions import HANDLE_POISON, Spec
@@ -287,6 +287,17 @@ def test_what_a_damaged_queue_has_lost_has_to_be_counted() -> None:
         told.history.lost["hurt"] = counted
         assert told.words() == expected
         assert told.verdict().lost_and_counted == 2
+
+
+def test_what_is_lost_with_the_counts_cannot_be_counted() -> None:
+    told = Told(WHOLE, DAMAGED)
+    for _ in range(3):
+        told.write("increment")
+    told.history.deliveries.remove(told.of(DAMAGED)[1])
+    told.history.faults.append(Fault("delete keys", COUNTS, told.now, told.now))
+    assert told.verdict() == Verdict(lost_with_the_counts=1)
+    told.history.faults[0].target = "0"
+    assert told.words() == {"lost event"}
 
 
 def test_a_damaged_queue_keeps_its_order() -> None:

@@ -161,18 +161,7 @@ def test_a_long_object_with_a_name_twice_is_left_to_python() -> None:
 @pytest.mark.slow
 def test_all_of_it_holds_without_the_part_in_c() -> None:
     told = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "tests/values",
-            "tests/contract/test_values.py",
-            "-k",
-            "values or kv-memory",
-        ],
+        [sys.executable, "-m", "pytest", "-rs", "-p", "no:cacheprovider", *PURE_PROOFS],
         cwd=ROOT,
         env={**os.environ, "III_STATE_PURE": "1"},
         capture_output=True,

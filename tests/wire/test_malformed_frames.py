@@ -14,11 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from iii_state.engine.functions.registry import FunctionRegistry
+from iii_state.engine.ledger import Ledger
 from iii_state.engine.triggers.binding import TriggerType
 from iii_state.engine.triggers.registry import TriggerRegistry
 from iii_state.engine.workers.worker import Worker, connect
 from iii_state.engine.workers.workers import Description, Workers
 from iii_state.wire.backlog import Backlog
+from iii_state.wire.limits import DEFAULT
 from tests.support.engines.dict_module import DictModule
 from tests.support.engines.raw_worker import RawWorker
 
@@ -133,13 +135,15 @@ class Link:
 
 
 def connected() -> tuple[Worker, Link]:
-    functions, triggers = FunctionRegistry(), TriggerRegistry()
+    functions = FunctionRegistry()
+    ledger = Ledger(lambda: DEFAULT)
+    triggers = TriggerRegistry(functions, ledger)
     module = DictModule()
     for name, handler in (("state::set", module.set), ("state::fail", module.fail), ("echo", module.echo)):
         functions.add_builtin(name, handler, None, None, "dict")
     triggers.add_type(TriggerType("default", "state", module, ""))
     link = Link()
-    return connect(Workers(functions, triggers, 300.0), link), link
+    return connect(Workers(functions, triggers, 300.0, ledger), link), link
 
 
 async def check(frames: list[bytes]) -> None:

@@ -22,7 +22,7 @@ from iii_state.adapters.local_dead_letters import DeadLetters
 from iii_state.adapters.local_queue import Queue
 from iii_state.adapters.wakeup import WakeUp
 from iii_state.errors import Code, ConnectionLost, FunctionError, NotCarriedOut, StoreError
-from iii_state.events import FOREVER, DeadLetter, Delivery, DispatchLimits, Failure, QueueLimits, Subscription
+from iii_state.events import FOREVER, DeadLetter, Delivery, DispatchLimits, Failure, QueueLimits, Subscription, begun_anew
 from iii_state.tasks.awake import AwakeTimer
 from iii_state.tasks.background import Background
 from iii_state.tasks.results import Result
@@ -239,6 +239,11 @@ class BridgeQueues:
             return retention
         return OWN_RETENTION_MS if isinstance(retention, str) else min(retention, OWN_RETENTION_MS)
 
+    def note_loop(self, subscription_id: str) -> None:
+        relay = self._relays.get(subscription_id)
+        if relay is not None:
+            relay.queue.note_loop()
+
     # -- deliveries
 
     def _arrived(self, relay: Relay, data: Json, metadata: Json | None) -> Result[bytes | None]:
@@ -310,7 +315,7 @@ class BridgeQueues:
         if relay is None:
             raise StoreError(f"nobody is subscribed any more: {dead_letter.function_id} has no queue for this event")
         self._dead_letters.remove(dead_letter.id)
-        relay.keep(dead_letter.event)
+        relay.keep(begun_anew(dead_letter.event))
 
     def _sweep(self) -> None:
         """What is not taken, because its function is away, is given back before the remote counts an attempt."""

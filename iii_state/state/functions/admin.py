@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -13,8 +14,8 @@ from iii_state import values
 from iii_state.adapters.base import Admin
 from iii_state.errors import MAX_CODE, MAX_MESSAGE, Code, FunctionError, StoreError, bounded
 from iii_state.events import DeadLetter, QueueStats
-from iii_state.host import Caller
-from iii_state.state.functions.declared import Registration
+from iii_state.host import Caller, Handler
+from iii_state.state.functions.declared import Registration, for_operators
 from iii_state.tasks.results import Awaited, Result, result_of, then
 from iii_state.values import Json
 from iii_state.values.requests import read
@@ -44,6 +45,10 @@ class AdminFunctions:
         self._admin = admin
 
     def __iter__(self) -> Iterator[Registration]:
+        for function_id, handler, description in self._functions():
+            yield function_id, partial(_operate, handler), description
+
+    def _functions(self) -> Iterator[Registration]:
         yield "iii-state::triggers", self._triggers, "List the subscriptions: who wants what, and what waits for it"
         yield "iii-state::dead_list", self._list, "List dead letters: {function_id?, id?, after?, limit?}"
         yield "iii-state::dead_show", self._show, "Show dead letters with their events: {function_id?, id?, after?, limit?}"
@@ -124,6 +129,12 @@ def _behind(dead_letters: Sequence[DeadLetter], after: str | None) -> Sequence[D
     raise FunctionError(Code.NOT_FOUND, f"there is no dead letter {after}, to list those after it")
 
 
+def _operate(handler: Handler, data: Json, caller: Caller) -> Result[bytes | None]:
+    if caller.access is not None:
+        for_operators(caller.access, data)
+    return handler(data, caller)
+
+
 def _in_words(error: BaseException) -> BaseException:
     return FunctionError(error.code or Code.STORE_ERROR, str(error)) if isinstance(error, StoreError) else error
 
@@ -145,6 +156,7 @@ def _queue_row(stats: QueueStats) -> dict[str, Any]:
         "dead": stats.dead,
         "dropped": stats.dropped,
         "retention_ms": subscription.retention_ms,
+        **({"looping": True} if stats.is_looping else {}),
     }
 
 

@@ -15,9 +15,9 @@ from iii_state import values
 from iii_state.adapters.bridge.remote import results
 from iii_state.adapters.bridge.remote.remote import Remote
 from iii_state.errors import Code, FunctionError
-from iii_state.events import Change, DeadLetter, EventType, Subscription, known_cause
+from iii_state.events import BRIDGE_FUNCTIONS, Change, DeadLetter, EventType, Subscription, known_cause
 
-PREFIX = "iii-state::bridge::"
+PREFIX = BRIDGE_FUNCTIONS
 
 _OF_ONE_BRIDGE = re.compile("^[0-9a-f]{16}::")
 """What follows the subscription in the name of a function that one bridge alone has: its id."""
@@ -36,6 +36,7 @@ class RemoteQueue(msgspec.Struct, frozen=True):
     dead: int
     dropped: int
     oldest_at_ms: int | None
+    looping: bool = False
 
 
 NOTHING = RemoteQueue("", 0, 0, 0, 0, 0, None)

@@ -31,8 +31,8 @@ SENTINEL_PORT = 26379
 class Address:
     """One Redis server. `path` is that of a Unix socket; without it host and port count. `tls` is None for plain TCP.
 
-    With `sentinels` it is the server that these name as the primary of `name`, and has no host and port of its own.
-    `server_name` is what its certificate is for, where that is not `host`.
+    `server_name` is what its certificate is for, where that is not `host`. With `sentinels` it is the server that these name as the
+    primary of `name`, and has no host and port of its own.
     """
 
     host: str = "localhost"
@@ -42,11 +42,11 @@ class Address:
     password: str | None = None
     db: int = 0
     tls: ssl.SSLContext | None = None
+    server_name: str | None = None
     name: str = ""
     """What Sentinels call it."""
     sentinels: tuple[Address, ...] = ()
     is_sentinel: bool = False
-    server_name: str | None = None
 
     def __str__(self) -> str:
         if self.sentinels:
@@ -66,7 +66,8 @@ class Address:
 
     @classmethod
     def parse(cls, url: str, settings: RedisTls | None = None) -> Address:
-        """Read redis://, rediss:// (with redis-py's `ssl_…` options, or with `settings`), unix:// and, for Sentinels, redis+sentinel://.
+        """Read redis://, rediss:// (with redis-py's `ssl_…` options, or with `settings`), unix:// and, for Sentinels,
+        redis+sentinel:// and rediss+sentinel:// URLs.
 
         Raises `ConfigError`, which never quotes the URL: it may hold a password.
         """
@@ -114,8 +115,8 @@ class Address:
 def _behind_sentinels(scheme: str, url: str, settings: RedisTls | None) -> Address:
     """Read `redis+sentinel://[user:password@]host:port,host:port/name/db?sentinel_username=&sentinel_password=&sentinel_tls=`.
 
-    User, database and `ssl_…` options (or `settings`) are those of the Redis; its Sentinels speak TLS as it does, unless
-    `sentinel_tls` is given.
+    User and database are those of the Redis; its Sentinels speak TLS as it does, unless `sentinel_tls` is given, and with the same
+    files. Their certificates are for their own hosts.
     """
     _refuse_fragment(url)
     try:
@@ -132,16 +133,22 @@ def _behind_sentinels(scheme: str, url: str, settings: RedisTls | None) -> Addre
     sentinel = {option: options.pop(option, "") for option in ("sentinel_username", "sentinel_password", "sentinel_tls")}
     if sentinel["sentinel_tls"].lower() not in ("", "true", "false"):
         raise ConfigError("redis_url cannot be read: sentinel_tls has to be true or false")
-    given = urlencode(options)
-    redis = Address.parse(f"{scheme}://{user}{at}localhost/{database}?{given}", settings)
-    scheme = {"true": "rediss", "false": "redis"}.get(sentinel["sentinel_tls"].lower(), scheme)
+    sentinel_scheme = {"true": "rediss", "false": "redis"}.get(sentinel["sentinel_tls"].lower(), scheme)
+    redis = Address.parse(
+        f"{scheme}://{user}{at}localhost/{database}?{urlencode(options)}",
+        None if (scheme, sentinel_scheme) == ("redis", "rediss") else settings,
+    )
     login = ":".join(quote(sentinel[option], safe="") for option in ("sentinel_username", "sentinel_password"))
     login = f"{login}@" if login != ":" else ""
-    tls_options = urlencode({key: value for key, value in options.items() if key.startswith("ssl_") and scheme == "rediss"})
+    tls = settings if sentinel_scheme == "rediss" else None
+    tls_options = urlencode(
+        {key: value for key, value in options.items() if key.startswith("ssl_") and sentinel_scheme == "rediss"}
+    )
     sentinels = []
     for host in hosts.split(","):
-        one = Address.parse(f"{scheme}://{login}{host}/?{tls_options}", settings if scheme == "rediss" else None)
-        sentinels.append(replace(one, port=one.port if re.search(r":\d+$", host) else SENTINEL_PORT, is_sentinel=True))
+        one = Address.parse(f"{sentinel_scheme}://{login}{host}/?{tls_options}", tls)
+        port = one.port if re.search(r":\d+$", host) else SENTINEL_PORT
+        sentinels.append(replace(one, port=port, server_name=None, is_sentinel=True))
     return replace(redis, name=unquote(name), sentinels=tuple(sentinels))
 
 

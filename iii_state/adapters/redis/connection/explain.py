@@ -34,6 +34,8 @@ def explain(address: Address, text: str) -> str:
             return f"Redis at {address} asks for a password; give it in redis_url"
         case "NOPERM":
             return f"the user of redis_url may not do this on Redis at {address}: {_cause(text)}"
+        case "READONLY" if address.name:
+            return f"Redis at {address} is a replica by now"
         case "READONLY":
             return f"Redis at {address} is a read-only replica; redis_url has to name its primary"
         case "OOM":

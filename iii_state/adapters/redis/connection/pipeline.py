@@ -320,10 +320,11 @@ class Pipeline:
         if is_damage(text):
             self.damaged.emit()
         if is_of_another_server(text):
-            is_news, self._leave = self._leave is None, explain(self.address, text)
+            socket, is_news = self.socket, self._leave is None
+            self._leave = explain(socket.address if socket is not None else self.address, text)
             if is_of_former_primary(text):
-                if is_news and self.socket is not None:
-                    self.demoted(self.socket, self._leave)
+                if is_news and socket is not None:
+                    self.demoted(socket, self._leave)
                 return AGAIN
         raise refusal_of(self.address, call, text)
 
