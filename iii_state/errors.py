@@ -65,12 +65,17 @@ class Code(StrEnum):
     ENQUEUE_ERROR = "enqueue_error"
     TIMEOUT = "TIMEOUT"
     WORKER_LOST = "worker_lost"
+    LOOP_LIMIT_EXCEEDED = "loop_limit_exceeded"
 
     # Registrations.
     TRIGGER_REGISTRATION_FAILED = "trigger_registration_failed"
     TRIGGER_TYPE_NOT_FOUND = "trigger_type_not_found"
     FUNCTION_NAMESPACE_CONFLICT = "FUNCTION_NAMESPACE_CONFLICT"
     WORKER_NAMESPACE_CONFLICT = "WORKER_NAMESPACE_CONFLICT"
+
+    # What a caller is let do.
+    FORBIDDEN = "FORBIDDEN"
+    LIMIT_EXCEEDED = "LIMIT_EXCEEDED"
 
 
 class StateError(Exception):

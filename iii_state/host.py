@@ -15,6 +15,7 @@ from typing import Protocol
 
 import msgspec
 
+from iii_state.access import Access, access_of
 from iii_state.rights import Identity
 from iii_state.tasks.results import Result
 from iii_state.values import Json
@@ -26,11 +27,16 @@ class Caller(msgspec.Struct, frozen=True):
     """Who calls a function: a worker's id, empty for the engine's own process.
 
     `identity` is that of the token which its connection came with; None may do everything, as where no tokens are used.
+    `access` follows from it: what a limited token may do, None for everything.
     """
 
     worker_id: str = ""
     namespace: str = DEFAULT_NAMESPACE
     identity: Identity | None = None
+    access: Access | None = None
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "access", access_of(self.identity))
 
 
 LOCAL = Caller()
@@ -86,6 +92,11 @@ class Runner(Protocol):
     """
 
     @property
+    def id(self) -> str:
+        """A worker's id, empty for the engine's own process, and where it is not known."""
+        ...
+
+    @property
     def may_crash(self) -> bool: ...
 
     @property
@@ -106,8 +117,14 @@ class Host(Protocol):
         """Register a built-in function in the namespace `default`; workers cannot take its id."""
         ...
 
-    def register_trigger_type(self, trigger_type: str, provider: TriggerProvider, *, description: str) -> None:
-        """Provide a trigger type; triggers that were waiting for it are handed over at once."""
+    def register_trigger_type(
+        self, trigger_type: str, provider: TriggerProvider, *, description: str, reads_scope_prefix: bool = False
+    ) -> None:
+        """Provide a trigger type; triggers that were waiting for it are handed over at once.
+
+        `reads_scope_prefix` says that the provider goes by the member `scope_prefix` of a trigger's config: only then can one of a
+        token that is limited to scopes have it.
+        """
         ...
 
     def invoke(
@@ -118,8 +135,11 @@ class Host(Protocol):
         namespace: str = DEFAULT_NAMESPACE,
         metadata: bytes | None = None,
         runner: Runner | None = None,
+        trace: bytes = b"",
     ) -> Result[bytes | None]:
         """Call any function of the engine, a worker's too, by `runner` where that was picked. Cancelling the Future gives it up.
+
+        `trace` is what the call is made within (`origins.within`): a handler's own calls carry it on.
 
         Raises `NotCarriedOut` where it was not begun (code `payload_too_large` when its worker cannot receive it), `WorkerLost`
         when its worker goes away in mid-call, and `FunctionError` for whatever the function raised or a `TIMEOUT` of the engine's.

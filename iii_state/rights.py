@@ -54,6 +54,16 @@ class Rights(msgspec.Struct, frozen=True):
         return not self.read_only
 
 
+class TokenLimits(msgspec.Struct, frozen=True):
+    """What all connections with a token's name may have together; None sets no limit beyond that of each connection."""
+
+    calls_in_flight: int | None = None
+    bytes_in_flight: int | None = None
+    frames_per_second: int | None = None
+    registrations: int | None = None
+    subscriptions: int | None = None
+
+
 class Identity(msgspec.Struct, frozen=True):
     """Whose connection it is: the name of its token or certificate, and its rights (None: everything).
 
@@ -64,6 +74,7 @@ class Identity(msgspec.Struct, frozen=True):
     name: str
     rights: Rights | None = None
     credential: str = ""
+    limits: TokenLimits | None = None
 
 
 def _any_matches(globs: Globs, name: str) -> bool:

@@ -9,7 +9,9 @@ it opens the session anew, with a larger epoch: from then on the store refuses w
 
 from __future__ import annotations
 
+import hashlib
 import re
+from functools import lru_cache
 
 import msgspec
 from msgspec import Raw
@@ -47,8 +49,8 @@ class OpenRequest(msgspec.Struct):
 _request = msgspec.json.Decoder(Request)
 
 
-def parse_request(text: Raw) -> Request:
-    """The request id in a member `_iii_state_request`. Raises `InvalidValue` in words."""
+def parse_request(text: Raw, name: str | None = None) -> Request:
+    """The request id in a member `_iii_state_request`, of a caller whose token has this name. Raises `InvalidValue` in words."""
     try:
         request = _request.decode(text)
         check_session(request.session)
@@ -57,7 +59,20 @@ def parse_request(text: Raw) -> Request:
         within("seq", request.seq, 1, MAX_NUMBER)
     except (msgspec.MsgspecError, InvalidValue, RecursionError, UnicodeError) as error:
         raise InvalidValue(f"_iii_state_request: {describe(bytes(text), Request, error)}") from None
-    return request
+    return request if name is None else Request(owned(request.session, name), request.epoch, request.slot, request.seq)
+
+
+def owned(session: str, name: str | None) -> str:
+    """The id under which a store keeps a session: of a token's name (None where no tokens are used) another one for each.
+
+    So a session is there for connections with its own token's name only, and nobody else can find out that it is.
+    """
+    return session if name is None else _owned(session, name)
+
+
+@lru_cache(maxsize=4096)
+def _owned(session: str, name: str) -> str:
+    return hashlib.sha256(f"{session} {name}".encode()).hexdigest()
 
 
 def check_session(session: str) -> None:

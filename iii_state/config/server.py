@@ -10,8 +10,9 @@ from typing import Any
 
 import msgspec
 
-from iii_state.config.checks import Check, boolean, integer, section, shown, string
+from iii_state.config.checks import Check, boolean, integer, optional, section, shown, string
 from iii_state.errors import ConfigError
+from iii_state.rights import TokenLimits
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
@@ -25,11 +26,20 @@ class TlsFiles(msgspec.Struct, frozen=True):
 
 
 class ServerLimits(msgspec.Struct, frozen=True):
-    """What an engine takes on, all peers together, but for `message_bytes`, which is of one message."""
+    """What an engine takes on: `connections` and `handshakes` are of all peers together, the others of each connection.
+
+    `bytes_in_flight` counts calls that the engine itself carries out, with what they are likely to bring; `registrations` are
+    functions, trigger types and triggers, `subscriptions` the triggers among them.
+    """
 
     connections: int = 10_000
     handshakes: int = 512
     message_bytes: int = MAX_MESSAGE_BYTES
+    calls_in_flight: int = 10_000
+    bytes_in_flight: int = 32 * 1024 * 1024
+    frames_per_second: int | None = None
+    registrations: int = 50_000
+    subscriptions: int = 20_000
 
 
 class ServerSettings(msgspec.Struct, frozen=True):
@@ -94,11 +104,26 @@ def _tls(where: str, value: Any) -> TlsFiles:
     return TlsFiles(**given)
 
 
+PEER_LIMITS: Mapping[str, Check] = {
+    "calls_in_flight": integer(1),
+    "bytes_in_flight": integer(1024),
+    "frames_per_second": optional(integer(1)),
+    "registrations": integer(0),
+    "subscriptions": integer(0),
+}
+
+
+def token_limits(where: str, value: Any) -> TokenLimits:
+    """The limits of all connections with a token's name together."""
+    return TokenLimits(**section(f"{where}.", value, PEER_LIMITS))
+
+
 def _limits(where: str, value: Any) -> ServerLimits:
     checks: Mapping[str, Check] = {
         "connections": integer(1),
         "handshakes": integer(1),
         "message_bytes": integer(1024, MAX_MESSAGE_BYTES),
+        **PEER_LIMITS,
     }
     return ServerLimits(**section(f"{where}.", value, checks))
 

@@ -9,21 +9,23 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from iii_state import values
-from iii_state.config import ServerSettings
+from iii_state import origins, values
+from iii_state.config import ServerLimits, ServerSettings
 from iii_state.engine.available import ChangeTriggers
 from iii_state.engine.checks import optional_text, wrong_member, wrong_request
 from iii_state.engine.functions.function import Details, Invocation
 from iii_state.engine.functions.python_function import PythonCallable, PythonFunction, PythonTasks
 from iii_state.engine.functions.registry import FunctionRegistry
 from iii_state.engine.introspection import Introspection
+from iii_state.engine.ledger import Ledger
 from iii_state.engine.modules import Modules
 from iii_state.engine.server import Server
+from iii_state.engine.triggers.binding import Binding
 from iii_state.engine.triggers.registry import TriggerRegistry, registration_error
 from iii_state.engine.workers.workers import Workers
 from iii_state.errors import Code, FunctionError, InvalidValue
 from iii_state.guard import Guard
-from iii_state.host import DEFAULT_NAMESPACE, LOCAL, Module, Trigger
+from iii_state.host import DEFAULT_NAMESPACE, LOCAL, Caller, Module, Trigger
 from iii_state.tasks.background import Background
 from iii_state.tasks.closing import Stopping, in_turn
 from iii_state.tasks.failures import contained
@@ -65,8 +67,13 @@ class Engine:
         self.guard = guard or Guard()
         self._reloading = asyncio.Lock()
         self.functions = FunctionRegistry(first_wins=duplicates == "first-wins")
-        self.triggers = TriggerRegistry()
-        self.workers = Workers(self.functions, self.triggers, call_timeout)
+
+        def limits() -> ServerLimits:
+            return self.guard.settings.limits
+
+        ledger = Ledger(limits)
+        self.triggers = TriggerRegistry(self.functions, ledger)
+        self.workers = Workers(self.functions, self.triggers, call_timeout, ledger, limits)
         self._call_timeout = call_timeout
         self._modules = Modules(self.functions, self.triggers, self.workers)
         self._own: dict[tuple[str, str], PythonFunction] = {}
@@ -86,7 +93,7 @@ class Engine:
         self._server = Server(self.workers, self.health, self.guard)
         host = self._modules.host("engine")
         Introspection(self.functions, self.triggers, self.workers, self).register(host)
-        ChangeTriggers(self.functions, self.workers, self._notify).register(host)
+        ChangeTriggers(self.functions, self.workers, self.triggers, self._notify).register(host)
         self._server.channels.register(host)
         self._background.start(self._sweep_regularly(), "the engine's sweep")
         return self
@@ -173,6 +180,19 @@ class Engine:
         async with self._reloading:
             self.guard.reload(settings)
             await self.server.apply_guard()
+            for binding in self.triggers.of(self):
+                self._apply_rights(binding)
+
+    def _apply_rights(self, binding: Binding) -> None:
+        """A trigger that a worker has registered to outlive its connection goes with the token or the right to it."""
+        by = binding.by
+        if not by.worker_id:
+            return
+        now = None if by.identity is None else self.guard.renewed(by.identity)
+        if not self.guard.still_admits(by.identity):
+            self.triggers.apply_rights(binding, None)
+        elif now != by.identity:
+            self.triggers.apply_rights(binding, Caller(by.worker_id, by.namespace, now))
 
     @property
     def server(self) -> Server:
@@ -260,7 +280,7 @@ class Engine:
             raise FunctionError(Code.ENQUEUE_ERROR, f"this engine has no action {action!r}")
         namespace = request.get("namespace") or DEFAULT_NAMESPACE
         try:
-            call = Invocation(data, metadata=optional_text(request.get("metadata")))
+            call = Invocation(data, metadata=optional_text(request.get("metadata")), trace=origins.within.get())
         except InvalidValue as error:
             raise FunctionError(Code.DESERIALIZATION_ERROR, f"Failed to deserialize the call: metadata: {error}") from None
         answer: Result[bytes | None] = None

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Raw
 
 from iii_state import values
+from iii_state.access import Access
 from iii_state.engine.functions.function import Function
 from iii_state.engine.functions.registry import FunctionRegistry
 from iii_state.engine.triggers.binding import Binding, TriggerOwner
@@ -96,17 +97,28 @@ class Introspection:
         return reply if worker is None else then(worker.describe(description), lambda _: reply)
 
     def _list_workers(self, data: Json, caller: Caller) -> bytes:
-        return values.encode({"workers": [_worker_row(worker) for worker in self._workers if worker.description.pid is not None]})
+        access = caller.access
+        return values.encode(
+            {
+                "workers": [
+                    _worker_row(worker, access)
+                    for worker in self._workers
+                    if worker.description.pid is not None and may_see_worker(access, worker)
+                ]
+            }
+        )
 
     # --- functions
 
     def _list_functions(self, data: Json, caller: Caller) -> bytes:
         wanted = read("engine::functions::list", data, _ListFunctions)
+        access = caller.access
         names = [*(wanted.workers or []), *([wanted.worker] if wanted.worker else [])]
         rows = [
             function_row(function)
             for function in self._functions
-            if (wanted.include_internal or not function.id.startswith("engine::"))
+            if may_see(access, function)
+            and (wanted.include_internal or not function.id.startswith("engine::"))
             and function.id.startswith(wanted.prefix or "")
             and (wanted.search or "").lower() in f"{function.id}\n{function.details.description or ''}".lower()
             and (wanted.namespace is None or function.namespace == wanted.namespace)
@@ -119,7 +131,8 @@ class Introspection:
         wanted = read("engine::functions::info", data, _FunctionInfo)
         namespace = wanted.namespace or DEFAULT_NAMESPACE
         function = self._functions.get(namespace, wanted.function_id)
-        if function is None:
+        access = caller.access
+        if function is None or not may_see(access, function):
             raise FunctionError(Code.NOT_FOUND, f"Function {wanted.function_id} not found in namespace {namespace}.")
         row = function_row(function)
         if function.details.request_format is not None:
@@ -128,7 +141,7 @@ class Introspection:
             row["response_schema"] = Raw(function.details.response_format)
         row["registered_triggers"] = [
             {"id": trigger.id, "trigger_type": trigger.trigger_type, "config": _raw(trigger.config)}
-            for trigger in (binding.trigger for binding in self._triggers)
+            for trigger in (binding.trigger for binding in self._triggers if self._may_see_trigger(access, binding))
             if trigger.function_id == function.id and trigger.namespace == function.namespace
         ]
         return values.encode(row)
@@ -152,6 +165,7 @@ class Introspection:
             for binding in self._triggers
             if wanted.trigger_type in (None, binding.trigger.trigger_type)
             and wanted.function_id in (None, binding.trigger.function_id)
+            and self._may_see_trigger(caller.access, binding)
         ]
         return values.encode({"registered_triggers": rows})
 
@@ -165,12 +179,36 @@ class Introspection:
             _text(wanted.metadata),
             wanted.namespace or caller.namespace,
         )
-        answer = self._triggers.register(trigger, self._local, caller.namespace)
+        answer = self._triggers.register(trigger, self._local, caller.namespace, by=caller)
         return then(answer, lambda _: values.encode({"id": trigger.id}))
 
     def _unregister_trigger(self, data: Json, caller: Caller) -> Result[bytes | None]:
         wanted = read("engine::unregister_trigger", data, _UnregisterTrigger)
+        access, binding = caller.access, self._triggers.get(wanted.id)
+        if access is not None and binding is not None and not _is_of(access, binding):
+            raise access.refusal(f"unregister trigger {wanted.id}, which is another's")
         return then(self._triggers.unregister(wanted.id), lambda removed: values.encode({"removed": removed}))
+
+    def _may_see_trigger(self, access: Access | None, binding: Binding) -> bool:
+        return access is None or self._triggers.may_see(binding, access)
+
+
+def may_see(access: Access | None, function: Function) -> bool:
+    """Whether somebody may know of a function."""
+    return access is None or access.may_call(function.id)
+
+
+def may_see_worker(access: Access | None, worker: ConnectedWorker) -> bool:
+    """Whether somebody may know of a worker: it has the same token's name, or serves something that he may call."""
+    if access is None:
+        return True
+    if worker.identity is not None and worker.identity.name == access.name:
+        return True
+    return any(map(access.may_call, worker.function_ids))
+
+
+def _is_of(access: Access, binding: Binding) -> bool:
+    return binding.by.identity is not None and binding.by.identity.name == access.name
 
 
 def function_row(function: Function) -> dict[str, Any]:
@@ -189,8 +227,9 @@ def _is_served_by(function: Function, names: list[str]) -> bool:
     return any(executor.name in names or executor.id in names for executor in function.executors)
 
 
-def _worker_row(worker: ConnectedWorker) -> dict[str, Any]:
+def _worker_row(worker: ConnectedWorker, access: Access | None) -> dict[str, Any]:
     about = worker.description
+    functions = [name for name in worker.function_ids if access is None or access.may_call(name)]
     return {
         "id": worker.id,
         "name": about.name,
@@ -201,8 +240,8 @@ def _worker_row(worker: ConnectedWorker) -> dict[str, Any]:
         "os": about.os,
         "pid": about.pid,
         "status": "connected",
-        "function_count": len(worker.function_ids),
-        "functions": worker.function_ids,
+        "function_count": len(functions),
+        "functions": functions,
         "connected_at_ms": worker.connected_at_ms,
         "active_invocations": len(worker.pending),
         "isolation": about.isolation,

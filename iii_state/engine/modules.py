@@ -10,7 +10,7 @@ from iii_state.engine.functions.function import Function, Invocation
 from iii_state.engine.functions.registry import FunctionRegistry
 from iii_state.engine.triggers.binding import TriggerType
 from iii_state.engine.triggers.registry import TriggerRegistry
-from iii_state.engine.workers.workers import Workers
+from iii_state.engine.workers.workers import ConnectedWorker, Workers
 from iii_state.errors import Code, ConfigError, FunctionError, NotCarriedOut, own, words
 from iii_state.host import DEFAULT_NAMESPACE, Handler, Module, Runner, TriggerProvider
 from iii_state.tasks.results import Result, result_of, then
@@ -97,8 +97,10 @@ class ModuleHost:
     ) -> None:
         self._registered.append(self._functions.add_builtin(function_id, handler, description, metadata, self._name))
 
-    def register_trigger_type(self, trigger_type: str, provider: TriggerProvider, *, description: str) -> None:
-        offered = TriggerType(DEFAULT_NAMESPACE, trigger_type, provider, description, None, self._name)
+    def register_trigger_type(
+        self, trigger_type: str, provider: TriggerProvider, *, description: str, reads_scope_prefix: bool = False
+    ) -> None:
+        offered = TriggerType(DEFAULT_NAMESPACE, trigger_type, provider, description, None, self._name, reads_scope_prefix)
         self._triggers.add_type(offered)
         self._types.append(offered)
 
@@ -110,8 +112,9 @@ class ModuleHost:
         namespace: str = DEFAULT_NAMESPACE,
         metadata: bytes | None = None,
         runner: Runner | None = None,
+        trace: bytes = b"",
     ) -> Result[bytes | None]:
-        functions, call = self._functions, Invocation(data, metadata=metadata)
+        functions, call = self._functions, Invocation(data, metadata=metadata, trace=trace)
         function = functions.find(namespace, function_id)
         if runner is not None:
             for executor in function.executors:
@@ -166,9 +169,9 @@ class ModuleHost:
         self._unwatch.append(self._functions.watch(changed))
 
     def watch_workers(self, gone: Callable[[str], None]) -> None:
-        def changed(event: str, worker_id: str) -> None:
+        def changed(event: str, worker: ConnectedWorker) -> None:
             if event == WORKER_GONE:
-                gone(worker_id)
+                gone(worker.id)
 
         self._unwatch.append(self._workers.watch(changed))
 

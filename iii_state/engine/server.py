@@ -25,6 +25,7 @@ from iii_state.rights import Identity
 from iii_state.wire import handshake
 from iii_state.wire.backlog import Backlog
 from iii_state.wire.frames import SERVICE_RESTART
+from iii_state.wire.limits import Rate, RatedReceiver
 from iii_state.wire.quiet_log import QuietLog
 from iii_state.wire.websocket import MessageReceiver, WebSocket
 
@@ -132,10 +133,14 @@ class Server:
             now = None if identity is None else self.guard.renewed(identity)
             if not self.guard.still_admits(identity):
                 held.leave(socket)
-            elif now != identity:
+                continue
+            if now != identity:
                 held.identity = now
                 if isinstance(held.receiver, Worker):
                     held.receiver.identify(now)
+            if isinstance(held.receiver, Worker):
+                held.receiver.limit()
+            socket.start(self._rated(held, socket))
 
     # --- who may come in
 
@@ -199,7 +204,7 @@ class Server:
             joined.append(socket)
             held = self._sockets[socket] = _Held(identity)
             held.receiver = connect(socket)
-            return held.receiver
+            return self._rated(held, socket)
 
         try:
             return await handshake.accept(
@@ -208,6 +213,14 @@ class Server:
         finally:
             for socket in joined:
                 del self._sockets[socket]
+
+    def _rated(self, held: _Held, socket: WebSocket) -> MessageReceiver:
+        """What takes the messages of a connection, no more of them a second than may be."""
+        held.rate.per_second = self.guard.settings.limits.frames_per_second
+        share = self._workers.share(held.identity)
+        rates = [held.rate, *([] if share is None else [share.rate])]
+        is_limited = any(rate.per_second is not None for rate in rates)
+        return RatedReceiver(held.receiver, socket, rates) if is_limited else held.receiver
 
     async def _serve_health(self, request: web.Request) -> web.Response:
         wrong = await self._health()
@@ -223,6 +236,7 @@ class _Held:
 
     def __init__(self, identity: Identity | None) -> None:
         self.identity = identity
+        self.rate = Rate(None)
         self.receiver: MessageReceiver = _Discard()
         self.leaves_in: int | None = None
         """Seconds until a connection that was told to go is dropped."""

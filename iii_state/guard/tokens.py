@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from iii_state.config.checks import Check, boolean, section, string
-from iii_state.config.server import list_of
+from iii_state.config.server import list_of, token_limits
 from iii_state.errors import ConfigError
 from iii_state.rights import Identity, Rights
 
@@ -138,16 +138,27 @@ def _hash(where: str, value: Any) -> str:
     return value
 
 
+_ENTRY: Mapping[str, Check] = {
+    "name": string,
+    "hash": _hash,
+    "certificate": string,
+    "rights": _rights,
+    "limits": token_limits,
+}
+
+
 def _entry(where: str, value: Any) -> Identity:
     if not isinstance(value, Mapping):
         raise ConfigError(f"{where} has to be a mapping with name and hash, not a {type(value).__name__}")
-    given = section(f"{where}.", value, {"name": string, "hash": _hash, "certificate": string, "rights": _rights})
+    given = section(
+        f"{where}.", value, {"name": string, "hash": _hash, "certificate": string, "rights": _rights, "limits": token_limits}
+    )
     if "name" not in given:
         raise ConfigError(f"{where}.name is missing")
     if ("hash" in given) == ("certificate" in given):
         raise ConfigError(f"{where} has to have either a hash (of a token) or a certificate (the name in one)")
     credential = given["hash"] if "hash" in given else _CERTIFICATE + given["certificate"]
-    return Identity(given["name"], given.get("rights"), credential)
+    return Identity(given["name"], given.get("rights"), credential, given.get("limits"))
 
 
 def _text(path: Path) -> str:

@@ -10,19 +10,15 @@ from functools import partial
 from msgspec import Raw
 
 from iii_state import values
+from iii_state.config import ServerLimits
 from iii_state.errors import Code, FunctionError
 from iii_state.tasks.failures import as_function_error
 from iii_state.tasks.results import Result
 from iii_state.values import Json
 from iii_state.wire import messages
 from iii_state.wire.backlog import LARGE_RESULT_BYTES, Asked
+from iii_state.wire.limits import DEFAULT, Share
 from iii_state.wire.peer import PeerConnection
-
-MAX_OPEN_CALLS = 10_000
-"""A peer with so many calls open is not read until half of them have a reply."""
-
-MAX_OPEN_BYTES = 32 * 1024 * 1024
-"""So much the open calls of one peer's that the engine itself carries out may hold, with what they are likely to bring."""
 
 MAX_AHEAD = 16
 MAX_AHEAD_BYTES = 1024 * 1024
@@ -47,12 +43,20 @@ class IncomingCalls:
     results that the peer sends do not wait behind its calls.
 
     `too_large` words the error for a frame of so many bytes, more than the peer can receive; `unheard` is told of the failures of
-    calls that get no reply.
+    calls that get no reply. A peer with as many calls open as `limits` allow is not read until half of them have a reply, and the
+    open calls that the engine itself carries out hold no more than they allow. `share` is that of the peer's token.
     """
 
     def __init__(
-        self, link: PeerConnection, too_large: Callable[[str, int], FunctionError], unheard: Callable[[str, FunctionError], None]
+        self,
+        link: PeerConnection,
+        too_large: Callable[[str, int], FunctionError],
+        unheard: Callable[[str, FunctionError], None],
+        limits: ServerLimits = DEFAULT,
+        share: Share | None = None,
     ):
+        self.limits = limits
+        self.share = share
         self.open_calls = 0
         self.is_full = False
         """Whether calls have to be let in by `let_in`."""
@@ -139,7 +143,7 @@ class IncomingCalls:
             self._link.release()
 
     def _is_over(self) -> bool:
-        return self._inside_bytes + self._inside * self._result_bytes > MAX_OPEN_BYTES and self._link.is_open
+        return self._inside_bytes + self._inside * self._result_bytes > self.limits.bytes_in_flight and self._link.is_open
 
     def disconnected(self) -> None:
         """The peer is gone: its calls are carried out all the same."""
@@ -153,7 +157,7 @@ class IncomingCalls:
         """Answer a call, now or when its Future is done. `size` and `data` are those of one that the engine itself carries out."""
         if isinstance(answer, asyncio.Future):
             self.open_calls += 1
-            if self.open_calls >= MAX_OPEN_CALLS and not self._throttled:
+            if self.open_calls >= self.limits.calls_in_flight and not self._throttled:
                 self._throttled = True
                 self._link.hold()
             promised = 0
@@ -162,9 +166,12 @@ class IncomingCalls:
                     self._backlog.promise(promised)
                 self._inside += 1
                 self._inside_bytes += size
-                if self._inside_bytes + self._inside * self._result_bytes > MAX_OPEN_BYTES:
+                if self._inside_bytes + self._inside * self._result_bytes > self.limits.bytes_in_flight:
                     self.is_full = True
-            answer.add_done_callback(partial(self._done, invocation_id, function_text, size, data, promised))
+            share = self.share
+            if share is not None:
+                share.begin(self._link, size)
+            answer.add_done_callback(partial(self._done, invocation_id, function_text, size, data, promised, share))
         elif messages.is_given(invocation_id):
             if size and answer is not None and len(answer) > LARGE_RESULT_BYTES:
                 self._backlog.brought((function_text, data), len(answer))
@@ -177,9 +184,12 @@ class IncomingCalls:
         size: int,
         data: Json,
         promised: int,
+        share: Share | None,
         answer: asyncio.Future[bytes | None],
     ) -> None:
         self.open_calls -= 1
+        if share is not None:
+            share.end(size)
         if answer.cancelled():
             self.fail(invocation_id, function_text, FunctionError(Code.INVOCATION_STOPPED, "Invocation stopped"))
         elif (error := answer.exception()) is not None:
@@ -200,7 +210,7 @@ class IncomingCalls:
             self._inside_bytes -= size
             if self.is_full:
                 self._go_on()
-        if self._throttled and self.open_calls <= MAX_OPEN_CALLS // 2:
+        if self._throttled and self.open_calls <= self.limits.calls_in_flight // 2:
             self._throttled = False
             self._link.release()
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from iii_state.config import ServerLimits, ServerSettings
 from iii_state.engine import Engine
 from iii_state.wire import frames
 from iii_state.wire.peer import PeerConnection
@@ -388,9 +389,9 @@ async def test_what_a_worker_has_asked_for_is_carried_out_though_it_is_gone(
 
 
 async def test_a_worker_with_very_many_open_calls_is_held_up_until_half_are_answered(
-    raw: RawSocket, module: DictModule, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, raw: RawSocket, module: DictModule
 ) -> None:
-    monkeypatch.setattr("iii_state.wire.calls.MAX_OPEN_CALLS", 10)
+    await engine.reload_guard(ServerSettings(limits=ServerLimits(calls_in_flight=10)))
     slow = b'{"type":"invokefunction","function_id":"slow::get","data":1,"invocation_id":"s%d"}'
     raw.writer.write(b"".join(frame(slow % number) for number in range(15)))
     await until(lambda: len(module.slow) == 10)

@@ -9,6 +9,7 @@ import msgspec
 
 from iii_state import values
 from iii_state.host import LOCAL, Caller, Handler
+from iii_state.rights import Identity
 from iii_state.tasks.results import Result
 from iii_state.values import Json
 from iii_state.wire import messages
@@ -50,6 +51,11 @@ class Executor(Protocol):
     @property
     def is_settled(self) -> bool:
         """Whether its functions stay where they are: a worker may be about to say that it belongs to another namespace."""
+        ...
+
+    @property
+    def identity(self) -> Identity | None:
+        """Whose token its connection came with, None where no tokens are used, and for the engine's own process."""
         ...
 
     @property

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator
 
+from iii_state import origins
 from iii_state.engine.functions.function import Details, Executor, Function, Invocation
 from iii_state.errors import Code, FunctionError, NotCarriedOut
 from iii_state.host import DEFAULT_NAMESPACE, Handler
@@ -61,6 +62,8 @@ class FunctionRegistry:
         """
         try:
             if function.handler is not None:
+                if call.trace:
+                    return origins.inside(call.trace, function.handler, call.data, call.caller)
                 return function.handler(call.data, call.caller)
             return (executor or function.pick(self.first_wins)).execute(function, call)
         except Exception:
@@ -156,6 +159,14 @@ class FunctionRegistry:
         function.forget(executor)
         if not function.executors and function.handler is None:
             self._drop(function)
+
+    def is_served_only_by(self, namespace: str, function_id: str, name: str) -> bool:
+        """Whether a function is served, and by nobody but connections with tokens of this name."""
+        function = self.get(namespace, function_id)
+        if function is None or function.handler is not None or not function.executors:
+            return False
+        identities = [executor.identity for executor in function.executors]
+        return all(identity is not None and identity.name == name for identity in identities)
 
     def _add(self, namespace: str, function_id: str) -> Function:
         function = Function(namespace, function_id)

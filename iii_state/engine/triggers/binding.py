@@ -8,7 +8,7 @@ from typing import Protocol
 import msgspec
 
 from iii_state.errors import FunctionError
-from iii_state.host import DEFAULT_NAMESPACE, Trigger, TriggerProvider
+from iii_state.host import DEFAULT_NAMESPACE, LOCAL, Caller, Trigger, TriggerProvider
 
 
 class TriggerOwner(Protocol):
@@ -39,6 +39,8 @@ class TriggerType:
     description: str
     owner: TriggerOwner | None = None
     module_name: str = ""
+    reads_scope_prefix: bool = False
+    """Whether the provider goes by the member `scope_prefix` of a config; to one that does not it is no limit."""
 
     @property
     def name(self) -> str:
@@ -58,6 +60,10 @@ class Binding:
     """The namespace in which its provider is looked for first."""
     follows_owner: tuple[bool, bool] = (False, False)
     """Whether its function's namespace, and `home`, are those of its owner, and move with it."""
+    by: Caller = LOCAL
+    """Whose call or connection has registered it, with the rights of that token."""
+    counts_for: Caller = LOCAL
+    """The same as it was when the trigger came, for whom it is counted."""
     type: TriggerType | None = None
     failed: bool = field(default=False, repr=False)
     earlier: Binding | None = field(default=None, repr=False)

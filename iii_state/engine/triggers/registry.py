@@ -9,9 +9,12 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
+from iii_state.access import Access
+from iii_state.engine.functions.registry import FunctionRegistry
+from iii_state.engine.ledger import Ledger
 from iii_state.engine.triggers.binding import Binding, TriggerOwner, TriggerType
 from iii_state.errors import Code, FunctionError, words
-from iii_state.host import DEFAULT_NAMESPACE, Trigger, TriggerProvider
+from iii_state.host import DEFAULT_NAMESPACE, LOCAL, Caller, Trigger, TriggerProvider
 from iii_state.tasks.results import Result
 from iii_state.tasks.steps import Steps
 
@@ -26,7 +29,9 @@ class TriggerRegistry:
     disconnection, so that what waits for the trigger goes on waiting.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, functions: FunctionRegistry, ledger: Ledger) -> None:
+        self._functions = functions
+        self._ledger = ledger
         self._types: dict[tuple[str, str], list[TriggerType]] = {}
         self._bindings: dict[str, Binding] = {}
         self._owned: dict[tuple[TriggerOwner, str], Binding] = {}
@@ -95,8 +100,11 @@ class TriggerRegistry:
                     answer.add_done_callback(_log_fault)
 
     def _find_type(self, binding: Binding) -> TriggerType | None:
-        for namespace in (binding.home, DEFAULT_NAMESPACE):
-            offers = self._types.get((namespace, binding.trigger.trigger_type))
+        return self._find_type_of(binding.trigger.trigger_type, binding.home)
+
+    def _find_type_of(self, trigger_type: str, home: str) -> TriggerType | None:
+        for namespace in (home, DEFAULT_NAMESPACE):
+            offers = self._types.get((namespace, trigger_type))
             if offers:
                 return offers[0]
         return None
@@ -110,23 +118,30 @@ class TriggerRegistry:
         home: str = DEFAULT_NAMESPACE,
         *,
         follows_owner: tuple[bool, bool] = (False, False),
+        by: Caller = LOCAL,
     ) -> Result[None]:
         """Bind a trigger to its type's provider, or let it wait for one. One of this owner's with the same id is replaced.
 
-        Raises (or sets in the Future) the provider's `FunctionError`; the trigger is gone then.
+        Raises (or sets in the Future) the provider's `FunctionError`; the trigger is gone then. One that `by` may not have raises
+        `FORBIDDEN`, and changes nothing.
         """
+        if by.access is not None:
+            self._check(trigger, by.access, self._find_type_of(trigger.trigger_type, home))
         known = self._owned.get((owner, trigger.id))
+        if by.worker_id:
+            size = _size(trigger) - (0 if known is None else _size(known.trigger))
+            self._ledger.check(by, size, is_new=known is None, is_subscription=True, outlives=not owner.id)
         if known is not None:
             provided = msgspec.structs.replace(trigger, id=known.trigger.id)
         elif trigger.id in self._bindings:
             provided = msgspec.structs.replace(trigger, id=str(uuid.uuid4()))
         else:
             provided = trigger
-        before = known or self._refused.pop((owner, trigger.id), None)
+        before = known or self._take_refused(owner, trigger.id)
         earlier = None if before is None else before.last_served
         if earlier is not None and earlier.type is not None and earlier.type.owner is not None:
             earlier.earlier = None  # a worker's binding counts as live at once
-        binding = Binding(provided, owner, trigger.id, home, follows_owner, earlier=earlier)
+        binding = Binding(provided, owner, trigger.id, home, follows_owner, by, by, earlier=earlier)
         served = self._find_type(binding)
         replaces: Trigger | None = None
         if known is not None and known.type is served and not known.failed:
@@ -146,13 +161,13 @@ class TriggerRegistry:
             if self._find_type(binding) is binding.type:
                 return None
             binding.home = before
-        return self.register(trigger, binding.owner, home, follows_owner=binding.follows_owner)
+        return self.register(trigger, binding.owner, home, follows_owner=binding.follows_owner, by=binding.by)
 
     def unregister(self, trigger_id: str, owner: TriggerOwner | None = None) -> Result[bool]:
         """Let a trigger go for good: of `owner`, by the id that it has given, or of anybody's. Whether there was one."""
         binding = self._bindings.get(trigger_id) if owner is None else self._owned.get((owner, trigger_id))
         if binding is None:
-            binding = None if owner is None else self._refused.pop((owner, trigger_id), None)
+            binding = None if owner is None else self._take_refused(owner, trigger_id)
         if binding is None:
             return False
         answer = self._unbind(binding, disconnected=False)
@@ -167,6 +182,46 @@ class TriggerRegistry:
         answer.add_done_callback(tell)
         return gone
 
+    def _check(self, trigger: Trigger, access: Access, served: TriggerType | None) -> None:
+        access.check_trigger(
+            trigger.trigger_type,
+            trigger.function_id,
+            trigger.config,
+            is_own=self._functions.is_served_only_by(trigger.namespace, trigger.function_id, access.name),
+            is_built_in=served is not None and served.owner is None,
+            reads_scope_prefix=served is not None and served.reads_scope_prefix,
+        )
+
+    def may_see(self, binding: Binding, access: Access) -> bool:
+        """Whether somebody may know of a trigger: it is of the same token's name, or could be."""
+        if binding.by.identity is not None and binding.by.identity.name == access.name:
+            return True
+        try:
+            self._check(binding.trigger, access, binding.type)
+        except FunctionError:
+            return False
+        return True
+
+    def get(self, trigger_id: str) -> Binding | None:
+        """A trigger by its id."""
+        return self._bindings.get(trigger_id)
+
+    def apply_rights(self, binding: Binding, by: Caller | None) -> None:
+        """Its registrant has other rights from now on, or none (None). A trigger that it may not have any more is let go.
+
+        That counts as a disconnection: what waits for it goes on waiting, for somebody who may have it.
+        """
+        try:
+            if by is None:
+                raise FunctionError(Code.FORBIDDEN, "the token that registered it is good no more")
+            if by.access is not None:
+                self._check(binding.trigger, by.access, binding.type)
+            binding.by = by
+        except FunctionError as error:
+            log.warning("trigger %s for %s is let go: %s", binding.known_as, binding.trigger.function_id, error.message)
+            self._unbind(binding, disconnected=True)
+            binding.tell_owner(error)
+
     def of(self, owner: TriggerOwner) -> list[Binding]:
         """The triggers of an owner."""
         return [binding for binding in self._bindings.values() if binding.owner is owner]
@@ -175,8 +230,8 @@ class TriggerRegistry:
         """Let all triggers of a worker go that went away."""
         for binding in self.of(owner):
             self._unbind(binding, disconnected=True)
-        for known in [known for known in self._refused if known[0] is owner]:
-            del self._refused[known]
+        for _, trigger_id in [known for known in self._refused if known[0] is owner]:
+            self._take_refused(owner, trigger_id)
 
     def others(self, trigger_id: str, owner: TriggerOwner) -> TriggerOwner | None:
         """Another owner that has a trigger of this id, if there is one."""
@@ -207,6 +262,7 @@ class TriggerRegistry:
             binding.failed = True
             if self._forget(binding) and binding.earlier is not None:
                 self._refused[binding.owner, binding.known_as] = binding
+                self._count(binding, self._ledger.add)
             if not raising:
                 binding.tell_owner(registration_error(error))
 
@@ -215,6 +271,8 @@ class TriggerRegistry:
                 binding.earlier = None
 
         try:
+            if not raising and binding.by.access is not None:  # it has waited: for another provider than it was checked for
+                self._check(trigger, binding.by.access, served)
             answer = self._steps.after(trigger.id, lambda: served.provider.register(trigger, replaces))
         except Exception as error:
             failed(error)
@@ -236,15 +294,30 @@ class TriggerRegistry:
         return answer
 
     def _keep(self, binding: Binding) -> None:
+        if (before := self._bindings.get(binding.trigger.id)) is not None:
+            self._count(before, self._ledger.remove)
         self._bindings[binding.trigger.id] = binding
         self._owned[binding.owner, binding.known_as] = binding
+        self._count(binding, self._ledger.add)
 
     def _forget(self, binding: Binding) -> bool:
         if self._bindings.get(binding.trigger.id) is not binding:
             return False
         del self._bindings[binding.trigger.id]
         del self._owned[binding.owner, binding.known_as]
+        self._count(binding, self._ledger.remove)
         return True
+
+    def _take_refused(self, owner: TriggerOwner, trigger_id: str) -> Binding | None:
+        refused = self._refused.pop((owner, trigger_id), None)
+        if refused is not None:
+            self._count(refused, self._ledger.remove)
+        return refused
+
+    @staticmethod
+    def _count(binding: Binding, count: Callable[..., None]) -> None:
+        if binding.counts_for.worker_id:
+            count(binding.counts_for, _size(binding.trigger), is_subscription=True, outlives=not binding.owner.id)
 
     def _unbind(self, binding: Binding, *, disconnected: bool) -> Result[None]:
         self._forget(binding)
@@ -314,3 +387,7 @@ def _log_fault(done: asyncio.Future[None]) -> None:
     error = _fault(done)
     if error is not None and not isinstance(error, FunctionError):
         log.error("a provider of triggers failed: %s", error, exc_info=error)
+
+
+def _size(trigger: Trigger) -> int:
+    return sum(map(len, (trigger.id, trigger.trigger_type, trigger.function_id, trigger.config or b"", trigger.metadata or b"")))

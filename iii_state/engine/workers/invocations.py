@@ -7,6 +7,7 @@ from functools import partial
 from msgspec import Raw
 
 from iii_state import values
+from iii_state.access import STATE
 from iii_state.engine.functions.function import Function, Invocation
 from iii_state.engine.functions.registry import FunctionRegistry
 from iii_state.engine.workers.workers import ConnectedWorker
@@ -53,6 +54,9 @@ class Invocations:
         if namespace is not None and not namespace.strip():
             self._answering.fail(invocation_id, function_text, FunctionError(Code.INVALID_NAMESPACE, "The namespace is blank."))
             return
+        if (access := self._worker.caller.access) is not None and not access.may_call(message.function_id):
+            self._answering.fail(invocation_id, function_text, access.refusal(f"call {message.function_id}"))
+            return
         function = self._functions.get(namespace or DEFAULT_NAMESPACE, message.function_id)
         if function is None:
             error = self._functions.not_found(namespace or DEFAULT_NAMESPACE, message.function_id)
@@ -68,6 +72,9 @@ class Invocations:
         if function.handler is not None:
             carry_out = partial(self._carry_out, invocation_id, function, call, size)
             self._answering.let_in(size, carry_out, (function.id_text, message.data))
+        elif access is not None and access.limits_scopes and function.id.startswith(STATE):
+            refused = access.refusal(f"call {function.id} here: a worker serves it, and does not know which scopes the token has")
+            self._answering.fail(invocation_id, function_text, refused)
         else:
             self._pass_on(invocation_id, function, call, size, 0)
 
@@ -109,12 +116,12 @@ class Invocations:
 
 
 def _action_type(action: Raw) -> object:
-    value = values.decode(action)
+    value = messages.read(action)
     return value.get("type") if isinstance(value, dict) else None
 
 
 def _read_id(invocation_id: Raw) -> str | None:
     if not invocation_id:
         return None
-    value = values.decode(invocation_id)
+    value = messages.read(invocation_id)
     return value if isinstance(value, str) else None

@@ -11,17 +11,21 @@ from functools import partial
 import msgspec
 from msgspec import Raw
 
+from iii_state.access import LISTENERS
 from iii_state.engine.functions.function import Details, Function
+from iii_state.engine.ledger import FOR_EACH, MAX_BYTES
 from iii_state.engine.triggers.binding import TriggerType
 from iii_state.engine.triggers.registry import registration_error
 from iii_state.engine.workers.workers import ConnectedWorker, Workers
 from iii_state.errors import Code, FunctionError
-from iii_state.host import Trigger
+from iii_state.host import Caller, Trigger
 from iii_state.tasks.results import Result
 from iii_state.wire import messages
 from iii_state.wire.messages import given
+from iii_state.wire.quiet_log import QuietLog
 
 log = logging.getLogger(__name__)
+quiet = QuietLog(log)
 
 
 NOT_SERVED = frozenset(
@@ -51,8 +55,11 @@ class Registrations:
         self._held: list[messages.RegisterTrigger | messages.UnregisterTrigger] = []
         """What is to be done once the worker is settled, in order; all of it together counts as one of `open`."""
         self._held_ids: set[str] = set()
+        self._held_bytes = 0
         self._served: dict[str, Function] = {}
         self._uninvokable: set[str] = set()
+        self._sizes: dict[tuple[str, str], tuple[Caller, int]] = {}
+        """What its functions and trigger types count for in the ledger, and for whom."""
         self._types: dict[tuple[str, str], tuple[TriggerType, bool]] = {}
         """By namespace and id; and whether the namespace is the worker's own, and moves with it."""
 
@@ -76,10 +83,17 @@ class Registrations:
     def register_function(self, message: messages.RegisterFunction) -> None:
         """It serves a function from now on."""
         self._worker.registers()
+        if (refused := self._refusal(self._worker.namespace, message.id)) is not None:
+            self._forbid(message.id, refused)
+            return
+        details = _details(message)
+        if not self._has_room(message.id, _size(message.id, details)):
+            return
         function, owner = self._functions.add_executor(self._worker.namespace, message.id, self._worker)
         if function.handler is None:
             self._served[message.id] = function
-        function.describe(_details(message), self._worker)
+            self._count(("function", message.id), _size(message.id, details))
+        function.describe(details, self._worker)
         if owner is not None:
             self._reject(message.id, owner)
             return
@@ -106,9 +120,54 @@ class Registrations:
         )
         self._worker.link.send(messages.encode(rejected))
 
+    def _refusal(self, namespace: str, function_id: str) -> FunctionError | None:
+        """Why the worker may not serve a function, None where it may. A listener is for one token's name alone."""
+        access = self._worker.caller.access
+        if access is None:
+            return None
+        if not access.may_register(function_id):
+            return access.refusal(f"register {function_id}")
+        known = self._functions.get(namespace, function_id)
+        if (
+            known is not None
+            and function_id.startswith(LISTENERS)
+            and not self._functions.is_served_only_by(namespace, function_id, access.name)
+        ):
+            return access.refusal(f"register {function_id}, which another has")
+        return None
+
+    def _has_room(self, name: str, size: int) -> bool:
+        """Whether the worker may register one more function or trigger type; it is told if not."""
+        is_new = name not in self._served and all(known != name for _, known in self._types)
+        try:
+            self._workers.ledger.check(self._worker.caller, size, is_new=is_new)
+        except FunctionError as error:
+            self._forbid(name, error)
+            return False
+        return True
+
+    def _count(self, name: tuple[str, str], size: int | None) -> None:
+        """Count a function or trigger type as registered, with texts of so many bytes; None: no more."""
+        ledger, before = self._workers.ledger, self._sizes.pop(name, None)
+        if before is not None:
+            ledger.remove(*before)
+        if size is not None:
+            self._sizes[name] = (self._worker.caller, size)
+            ledger.add(*self._sizes[name])
+
+    def _forbid(self, function_id: str, error: FunctionError) -> None:
+        """Tell the worker that it may not serve a function, or provide a type; with a code that does not end an SDK's worker."""
+        quiet.warning("worker %s (%s): %s", self._worker.id, self._worker.name, error.message)
+        rejected = messages.RegistrationRejected(
+            Code.FUNCTION_NAMESPACE_CONFLICT, self._worker.namespace, function_id=function_id, error=Raw(messages.error_text(error))
+        )
+        self._worker.link.send(messages.encode(rejected))
+
     def unregister_function(self, message: messages.UnregisterFunction) -> None:
         """It does not serve a function any more."""
         if self._served.pop(message.id, None) is not None:
+            self._count(("function", message.id), None)
+            self._uninvokable.discard(message.id)
             self._functions.remove_executor(self._worker.namespace, message.id, self._worker)
 
     # --- trigger types
@@ -120,6 +179,16 @@ class Registrations:
         self._offer(offered, follows_owner=message.namespace is None)
 
     def _offer(self, offered: TriggerType, *, follows_owner: bool) -> None:
+        if (access := self._worker.caller.access) is not None:
+            try:
+                access.check_trigger_type(offered.id)
+            except FunctionError as error:
+                self._forbid(offered.id, error)
+                return
+        size = len(offered.id) + len(offered.namespace) + len(offered.description)
+        if not self._has_room(offered.id, size):
+            return
+        self._count((offered.namespace, offered.id), size)
         self._types[offered.namespace, offered.id] = (offered, follows_owner)
         serving = self._triggers.add_type(offered)
         if serving is not offered:
@@ -127,8 +196,10 @@ class Registrations:
 
     def unregister_trigger_type(self, message: messages.UnregisterTriggerType) -> None:
         """It does not provide a trigger type any more."""
-        known = self._types.pop((message.namespace or self._worker.namespace, message.id), None)
+        name = (message.namespace or self._worker.namespace, message.id)
+        known = self._types.pop(name, None)
         if known is not None:
+            self._count(name, None)
             self._triggers.remove_type(known[0])
 
     def take_registration_result(self, message: messages.TriggerRegistrationResult) -> None:
@@ -157,6 +228,10 @@ class Registrations:
             self._begins()
         self._held.append(message)
         self._held_ids.add(message.id)
+        texts = (message.config, message.metadata) if isinstance(message, messages.RegisterTrigger) else ()
+        self._held_bytes += FOR_EACH + sum(len(bytes(text)) for text in texts)
+        if len(self._held) > self._workers.limits().registrations or self._held_bytes > MAX_BYTES:
+            self._worker.settle()  # it has had its time to say where it belongs
 
     def _register_trigger(self, message: messages.RegisterTrigger) -> None:
         trigger = Trigger(
@@ -169,7 +244,12 @@ class Registrations:
         )
         home = message.trigger_namespace or self._worker.namespace
         follows_owner = (message.namespace is None, message.trigger_namespace is None)
-        self._start_registration(trigger, lambda: self._triggers.register(trigger, self._worker, home, follows_owner=follows_owner))
+        by = self._worker.caller
+
+        def register() -> Result[None]:
+            return self._triggers.register(trigger, self._worker, home, follows_owner=follows_owner, by=by)
+
+        self._start_registration(trigger, register)
         if trigger.trigger_type in NOT_SERVED and self._triggers.is_waiting(trigger.id, self._worker):
             self._worker.trigger_failed(
                 trigger,
@@ -244,6 +324,7 @@ class Registrations:
     def settled(self) -> None:
         """The worker belongs where it is: its triggers are bound, its functions called with what has been waiting for them."""
         held, self._held = self._held, []
+        self._held_bytes = 0
         self._held_ids.clear()
         for message in held:
             if isinstance(message, messages.RegisterTrigger):
@@ -255,11 +336,34 @@ class Registrations:
         for function in self._served.values():
             self._functions.settled(function)
 
+    def apply_rights(self) -> None:
+        """The worker's token has other rights: what it may not have any more is let go, and it is told."""
+        for function_id in list(self._served):
+            if (refused := self._refusal(self._worker.namespace, function_id)) is not None:
+                del self._served[function_id]
+                self._count(("function", function_id), None)
+                self._functions.remove_executor(self._worker.namespace, function_id, self._worker)
+                self._forbid(function_id, refused)
+        access = self._worker.caller.access
+        for name, (offered, _) in list(self._types.items()):
+            if access is not None and not access.may_provide(offered.id):
+                del self._types[name]
+                self._count(name, None)
+                self._triggers.remove_type(offered)
+                self._forbid(offered.id, access.refusal(f"provide the trigger type {offered.id}"))
+        for binding in self._triggers.of(self._worker):
+            self._triggers.apply_rights(binding, self._worker.caller)
+
     def move(self, before: str, namespace: str) -> None:
         """File under `namespace` what was registered before the worker had said where it belongs."""
         for function_id, served in list(self._served.items()):
             details = served.details_of(self._worker)
             self._functions.remove_executor(before, function_id, self._worker)
+            if (refused := self._refusal(namespace, function_id)) is not None:
+                del self._served[function_id]
+                self._count(("function", function_id), None)
+                self._forbid(function_id, refused)
+                continue
             function, owner = self._functions.add_executor(namespace, function_id, self._worker)
             self._served[function_id] = function
             function.describe(details, self._worker)
@@ -268,6 +372,7 @@ class Registrations:
         for name, (offered, follows_owner) in list(self._types.items()):
             if follows_owner:
                 del self._types[name]
+                self._count(name, None)
                 self._triggers.remove_type(offered, tell=True)
                 moved = TriggerType(namespace, offered.id, offered.provider, offered.description, self._worker)
                 self._offer(moved, follows_owner=True)
@@ -289,6 +394,8 @@ class Registrations:
         for function_id in self._served:
             self._functions.remove_executor(self._worker.namespace, function_id, self._worker)
         self._served.clear()
+        for name in list(self._sizes):
+            self._count(name, None)
         for offered, _ in self._types.values():
             self._triggers.remove_type(offered)
         self._types.clear()
@@ -323,6 +430,11 @@ class _WorkerProvider:
 def _details(message: messages.RegisterFunction) -> Details:
     formats = _kept(message.request_format), _kept(message.response_format)
     return Details(message.description, _kept(message.metadata), *formats)
+
+
+def _size(function_id: str, details: Details) -> int:
+    texts = (function_id, details.description, details.metadata, details.request_format, details.response_format)
+    return sum(len(text) for text in texts if text is not None)
 
 
 def _kept(text: Raw) -> bytes | None:

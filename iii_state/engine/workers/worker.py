@@ -11,6 +11,7 @@ from typing import Any
 
 from msgspec import Raw
 
+from iii_state import origins
 from iii_state.engine.functions.function import Function, Invocation
 from iii_state.engine.workers.execution import Execution
 from iii_state.engine.workers.invocations import Invocations
@@ -59,6 +60,7 @@ class Worker:
         self.namespace = DEFAULT_NAMESPACE
         self.caller = Caller(self.id, DEFAULT_NAMESPACE, identity)
         """Who calls, for all calls that this worker makes."""
+        self._workers = workers
         self.link = link
         self.remote = remote
         self.connected_at_ms = int(time.time() * 1000)
@@ -71,7 +73,7 @@ class Worker:
         self._is_ours = False
         """Whether this project's client speaks, for an engine with a bridge to this one, or an attached worker."""
         self.outlet = link
-        self._answering = IncomingCalls(link, self._too_large, _unheard)
+        self._answering = IncomingCalls(link, self._too_large, _unheard, workers.limits(), workers.share(identity))
         self._backlog = link.backlog
         self._registrations = Registrations(self, workers, self._go_on)
         self._execution = Execution(
@@ -79,9 +81,8 @@ class Worker:
         )
         self.pending = self._execution.pending
         """Calls that it executes."""
-        self._workers = workers
         self._invoke = Invocations(self, workers.functions, self._answering).invoke
-        self._find = workers.functions.get_default
+        self._find = self._finding()
         self._send = link.send
         self._behind_registrations: tuple[InvokeFunction, int] | None = None
         self._take: dict[type[Any], Callable[[Any], None]] = {
@@ -108,8 +109,22 @@ class Worker:
         return self.caller.identity
 
     def identify(self, identity: Identity | None) -> None:
-        """Its token has other rights from now on: those of calls that come, and of what it registers."""
+        """Its token has other rights from now on: those of calls that come, and of what it registers and has registered."""
         self.caller = Caller(self.id, self.namespace, identity)
+        self._find = self._finding()
+        self._registrations.apply_rights()
+
+    def limit(self) -> None:
+        """The engine, or its token, has other limits from now on."""
+        self._answering.limits, self._answering.share = self._workers.limits(), self._workers.share(self.identity)
+
+    def _finding(self) -> Callable[[str], Function | None]:
+        """How a function is found that it may call; what it may not goes the long way, and is refused there."""
+        get, access = self._workers.functions.get_default, self.caller.access
+        if access is None:
+            return get
+        may_call = access.may_call
+        return lambda function_id: get(function_id) if may_call(function_id) else None
 
     @property
     def is_exclusive(self) -> bool:
@@ -161,7 +176,10 @@ class Worker:
             return
         invocation_id = decoded.invocation_id
         try:
-            answer = handler(decoded.data, self.caller)
+            if decoded.traceparent is ABSENT and decoded.baggage is ABSENT:
+                answer = handler(decoded.data, self.caller)
+            else:
+                answer = origins.inside(messages.trace_members(decoded), handler, decoded.data, self.caller)
         except BaseException as error:
             self._answering.fail(invocation_id, function.id_text, contained(error))
             return
@@ -264,9 +282,10 @@ class Worker:
         if namespace != self.namespace:
             before, self.namespace = self.namespace, namespace
             self.caller = Caller(self.id, namespace, self.identity)
+            self._find = self._finding()
             self._registrations.move(before, namespace)
-        self._settle()
-        self._workers.changed("worker_metadata_updated", self.id)
+        self.settle()
+        self._workers.changed("worker_metadata_updated", self)
         return self._registrations.over()
 
     def registers(self) -> None:
@@ -275,7 +294,7 @@ class Worker:
             return
         left = self._connected_at + DESCRIBES_ITSELF_WITHIN_SECONDS - self._loop.time()
         if left <= 0:
-            self._settle()
+            self.settle()
             return
         if self._settles is not None:
             self._settles.cancel()
@@ -285,9 +304,10 @@ class Worker:
         if self._registrations.is_busy:
             self.registers()
         else:
-            self._settle()
+            self.settle()
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
+        """It belongs where it is: its triggers are bound."""
         if self._settles is not None:
             self._settles.cancel()
             self._settles = None

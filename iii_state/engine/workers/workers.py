@@ -9,13 +9,16 @@ from typing import Protocol
 
 import msgspec
 
+from iii_state.config import ServerLimits
 from iii_state.engine.functions.function import Executor
 from iii_state.engine.functions.registry import FunctionRegistry
+from iii_state.engine.ledger import Ledger
 from iii_state.engine.triggers.binding import TriggerOwner
 from iii_state.engine.triggers.registry import TriggerRegistry
 from iii_state.host import Caller, Trigger
 from iii_state.rights import Identity
 from iii_state.tasks.results import Result
+from iii_state.wire.limits import DEFAULT, Share
 from iii_state.wire.messages import WORKER_GONE
 from iii_state.wire.peer import PeerConnection
 from iii_state.wire.pending import PendingCalls
@@ -54,9 +57,6 @@ class ConnectedWorker(Executor, TriggerOwner, Protocol):
     def caller(self) -> Caller: ...
 
     @property
-    def identity(self) -> Identity | None: ...
-
-    @property
     def description(self) -> Description: ...
 
     @property
@@ -67,6 +67,10 @@ class ConnectedWorker(Executor, TriggerOwner, Protocol):
 
     @property
     def function_ids(self) -> list[str]: ...
+
+    def settle(self) -> None:
+        """It belongs where it is, whatever it may say later."""
+        ...
 
     def registers(self) -> None:
         """It has registered something: it is settled a while after the last of its registrations."""
@@ -92,13 +96,23 @@ class ConnectedWorker(Executor, TriggerOwner, Protocol):
 class Workers:
     """The workers that are connected now, and what they share: functions, triggers, the engine's timeout."""
 
-    def __init__(self, functions: FunctionRegistry, triggers: TriggerRegistry, call_timeout: float) -> None:
+    def __init__(
+        self,
+        functions: FunctionRegistry,
+        triggers: TriggerRegistry,
+        call_timeout: float,
+        ledger: Ledger,
+        limits: Callable[[], ServerLimits] = lambda: DEFAULT,
+    ) -> None:
+        self.ledger = ledger
+        self.limits = limits
+        self._shares: dict[str, Share] = {}
         self.functions = functions
         self.triggers = triggers
         self.call_timeout = call_timeout
         self.engine_id = str(uuid.uuid4())
         self._workers: dict[str, ConnectedWorker] = {}
-        self._watchers: list[Callable[[str, str], None]] = []
+        self._watchers: list[Callable[[str, ConnectedWorker], None]] = []
 
     def __iter__(self) -> Iterator[ConnectedWorker]:
         return iter(list(self._workers.values()))
@@ -110,25 +124,33 @@ class Workers:
         """A worker by its id."""
         return self._workers.get(worker_id)
 
+    def share(self, identity: Identity | None) -> Share | None:
+        """What the connections of a token's name share, where its entry limits that; the newest entry's limits count."""
+        if identity is None or identity.limits is None:
+            return None
+        share = self._shares.setdefault(identity.name, Share(identity.limits))
+        share.limit(identity.limits)
+        return share
+
     def add(self, worker: ConnectedWorker) -> None:
         """A worker has connected."""
         self._workers[worker.id] = worker
-        self.changed("worker_connected", worker.id)
+        self.changed("worker_connected", worker)
 
     def remove(self, worker: ConnectedWorker) -> None:
         """A worker is gone."""
         if self._workers.pop(worker.id, None) is not None:
-            self.changed(WORKER_GONE, worker.id)
+            self.changed(WORKER_GONE, worker)
 
-    def watch(self, changed: Callable[[str, str], None]) -> Callable[[], None]:
-        """Call `changed(event, worker_id)` when a worker comes, goes or describes itself, until what is returned is called."""
+    def watch(self, changed: Callable[[str, ConnectedWorker], None]) -> Callable[[], None]:
+        """Call `changed(event, worker)` when a worker comes, goes or describes itself, until what is returned is called."""
         self._watchers.append(changed)
         return lambda: self._watchers.remove(changed)
 
-    def changed(self, event: str, worker_id: str) -> None:
+    def changed(self, event: str, worker: ConnectedWorker) -> None:
         """Tell the watchers."""
         for changed in list(self._watchers):
-            changed(event, worker_id)
+            changed(event, worker)
 
     def sweep(self) -> None:
         """End calls that are overdue."""

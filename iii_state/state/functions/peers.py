@@ -11,8 +11,8 @@ from iii_state import values
 from iii_state.adapters.base import Adapter
 from iii_state.errors import Code
 from iii_state.host import Caller
-from iii_state.sessions import MAX_NUMBER, OpenRequest, check_session
-from iii_state.state.functions.declared import Declared, Registration, failing_with
+from iii_state.sessions import MAX_NUMBER, OpenRequest, check_session, owned
+from iii_state.state.functions.declared import Declared, Registration, everybodys, failing_with, for_operators
 from iii_state.tasks.results import Result, then
 from iii_state.values.requests import read, within
 
@@ -49,6 +49,7 @@ class PeerFunctions:
                 self._open_session,
                 lambda opened: opened,
                 failing_with(Code.STORE_ERROR, "open a session"),
+                everybodys,
             ),
             "Open a session, or raise its epoch: {session, epoch, previous_epoch?}",
         )
@@ -62,6 +63,7 @@ class PeerFunctions:
                 self._enter_or_leave,
                 lambda workers: values.encode({"before": workers}),
                 failing_with(Code.STORE_ERROR, "line up"),
+                for_operators,
             ),
             "Line up to serve this store to an engine, or step out: {worker, ttl_ms}",
         )
@@ -75,6 +77,7 @@ class PeerFunctions:
                 lambda request, _: self._adapter.route(request.visited),
                 lambda visited: values.encode({"visited": visited}),
                 lambda error: error,
+                everybodys,
             ),
             "Which bridges a call passes on its way to the store: {visited}",
         )
@@ -83,7 +86,8 @@ class PeerFunctions:
         check_session(request.session)
         within("epoch", request.epoch, 1, MAX_NUMBER)
         within("previous_epoch", request.previous_epoch, 0, request.epoch - 1)
-        answer = self._adapter.sessions.open(request.session, request.previous_epoch, request.epoch)
+        session = owned(request.session, None if caller.identity is None else caller.identity.name)
+        answer = self._adapter.sessions.open(session, request.previous_epoch, request.epoch)
         opened = values.encode({"session": request.session, "epoch": request.epoch, "store": self._adapter.store})
         return then(answer, lambda _: opened)
 

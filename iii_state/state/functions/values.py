@@ -7,14 +7,25 @@ from collections.abc import Iterator
 from functools import partial
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, Raw
 
-from iii_state import values
+from iii_state import origins, values
+from iii_state.access import Access
 from iii_state.adapters.base import Adapter, Updated
 from iii_state.errors import Code, FunctionError, InvalidOp, InvalidValue, StoreError, too_large
 from iii_state.host import Caller, Handler
-from iii_state.sessions import parse_request
-from iii_state.state.functions.declared import UNREADABLE, Declared, Registration, as_it_is, failing_with, refuse
+from iii_state.sessions import Request, parse_request
+from iii_state.state.dispatch.loops import Loops
+from iii_state.state.functions.declared import (
+    UNREADABLE,
+    Declared,
+    Registration,
+    as_it_is,
+    failing_with,
+    reads_scope,
+    refuse,
+    writes_scope,
+)
 from iii_state.state.functions.requests import (
     DeleteRequest,
     EntriesRequest,
@@ -52,6 +63,8 @@ class ValueFunctions:
 
     def __init__(self, adapter: Adapter, snapshots: Snapshots) -> None:
         self.limit = values.MAX_VALUE_BYTES
+        self.loops: Loops | None = None
+        """Who is told of writes of workers that do not say what they come from."""
         self._values = adapter.values
         self._snapshots = snapshots
 
@@ -79,12 +92,16 @@ class ValueFunctions:
                 raise InvalidValue("missing field `value`")
             if request.ttl_ms is not None:
                 within("ttl_ms", request.ttl_ms, 1, MAX_TTL_MS)
-            request_id = None if request._iii_state_request is UNSET else parse_request(request._iii_state_request)
+            request_id = None if request._iii_state_request is UNSET else _request_id(request._iii_state_request, caller)
             new = values.to_stored(given)
         except UNREADABLE as error:
             refuse("state::set", data, SetRequest, error)
+        if caller.access is not None:
+            caller.access.check_write(request.scope)
         if len(new) > self.limit and (size := values.compact_size(new)) > self.limit:
             raise too_large(size, self.limit)
+        if self.loops is not None and self.loops.are_handled:
+            self._written(request, caller)
         try:
             answer = self._values.set(request.scope, request.key, new, ttl_ms=request.ttl_ms, request=request_id)
         except StoreError as error:
@@ -98,6 +115,8 @@ class ValueFunctions:
             request = _key.decode(data)
         except UNREADABLE as error:
             refuse("state::get", data, KeyRequest, error)
+        if caller.access is not None:
+            caller.access.check_read(request.scope)
         try:
             answer = self._values.get(request.scope, request.key)
         except StoreError as error:
@@ -109,10 +128,14 @@ class ValueFunctions:
             request = _update.decode(data)
             if request.ttl_ms is not None:
                 within("ttl_ms", request.ttl_ms, 1, MAX_TTL_MS)
-            request_id = None if request._iii_state_request is UNSET else parse_request(request._iii_state_request)
+            request_id = None if request._iii_state_request is UNSET else _request_id(request._iii_state_request, caller)
             plan = compile_text(request.ops)
         except (*UNREADABLE, InvalidOp) as error:
             refuse("state::update", data, UpdateRequest, error)
+        if caller.access is not None:
+            caller.access.check_write(request.scope)
+        if self.loops is not None and self.loops.are_handled:
+            self._written(request, caller)
         limit = self.limit if request._iii_state_limit is None else min(self.limit, request._iii_state_limit)
         try:
             answer = self._values.update(request.scope, request.key, plan, limit, ttl_ms=request.ttl_ms, request=request_id)
@@ -120,43 +143,54 @@ class ValueFunctions:
             raise _update_failed(error) from None
         return then(answer, _updated, _update_failed) if isinstance(answer, asyncio.Future) else _updated(answer)
 
+    def _written(self, request: SetRequest | RawUpdateRequest | DeleteRequest, caller: Caller) -> None:
+        if self.loops is not None and caller.worker_id and not origins.within.get():
+            self.loops.written(caller, request.scope, request.key)
+
     # --- the others
 
     def _delete(self) -> Handler:
         def delete(request: DeleteRequest, caller: Caller) -> Result[bytes | None]:
-            request_id = None if request._iii_state_request is UNSET else parse_request(request._iii_state_request)
+            request_id = None if request._iii_state_request is UNSET else _request_id(request._iii_state_request, caller)
+            if self.loops is not None and self.loops.are_handled:
+                self._written(request, caller)
             return self._values.delete(request.scope, request.key, request=request_id)
 
         failed = failing_with(Code.DELETE_ERROR, "delete value")
-        return Declared("state::delete", DeleteRequest, _delete.decode, delete, as_it_is, failed)
+        return Declared("state::delete", DeleteRequest, _delete.decode, delete, as_it_is, failed, writes_scope)
 
     def _list(self) -> Handler:
         def texts(request: ScopeRequest, caller: Caller) -> Result[list[bytes]]:
             return self._values.texts(request.scope)
 
-        return Declared("state::list", ScopeRequest, _scope.decode, texts, _listed, failing_with(Code.LIST_ERROR, "list values"))
+        failed = failing_with(Code.LIST_ERROR, "list values")
+        return Declared("state::list", ScopeRequest, _scope.decode, texts, _listed, failed, reads_scope)
 
     def _list_keys(self) -> Handler:
         def keys(request: ScopeRequest, caller: Caller) -> Result[list[str]]:
             return self._values.keys(request.scope)
 
         failed = failing_with(Code.LIST_KEYS_ERROR, "list keys")
-        return Declared("state::list_keys", ScopeRequest, _scope.decode, keys, _keys_listed, failed)
+        return Declared("state::list_keys", ScopeRequest, _scope.decode, keys, _keys_listed, failed, reads_scope)
 
     def _list_entries(self) -> Handler:
         def page(request: EntriesRequest, caller: Caller) -> Result[bytes]:
             return self._snapshots.page(request, caller.worker_id)
 
         failed = failing_with(Code.LIST_ENTRIES_ERROR, "list entries")
-        return Declared("state::list_entries", EntriesRequest, _entries.decode, page, as_it_is, failed)
+        return Declared("state::list_entries", EntriesRequest, _entries.decode, page, as_it_is, failed, reads_scope)
 
     def _list_groups(self, data: Json, caller: Caller) -> Result[bytes | None]:
-        """It has no request: whatever is sent is passed over."""
+        """It has no request: whatever is sent is passed over. Scopes that the caller may not see are none for it."""
         failed = failing_with(Code.LIST_GROUPS_ERROR, "list groups")
         try:
-            return then(self._values.scopes(), _scopes_listed, failed)
+            return then(self._values.scopes(), partial(_scopes_listed, caller.access), failed)
         except StoreError as error:
             raise failed(error) from None
+
+
+def _request_id(text: Raw, caller: Caller) -> Request:
+    return parse_request(text, None if caller.identity is None else caller.identity.name)
 
 
 def _replaced(new: bytes, old: bytes | None) -> bytes:
@@ -189,5 +223,7 @@ def _keys_listed(keys: list[str]) -> bytes:
     return text
 
 
-def _scopes_listed(scopes: list[str]) -> bytes:
+def _scopes_listed(access: Access | None, scopes: list[str]) -> bytes:
+    if access is not None:
+        scopes = [scope for scope in scopes if access.may_read(scope)]
     return b'{"groups":%b}' % values.encode(sorted(scopes))

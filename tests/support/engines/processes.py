@@ -23,7 +23,7 @@ from tests.support.engines.warm import IS_POSSIBLE, start_warm
 STARTUP_SECONDS = 30.0
 SHUTDOWN_SECONDS = 15.0
 
-_LISTENING = re.compile(r"listening on (ws://\S+?:(\d+))")
+_LISTENING = re.compile(r"listening on (wss?://\S+?:(\d+))")
 
 T = TypeVar("T")
 

@@ -126,6 +126,12 @@ def too_late(call: RedisCall[Any], why: str, *, sent: bool) -> StoreError:
     return NoAnswer(f"{why}; nothing was changed")
 
 
+def closed_before_an_answer(address: Address, *, was_sent: bool) -> StoreError:
+    """The engine ends its connection; `was_sent` tells of a mutation that Redis may have carried out."""
+    why = f"the connection to Redis at {address} has been closed"
+    return OutcomeUnknown(f"{why}; whether the change was made is not known") if was_sent else StoreError(why)
+
+
 def record_lost(address: Address) -> OutcomeUnknown:
     """An earlier connection had carried a mutation, and the session that would tell is gone."""
     return OutcomeUnknown(
