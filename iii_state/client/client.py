@@ -133,7 +133,8 @@ class Client:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._stopping()
+        if self._over is not None:  # it has been entered: one that could not be has nothing to close
+            await self._stopping()
 
     async def _stop(self) -> None:
         await in_turn(self._end, self._session.close)

@@ -114,6 +114,11 @@ def retention(where: str, value: Any) -> int | str:
     return value
 
 
+def kind(value: Any) -> str:
+    """What a value is, for an error's text that is not to quote it: what stands in the wrong place may be anything."""
+    return "null" if value is None else f"a {type(value).__name__}"
+
+
 def shown(value: Any) -> str:
     """A value for an error's text: nothing of what is large, and no password of a URL."""
     if value is None:

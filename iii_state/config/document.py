@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from iii_state.config.checks import shown
+from iii_state.config.checks import kind
 from iii_state.errors import ConfigError
 
 ENTRY_NAMES = ("iii-state", "state")
@@ -39,17 +39,17 @@ def load(path: Path) -> dict[str, Any]:
     if document is None:
         document = {}
     if not isinstance(document, dict):
-        raise ConfigError(f"{path} has to hold a mapping with a list `workers`, not {shown(document)}")
+        raise ConfigError(f"{path} has to hold a mapping with a list `workers`, not {kind(document)}")
     found: list[dict[str, Any]] = []
     for list_name, is_ours in (("workers", _is_our_worker), ("modules", _is_our_class)):
         entries = document.get(list_name)
         if entries is None:
             continue
         if not isinstance(entries, list):
-            raise ConfigError(f"{path}: {list_name} has to be a list, not {shown(entries)}")
+            raise ConfigError(f"{path}: {list_name} has to be a list, not {kind(entries)}")
         for entry in entries:
             if not isinstance(entry, dict):
-                raise ConfigError(f"{path}: an item of {list_name} has to be a mapping, not {shown(entry)}")
+                raise ConfigError(f"{path}: an item of {list_name} has to be a mapping, not {kind(entry)}")
             if is_ours(entry):
                 found.append(entry)
             else:
@@ -63,7 +63,7 @@ def load(path: Path) -> dict[str, Any]:
     if config is None:
         return {}
     if not isinstance(config, dict):
-        raise ConfigError(f"{path}: the config of iii-state has to be a mapping, not {shown(config)}")
+        raise ConfigError(f"{path}: the config of iii-state has to be a mapping, not {kind(config)}")
     return config
 
 

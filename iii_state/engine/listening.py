@@ -65,6 +65,7 @@ class Listener:
         self._accepting = accepting
         self._socket = bound
         self._server: asyncio.Server | None = None
+        self._tls: ssl.SSLContext | None = None
         self.address: tuple[str, int] = bound.getsockname()[:2]
 
     async def start(self, tls: ssl.SSLContext | None) -> None:
@@ -73,6 +74,9 @@ class Listener:
         The queue of connections that wait belongs to the socket: it outlives the server that is replaced.
         """
         before = self._server
+        if before is not None and tls is self._tls is None:
+            return
+        self._tls = tls
         self._server = await asyncio.get_running_loop().create_server(
             self._accepting,
             sock=socket.socket(fileno=os.dup(self._socket.fileno())),

@@ -149,10 +149,20 @@ class Server:
         self._unfinished.asked(request.protocol)
         asked = request[_ASKED] = _asked(request)
         try:
+            self._check_room()
             self.guard.check_place(asked)
         except AccessRefused as error:
             return _refusal(error)
         return await handler(request)
+
+    def _check_room(self) -> None:
+        """Refuse a request where all connections, those that ask for no WebSocket among them, are more than may be."""
+        assert self._runner is not None
+        assert self._runner.server is not None
+        limits = self.guard.settings.limits
+        if len(self._runner.server.connections) > limits.connections + limits.handshakes:
+            quiet.warning("a request was refused: there are more than %d connections", limits.connections + limits.handshakes)
+            raise AccessRefused(503, "too many connections are open")
 
     async def admit(self, request: web.Request) -> Identity | None:
         """Whose request this is. Raises HTTP 401, late where the address of the request has been wrong before."""

@@ -15,8 +15,10 @@ from click.testing import CliRunner, Result
 from iii_state.cli import main
 from iii_state.client.address import EngineAddress, shown
 from iii_state.client.client import Client
+from iii_state.engine import Engine
 from iii_state.errors import ConfigError, ConnectionLost
 from iii_state.guard import tokens
+from iii_state.state.module import StateModule
 from tests.support.certificates import Authority
 from tests.support.engines.attached import AttachProcess
 from tests.support.engines.processes import EngineProcess, running_engine
@@ -141,6 +143,15 @@ async def test_a_token_that_is_taken_away_ends_a_living_connection(guarded: Guar
         assert await other.call("state::get", b'{"scope":"s","key":"k"}') == b"1"
     with pytest.raises(ConnectionLost, match="a token that it knows"):
         await Client(guarded.address()).__aenter__()
+
+
+@pytest.mark.parametrize("file", ["token_file", "ca_file"])
+async def test_a_bridge_does_not_start_with_files_that_cannot_be_used(tmp_path: Path, file: str) -> None:
+    settings = {"bridge_url": "wss://localhost:1", file: str(tmp_path / "missing")}
+    async with Engine() as engine:
+        with pytest.raises(ConfigError, match="missing"):
+            await engine.add_module(StateModule({"adapter": {"name": "bridge", "config": settings}}))
+    assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
 
 
 @pytest.mark.parametrize("bad", ["a\r\nX: y", "two words", "ü", "\x00"])

@@ -99,6 +99,22 @@ async def test_more_connections_than_may_be_open_are_refused_until_one_goes() ->
             each.close()
 
 
+async def test_connections_that_only_ask_for_pages_count_too() -> None:
+    """They stay open between requests, and are in neither of the other numbers."""
+    async with engine_with(connections=2, handshakes=1) as engine:
+        place = await engine.serve("127.0.0.1", 0)
+        request = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        opened = []
+        for _ in range(3):
+            opened.append(await connected(place))
+            assert (await opened[-1].answer(request)).status == 200
+        last = await connected(place)
+        assert (await last.answer(request)).status == 503
+        assert await last.is_over()
+        for each in (*opened, last):
+            each.close()
+
+
 def frame(payload: bytes, first: int = 0x81) -> bytes:
     return bytes([first, 0xFF]) + len(payload).to_bytes(8, "big") + bytes(4) + payload
 
