@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from iii_state.cli.config import config
 from iii_state.cli.data import delete, entries, get, groups, keys, list_values, set_value, update
 from iii_state.cli.docs import docs
 from iii_state.cli.lua_load import lua_load
@@ -66,6 +67,7 @@ for command in (
     dead,
     lua_load,
     token,
+    config,
     docs,
 ):
     main.add_command(command)

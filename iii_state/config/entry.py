@@ -40,6 +40,7 @@ def parse(config: Mapping[str, Any] | None) -> Settings:
             "max_value_bytes": optional(integer(1)),
             "save_interval_ms": integer(100, 3_600_000),
             "dispatch": _dispatch,
+            "log_level": one_of("debug", "info", "warning", "error"),
             "server": server,
         },
     )

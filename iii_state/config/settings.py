@@ -69,5 +69,7 @@ class Settings(msgspec.Struct, frozen=True):
     retry: RetryPolicy = RetryPolicy()
     retention_ms: int | Literal["forever"] = 300_000
     queue: QueueLimits = QueueLimits()
+    log_level: Literal["debug", "info", "warning", "error"] = "warning"
+    """Which lines of the log are written; of no meaning to the module itself."""
     server: ServerSettings = ServerSettings()
     """Whom an engine lets in; of no meaning to the module itself."""

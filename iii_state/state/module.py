@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
@@ -13,6 +12,8 @@ from iii_state import config as configuration
 from iii_state import values
 from iii_state.adapters import open_adapter
 from iii_state.adapters.base import Adapter
+from iii_state.adapters.kv import KvAdapter
+from iii_state.config import KvSettings
 from iii_state.errors import ConfigError
 from iii_state.host import Host
 from iii_state.state.dispatch import Dispatcher
@@ -23,8 +24,6 @@ from iii_state.state.functions.snapshots import Snapshots
 from iii_state.state.functions.values import ValueFunctions
 from iii_state.state.triggers import StateTriggers
 from iii_state.tasks.closing import Stopping, in_turn
-
-logger = logging.getLogger(__name__)
 
 STOP_SECONDS = 10.0
 
@@ -104,17 +103,20 @@ class StateModule:
         """None when the store answers, else why not."""
         return await self.adapter.health()
 
-    def reconfigure(self, config: Mapping[str, Any] | None) -> None:
-        """Apply `triggers_enabled` and `max_value_bytes` of a new configuration at once; the rest needs a restart.
+    def reconfigure(self, config: Mapping[str, Any] | None) -> list[str]:
+        """Apply `triggers_enabled`, `max_value_bytes` and `save_interval_ms` of a new configuration at once.
 
-        Raises `ConfigError` if the configuration is not valid; then nothing has changed.
+        Returns the names of the settings that differ and need a restart. Raises `ConfigError` if the configuration is not valid;
+        then nothing has changed.
         """
         settings = configuration.parse(config)
-        live = {"triggers_enabled": settings.triggers_enabled, "max_value_bytes": settings.max_value_bytes}
-        if msgspec.structs.replace(self._settings, **live) != settings:
-            logger.warning("only triggers_enabled and max_value_bytes are applied live; other changes need a restart")
-        self._settings = msgspec.structs.replace(self._settings, **live)
+        self._settings = msgspec.structs.replace(
+            self._settings, triggers_enabled=settings.triggers_enabled, max_value_bytes=settings.max_value_bytes
+        )
         self._apply_live_settings()
+        if isinstance(settings.adapter, KvSettings) and isinstance(self.adapter, KvAdapter):
+            self.adapter.save_every(settings.adapter.save_interval_ms)
+        return configuration.need_restart(self._settings, settings)
 
     def _apply_live_settings(self) -> None:
         limit = self._settings.max_value_bytes

@@ -197,6 +197,7 @@ def settings() -> dict[str, dict[str, Any]]:
     assert set(dispatch) == known_keys({"dispatch": NO_KEY})
     found: dict[str, dict[str, Any]] = {"": {f"dispatch.{name}": value for name, value in dispatch.items()}}
     found[""] |= {"adapter.name": "kv", "triggers_enabled": True, "max_value_bytes": None, "save_interval_ms": 5000}
+    found[""]["log_level"] = defaults.log_level
     assert known_keys(NO_KEY) == {"adapter", "dispatch", "server"} | {name for name in found[""] if "." not in name}
     found["server"] = {
         f"{within}{name}": getattr(kind, name, None) or None

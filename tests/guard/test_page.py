@@ -80,7 +80,7 @@ def test_an_engine_starts_as_the_page_says(folder: Folder, name: str) -> None:
 def test_a_tokens_file_is_read_as_the_page_says(tmp_path: Path, name: str) -> None:
     (tmp_path / "tokens.yaml").write_text(BLOCKS["tokens", name])
     found = tokens.read_tokens(tmp_path / "tokens.yaml")
-    assert [entry.name for entry in found] == {"one": ["ci"], "rights": ["reports", "web"]}[name]
+    assert [entry.name for entry in found] == {"one": ["ci"], "rights": ["reports", "web"], "orders": ["orders"], "limits": ["ci"]}[name]
     if name == "rights":
         rights = found[0].rights
         assert rights is not None
@@ -109,6 +109,25 @@ def test_commands_answer_as_the_page_says(folder: Folder) -> None:
                 main, shlex.split(folder.placed(command)), env={"III_STATE_URL": engine.url, "III_TOKEN": None}
             )
             assert done.output.strip() == answer.replace("ws://127.0.0.1:49134", engine.url)
+
+
+def test_rights_hold_as_the_page_says(folder: Folder) -> None:
+    (entry,) = yaml.safe_load(BLOCKS["tokens", "orders"])["tokens"]
+    entry["hash"] = tokens.hashed(folder.token)
+    (folder.path / "tokens.yaml").write_text(yaml.safe_dump({"tokens": [entry]}))
+    typed = re.findall(r"^\$ iii-state (.*)\n(.*)\n", BLOCKS["console", "rights"], re.MULTILINE)
+    assert len(typed) == 4
+    with running_engine(["--tokens-file", str(folder.path / "tokens.yaml")]) as engine:
+        for command, answer in typed:
+            given = {"III_STATE_URL": engine.url, "III_TOKEN": folder.token}
+            assert CliRunner().invoke(main, shlex.split(command), env=given).output.strip() == answer
+
+
+def test_a_configuration_is_checked_as_the_page_says(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.path)
+    Path("config.yaml").write_text(yaml.safe_dump({"workers": [{"name": "iii-state", "config": {"log_level": "info"}}]}))
+    ((command, answer),) = re.findall(r"^\$ iii-state (.*)\n(.*)\n", BLOCKS["console", "config"], re.MULTILINE)
+    assert CliRunner().invoke(main, shlex.split(command)).output.strip() == answer
 
 
 def test_a_client_with_a_certificate_gets_in_as_the_page_says(folder: Folder) -> None:

@@ -64,6 +64,11 @@ class KvAdapter:
         self._starting = Starting("kv adapter")
         self._stopping = Stopping(self._stop)
 
+    def save_every(self, milliseconds: int) -> None:
+        """Force the file to disk so often from now on."""
+        if self._journal is not None:
+            self._journal.save_every(milliseconds)
+
     async def start(self, wake: Callable[[str], None]) -> None:
         self._starting.check()
         contents = None if self._journal is None else await self._journal.open(self._clock())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,11 +12,14 @@ from urllib.parse import urlsplit
 import click
 import uvloop
 
+from iii_state import config as configuration
 from iii_state.attach import Attachment
 from iii_state.cli.calls import engine_at, url_option
-from iii_state.cli.run.process import collect_less, reloading, stopped_by_signals
+from iii_state.cli.run.process import asks_for_level, collect_less, stopped_by_signals
+from iii_state.cli.run.reloading import Reloading
 from iii_state.cli.run.store import DEFAULT_PORTS, Load, bridge_leads_to, configured, store_options
 from iii_state.client.address import shown
+from iii_state.config import Settings
 from iii_state.errors import AttachRefused, ConfigError, StoreError
 from iii_state.state.module import StateModule
 
@@ -42,7 +45,8 @@ def attach(
 
     Prints a line on standard error when it serves (`attached to …`), and when another one of the same store does (`standby at …`):
     then it waits, and takes over when that one goes. It waits for an engine that is not there, too. SIGTERM and Ctrl-C stop it
-    cleanly (a second one at once), SIGHUP applies `triggers_enabled` and `max_value_bytes` of the --config anew.
+    cleanly (a second one at once). SIGHUP, or a change of the --config, applies `triggers_enabled`, `max_value_bytes`,
+    `save_interval_ms` and `log_level` anew.
     """
     if _ID.fullmatch(prefix) is None or prefix.split("::")[0] == "engine":
         raise click.BadParameter("it has to be words joined by ::, such as shared::state, and not engine's", param_hint="--prefix")
@@ -55,7 +59,7 @@ def attach(
         config = load()
         _refuse_own_engine(config, url)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_attach(load, config, url, prefix, name))
+            runner.run(_attach(load, config, config_path, url, prefix, name))
     except (ConfigError, StoreError, AttachRefused) as error:
         raise click.ClickException(str(error)) from None
 
@@ -70,10 +74,22 @@ def _refuse_own_engine(config: dict[str, Any], url: str) -> None:
         )
 
 
-async def _attach(load: Load, config: dict[str, Any], url: str, prefix: str, name: str) -> None:
-    loop = asyncio.get_running_loop()
+async def _attach(load: Load, config: dict[str, Any], config_path: Path | None, url: str, prefix: str, name: str) -> None:
     stopped = stopped_by_signals()
     module = StateModule(config)
-    loop.add_signal_handler(signal.SIGHUP, reloading(module, load))
+
+    async def apply() -> Settings:
+        config = load()
+        settings = configuration.parse(config)
+        module.reconfigure(config)
+        return settings
+
+    files = [] if config_path is None else [config_path]
+    reloading = Reloading(apply, lambda _: files, configuration.parse(config), keeps_level=asks_for_level())
+    reloading.start()
     collect_less()
-    await Attachment(module, engine_at(url), prefix=prefix, name=name, say=lambda words: click.echo(words, err=True)).run(stopped)
+    try:
+        say = partial(click.echo, err=True)
+        await Attachment(module, engine_at(url), prefix=prefix, name=name, say=say).run(stopped)
+    finally:
+        await reloading.stop()

@@ -7,28 +7,11 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import Callable
 from types import FrameType
 
 import click
 
-from iii_state.cli.run.store import Load
-from iii_state.errors import ConfigError
-from iii_state.state.module import StateModule
-
 logger = logging.getLogger(__name__)
-
-
-def reloading(module: StateModule, load: Load) -> Callable[[], None]:
-    """What SIGHUP does."""
-
-    def reload() -> None:
-        try:
-            module.reconfigure(load())
-        except (ConfigError, click.ClickException) as error:
-            logger.error("the configuration is as it was: %s", error)
-
-    return reload
 
 
 def stopped_by_signals() -> asyncio.Event:
@@ -54,6 +37,11 @@ def _end_at_once(number: int, _: FrameType | None = None) -> None:
     """End as a program does that handles no signals."""
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
+
+
+def asks_for_level() -> bool:
+    """Whether `--verbose` says what is logged, which goes before `log_level` of the configuration."""
+    return bool(click.get_current_context().find_root().params.get("verbose"))
 
 
 def collect_less() -> None:

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import click
+import msgspec
 import uvloop
 
 from iii_state import config as configuration
 from iii_state.cli.run.guard import guard_options, server_settings, token_of_environment
-from iii_state.cli.run.process import collect_less, stopped_by_signals
+from iii_state.cli.run.process import asks_for_level, collect_less, stopped_by_signals
+from iii_state.cli.run.reloading import Reloading
 from iii_state.cli.run.store import Load, bridge_leads_to, configured, store_options
+from iii_state.config import ServerSettings, Settings
 from iii_state.engine import Engine
 from iii_state.errors import ConfigError, StoreError
 from iii_state.guard import Guard
 from iii_state.state.module import StateModule
-from iii_state.tasks.background import Background
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +53,8 @@ def serve(
     """Run an engine: workers connect to ws://HOST:PORT.
 
     Prints one line, `listening on ws://HOST:PORT`, on standard error when it is ready. SIGTERM and Ctrl-C stop it cleanly (a second
-    one at once). SIGHUP applies `triggers_enabled` and `max_value_bytes` of the --config anew, tokens, certificates, origins, hosts
-    and limits, too.
+    one at once). SIGHUP, or a change of a file, applies tokens, certificates, origins, hosts and limits anew, and of the --config
+    `triggers_enabled`, `max_value_bytes`, `save_interval_ms` and `log_level`.
     """
     if no_state and any((config_path, adapter, file_path, redis_url, bridge_url)):
         raise click.UsageError("--no-state leaves nothing to configure: give it without --config and the options of adapters.")
@@ -69,7 +70,7 @@ def serve(
             _refuse_own_address(config, settings.host, settings.port)
         guard = Guard(settings, token_of_environment())
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(load, config, guard, given, duplicates))
+            runner.run(_serve(load, config, config_path, guard, given, duplicates))
     except (ConfigError, StoreError) as error:
         raise click.ClickException(str(error)) from None
     except OSError as error:
@@ -86,18 +87,26 @@ def _refuse_own_address(config: dict[str, Any], host: str, port: int) -> None:
 
 
 async def _serve(
-    load: Load | None, config: dict[str, Any] | None, guard: Guard, given: Mapping[str, Any], duplicates: Duplicates
+    load: Load | None,
+    config: dict[str, Any] | None,
+    config_path: Path | None,
+    guard: Guard,
+    given: Mapping[str, Any],
+    duplicates: Duplicates,
 ) -> None:
-    loop = asyncio.get_running_loop()
     stopped = stopped_by_signals()
     module = None if config is None else StateModule(config)
     settings = guard.settings
-    tasks = Background()
     async with Engine(duplicates=duplicates, guard=guard) as engine:
         if module is not None:
             await engine.add_module(module)
-        reload = partial(_reload, engine, module, load, given)
-        loop.add_signal_handler(signal.SIGHUP, lambda: tasks.start(reload(), "reading the configuration again"))
+        reloading = Reloading(
+            partial(_apply, engine, module, load, given),
+            partial(_files, config_path),
+            _parsed(config, settings),
+            keeps_level=asks_for_level(),
+        )
+        reloading.start()
         try:
             address = await engine.serve(settings.host, settings.port)
             shown = f"[{address[0]}]" if ":" in address[0] else address[0]
@@ -105,21 +114,25 @@ async def _serve(
             click.echo(f"listening on {'ws' if settings.tls is None else 'wss'}://{shown}:{address[1]}", err=True)
             await stopped.wait()
         finally:
-            await tasks.stop()
+            await reloading.stop()
 
 
-async def _reload(engine: Engine, module: StateModule | None, load: Load | None, given: Mapping[str, Any]) -> None:
-    """What SIGHUP does: everything that can be changed is read again, or nothing is changed."""
-    try:
-        config = None if load is None else load()
-        settings = server_settings(config, given)
-        configuration.parse(config)
-        before = engine.guard.settings
-        await engine.reload_guard(settings)
-        if module is not None and config is not None:
-            module.reconfigure(config)
-    except (ConfigError, click.ClickException) as error:
-        logger.error("the configuration is as it was: %s", error)
-        return
-    if (settings.host, settings.port) != (before.host, before.port):
-        logger.warning("the engine goes on listening where it does: another host or port needs a restart")
+def _files(config_path: Path | None, settings: Settings) -> list[Path]:
+    """What the settings of an engine came from."""
+    server = settings.server
+    tls = () if server.tls is None else (server.tls.cert, server.tls.key, server.tls.client_ca)
+    return [path for path in (config_path, server.token_file, server.tokens_file, *tls) if path is not None]
+
+
+def _parsed(config: dict[str, Any] | None, server: ServerSettings) -> Settings:
+    return msgspec.structs.replace(configuration.parse(config), server=server)
+
+
+async def _apply(engine: Engine, module: StateModule | None, load: Load | None, given: Mapping[str, Any]) -> Settings:
+    """Read everything again and apply what can be, or change nothing."""
+    config = None if load is None else load()
+    settings = _parsed(config, server_settings(config, given))
+    await engine.reload_guard(settings.server)
+    if module is not None and config is not None:
+        module.reconfigure(config)
+    return settings

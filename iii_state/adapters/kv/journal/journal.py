@@ -37,6 +37,7 @@ class Journal:
     def __init__(self, directory: Path, save_interval_ms: int) -> None:
         self.path = directory / FILE_NAME
         self._interval = save_interval_ms / 1000
+        self._interval_changed = asyncio.Event()
         self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._connection: sqlite3.Connection | None = None
@@ -139,9 +140,21 @@ class Journal:
         self._work.put(work)
         return await answer
 
+    def save_every(self, milliseconds: int) -> None:
+        """Force the log to disk so often from now on, for the first time so long from now."""
+        if milliseconds / 1000 != self._interval:
+            self._interval = milliseconds / 1000
+            self._interval_changed.set()
+
     async def _save_regularly(self) -> None:
         while True:
-            await asyncio.sleep(self._interval)
+            try:
+                async with asyncio.timeout(self._interval):
+                    await self._interval_changed.wait()
+                self._interval_changed.clear()
+                continue
+            except TimeoutError:
+                pass
             if self._unsaved:
                 self._unsaved = False
                 try:
