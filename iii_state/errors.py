@@ -65,6 +65,7 @@ class Code(StrEnum):
     ENQUEUE_ERROR = "enqueue_error"
     TIMEOUT = "TIMEOUT"
     WORKER_LOST = "worker_lost"
+    LOOP_LIMIT_EXCEEDED = "loop_limit_exceeded"
 
     # Registrations.
     TRIGGER_REGISTRATION_FAILED = "trigger_registration_failed"

@@ -10,6 +10,7 @@ import msgspec
 
 from iii_state import values
 from iii_state.errors import MAX_CODE, MAX_MESSAGE, bounded
+from iii_state.origins import Origin
 
 EventType = Literal["state:created", "state:updated", "state:deleted"]
 Cause = Literal["expired", "foreign"]
@@ -18,6 +19,12 @@ Cause = Literal["expired", "foreign"]
 _FOREIGN = "foreign-"
 _OVER = "-over"
 FOREVER = "forever"
+
+BRIDGE_FUNCTIONS = "iii-state::bridge::"
+"""How the ids of functions begin with which a bridge hears of a remote's events: it stands for all the callers of its engine."""
+
+LOOPING_SECONDS = 120
+"""For so long a subscription through which a loop was noted counts as looping; while it lasts that is noted more often."""
 
 
 class Change(msgspec.Struct):
@@ -34,6 +41,8 @@ class Change(msgspec.Struct):
     old: bytes | None
     new: bytes | None
     cause: Cause | None = None
+    origin: Origin | None = None
+    """What the write was made within, None for nothing."""
     size: int = 0
     """Bytes that count against `max_queue_bytes`."""
 
@@ -70,6 +79,11 @@ def _cause_of(write_id: str) -> Cause | None:
     return "foreign" if write_id.startswith(_FOREIGN) else None
 
 
+def begun_anew(event: Change) -> Change:
+    """The event of a dead letter that is delivered again: what led to it counts no more, since somebody has looked at it."""
+    return event if event.origin is None else msgspec.structs.replace(event, origin=None)
+
+
 def known_cause(told: object) -> Cause | None:
     """What another engine has said is the cause, if it is one that there is."""
     return told if told == "expired" or told == "foreign" else None
@@ -95,10 +109,14 @@ class QueueLimits(msgspec.Struct, frozen=True):
 
 
 class DispatchLimits(msgspec.Struct, frozen=True):
-    """Per function: how many handlers run at once, and how many deliveries are taken ahead of them."""
+    """Per function: how many handlers run at once, and how many deliveries are taken ahead of them.
+
+    An event whose write lies behind more than `loop_limit` deliveries is a dead letter; None for no limit.
+    """
 
     concurrency: int = 64
     prefetch: int = 64
+    loop_limit: int | None = None
 
 
 class Subscription(msgspec.Struct, frozen=True):
@@ -195,3 +213,5 @@ class QueueStats:
     dropped: int
     hosts: list[str]
     oldest_at_ms: int | None
+    is_looping: bool = False
+    """Whether its handler has lately been seen to lead to itself (`state/dispatch/loops.py`)."""

@@ -92,6 +92,11 @@ class Runner(Protocol):
     """
 
     @property
+    def id(self) -> str:
+        """A worker's id, empty for the engine's own process, and where it is not known."""
+        ...
+
+    @property
     def may_crash(self) -> bool: ...
 
     @property
@@ -130,8 +135,11 @@ class Host(Protocol):
         namespace: str = DEFAULT_NAMESPACE,
         metadata: bytes | None = None,
         runner: Runner | None = None,
+        trace: bytes = b"",
     ) -> Result[bytes | None]:
         """Call any function of the engine, a worker's too, by `runner` where that was picked. Cancelling the Future gives it up.
+
+        `trace` is what the call is made within (`origins.within`): a handler's own calls carry it on.
 
         Raises `NotCarriedOut` where it was not begun (code `payload_too_large` when its worker cannot receive it), `WorkerLost`
         when its worker goes away in mid-call, and `FunctionError` for whatever the function raised or a `TIMEOUT` of the engine's.

@@ -64,7 +64,7 @@ fingerprint() {
 }
 
 # Makes .venv with the project in it, editable. The argument is what to install besides: "" or an extra ("test").
-# Does nothing where that has been done for this pyproject.toml.
+# Does nothing where that has been done for this pyproject.toml and this part in C.
 ensure_venv() {
     local extra=$1 stamp=$venv/.installed${1:+-$1} now
     if [[ -f $stamp ]] && now=$(venv_fingerprint) && [[ $(<"$stamp") == "$now" ]]; then
@@ -80,7 +80,10 @@ venv_is_sound() {
 }
 
 # The place counts, too: a virtual environment does not work in a folder that has been moved or copied.
-venv_fingerprint() { fingerprint "$venv/bin/python" "$venv" <"$root/pyproject.toml" 2>/dev/null; }
+venv_fingerprint() {
+    cat "$root/pyproject.toml" "$root/scripts/build_native.py" "$root/iii_state/values/_native.c" 2>/dev/null |
+        fingerprint "$venv/bin/python" "$venv"
+}
 
 install_project() {
     local extra=$1 stamp=$2 python now

@@ -152,6 +152,10 @@ class Queues(Protocol):
         """Move to the dead letters; its lane goes on."""
         ...
 
+    def note_loop(self, subscription_id: str) -> Result[None]:
+        """The handler of a subscription has been seen to lead to itself: `Admin.stats` says so for `events.LOOPING_SECONDS`."""
+        ...
+
     def release(self, deliveries: Sequence[Delivery], *, begun: bool = False) -> Result[None]:
         """Give back unfinished, as if never taken: no attempt is counted, order is kept.
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from iii_state.events import Change, Delivery, QueueLimits, Subscription
+from iii_state.events import LOOPING_SECONDS, Change, Delivery, QueueLimits, Subscription
 
 Lane = tuple[str, str]
 
@@ -28,6 +29,8 @@ class Queue:
         self.dropped = 0
         self.fence = 0
         """How often what may still be running was given back, or a dead letter retried; for an adapter that counts that."""
+        self.looped_at = -math.inf
+        """When a loop through it was noted last, by the loop's clock."""
         self._reserved = 0
         self._reserved_bytes = 0
         self._wake = wake
@@ -53,6 +56,15 @@ class Queue:
     def retrying(self) -> int:
         """How many deliveries wait for their next attempt."""
         return len(self._timers)
+
+    def note_loop(self) -> None:
+        """Its handler has been seen to lead to itself."""
+        self.looped_at = asyncio.get_running_loop().time()
+
+    @property
+    def is_looping(self) -> bool:
+        """Whether that was noted lately."""
+        return asyncio.get_running_loop().time() - self.looped_at < LOOPING_SECONDS
 
     def overflow(self, event: Change) -> str | None:
         """Why one more event does not fit, None if it does."""

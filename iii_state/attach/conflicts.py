@@ -1,9 +1,10 @@
-"""Workers that serve at an engine, from another store, what is to be served here."""
+"""What must not be served at an engine: what another store serves there, and what is that engine's own, over a bridge."""
 
 from __future__ import annotations
 
 from iii_state.attach import listing
 from iii_state.attach.host import DEFAULT_PREFIX, AttachedHost
+from iii_state.client.about import bridge_name
 from iii_state.client.client import Client
 from iii_state.host import DEFAULT_NAMESPACE
 
@@ -21,6 +22,18 @@ async def find(client: Client, host: AttachedHost, store: str | None) -> str | N
         if BUILT_IN in names or BUILT_IN in names.values():
             return _words(listing.Row(DEFAULT_NAMESPACE, "state::set", None, BUILT_IN), client.url, host.prefix)
     return conflict
+
+
+async def ring(client: Client, bridges: list[str]) -> str | None:
+    """In words that one of the bridges on the way to the store leads to this very engine, whatever address it knows it by; None
+    where none does. Raises `ConnectionLost`."""
+    names = set((await listing.workers(client) or {}).values()) if bridges else set()
+    if any(bridge_name(bridge) in names for bridge in bridges):
+        return (
+            f"a bridge must not lead back to itself: the state of {client.url} would be that of {client.url}; "
+            "name another engine with --bridge-url, or with --engine"
+        )
+    return None
 
 
 def among(rows: list[listing.Row], client: Client, host: AttachedHost, store: str | None) -> str | None:

@@ -36,6 +36,7 @@ class _Worker(msgspec.Struct, frozen=True):
 
     name: str
     may_crash: bool = True
+    id: str = ""
 
 
 class _Type(msgspec.Struct, frozen=True):
@@ -145,6 +146,7 @@ class AttachedHost:
         namespace: str = DEFAULT_NAMESPACE,
         metadata: bytes | None = None,
         runner: Runner | None = None,
+        trace: bytes = b"",
     ) -> Result[bytes | None]:
         client = self._client
         if client is None or not client.connection.is_greeted:
@@ -153,7 +155,7 @@ class AttachedHost:
         if values.nesting_exceeds(data, deepest - 1):
             deep = f"the event nests deeper than the {deepest} levels that the engine at {client.url} reads"
             raise NotCarriedOut(Code.PAYLOAD_TOO_LARGE, deep)
-        answer = client.call(function_id, data, namespace=namespace, metadata=metadata)
+        answer = client.call(function_id, data, namespace=namespace, metadata=metadata, trace=trace)
         outcome: asyncio.Future[bytes | None] = answer.get_loop().create_future()
 
         def settle(settled: asyncio.Future[bytes | None]) -> None:

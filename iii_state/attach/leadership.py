@@ -90,7 +90,7 @@ class Leadership:
     async def check(self, client: Client, number: int) -> None:
         """The check of this number on a connection: lead if no other worker does; as a leader, see whether that may go on.
 
-        Raises `AttachRefused` where another store is served, the first time.
+        Raises `AttachRefused` where another store is served, or the engine's own state would be, the first time.
         """
         try:
             if self._host.serves:
@@ -105,7 +105,9 @@ class Leadership:
     async def _try_to_lead(self, client: Client) -> None:
         """Serve, if no other worker does, or say who does."""
         connection = self._connections
-        conflict = await conflicts.find(client, self._host, self._adapter.store)
+        conflict = await conflicts.ring(client, await result_of(self._adapter.route([])))
+        if conflict is None:
+            conflict = await conflicts.find(client, self._host, self._adapter.store)
         if conflict is not None:
             if not self._has_looked:
                 raise AttachRefused(conflict)

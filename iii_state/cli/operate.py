@@ -66,7 +66,8 @@ async def opened(url: str, redis_url: str | None, prefix: str) -> AsyncIterator[
 def triggers(url: str, redis_url: str | None, prefix: str, as_json: bool) -> None:
     """Print who wants which events: hosts, and what waits, is out, is tried again, is dead or was dropped.
 
-    OLDEST is how long the oldest event has been waiting or out; HOSTS are the engines that serve the function now.
+    OLDEST is how long the oldest event has been waiting or out; HOSTS are the engines that serve the function now; LOOP is
+    "looping" for a function that was seen to lead to itself within the last two minutes.
     """
 
     async def action() -> None:
@@ -78,7 +79,7 @@ def triggers(url: str, redis_url: str | None, prefix: str, as_json: bool) -> Non
         rows = values.decode(answer or b"{}")["triggers"]
         rows.sort(key=lambda row: (row["namespace"], row["function_id"], row["scope"] or "", row["key"] or ""))
         _print_table(
-            ("FUNCTION", "SCOPE", "KEY", "DELIVERY", "HOSTS", "WAITING", "OUT", "RETRYING", "OLDEST", "DEAD", "DROPPED"),
+            ("FUNCTION", "SCOPE", "KEY", "DELIVERY", "HOSTS", "WAITING", "OUT", "RETRYING", "OLDEST", "DEAD", "DROPPED", "LOOP"),
             [_trigger_cells(row) for row in rows],
             "nobody wants any events",
         )
@@ -202,7 +203,8 @@ def _trigger_cells(row: dict[str, Any]) -> tuple[str, ...]:
     oldest = "-" if row["oldest_at_ms"] is None else _age(row["oldest_at_ms"])
     scope, key = ("*" if row[name] is None else row[name] for name in ("scope", "key"))
     hosts = ", ".join(row["hosts"]) or "nobody"
-    return (function, scope, key, row["delivery"], hosts, *counts, oldest, str(row["dead"]), str(row["dropped"]))
+    loop = "looping" if row.get("looping") else "-"
+    return (function, scope, key, row["delivery"], hosts, *counts, oldest, str(row["dead"]), str(row["dropped"]), loop)
 
 
 def _kind(row: dict[str, Any]) -> str:

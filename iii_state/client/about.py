@@ -44,3 +44,8 @@ class About:
             **({} if self.description is None else {"description": self.description}),
         }
         return values.encode(about)
+
+
+def bridge_name(bridge: str) -> str:
+    """What the worker of the bridge with this id is called at the engine that it leads to."""
+    return f"iii-state-bridge-{bridge}"

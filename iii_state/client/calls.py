@@ -42,12 +42,13 @@ class ClientCalls:
         *,
         namespace: str | None = None,
         metadata: Json | None = None,
+        trace: bytes = b"",
         ahead: bool = False,
     ) -> asyncio.Future[bytes | None]:
         """Call a function; the Future gives its result. Cancelling it gives the call up.
 
         It fails with `FunctionError`: the engine's, with its code, or `TIMEOUT` after `call_seconds`; or with `ConnectionLost`.
-        `ahead` passes by what waits, for calls of `greet`.
+        `trace` is text of `messages.trace_members`; `ahead` passes by what waits, for calls of `greet`.
         """
         connection, pending = self._connection, self._open
         if pending is None:
@@ -61,7 +62,7 @@ class ClientCalls:
             values.encode_string(function_id),
             data,
             metadata=metadata,
-            trace=b',"namespace":%b' % values.encode_string(namespace) if elsewhere and namespace is not None else b"",
+            trace=b'%b,"namespace":%b' % (trace, values.encode_string(namespace)) if elsewhere and namespace is not None else trace,
         )
         if len(frame) > messages.MAX_FRAME_BYTES:
             pending.take(invocation_id)
@@ -79,7 +80,7 @@ class ClientCalls:
             future.set_exception(ConnectionLost(str(connection.why_lost)))
         return future
 
-    def send(self, outcome: Waiter, function_text: bytes, data: Json) -> bool:
+    def send(self, outcome: Waiter, function_text: bytes, data: Json, trace: bytes = b"") -> bool:
         """Send a call on the connection there is, greeted or not, and let `outcome` have the answer; False if there is none.
 
         The function's id is JSON text. Errors are those of `call`; the caller bounds what is on its way himself.
@@ -89,7 +90,7 @@ class ClientCalls:
             return False
         prefix, numbers = self._ids
         invocation_id = f"{prefix}{next(numbers):012x}"
-        frame = messages.invoke_frame(invocation_id, function_text, data)
+        frame = messages.invoke_frame(invocation_id, function_text, data, trace=trace)
         if len(frame) > messages.MAX_FRAME_BYTES:
             outcome.set_exception(too_large(f"the call of {function_text.decode()[1:-1]}", len(frame)))
         elif connection.max_frame_depth < messages.MAX_FRAME_DEPTH and values.nesting_exceeds(frame, connection.max_frame_depth):

@@ -86,7 +86,7 @@ class Receiver:
 
     def _take_result(self, message: messages.InvocationResult) -> None:
         error = None
-        if message.error:  # one that cannot be read leaves the call open
+        if message.error:
             error = messages.read_error(message.error, tells_fate=self._connection.hears_fates)
         self._calls.answered(message.invocation_id, bytes(message.result) if message.result else None, error)
 

@@ -53,7 +53,10 @@ class Triggers:
         self._connection.tell(self._registrations[trigger_id])
 
     async def taken(self, trigger_id: str) -> None:
-        """Wait until the engine has a trigger that was registered just before this. Raises `FunctionError` if it is refused."""
+        """Wait until the engine has a trigger that was registered just before this.
+
+        Raises `FunctionError` if it is refused, or, with the code of a call that was given up, if the engine does not say.
+        """
         refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._refused[trigger_id] = refused
         departing = list(self._departing)
@@ -79,6 +82,10 @@ class Triggers:
             if not self._confirms:
                 self._confirms = True
                 asyncio.get_running_loop().call_soon(self.confirm_departures)
+
+    def forget(self, trigger_id: str) -> None:
+        """Say no more of a trigger that the engine has refused: what it keeps of an earlier one of the same stays."""
+        self._registrations.pop(trigger_id, None)
 
     def departures(self) -> Iterator[bytes]:
         """The frames that let triggers go once more: an engine that lost the connection takes their workers for being away only."""

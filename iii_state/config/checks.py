@@ -17,6 +17,7 @@ Check = Callable[[str, Any], Any]
 """Takes a key's full name and its value; returns the value as it is used, or raises `ConfigError`."""
 
 _USER = re.compile(r"://[^/\s]*@")
+_QUERY = re.compile(r"(?<=[?&])([^=&\s]*=)[^&\s]*")
 
 MAX_MS = 10**13
 
@@ -120,10 +121,11 @@ def kind(value: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value for an error's text: nothing of what is large, and no password of a URL."""
+    """A value for an error's text: nothing of what is large, and no password of a URL, in its query neither."""
     if value is None:
         return "null"
     if isinstance(value, str):
         text = _USER.sub("://***@", value)
+        text = _QUERY.sub(r"\1***", text) if "://" in text else text
         return f"str {text if len(text) <= 60 else text[:60] + '…'!r}"
     return f"{type(value).__name__} {value!r}" if isinstance(value, bool | int | float) else f"a {type(value).__name__}"

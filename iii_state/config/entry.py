@@ -90,6 +90,7 @@ def _dispatch(where: str, value: Any) -> dict[str, Any]:
             **RETRY_CHECKS,
             "concurrency": integer(1, 100_000),
             "prefetch": integer(0, 100_000),
+            "loop_limit": optional(integer(1, 60_000)),
             "retention_ms": retention,
             "max_queue_length": integer(1),
             "max_queue_bytes": integer(1),

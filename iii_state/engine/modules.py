@@ -112,8 +112,9 @@ class ModuleHost:
         namespace: str = DEFAULT_NAMESPACE,
         metadata: bytes | None = None,
         runner: Runner | None = None,
+        trace: bytes = b"",
     ) -> Result[bytes | None]:
-        functions, call = self._functions, Invocation(data, metadata=metadata)
+        functions, call = self._functions, Invocation(data, metadata=metadata, trace=trace)
         function = functions.find(namespace, function_id)
         if runner is not None:
             for executor in function.executors:

@@ -66,6 +66,7 @@ class StateModule:
             raise
         try:
             self._dispatcher = dispatcher
+            self._functions.loops = dispatcher.loops
             self.triggers.begin(dispatcher)
             self._apply_live_settings()
             self._register_with(host)

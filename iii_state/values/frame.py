@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from iii_state.errors import MAX_VALUE_BYTES as MAX_VALUE_BYTES
+from iii_state.values import native
 from iii_state.values.json import Json, _encoder, members, normalize
 
 FRAME_START = b"{\t\n"
@@ -46,7 +47,8 @@ def compact_members(object_members: Mapping[str, Json]) -> bytes:
 
 def to_stored(text: Json) -> bytes:
     """The stored form of any JSON text whose syntax and UTF-8 have been checked; raises `InvalidValue` as `normalize` does."""
-    return frame(normalize(text))
+    made = native.to_stored(text)
+    return frame(normalize(text)) if made is None else made
 
 
 def unframe(stored: bytes) -> bytes:

@@ -24,6 +24,7 @@ from msgspec import Raw
 
 from iii_state.errors import MAX_VALUE_BYTES as MAX_VALUE_BYTES
 from iii_state.errors import InvalidValue
+from iii_state.values import native
 
 Json = bytes | Raw
 """JSON text, as bytes or as a slice of a frame that msgspec left undecoded."""
@@ -163,6 +164,8 @@ def normalize(text: Json) -> bytes:
 
     Raises `InvalidValue` for what is never stored: nesting beyond `MAX_DEPTH`, numbers beyond a double.
     """
+    if (made := native.normalize(text)) is not None:
+        return made
     text = normalize_any_depth(text)
     if nesting_exceeds(text, MAX_DEPTH):
         raise InvalidValue(f"nesting deeper than {MAX_DEPTH} levels")
@@ -201,7 +204,11 @@ def _refuse_infinite_numbers(text: bytes) -> None:
 
 def nesting_exceeds(text: bytes, limit: int) -> bool:
     """Whether a compact JSON text nests deeper than `limit`; almost always two byte counts."""
-    return len(text) > 2 * limit and text.count(b"[") + text.count(b"{") > limit and nesting_depth(text) > limit
+    if len(text) <= 2 * limit:
+        return False
+    if (exceeds := native.nesting_exceeds(text, limit)) is not None:
+        return exceeds
+    return text.count(b"[") + text.count(b"{") > limit and nesting_depth(text) > limit
 
 
 def nesting_depth(text: bytes) -> int:

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Raw
 
 from iii_state import values
+from iii_state.wire import messages
 
 _members = msgspec.json.Decoder(dict[str, Raw])
 _INVOCATION_ID = re.compile(rb'"invocation_id"\s*:\s*("[^"\\\x00-\x1f]{1,200}")')
@@ -57,10 +58,8 @@ def read(frame: bytes | bytearray) -> MalformedFrame:
 
 def _read(members: dict[str, Raw], name: str) -> Any:
     text = members.get(name)
-    try:
-        return None if text is None else values.decode(text)
-    except (ValueError, RecursionError):
-        return None
+    value = None if text is None else messages.read(text)
+    return None if value is messages.UNREADABLE else value
 
 
 def reason(error: Exception, frame: bytes | bytearray) -> str:

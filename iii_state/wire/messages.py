@@ -6,7 +6,7 @@ means absent. Unknown members are ignored.
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 from msgspec import Raw
@@ -229,6 +229,18 @@ def given(text: Raw) -> Raw | None:
     return text if is_given(text) else None
 
 
+UNREADABLE = object()
+
+
+def read(text: Raw) -> Any:
+    """The Python object of a member, `UNREADABLE` where there is none: of a member that is passed on unread (`Raw`) only the syntax
+    has been checked, and a number may be beyond a double."""
+    try:
+        return values.decode(text)
+    except (ValueError, RecursionError):
+        return UNREADABLE
+
+
 class _Error(msgspec.Struct, omit_defaults=True):
     code: str
     message: str
@@ -251,13 +263,16 @@ def error_text(error: FunctionError, *, tells_fate: bool = False) -> bytes:
 
 
 def read_error(text: Raw, *, tells_fate: bool = False) -> FunctionError | None:
-    """The error of an `error` member; None where it is absent, null, false, 0 or "". All else is one: an empty object, too.
+    """The error of an `error` member; None where it is absent, null, false, 0 or "". All else is one: an empty object, too, and
+    what cannot be read.
 
     `tells_fate` for a peer whose word counts for what became of the call, and for what is to become of an event (`final`).
     """
     if not text:
         return None
-    value = values.decode(text)
+    value = read(text)
+    if value is UNREADABLE:
+        return FunctionError(Code.INVOCATION_FAILED, bytes(text).decode())
     if not value and not isinstance(value, dict | list):
         return None
     if not isinstance(value, dict):

@@ -1,7 +1,7 @@
 --[[
 Ends deliveries of one queue whose handlers have returned; the next event of each lane becomes ready. Takes more.
 
-KEYS  1 stream (stream)   2 engines (hash)   3 busy (hash)   then of each delivery: wait (list of its lane)
+KEYS  1 stream (stream)   2 engines (hash)   3 busy (hash)   4 origins (hash)   then of each delivery: wait (list of its lane)
 ARGV  1 engine   2 most: deliveries to take   then of each delivery: entry id, lane, bytes of the event
 
 Reply, an array that begins with a word:
@@ -9,7 +9,7 @@ Reply, an array that begins with a word:
   FENCED                     the engine is not among the engines: nothing was ended, nothing taken
 ]]
 
-local stream, engines, busy = KEYS[1], KEYS[2], KEYS[3]
+local stream, engines, busy, origins = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local engine, most = ARGV[1], tonumber(ARGV[2])
 
 if redis.call('HEXISTS', engines, engine) == 0 then
@@ -17,7 +17,7 @@ if redis.call('HEXISTS', engines, engine) == 0 then
 end
 
 -- Reads come first: what is outstanding in each lane, and that every key is what it should be.
-local deliveries = #KEYS - 3
+local deliveries = #KEYS - 4
 local fields = {'entries', 'bytes', 'fence'}
 for number = 1, deliveries do
   fields[number + 3] = ARGV[3 * number + 1]
@@ -25,14 +25,14 @@ end
 local held = redis.call('HMGET', busy, unpack(fields))
 for number = 1, deliveries do
   if held[number + 3] ~= '1' then
-    redis.call('LLEN', KEYS[3 + number])
+    redis.call('LLEN', KEYS[4 + number])
   end
 end
 
 --- @include "queues/next_waiting"
 local entries, bytes, ended, ready = tonumber(held[1] or 0), tonumber(held[2] or 0), 0, 0
 for number = 1, deliveries do
-  local id, lane, size, wait = ARGV[3 * number], ARGV[3 * number + 1], tonumber(ARGV[3 * number + 2]), KEYS[3 + number]
+  local id, lane, size, wait = ARGV[3 * number], ARGV[3 * number + 1], tonumber(ARGV[3 * number + 2]), KEYS[4 + number]
   local outstanding = tonumber(held[number + 3] or 0)
   --- @include "queues/end_delivery"
 end

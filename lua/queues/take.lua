@@ -7,7 +7,8 @@ ARGV  1 engine   2 most: deliveries
 Reply, an array that begins with a word:
   OK entries fence     each entry is {id, fields}; fields are `w` write id, `s` scope, `k` key, `t` event type, `o` old, `n` new
                        ('' for none), and, where it has been tried before, `a` the attempt's number, and, where a worker went away
-                       with it, `c` how often; the fence has grown with every takeover
+                       with it, `c` how often, and, where that is told, `x` what the write was made within; the fence has grown
+                       with every takeover
   FENCED               the engine is not among the engines: nothing was taken
 An error NOGROUP says that there is no such queue.
 ]]

@@ -1,7 +1,8 @@
 --[[
 Removes the queue of a subscription that has ended. Called again and again, each time with the lists of the lanes it has named.
 
-KEYS  1 subscription (hash)   2 stream (stream)   3 busy (hash)   4 orphans (sorted set)   then of each lane: wait (list)
+KEYS  1 subscription (hash)   2 stream (stream)   3 busy (hash)   4 orphans (sorted set)   5 origins (hash)
+      then of each lane: wait (list)
 ARGV  1 queue   then the lanes
 
 Reply, an array that begins with a word:
@@ -10,14 +11,14 @@ Reply, an array that begins with a word:
   KEPT             the subscription has not ended, or is gone: nothing changed
 ]]
 
-local subscription, stream, busy, orphans = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local subscription, stream, busy, orphans, origins = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local queue = ARGV[1]
 
 if redis.call('HEXISTS', subscription, 'ending') == 0 then
   return {'KEPT'}
 end
 for number = 2, #ARGV do
-  local lane, wait = ARGV[number], KEYS[3 + number]
+  local lane, wait = ARGV[number], KEYS[4 + number]
   redis.call('DEL', wait)
   redis.call('HDEL', busy, lane)
 end
@@ -37,6 +38,7 @@ if lanes[1] then
 end
 redis.call('DEL', stream)
 redis.call('DEL', busy)
+redis.call('DEL', origins)
 redis.call('DEL', subscription)
 redis.call('ZREM', orphans, queue)
 return {'DONE', tonumber(events or 0)}

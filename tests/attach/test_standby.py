@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import threading
@@ -11,9 +12,11 @@ from functools import partial
 import pytest
 
 from tests.attach.conftest import WorkerAt
+from tests.support.bridge.engines import bridge_to, running
 from tests.support.engines.attached import ATTACH, attached, engine_without_state
 from tests.support.engines.calls import call
 from tests.support.engines.processes import EngineProcess, free_port, running_engine
+from tests.support.redis.proxy import proxy_to
 from tests.support.redis.server import RedisServer
 from tests.support.sdk.workers import NODE_NEW, NODE_OLD, PYTHON_NEW, PYTHON_OLD, CallFailedError, Sdk, Worker
 from tests.support.slow import slow
@@ -201,3 +204,17 @@ def test_an_engine_without_state_has_nothing_to_configure() -> None:
     with running_engine(["--no-state"]) as engine:
         listed = call(engine.url, "engine::functions::list", {})
         assert listed == {"functions": []}
+
+
+async def test_a_bridge_to_the_engine_itself_is_refused_under_another_address(ours: str) -> None:
+    async with proxy_to(int(ours.rpartition(":")[2])) as proxy:
+        with attached(ours, "--bridge-url", f"ws://127.0.0.1:{proxy.port}") as process:
+            assert await asyncio.to_thread(process.wait) == 1
+            assert f"a bridge must not lead back to itself: the state of {ours} would be that of {ours}" in process.stderr.text()
+
+
+async def test_a_bridge_over_another_engine_to_the_engine_itself_is_refused(ours: str) -> None:
+    async with running(bridge_to(ours)) as between:
+        with attached(ours, "--bridge-url", between.url) as process:
+            assert await asyncio.to_thread(process.wait) == 1
+            assert "a bridge must not lead back to itself" in process.stderr.text()

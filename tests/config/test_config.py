@@ -150,3 +150,11 @@ def test_placeholders() -> None:
     assert config.expand("${NESTED}", environment) == "${N}"
     assert config.expand({"a": ["${N}", {"b": "${S}"}]}, environment) == {"a": [5, {"b": "text"}]}
     assert config.expand("no placeholder $N {N}", environment) == "no placeholder $N {N}"
+
+
+def test_no_password_of_a_url_stands_in_an_error() -> None:
+    url = "redis+sentinel://:hush@h/m?sentinel_password=hush&x=hush"
+    with pytest.raises(ConfigError) as raised:
+        config.parse({"triggers_enabled": url})
+    assert "redis+sentinel://***@h/m?sentinel_password=***&x=***" in str(raised.value)
+    assert "hush" not in str(raised.value)

@@ -24,6 +24,8 @@ from iii_state.cli import main
 from iii_state.cli.docs import first_line, pages
 from iii_state.errors import Code, ConfigError, StateError
 from iii_state.events import DispatchLimits, QueueLimits, RetryPolicy
+from tests.fuzz import __main__ as fuzz
+from tests.powercut import __main__ as powercut
 from tests.torture import __main__ as torture
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +37,7 @@ TEXTS = {path: path.read_text(encoding="utf-8") for path in (README, *PAGES)}
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)]*)\)")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
-_CODE = re.compile(r"[A-Z]+(_[A-Z]+)+|[a-z]+(_[a-z]+)+|TIMEOUT")
+_CODE = re.compile(r"[A-Z]+(_[A-Z]+)+|[a-z]+(_[a-z]+)+|TIMEOUT|FORBIDDEN")
 
 every_page = pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
 
@@ -252,7 +254,7 @@ def command_of(words: list[str]) -> tuple[click.Command, list[str]]:
 
 def every_option() -> set[str]:
     """The options of all commands, and of the scripts."""
-    found: list[click.Command] = [main, bench.main, torture.main]
+    found: list[click.Command] = [main, bench.main, torture.main, powercut.main, fuzz.main]
     for command in found:
         found += command.commands.values() if isinstance(command, click.Group) else []
     return {name for command in found for name in options(command)}

@@ -80,7 +80,8 @@ def test_an_engine_starts_as_the_page_says(folder: Folder, name: str) -> None:
 def test_a_tokens_file_is_read_as_the_page_says(tmp_path: Path, name: str) -> None:
     (tmp_path / "tokens.yaml").write_text(BLOCKS["tokens", name])
     found = tokens.read_tokens(tmp_path / "tokens.yaml")
-    assert [entry.name for entry in found] == {"one": ["ci"], "rights": ["reports", "web"], "orders": ["orders"], "limits": ["ci"]}[name]
+    names = {"one": ["ci"], "rights": ["reports", "web"], "orders": ["orders"], "limits": ["ci"]}
+    assert [entry.name for entry in found] == names[name]
     if name == "rights":
         rights = found[0].rights
         assert rights is not None

@@ -1,9 +1,9 @@
 """Reads and writes keys while engines, workers, Redis and connections are hurt, and proves that each key is linearizable.
 
 \b
-    python -m tests.linearizability                              a minute of each adapter
-    python -m tests.linearizability --minutes 10 --adapter redis
-    python -m tests.linearizability --json                       the figures as JSON
+    scripts/torture linearizability                              a minute of each adapter
+    scripts/torture linearizability --minutes 10 --adapter redis
+    scripts/torture linearizability --json                       the figures as JSON
 
 Exits with 1 if anything is wrong, and then says where the history lies.
 """
@@ -79,4 +79,4 @@ def _plain(value: object) -> Any:
 
 
 if __name__ == "__main__":
-    main(prog_name="python -m tests.linearizability")
+    main(prog_name="scripts/torture linearizability")

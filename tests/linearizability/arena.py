@@ -62,6 +62,13 @@ class Seat:
             await asyncio.sleep(seconds)
             await self.start()
 
+    async def restart(self, seconds: float) -> None:
+        """SIGTERM, a clean end, and another one."""
+        async with self.lock:
+            await asyncio.to_thread(self.process.stop)
+            await asyncio.sleep(seconds)
+            await self.start()
+
     async def stop(self, seconds: float) -> None:
         """SIGSTOP and SIGCONT."""
         async with self.lock:
@@ -118,6 +125,7 @@ class Builder:
         self.arena.faults[f"stop {name}"] = seat.stop
         if kills:
             self.arena.faults[f"kill {name}"] = seat.kill
+            self.arena.faults[f"restart {name}"] = seat.restart
 
     async def proxy(self, name: str, port: int) -> int:
         """A proxy with its faults; its port."""

@@ -67,6 +67,9 @@ class _Search:
             (each for each in operations if each.returned is None and not each.is_read), key=lambda each: each.invoked
         )
         self._operations = [*self._answered, *self._open]
+        self._told = [
+            None if each.returned is None or each.response is UNTOLD else canonical(each.response) for each in self._operations
+        ]
         self._bits = _bits(self._answered, len(self._open))
         self._candidates = _candidates(self._answered)
         self._before = _twins(self._open, self._bits[len(self._answered) :])
@@ -133,8 +136,8 @@ class _Search:
             return known
         operation = self._operations[number]
         new, response = carried_out(operation.kind, operation.argument, self._states[state])
-        told = operation.returned is not None and operation.response is not UNTOLD
-        if told and canonical(response) != canonical(operation.response):
+        told = self._told[number]
+        if told is not None and canonical(response) != told:
             after = -1
         else:
             after = self._numbers.setdefault(new, len(self._states))

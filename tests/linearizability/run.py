@@ -15,7 +15,7 @@ from tests.linearizability.load import Load, Record
 from tests.linearizability.operations import by_place
 
 CALM_SECONDS = 0.5
-FAULT_SECONDS = 1.5
+FAULT_SECONDS = 3.0
 """At most."""
 
 

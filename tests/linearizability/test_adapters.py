@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,13 @@ import pytest
 from tests.linearizability.arena import ADAPTERS, arena_of
 from tests.linearizability.run import run
 
+AT_MOST_SECONDS = 300
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("adapter", ADAPTERS)
 async def test_every_key_is_linearizable_whatever_is_hurt(adapter: str, tmp_path: Path) -> None:
-    async with arena_of(adapter, tmp_path) as arena:
+    async with asyncio.timeout(AT_MOST_SECONDS), arena_of(adapter, tmp_path) as arena:
         outcome = await run(arena, 1, 0, fault_seconds=0.6)
         assert outcome.problems == []
         assert outcome.faults.keys() == arena.faults.keys()

@@ -276,10 +276,10 @@ def test_a_long_history_with_many_open_operations_is_decided() -> None:
     """Each of eight open increments and eight open appends may have been made or not at any point of the rest: told apart, that
     would be 2^16 possibilities at each of the answers."""
     chance = random.Random(5)
-    history = real_run(chance, 400, 45, opens=0)
+    history = real_run(chance, 200, 45, opens=0)
     for at in range(8):
-        history.append(op("update", argument_of("update", random.Random(0), f"lost {at}"), at * 300, None, mark=f"lost {at}"))
-        history.append(add(1, at * 300 + 5, None))
+        history.append(op("update", argument_of("update", random.Random(0), f"lost {at}"), at * 150, None, mark=f"lost {at}"))
+        history.append(add(1, at * 150 + 5, None))
     assert not isinstance(check(history), Violation)
     reads = sorted((each for each in history if each.kind == "get" and each.returned is not None), key=lambda each: each.invoked)
     wrong = reads[len(reads) // 2]

@@ -1,8 +1,8 @@
 """Cuts the power of a kv store on file, again and again, and proves that nothing is lost that had been forced to disk.
 
 \b
-    python -m tests.powercut                       1,000 cuts
-    python -m tests.powercut --points 10000        10,000 of them, over as many records as that takes
+    scripts/torture powercut                       1,000 cuts
+    scripts/torture powercut --points 10000        10,000 of them, over as many records as that takes
 
 Exits with 1 if anything is wrong.
 """
@@ -68,4 +68,4 @@ def main(points: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    main(prog_name="python -m tests.powercut")
+    main(prog_name="scripts/torture powercut")

@@ -15,10 +15,12 @@ from tests.support.engines.processes import EngineProcess, free_port
 from tests.support.redis.proxy import Proxy, proxy_to
 from tests.support.redis.server import RedisServer
 from tests.support.sdk.workers import PYTHON_NEW, PYTHON_OLD
+from tests.torture.clocks import clock_in, set_for_a_while
 from tests.torture.journal import Journal
-from tests.torture.plan import CALL_TIMEOUT_SECONDS, PLANS, TTL_SECONDS, PlannedFault
+from tests.torture.meddling import damage
+from tests.torture.plan import CALL_TIMEOUT_SECONDS, TTL_SECONDS, Plan, PlannedFault
 from tests.torture.seats import OnLine, Running, Seat, WorkerSeat, paused
-from tests.torture.subscriptions import HANDLE, HANDLE_AWAY, HANDLE_OLD
+from tests.torture.subscriptions import HANDLE, HANDLE_AWAY, HANDLE_OLD, SPECS
 
 DISPATCH = {"max_queue_bytes": 8_000_000}
 """Few enough that a queue of large values is full when its worker is away."""
@@ -48,13 +50,13 @@ class Arena:
     """All of it, for the length of an `async with`. `journal` is told of every fault. With `replicated`, there is a replica of the
     Redis that can be failed over to."""
 
-    def __init__(self, adapter: str, seed: int, directory: Path, journal: Journal, *, replicated: bool = False) -> None:
-        self.plan = PLANS[adapter]
+    def __init__(self, plan: Plan, seed: int, directory: Path, journal: Journal, *, replicated: bool = False) -> None:
+        self.plan = plan
         self.journal = journal
         self._seed = seed
         self._directory = directory
         self._stack = AsyncExitStack()
-        self._replicated = replicated
+        self.replicated = replicated
         self.redis: RedisServer | None = None
         self.own: Engine | None = None
         self.processes: dict[str, list[Seat]] = {"engine": []}
@@ -67,6 +69,10 @@ class Arena:
         self.workers: list[WorkerSeat] = []
         self.sdk_writers: list[WorkerSeat] = []
         self._redis_lock = asyncio.Lock()
+        self._clock_lock = asyncio.Lock()
+        self.clock = clock_in(directory)
+        """That of whoever keeps deadlines: Redis, or the engine with the file."""
+        self._by_clock = self.clock.environment if self.clock else {}
 
     @property
     def engines(self) -> list[Seat]:
@@ -100,15 +106,17 @@ class Arena:
         await self._own_engine(on_redis((await self._proxy(server.port)).url, foreign_writes=True))
 
     async def _start_kv(self) -> None:
-        """An engine on a file, which workers reach through one proxy and writers through another."""
-        engine = await self._engine(0, on_file(self._directory / "store"), may_lose_broadcasts=False)
-        self.worker_urls = [f"ws://127.0.0.1:{(await self._proxy(engine)).port}"]
-        self.writer_urls = [f"ws://127.0.0.1:{(await self._proxy(engine)).port}"]
+        """An engine on a file (or several, each on its own), which workers reach through one proxy and writers through another."""
+        for number in range(self.plan.engines):
+            port = await self._engine(number, on_file(self._directory / f"store-{number}"), may_lose_broadcasts=False)
+            for urls in (self.worker_urls, self.writer_urls):
+                urls[number] = f"ws://127.0.0.1:{(await self._proxy(port)).port}"
 
     async def _start_bridge(self) -> None:
         """Two engines with bridges to one on a file, each through a proxy, and one in this process."""
         port = free_port()
-        await self._seat("store", lambda heard: EngineProcess(config=on_file(self._directory / "store"), port=port, on_line=heard))
+        config = on_file(self._directory / "store")
+        await self._seat("store", lambda heard: EngineProcess(config=config, port=port, environment=self._by_clock, on_line=heard))
         for number in range(self.plan.engines):
             await self._engine(number, on_bridge((await self._proxy(port)).port))
         await self._own_engine(on_bridge((await self._proxy(port)).port))
@@ -127,9 +135,11 @@ class Arena:
             await self._seat("attached", begin, f"attached {number}", place=0)
 
     async def _redis_server(self) -> RedisServer:
-        self.redis = server = await asyncio.to_thread(RedisServer, "--appendonly", "yes", "--appendfsync", "always")
+        self.redis = server = await asyncio.to_thread(
+            lambda: RedisServer("--appendonly", "yes", "--appendfsync", "always", environment=self._by_clock)
+        )
         self._stack.callback(server.close)
-        if self._replicated:
+        if self.replicated:
             self.link = await self._stack.enter_async_context(proxy_to(server.port))
             self.replica = await asyncio.to_thread(RedisServer, "--replicaof", "127.0.0.1", str(self.link.port))
             self._stack.callback(self.replica.close)
@@ -144,9 +154,10 @@ class Arena:
         """Its port."""
         port = free_port()
         arguments = ["--no-state"] if config is None else []
+        environment = self._by_clock if self.plan.adapter == "kv" else {}
         await self._seat(
             "engine",
-            lambda heard: EngineProcess(arguments, config=config, port=port, on_line=heard),
+            lambda heard: EngineProcess(arguments, config=config, port=port, environment=environment, on_line=heard),
             f"engine {number}",
             place=number if may_lose_broadcasts else None,
         )
@@ -228,6 +239,16 @@ class Arena:
                 await self._note(fault, asyncio.Lock(), _break(verb, self.proxies[fault.target], seconds))
             case "redis", verb:
                 await self._note(fault, self._redis_lock, self._hurt_redis(verb, seconds))
+            case "clock", verb:
+                follows = self.plan.adapter != "redis"  # there all engines together know better
+                work = set_for_a_while(self.clock, verb, seconds, self.journal if follows else None)
+                await self._note(fault, self._clock_lock, work)
+            case "key", verb:
+                assert self.redis is not None
+                hurt = next(spec for spec in SPECS[self.plan.adapter] if spec.is_damaged)
+                await self._note(
+                    fault, self._redis_lock, asyncio.to_thread(damage, self.redis.client, verb, fault.target, hurt.function_id)
+                )
             case group, "restart all":
                 await asyncio.gather(*[self._note(fault, seat.lock, seat.restart(seconds)) for seat in self.processes[group]])
             case group, "kill two":
@@ -242,8 +263,8 @@ class Arena:
                 await asyncio.gather(self._note(fault, first.lock, first.kill(seconds + 1)), kill_later())
             case group, verb:
                 seat = self.processes[group][fault.target]
-                work = {"kill": seat.kill, "stop": seat.stop, "restart": seat.restart}[verb]
-                await self._note(fault, seat.lock, work(seconds))
+                do = {"kill": seat.kill, "stop": seat.stop, "restart": seat.restart}[verb]
+                await self._note(fault, seat.lock, do(seconds))
 
     async def _note(self, fault: PlannedFault, lock: asyncio.Lock, work: Coroutine[Any, Any, object]) -> None:
         async with lock:

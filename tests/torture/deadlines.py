@@ -23,33 +23,32 @@ def wrong_expiries(chains: Chains, history: History) -> list[str]:
                 if step.cause == "expired"
             ]
             continue
-        earliest: int | None = None
-        """When the value that is there could go, at the earliest; None for never."""
+        dated: Write | None = None
+        """What has given the value that is there its deadline; None where it has none."""
         for step in steps:
             write = writes.get(mark(step.new))
             if step.new is not None:
-                earliest = None if write is None else _earliest(write, earliest)
+                if write is None or write.ttl_ms or write.kind == "set":  # an update without one keeps what there was
+                    dated = write if write is not None and write.ttl_ms else None
                 if step.cause is not None:
                     problems.append(f"wrong cause: {name(place)}: {mark(step.new)!r} was written, not {step.cause}")
                 continue
             if step.cause not in (None, "expired"):
                 problems.append(f"wrong cause: {name(place)}: {mark(step.old)!r} has expired, and is said to be {step.cause}")
-            if earliest is None:
+            if dated is None:
                 problems.append(f"no deadline: {name(place)}: {mark(step.old)!r} has gone, and had no deadline")
-            elif step.begun < earliest and not _was_set_ahead(history.jumps, earliest, step.begun):
-                early = (earliest - step.begun) / NS_PER_MS
-                problems.append(f"too early: {name(place)}: {mark(step.old)!r} has gone {early:.0f} ms before its deadline")
-            earliest = None
+            else:
+                missing = dated.begun + dated.ttl_ms * NS_PER_MS - step.begun
+                if missing > 0 and missing > _came_nearer(history.jumps, dated, step.begun):
+                    problems.append(f"too early: {name(place)}: {mark(step.old)!r} has gone {missing / NS_PER_MS:.0f} ms early")
+            dated = None
     return problems
 
 
-def _earliest(write: Write, before: int | None) -> int | None:
-    """The earliest deadline that a write leaves: an update without one keeps what there was."""
-    if write.ttl_ms:
-        return write.begun + write.ttl_ms * NS_PER_MS
-    return None if write.kind == "set" else before
-
-
-def _was_set_ahead(jumps: Sequence[Jump], deadline: int, when: int) -> bool:
-    """Whether the clock had been set ahead by then, by more than what was missing, at any time before."""
-    return any(jump.when <= when and jump.ahead > 0 for jump in jumps)
+def _came_nearer(jumps: Sequence[Jump], write: Write, when: int) -> int:
+    """By how many nanoseconds a deadline may have come nearer because the clock was set after its write, and before `when`."""
+    end = write.ended if write.ended is not None else when
+    before = [jump.ahead for jump in jumps if jump.when <= write.begun][-1:] or [0.0]
+    meanwhile = [jump.ahead for jump in jumps if write.begun < jump.when <= end]
+    after = [jump.ahead for jump in jumps if write.begun < jump.when <= when]
+    return max(0, int((max([*after, *before]) - min([*before, *meanwhile])) * 1e9))

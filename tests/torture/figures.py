@@ -29,6 +29,7 @@ def figures_of(history: History, verdict: Verdict) -> dict[str, Any]:
         "out_of_order_told_by_fence": verdict.old_by_fence,
         "lost": lost,
         "lost_with_damaged_keys_and_counted": verdict.lost_and_counted,
+        "lost_with_damaged_counts": verdict.lost_with_the_counts,
         "dead_letters_of_poisonous_events": len(dead_marks(history)),
         "expired": expired(history),
         "longest_gap_after_a_fault": {"seconds": round(gap / 1e9, 2), "fault": fault},
@@ -73,6 +74,7 @@ def in_words(figures: dict[str, Any]) -> list[tuple[str, str]]:
         ("expired at their deadlines", f"{figures['expired']:,}"),
         ("dead letters of events that kill", f"{figures['dead_letters_of_poisonous_events']:,}"),
         ("lost with damaged keys, and counted", f"{figures['lost_with_damaged_keys_and_counted']:,}"),
+        ("the same, with damaged counts", f"{figures['lost_with_damaged_counts']:,}"),
         ("lost", f"{figures['lost']:,}"),
         ("longest gap after a fault", f"{gap['seconds']} s ({gap['fault'] or 'none'})"),
     ]

@@ -81,7 +81,8 @@ class EngineLook:
         if isinstance(rows, str):
             return rows
         for row in rows:
-            if row["hosts"] and (row["waiting"] or row["pending"] or row["retrying"]):
+            is_hosted = row["hosts"] or row["delivery"] == "once"
+            if is_hosted and (row["waiting"] or row["pending"] or row["retrying"]):
                 return f"the queue of {row['function_id']} still holds events: {row}"
         return ""
 
@@ -116,7 +117,10 @@ class RedisLook:
         return await asyncio.to_thread(self._not_hosted)
 
     async def not_empty(self) -> str:
-        return await asyncio.to_thread(self._not_empty)
+        try:
+            return await asyncio.to_thread(self._not_empty)
+        except redis.ResponseError as error:  # a key of another type, which has not been put right yet
+            return str(error)
 
     async def left(self) -> list[str]:
         return await asyncio.to_thread(self._left)
@@ -153,9 +157,10 @@ class RedisLook:
         return ""
 
     def _not_empty(self) -> str:
+        broadcast = {spec.function_id for spec in SPECS[self._plan.adapter] if spec.is_broadcast}
         for queue, (function_id, engines) in self._hosts().items():
             held = cast("bytes | None", self._client.hget(f"{PREFIX}busy:{queue}", "entries"))
-            if engines and held:
+            if (engines or function_id not in broadcast) and held:
                 return f"the queue of {function_id} ({queue}) still holds {held.decode()} events"
         return ""
 
@@ -171,7 +176,7 @@ class RedisLook:
             fields = cast("dict[bytes, bytes]", self._client.hgetall(f"{PREFIX}busy:{queue}"))
             if lanes := {field: count for field, count in fields.items() if field != b"fence"}:
                 found.append(f"lanes of {function_id}: {lanes}")
-            found += [f"{name} of {function_id}" for name in self._keys(f"wait:{queue}:*")]
+            found += [f"{name} of {function_id}" for name in self._keys(f"wait:{queue}:*") if ":damaged:" not in name]
             for consumer in self._client.xinfo_consumers(f"{PREFIX}q:{queue}", "engines"):
                 if consumer["name"].decode() not in engines:
                     found.append(f"a consumer of {function_id} for the engine {consumer['name'].decode()}, which is gone")

@@ -61,6 +61,14 @@ REDIS = {
 }
 
 
+CLOCKS = {
+    "set clock ahead": Kind("ahead", "clock", (2.0, 5.0)),
+    "set clock back": Kind("back", "clock", (2.0, 5.0)),
+}
+
+KEYS = {f"{verb} keys": Kind(verb, "key", (0.0, 0.0)) for verb in ("delete", "rename", "replace")}
+
+
 @dataclass(frozen=True)
 class Plan:
     """What is there to be hurt with one adapter.
@@ -98,13 +106,20 @@ PLANS = {
             "redis",
             engines=3,
             workers={HANDLE: (0, 1, 2), HANDLE_OLD: (0, 1), HANDLE_POISON: (0,), HANDLE_AWAY: (1,)},
-            groups={"redis": 1, "connection": 4},  # the last is that of the engine in the process of the writers
+            groups={
+                "redis": 1,
+                "clock": 1,
+                "key": 3,
+                "connection": 4,
+            },  # the last is that of the engine in the process of the writers
             kinds={
                 **_processes("engine"),
                 "restart all engines": Kind("restart all", "engine", (0.5, 1.5)),
                 "kill the one that takes over": Kind("kill two", "engine", (TTL_SECONDS - 0.2, TTL_SECONDS + 0.6)),
                 **WORKERS,
                 **REDIS,
+                **CLOCKS,
+                **KEYS,
                 **CONNECTIONS,
             },
         ),
@@ -112,19 +127,20 @@ PLANS = {
             "kv",
             engines=1,
             workers={HANDLE: (0, 0), HANDLE_OLD: (0,), HANDLE_POISON: (0,), HANDLE_AWAY: (0,)},
-            groups={"connection": 2},  # one of workers, one of writers
-            kinds={**_processes("engine"), **WORKERS, **CONNECTIONS},
+            groups={"clock": 1, "connection": 2},  # one of workers, one of writers
+            kinds={**_processes("engine"), **WORKERS, **CLOCKS, **CONNECTIONS},
         ),
         Plan(
             "bridge",
             engines=2,
             workers={HANDLE: (0, 1), HANDLE_OLD: (0,), HANDLE_POISON: (0,), HANDLE_AWAY: (1,)},
-            groups={"store": 1, "connection": 3},  # the last is that of the engine in the process of the writers
+            groups={"store": 1, "clock": 1, "connection": 3},  # the last is that of the engine in the process of the writers
             kinds={
                 **_processes("engine"),
                 "restart all engines": Kind("restart all", "engine", (0.5, 1.5)),
                 **_processes("store"),
                 **WORKERS,
+                **CLOCKS,
                 **CONNECTIONS,
             },
         ),
@@ -132,8 +148,8 @@ PLANS = {
             "attach",
             engines=1,
             workers={HANDLE: (0, 0), HANDLE_OLD: (0,), HANDLE_POISON: (0,), HANDLE_AWAY: (0,)},
-            groups={"attached": 2, "redis": 1, "connection": 4},  # of each: to Redis, to the engine
-            kinds={**_processes("engine"), **_processes("attached"), **WORKERS, **REDIS, **CONNECTIONS},
+            groups={"attached": 2, "redis": 1, "clock": 1, "connection": 4},  # of each: to Redis, to the engine
+            kinds={**_processes("engine"), **_processes("attached"), **WORKERS, **REDIS, **CLOCKS, **CONNECTIONS},
         ),
     )
 }

@@ -15,10 +15,11 @@ from tests.torture.ending import NotSettled, bring_to_rest, note_dead_letters, n
 from tests.torture.history import History, load
 from tests.torture.journal import Journal
 from tests.torture.looks import EngineLook, Look, RedisLook
+from tests.torture.meddling import counted_as_lost, write_as_another_program
 from tests.torture.plan import PLANS, PlannedFault, faults
 from tests.torture.subscriptions import SPECS
 from tests.torture.writers import Caller, EmbeddedCaller, SocketCaller, write_until
-from tests.torture.writes import SCOPES, Source
+from tests.torture.writes import OUTSIDE, SCOPES, Source
 
 SOCKET_WRITERS = 6
 EMBEDDED_WRITERS = 2
@@ -52,7 +53,7 @@ async def _hurt(
     tell("starting engines and workers")
     trouble: list[str] = []
     async with AsyncExitStack() as stack:
-        arena = await stack.enter_async_context(Arena(adapter, seed, directory, journal))
+        arena = await stack.enter_async_context(Arena(PLANS[adapter], seed, directory, journal))
         callers = [SocketCaller([url], 0, "look") for url in arena.writer_urls]
         for caller in callers:
             stack.push_async_callback(caller.close)
@@ -70,6 +71,9 @@ async def _hurt(
             trouble.append(f"not at rest {error}")
         await note_what_there_is(look, journal)
         await note_dead_letters(through_engine, journal)
+        if arena.redis is not None:
+            for function_id, count in (await asyncio.to_thread(counted_as_lost, arena.redis.client)).items():
+                journal.note(subscription=function_id.partition("::")[2], lost=count)
         for seat in arena.seats:
             trouble += seat.tracebacks[:1]
     return trouble
@@ -86,6 +90,8 @@ async def writing(arena: Arena, seed: int, directory: Path, prefix: str = "w") -
             caller: Caller = EmbeddedCaller(arena.own) if embedded and arena.own else SocketCaller(arena.writer_urls, number, name)
             journal = Journal(directory / f"writes-{name}.jsonl")
             tasks.create_task(write_until(stopped, Source(seed, name, arena.plan.adapter), caller, journal))
+        if OUTSIDE in SCOPES[arena.plan.adapter] and arena.redis is not None and not arena.replicated:
+            tasks.create_task(write_as_another_program(stopped, arena.redis.port, seed, directory))
         try:
             yield
         finally:

@@ -39,7 +39,10 @@ def handler(spec: Spec, journal: Journal, numbers: "itertools.count[int]") -> An
         journal.note(delivery=number, subscription=spec.name, **told_event, **told)
         if spec.kills(event["new_value"]):
             os.kill(os.getpid(), signal.SIGKILL)
-        await asyncio.sleep(random.uniform(0, 0.01) if random.random() < 0.9 else random.uniform(0.02, 0.15))
+        if spec.is_damaged:  # so slow that something always waits in the queue that is damaged
+            await asyncio.sleep(random.uniform(0.3, 0.7))
+        else:
+            await asyncio.sleep(random.uniform(0, 0.01) if random.random() < 0.9 else random.uniform(0.02, 0.15))
         failing = spec.fails and fails(told["event_id"], told["attempt"])
         journal.note(done=number, ok=not failing)
         if failing:

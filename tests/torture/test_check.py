@@ -276,6 +276,16 @@ def test_what_an_engine_was_not_broadcast_while_it_was_gone_is_no_loss() -> None
     assert history.verdict().problems == []
 
 
+def test_a_broadcast_that_a_handler_had_begun_ends_with_its_engine_and_only_then_is_no_loss() -> None:
+    for has_ended, expected in ((True, set()), (False, {"lost event"})):
+        history = told(ALL, EVERYWHERE, engines=2)
+        begun = [d for d in history.of(EVERYWHERE) if d.engine == 1][2]
+        begun.ok = begun.ended = None
+        if has_ended:
+            history.history.ended_engines.append((1, begun.begun + 1))
+        assert words(history.verdict()) == expected
+
+
 def test_what_was_left_behind_is_a_problem() -> None:
     history = told()
     history.history.left.append("an engine not taken over")

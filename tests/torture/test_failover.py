@@ -19,6 +19,7 @@ from tests.torture.ending import note_what_there_is, until_settled
 from tests.torture.history import Place, Value, Write, load
 from tests.torture.journal import Journal
 from tests.torture.looks import RedisLook
+from tests.torture.plan import PLANS
 from tests.torture.run import READY_SECONDS, REST_SECONDS, rest, writing
 from tests.torture.subscriptions import SPECS
 from tests.torture.writes import COUNTERS, MAIN
@@ -61,7 +62,7 @@ async def test_a_failover_loses_what_the_replica_had_not_heard_of_and_nothing_el
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     journal = Journal(tmp_path / "run.jsonl")
-    async with Arena("redis", 1, tmp_path, journal, replicated=True) as arena:
+    async with Arena(PLANS["redis"], 1, tmp_path, journal, replicated=True) as arena:
         assert arena.redis is not None
         await until_settled(RedisLook(arena.plan, arena.redis.client).not_hosted, READY_SECONDS)
         async with writing(arena, 1, tmp_path, "before"):

@@ -245,3 +245,35 @@ async def test_an_answer_of_a_worker_that_cannot_be_read_fails_the_call(worker: 
     await other.socket.send_str(f'{{"type":"invocationresult","invocation_id":"{invocation_id}","result":NaN}}')
     assert (await worker.next())["error"]["code"] == "invocation_error"
     assert await other.settled() == []
+
+
+@pytest.mark.parametrize("unreadable", ["1e999", '{"code":"c","message":-1e999}', '[{"a":1e400}]'])
+async def test_an_error_that_holds_a_number_beyond_a_double_is_an_error(
+    worker: RawWorker, other: RawWorker, caplog: pytest.LogCaptureFixture, unreadable: str
+) -> None:
+    await other.send("registerfunction", id="f")
+    await other.send("registertriggertype", id="my.type", description="")
+    await other.settled()
+    await worker.send("invokefunction", function_id="f", data=1, invocation_id="x")
+    invocation_id = (await other.next())["invocation_id"]
+    await other.socket.send_str(f'{{"type":"invocationresult","invocation_id":"{invocation_id}","error":{unreadable}}}')
+    assert (await worker.next())["error"] == {"code": "invocation_failed", "message": unreadable}
+    await worker.send("registertrigger", id="t", trigger_type="my.type", function_id="f", config={})
+    await other.expect("registertrigger", id="t")
+    await other.socket.send_str(f'{{"type":"triggerregistrationresult","id":"t","error":{unreadable}}}')
+    assert (await worker.expect("triggerregistrationresult", id="t"))["error"]["message"] == unreadable
+    assert "could not be handled" not in caplog.text
+
+
+@pytest.mark.parametrize("function_id", ["f", "state::get", "nope"])
+async def test_an_action_or_an_id_beyond_a_double_ends_no_connection(
+    worker: RawWorker, other: RawWorker, caplog: pytest.LogCaptureFixture, function_id: str
+) -> None:
+    await other.send("registerfunction", id="f")
+    await other.settled()
+    call = f'"type":"invokefunction","function_id":"{function_id}","data":{{"scope":"s","key":"k"}}'
+    await worker.socket.send_str(f'{{{call},"invocation_id":"x","action":1e999}}')
+    assert (await worker.next())["error"]["message"] == "Unknown action 1e999"
+    await worker.socket.send_str(f'{{{call},"invocation_id":1e999,"namespace":"default"}}')
+    assert (await worker.call("echo", 1))["result"]["data"] == 1
+    assert "could not be handled" not in caplog.text

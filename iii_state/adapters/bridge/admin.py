@@ -40,6 +40,7 @@ class BridgeAdmin:
                     retrying=queue.retrying + remote.retrying,
                     hosts=[engine_name()] if queue.hosted else [],
                     oldest_at_ms=remote.oldest_at_ms if is_ours else oldest,
+                    is_looping=queue.is_looping or remote.looping,
                 )
             )
         return found

@@ -22,7 +22,7 @@ from iii_state.adapters.local_dead_letters import DeadLetters
 from iii_state.adapters.local_queue import Queue
 from iii_state.adapters.wakeup import WakeUp
 from iii_state.errors import Code, ConnectionLost, FunctionError, NotCarriedOut, StoreError
-from iii_state.events import FOREVER, DeadLetter, Delivery, DispatchLimits, Failure, QueueLimits, Subscription
+from iii_state.events import FOREVER, DeadLetter, Delivery, DispatchLimits, Failure, QueueLimits, Subscription, begun_anew
 from iii_state.tasks.awake import AwakeTimer
 from iii_state.tasks.background import Background
 from iii_state.tasks.results import Result
@@ -31,6 +31,9 @@ from iii_state.values import Json
 logger = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 1.0
+
+_NO_ANSWER = (Code.TIMEOUT, Code.INVOCATION_STOPPED)
+"""What is no word of the remote's on a trigger: it hangs, or stops."""
 
 OWN_RETENTION_MS = 300_000
 """For so long at most a remote keeps the queue of one bridge alone when the connection is gone."""
@@ -141,6 +144,13 @@ class BridgeQueues:
             self._gone.append(relay)  # the remote may have kept its queue since before this engine was started
         relay.end()
 
+    def _drop(self, relay: Relay) -> None:
+        """The remote has refused a subscription: nothing is kept of it here. What may wait there from before stays."""
+        del self._relays[relay.queue.id]
+        self._client.triggers.forget(relay.trigger_id)
+        self._stop_serving(relay)
+        relay.end()
+
     # -- functions and triggers at the remote
 
     def _connected(self) -> None:
@@ -164,8 +174,10 @@ class BridgeQueues:
         except ConnectionLost:
             pass  # the next connection begins with it
         except FunctionError as error:
+            if error.code in _NO_ANSWER:
+                return  # it has been sent; should it be refused yet, that is logged
             if self._relays.get(relay.queue.id) is relay:
-                self._remove(relay)
+                self._drop(relay)
             raise StoreError(f"{self._remote.url} refuses the trigger: {error}") from None
 
     def _register(self, relay: Relay) -> None:
@@ -197,6 +209,9 @@ class BridgeQueues:
 
     def _unregister(self, relay: Relay) -> None:
         self._client.triggers.unregister(relay.trigger_id, "state")
+        self._stop_serving(relay)
+
+    def _stop_serving(self, relay: Relay) -> None:
         if relay.function_id is not None and relay.is_served:
             relay.is_served = False
             self._client.serving.unregister_function(relay.function_id)
@@ -223,6 +238,11 @@ class BridgeQueues:
         if self._is_shared(subscription) or not self._remote.link.is_ours:
             return retention
         return OWN_RETENTION_MS if isinstance(retention, str) else min(retention, OWN_RETENTION_MS)
+
+    def note_loop(self, subscription_id: str) -> None:
+        relay = self._relays.get(subscription_id)
+        if relay is not None:
+            relay.queue.note_loop()
 
     # -- deliveries
 
@@ -295,7 +315,7 @@ class BridgeQueues:
         if relay is None:
             raise StoreError(f"nobody is subscribed any more: {dead_letter.function_id} has no queue for this event")
         self._dead_letters.remove(dead_letter.id)
-        relay.keep(dead_letter.event)
+        relay.keep(begun_anew(dead_letter.event))
 
     def _sweep(self) -> None:
         """What is not taken, because its function is away, is given back before the remote counts an attempt."""

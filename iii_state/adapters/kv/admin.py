@@ -27,6 +27,7 @@ class KvAdmin:
                 dropped=queue.dropped,
                 hosts=[engine_name()] if queue.hosted else [],
                 oldest_at_ms=next((delivery.queued_at_ms for delivery in queue), None),
+                is_looping=queue.is_looping,
             )
             for queue in self._queues
         ]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
-from iii_state import values
+from iii_state import origins, values
 from iii_state.adapters.kv.clock import now_ms
 from iii_state.adapters.kv.journal.changes import Changes, dead_letter_of, dead_letter_row, delivery_row
 from iii_state.adapters.kv.journal.commits import Commits, Keep, keep_nothing
@@ -19,7 +19,7 @@ from iii_state.adapters.local_dead_letters import DeadLetters
 from iii_state.adapters.local_queue import Queue, number_of
 from iii_state.adapters.wakeup import WakeUp
 from iii_state.errors import StoreError
-from iii_state.events import FOREVER, Change, DeadLetter, Delivery, Failure, QueueLimits, Subscription
+from iii_state.events import FOREVER, Change, DeadLetter, Delivery, Failure, QueueLimits, Subscription, begun_anew
 from iii_state.tasks.awake import AwakeTimer
 from iii_state.tasks.effects import Afterwards
 from iii_state.tasks.results import Result
@@ -60,6 +60,8 @@ class KvQueues:
         self._paused = False
         self._fence = 0
         """Grows with every process that opens the file; that of a delivery is this and its queue's together."""
+        self._with_origin: set[int] = set()
+        """The numbers of deliveries of which the file has an origin."""
 
     def __iter__(self) -> Iterator[Queue]:
         return iter(self._queues.values())
@@ -75,9 +77,12 @@ class KvQueues:
             queue.dropped = dropped
             self._orphan(queue)
         now = self._clock()
-        crashes = dict(contents.crashes)
+        crashes, kept_origins = dict(contents.crashes), dict(contents.origins)
         for number, subscription_id, write_id, event_type, scope, key, old, new, attempt, due in contents.deliveries:
             event = Change(write_id, scope.decode(), key.decode(), event_type, old, new)
+            if number in kept_origins:
+                event.origin = origins.decode(kept_origins[number])
+                self._with_origin.add(number)
             delivery = Delivery(subscription_id, event, attempt, self._fence, number, crashes=crashes.get(number, 0))
             waiting = self._queues.get(subscription_id)
             if waiting is None:  # its retention had ended
@@ -189,6 +194,9 @@ class KvQueues:
 
     def _finish(self, numbers: list[int], settled: Callable[[], None] | None = None) -> None:
         self._keep(lambda changes: changes.finished.extend(numbers), settled)
+        if self._with_origin and (gone := self._with_origin.intersection(numbers)):
+            self._with_origin -= gone
+            self._keep(lambda changes: changes.gone_origins.extend(gone))
 
     # -- what writes put into them
 
@@ -222,6 +230,8 @@ class KvQueues:
 
     def _new_delivery(self, queue: Queue, event: Change) -> Delivery:
         self._number = number = self._number + 1
+        if event.origin is not None and self._commits is not None:
+            self._with_origin.add(number)
         return Delivery(queue.id, event, 1, self._fence, number)
 
     def _make_room(self, queue: Queue, event: Change) -> None:
@@ -234,6 +244,11 @@ class KvQueues:
                 function = queue.subscription.function_id
                 logger.warning("the queue of %s is full; %d of its oldest events dropped so far", function, queue.dropped)
             self._finish(dropped)
+
+    def note_loop(self, subscription_id: str) -> None:
+        queue = self._queues.get(subscription_id)
+        if queue is not None:
+            queue.note_loop()
 
     # -- deliveries
 
@@ -290,13 +305,13 @@ class KvQueues:
 
         def record(changes: Changes) -> None:
             changes.dead_letters.append(dead_letter_row(dead_letter))
-            changes.finished.append(number_of(delivery))
 
         def settled() -> None:
             if queue.is_pending(delivery):
                 queue.finish(delivery)
 
-        self._keep(record, settled)
+        self._keep(record)
+        self._finish([number_of(delivery)], settled)
 
     def release(self, deliveries: Sequence[Delivery], *, begun: bool = False) -> None:
         for delivery in reversed(deliveries):
@@ -314,7 +329,7 @@ class KvQueues:
         self._dead_letters.remove(dead_letter.id)
         queue.reserve(dead_letter.event)
         queue.fence += 1  # who was called with it before is not taken for being called with it now
-        delivery = self._new_delivery(queue, dead_letter.event)
+        delivery = self._new_delivery(queue, begun_anew(dead_letter.event))
 
         def settled() -> None:
             queue.unreserve(dead_letter.event)

@@ -14,6 +14,7 @@ from iii_state.adapters.redis.admin import RedisAdmin
 from iii_state.adapters.redis.connection.address import Address
 from iii_state.adapters.redis.connection.checks import check_permissions, refuse_newer
 from iii_state.adapters.redis.connection.connection import RedisConnection
+from iii_state.adapters.redis.connection.durability import Durability
 from iii_state.adapters.redis.connection.explain import explain
 from iii_state.adapters.redis.connection.pubsub import PubSub
 from iii_state.adapters.redis.connection.socket import Socket
@@ -50,6 +51,9 @@ logger = logging.getLogger(__name__)
 
 HEALTH_SECONDS = 2
 
+AWAY_SECONDS = 1
+"""For so long a stop waits for a Redis that is away. What could not be given back is taken over, as if the engine had died."""
+
 
 class RedisAdapter:
     """Values and queues on a Redis that any number of engines share."""
@@ -61,6 +65,7 @@ class RedisAdapter:
         self._stopping = Stopping(self._stop)
         self._call_timeout = settings.call_timeout_ms / 1000
         self._shared = shared = _shared(settings, limits or QueueLimits())
+        self._durability = Durability(shared.connection.address)
         self._replicas: Replicas | None = None
         if settings.wait_replicas:
             waited = (shared.keys.waited, settings.wait_replicas, settings.call_timeout_ms)
@@ -133,11 +138,13 @@ class RedisAdapter:
         """What is looked at on the first connection."""
         shared = self._shared
         await check_permissions(socket, shared.keys, self._settings.prefix, shared.connection.session.name)
+        await self._durability.look_at(socket)
         if self._replicas is not None:
             await self._replicas.look_at(socket)
 
     async def _look_at_server(self, socket: Socket) -> None:
         """What is looked at on all others: it may be another server, with other routes of the same version."""
+        await self._durability.look_at(socket)
         if self._replicas is not None:
             await self._replicas.look_at(socket)
         keys, fanout = self._shared.keys, self._shared.fanout
@@ -177,12 +184,18 @@ class RedisAdapter:
         """Give back what is pending here, unless Redis does not answer."""
         if not self._has_started:
             return
-        try:
-            async with asyncio.timeout(self._call_timeout):
-                await in_turn(self._subscriptions.stop, self._takeover.leave)
-        except (StoreError, TimeoutError) as error:
-            self._shared.connection.forget_session()
-            words = str(error) or f"no answer within {self._call_timeout:g} s"
+        connection = self._shared.connection
+        seconds = self._call_timeout if connection.is_up else min(self._call_timeout, AWAY_SECONDS)
+        deadline = asyncio.get_running_loop().time() + seconds
+        words = ""
+        for step in (self._subscriptions.stop, self._takeover.leave):
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await step()
+            except (StoreError, TimeoutError) as error:
+                words = words or str(error) or connection.trouble or f"no answer within {seconds:g} s"
+        if words:
+            connection.forget_session()
             logger.warning("what is pending here could not be given back, and will be taken over: %s", words)
 
     async def health(self) -> str | None:

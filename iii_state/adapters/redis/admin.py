@@ -18,7 +18,7 @@ from iii_state.adapters.redis.mutations.foreign_text import check_event
 from iii_state.adapters.redis.scripts import queues
 from iii_state.config import RedisSettings
 from iii_state.errors import StoreError
-from iii_state.events import DeadLetter, QueueLimits, QueueStats, Subscription
+from iii_state.events import LOOPING_SECONDS, DeadLetter, QueueLimits, QueueStats, Subscription
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,13 @@ class RedisAdmin:
             dropped=int(held.get(b"dropped", 0)),
             hosts=sorted(hosts),
             oldest_at_ms=_time_of(oldest[0][0]) if oldest else None,
+            is_looping=b"looped" in held and await self._now() - float(held[b"looped"]) < LOOPING_SECONDS,
         )
+
+    async def _now(self) -> float:
+        """The time by Redis's clock, in seconds."""
+        seconds, microseconds = await self._send(b"TIME")
+        return int(seconds) + int(microseconds) / 1_000_000
 
     async def _name(self, engine: bytes, names: dict[bytes, str]) -> str:
         if engine not in names:

@@ -114,6 +114,11 @@ class Keys:
         return self._own + b"engines"
 
     @cached_property
+    def features(self) -> bytes:
+        """Hash: engine -> what it can read of a queue's entries that an older one does not look at, words with spaces between."""
+        return self._own + b"features"
+
+    @cached_property
     def clock(self) -> bytes:
         """Hash: the time of the fleet, by Redis's clock (`lua/lib/fleet/time.lua`). Scripts keep a copy, a string: `clock:copy`."""
         return self._own + b"clock"
@@ -173,6 +178,10 @@ class Keys:
     def busy(self, queue: bytes) -> bytes:
         """Hash: lane -> how many of its events are outstanding; `entries`, `bytes` and `fence` of the whole queue."""
         return b"%bbusy:%b" % (self._own, queue)
+
+    def origins(self, queue: bytes) -> bytes:
+        """Hash: write's id -> what the write was made within, of events that wait; it goes by itself a day after the last one."""
+        return b"%borigins:%b" % (self._own, queue)
 
     def wait(self, queue: bytes, lane: bytes) -> bytes:
         """List: events behind an outstanding one of the same lane."""

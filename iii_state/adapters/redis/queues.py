@@ -51,6 +51,13 @@ class RedisQueues:
     def offer(self, subscription_id: str, served: bool) -> None:
         """Nothing comes that is not taken."""
 
+    def note_loop(self, subscription_id: str) -> Result[None]:
+        """Its handler has been seen to lead to itself."""
+        queue = self._subscriptions.queue_of(subscription_id)
+        if queue is None:
+            return None
+        return self._run("queues/note_loop", queues.note_loop(self._keys, queue), lambda _: None)
+
     # -- one after the other
 
     def take(self, subscription_id: str, count: int) -> Result[list[Delivery]]:

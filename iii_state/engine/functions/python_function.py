@@ -9,11 +9,12 @@ from collections.abc import Awaitable, Callable
 from itertools import count
 from typing import Any, TypeAlias
 
-from iii_state import values
+from iii_state import origins, values
 from iii_state.engine.functions.function import Function, Invocation
 from iii_state.errors import Code, FunctionError, own
 from iii_state.tasks.failures import contained
 from iii_state.tasks.results import Result
+from iii_state.values import Json
 from iii_state.wire.pending import PendingCalls
 
 log = logging.getLogger(__name__)
@@ -109,9 +110,14 @@ class PythonFunction:
     def execute(self, function: Function, call: Invocation) -> Result[bytes | None]:
         """Call it with the payload (and the call's metadata, if it has a parameter for it) as Python objects."""
         event = values.decode(call.data)
+        if call.trace:
+            return origins.inside(call.trace, self._call, event, call.metadata)
+        return self._call(event, call.metadata)
+
+    def _call(self, event: Any, metadata: Json | None) -> Result[bytes | None]:
         try:
             if self._takes_metadata:
-                result = self._function(event, None if call.metadata is None else values.decode(call.metadata))
+                result = self._function(event, None if metadata is None else values.decode(metadata))
             else:
                 result = self._function(event)
             if inspect.isawaitable(result):

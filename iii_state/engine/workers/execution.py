@@ -113,7 +113,7 @@ class Execution:
 
     def take_result(self, message: messages.InvocationResult) -> None:
         """The worker has answered a call."""
-        error = messages.read_error(message.error, tells_fate=self.is_ours)  # one that cannot be read leaves the call open
+        error = messages.read_error(message.error, tells_fate=self.is_ours)
         future = self.pending.take(message.invocation_id)
         if future is None:
             return

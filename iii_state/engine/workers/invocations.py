@@ -116,12 +116,12 @@ class Invocations:
 
 
 def _action_type(action: Raw) -> object:
-    value = values.decode(action)
+    value = messages.read(action)
     return value.get("type") if isinstance(value, dict) else None
 
 
 def _read_id(invocation_id: Raw) -> str | None:
     if not invocation_id:
         return None
-    value = values.decode(invocation_id)
+    value = messages.read(invocation_id)
     return value if isinstance(value, str) else None

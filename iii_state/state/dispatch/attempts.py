@@ -6,11 +6,13 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
+from iii_state import origins
 from iii_state.errors import Code, FunctionError
 from iii_state.events import Delivery
 from iii_state.host import Runner
 from iii_state.state.dispatch.consumers import Attempt, Capacity, Consumer
 from iii_state.state.dispatch.isolation import Isolation
+from iii_state.state.dispatch.loops import Loops
 from iii_state.state.dispatch.outcomes import Outcomes
 from iii_state.state.dispatch.schedule import Context
 from iii_state.tasks.awake import LATE_SECONDS
@@ -19,12 +21,13 @@ from iii_state.tasks.awake import LATE_SECONDS
 class Attempts:
     """Starts attempts, and tells `outcomes` how each of them ends."""
 
-    def __init__(self, context: Context, isolation: Isolation, outcomes: Outcomes) -> None:
+    def __init__(self, context: Context, isolation: Isolation, outcomes: Outcomes, loops: Loops) -> None:
         self._host = context.host
         self._loop = context.loop
         self._schedule = context.schedule
         self._isolation = isolation
         self._outcomes = outcomes
+        self._loops = loops
 
     def start(self, consumer: Consumer, delivery: Delivery) -> None:
         """Hand a delivery to the workers whose turn it is."""
@@ -59,6 +62,11 @@ class Attempts:
         if consumer.timer is None:
             self._arm(consumer)
         attempt.payload = event.payload()
+        attempt.trace, remembered = origins.delivery_members(event.origin)
+        if remembered is not None and event.origin is not None:
+            attempt.remembered = (remembered, event.origin.hops + 1)
+            origins.begin(*attempt.remembered)
+        self._loops.begin(attempt)
         if consumer.condition is None:
             self._call(attempt)
             return
@@ -103,7 +111,9 @@ class Attempts:
         answered: Callable[[Attempt, bytes | None], None],
     ) -> None:
         try:
-            answer = self._host.invoke(function_id, attempt.payload, namespace=namespace, metadata=metadata, runner=runner)
+            answer = self._host.invoke(
+                function_id, attempt.payload, namespace=namespace, metadata=metadata, runner=runner, trace=attempt.trace
+            )
         except Exception as error:
             self._failed(attempt, error)
             return
@@ -146,6 +156,9 @@ class Attempts:
         del consumer.running[attempt]
         capacity = consumer.capacity
         self._isolation.end(attempt)
+        self._loops.end(attempt)
+        if attempt.remembered is not None:
+            origins.end(*attempt.remembered)
         capacity.running -= 1
         capacity.bytes -= attempt.delivery.event.size
         if capacity.blocked:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from iii_state import values
-from iii_state.events import Delivery, Subscription
+from iii_state.events import BRIDGE_FUNCTIONS, Delivery, Subscription
 from iii_state.host import Host, Runner
 
 MAX_RUNNING_BYTES = 32 * 1024 * 1024
@@ -66,6 +66,8 @@ class Consumer:
     capacity: Capacity
     metadata_head: bytes | None
     """The trigger's metadata as the beginning of an object to which `iii_state` is added; None where it is sent untouched."""
+    is_bridge: bool
+    """Whether its worker is a bridge, by whose writes nothing is told of its handler."""
     buffer: deque[Delivery] = field(default_factory=deque)
     """Taken, and not handed out yet."""
     running: dict[Attempt, None] = field(default_factory=dict)
@@ -95,7 +97,8 @@ class Consumer:
         condition = None
         if subscription.condition_function_id is not None:
             condition = (subscription.namespace, subscription.condition_function_id)
-        return cls(subscription, function, condition, capacity_of(function), _metadata_head(subscription.metadata))
+        is_bridge = subscription.function_id.startswith(BRIDGE_FUNCTIONS)
+        return cls(subscription, function, condition, capacity_of(function), _metadata_head(subscription.metadata), is_bridge)
 
     def take_settings(self, subscription: Subscription) -> None:
         """The subscription has been registered again, with other settings perhaps."""
@@ -130,6 +133,12 @@ class Attempt:
     condition_runner: Runner | None = None
     runner: Runner | None = None
     payload: bytes = b""
+    trace: bytes = b""
+    """What its calls are made within (`origins.within`)."""
+    remembered: tuple[str, int] | None = None
+    """A trace that is remembered while this runs, and the hops of what is written within it."""
+    has_written: bool = False
+    """Whether its worker has meanwhile written the key of its event, without saying what that comes from."""
     waiting_for: asyncio.Future[bytes | None] | None = None
 
 

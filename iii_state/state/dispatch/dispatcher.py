@@ -20,6 +20,7 @@ from iii_state.state.dispatch.attempts import Attempts
 from iii_state.state.dispatch.consumers import Capacity, Consumer, FunctionName
 from iii_state.state.dispatch.intake import Intake
 from iii_state.state.dispatch.isolation import LOOK_AGAIN_SECONDS, Isolation
+from iii_state.state.dispatch.loops import Loops
 from iii_state.state.dispatch.outcomes import Outcomes
 from iii_state.state.dispatch.schedule import Context, Schedule
 from iii_state.state.dispatch.settling import Settling
@@ -50,7 +51,9 @@ class Dispatcher:
         self._outcomes = Outcomes(context, self._settling)
         self._isolation = Isolation(context)
         self._intake = Intake(context, self._isolation, self._settling)
-        self._attempts = Attempts(context, self._isolation, self._outcomes)
+        self.loops = Loops(context)
+        """What is seen of handlers that lead to themselves."""
+        self._attempts = Attempts(context, self._isolation, self._outcomes, self.loops)
         self._consumers: dict[str, Consumer] = {}
         self._capacities: WeakValueDictionary[FunctionName, Capacity] = WeakValueDictionary()
         self._by_function: dict[FunctionName, dict[str, Consumer]] = {}
@@ -222,6 +225,9 @@ class Dispatcher:
                 unasked = ASK_AGAIN_BYTES
             consumer.buffer.popleft()
             unasked -= delivery.event.size + EVENT_BYTES
+            if delivery.event.origin is not None and (refused := self.loops.refuses(consumer, delivery.event)) is not None:
+                self._outcomes.refuse(consumer, delivery, refused)
+                continue
             self._attempts.start(consumer, delivery)
 
     def _start_suspects(self, capacity: Capacity) -> None:

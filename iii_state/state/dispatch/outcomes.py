@@ -58,15 +58,16 @@ class Outcomes:
             begun = isinstance(error, NotCarriedOut) and error.begun
             self._settling.settle(partial(queues.release, [delivery], begun=begun))
         elif final or isinstance(error, NotCarriedOut) or delivery.attempt >= consumer.subscription.retry.max_attempts:
-            self._dead_letter(attempt, failure)
+            self.refuse(consumer, delivery, failure)
         else:
             self._settling.settle(partial(queues.retry, delivery, _pause_ms(consumer, delivery.attempt), failure))
 
-    def _dead_letter(self, attempt: Attempt, failure: Failure) -> None:
-        delivery, event = attempt.delivery, attempt.delivery.event
+    def refuse(self, consumer: Consumer, delivery: Delivery, failure: Failure) -> None:
+        """It is to be called with this event no more: a dead letter."""
+        event = delivery.event
         logger.error(
             "%s: the event %s of %r %r is a dead letter after %d attempts: %s",
-            *(attempt.consumer.function[1], delivery.event_id, event.scope, event.key, delivery.attempt, failure),
+            *(consumer.function[1], delivery.event_id, event.scope, event.key, delivery.attempt, failure),
         )
         self._settling.settle(partial(self._context.adapter.queues.dead_letter, delivery, failure))
 
@@ -78,7 +79,7 @@ class Outcomes:
         alone = delivery.crashes
         if alone >= consumer.subscription.retry.max_attempts:
             about = f"its worker went away in mid-call {alone + 1} times, the last {alone} with this event alone"
-            self._dead_letter(attempt, Failure(Code.WORKER_LOST, about))
+            self.refuse(consumer, delivery, Failure(Code.WORKER_LOST, about))
             return
         if not self._crashed:
             self._context.loop.call_soon(self._tell_of_crashes)  # behind all that the same worker leaves

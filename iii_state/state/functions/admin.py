@@ -30,10 +30,11 @@ MAX_SHOWN_BYTES = 32 * 1024 * 1024
 
 
 class DeadRequest(msgspec.Struct):
-    """Which dead letters: one by its id, those of a function, or all; and how many of them are shown."""
+    """Which dead letters: one by its id, those of a function, or all, `after` one of them; and how many of them are shown."""
 
     id: str | None = None
     function_id: str | None = None
+    after: str | None = None
     limit: Annotated[int, Meta(ge=1, le=MAX_SHOWN)] = 100
 
 
@@ -49,8 +50,8 @@ class AdminFunctions:
 
     def _functions(self) -> Iterator[Registration]:
         yield "iii-state::triggers", self._triggers, "List the subscriptions: who wants what, and what waits for it"
-        yield "iii-state::dead_list", self._list, "List dead letters: {function_id?, id?, limit?}"
-        yield "iii-state::dead_show", self._show, "Show dead letters with their events: {function_id?, id?, limit?}"
+        yield "iii-state::dead_list", self._list, "List dead letters: {function_id?, id?, after?, limit?}"
+        yield "iii-state::dead_show", self._show, "Show dead letters with their events: {function_id?, id?, after?, limit?}"
         yield "iii-state::dead_retry", self._retry, "Deliver dead letters again: {function_id?, id?}"
         yield "iii-state::dead_drop", self._drop, "Drop dead letters: {function_id?, id?}"
 
@@ -77,7 +78,7 @@ class AdminFunctions:
         def shown(dead_letters: Sequence[DeadLetter]) -> bytes:
             rows: list[Raw] = []
             size = 0
-            for dead_letter in dead_letters[: request.limit]:
+            for dead_letter in _behind(dead_letters, request.after)[: request.limit]:
                 text = values.encode(row(dead_letter))
                 size += len(text) + 1
                 if rows and size > MAX_SHOWN_BYTES:
@@ -118,6 +119,16 @@ class AdminFunctions:
             raise _in_words(error) from None
 
 
+def _behind(dead_letters: Sequence[DeadLetter], after: str | None) -> Sequence[DeadLetter]:
+    """Those that follow a dead letter. Raises `FunctionError` where that is not there (any more)."""
+    if after is None:
+        return dead_letters
+    for number, dead_letter in enumerate(dead_letters, 1):
+        if dead_letter.id == after:
+            return dead_letters[number:]
+    raise FunctionError(Code.NOT_FOUND, f"there is no dead letter {after}, to list those after it")
+
+
 def _operate(handler: Handler, data: Json, caller: Caller) -> Result[bytes | None]:
     if caller.access is not None:
         for_operators(caller.access, data)
@@ -145,6 +156,7 @@ def _queue_row(stats: QueueStats) -> dict[str, Any]:
         "dead": stats.dead,
         "dropped": stats.dropped,
         "retention_ms": subscription.retention_ms,
+        **({"looping": True} if stats.is_looping else {}),
     }
 
 

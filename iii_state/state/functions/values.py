@@ -9,12 +9,13 @@ from functools import partial
 import msgspec
 from msgspec import UNSET, Raw
 
-from iii_state import values
+from iii_state import origins, values
 from iii_state.access import Access
 from iii_state.adapters.base import Adapter, Updated
 from iii_state.errors import Code, FunctionError, InvalidOp, InvalidValue, StoreError, too_large
 from iii_state.host import Caller, Handler
 from iii_state.sessions import Request, parse_request
+from iii_state.state.dispatch.loops import Loops
 from iii_state.state.functions.declared import (
     UNREADABLE,
     Declared,
@@ -62,6 +63,8 @@ class ValueFunctions:
 
     def __init__(self, adapter: Adapter, snapshots: Snapshots) -> None:
         self.limit = values.MAX_VALUE_BYTES
+        self.loops: Loops | None = None
+        """Who is told of writes of workers that do not say what they come from."""
         self._values = adapter.values
         self._snapshots = snapshots
 
@@ -97,6 +100,8 @@ class ValueFunctions:
             caller.access.check_write(request.scope)
         if len(new) > self.limit and (size := values.compact_size(new)) > self.limit:
             raise too_large(size, self.limit)
+        if self.loops is not None and self.loops.are_handled:
+            self._written(request, caller)
         try:
             answer = self._values.set(request.scope, request.key, new, ttl_ms=request.ttl_ms, request=request_id)
         except StoreError as error:
@@ -129,6 +134,8 @@ class ValueFunctions:
             refuse("state::update", data, UpdateRequest, error)
         if caller.access is not None:
             caller.access.check_write(request.scope)
+        if self.loops is not None and self.loops.are_handled:
+            self._written(request, caller)
         limit = self.limit if request._iii_state_limit is None else min(self.limit, request._iii_state_limit)
         try:
             answer = self._values.update(request.scope, request.key, plan, limit, ttl_ms=request.ttl_ms, request=request_id)
@@ -136,11 +143,17 @@ class ValueFunctions:
             raise _update_failed(error) from None
         return then(answer, _updated, _update_failed) if isinstance(answer, asyncio.Future) else _updated(answer)
 
+    def _written(self, request: SetRequest | RawUpdateRequest | DeleteRequest, caller: Caller) -> None:
+        if self.loops is not None and caller.worker_id and not origins.within.get():
+            self.loops.written(caller, request.scope, request.key)
+
     # --- the others
 
     def _delete(self) -> Handler:
         def delete(request: DeleteRequest, caller: Caller) -> Result[bytes | None]:
             request_id = None if request._iii_state_request is UNSET else _request_id(request._iii_state_request, caller)
+            if self.loops is not None and self.loops.are_handled:
+                self._written(request, caller)
             return self._values.delete(request.scope, request.key, request=request_id)
 
         failed = failing_with(Code.DELETE_ERROR, "delete value")

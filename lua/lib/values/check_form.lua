@@ -2,9 +2,10 @@
 -- ARGV the ops begin.
 -- Takes: own. Changes: old. Gives: ops_at.
 --
--- Known to be in stored form are a framed object, which only this module writes, and texts so simple that one look decides.
+-- Known to be in stored form are a framed object, which only this module writes, and texts so simple that a look decides.
 -- Anything else has to be checked by who can: the caller.
 
+--- @include "values/flat_array"
 local ops_at = own + 1
 do
   local checked_text, its_form
@@ -21,6 +22,8 @@ do
       known = string.find(old, '^"[^"\\%c\128-\255]*"$')
     elseif old == 'null' or old == 'true' or old == 'false' or old == '[]' then
       known = true
+    elseif first == 91 then
+      known = is_flat_array(old)
     else
       local digits, rest = string.match(old, '^%-?(%d+)(.*)$')
       known = digits and (#digits == 1 or string.byte(digits) ~= 48)

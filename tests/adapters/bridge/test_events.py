@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from iii_state import FunctionError
+from iii_state.adapters.bridge.remote.queues import MAX_SHOWN
 from iii_state.client.about import About
 from iii_state.client.client import Client
 from iii_state.values import decode
@@ -87,6 +88,61 @@ async def test_a_handler_that_fails_is_called_again_and_its_event_is_a_dead_lett
         await until(lambda: _has_dead_letters(bridge, 1))
         assert await bridge("iii-state::dead_drop", id=letter["id"]) == {"dropped": 1}
         assert (await remote("iii-state::dead_list"))["dead"] == []
+
+
+async def test_all_dead_letters_of_a_function_are_seen_through_a_bridge() -> None:
+    """More than one answer holds."""
+    async with running() as remote, running(bridge_to(remote.url)) as bridge:
+
+        def fail(event: dict[str, Any]) -> None:
+            raise ValueError("never")
+
+        bridge.engine.register_function("fails", fail)
+        config = {"scope": "s", "retry": {"max_attempts": 1}}
+        await bridge.engine.register_trigger({"type": "state", "function_id": "fails", "config": config})
+        count = MAX_SHOWN + 1
+        await asyncio.gather(*(remote("set", scope="s", key=f"k{number}", value=1) for number in range(count)))
+
+        async def all_are_dead() -> bool:
+            (row,) = (await remote("iii-state::triggers"))["triggers"]
+            return bool(row["dead"] == count)
+
+        await until(all_are_dead)
+        listed = await bridge("iii-state::dead_list", limit=1)
+        assert listed["total"] == count
+
+
+async def test_dead_letters_of_a_broadcast_are_named_after_their_function() -> None:
+    async with running() as remote, running(bridge_to(remote.url)) as bridge:
+
+        def fail(event: dict[str, Any]) -> None:
+            raise ValueError("never")
+
+        bridge.engine.register_function("orders::changed", fail)
+        config = {"delivery": "broadcast", "retry": {"max_attempts": 1}}
+        await bridge.engine.register_trigger({"type": "state", "function_id": "orders::changed", "config": config})
+        await remote("set", scope="s", key="k", value=1)
+        await until(lambda: _has_dead_letters(bridge, 1))
+        (letter,) = (await bridge("iii-state::dead_list", function_id="orders::changed"))["dead"]
+        assert letter["function_id"] == "orders::changed"
+
+
+async def test_dead_letters_are_listed_behind_one_of_them() -> None:
+    async with running() as state:
+
+        def fail(event: dict[str, Any]) -> None:
+            raise ValueError("never")
+
+        state.engine.register_function("fails", fail)
+        await state.engine.register_trigger({"type": "state", "function_id": "fails", "config": {"retry": {"max_attempts": 1}}})
+        for number in range(5):
+            await state("set", scope="s", key="k", value=number)
+        await until(lambda: _has_dead_letters(state, 5))
+        everything = (await state("iii-state::dead_list"))["dead"]
+        assert (await state("iii-state::dead_list", after=everything[1]["id"], limit=2))["dead"] == everything[2:4]
+        assert (await state("iii-state::dead_show", after=everything[4]["id"]))["dead"] == []
+        with pytest.raises(FunctionError, match="to list those after it"):
+            await state("iii-state::dead_list", after="nowhere")
 
 
 async def _has_dead_letters(state: State, count: int) -> bool:

@@ -16,7 +16,9 @@ from iii_state.adapters.redis import RedisAdapter
 from iii_state.adapters.redis.connection.address import Address
 from iii_state.adapters.redis.keyspace import scopes
 from iii_state.adapters.redis.mutations.commands import MAX_ANSWERED_BYTES
+from iii_state.config import RedisSettings
 from iii_state.errors import ConfigError, StoreError
+from iii_state.events import Subscription
 from tests.support.engines.processes import free_port
 from tests.support.redis.adapters import INCREMENT, SMALLEST_RULES, adapter_on, increments, until_answers
 from tests.support.redis.proxy import proxy_to
@@ -360,3 +362,30 @@ async def test_another_prefix_keeps_its_own_books(server: RedisServer) -> None:
         await answer_of(adapter.values.set("s", "k", b"1"))
         assert server.client.smembers("other:scopes") == {b"s"}
         assert not server.client.exists("iii-state:scopes")
+
+
+async def test_a_stop_does_not_wait_for_a_redis_that_is_away(own_server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    adapter = RedisAdapter(RedisSettings(redis_url=own_server.url, call_timeout_ms=300_000))
+    await adapter.start(lambda subscription_id: None)
+    for subscription in (Subscription("once"), Subscription("broadcast", delivery="broadcast")):
+        await answer_of(adapter.queues.subscribe(subscription))
+    await answer_of(adapter.values.set("s", "k", b"1"))
+    await answer_of(adapter.queues.take(Subscription("once").id, 1))
+    own_server.kill()
+    await until(lambda: "was closed by the other side" in caplog.text)
+    async with asyncio.timeout(60):  # far less than one call's time
+        await adapter.stop()
+    assert "what is pending here could not be given back, and will be taken over" in caplog.text
+    own_server.start()
+
+
+async def test_a_stop_gives_back_what_is_pending_and_ends_its_broadcasts(own_server: RedisServer) -> None:
+    async with adapter_on(own_server.url) as adapter, adapter_on(own_server.url) as other:
+        for subscription in (Subscription("once"), Subscription("broadcast", delivery="broadcast")):
+            await answer_of(adapter.queues.subscribe(subscription))
+        await answer_of(other.queues.subscribe(Subscription("once")))
+        await answer_of(adapter.values.set("s", "k", b"1"))
+        assert len(await answer_of(adapter.queues.take(Subscription("once").id, 1))) == 1
+        await adapter.stop()
+        assert len(await answer_of(other.queues.take(Subscription("once").id, 1))) == 1
+        assert [queue.subscription.function_id for queue in await other.admin.stats()] == ["once"]

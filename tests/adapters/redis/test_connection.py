@@ -384,3 +384,19 @@ async def test_a_refusal_of_what_an_earlier_connection_carried_too_does_not_say_
         assert server.client.hget("state:s", "k") is not None, "this is why"
     finally:
         await adapter.stop()
+
+
+async def test_what_was_sent_before_the_engine_stopped_is_not_said_to_have_changed_nothing(
+    server: RedisServer, proxy: Proxy
+) -> None:
+    """Redis may carry it out yet: `OUTCOME_UNKNOWN`. A read, and what was never sent, has changed nothing."""
+    async with adapter_on(proxy.url) as adapter:
+        await answer_of(adapter.values.set("s", "k", b"1"))
+        proxy.loses_replies = True
+        written = asyncio.ensure_future(answer_of(adapter.values.set("s", "k", b"2")))
+        read = asyncio.ensure_future(answer_of(adapter.values.get("s", "k")))
+        await until(lambda: server.client.hget("state:s", "k") == b"2")
+        await adapter._shared.connection._pipeline.close()
+        await asyncio.wait([written, read])
+    assert type(written.exception()) is OutcomeUnknown
+    assert type(read.exception()) is StoreError

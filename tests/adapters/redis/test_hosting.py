@@ -7,15 +7,18 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 
 from iii_state.adapters.redis import RedisAdapter
+from iii_state.config import RedisSettings
 from iii_state.errors import StoreError
-from iii_state.events import Delivery, Subscription
+from iii_state.events import Delivery, QueueLimits, Subscription
 from tests.support.redis.adapters import adapter_on
 from tests.support.redis.proxy import Proxy
 from tests.support.redis.server import RedisServer
+from tests.support.store_process import script
 from tests.support.waiting import answer_of, until
 
 ONE, TWO = (Subscription(name, scope="s", key=name) for name in ("one", "two"))
@@ -173,3 +176,53 @@ async def test_what_is_hosted_is_registered_at_a_server_that_has_not_heard_of_it
     await until(lambda: hosts(other_server, ONE))
     await until_written(adapter, "one", b"1")
     assert (await take_one(adapter, ONE)).event.new == b"1"
+
+
+async def test_the_full_queue_of_an_engine_that_is_gone_refuses_no_write(
+    own_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody will ever serve what was broadcast to it."""
+    dying = script(
+        f"""
+        from iii_state.adapters.redis import RedisAdapter
+        from iii_state.config import RedisSettings
+        adapter = RedisAdapter(RedisSettings(redis_url={own_server.url!r}, heartbeat_ttl_ms=300))
+        await adapter.start(lambda subscription_id: None)
+        await adapter.queues.subscribe(Subscription("all", delivery="broadcast", retention_ms="forever"))
+        await adapter.queues.subscribe(Subscription("once"))
+        say("subscribed")
+        await asyncio.sleep(60)
+        """,
+        Path("/"),
+    )
+    assert dying.stdout is not None
+    assert await asyncio.to_thread(dying.stdout.readline) == "subscribed\n"
+    settings = RedisSettings(redis_url=own_server.url, heartbeat_ttl_ms=300)
+    adapter = RedisAdapter(settings, limits=QueueLimits(max_queue_length=3))
+    await adapter.start(lambda subscription_id: None)
+    try:
+        for number in range(3):
+            await answer_of(adapter.values.set("s", "k", b"%d" % number))
+        with pytest.raises(StoreError, match=r"the queue of (all|once) is full"):
+            await answer_of(adapter.values.set("s", "k", b"3"))
+        assert len(await answer_of(adapter.admin.stats())) == 2, "it lives: its queue stays"
+        dying.kill()
+        await asyncio.to_thread(dying.communicate)
+
+        async def both_are_orphans() -> bool:
+            return all(not queue.hosts for queue in await answer_of(adapter.admin.stats()))
+
+        await until(both_are_orphans)
+        with pytest.raises(StoreError, match="the queue of once is full"):  # that one waits for an engine that serves it
+            await answer_of(adapter.values.set("s", "k", b"3"))
+        assert "the queue of all, of an engine that is gone, is full: it is removed" in caplog.text
+        await answer_of(adapter.queues.subscribe(Subscription("once")))
+        await answer_of(adapter.queues.ack(await answer_of(adapter.queues.take(Subscription("once").id, 1))))
+        await answer_of(adapter.values.set("s", "k", b"3"))
+
+        async def is_gone() -> bool:
+            return not own_server.client.keys("iii-state:*:*-*")
+
+        await until(is_gone)
+    finally:
+        await adapter.stop()

@@ -36,7 +36,7 @@ def _names_of_keys() -> tuple[dict[bytes, str], dict[bytes, str]]:
         name = spelled.get(made, made)
         if isinstance(value, cached_property):
             fixed[getattr(KEYS, made)] = name
-        elif made in ("values", "engine", "hosts", "session", "subscription", "stream", "busy", "dead", "deadlines_of"):
+        elif made in ("values", "engine", "hosts", "session", "subscription", "stream", "busy", "origins", "dead", "deadlines_of"):
             beginnings[getattr(KEYS, made)(b"")] = name
     return fixed, {**beginnings, KEYS.wait(b"", b"")[:-1]: "wait", KEYS.shadow(b"", b"")[:-2]: "shadow"}
 
@@ -171,6 +171,7 @@ async def use_values(adapter: RedisAdapter) -> None:
 
 async def use_queues(adapter: RedisAdapter) -> None:
     await answer_of(adapter.values.set("s", "k", b"3"))
+    await answer_of(adapter.queues.note_loop(ALL.id))
     await answer_of(adapter.queues.retry(await taken(adapter), 1, FAILURE))
     await answer_of(adapter.queues.release([await taken(adapter)]))
     for use in (adapter.admin.dead_retry, adapter.admin.dead_drop):

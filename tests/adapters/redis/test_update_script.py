@@ -298,3 +298,38 @@ def test_random_doubles_are_spelled_as_in_python(real: redis.Redis) -> None:
     numbers = [struct.unpack("d", dice.randbytes(8))[0] for _ in range(20_000)]
     numbers += [dice.uniform(-1000, 1000) for _ in range(5_000)] + [round(dice.uniform(0, 1000), 2) for _ in range(5_000)]
     spelled(Engine(real), [number for number in numbers if math.isfinite(number)])
+
+
+ITEMS = ["1", "-20", "0", "0.5", "-1.25", "true", "false", "null", '"a"', '""', '"a, b]"']
+BROKEN = ["01", "-", "1.", ".5", "1e5", "tru", "nul", '"', '"\\n"', '"\u00e9"', "[1]", "{}", "", " 1", "1 ", "-01", "+1", "9" * 400]
+
+
+def given_back(engine: Engine, text: bytes) -> bool:
+    """Whether an update wants the text to be checked first."""
+    engine.put(b"s", b"k", text)
+    plan = plan_of([{"type": "set", "path": ["a", "b"], "value": 1}])
+    reply = engine.run("values/update", b"s", b"k", update_arguments(plan_arguments(plan), LIMIT))
+    return reply[0] == b"FOREIGN"
+
+
+@pytest.mark.parametrize("count", [1, 2, 32])
+def test_a_short_flat_array_is_updated_in_one_call(client: redis.Redis, count: int) -> None:
+    engine = Engine(client)
+    for item in ITEMS:
+        assert not given_back(engine, b"[%b]" % ",".join([item] * count).encode()), item
+    assert given_back(engine, b"[%b]" % b",".join([b"1"] * 33))
+    assert given_back(engine, b'["%b"]' % (b"x" * 510))
+
+
+@examples(400)
+@given(
+    items=st.lists(st.sampled_from(ITEMS + BROKEN), min_size=1, max_size=6),
+    cut=st.one_of(st.just(None), st.integers(0, 40)),
+    tail=st.sampled_from(["", "]", ",", " ", "1", "\n"]),
+)
+def test_what_is_no_array_in_stored_form_is_never_taken_for_one(
+    real: redis.Redis, items: list[str], cut: int | None, tail: str
+) -> None:
+    text = ("[" + ",".join(items) + "]").encode()[:cut] + tail.encode()
+    if not given_back(Engine(real), text):
+        assert values.to_stored(text) == text

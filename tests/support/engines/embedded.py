@@ -17,8 +17,8 @@ KINDS = ["kv-memory", "kv-file", "redis", "bridge-kv"]
 
 
 @asynccontextmanager
-async def engine_over(kind: str, directory: Path) -> AsyncIterator[Engine]:
-    """An engine over an empty store of a kind."""
+async def engine_over(kind: str, directory: Path, dispatch: dict[str, Any] | None = None) -> AsyncIterator[Engine]:
+    """An engine over a store of a kind: over an empty one, or on file over the one that is there."""
     async with AsyncExitStack() as stack:
         config: dict[str, Any] = {}
         if kind == "kv-file":
@@ -32,7 +32,7 @@ async def engine_over(kind: str, directory: Path) -> AsyncIterator[Engine]:
             host, port = await remote.serve("127.0.0.1", 0)
             config = {"adapter": {"name": "bridge", "config": {"bridge_url": f"ws://{host}:{port}"}}}
         engine = await stack.enter_async_context(Engine())
-        await engine.add_module(StateModule(config))
+        await engine.add_module(StateModule({**config, "dispatch": dispatch or {}}))
         yield engine
 
 

@@ -22,6 +22,8 @@ class Pair:
         self.reply_bytes = reply_bytes
         """How many bytes of replies still get through before the connection is cut; None for all."""
         self.is_cut = False
+        self.loses_replies = False
+        """Whether its requests get through and its replies do not."""
         self.active_at = time.monotonic()
         """When something came through last."""
 
@@ -97,7 +99,7 @@ class Proxy:
                     return
                 if pair.reply_bytes is not None:
                     pair.reply_bytes -= len(data)
-                if not self.mute and not self.loses_replies and not pair.is_cut:
+                if not self.mute and not self.loses_replies and not pair.loses_replies and not pair.is_cut:
                     pair.client.write(data)
         self.cut(pair)
 

@@ -22,8 +22,11 @@ from tests.support.waiting import wait_until
 
 NAME = "mymaster"
 DOWN_AFTER_MS = 500
+PATIENT_MS = 600_000
+"""While nothing is to happen: on a machine that is busy half a second of silence tells nothing."""
+
 QUICK = {
-    "info-period": 100,
+    "info-period": 500,
     "ping-period": 300,
     "ask-period": 100,
     "publish-period": 200,
@@ -39,9 +42,10 @@ class SentinelProcess:
     Args:
         primary: the port.
         others: ports and ids of the other Sentinels, so that they need not find one another first.
+        lines: more of its configuration.
     """
 
-    def __init__(self, port: int, own_id: str, primary: int, others: dict[int, str], *, down_after_ms: int) -> None:
+    def __init__(self, port: int, own_id: str, primary: int, others: dict[int, str], *lines: str, down_after_ms: int) -> None:
         self.port = port
         self._folder = Path(tempfile.mkdtemp(prefix="iii-sentinel-"))
         settings = [
@@ -53,6 +57,7 @@ class SentinelProcess:
             f"sentinel down-after-milliseconds {NAME} {down_after_ms}",
             f"sentinel failover-timeout {NAME} 1000",
             f"sentinel parallel-syncs {NAME} 2",
+            *lines,
             *(f"sentinel known-sentinel {NAME} 127.0.0.1 {other} {its_id}" for other, its_id in others.items()),
         ]
         (self._folder / "sentinel.conf").write_text("\n".join(settings) + "\n")
@@ -97,6 +102,8 @@ class SentinelProcess:
 class SentinelGroup:
     """A primary, two replicas and three Sentinels.
 
+    No server counts as down until `set_down_after`.
+
     Args:
         stack: closes all of it.
         options: those of each redis-server.
@@ -109,7 +116,7 @@ class SentinelGroup:
         stack: ExitStack,
         *options: str,
         quick: bool = True,
-        down_after_ms: int = DOWN_AFTER_MS,
+        down_after_ms: int = PATIENT_MS,
         primary: RedisServer | None = None,
         front: int = 0,
     ) -> None:
@@ -148,6 +155,11 @@ class SentinelGroup:
             server for server in self.servers if port in ((server.port, self._front) if server is self.first else (server.port,))
         )
         return found
+
+    def set_down_after(self, ms: int = DOWN_AFTER_MS) -> None:
+        """A server that has been silent for so long counts as down from now on."""
+        for sentinel in self.sentinels:
+            sentinel.client.sentinel_set(NAME, "down-after-milliseconds", ms)
 
     def fail_over(self) -> None:
         """Tell a Sentinel to promote a replica of a primary that works."""

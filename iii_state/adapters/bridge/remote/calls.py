@@ -12,11 +12,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from iii_state import origins
 from iii_state.adapters.bridge.remote.link import Link
 from iii_state.adapters.bridge.remote.session import RemoteSession, session_error
 from iii_state.errors import Code, ConnectionLost, FunctionError, OutcomeUnknown, StoreError
 from iii_state.tasks.effects import Afterwards
 from iii_state.wire.messages import STOPPED
+
+
+def _trace() -> bytes:
+    origin = origins.current()
+    return b"" if origin is None else origins.call_members(origin)
+
 
 _going_on = Afterwards("going on with calls that waited for this one")
 
@@ -45,6 +52,7 @@ class RemoteCall:
         "seq",
         "session",
         "slot",
+        "trace",
         "uncertain",
     )
 
@@ -65,6 +73,8 @@ class RemoteCall:
         """What the remote is to recognise the call by, where the caller of this engine has given it."""
         self.needs = needs
         """What only an engine of this project has, and why it is not sent to another; empty for nothing."""
+        self.trace = _trace()
+        """What it is made within."""
         self.future = future
         self.deadline = 0.0
         self.slot = -1
@@ -185,7 +195,7 @@ class RemoteCalls:
             data = session.sign(call.data, call.slot, call.seq)
         else:
             data = call.data + b"}"
-        if self._client.send(call, call.function.id, data):
+        if self._client.send(call, call.function.id, data, call.trace):
             call.sent = True
         else:
             self._again.append(call)

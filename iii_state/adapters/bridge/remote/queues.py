@@ -5,6 +5,7 @@ A subscription's function at the remote is named after it, so that its dead lett
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -14,9 +15,12 @@ from iii_state import values
 from iii_state.adapters.bridge.remote import results
 from iii_state.adapters.bridge.remote.remote import Remote
 from iii_state.errors import Code, FunctionError
-from iii_state.events import Change, DeadLetter, EventType, Subscription, known_cause
+from iii_state.events import BRIDGE_FUNCTIONS, Change, DeadLetter, EventType, Subscription, known_cause
 
-PREFIX = "iii-state::bridge::"
+PREFIX = BRIDGE_FUNCTIONS
+
+_OF_ONE_BRIDGE = re.compile("^[0-9a-f]{16}::")
+"""What follows the subscription in the name of a function that one bridge alone has: its id."""
 
 MAX_SHOWN = 1000
 """The most dead letters of one answer."""
@@ -32,6 +36,7 @@ class RemoteQueue(msgspec.Struct, frozen=True):
     dead: int
     dropped: int
     oldest_at_ms: int | None
+    looping: bool = False
 
 
 NOTHING = RemoteQueue("", 0, 0, 0, 0, 0, None)
@@ -82,15 +87,32 @@ async def queues(remote: Remote) -> dict[str, RemoteQueue]:
 
 async def dead_letters(remote: Remote) -> list[DeadLetter]:
     """The dead letters of all bridges at the remote, oldest first."""
-    listing = results.function(remote.url, "iii-state::dead_list", _read_dead_letters)
-    showing = results.function(remote.url, "iii-state::dead_show", _read_dead_letters)
-    listed = await remote.call(listing, b'{"limit":%d' % MAX_SHOWN)
+    listed = await _pages(remote, "iii-state::dead_list", b"")
     functions = {row.function_id: None for row in listed if row.function_id.startswith(PREFIX)}
     found: list[DeadLetter] = []
     for function_id in functions:
-        shown = await remote.call(showing, b'{"limit":%d,"function_id":%b' % (MAX_SHOWN, values.encode_string(function_id)))
+        shown = await _pages(remote, "iii-state::dead_show", b',"function_id":%b' % values.encode_string(function_id))
         found += [_dead_letter(row, row.event) for row in shown if row.event is not None]
     return sorted(found, key=lambda dead_letter: dead_letter.buried_at_ms)
+
+
+async def _pages(remote: Remote, name: str, chosen: bytes) -> list[_DeadLetter]:
+    """All that the remote answers, page after page. One of 0.2.0 or before knows no `after`, and answers the first one alone."""
+    function = results.function(remote.url, name, _read_dead_letters)
+    found: dict[str, _DeadLetter] = {}
+    after = b""
+    while True:
+        try:
+            page = await remote.call(function, b'{"limit":%d%b%b' % (MAX_SHOWN, chosen, after))
+        except FunctionError as error:
+            if not after or error.code != Code.NOT_FOUND:
+                raise
+            page, found = await remote.call(function, b'{"limit":%d%b' % (MAX_SHOWN, chosen)), {}  # it has gone meanwhile
+        known = len(found)
+        found.update((row.id, row) for row in page)
+        if len(found) == known:
+            return list(found.values())
+        after = b',"after":%b' % values.encode_string(page[-1].id)
 
 
 async def dead_retry(remote: Remote, dead_letter_id: str) -> bool:
@@ -120,6 +142,7 @@ def _read_dead_letters(text: bytes | None) -> list[_DeadLetter]:
 
 def _dead_letter(row: _DeadLetter, event: _Event) -> DeadLetter:
     subscription_id, _, function_id = row.function_id.removeprefix(PREFIX).partition("::")
+    function_id = _OF_ONE_BRIDGE.sub("", function_id)
     old = None if event.event_type == "state:created" else results.value(bytes(event.old_value))
     new = None if event.event_type == "state:deleted" else results.value(bytes(event.new_value))
     return DeadLetter(

@@ -10,7 +10,7 @@ from iii_state import values
 from iii_state.adapters.bridge.remote.calls import RemoteCalls
 from iii_state.adapters.bridge.remote.link import Link
 from iii_state.adapters.bridge.remote.session import SESSION_OPEN, RemoteSession, SessionGone, session_error
-from iii_state.client.about import About
+from iii_state.client.about import About, bridge_name
 from iii_state.client.address import EngineAddress
 from iii_state.client.client import Client, Hooks
 from iii_state.config import BridgeSettings
@@ -40,7 +40,7 @@ class Remote:
         self._timeout = settings.call_timeout_ms / 1000
         self.client = Client(
             address,
-            About(f"iii-state-bridge-{self.id}", "State of another engine, over a bridge"),  # stock engines want unique names
+            About(bridge_name(self.id), "State of another engine, over a bridge"),  # stock engines want unique names
             reconnects=True,
             call_seconds=self._timeout,
             hooks=Hooks(greet=self._greet, lost=self._lost),

@@ -38,7 +38,8 @@ INSERT INTO meta VALUES ('epoch', 0);
 """
 
 # What an older format has not got; an older version must not write a file that has deadlines, and so refuses it by its number.
-# How often a delivery crashed its worker stands in a table of its own, of which a version that does not count it need not know.
+# How often a delivery crashed its worker, and where its write comes from, stand in tables of their own, of which a version that
+# does not look at them need not know.
 _ADDED = """
 CREATE TABLE IF NOT EXISTS session (
     id TEXT NOT NULL, slot INTEGER NOT NULL, seq INTEGER NOT NULL, old BLOB, forgotten INTEGER NOT NULL, PRIMARY KEY (id, slot)
@@ -49,6 +50,8 @@ CREATE TABLE IF NOT EXISTS deadline (
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS crash (number INTEGER PRIMARY KEY, crashes INTEGER NOT NULL);
 DELETE FROM crash WHERE number NOT IN (SELECT number FROM delivery);
+CREATE TABLE IF NOT EXISTS origin (number INTEGER PRIMARY KEY, origin BLOB NOT NULL);
+DELETE FROM origin WHERE number NOT IN (SELECT number FROM delivery);
 """
 
 LOG_PAGES = 8192
@@ -69,6 +72,7 @@ class Contents:
     subscriptions: list[Row]
     deliveries: list[Row]
     crashes: list[tuple[int, int]]
+    origins: list[tuple[int, bytes]]
     dead_letters: list[Row]
     unwritten: StoreError | None = None
     """Why the file could not be told that it was opened, which `note_opening` has to do before anything else is written."""
@@ -211,6 +215,7 @@ def _read(connection: sqlite3.Connection) -> Contents:
         subscriptions=connection.execute("SELECT * FROM subscription").fetchall(),
         deliveries=connection.execute("SELECT * FROM delivery ORDER BY number").fetchall(),
         crashes=connection.execute("SELECT number, crashes FROM crash").fetchall(),
+        origins=connection.execute("SELECT number, origin FROM origin").fetchall(),
         dead_letters=connection.execute("SELECT * FROM dead_letter ORDER BY rowid").fetchall(),
     )
 

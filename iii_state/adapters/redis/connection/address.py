@@ -31,8 +31,8 @@ SENTINEL_PORT = 26379
 class Address:
     """One Redis server. `path` is that of a Unix socket; without it host and port count. `tls` is None for plain TCP.
 
-    `server_name` is what its certificate is for, where that is not `host`.
-    With `sentinels` it is the server that these name as the primary of `name`, and has no host and port of its own.
+    `server_name` is what its certificate is for, where that is not `host`. With `sentinels` it is the server that these name as the
+    primary of `name`, and has no host and port of its own.
     """
 
     host: str = "localhost"
@@ -67,7 +67,7 @@ class Address:
     @classmethod
     def parse(cls, url: str, settings: RedisTls | None = None) -> Address:
         """Read redis://, rediss:// (with redis-py's `ssl_…` options, or with `settings`), unix:// and, for Sentinels,
-        redis+sentinel:// URLs.
+        redis+sentinel:// and rediss+sentinel:// URLs.
 
         Raises `ConfigError`, which never quotes the URL: it may hold a password.
         """
@@ -112,6 +112,54 @@ class Address:
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
+def _behind_sentinels(scheme: str, url: str, settings: RedisTls | None) -> Address:
+    """Read `redis+sentinel://[user:password@]host:port,host:port/name/db?sentinel_username=&sentinel_password=&sentinel_tls=`.
+
+    User and database are those of the Redis; its Sentinels speak TLS as it does, unless `sentinel_tls` is given, and with the same
+    files. Their certificates are for their own hosts.
+    """
+    _refuse_fragment(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ConfigError(f"redis_url cannot be read: {_without_quote(error)}") from None
+    user, at, hosts = parts.netloc.rpartition("@")
+    name, _, database = parts.path.strip("/").partition("/")
+    if not name:
+        raise ConfigError(f"redis_url cannot be read: it lacks the primary's name; {_FORM}")
+    if not all(hosts.split(",")):
+        raise ConfigError(f"redis_url cannot be read: it lacks a Sentinel's host; {_FORM}")
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    sentinel = {option: options.pop(option, "") for option in ("sentinel_username", "sentinel_password", "sentinel_tls")}
+    if sentinel["sentinel_tls"].lower() not in ("", "true", "false"):
+        raise ConfigError("redis_url cannot be read: sentinel_tls has to be true or false")
+    sentinel_scheme = {"true": "rediss", "false": "redis"}.get(sentinel["sentinel_tls"].lower(), scheme)
+    redis = Address.parse(
+        f"{scheme}://{user}{at}localhost/{database}?{urlencode(options)}",
+        None if (scheme, sentinel_scheme) == ("redis", "rediss") else settings,
+    )
+    login = ":".join(quote(sentinel[option], safe="") for option in ("sentinel_username", "sentinel_password"))
+    login = f"{login}@" if login != ":" else ""
+    tls = settings if sentinel_scheme == "rediss" else None
+    tls_options = urlencode(
+        {key: value for key, value in options.items() if key.startswith("ssl_") and sentinel_scheme == "rediss"}
+    )
+    sentinels = []
+    for host in hosts.split(","):
+        one = Address.parse(f"{sentinel_scheme}://{login}{host}/?{tls_options}", tls)
+        port = one.port if re.search(r":\d+$", host) else SENTINEL_PORT
+        sentinels.append(replace(one, port=port, server_name=None, is_sentinel=True))
+    return replace(redis, name=unquote(name), sentinels=tuple(sentinels))
+
+
+_FORM = "redis+sentinel:// is followed by HOST:PORT,HOST:PORT/NAME"
+
+
+def _refuse_fragment(url: str) -> None:
+    if "#" in url:
+        raise ConfigError("redis_url cannot be read: it holds a # (special characters have to be percent-encoded)")
+
+
 def _context(given: dict[str, Any], options: dict[str, Any], settings: RedisTls) -> ssl.SSLContext:
     """The TLS of `adapter.config.tls`. Raises `ConfigError`, which names the file that cannot be used."""
     if given.get("connection_class") is not SSLConnection:
@@ -134,48 +182,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, ssl.SSLError):
         return error.reason or "it is no PEM of that kind"
     return getattr(error, "strerror", None) or str(error)
-
-
-def _behind_sentinels(scheme: str, url: str, settings: RedisTls | None) -> Address:
-    """Read `redis+sentinel://[user:password@]host:port,host:port/name/db?sentinel_username=&sentinel_password=&sentinel_tls=`.
-
-    User, database and TLS options (`ssl_…`, or `settings`) are those of the Redis; its Sentinels speak TLS as it does, unless
-    `sentinel_tls` is given.
-    """
-    _refuse_fragment(url)
-    try:
-        parts = urlsplit(url)
-    except ValueError as error:
-        raise ConfigError(f"redis_url cannot be read: {_without_quote(error)}") from None
-    user, at, hosts = parts.netloc.rpartition("@")
-    name, _, database = parts.path.strip("/").partition("/")
-    if not name:
-        raise ConfigError(f"redis_url cannot be read: it lacks the primary's name; {_FORM}")
-    if not all(hosts.split(",")):
-        raise ConfigError(f"redis_url cannot be read: it lacks a Sentinel's host; {_FORM}")
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    sentinel = {option: options.pop(option, "") for option in ("sentinel_username", "sentinel_password", "sentinel_tls")}
-    if sentinel["sentinel_tls"].lower() not in ("", "true", "false"):
-        raise ConfigError("redis_url cannot be read: sentinel_tls has to be true or false")
-    given = urlencode(options)
-    redis = Address.parse(f"{scheme}://{user}{at}localhost/{database}?{given}", settings)
-    scheme = {"true": "rediss", "false": "redis"}.get(sentinel["sentinel_tls"].lower(), scheme)
-    login = ":".join(quote(sentinel[option], safe="") for option in ("sentinel_username", "sentinel_password"))
-    login = f"{login}@" if login != ":" else ""
-    tls_options = urlencode({key: value for key, value in options.items() if key.startswith("ssl_") and scheme == "rediss"})
-    sentinels = []
-    for host in hosts.split(","):
-        one = Address.parse(f"{scheme}://{login}{host}/?{tls_options}", settings if scheme == "rediss" else None)
-        sentinels.append(replace(one, port=one.port if re.search(r":\d+$", host) else SENTINEL_PORT, is_sentinel=True))
-    return replace(redis, name=unquote(name), sentinels=tuple(sentinels))
-
-
-_FORM = "redis+sentinel:// is followed by HOST:PORT,HOST:PORT/NAME"
-
-
-def _refuse_fragment(url: str) -> None:
-    if "#" in url:
-        raise ConfigError("redis_url cannot be read: it holds a # (special characters have to be percent-encoded)")
 
 
 def _refuse_what_would_be_ignored(url: str) -> None:

@@ -62,6 +62,16 @@ class RedisConnection:
         self._background = Background()
         self._keeps_session = True
 
+    @property
+    def is_up(self) -> bool:
+        """Whether there is a connection just now."""
+        return self._pipeline.socket is not None
+
+    @property
+    def trouble(self) -> str:
+        """Why there is none, empty where there is one."""
+        return self._pipeline.trouble
+
     # -- calls
 
     def send(self, *words: bytes, scope: str | None = None) -> asyncio.Future[Any]:

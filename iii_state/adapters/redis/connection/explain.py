@@ -34,6 +34,8 @@ def explain(address: Address, text: str) -> str:
             return f"Redis at {address} asks for a password; give it in redis_url"
         case "NOPERM":
             return f"the user of redis_url may not do this on Redis at {address}: {_cause(text)}"
+        case "READONLY" if address.name:
+            return f"Redis at {address} is a replica by now"
         case "READONLY":
             return f"Redis at {address} is a read-only replica; redis_url has to name its primary"
         case "OOM":
@@ -122,6 +124,12 @@ def too_late(call: RedisCall[Any], why: str, *, sent: bool) -> StoreError:
     if sent:
         return OutcomeUnknown(f"{why}; whether the change was made is not known")
     return NoAnswer(f"{why}; nothing was changed")
+
+
+def closed_before_an_answer(address: Address, *, was_sent: bool) -> StoreError:
+    """The engine ends its connection; `was_sent` tells of a mutation that Redis may have carried out."""
+    why = f"the connection to Redis at {address} has been closed"
+    return OutcomeUnknown(f"{why}; whether the change was made is not known") if was_sent else StoreError(why)
 
 
 def record_lost(address: Address) -> OutcomeUnknown:

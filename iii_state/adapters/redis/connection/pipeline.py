@@ -21,6 +21,7 @@ from iii_state.adapters.redis.connection.address import Address
 from iii_state.adapters.redis.connection.call import AGAIN, Again, Command, RedisCall, Reply
 from iii_state.adapters.redis.connection.explain import (
     carried_before,
+    closed_before_an_answer,
     explain,
     is_damage,
     is_of_another_server,
@@ -147,7 +148,8 @@ class Pipeline:
             await socket.closed
         for calls in (self._again, self._in_flight, self._waiting):
             for call in calls:
-                self._fail(call, StoreError(f"the connection to Redis at {self.address} has been closed"))
+                was_sent = call.was_carried or (call.mutates and calls is self._in_flight)
+                self._fail(call, closed_before_an_answer(self.address, was_sent=was_sent))
             calls.clear()
 
     # -- sending
@@ -318,10 +320,11 @@ class Pipeline:
         if is_damage(text):
             self.damaged.emit()
         if is_of_another_server(text):
-            is_news, self._leave = self._leave is None, explain(self.address, text)
+            socket, is_news = self.socket, self._leave is None
+            self._leave = explain(socket.address if socket is not None else self.address, text)
             if is_of_former_primary(text):
-                if is_news and self.socket is not None:
-                    self.demoted(self.socket, self._leave)
+                if is_news and socket is not None:
+                    self.demoted(socket, self._leave)
                 return AGAIN
         raise refusal_of(self.address, call, text)
 

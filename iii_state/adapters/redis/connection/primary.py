@@ -1,7 +1,9 @@
 """The primary of a Redis: opens connections to it, and has them left at once when another server becomes it.
 
 Behind Sentinels it is asked for at each connect, and every Sentinel is listened to: what they publish when a replica has been
-promoted ends the connections to the server that was the primary, and the pauses before the next ones.
+promoted ends the connections to the server that was the primary, and the pauses before the next ones. A tenth of a second before a
+replica is told that it is the primary, they say so: connections end then already, since what the old one is sent from there on is
+lost, also where it works (`SENTINEL FAILOVER`).
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ SILENCE_SECONDS = 2.0
 """A Sentinel that has been silent for so long is connected to again."""
 
 SWITCHED, PROMOTED = b"+switch-master", b"+promoted-slave"
+PROMOTING, NOT_PROMOTED = b"+failover-state-send-slaveof-noone", b"-failover-abort-slave-timeout"
 
 
 class Primary:
@@ -34,6 +37,8 @@ class Primary:
         """Emitted when another server has become the primary, or may have, and the connections to the one before are ending."""
         self._place: tuple[str, int] | None = None
         """Where it is, as far as is known."""
+        self._ended_for = ""
+        """Why connections were ended last."""
         self._sockets: set[Socket] = set()
         self._opening: set[asyncio.Task[Socket]] = set()
         self._watches: list[PubSub] = []
@@ -43,7 +48,7 @@ class Primary:
         """Listen to the Sentinels."""
         for sentinel in self.address.sentinels:
             watch = PubSub(Primary(sentinel).open, silence_seconds=SILENCE_SECONDS, name="iii-state:sentinel")
-            watch.listen((SWITCHED, PROMOTED), self._heard)
+            watch.listen((SWITCHED, PROMOTED, PROMOTING, NOT_PROMOTED), self._heard)
             watch.start()
             self._watches.append(watch)
 
@@ -67,7 +72,7 @@ class Primary:
         finally:
             self._opening.discard(opening)
         if opening.cancelled():
-            raise StoreError(self._reason())
+            raise StoreError(self._ended_for)
         return opening.result()
 
     async def _open(self, name: str) -> Socket:
@@ -85,20 +90,22 @@ class Primary:
     def leave(self, found_by: Socket, reason: str) -> None:
         """A server is no primary any more, as a connection has found that its owner replaces: leave it with all others, too. Where
         a name stands for the primary, it may lead to another server by now."""
-        for socket in [socket for socket in self._sockets if socket is not found_by]:
-            socket.leave(reason)
-        self.moved.emit()
+        self._end(self._sockets - {found_by}, reason)
 
     def _heard(self, channel: bytes, message: bytes | None) -> None:
         if message is None:  # whatever was published before is made up for
             self._background.start(self._look(), "iii-state look at the Sentinels")
             return
         words = message.decode("utf-8", "replace").split(" ")
-        match channel, words:
-            case b"+switch-master", [name, _, _, host, port] if name == self.address.name and port.isdigit():
+        match words:
+            case [name, _, _, host, port] if channel == SWITCHED and name == self.address.name and port.isdigit():
                 self._is_at((host, int(port)))
-            case b"+promoted-slave", ["slave", _, host, port, "@", name, *_] if name == self.address.name and port.isdigit():
+            case ["slave", _, host, port, "@", name, *_] if channel == PROMOTED and name == self.address.name and port.isdigit():
                 self._is_at((host, int(port)))
+            case ["slave", _, _, _, "@", name, *_] if channel == PROMOTING and name == self.address.name:
+                self._end(self._sockets, f"the Sentinels of {name} have a replica promoted at this moment")
+            case ["master", name, *_] if channel == NOT_PROMOTED and name == self.address.name:
+                self.moved.emit()
             case _:
                 pass  # of another Redis
 
@@ -114,13 +121,15 @@ class Primary:
         if place == self._place:
             return
         self._place = place
-        logger.warning(self._reason())
+        where = self.address.at(*place)
+        reason = f"the Sentinels of {self.address.name} have made another server the primary: it is at {where} now"
+        logger.warning(reason)
+        self._end({socket for socket in self._sockets if socket.address.place != place}, reason)
+
+    def _end(self, sockets: set[Socket], reason: str) -> None:
+        self._ended_for = reason
         for opening in self._opening:
             opening.cancel()
-        for socket in [socket for socket in self._sockets if socket.address.place != place]:
-            socket.leave(self._reason())
+        for socket in tuple(sockets):
+            socket.leave(reason)
         self.moved.emit()
-
-    def _reason(self) -> str:
-        where = "" if self._place is None else f": it is at {self.address.at(*self._place)} now"
-        return f"the Sentinels of {self.address.name} have made another server the primary{where}"

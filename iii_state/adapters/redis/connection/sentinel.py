@@ -26,6 +26,8 @@ REST_SECONDS = 0.1
 """So long the others may take once more than half of them have answered: the one that knows of a failover may be among them."""
 
 _UNKNOWN = "No such master"
+_PROMOTING = ("send_slaveof_noone", "wait_promotion")
+"""States of a failover in which a replica becomes the primary: what the one before is sent then is lost."""
 
 
 class _Answer(Struct, frozen=True):
@@ -34,12 +36,14 @@ class _Answer(Struct, frozen=True):
     place: tuple[str, int] | None
     epoch: int = -1
     is_down: bool = False
+    is_replaced: bool = False
+    """Whether this Sentinel has a replica promoted at the moment."""
 
 
 async def find_primary(address: Address) -> Address:
     """The server that the Sentinels of `address` name as its primary.
 
-    Raises `StoreError` in words: no Sentinel answers, none knows the name, or the primary is down.
+    Raises `StoreError` in words: no Sentinel answers, none knows the name, or the primary is down or being replaced.
     """
     asked = {asyncio.create_task(_ask(sentinel, address.name)) for sentinel in address.sentinels}
     left, patience = asked, ASK_SECONDS * 2
@@ -60,6 +64,8 @@ async def find_primary(address: Address) -> Address:
     if newest.place is None:
         raise StoreError(f"the Sentinels of redis_url know no Redis by the name {address.name} ({_listed(address)})")
     found = address.at(*newest.place)
+    if any(answer.is_replaced for answer in answers if answer.epoch == newest.epoch):
+        raise StoreError(f"the Sentinels of {address.name} have a replica promoted at this moment")
     if newest.is_down:
         raise StoreError(f"the primary of {address.name}, Redis at {found}, is down, and its Sentinels have promoted no other yet")
     return found
@@ -95,7 +101,8 @@ async def _ask(sentinel: Address, name: str) -> _Answer:
     state = dict(zip(words[::2], words[1::2], strict=True))
     is_down = not {"s_down", "o_down"}.isdisjoint(state["flags"].split(","))
     is_the_same = (state["ip"], state["port"]) == (host, port)
-    return _Answer((host, int(port)), int(state["config-epoch"]), is_down and is_the_same)
+    is_replaced = state.get("failover-state") in _PROMOTING
+    return _Answer((host, int(port)), int(state["config-epoch"]), is_down and is_the_same, is_replaced)
 
 
 def _of_sentinel(error: str) -> str:

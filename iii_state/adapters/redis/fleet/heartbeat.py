@@ -15,6 +15,9 @@ from iii_state.tasks.signal import Signal
 
 logger = logging.getLogger(__name__)
 
+FEATURES = b"origins"
+"""What this version reads of a queue's entries and 0.2.0 does not."""
+
 LEASE = 0.9
 """Of its time to live an engine counts on so much: others see its heartbeat up to one look later than it was, and no earlier."""
 
@@ -51,6 +54,7 @@ class Heartbeat:
         may live and know it: this one waits until it has said so, or has been silent for its time to live.
         """
         engine, loop = self._engine, asyncio.get_running_loop()
+        await self._send(b"HSET", self._keys.features, engine.id, FEATURES)
         standing, since, stood = b"", 0.0, b""
         while True:
             began, read_at = loop.time(), steady()
@@ -126,6 +130,7 @@ class Heartbeat:
         await self.join()
         # It need not have been declared dead: it may have been removed from the engines. What is pending there is taken over.
         await self._send(b"DEL", self._keys.engine(lost))
+        await self._send(b"HDEL", self._keys.features, lost)
         await self._run("fleet/fence", engines.fence(self._keys, lost))
         if await self._fanout.read() or self._fanout.was_emptied:
             self._fanout.was_emptied = False

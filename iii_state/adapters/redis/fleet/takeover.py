@@ -7,6 +7,7 @@ import logging
 import re
 from typing import NamedTuple
 
+from iii_state.adapters.redis.fleet.heartbeat import FEATURES
 from iii_state.adapters.redis.keyspace.notifications import Notifications
 from iii_state.adapters.redis.scripts import engines as calls
 from iii_state.adapters.redis.shared import Shared
@@ -38,6 +39,7 @@ class Takeover:
         self._engine = shared.engine
         self._run = shared.connection.run
         self._send = shared.connection.send
+        self._fanout = shared.fanout
         self._notifications = notifications
         self._ttl_ms = ttl_ms
         self._background = Background()
@@ -49,6 +51,8 @@ class Takeover:
         """Set where a heart may have stopped."""
         self._others: set[bytes] = set()
         """The other engines, without those of version 0.1.0."""
+        self._compared: set[bytes] = set()
+        """The other engines when it was asked last what they read."""
         self._watched: set[bytes] = set()
         """The engines whose hearts are listened to."""
         shared.connection.restored.connect(self.spare_everybody)
@@ -104,6 +108,7 @@ class Takeover:
         engines.pop(self._engine.id, None)
         self._others = {engine for engine, heartbeat in engines.items() if _HEARTBEAT.fullmatch(heartbeat)}
         self._watch(set(engines))
+        await self._compare_features(set(engines))
         now, before = loop.time(), self._looked
         if now - before > self._ttl_ms / 2000:  # this engine has been away itself, and perhaps so has Redis
             self._seen.clear()
@@ -121,6 +126,15 @@ class Takeover:
         for engine in await self._send(b"SMEMBERS", self._keys.fenced):
             await self._take_over(engine)
         return max(0.001, following)
+
+    async def _compare_features(self, others: set[bytes]) -> None:
+        """Find out whether all engines read what this one may write. While one does not that is asked again at each look."""
+        if others == self._compared and self._fanout.tells_origins:
+            return
+        table = await self._send(b"HGETALL", self._keys.features)
+        told = dict(zip(table[::2], table[1::2], strict=True))
+        self._fanout.tells_origins = all(FEATURES in told.get(engine, b"").split() for engine in (self._engine.id, *others))
+        self._compared = others
 
     async def _dies_in(self, engine: bytes, heartbeat: bytes, before: float) -> float:
         """Seconds until an engine counts as dead, if its heart does not beat until then; `before` is when it was looked at last.
@@ -160,3 +174,4 @@ class Takeover:
             if entries:
                 logger.info("%d deliveries of %s are given to others", entries, queue.decode(errors="replace"))
         await self._send(b"SREM", self._keys.fenced, engine)
+        await self._send(b"HDEL", self._keys.features, engine)

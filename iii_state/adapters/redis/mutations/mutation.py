@@ -6,10 +6,11 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar, cast
 
+from iii_state import origins
 from iii_state.adapters.redis.connection.call import AGAIN, Again, Command, RedisCall, Reply
 from iii_state.adapters.redis.keys import caller_session, lane
 from iii_state.adapters.redis.mutations.fanout import Fanout
-from iii_state.adapters.redis.mutations.room import Room
+from iii_state.adapters.redis.mutations.room import EndOrphan, Room
 from iii_state.adapters.redis.scripts.loader import script
 from iii_state.adapters.redis.scripts.mutations import (
     NO_DEADLINE,
@@ -51,6 +52,7 @@ class Mutation(RedisCall[T], Generic[T]):
         "_fanout",
         "_is_declaring",
         "_is_told",
+        "_origin",
         "_own",
         "_packed_own",
         "_place",
@@ -87,6 +89,7 @@ class Mutation(RedisCall[T], Generic[T]):
         self._own = own
         self._packed_own = packed(own)
         super().__init__(len(self._packed_own), mutates=True, in_session=request is None, scope=scope)
+        self._origin = None if self.cause is not None else origins.current()
         self.key = key
         self.can_be_held = False
         """Whether its caller expects the result `Postponed.HELD`, and calls again then (`begin_again`)."""
@@ -140,7 +143,9 @@ class Mutation(RedisCall[T], Generic[T]):
         targets = [fanout.target(queue, is_bounded=queue not in unbounded) for queue, _ in wanted]
         request_id = RequestId(session, epoch, slot, sequence)
         watched = None if shadows is None else (fanout.keys.shadow(shadows, scope), fanout.marks)
-        call = mutation(*(fanout.keys, request_id, routes.version, scope, key, targets, self._own, watched, ttl), cause=self.cause)
+        origin = b"" if self._origin is None or not wanted or not fanout.tells_origins else origins.encode(self._origin)
+        known = (fanout.keys, request_id, routes.version, scope, key, targets, self._own, watched, ttl)
+        call = mutation(*known, cause=self.cause, origin=origin)
         return pack((b"EVALSHA", script(self.name).sha1, *call))
 
     def _declare(self) -> bytes:
@@ -212,11 +217,13 @@ class Mutation(RedisCall[T], Generic[T]):
     def _make_room(self, full: QueueFull) -> Again:
         limits = self._fanout.limits
         queue, function_id = self._wanted[full.queue]
-        if limits.on_full == "reject":
-            bound = f"{full.bound} {getattr(limits, full.bound)}"
-            raise StoreError(f"the queue of {function_id} is full ({bound}); its handler does not keep up, or nobody serves it")
         if self._room is None:
             self._room = Room(self._fanout, (*self._place, lane(*self._place)))
+        if limits.on_full == "reject":
+            if self._room.may_end(queue):
+                return Again(EndOrphan(self._fanout, queue, function_id))
+            bound = f"{full.bound} {getattr(limits, full.bound)}"
+            raise StoreError(f"the queue of {function_id} is full ({bound}); its handler does not keep up, or nobody serves it")
         return Again(self._room.drop_oldest(queue, function_id, full.size))
 
 

@@ -1,6 +1,8 @@
-"""Room for an event in queues that are full, and that drop their oldest events then."""
+"""Room for an event in queues that are full: their oldest events are dropped, or they end, where their engine is gone."""
 
 from __future__ import annotations
+
+import logging
 
 from iii_state.adapters.redis.connection.call import RedisCall, Reply
 from iii_state.adapters.redis.keys import lane
@@ -8,6 +10,9 @@ from iii_state.adapters.redis.mutations.fanout import Fanout
 from iii_state.adapters.redis.scripts.loader import script
 from iii_state.adapters.redis.scripts.packing import pack
 from iii_state.adapters.redis.scripts.queues import drop_oldest
+from iii_state.adapters.redis.scripts.subscriptions import end_subscription
+
+logger = logging.getLogger(__name__)
 
 Victim = tuple[bytes, bytes, bytes]
 """Scope, key and lane of what is dropped next."""
@@ -22,6 +27,15 @@ class Room:
         self._fanout = fanout
         self._place = place
         self._victims: dict[bytes, Victim] = {}
+        self._tried: set[bytes] = set()
+        """Queues that had to end, if their engine is gone."""
+
+    def may_end(self, queue: bytes) -> bool:
+        """Whether a full queue is that of one engine alone, which nobody else ever serves (of a trigger with the delivery
+        `broadcast`), and has not been tried yet."""
+        is_new = b"-" in queue and queue not in self._tried
+        self._tried.add(queue)
+        return is_new
 
     def drop_oldest(self, queue: bytes, function_id: str, size: int) -> RedisCall[None]:
         """The call that drops what is oldest, until an event of so many bytes has room or another victim is needed."""
@@ -64,3 +78,23 @@ class DropOldest(RedisCall[None]):
 
     def result(self, reply: Reply) -> None:
         self._room.dropped(self._queue, self._function_id, reply)
+
+
+class EndOrphan(RedisCall[None]):
+    """Ends the full queue of an engine that is gone: no write is to be refused for it."""
+
+    __slots__ = ("_fanout", "_function_id", "_queue")
+
+    def __init__(self, fanout: Fanout, queue: bytes, function_id: str) -> None:
+        super().__init__()
+        self._fanout = fanout
+        self._queue = queue
+        self._function_id = function_id
+
+    def command(self, session: bytes, epoch: int) -> bytes:
+        call = end_subscription(self._fanout.keys, self._queue, is_full=True)
+        return pack((b"EVALSHA", script("subscriptions/end").sha1, *call))
+
+    def result(self, reply: Reply) -> None:
+        if reply == b"ENDED":
+            logger.warning("the queue of %s, of an engine that is gone, is full: it is removed", self._function_id)

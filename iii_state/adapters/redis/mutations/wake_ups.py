@@ -12,6 +12,9 @@ from iii_state.tasks.effects import Afterwards
 WAKE_UPS_PER_SWEEP = 500
 """So many hosted queues are looked at in one sweep, the others in the next ones."""
 
+PLUS = ord("+")
+"""What stands before the id of a write that says what it was made within."""
+
 _waking = Afterwards("telling the dispatcher of an event")
 
 
@@ -71,7 +74,7 @@ class WakeUps:
 
     def heard(self, channel: bytes, write: bytes | None) -> None:
         """The wake-up of a write, or None: something may have been missed. Own writes have been told of already (`written`)."""
-        if write and write.startswith(self._session.name):
+        if write and write.startswith(self._session.name, write[0] == PLUS):
             return
         subscription_id = self._ids.get(channel)
         if subscription_id is not None:

@@ -38,13 +38,14 @@ def abandon(keys: Keys, queue: bytes, engine: bytes) -> list[bytes]:
     return [b"3", keys.subscription(queue), keys.orphans, keys.clock, engine, queue]
 
 
-def end_subscription(keys: Keys, queue: bytes, engine: bytes = b"") -> list[bytes]:
-    """What follows the digest of subscriptions/end.lua in EVALSHA; without an engine, for a retention that may be over."""
+def end_subscription(keys: Keys, queue: bytes, engine: bytes = b"", *, is_full: bool = False) -> list[bytes]:
+    """What follows the digest of subscriptions/end.lua in EVALSHA; without an engine, for a retention that may be over, or for a
+    queue that is full and has no engine."""
     names = (keys.routes, keys.routes_version, keys.routes_log, keys.hold, keys.orphans, keys.subscription(queue))
-    return [b"7", *names, keys.clock, engine, queue]
+    return [b"7", *names, keys.clock, engine, queue, b"%d" % is_full]
 
 
 def clear(keys: Keys, queue: bytes, lanes: Sequence[bytes]) -> list[bytes]:
     """What follows the digest of subscriptions/delete_queue.lua in EVALSHA."""
-    call = [b"%d" % (4 + len(lanes)), keys.subscription(queue), keys.stream(queue), keys.busy(queue), keys.orphans]
-    return [*call, *(keys.wait(queue, lane_name) for lane_name in lanes), queue, *lanes]
+    call = [b"%d" % (5 + len(lanes)), keys.subscription(queue), keys.stream(queue), keys.busy(queue), keys.orphans]
+    return [*call, keys.origins(queue), *(keys.wait(queue, lane_name) for lane_name in lanes), queue, *lanes]

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -14,11 +18,13 @@ from iii_state.adapters.redis.connection.primary import Primary
 from iii_state.adapters.redis.connection.sentinel import find_primary
 from iii_state.adapters.redis.scripts.loader import names
 from iii_state.cli import main
+from iii_state.config import RedisTls
 from iii_state.errors import StoreError
+from tests.support.certificates import Authority
 from tests.support.engines.processes import free_port
 from tests.support.redis.adapters import adapter_on
-from tests.support.redis.sentinels import NAME, SentinelGroup, sentinel_group
-from tests.support.redis.server import shared_server
+from tests.support.redis.sentinels import NAME, SentinelGroup, SentinelProcess, sentinel_group
+from tests.support.redis.server import RedisServer, binary, shared_server
 from tests.support.waiting import answer_of, until
 
 
@@ -109,6 +115,33 @@ async def test_sentinels_with_a_password_of_their_own() -> None:
             await until(lambda: all(watch._socket is not None for watch in watches))
 
 
+async def test_tls_with_the_redis_and_with_its_sentinels(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    cert, key = authority.issue("127.0.0.1")
+    files = {"tls-cert-file": cert, "tls-key-file": key, "tls-ca-cert-file": authority.file, "tls-auth-clients": "no"}
+    tls_port, sentinel_tls_port = free_port(), free_port()
+    options = [word for name, value in {**files, "tls-port": tls_port}.items() for word in (f"--{name}", str(value))]
+    lines = [f"{name} {value}" for name, value in {**files, "tls-port": sentinel_tls_port, "tls-replication": "yes"}.items()]
+    with RedisServer(*options, executable=binary("7")), ExitStack() as stack:  # the others are built without TLS
+        sentinel = SentinelProcess(free_port(), secrets.token_hex(20), tls_port, {}, *lines, down_after_ms=600_000)
+        stack.callback(sentinel.close)
+        url = f"rediss+sentinel://127.0.0.1:{sentinel_tls_port}/{NAME}"
+        ways: list[tuple[dict[str, Any], str]] = [
+            ({}, f"?ssl_ca_certs={authority.file}"),
+            ({"tls": RedisTls(ca=authority.file)}, ""),
+        ]
+        for settings, trust in ways:
+            async with adapter_on(url + trust, **settings) as adapter:
+                await answer_of(adapter.values.set("s", "k", b"1"))
+                assert adapter._shared.connection._pipeline.socket is not None
+                assert adapter._shared.connection._pipeline.socket.address.place == ("127.0.0.1", tls_port)
+            plain = f"rediss+sentinel://127.0.0.1:{sentinel.port}/{NAME}{trust}{'&' if trust else '?'}sentinel_tls=false"
+            async with adapter_on(plain, **settings) as adapter:
+                await answer_of(adapter.values.set("s", "k", b"2"))
+        assert "Sentinel at 127.0.0.1" in (told := await refusal(url))
+        assert "has a certificate that is not accepted" in told
+
+
 async def test_lua_load_finds_the_primary(group: SentinelGroup, url: str) -> None:
     result = await asyncio.to_thread(CliRunner().invoke, main, ["lua-load", "--redis-url", url])
     assert result.exit_code == 0, result.output
@@ -121,6 +154,6 @@ async def test_without_sentinels_nothing_is_watched() -> None:
     primary = Primary(Address.parse(shared_server().url))
     primary.start()
     socket = await primary.open("test")
-    assert (primary._watches, primary._sockets, len(primary._background)) == ([], set(), 0)
+    assert (primary._watches, len(primary._background)) == ([], 0)
     socket.abort()
     await primary.stop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -56,6 +57,34 @@ async def test_every_connection_leaves_a_primary_that_works_on_when_another_is_p
         stale.close()
 
 
+async def test_nothing_is_written_to_a_primary_while_a_replica_is_promoted_in_its_place(group: SentinelGroup) -> None:
+    """It works on, and what it is sent would be lost. Here the replica says nothing, so the Sentinel gives up, and all goes on."""
+    async with adapter_on(group.url, call_timeout_ms=20_000) as adapter:
+        await answer_of(adapter.values.set("s", "k", b"1"))
+        await until(lambda: connected(group.first) == EVERYTHING - {"iii-state:replicas"})
+        group.sentinels[0].client.sentinel_set(NAME, "failover-timeout", 3000)
+        for replica in group.servers[1:]:
+            replica.process.send_signal(signal.SIGSTOP)
+        await asyncio.to_thread(group.fail_over)
+        await until(lambda: connected(group.first) == set())
+        with pytest.raises(StoreError, match=f"the Sentinels of {NAME} have a replica promoted at this moment"):
+            await find_primary(Address.parse(group.url))
+        written = asyncio.ensure_future(answer_of(adapter.values.set("s", "k", b"2")))
+        assert group.first.client.hget("state:s", "k") == b"1"
+        assert await written == b"1"
+        assert group.first.client.hget("state:s", "k") == b"2"
+
+
+async def test_a_primary_that_says_nothing_is_left_when_another_is_promoted(group: SentinelGroup) -> None:
+    async with adapter_on(group.url, wait_replicas=1, call_timeout_ms=600_000) as adapter:
+        await answer_of(adapter.values.set("s", "k", b"1"))
+        await until(lambda: connected(group.first) == EVERYTHING)
+        group.set_down_after()
+        group.first.process.send_signal(signal.SIGSTOP)
+        assert await answer_of(adapter.values.set("s", "k", b"2")) == b"1"
+        await until(lambda: connected(group.primary()) == EVERYTHING)
+
+
 async def test_a_promotion_cuts_all_pauses_short(group: SentinelGroup, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("connection.pubsub", "connection.connection", "mutations.replicas"):
         monkeypatch.setattr(f"iii_state.adapters.redis.{module}.BACKOFF_SECONDS", 3600)
@@ -63,6 +92,7 @@ async def test_a_promotion_cuts_all_pauses_short(group: SentinelGroup, monkeypat
     async with adapter_on(group.url, wait_replicas=1, call_timeout_ms=20_000) as adapter:
         await answer_of(adapter.values.set("s", "k", b"1"))
         await until(lambda: connected(group.first) == EVERYTHING)
+        group.set_down_after()
         await asyncio.to_thread(group.first.kill)
         assert await answer_of(adapter.values.set("s", "k", b"2")) == b"1"
         await until(lambda: connected(group.primary()) == EVERYTHING)
@@ -71,6 +101,7 @@ async def test_a_promotion_cuts_all_pauses_short(group: SentinelGroup, monkeypat
 async def test_calls_wait_while_there_is_no_primary_and_say_so_when_their_time_is_over(group: SentinelGroup) -> None:
     async with adapter_on(group.url, call_timeout_ms=2500) as adapter:
         await answer_of(adapter.values.set("s", "k", b"1"))
+        group.set_down_after()
         for server in reversed(group.servers):
             await asyncio.to_thread(server.kill)
         down = f"the primary of {NAME}, Redis at 127.0.0.1:{group.first.port} ({NAME}), is down"

@@ -1,0 +1,189 @@
+"""Where a write comes from: its caller's trace, and how many deliveries have led to it, one behind the other.
+
+A write that is made within a delivery is one *hop* further than the write whose event that delivers. What carries the count to the
+handler, and back with what it writes, is the W3C trace of the call: SDKs put it into the calls that a handler makes. The Python SDK
+keeps the trace's id and drops the baggage, the Node SDK keeps both where its telemetry is on, and none where it is off.
+
+- Where the write had no trace, the delivery gets one of ours: the hops stand in the trace's id, so they travel with it, through any
+  engine and any restart.
+- Where it had one, that goes on, so that a trace stays whole: the hops stand in the baggage, and are remembered by the trace's id
+  for as long as the delivery runs. Others may write within the same trace meanwhile, and count as well. So behind
+  `HOPS_IN_ONE_TRACE` a delivery gets a trace of ours, which nobody else has: that count is exact.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextvars import ContextVar
+from itertools import count
+from secrets import randbits
+from typing import Any, ParamSpec, TypeVar
+
+import msgspec
+
+from iii_state import values
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+HOPS_IN_ONE_TRACE = 8
+"""So many deliveries one behind the other keep the trace of the write that was the first."""
+
+MOST_HOPS = 0xFFFF
+MAX_BAGGAGE = 8192
+"""The most characters of a baggage that are kept: what W3C asks of anybody who passes it on."""
+
+within: ContextVar[bytes] = ContextVar("iii_state_within", default=b"")
+"""What the call that is being carried out was made within: text of `messages.trace_members`, empty for nothing."""
+
+_TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_OURS = "00-696969737461"
+"""How a traceparent of ours begins; four digits of hops follow, eight of the chain of deliveries, and eight of a number."""
+
+_HOPS = re.compile(r"\s*iii-state-hops\s*=\s*(\d{1,5})\s*")
+
+_numbers = count(1 + randbits(31))
+_running: dict[str, list[int]] = {}
+"""Trace → hops of the writes within each of the deliveries in it that run here."""
+
+
+class Origin(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a write was made within: trace and baggage of the call, None where there is none; and how many hops it is away from a
+    write that was made within no delivery."""
+
+    hops: int = 0
+    traceparent: str | None = None
+    baggage: str | None = None
+
+    @property
+    def chain(self) -> str:
+        """The same for all deliveries that follow from one write, as far as can be told."""
+        if self.traceparent is None:
+            return ""
+        return self.traceparent[19:27] if self.traceparent.startswith(_OURS) else self.traceparent[3:35]
+
+
+class _Members(msgspec.Struct):
+    traceparent: Any = None
+    baggage: Any = None
+
+
+_members = msgspec.json.Decoder(_Members)
+_origin = msgspec.json.Decoder(Origin)
+
+
+def current() -> Origin | None:
+    """The origin of a write that is made now; None for one that is made within nothing."""
+    text = within.get()
+    return read(text) if text else None
+
+
+def inside(text: bytes, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    """Call a function within what a call with these members is made within."""
+    token = within.set(text)
+    try:
+        return function(*arguments, **named)
+    finally:
+        within.reset(token)
+
+
+def read(text: bytes) -> Origin | None:
+    """The origin of a write that is made within a call with these members."""
+    try:
+        members = _members.decode(b"{%b}" % text[1:])
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
+    traceparent, baggage = members.traceparent, members.baggage
+    trace = _TRACE.fullmatch(traceparent) if isinstance(traceparent, str) else None
+    if trace is None:
+        traceparent = None
+    if not isinstance(baggage, str) or len(baggage) > MAX_BAGGAGE:
+        baggage = None
+    hops = 0
+    if baggage is not None and "iii-state-hops" in baggage:
+        baggage, hops = _without_hops(baggage)
+    if trace is not None and traceparent.startswith(_OURS):
+        hops = int(traceparent[15:19], 16)
+    elif trace is not None and not hops and _running:
+        hops = max(_running.get(trace[1], (0,)))
+    return Origin(hops, traceparent, baggage) if traceparent is not None or baggage is not None else None
+
+
+def before_delivery(origin: Origin | None) -> Origin | None:
+    """The origin of the write whose event is delivered by a call that is made within `origin`: one hop less."""
+    if origin is None or origin.hops == 0:
+        return origin
+    if origin.hops == 1 and origin.traceparent is not None and origin.traceparent.startswith(_OURS):
+        return None if origin.baggage is None else Origin(baggage=origin.baggage)
+    return msgspec.structs.replace(origin, hops=origin.hops - 1)
+
+
+def _without_hops(baggage: str) -> tuple[str | None, int]:
+    hops, others = 0, []
+    for member in baggage.split(","):
+        found = _HOPS.fullmatch(member)
+        if found is None:
+            others.append(member)
+        else:
+            hops = min(int(found[1]), MOST_HOPS)
+    return ",".join(others) or None, hops
+
+
+def encode(origin: Origin) -> bytes:
+    """As text, to be kept with an event."""
+    return values.encode(origin)
+
+
+def decode(text: bytes) -> Origin | None:
+    """What `encode` made; None for anything else."""
+    try:
+        return _origin.decode(text)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
+
+
+def call_members(origin: Origin) -> bytes:
+    """The members of a call that is made within the same as a write of this origin: to pass that on to another engine."""
+    if origin.traceparent is not None and origin.traceparent.startswith(_OURS):
+        return _text(origin.traceparent, origin.baggage)
+    return _text(origin.traceparent, _with_hops(origin.baggage, origin.hops) if origin.hops else origin.baggage)
+
+
+def delivery_members(origin: Origin | None) -> tuple[bytes, str | None]:
+    """The members of the call that delivers the event of a write of this origin; and the trace that has to be remembered
+    (`begin`) for as long as it runs, None for none. What is written within that call is one hop further."""
+    if origin is None:
+        number = next(_numbers) & 0xFFFFFFFF
+        return b',"traceparent":"00-6969697374610001%08x%08x-%08x%08x-01"' % (number, number, number, number | 1), None
+    hops = min(origin.hops + 1, MOST_HOPS)
+    traceparent = origin.traceparent
+    if traceparent is not None and hops <= HOPS_IN_ONE_TRACE and not traceparent.startswith(_OURS):
+        return _text(traceparent, _with_hops(origin.baggage, hops)), traceparent[3:35]
+    number = next(_numbers) & 0xFFFFFFFF
+    is_ours = traceparent is not None and traceparent.startswith(_OURS)
+    chain = origin.chain if is_ours else f"{number:08x}"
+    return _text(f"{_OURS}{hops:04x}{chain}{number:08x}-{chain}{number | 1:08x}-01", origin.baggage), None
+
+
+def begin(trace: str, hops: int) -> None:
+    """A delivery in a trace that is not ours runs from now on; what is written within it has so many hops."""
+    _running.setdefault(trace, []).append(hops)
+
+
+def end(trace: str, hops: int) -> None:
+    """It runs no more."""
+    running = _running[trace]
+    running.remove(hops)
+    if not running:
+        del _running[trace]
+
+
+def _with_hops(baggage: str | None, hops: int) -> str:
+    member = f"iii-state-hops={hops}"
+    return member if baggage is None else f"{baggage},{member}"
+
+
+def _text(traceparent: str | None, baggage: str | None) -> bytes:
+    text = b"" if traceparent is None else b',"traceparent":"%b"' % traceparent.encode()
+    return text if baggage is None else text + b',"baggage":' + values.encode_string(baggage)
