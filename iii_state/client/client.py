@@ -226,7 +226,8 @@ class Client:
         running, greeting = tasks.call(socket.run()), tasks.call(self._open(socket))
         try:
             await asyncio.wait((running, greeting), return_when=asyncio.FIRST_COMPLETED)
-            if not running.done() and (failure := greeting.exception()) is not None:
+            failure = greeting.exception() if greeting.done() else None  # both may be over: a call of the greeting was on its way
+            if failure is not None and not running.done():
                 return (
                     failure if isinstance(failure, WorkerRejected) else ConnectionLost(f"{self.url} could not be used: {failure}")
                 )

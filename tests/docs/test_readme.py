@@ -14,6 +14,7 @@ import pytest
 from tests.support import ROOT
 from tests.support.engines.attached import attached
 from tests.support.engines.processes import free_port, running_engine
+from tests.support.redis.sentinels import sentinel_group
 from tests.support.redis.server import RedisServer
 
 PAGES = [path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted((ROOT / "iii_state" / "docs").glob("*.md")))]
@@ -42,18 +43,24 @@ def test_the_first_example_prints_what_its_page_says(tmp_path: Path) -> None:
     assert printed == block("output", "orders.py").splitlines()
 
 
-def test_the_second_example_two_engines_and_two_workers_are_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engines", ["engines", "sentinels"])
+def test_the_second_example_two_engines_and_two_workers_are_one(engines: str, tmp_path: Path) -> None:
     if not SDK_PYTHON.exists():
         pytest.skip("the official SDK is not installed; scripts/test installs it")
-    with RedisServer() as server, ExitStack() as running:
-        places = {"redis://localhost:6379": server.url, "/tmp/orders/bin/python": str(SDK_PYTHON)}
+    with ExitStack() as running:
+        if engines == "sentinels":
+            sentinels = "redis+sentinel://localhost:26379,localhost:26380,localhost:26381/mymaster"
+            places = {sentinels: running.enter_context(sentinel_group()).url}
+        else:
+            places = {"redis://localhost:6379": running.enter_context(RedisServer()).url}
+        places["/tmp/orders/bin/python"] = str(SDK_PYTHON)
         places |= {port: str(free_port()) for port in ("49134", "49135")}
 
         def commands(name: str) -> list[str]:
             text = re.sub("|".join(map(re.escape, places)), lambda found: places[found[0]], block("commands", name))
             return text.splitlines()
 
-        for command in commands("engines"):
+        for command in commands(engines):
             program, *arguments = shlex.split(command)
             assert program == "scripts/serve"
             running.enter_context(running_engine(arguments))
@@ -122,7 +129,7 @@ def test_every_program_of_a_page_is_marked_and_run() -> None:
     """What this module asks for is all there is: a program without a mark would not be noticed when it stops to work."""
     marked = {found for page in PAGES for found in re.findall(r"<!-- (\w+: [\w.]+) -->", page)}
     run_here = {f"{kind}: {name}" for kind, name in re.findall(r'block\("(\w+)", "([\w.]+)"\)', Path(__file__).read_text())}
-    assert marked == run_here | {f"commands: {name}" for name in ("engines", "fleet")}
+    assert marked == run_here | {f"commands: {name}" for name in ("engines", "sentinels", "fleet")}
     for page in PAGES:
         assert len(re.findall(r"^```python$", page, re.MULTILINE)) == len(
             re.findall(r"<!-- example: .+ -->\n```python$", page, re.MULTILINE)

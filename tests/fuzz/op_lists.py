@@ -27,6 +27,8 @@ def op_list(luck: random.Random) -> OpList:
     """Up to eight ops; now and then something that is none."""
     draw = luck.random()
     made = [_op(luck) for _ in range(luck.choice((0, 1, 1, 1, 2, 2, 3, 5, 8)))]
+    if draw < 0.1:
+        made += _sum(luck)
     if draw < 0.80:
         text = f"[{','.join(made)}]"
         return OpList(text, json.loads(text), False)
@@ -53,6 +55,14 @@ def _op(luck: random.Random) -> str:
     if luck.random() < 0.3:
         luck.shuffle(members)
     return f"{{{','.join(members)}}}"
+
+
+def _sum(luck: random.Random) -> list[str]:
+    """Two ops that meet: a number, often one at the edge of something, and another that is added to it."""
+    path = texts.name(luck.choice(("n", "a", "é")), luck)
+    number, by = (luck.choice((*texts.FLOATS, "-0.0", str(texts.integer(luck)))) for _ in range(2))
+    word = luck.choice(("increment", "decrement"))
+    return [f'{{"type":"set","path":{path},"value":{number}}}', f'{{"type":"{word}","path":{path},"by":{by}}}']
 
 
 def _path(luck: random.Random) -> str | None:

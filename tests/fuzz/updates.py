@@ -76,7 +76,11 @@ class Engine:
         """Send messages with the ids "0", "1" …, and return the answers in this order."""
         self._answers.clear()
         await self._connection.send(b"".join([frame(call) for call in calls]))
-        await self._connection.until(lambda: len(self._answers) == len(calls), "answers are missing")
+        try:
+            await self._connection.until(lambda: len(self._answers) == len(calls), "answers are missing")
+        except AssertionError as error:
+            unanswered = [call for index, call in enumerate(calls) if b"%d" % index not in self._answers]
+            raise AssertionError(f"{error}; {len(unanswered)} calls, the first: {unanswered[:1]}") from None
         return [self._answers[b"%d" % index] for index in range(len(calls))]
 
 

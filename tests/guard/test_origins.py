@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
 from iii_state.engine import Engine
@@ -229,6 +230,21 @@ async def test_a_foreign_page_under_a_rebound_name_is_refused_where_every_host_i
     check_origin(asked, place, (), ("rebound.evil.example",))
     by_address = Asked("/", "10.0.0.5", "10.0.0.9", hosts=["10.0.0.5:49134"], origins=["http://10.0.0.5:49134"])
     check_origin(by_address, check_host(by_address, ()), (), ())
+
+
+@pytest.mark.parametrize("hosts", [[], ["localhost", "localhost"], ["localhost", "evil"], ["evil", "localhost"]])
+def test_one_host_is_insisted_on_whatever_the_http_parser_lets_pass(hosts: list[str]) -> None:
+    with pytest.raises(AccessRefused) as refused:
+        check_host(Asked("/", "127.0.0.1", "127.0.0.1", hosts=hosts), ())
+    assert refused.value.status == 400
+
+
+@pytest.mark.parametrize("origins", [["http://localhost:80", "http://localhost:80"], ["http://localhost:80", "null"]])
+def test_one_origin_is_insisted_on_whatever_the_http_parser_lets_pass(origins: list[str]) -> None:
+    asked = Asked("/", "127.0.0.1", "127.0.0.1", hosts=["localhost"], origins=origins)
+    with pytest.raises(AccessRefused):
+        check_origin(asked, check_host(asked, ()), (), ())
+    check_origin(msgspec.structs.replace(asked, origins=origins[:1]), ("localhost", 80), (), ())
 
 
 @pytest.mark.parametrize(

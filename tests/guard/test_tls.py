@@ -26,6 +26,7 @@ from iii_state.values import Json
 from tests.support.certificates import Authority
 from tests.support.http import UPGRADE, connected
 from tests.support.loops import LOOPS
+from tests.support.slow import slow
 from tests.support.waiting import until
 
 Place = tuple[str, int]
@@ -95,7 +96,7 @@ async def test_old_tls_is_not_spoken(engine: Engine, authority: Authority) -> No
         await connected(place, context)
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", ["uvloop", slow("asyncio")])
 def test_frames_of_every_size_pass_both_ways_and_a_slow_reader_is_waited_for(
     authority: Authority, loop: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -202,7 +203,7 @@ async def test_the_name_in_a_certificate_stands_for_a_token(authority: Authority
             await Client(address(place, authority, web)).__aenter__()
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", ["uvloop", slow("asyncio")])
 def test_other_certificates_are_taken_without_a_gap(authority: Authority, tmp_path: Path, loop: str) -> None:
     async def main() -> None:
         server = served(authority)

@@ -9,10 +9,13 @@ import pytest
 
 from iii_state.guard import tokens
 from tests.support.engines.processes import EngineProcess, running_engine
-from tests.support.sdk.workers import NODE_NEW, PYTHON_NEW, SDKS, Sdk, Worker, installed, running_worker
+from tests.support.sdk.workers import NODE_NEW, NODE_OLD, PYTHON_NEW, PYTHON_OLD, Sdk, Worker, installed, running_worker
+from tests.support.slow import slow
 from tests.support.waiting import wait_until
 
 TOKEN = tokens.make()
+
+every_sdk = pytest.mark.parametrize("sdk", [PYTHON_NEW, NODE_NEW, slow(PYTHON_OLD), slow(NODE_OLD)], ids=lambda sdk: sdk.name)
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +33,14 @@ def check(worker: Worker, scope: str) -> None:
     assert worker.call("state::get", at) == 1
 
 
-@pytest.mark.parametrize("sdk", SDKS, ids=lambda sdk: sdk.name)
+@every_sdk
 def test_a_header_of_the_options_lets_a_worker_in(guarded: EngineProcess, sdk: Sdk, unique: str) -> None:
     headers = {"WORKER_HEADERS": json.dumps({"Authorization": f"Bearer {TOKEN}"})}
     with running_worker(installed(sdk), guarded.url, "by-header", environment=headers) as worker:
         check(worker, unique)
 
 
-@pytest.mark.parametrize("sdk", SDKS, ids=lambda sdk: sdk.name)
+@every_sdk
 def test_the_query_of_the_address_lets_a_worker_in(guarded: EngineProcess, sdk: Sdk, unique: str) -> None:
     with running_worker(installed(sdk), f"{guarded.url}/?access_token={TOKEN}", "by-query") as worker:
         check(worker, unique)

@@ -108,7 +108,7 @@ def wrong_writes(chains: Chains, writes: list[Write]) -> list[str]:
             if write.has_values and (write.old, write.new) != (step.old, step.new):
                 problems.append(f"wrong answer: {name(place)}: {write_id} was told {write.old} and {write.new}, not as {step}")
     last_foreign: dict[Place, int] = defaultdict(int)
-    for write in by_id.values():
+    for write in writes:
         if write.is_foreign:
             last_foreign[write.place] = max(last_foreign[write.place], write.begun)
     for write in by_id.values():

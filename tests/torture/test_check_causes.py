@@ -135,6 +135,20 @@ def test_a_clock_that_was_set_ahead_before_the_write_is_no_excuse() -> None:
     assert told.words() == {"too early"}
 
 
+@pytest.mark.parametrize(
+    ("ttl_ms", "later_ms", "expected"), [(1000, 0, set()), (6000, 0, {"too early"}), (1000, 9000, {"too early"})]
+)
+def test_where_the_clock_of_a_redis_is_set_a_deadline_may_be_off_by_a_step_that_is_followed(
+    ttl_ms: int, later_ms: int, expected: set[str]
+) -> None:
+    told = Told(FADES)
+    told.history.faults.append(Fault("set clock ahead", "0", told.now - 3000 * MS, told.now))
+    told.now += later_ms * MS
+    told.write("set", ttl_ms=ttl_ms)
+    told.expire(500)
+    assert told.words() == expected
+
+
 def test_an_expiry_of_a_value_without_a_deadline_is_found() -> None:
     told = fading()
     told.write("set")  # takes the deadline away
@@ -184,6 +198,8 @@ def test_foreign_writes_are_links_of_the_chain_and_several_may_be_one() -> None:
     told.write("foreign set", name="f1")
     told.history.writes.append(Write("f2", "foreign set", OUTSIDE, "k", told.now, told.now + 1, "ok"))  # and is overwritten at once
     told.write("foreign set", name="f3")
+    told.history.writes.append(Write("f4", "foreign set", OUTSIDE, "o", told.now, told.now + 1, "ok"))
+    told.history.writes.append(Write("f5", "foreign delete", OUTSIDE, "o", told.now + 2, told.now + 3, "ok"))
     told.write("increment")
     told.write("foreign delete")
     assert told.verdict() == Verdict()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.support.redis.server import RedisServer
+from tests.support.waiting import until
 from tests.upgrade.traffic import Traffic
 from tests.upgrade.verdict import problems_of, troubles
 from tests.upgrade.versions import NEW, Seat, Version, attached, earlier, engine
@@ -40,11 +41,20 @@ async def started(*seats: Seat, version: Version) -> AsyncIterator[None]:
         yield
 
 
-async def replace_in_turn(traffic: Traffic, steps: Sequence[tuple[Seat, Version, bool]]) -> None:
-    """Under traffic before, during and after each step: a seat, the version that takes it, and whether the one before is killed."""
+async def replace_in_turn(
+    traffic: Traffic, steps: Sequence[tuple[Seat, Version, bool]], is_settled: Callable[[], bool] = lambda: True
+) -> None:
+    """Under traffic before, during and after each step: a seat, the version that takes it, and whether the one before is killed.
+
+    Where it is killed, much waits that the versions before have written. `is_settled` holds before the next step.
+    """
     await traffic.a_while()
     for seat, version, kill in steps:
+        if kill:
+            await traffic.pile_up()
         await asyncio.to_thread(seat.replace, version, kill=kill)
+        traffic.go_on()
+        await until(is_settled, "the engines are not those that there are")
         await traffic.a_while()
     await traffic.end()
 
@@ -52,11 +62,15 @@ async def replace_in_turn(traffic: Traffic, steps: Sequence[tuple[Seat, Version,
 async def test_engines_of_one_redis(old: Version) -> None:
     """Old only, both, new only, both, old only."""
     with RedisServer("--notify-keyspace-events", "Kghxe") as redis:
-        config = {"adapter": {"name": "redis", "config": {"redis_url": redis.url, "foreign_writes": True}}}
+        config = {
+            "adapter": {"name": "redis", "config": {"redis_url": redis.url, "foreign_writes": True, "heartbeat_ttl_ms": 2000}}
+        }
         seats = [engine(f"engine {number}", config=config) for number in range(2)]
         async with started(*seats, version=old), Traffic(seats, redis) as traffic:
             first, second = seats
-            await replace_in_turn(traffic, [(first, NEW, False), (second, NEW, True), (first, old, True), (second, old, False)])
+            steps = [(first, NEW, False), (second, NEW, True), (first, old, True), (second, old, False)]
+            # What engines write depends on what all can read, the killed one too until it counts as dead.
+            await replace_in_turn(traffic, steps, lambda: redis.client.hlen("iii-state:engines") == len(seats))
             assert await problems_of(traffic) == []
             assert traffic.foreign
             assert troubles(traffic) == []

@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
+from iii_state.adapters.redis.keys import Keys
 from iii_state.client.about import About
 from iii_state.client.client import Client
 from iii_state.errors import ConnectionLost, FunctionError
@@ -54,6 +55,7 @@ class Traffic:
         self.foreign: list[Any] = []
         """What the foreign writer has written to its own key, in order."""
         self.journal = Journal()
+        self.journal.free.set()
         self.workers: list[Worker] = []
         self._redis = redis
         self._state = state
@@ -103,6 +105,27 @@ class Traffic:
             return enough and len(self.writes) - writes > 10 * SHARE
 
         await until(has_share, lambda: f"not every engine has its share: {self._shares() - before}, {len(self.writes)} writes")
+
+    async def pile_up(self) -> None:
+        """Have `upgrade::echo` wait, until `go_on`, and return once much waits for it that handlers have written meanwhile.
+
+        Where all engines are of this version, some of that is in the form that the earlier one does not write.
+        """
+        self.journal.free.clear()
+        before = self.journal.tries.total()
+        await until(lambda: self.journal.tries.total() - before > 2 * SHARE, "handlers have not written")
+        if self._redis is not None and all(seat.version == "new" for seat in self.seats) and hasattr(Keys, "origins"):
+            await until(self._has_origins, "no entry says what its write was made within")
+
+    def _has_origins(self) -> bool:
+        assert self._redis is not None
+        redis = self._redis.client
+        entries = [fields for name in redis.scan_iter("iii-state:q:*") for _, fields in redis.xrange(name)]
+        return any(b"x" in fields for fields in entries) and any(redis.scan_iter("iii-state:origins:*"))
+
+    def go_on(self) -> None:
+        """Let `upgrade::echo` go on."""
+        self.journal.free.set()
 
     def _shares(self) -> Counter[tuple[str, str]]:
         return Counter((each.engine, each.function_id) for each in self.journal.handled)

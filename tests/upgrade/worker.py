@@ -60,6 +60,8 @@ class Journal:
     """What all workers together were called with."""
 
     handled: list[Handled] = field(default_factory=list)
+    free: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while `upgrade::echo` goes on; else its calls wait, and events behind them."""
     tries: Counter[str] = field(default_factory=Counter)
     """Event → how often its handler tried to write."""
     traces: int = 0
@@ -187,6 +189,8 @@ class Worker:
             return False
         if handled.function_id == "upgrade::all" and not await self._write_within(frame, handled):
             return False
+        if handled.function_id == "upgrade::echo":
+            await self._journal.free.wait()
         handled.done = time.monotonic_ns()
         return True
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from iii_state.adapters.redis import RedisAdapter
-from iii_state.adapters.redis.connection.durability import SETTINGS, Server
+from iii_state.adapters.redis.connection.durability import SETTINGS, Findings
 from iii_state.errors import StoreError
 from tests.support.redis.adapters import SMALLEST_RULES, adapter_on
 from tests.support.redis.server import KINDS, RedisServer, binary
@@ -138,6 +138,6 @@ async def test_it_is_told_once_of_a_server_and_again_of_the_next(executable: str
 
 def test_an_append_only_file_is_enough_to_know_where_only_info_answers() -> None:
     info = b"# Server\r\nrun_id:abc\r\nmaxmemory:0\r\nmaxmemory_policy:noeviction\r\naof_enabled:1\r\nrole:master\r\n"
-    assert Server.read(info, [None] * len(SETTINGS)).warnings() == []
-    (unseen,) = Server.read(info.replace(b"aof_enabled:1", b"aof_enabled:0"), [None] * len(SETTINGS)).warnings()
+    assert Findings.read(info, [None] * len(SETTINGS)).warnings() == []
+    (unseen,) = Findings.read(info.replace(b"aof_enabled:1", b"aof_enabled:0"), [None] * len(SETTINGS)).warnings()
     assert "whether it keeps its data on disk" in unseen

@@ -561,9 +561,10 @@ def test_dead_letters_go_by_the_time_of_the_fleet_and_not_by_that_of_a_clock_tha
     # As if Redis's clock had been set ahead by ten hours since: the fleet's time went on as before.
     client.hset(KEYS.clock, mapping={"offset": -10 * HOUR_MS, "last": now, "until": now + HOUR_MS})
     later = now - 10 * HOUR_MS
-    ((entry_id, fields),) = cast("Any", client.xrange(KEYS.dead(b"q")))
+    ((_, fields),) = cast("Any", client.xrange(KEYS.dead(b"q")))
     client.delete(KEYS.dead(b"q"))
-    client.xadd(KEYS.dead(b"q"), {**fields, b"b": b"%d" % (later - HOUR_MS // 2)}, id=entry_id)
+    buried_at = later - HOUR_MS // 2
+    client.xadd(KEYS.dead(b"q"), {**fields, b"b": b"%d" % buried_at}, id=f"{buried_at}-0")
     call = drop_old_dead_letters(KEYS, b"q", HOUR_MS)
     dropped, function_id, following = worker.run("queues/drop_old_dead_letters", call)
     assert (dropped, function_id) == (0, b"")

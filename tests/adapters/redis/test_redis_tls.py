@@ -19,6 +19,7 @@ from tests.support.certificates import Authority
 from tests.support.engines.processes import free_port, running_engine
 from tests.support.loops import LOOPS
 from tests.support.redis.server import RedisServer
+from tests.support.slow import slow
 
 
 class TlsRedis:
@@ -66,7 +67,7 @@ def tls_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsRedis]:
         yield there
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", ["uvloop", slow("asyncio")])
 def test_values_and_events_pass(tls_redis: TlsRedis, loop: str) -> None:
     async def main() -> None:
         heard: asyncio.Queue[Any] = asyncio.Queue()

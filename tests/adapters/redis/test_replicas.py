@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from iii_state import values
+from iii_state.adapters.redis import RedisAdapter
 from iii_state.errors import FunctionError, NotConfirmed, StoreError
 from tests.support.redis.adapters import INCREMENT, SMALLEST_RULES, adapter_on
 from tests.support.redis.proxy import proxy_to
@@ -109,3 +110,27 @@ async def test_a_user_that_may_not_wait_is_refused_at_the_start(primary: RedisSe
     with pytest.raises(StoreError, match=r"wait_replicas needs \+info and \+wait"):
         async with adapter_on(f"redis://app:pw@127.0.0.1:{primary.port}", wait_replicas=1):
             pass
+
+
+async def test_a_primary_that_wants_replicas_and_has_none_takes_no_writes(primary: RedisServer, replica: RedisServer) -> None:
+    await linked(replica)
+    primary.client.config_set("min-replicas-max-lag", "1")
+    primary.client.config_set("min-replicas-to-write", "1")
+    async with adapter_on(primary.url) as adapter:
+        assert await answer_of(adapter.values.set("s", "k", b"1")) is None
+        replica.kill()
+        with pytest.raises(StoreError, match=r"has fewer replicas than it wants \(min-replicas-to-write\), and takes no writes"):
+            await until(lambda: refused_or_none(adapter))
+        held = primary.client.hget("state:s", "k")
+        with pytest.raises(StoreError, match="has fewer replicas than it wants"):
+            await answer_of(adapter.values.set("s", "k", b"3"))
+        assert primary.client.hget("state:s", "k") == held
+        replica.start()
+        await linked(replica)
+        primary.client.config_set("min-replicas-max-lag", "60")
+        assert await answer_of(adapter.values.set("s", "k", b"4")) == held
+
+
+async def refused_or_none(adapter: RedisAdapter) -> None:
+    """Write once more."""
+    await answer_of(adapter.values.set("s", "k", b"2"))

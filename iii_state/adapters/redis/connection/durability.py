@@ -17,7 +17,7 @@ _LINE = re.compile(rb"^(\w+):(.*?)\r?$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
-class Server:
+class Findings:
     """What is known of a server; None where it could not be looked at. `run_id` is empty then."""
 
     run_id: str = ""
@@ -29,7 +29,7 @@ class Server:
     is_read_only: bool = False
 
     @classmethod
-    def read(cls, info: Reply, settings: list[Reply]) -> Server:
+    def read(cls, info: Reply, settings: list[Reply]) -> Findings:
         """From the replies to INFO and to CONFIG GET of each of `SETTINGS`; errors, where that is not allowed."""
         found = {name.decode(): value.decode("utf-8", "replace") for name, value in _LINE.findall(_text(info))}
         pairs = zip(SETTINGS, settings, strict=True)
@@ -99,7 +99,7 @@ class Durability:
     async def look_at(self, socket: Socket) -> None:
         """Look, and warn. Refusals are no errors; raises `StoreError` when the connection breaks."""
         info, *settings = await socket.ask((b"INFO",), *((b"CONFIG", b"GET", name) for name in SETTINGS))
-        server = Server.read(info, settings)
+        server = Findings.read(info, settings)
         before = self.warnings if server.run_id == self._run_id else []
         self._run_id = server.run_id
         self.warnings = [f"Redis at {self._address} {warning}" for warning in server.warnings()]

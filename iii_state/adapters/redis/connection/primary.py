@@ -54,7 +54,8 @@ class Primary:
 
     async def stop(self) -> None:
         """Listen no more. Connections stay."""
-        await asyncio.gather(*(watch.stop() for watch in self._watches), self._background.stop())
+        await asyncio.gather(*(watch.stop() for watch in self._watches))
+        await self._background.stop()
 
     async def open(self, name: str) -> Socket:
         """Connect to it; `name` is what `CLIENT LIST` shows. The caller bounds the time. Raises `StoreError` in words."""

@@ -142,6 +142,17 @@ async def test_tls_with_the_redis_and_with_its_sentinels(tmp_path: Path) -> None
         assert "has a certificate that is not accepted" in told
 
 
+async def test_commands_that_look_at_a_redis_take_the_url(url: str) -> None:
+    async with adapter_on(url):
+        for command in (["triggers"], ["dead", "list"]):
+            shown = await asyncio.to_thread(CliRunner().invoke, main, [*command, "--json", "--redis-url", url])
+            assert (shown.exit_code, "[]" in shown.stdout) == (0, True), shown.output
+        shown = await asyncio.to_thread(CliRunner().invoke, main, ["triggers", "--redis-url", url.replace(NAME, "nobody")])
+        assert shown.exit_code == 1
+        assert "the Sentinels of redis_url know no Redis by the name nobody" in shown.stderr
+        assert "right" not in shown.output
+
+
 async def test_lua_load_finds_the_primary(group: SentinelGroup, url: str) -> None:
     result = await asyncio.to_thread(CliRunner().invoke, main, ["lua-load", "--redis-url", url])
     assert result.exit_code == 0, result.output
