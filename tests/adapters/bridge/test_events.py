@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from iii_state import FunctionError
+from iii_state.adapters.bridge.events import read_event
 from iii_state.adapters.bridge.remote.queues import MAX_SHOWN
 from iii_state.client.about import About
 from iii_state.client.client import Client
@@ -353,3 +354,16 @@ async def test_a_trigger_that_is_registered_while_the_remote_is_away_is_register
 
 async def _has_triggers(state: State) -> bool:
     return bool((await state("iii-state::triggers"))["triggers"])
+
+
+def test_an_event_has_the_cause_that_its_payload_tells_where_the_id_does_not() -> None:
+    """Behind a stock engine that hands no metadata on, say; what is not known here is none."""
+    event = b'{"type":"state","event_type":"state:deleted","scope":"s","key":"k","old_value":1,"new_value":null%b}'
+    told = {
+        b"": None,
+        b',"cause":"expired"': "expired",
+        b',"cause":"foreign"': "foreign",
+        b',"cause":"x"': None,
+        b',"cause":7': None,
+    }
+    assert {text: read_event(event % text, "id-1").cause for text in told} == told

@@ -16,6 +16,7 @@ from iii_state import values
 from iii_state.adapters.base import Updated
 from iii_state.adapters.redis import RedisAdapter
 from iii_state.adapters.redis.connection.address import Address
+from iii_state.adapters.redis.connection.call import SessionCommand
 from iii_state.adapters.redis.connection.socket import open_server
 from iii_state.adapters.redis.scripts.loader import names
 from iii_state.adapters.redis.scripts.packing import pack
@@ -400,3 +401,16 @@ async def test_what_was_sent_before_the_engine_stopped_is_not_said_to_have_chang
         await asyncio.wait([written, read])
     assert type(written.exception()) is OutcomeUnknown
     assert type(read.exception()) is StoreError
+
+
+async def test_a_connection_that_breaks_while_its_session_is_refreshed_is_replaced_at_once(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("iii_state.adapters.redis.connection.connection.SESSION_SECONDS", 0.25)
+    async with adapter_on(proxy.url, call_timeout_ms=600_000) as adapter:
+        in_flight = adapter._shared.connection._pipeline._in_flight
+        proxy.loses_replies = True
+        await until(lambda: any(isinstance(call, SessionCommand) for call in in_flight))
+        proxy.loses_replies = False
+        proxy.cut_all()
+        assert await answer_of(adapter.values.set("s", "k", b"1")) is None

@@ -43,10 +43,21 @@ class SentinelProcess:
         primary: the port.
         others: ports and ids of the other Sentinels, so that they need not find one another first.
         lines: more of its configuration.
+        executable: the server to run; `default_binary` unless given.
     """
 
-    def __init__(self, port: int, own_id: str, primary: int, others: dict[int, str], *lines: str, down_after_ms: int) -> None:
+    def __init__(
+        self,
+        port: int,
+        own_id: str,
+        primary: int,
+        others: dict[int, str],
+        *lines: str,
+        down_after_ms: int,
+        executable: str | None = None,
+    ) -> None:
         self.port = port
+        self._executable = executable or default_binary()
         self._folder = Path(tempfile.mkdtemp(prefix="iii-sentinel-"))
         settings = [
             f"port {port}",
@@ -67,7 +78,7 @@ class SentinelProcess:
 
     def start(self) -> None:
         """Start it, on what it knew."""
-        command = [default_binary(), str(self._folder / "sentinel.conf"), "--sentinel"]
+        command = [self._executable, str(self._folder / "sentinel.conf"), "--sentinel"]
         with (self._folder / "log").open("ab") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         wait_until(self._answers, lambda: f"no Sentinel on port {self.port}: {(self._folder / 'log').read_text()}")
@@ -120,7 +131,6 @@ class SentinelGroup:
         primary: RedisServer | None = None,
         front: int = 0,
     ) -> None:
-        options = ("--repl-diskless-sync-delay", "0", *options)
         first = primary or RedisServer(*options)
         self.servers = [first]
         stack.callback(first.close)

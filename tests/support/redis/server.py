@@ -110,7 +110,7 @@ class RedisServer:
                 "--unixsocket",
                 self.socket,
             ]
-            self._command += ["--dir", self._folder, "--save", ""]
+            self._command += ["--dir", self._folder, "--save", "", "--repl-diskless-sync-delay", "0"]
         self._command += options
         self._environment = {**os.environ, **(environment or {})}
         self.client: Any = redis.Redis(host=host, port=self.port, protocol=2, socket_timeout=10)

@@ -82,7 +82,7 @@ class Arena:
 @asynccontextmanager
 async def arena(*options: str) -> AsyncIterator[Arena]:
     with ExitStack() as stack:
-        first = await asyncio.to_thread(RedisServer, "--repl-diskless-sync-delay", "0", *options)
+        first = await asyncio.to_thread(RedisServer, *options)
         async with proxy_to(first.port) as front:
             # The proxy runs in this loop.
             group = await asyncio.to_thread(SentinelGroup, stack, *options, primary=first, front=front.port)
