@@ -51,7 +51,11 @@ def test_every_key() -> None:
     ("given", "message"),
     [
         ({"trigers_enabled": True}, "unknown key trigers_enabled; did you mean triggers_enabled?"),
-        ({"zzz": 1}, "unknown key zzz; known here: adapter, dispatch, max_value_bytes, save_interval_ms, server, triggers_enabled"),
+        (
+            {"zzz": 1},
+            "unknown key zzz; known here: adapter, dispatch, log_level, max_value_bytes, save_interval_ms, server, "
+            "triggers_enabled",
+        ),
         ({"adapter": {"name": "redys"}}, "adapter.name has to be one of kv, redis, bridge, not 'redys'; did you mean redis?"),
         (
             {"adapter": {"name": "kv", "config": {"file": "x"}}},

@@ -102,7 +102,7 @@ async def test_others_who_write_within_the_same_trace_are_no_loop(port: Port) ->
         most = max(most, hops(call))
         await writer.call("state::set", {**AT, "value": number}, traceparent=child(TRACE))
         await worker.answer(call)
-    assert most <= HOPS_IN_ONE_TRACE + 1
+    assert most <= 9  # and not a hundred
     await worker.answer(await next_call(worker))
     await port.disconnect()
 
