@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from iii_state.access import Access
+from iii_state.access import LISTENERS, Access
 from iii_state.engine.functions.registry import FunctionRegistry
 from iii_state.engine.ledger import Ledger
 from iii_state.engine.triggers.binding import Binding, TriggerOwner, TriggerType
@@ -38,6 +38,8 @@ class TriggerRegistry:
         """The same, by their owners and the ids that these have given."""
         self._refused: dict[tuple[TriggerOwner, str], Binding] = {}
         """Those that were refused, by the same, where an earlier one of the id was not: what waits for that can still be ended."""
+        self._listening: dict[tuple[str, str], list[Binding]] = {}
+        """Those of workers whose functions are listeners, by namespace and function id."""
         self._steps = Steps()
 
     def __iter__(self) -> Iterator[Binding]:
@@ -187,10 +189,22 @@ class TriggerRegistry:
             trigger.trigger_type,
             trigger.function_id,
             trigger.config,
-            is_own=self._functions.is_served_only_by(trigger.namespace, trigger.function_id, access.name),
+            is_own=self._is_own(trigger, access.name),
             is_built_in=served is not None and served.owner is None,
             reads_scope_prefix=served is not None and served.reads_scope_prefix,
         )
+
+    def _is_own(self, trigger: Trigger, name: str) -> bool:
+        """Whether nobody serves the function but a token's connections; a listener is registered only while it can take events."""
+        if trigger.function_id.startswith(LISTENERS) and self._functions.get(trigger.namespace, trigger.function_id) is None:
+            return True
+        return self._functions.is_served_only_by(trigger.namespace, trigger.function_id, name)
+
+    def drop_strangers(self, namespace: str, function_id: str, name: str | None) -> None:
+        """A listener is served from now on by a token's connections: triggers of limited tokens with another name are let go."""
+        for binding in list(self._listening.get((namespace, function_id), ())):
+            if binding.by.identity is not None and binding.by.access is not None and binding.by.identity.name != name:
+                self._let_go_of(binding, binding.by.access.refusal(f"have {function_id} called, which another serves"))
 
     def may_see(self, binding: Binding, access: Access) -> bool:
         """Whether somebody may know of a trigger: it is of the same token's name, or could be."""
@@ -218,9 +232,12 @@ class TriggerRegistry:
                 self._check(binding.trigger, by.access, binding.type)
             binding.by = by
         except FunctionError as error:
-            log.warning("trigger %s for %s is let go: %s", binding.known_as, binding.trigger.function_id, error.message)
-            self._unbind(binding, disconnected=True)
-            binding.tell_owner(error)
+            self._let_go_of(binding, error)
+
+    def _let_go_of(self, binding: Binding, error: FunctionError) -> None:
+        log.warning("trigger %s for %s is let go: %s", binding.known_as, binding.trigger.function_id, error.message)
+        self._unbind(binding, disconnected=True)
+        binding.tell_owner(error)
 
     def of(self, owner: TriggerOwner) -> list[Binding]:
         """The triggers of an owner."""
@@ -296,6 +313,9 @@ class TriggerRegistry:
     def _keep(self, binding: Binding) -> None:
         if (before := self._bindings.get(binding.trigger.id)) is not None:
             self._count(before, self._ledger.remove)
+            self._listen_no_more(before)
+        if binding.by.worker_id and binding.trigger.function_id.startswith(LISTENERS):
+            self._listening.setdefault((binding.trigger.namespace, binding.trigger.function_id), []).append(binding)
         self._bindings[binding.trigger.id] = binding
         self._owned[binding.owner, binding.known_as] = binding
         self._count(binding, self._ledger.add)
@@ -306,7 +326,14 @@ class TriggerRegistry:
         del self._bindings[binding.trigger.id]
         del self._owned[binding.owner, binding.known_as]
         self._count(binding, self._ledger.remove)
+        self._listen_no_more(binding)
         return True
+
+    def _listen_no_more(self, binding: Binding) -> None:
+        place = (binding.trigger.namespace, binding.trigger.function_id)
+        listening = [known for known in self._listening.pop(place, ()) if known is not binding]
+        if listening:
+            self._listening[place] = listening
 
     def _take_refused(self, owner: TriggerOwner, trigger_id: str) -> Binding | None:
         refused = self._refused.pop((owner, trigger_id), None)

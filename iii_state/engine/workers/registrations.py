@@ -94,6 +94,7 @@ class Registrations:
             self._served[message.id] = function
             self._count(("function", message.id), _size(message.id, details))
         function.describe(details, self._worker)
+        self._drop_strangers(message.id)
         if owner is not None:
             self._reject(message.id, owner)
             return
@@ -135,6 +136,11 @@ class Registrations:
         ):
             return access.refusal(f"register {function_id}, which another has")
         return None
+
+    def _drop_strangers(self, function_id: str) -> None:
+        if function_id.startswith(LISTENERS):
+            identity = self._worker.identity
+            self._triggers.drop_strangers(self._worker.namespace, function_id, None if identity is None else identity.name)
 
     def _has_room(self, name: str, size: int) -> bool:
         """Whether the worker may register one more function or trigger type; it is told if not."""
@@ -367,6 +373,7 @@ class Registrations:
             function, owner = self._functions.add_executor(namespace, function_id, self._worker)
             self._served[function_id] = function
             function.describe(details, self._worker)
+            self._drop_strangers(function_id)
             if owner is not None:
                 self._reject(function_id, owner)
         for name, (offered, follows_owner) in list(self._types.items()):
