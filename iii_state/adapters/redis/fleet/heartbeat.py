@@ -15,7 +15,7 @@ from iii_state.tasks.signal import Signal
 
 logger = logging.getLogger(__name__)
 
-FEATURES = b"origins"
+FEATURES = b"lineages"
 """What this version reads of a queue's entries and 0.2.0 does not."""
 
 LEASE = 0.9
