@@ -2,8 +2,8 @@
 
 A handler that writes what it watches is called by its own write, for ever; so are two that feed each other over two keys. iii
 allows that, and so it goes on. How many deliveries have led to a write, one behind the other, its event says (`lineages.py`). Where
-the worker's SDK does not carry that along, a worker that writes the very key whose event it is handling, again and again, may be such
-a loop, too: of that there is a warning, and nothing else follows from it.
+the worker's SDK does not carry that along, a worker that writes the very key whose event it is handling, again and again, may be
+such a loop, too: of that there is a warning, and nothing else follows from it.
 """
 
 from __future__ import annotations
