@@ -112,9 +112,12 @@ class Host(Protocol):
         handler: Handler,
         *,
         description: str | None = None,
-        metadata: bytes | None = None,
+        metadata: Callable[[], bytes] | None = None,
     ) -> None:
-        """Register a built-in function in the namespace `default`; workers cannot take its id."""
+        """Register a built-in function in the namespace `default`; workers cannot take its id.
+
+        `metadata` gives its metadata as it is now.
+        """
         ...
 
     def register_trigger_type(

@@ -102,7 +102,7 @@ class FunctionRegistry:
         return False
 
     def add_builtin(
-        self, function_id: str, handler: Handler, description: str | None, metadata: bytes | None, provider: str
+        self, function_id: str, handler: Handler, description: str | None, metadata: Callable[[], bytes] | None, provider: str
     ) -> Function:
         """Serve a function in the engine itself. Raises `ValueError` if it is built in already.
 
@@ -116,7 +116,7 @@ class FunctionRegistry:
             raise ValueError(f"function {function_id} is already built in")
         function.handler = handler
         function.provider = provider
-        function.describe(Details(description, metadata))
+        function.describe(Details(description, metadata_now=metadata))
         if not known:
             self._changed(function)
         return function
