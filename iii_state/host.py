@@ -112,9 +112,12 @@ class Host(Protocol):
         handler: Handler,
         *,
         description: str | None = None,
-        metadata: bytes | None = None,
+        metadata: Callable[[], bytes] | None = None,
     ) -> None:
-        """Register a built-in function in the namespace `default`; workers cannot take its id."""
+        """Register a built-in function in the namespace `default`; workers cannot take its id.
+
+        `metadata` gives its metadata as it is now.
+        """
         ...
 
     def register_trigger_type(
@@ -139,7 +142,7 @@ class Host(Protocol):
     ) -> Result[bytes | None]:
         """Call any function of the engine, a worker's too, by `runner` where that was picked. Cancelling the Future gives it up.
 
-        `trace` is what the call is made within (`origins.within`): a handler's own calls carry it on.
+        `trace` is what the call is made within (`lineages.within`): a handler's own calls carry it on.
 
         Raises `NotCarriedOut` where it was not begun (code `payload_too_large` when its worker cannot receive it), `WorkerLost`
         when its worker goes away in mid-call, and `FunctionError` for whatever the function raised or a `TIMEOUT` of the engine's.

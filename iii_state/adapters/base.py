@@ -41,6 +41,17 @@ class Updated(NamedTuple):
     errors: list[OpError]
 
 
+class Entries(NamedTuple):
+    """What a scope held at one moment: keys and stored texts, in the adapter's own order.
+
+    `deadlines` are those of the rows that have one, in the milliseconds of `Values.now`; `now` is what that was at the reading.
+    """
+
+    rows: list[tuple[str, bytes]]
+    deadlines: dict[str, int]
+    now: int
+
+
 class Values(Protocol):
     """Values at a scope and a key. They are stored texts (`iii_state.values`), in and out."""
 
@@ -74,8 +85,12 @@ class Values(Protocol):
         """The stored texts of a scope, in the adapter's own order."""
         ...
 
-    def entries(self, scope: str) -> Result[list[tuple[str, bytes]]]:
-        """Keys and stored texts of a scope, in the adapter's own order."""
+    def entries(self, scope: str) -> Result[Entries]:
+        """Keys and stored texts of a scope, and until when they are there."""
+        ...
+
+    def now(self) -> Result[int]:
+        """The time that the deadlines of `entries` are told in: milliseconds since any moment, which stays the same one."""
         ...
 
     def keys(self, scope: str) -> Result[list[str]]:

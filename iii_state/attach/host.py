@@ -28,7 +28,7 @@ MAX_VALUE_DEPTH = 127
 class _Function(msgspec.Struct, frozen=True):
     handler: Handler
     description: str | None
-    metadata: bytes | None
+    metadata: Callable[[], bytes] | None
 
 
 class _Worker(msgspec.Struct, frozen=True):
@@ -55,6 +55,8 @@ class AttachedHost:
         self.availability = Availability()
         self.prefix = prefix
         self._store = store
+        self._told_store: str | None = None
+        """What the engine was told of it."""
         self._client: Client | None = None
         self._functions: dict[str, _Function] = {}
         self._types: dict[str, _Type] = {}
@@ -87,7 +89,12 @@ class AttachedHost:
     # --- for the module
 
     def register_function(
-        self, function_id: str, handler: Handler, *, description: str | None = None, metadata: bytes | None = None
+        self,
+        function_id: str,
+        handler: Handler,
+        *,
+        description: str | None = None,
+        metadata: Callable[[], bytes] | None = None,
     ) -> None:
         self._functions[self.name_of(function_id)] = _Function(self._serving(function_id, handler), description, metadata)
 
@@ -232,18 +239,21 @@ class AttachedHost:
     def register_functions(self, function_ids: Iterable[str]) -> None:
         """Register functions with the engine, once more where it had forgotten them."""
         assert self._client is not None
+        self._told_store = self._store()
         for function_id in function_ids:
             function = self._functions[function_id]
             metadata = self._about(function.metadata)
             self._client.serving.register_function(function_id, function.handler, function.description, metadata)
 
-    def _about(self, metadata: bytes | None) -> bytes:
-        """A function's metadata with the store's id as it is now: a bridge learns it when it is connected."""
-        told = values.decode(metadata or b"{}")
-        about = told.setdefault("iii_state", {})
-        about["store"] = self._store()
-        if "retry_safe" in about:
-            about["retry_safe"] = about["store"] is not None
+    def renew_about(self) -> None:
+        """Tell it anew where the store is another one by now: it was emptied, or a bridge has just learned which it is."""
+        if self._client is not None and self._told_store != self._store():
+            self.register_functions(self._functions)
+
+    def _about(self, metadata: Callable[[], bytes] | None) -> bytes:
+        """A function's metadata with the store's id as it is now."""
+        told = values.decode(b"{}" if metadata is None else metadata())
+        told.setdefault("iii_state", {})["store"] = self._told_store
         return values.encode(told)
 
     def retire(self) -> None:

@@ -155,6 +155,7 @@ class Leadership:
             logger.warning("another worker of the same store serves %s::* at %s; this one steps down", prefix, self._url)
             client.connection.close()  # with the connection everything goes that an engine keeps of a worker
             return
+        self._host.renew_about()
         if thoroughly:
             await self._review(client)
 

@@ -216,8 +216,10 @@ def function_row(function: Function) -> dict[str, Any]:
     row: dict[str, Any] = {"function_id": function.id, "namespace": function.namespace, "worker_name": function.server_name}
     if function.details.description is not None:
         row["description"] = function.details.description
-    if function.details.metadata is not None:
-        row["metadata"] = Raw(bytes(function.details.metadata))
+    details = function.details
+    metadata = details.metadata if details.metadata_now is None else details.metadata_now()
+    if metadata is not None:
+        row["metadata"] = Raw(bytes(metadata))
     return row
 
 

@@ -93,7 +93,12 @@ class ModuleHost:
         self._unwatch: list[Callable[[], None]] = []
 
     def register_function(
-        self, function_id: str, handler: Handler, *, description: str | None = None, metadata: bytes | None = None
+        self,
+        function_id: str,
+        handler: Handler,
+        *,
+        description: str | None = None,
+        metadata: Callable[[], bytes] | None = None,
     ) -> None:
         self._registered.append(self._functions.add_builtin(function_id, handler, description, metadata, self._name))
 

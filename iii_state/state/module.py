@@ -75,13 +75,17 @@ class StateModule:
             raise
 
     def _register_with(self, host: Host) -> None:
-        about = {"retry_safe": self.adapter.store is not None, "store": self.adapter.store}
         groups: tuple[FunctionGroup, ...] = (self._functions, PeerFunctions(self.adapter), AdminFunctions(self.adapter.admin))
         for function_id, handler, description in (function for group in groups for function in group):
-            metadata = values.encode({"iii_state": about}) if function_id == "state::set" else None
+            metadata = self._about if function_id == "state::set" else None
             host.register_function(function_id, handler, description=description, metadata=metadata)
         host.watch_workers(self._snapshots.end)
         host.register_trigger_type("state", self.triggers, description="State trigger: a function runs after every change")
+
+    def _about(self) -> bytes:
+        """Which store this is, as it is now: one that has been emptied is another one."""
+        store = self.adapter.store
+        return values.encode({"iii_state": {"retry_safe": store is not None, "store": store}})
 
     async def stop(self) -> None:
         """Let running handlers finish (bounded), give the rest back, and close the store. It happens once (`closing.Stopping`)."""

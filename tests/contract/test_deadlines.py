@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from iii_state import values
 from iii_state.errors import FunctionError, StoreError
 from iii_state.events import Delivery, QueueLimits
 from iii_state.sessions import Request
+from iii_state.state.functions.requests import EntriesRequest
+from iii_state.state.functions.snapshots import Snapshots
+from iii_state.tasks.results import result_of
 from tests.support.stores import ALL, LIMIT, Store, drain, opened, plan, seen, stored
 
 LONG = 3_600_000
 INCREMENT = plan({"type": "increment", "path": "n", "by": 1})
+WITHOUT_DEADLINE = {f"always{number}" for number in range(0, 8, 2)}
 DELETED = ("deleted", "s", "k", b"1", None)
 
 
@@ -65,6 +71,44 @@ async def test_what_is_over_is_not_seen_by_anything(store: Store) -> None:
     assert (await store.update("s", "c", INCREMENT, LIMIT)).old is None
     assert await store.delete("s", "d") is None
     assert sorted(await store.entries("s")) == [("always", b"1"), ("b", b"2"), ("c", stored({"n": 1}))]
+
+
+async def test_a_page_leaves_out_what_has_gone_since_its_snapshot_was_read(store: Store, kind: str) -> None:
+    """By the store's clock, and through a bridge, too, whose engine keeps a snapshot of its own."""
+    snapshots = Snapshots(store.adapter)
+
+    async def page(limit: int, cursor: str | None = None) -> dict[str, Any]:
+        request = EntriesRequest("s", cursor, limit, _iii_state_deadlines=True)
+        found: dict[str, Any] = values.decode(await asyncio.wait_for(result_of(snapshots.page(request, "w")), 10))
+        return found
+
+    has_own_clock = kind.startswith("kv")
+    ttl_ms = LONG if has_own_clock else 2000
+    for number in range(8):
+        await store.set("s", f"always{number}", b"1", ttl_ms=2 * LONG if number % 2 else None)
+    await store.set("s", "large", b'"%b"' % (b"x" * 3_000), ttl_ms=ttl_ms)
+    for number in range(8):
+        await store.set("s", f"k{number}", b"1", ttl_ms=ttl_ms)
+    pages = [await page(3)]
+    handed_out = {key for key, _ in pages[0]["entries"]}
+    assert (pages[0]["offset"], pages[0]["total"], len(handed_out)) == (0, 17, 3)
+    assert set(pages[0]["ttl_ms"]) == handed_out - WITHOUT_DEADLINE
+    assert all(0 < ttl <= (2 * LONG if "always" in key else ttl_ms) for key, ttl in pages[0]["ttl_ms"].items())
+    for number in range(8):
+        await store.delete("s", f"always{number}")
+    if has_own_clock:
+        store.elapse(LONG)
+    async with asyncio.timeout(10):
+        while await store.get("s", "k7") is not None:
+            await asyncio.sleep(0.002)
+    while not pages[-1]["done"]:
+        pages.append(await page(3, pages[-1]["next_cursor"]))
+    later = [key for page in pages[1:] for key, _ in page["entries"]]
+    assert sorted(later) == sorted({f"always{number}" for number in range(8)} - handed_out)
+    assert all(page["total"] == 17 for page in pages)
+    for before, after in pairwise(pages):
+        assert before["offset"] + len(before["entries"]) <= after["offset"]
+    assert pages[-1]["offset"] + len(pages[-1]["entries"]) <= 17
 
 
 async def test_a_large_scope_is_listed_without_what_is_over(store: Store) -> None:

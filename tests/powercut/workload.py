@@ -128,7 +128,7 @@ class Workload:
         """Go on from what the store holds."""
         adapter = self._adapter
         for scope in adapter.values.scopes():
-            self._now.update({(scope, key): values.decode(text) for key, text in adapter.values.entries(scope)})
+            self._now.update({(scope, key): values.decode(text) for key, text in adapter.values.entries(scope).rows})
         for slot in range(SLOTS):
             self._seqs[slot] = self._now.get(("sessions", str(slot)), {"seq": 0})["seq"]
         for subscription in BOTH.values():

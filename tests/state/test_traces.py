@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 
 from iii_state import Engine, Event, State
-from iii_state.origins import HOPS_IN_ONE_TRACE
+from iii_state.lineages import HOPS_IN_ONE_TRACE
 from tests.support.engines.raw_worker import Frame, Port, RawWorker
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"

@@ -56,6 +56,10 @@ class Store:
             await asyncio.wait_for(answer, 10)
         self.adapter.queues.offer(subscription.id, True)
 
+    async def entries(self, scope: str) -> list[tuple[str, bytes]]:
+        """Keys and stored texts of a scope."""
+        return (await asyncio.wait_for(result_of(self.adapter.values.entries(scope)), 10)).rows
+
     def replaced(self, old: bytes | None) -> bytes | None:
         """What `set` and `update` answer for a value that was replaced: a remote engine does not tell a stored null from none."""
         return None if self.is_remote and old == b"null" else old

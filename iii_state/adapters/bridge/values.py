@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 from iii_state import values
-from iii_state.adapters.base import Updated
+from iii_state.adapters.base import Entries, Updated
 from iii_state.adapters.bridge.remote import results
 from iii_state.adapters.bridge.remote.calls import RemoteFunction
 from iii_state.adapters.bridge.remote.remote import Remote
@@ -22,7 +23,7 @@ MAX_READINGS = 10
 DEADLINES = "deadlines: ttl_ms would be ignored"
 """What a stock engine has not: one that would be ignored is worse than one that is refused."""
 
-PAGE = b',"limit":1000,"max_bytes":8000000'
+PAGE = b',"limit":1000,"max_bytes":8000000,"_iii_state_deadlines":true'
 
 
 class BridgeValues:
@@ -77,8 +78,12 @@ class BridgeValues:
     def keys(self, scope: str) -> Result[list[str]]:
         return self._tasks.call(self._keys_of(scope))
 
-    def entries(self, scope: str) -> Result[list[tuple[str, bytes]]]:
+    def entries(self, scope: str) -> Result[Entries]:
         return self._tasks.call(self._entries_of(scope))
+
+    def now(self) -> int:
+        """By this engine's clock: the remote tells how long its values have left."""
+        return time.monotonic_ns() // 1_000_000
 
     # -- by functions that older engines do not have
 
@@ -86,7 +91,7 @@ class BridgeValues:
         keys: list[str] = await self._newer(self._list_keys, b'{"scope":%b' % values.encode_string(scope))
         return keys
 
-    async def _entries_of(self, scope: str) -> list[tuple[str, bytes]]:
+    async def _entries_of(self, scope: str) -> Entries:
         """The pages of one snapshot. A cursor ends with its connection: where that breaks, the scope is read from its beginning."""
         for _ in range(MAX_READINGS):
             try:
@@ -98,20 +103,24 @@ class BridgeValues:
             f"the connection to {self._url} broke {MAX_READINGS} times while the scope was read in pages: nothing was read"
         )
 
-    async def _pages(self, scope: str) -> list[tuple[str, bytes]]:
+    async def _pages(self, scope: str) -> Entries:
         name = values.encode_string(scope)
         found: list[tuple[str, bytes]] = []
+        deadlines: dict[str, int] = {}
         cursor = b""
         while True:
+            asked_at = self.now()
             try:
                 page: results.Page = await self._newer(self._list_entries, b'{"scope":%b%b%b' % (name, PAGE, cursor))
             except FunctionError as error:
                 if error.code != Code.ROW_TOO_LARGE:
                     raise
-                return [*found, *await self._large_entries(scope, dict(found))]
+                return Entries([*found, *await self._large_entries(scope, dict(found))], deadlines, self.now())
             found.extend((key, results.stored(text)) for key, text in page.entries)
+            # From when it was asked, and a millisecond less: what is over at the remote must not be seen here for a moment longer.
+            deadlines.update((key, asked_at + ttl_ms - 1) for key, ttl_ms in page.ttl_ms.items())
             if page.next_cursor is None:
-                return found
+                return Entries(found, deadlines, self.now())
             cursor = b',"cursor":%b' % values.encode_string(page.next_cursor)
 
     async def _large_entries(self, scope: str, known: dict[str, bytes]) -> list[tuple[str, bytes]]:

@@ -46,6 +46,10 @@ class KvDeadlines:
         deadlines = self._of.get(scope)
         return None if deadlines is None else deadlines.get(key)
 
+    def of_scope(self, scope: str) -> dict[str, int]:
+        """Key → deadline of the committed values of a scope that have one."""
+        return dict(self._of.get(scope, ()))
+
     def over(self, scope: str) -> set[str]:
         """The keys of a scope whose committed values are over."""
         deadlines = self._of.get(scope)

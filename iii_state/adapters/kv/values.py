@@ -7,8 +7,8 @@ import secrets
 from collections.abc import Callable
 from typing import TypeVar
 
-from iii_state import origins, values
-from iii_state.adapters.base import Updated
+from iii_state import lineages, values
+from iii_state.adapters.base import Entries, Updated
 from iii_state.adapters.kv.deadlines import KvDeadlines
 from iii_state.adapters.kv.journal.changes import Changes
 from iii_state.adapters.kv.journal.commits import Commits
@@ -81,10 +81,15 @@ class KvValues:
         over = self._deadlines.over(scope)
         return [text for key, text in held.items() if key not in over] if over else list(held.values())
 
-    def entries(self, scope: str) -> list[tuple[str, bytes]]:
-        pairs = list(self._held.get(scope, {}).items())
-        over = self._deadlines.over(scope)
-        return [pair for pair in pairs if pair[0] not in over] if over else pairs
+    def entries(self, scope: str) -> Entries:
+        rows = list(self._held.get(scope, {}).items())
+        deadlines, now = self._deadlines.of_scope(scope), self._deadlines.now()
+        if deadlines:
+            rows = [(key, text) for key, text in rows if deadlines.get(key, now + 1) > now]
+        return Entries(rows, deadlines, now)
+
+    def now(self) -> int:
+        return self._deadlines.now()
 
     def keys(self, scope: str) -> list[str]:
         over = self._deadlines.over(scope)
@@ -155,8 +160,8 @@ class KvValues:
         if queues:
             kind: EventType = "state:deleted" if new is None else "state:created" if old is None else "state:updated"
             self._writes += 1
-            origin = None if cause is not None else origins.current()
-            event = Change(write_id_of(f"{self._epoch}-{self._writes}", cause), scope, key, kind, old, new, cause, origin)
+            lineage = None if cause is not None else lineages.current()
+            event = Change(write_id_of(f"{self._epoch}-{self._writes}", cause), scope, key, kind, old, new, cause, lineage)
             for queue in queues:
                 refuse_overflow(queue, event)
         changes_deadline = deadline is not None or (self._watched and self._deadline(scope, key) is not None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Callable
 from typing import cast
 
@@ -38,6 +37,7 @@ from iii_state.adapters.redis.mutations.wake_ups import WakeUps
 from iii_state.adapters.redis.queues import RedisQueues
 from iii_state.adapters.redis.sessions import RedisSessions
 from iii_state.adapters.redis.shared import Shared
+from iii_state.adapters.redis.store_id import StoreId
 from iii_state.adapters.redis.succession import RedisSuccession
 from iii_state.adapters.redis.values import RedisValues
 from iii_state.config import RedisSettings
@@ -59,7 +59,6 @@ class RedisAdapter:
     """Values and queues on a Redis that any number of engines share."""
 
     def __init__(self, settings: RedisSettings, *, limits: QueueLimits | None = None) -> None:
-        self.store: str | None = None
         self._settings = settings
         self._has_started = False
         self._stopping = Stopping(self._stop)
@@ -79,8 +78,8 @@ class RedisAdapter:
         self._heartbeat = Heartbeat(shared, settings.heartbeat_ttl_ms, settings.foreign_writes)
         self._takeover = Takeover(shared, self._notifications, settings.heartbeat_ttl_ms)
         self._retention = Retention(shared)
-        self._subscriptions = Subscriptions(shared, self._retention)
         aside = Aside(shared)
+        self._subscriptions = Subscriptions(shared, self._retention, aside)
         self._mending = Mending(shared, aside)
         shared_keys = SharedKeys(shared, self._takeover, aside)
         self._checking = Checking(shared, self._subscriptions, self._takeover, shared_keys, self._mending, aside)
@@ -92,6 +91,11 @@ class RedisAdapter:
         self.succession = RedisSuccession(shared)
         self._heartbeat.is_sure_again.connect(shared.wake_ups.wake_all)
         self._heartbeat.began_afresh.connect(self.queues.forget_all, lambda: shared.maintenance.plan(0))
+
+    @property
+    def store(self) -> str | None:
+        """The id of what is stored there: another one when the database has been emptied."""
+        return self._shared.store.id
 
     def route(self, visited: list[str]) -> list[str]:
         """What stores itself adds no bridge."""
@@ -110,10 +114,10 @@ class RedisAdapter:
             held = await connection.send(b"GET", shared.keys.format)
             if held is not None:
                 refuse_newer(connection.address, held)
-            await connection.send(b"SET", shared.keys.store, secrets.token_hex(8).encode(), b"NX")
-            self.store = store = (await connection.send(b"GET", shared.keys.store)).decode("utf-8", "replace")
+            await shared.store.read()
             await self._heartbeat.join()
             await shared.fanout.read()
+            await shared.store.read()  # again, with what the routes begin with from now on
         except BaseException:
             await connection.stop()
             raise
@@ -130,7 +134,7 @@ class RedisAdapter:
         duties = (self._subscriptions.host_again, self.queues.start_due_attempts, retention.end_orphans, self.queues.recover)
         shared.maintenance.start(*duties, retention.drop_old_dead_letters, swept=shared.wake_ups.sweep)
         self._scopes.start()
-        self._checking.start(store)
+        self._checking.start()
         if self._foreign_writes is not None:
             self._foreign_writes.start()
 
@@ -219,12 +223,14 @@ def _shared(settings: RedisSettings, limits: QueueLimits) -> Shared:
     pubsub = PubSub(connection.primary.open, silence_seconds=settings.call_timeout_ms / 1000)
     connection.primary.moved.connect(pubsub.hurry)
     engine, wake_ups = EngineIdentity(), WakeUps(keys, connection.session)
+    fanout = Fanout(keys, connection, engine, wake_ups, limits)
     return Shared(
         keys=keys,
         connection=connection,
         pubsub=pubsub,
         engine=engine,
-        fanout=Fanout(keys, connection, engine, wake_ups, limits),
+        store=StoreId(keys, connection),
+        fanout=fanout,
         wake_ups=wake_ups,
         maintenance=Maintenance(),
         background=Background(),

@@ -23,6 +23,8 @@ class RedisSessions:
     def __init__(self, shared: Shared) -> None:
         self._keys = shared.keys
         self._connection = shared.connection
+        self._store = shared.store
+        self._background = shared.background
         self._kept: dict[str, float] = {}
         """Session → when it was last kept from expiring by this engine."""
 
@@ -30,7 +32,13 @@ class RedisSessions:
         """Open a session, or raise its epoch."""
         key = self._keys.session(caller_session(session))
         call = (b"1", key, b"%d" % previous_epoch, b"%d" % epoch, SESSION_MS)
-        return self._connection.run("sessions/open", call, _opened)
+        answer = self._connection.run("sessions/open", call, _opened)
+        return self._background.call(self._in_store(answer))
+
+    async def _in_store(self, answer: asyncio.Future[None]) -> None:
+        """With a session its caller is told which store it is of: the one that is there now."""
+        await answer
+        await self._store.read()
 
     def keep(self, session: str) -> None:
         """Keep a session from expiring while it is used, without a command more in each call."""

@@ -10,6 +10,7 @@ from iii_state.adapters.redis.identity import EngineIdentity
 from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.mutations.fanout import Fanout
 from iii_state.adapters.redis.mutations.wake_ups import WakeUps
+from iii_state.adapters.redis.store_id import StoreId
 from iii_state.tasks.background import Background
 from iii_state.tasks.maintenance import Maintenance
 
@@ -23,6 +24,7 @@ class Shared:
     pubsub: PubSub
     """Another connection, on which is heard what is published."""
     engine: EngineIdentity
+    store: StoreId
     fanout: Fanout
     """What mutations share, the routes among it."""
     wake_ups: WakeUps

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import TypeVar
 
-from iii_state.adapters.base import Updated
+from iii_state.adapters.base import Entries, Updated
 from iii_state.adapters.redis.connection.call import RedisCall, Reply
 from iii_state.adapters.redis.fleet.retention import HOLD_SECONDS
 from iii_state.adapters.redis.keyspace.scopes import Scopes
@@ -21,7 +21,7 @@ from iii_state.adapters.redis.sessions import RedisSessions
 from iii_state.adapters.redis.shared import Shared
 from iii_state.errors import StoreError
 from iii_state.sessions import Request
-from iii_state.tasks.results import Result, then
+from iii_state.tasks.results import Result, result_of
 from iii_state.values.ops import Plan
 
 T = TypeVar("T")
@@ -98,11 +98,15 @@ class RedisValues:
 
     def texts(self, scope: str) -> Result[list[bytes]]:
         """The stored texts of a scope."""
-        return then(self.entries(scope), lambda entries: [text for _, text in entries])
+        return self._background.call(self._texts(scope))
 
-    def entries(self, scope: str) -> Result[list[tuple[str, bytes]]]:
-        """Keys and stored texts of a scope."""
+    def entries(self, scope: str) -> Result[Entries]:
+        """Keys and stored texts of a scope, and their deadlines."""
         return self._background.call(self._entries(scope))
+
+    def now(self) -> Result[int]:
+        """The time of the fleet, in milliseconds since 1970."""
+        return self._send(b"EVALSHA", script("deadlines/now").sha1, b"1", self._keys.clock)
 
     def keys(self, scope: str) -> Result[list[str]]:
         """The keys of a scope."""
@@ -112,22 +116,30 @@ class RedisValues:
         """The scopes that have a key."""
         return self._background.call(self._scopes.all())
 
-    async def _entries(self, scope: str) -> list[tuple[str, bytes]]:
+    async def _texts(self, scope: str) -> list[bytes]:
+        return [text for _, text in _rows(scope, await self._found(scope))]
+
+    async def _entries(self, scope: str) -> Entries:
+        ends: dict[bytes, bytes] = {}
+        rows = _rows(scope, await self._found(scope, ends))
+        deadlines = {key.decode(): int(float(end)) for key, end in ends.items()}
+        return Entries(rows, deadlines, await result_of(self.now()) if deadlines else 0)
+
+    async def _found(self, scope: str, ends: dict[bytes, bytes] | None = None) -> dict[bytes, bytes]:
+        """Key → text of a scope. The deadlines of those that have one go into `ends`, where that is given."""
         names = self._names_of(scope)
-        bounds = (b"%d" % INSTANT_VALUES, b"%d" % INSTANT_BYTES)
+        with_ends = ends is not None and len(names) > 1
+        arguments = [b"%d" % INSTANT_VALUES, b"%d" % INSTANT_BYTES, *([b"1"] if with_ends else [])]
         snapshot = script("values/snapshot").sha1
-        page: list[bytes] | None = await self._send(b"EVALSHA", snapshot, b"%d" % len(names), *names, *bounds, scope=scope)
-        if page is not None:
-            found = dict(zip(page[::2], page[1::2], strict=True))
-        else:
-            found = {}
-            async for page in self._pages(names, scope):
-                found.update(zip(page[::2], page[1::2], strict=True))
-        entries = []
-        for key, text in found.items():
-            decoded = _decoded(scope, key)
-            entries.append((decoded, text if is_ours(text) else checked(scope, decoded, text)))
-        return entries
+        page: list[bytes] | None = await self._send(b"EVALSHA", snapshot, b"%d" % len(names), *names, *arguments, scope=scope)
+        pages = _only(page) if page is not None else self._pages(names, scope, with_ends=with_ends)
+        found: dict[bytes, bytes] = {}
+        width = 3 if with_ends else 2
+        async for page in pages:
+            found.update(zip(page[::width], page[1::width], strict=True))
+            if ends is not None and with_ends:
+                ends.update((key, end) for key, end in zip(page[::3], page[2::3], strict=True) if end)
+        return found
 
     async def _keys_of(self, scope: str) -> list[str]:
         names = self._names_of(scope)
@@ -143,19 +155,20 @@ class RedisValues:
         name = self._keys.values(encoded)
         return (name, self._keys.deadlines_of(encoded), self._keys.clock) if scope in self._routes.with_deadlines else (name,)
 
-    async def _pages(self, names: tuple[bytes, ...], scope: str) -> AsyncIterator[list[bytes]]:
-        """Keys and values in turn of a scope of any size; a key may come twice."""
+    async def _pages(self, names: tuple[bytes, ...], scope: str, *, with_ends: bool = False) -> AsyncIterator[list[bytes]]:
+        """Keys and values (and deadlines) in turn of a scope of any size; a key may come twice."""
         cursor, count = b"0", PAGE_VALUES
+        flag = (b"1",) if with_ends else ()
         while True:
             if len(names) == 1:
                 words: tuple[bytes, ...] = (b"HSCAN", *names, cursor, b"COUNT", b"%d" % count)
             else:
-                words = (b"EVALSHA", script("values/page").sha1, b"3", *names, cursor, b"%d" % count)
+                words = (b"EVALSHA", script("values/page").sha1, b"3", *names, cursor, b"%d" % count, *flag)
             cursor, page = await self._send(*words, scope=scope)
             yield page
             if cursor == b"0":
                 break
-            each = sum(map(len, page)) // (len(page) // 2 or 1) + 1
+            each = sum(map(len, page)) // (len(page) // (3 if with_ends else 2) or 1) + 1
             count = max(10, min(5 * PAGE_VALUES, PAGE_BYTES // each))
 
 
@@ -180,6 +193,18 @@ class Get(RedisCall[bytes | None]):
         if reply is None or is_ours(reply):
             return reply  # type: ignore[no-any-return]
         return checked(self.scope, self._key, reply)
+
+
+async def _only(page: list[bytes]) -> AsyncIterator[list[bytes]]:
+    yield page
+
+
+def _rows(scope: str, found: dict[bytes, bytes]) -> list[tuple[str, bytes]]:
+    rows = []
+    for key, text in found.items():
+        decoded = _decoded(scope, key)
+        rows.append((decoded, text if is_ours(text) else checked(scope, decoded, text)))
+    return rows
 
 
 def _decoded(scope: str, key: bytes) -> str:

@@ -101,6 +101,8 @@ class Details(msgspec.Struct, frozen=True):
     metadata: Json | None = None
     request_format: Json | None = None
     response_format: Json | None = None
+    metadata_now: Callable[[], bytes] | None = None
+    """Of a built-in function: its metadata, asked for each time."""
 
 
 class Function:

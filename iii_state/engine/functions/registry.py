@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator
 
-from iii_state import origins
+from iii_state import lineages
 from iii_state.engine.functions.function import Details, Executor, Function, Invocation
 from iii_state.errors import Code, FunctionError, NotCarriedOut
 from iii_state.host import DEFAULT_NAMESPACE, Handler
@@ -63,7 +63,7 @@ class FunctionRegistry:
         try:
             if function.handler is not None:
                 if call.trace:
-                    return origins.inside(call.trace, function.handler, call.data, call.caller)
+                    return lineages.inside(call.trace, function.handler, call.data, call.caller)
                 return function.handler(call.data, call.caller)
             return (executor or function.pick(self.first_wins)).execute(function, call)
         except Exception:
@@ -102,7 +102,7 @@ class FunctionRegistry:
         return False
 
     def add_builtin(
-        self, function_id: str, handler: Handler, description: str | None, metadata: bytes | None, provider: str
+        self, function_id: str, handler: Handler, description: str | None, metadata: Callable[[], bytes] | None, provider: str
     ) -> Function:
         """Serve a function in the engine itself. Raises `ValueError` if it is built in already.
 
@@ -116,7 +116,7 @@ class FunctionRegistry:
             raise ValueError(f"function {function_id} is already built in")
         function.handler = handler
         function.provider = provider
-        function.describe(Details(description, metadata))
+        function.describe(Details(description, metadata_now=metadata))
         if not known:
             self._changed(function)
         return function

@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec import Raw
 
-from iii_state import origins
+from iii_state import lineages
 from iii_state.engine.functions.function import Function, Invocation
 from iii_state.engine.workers.execution import Execution
 from iii_state.engine.workers.invocations import Invocations
@@ -179,7 +179,7 @@ class Worker:
             if decoded.traceparent is ABSENT and decoded.baggage is ABSENT:
                 answer = handler(decoded.data, self.caller)
             else:
-                answer = origins.inside(messages.trace_members(decoded), handler, decoded.data, self.caller)
+                answer = lineages.inside(messages.trace_members(decoded), handler, decoded.data, self.caller)
         except BaseException as error:
             self._answering.fail(invocation_id, function.id_text, contained(error))
             return

@@ -1,9 +1,9 @@
 """Handlers that lead to themselves: seen, said once a minute, and ended where there is a limit.
 
 A handler that writes what it watches is called by its own write, for ever; so are two that feed each other over two keys. iii
-allows that, and so it goes on. How many deliveries have led to a write, one behind the other, its event says (`origins`). Where the
-worker's SDK does not carry that along, a worker that writes the very key whose event it is handling, again and again, may be such a
-loop, too: of that there is a warning, and nothing else follows from it.
+allows that, and so it goes on. How many deliveries have led to a write, one behind the other, its event says (`lineages.py`). Where
+the worker's SDK does not carry that along, a worker that writes the very key whose event it is handling, again and again, may be
+such a loop, too: of that there is a warning, and nothing else follows from it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from iii_state import origins
+from iii_state import lineages
 from iii_state.errors import Code
 from iii_state.events import Change, Failure
 from iii_state.host import Caller
@@ -74,28 +74,28 @@ class Loops:
 
     def refuses(self, consumer: Consumer, event: Change) -> Failure | None:
         """Note an event that is about to be handed out; why it must not be, where it lies beyond the limit."""
-        origin = event.origin
-        if origin is None:
+        lineage = event.lineage
+        if lineage is None:
             return None
-        hops, limit = origin.hops, self._limit
+        hops, limit = lineage.hops, self._limit
         if hops >= LOOP_HOPS:
-            self._note(consumer, event, origin)
+            self._note(consumer, event, lineage)
         if limit is None or hops <= limit:
             return None
         about = f"{hops} deliveries have led to it, one behind the other; dispatch.loop_limit is {limit}"
         return Failure(Code.LOOP_LIMIT_EXCEEDED, about)
 
-    def _note(self, consumer: Consumer, event: Change, origin: origins.Origin) -> None:
+    def _note(self, consumer: Consumer, event: Change, lineage: lineages.Lineage) -> None:
         now = self._loop.time()
-        chain = self._chains.get(origin.chain)
+        chain = self._chains.get(lineage.chain)
         if chain is None or (chain.told_at is not None and now - chain.told_at >= QUIET_SECONDS):
             if chain is None and len(self._chains) >= MOST_CHAINS:
                 del self._chains[next(iter(self._chains))]
-            chain = self._chains[origin.chain] = _Chain(now)
-            self._loop.call_later(GATHER_SECONDS, self._tell, origin.chain)
+            chain = self._chains[lineage.chain] = _Chain(now)
+            self._loop.call_later(GATHER_SECONDS, self._tell, lineage.chain)
         if chain.told_at is None:
             chain.count += 1
-            chain.hops = max(chain.hops, origin.hops)
+            chain.hops = max(chain.hops, lineage.hops)
             if len(chain.places) < MOST_PLACES:
                 chain.places[Place(consumer.function[1], event.scope, event.key)] = None
                 chain.subscriptions[consumer.subscription.id] = None
@@ -126,7 +126,7 @@ class Loops:
             quiet.update(dict.fromkeys(places, now + QUIET_SECONDS))
         return is_quiet
 
-    # --- where no origin comes along
+    # --- where no lineage comes along
 
     def begin(self, attempt: Attempt) -> None:
         """A handler is called."""

@@ -88,8 +88,11 @@ class PeerFunctions:
         within("previous_epoch", request.previous_epoch, 0, request.epoch - 1)
         session = owned(request.session, None if caller.identity is None else caller.identity.name)
         answer = self._adapter.sessions.open(session, request.previous_epoch, request.epoch)
-        opened = values.encode({"session": request.session, "epoch": request.epoch, "store": self._adapter.store})
-        return then(answer, lambda _: opened)
+
+        def opened(_: None) -> bytes:
+            return values.encode({"session": request.session, "epoch": request.epoch, "store": self._adapter.store})
+
+        return then(answer, opened)
 
     def _enter_or_leave(self, request: SuccessionRequest, caller: Caller) -> Result[list[str]]:
         within("ttl_ms", request.ttl_ms, 0, MAX_STANDBY_MS)

@@ -70,3 +70,5 @@ class EntriesRequest(msgspec.Struct):
     cursor: str | None = None
     limit: int | None = None
     max_bytes: int | None = None
+    _iii_state_deadlines: bool = False
+    """Whether to tell, as `ttl_ms`, how long the entries of the page have left: for an engine with a bridge to this one."""

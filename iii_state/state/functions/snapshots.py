@@ -1,16 +1,17 @@
 """Pages over a scope as it was at one moment: `state::list_entries`.
 
 The first call reads the scope, and keeps what does not fit into its page; each cursor hands out the next page, once. What has
-been handed out is kept no longer.
+been handed out is kept no longer. What has reached its deadline meanwhile is left out of the later pages.
 """
 
 from __future__ import annotations
 
 import secrets
 from functools import partial
+from typing import NamedTuple
 
 from iii_state import values
-from iii_state.adapters.base import Adapter
+from iii_state.adapters.base import Adapter, Entries
 from iii_state.errors import Code, FunctionError
 from iii_state.state.functions.requests import EntriesRequest
 from iii_state.tasks.awake import AwakeTimer
@@ -30,8 +31,12 @@ MIN_PAGE_BYTES, MAX_PAGE_BYTES, DEFAULT_PAGE_BYTES = 256, 8_000_000, 1_000_000
 ROW_BYTES = 100
 """What a row takes besides its key and value, about."""
 
-_PAGE = b'{"entries":[%b],"next_cursor":%b,"done":%b,"offset":%d,"total":%d}'
+_PAGE = b'{"entries":[%b],"next_cursor":%b,"done":%b,"offset":%d,"total":%d%b}'
+_TTLS = b',"ttl_ms":{%b}'
 _CURSOR_BYTES = 24
+
+DEADLINE_BYTES = 100
+"""What its deadline takes, about."""
 
 Row = tuple[str, bytes]
 """A key and a stored text."""
@@ -77,10 +82,17 @@ class Snapshots:
                 raise
             return then(
                 answer,
-                lambda entries: self._first(_Snapshot(request.scope, reader, entries), limit, max_bytes),
+                lambda entries: self._first(_Snapshot(request, reader, entries), entries.now, limit, max_bytes),
                 partial(self._unread, reader),
             )
         snapshot = self._held.get(request.cursor)
+        now = self._adapter.values.now() if snapshot is not None and snapshot.deadlines else 0
+        return then(now, lambda now: self._following(request, worker_id, now, limit, max_bytes))
+
+    def _following(self, request: EntriesRequest, worker_id: str, now: int, limit: int, max_bytes: int) -> bytes:
+        """A page behind the first one, of what is there at this time."""
+        cursor = request.cursor or ""
+        snapshot = self._held.get(cursor)
         if snapshot is None or (snapshot.scope, snapshot.reader.worker_id) != (request.scope, worker_id):
             raise FunctionError(
                 Code.INVALID_CURSOR,
@@ -88,12 +100,12 @@ class Snapshots:
                 f"({self._expiry_seconds:g} s), or is of another scope, caller or connection; begin again without one",
             )
         try:
-            page = snapshot.take(limit, max_bytes)
+            page = snapshot.take(now, limit, max_bytes)
         except FunctionError:
             if max_bytes == MAX_PAGE_BYTES:
-                self._drop(request.cursor)  # no page holds what is left
+                self._drop(cursor)  # no page holds what is left
             raise
-        self._forget(request.cursor)
+        self._forget(cursor)
         return self._answer(snapshot, page)
 
     def end(self, worker_id: str) -> None:
@@ -119,9 +131,9 @@ class Snapshots:
         if not reader.open and self._readers.get(reader.worker_id) is reader:
             del self._readers[reader.worker_id]
 
-    def _first(self, snapshot: _Snapshot, limit: int, max_bytes: int) -> bytes:
+    def _first(self, snapshot: _Snapshot, now: int, limit: int, max_bytes: int) -> bytes:
         try:
-            page = snapshot.take(limit, max_bytes)
+            page = snapshot.take(now, limit, max_bytes)
             self._check_room(snapshot)
         except FunctionError:
             self._leave(snapshot.reader)
@@ -144,7 +156,7 @@ class Snapshots:
                     f"are read in pages {free} are free; try again later, or read it with state::list_keys and state::get",
                 )
 
-    def _answer(self, snapshot: _Snapshot, page: list[bytes]) -> bytes:
+    def _answer(self, snapshot: _Snapshot, page: _Page) -> bytes:
         """A page, and a cursor for what is left of the snapshot."""
         next_cursor = b"null"
         if not snapshot.rows or snapshot.reader.is_gone:
@@ -155,8 +167,8 @@ class Snapshots:
             self._held[cursor] = snapshot
             snapshot.expiry = AwakeTimer(self._expiry_seconds, lambda: self._drop(cursor))
         done = b"false" if snapshot.rows else b"true"
-        offset = snapshot.total - len(snapshot.rows) - len(page)
-        return _PAGE % (b",".join(page), next_cursor, done, offset, snapshot.total)
+        ttls = _TTLS % b",".join(page.ttls) if snapshot.tells_ttls else b""
+        return _PAGE % (b",".join(page.texts), next_cursor, done, page.offset, snapshot.total, ttls)
 
     def _drop(self, cursor: str) -> None:
         self._leave(self._forget(cursor).reader)
@@ -179,42 +191,67 @@ class _Reader:
         """Whether its connection has ended."""
 
 
+class _Page(NamedTuple):
+    """Rows that are handed out together."""
+
+    offset: int
+    """Where they begin in the snapshot, what has been left out counted."""
+    texts: list[bytes]
+    ttls: list[bytes]
+    """Members of an object: how long those that have a deadline have left."""
+
+
 class _Snapshot:
     """The rows of a scope that are still to be handed out, the next one last."""
 
-    def __init__(self, scope: str, reader: _Reader, entries: list[Row]) -> None:
-        self.scope = scope
+    def __init__(self, request: EntriesRequest, reader: _Reader, entries: Entries) -> None:
+        self.scope = request.scope
+        self.tells_ttls = request._iii_state_deadlines
         self.reader = reader
-        self.total = len(entries)
+        self.total = len(entries.rows)
         # Rows that no page can hold come last, so that they keep nobody from reading the others.
-        self.rows = entries[::-1]
+        self.rows = entries.rows[::-1]
         self.rows.sort(key=lambda row: _size(row) < MAX_PAGE_BYTES)
-        self.bytes = sum(map(_size, entries))
+        self.deadlines = entries.deadlines
+        self.bytes = sum(map(_size, entries.rows)) + DEADLINE_BYTES * len(self.deadlines)
         self.expiry: AwakeTimer | None = None
 
-    def take(self, limit: int, max_bytes: int) -> list[bytes]:
-        """Take out the next rows, as many as fit into a page: their texts. Raises `FunctionError` where not even one does."""
-        free = max_bytes - len(_PAGE % (b"", b"null", b"false", self.total, self.total)) + 1
-        texts: list[bytes] = []
+    def take(self, now: int, limit: int, max_bytes: int) -> _Page:
+        """Take out the next rows that are there at this time, as many as fit into a page, and what is over on the way.
+
+        Raises `FunctionError` where not even one fits.
+        """
+        page = _Page(self.total - len(self.rows), [], [])
+        ttls = _TTLS % b"" if self.tells_ttls else b""
+        free = max_bytes - len(_PAGE % (b"", b"null", b"false", self.total, self.total, ttls)) + 1
         left = len(self.rows)
-        while left and len(texts) < limit:
+        while left and len(page.texts) < limit:
             key, value = self.rows[left - 1]
-            left -= 1
-            text = b"[%b,%b]" % (values.encode_string(key), value)
-            free -= len(text) + 1
-            if free < (_CURSOR_BYTES - 2 if left else 0):
-                if not texts:
+            deadline = self.deadlines.get(key)
+            if deadline is not None and deadline <= now:
+                left -= 1
+                continue
+            name = values.encode_string(key)
+            text = b"[%b,%b]" % (name, value)
+            ttl = b"" if deadline is None or not self.tells_ttls else b"%b:%d" % (name, deadline - now)
+            free -= len(text) + 1 + (len(ttl) + 1 if ttl else 0)
+            if free < (_CURSOR_BYTES - 2 if left > 1 else 0):
+                if not page.texts:
                     raise FunctionError(
                         Code.ROW_TOO_LARGE,
                         f"the entry of key {key[:200]!r} takes {len(text)} bytes, and does not fit into a response of max_bytes "
                         f"{max_bytes} (at most {MAX_PAGE_BYTES}); call again with more, or read it with state::get",
                     )
                 break
-            texts.append(text)
-        if texts:
-            self.bytes -= sum(map(_size, self.rows[-len(texts) :]))
-            del self.rows[-len(texts) :]
-        return texts
+            left -= 1
+            page.texts.append(text)
+            if ttl:
+                page.ttls.append(ttl)
+        taken = self.rows[left:]
+        had_deadlines = sum(self.deadlines.pop(key, None) is not None for key, _ in taken) if self.deadlines else 0
+        self.bytes -= sum(map(_size, taken)) + DEADLINE_BYTES * had_deadlines
+        del self.rows[left:]
+        return page
 
 
 def _size(row: Row) -> int:

@@ -1,12 +1,13 @@
 --- @include "fleet/time"
 
--- What is left of `found`, keys and values in turn, without the values whose deadline is over.
-local function unexpired(found, scope_deadlines, clock)
+-- What is left of `found`, keys and values in turn, without the values whose deadline is over. With `with_deadlines`: keys, values
+-- and deadlines in turn, '' where there is none.
+local function unexpired(found, scope_deadlines, clock, with_deadlines)
   if not found[1] then
     return found
   end
   local now = fleet_time(clock)
-  if redis.call('ZCOUNT', scope_deadlines, '-inf', now) == 0 then
+  if not with_deadlines and redis.call('ZCOUNT', scope_deadlines, '-inf', now) == 0 then
     return found
   end
   local kept = {}
@@ -19,6 +20,9 @@ local function unexpired(found, scope_deadlines, clock)
       if not deadline or tonumber(deadline) > now then
         kept[#kept + 1] = keys[number]
         kept[#kept + 1] = found[first + 2 * number - 1]
+        if with_deadlines then
+          kept[#kept + 1] = deadline or ''
+        end
       end
     end
   end

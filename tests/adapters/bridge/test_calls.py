@@ -92,7 +92,7 @@ async def test_a_large_scope_is_read_in_pages() -> None:
         await remote("set", scope="s", key="large", value=large)
         for number in range(2500):
             await remote("set", scope="s", key=str(number), value=number)
-        entries = dict(await bridge.module.adapter.values.entries("s"))  # type: ignore[misc]
+        entries = dict((await bridge.module.adapter.values.entries("s")).rows)  # type: ignore[misc]
         assert len(entries) == 2501
         assert entries["17"] == b"17"
         assert entries["large"] == b'"%b"' % large.encode()

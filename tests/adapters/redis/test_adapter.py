@@ -251,7 +251,7 @@ async def test_what_another_program_wrote_is_read_and_framed_by_the_first_update
 ) -> None:
     server.client.hset("state:s", "k", text)
     assert await answer_of(adapter.values.get("s", "k")) == read
-    assert await answer_of(adapter.values.entries("s")) == [("k", read)]
+    assert (await answer_of(adapter.values.entries("s"))).rows == [("k", read)]
     assert server.client.hget("state:s", "k") == text
     updated = await answer_of(adapter.values.update("s", "k", INCREMENT, LIMIT))
     assert updated.old == read
@@ -317,7 +317,7 @@ async def test_a_large_scope_is_listed_whole_while_it_changes(server: RedisServe
         await answer_of(adapter.values.set("s", f"new{number}", b"1"))
         await answer_of(adapter.values.delete("s", f"new{number - 50}"))
         number += 1
-    entries = await listing
+    entries = (await listing).rows
     kept = {key: text for key, text in entries if not key.startswith("new")}
     assert len(entries) == len({key for key, _ in entries})
     assert kept == {f"k{n}": values.to_stored(b'{"n":%d}' % n) for n in range(20_000)}
@@ -328,7 +328,7 @@ async def test_a_scope_of_few_but_large_values_is_listed(adapter: RedisAdapter) 
     text = b'"%b"' % (b"x" * 300_000)
     for number in range(20):
         await answer_of(adapter.values.set("s", str(number), text))
-    assert sorted(await answer_of(adapter.values.entries("s"))) == sorted((str(number), text) for number in range(20))
+    assert sorted((await answer_of(adapter.values.entries("s"))).rows) == sorted((str(number), text) for number in range(20))
 
 
 async def test_groups_are_found_in_data_that_is_older_than_their_set(server: RedisServer) -> None:

@@ -205,6 +205,12 @@ def test_reads_leave_out_what_is_over(engine: Engine, client: redis.Redis) -> No
         if cursor == b"0":
             break
     assert paged == expected
+    ends = {b"k2": b"%d" % int(client.zscore(DEADLINES, "k2") or 0)}
+    expected_ends = {key: (text, ends.get(key, b"")) for key, text in expected.items()}
+    told = engine.call("values/snapshot", b"3", *names, b"2000", b"1000000", b"1")
+    assert dict(zip(told[::3], zip(told[1::3], told[2::3], strict=True), strict=True)) == expected_ends
+    _, page = engine.call("values/page", b"3", *names, b"0", b"2000", b"1")
+    assert dict(zip(page[::3], zip(page[1::3], page[2::3], strict=True), strict=True)) == expected_ends
 
 
 def test_what_is_due_can_be_read_past_what_is_stuck(engine: Engine, client: redis.Redis) -> None:

@@ -114,7 +114,7 @@ async def test_an_engine_that_only_reads_hears_of_a_scope_with_deadlines(opened:
     assert await answer_of(reading.values.get("s", "k")) == b"1"
     server.elapse(LONG)
     assert await answer_of(reading.values.get("s", "k")) is None
-    assert await answer_of(reading.values.entries("s")) == []
+    assert (await answer_of(reading.values.entries("s"))).rows == []
 
 
 async def test_every_engine_keeps_a_deadline_that_another_one_sets(opened: Open) -> None:
@@ -126,7 +126,7 @@ async def test_every_engine_keeps_a_deadline_that_another_one_sets(opened: Open)
     await answer_of(two.values.set("s", "k2", b"2", ttl_ms=20))
 
     async def only_the_others() -> bool:
-        return sorted(await answer_of(one.values.entries("s"))) == [("k", b"3"), ("other", stored({"n": 1}))]
+        return sorted((await answer_of(one.values.entries("s"))).rows) == [("k", b"3"), ("other", stored({"n": 1}))]
 
     await until(only_the_others)
 
@@ -144,7 +144,7 @@ async def test_connections_that_break_lose_no_deadline_and_apply_nothing_twice(p
     came = seen(await gathered(other, 600))
     assert await answer_of(other.values.get("s", "n")) == stored({"n": 200})
     assert sum(event[0] == "deleted" for event in came) == 200
-    assert await answer_of(other.values.entries("s")) == [("n", stored({"n": 200}))]
+    assert (await answer_of(other.values.entries("s"))).rows == [("n", stored({"n": 200}))]
 
 
 async def test_a_scope_without_deadlines_is_forgotten_and_can_have_some_again(opened: Open, server: RedisServer) -> None:
@@ -215,7 +215,7 @@ async def test_where_foreign_writes_are_watched_a_deadline_is_no_foreign_write(o
     came += seen(await gathered(other, 3))
     assert [event for event in came if event[2] == "k"] == [("created", "s", "k", None, b"1"), ("deleted", "s", "k", b"1", None)]
     assert [event[0] for event in came if event[2] == "k2"] == ["created", "deleted", "created", "updated"]
-    assert sorted(await answer_of(adapter.values.entries("s"))) == [("always", b"1"), ("k2", b"3")]
+    assert sorted((await answer_of(adapter.values.entries("s"))).rows) == [("always", b"1"), ("k2", b"3")]
     assert await drain(other) == []
 
 

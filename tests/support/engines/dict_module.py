@@ -42,7 +42,7 @@ class DictModule:
     async def start(self, host: Host) -> None:
         self.host = host
         host.register_function("state::get", self.get, description="Get a value")
-        host.register_function("state::set", self.set, metadata=b'{"m":1}')
+        host.register_function("state::set", self.set, metadata=lambda: b'{"m":1}')
         host.register_function("state::fail", self.fail)
         host.register_function("slow::get", self.slow_get)
         host.register_function("echo", self.echo)

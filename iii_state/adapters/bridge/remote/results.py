@@ -43,10 +43,14 @@ class _Succession(msgspec.Struct):
 
 
 class Page(msgspec.Struct):
-    """A page of `state::list_entries`: pairs of key and value as they came."""
+    """A page of `state::list_entries`: pairs of key and value as they came, and how long those with a deadline have left.
+
+    Engines that do not know to be asked for `ttl_ms` leave it out.
+    """
 
     entries: list[tuple[str, Raw]]
     next_cursor: str | None = None
+    ttl_ms: dict[str, int] = {}
 
 
 _replaced = msgspec.json.Decoder(_Replaced)

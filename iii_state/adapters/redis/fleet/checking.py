@@ -76,9 +76,8 @@ class Checking:
         shared.connection.damaged.connect(self.look_soon)
         aside.moved.connect(self._hurry)
 
-    def start(self, store: str) -> None:
-        """Begin. The store has this id."""
-        self._shared_keys.start(store)
+    def start(self) -> None:
+        """Begin."""
         self._maintenance.start(self._look)
 
     async def stop(self) -> None:

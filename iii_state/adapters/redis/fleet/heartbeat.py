@@ -15,7 +15,7 @@ from iii_state.tasks.signal import Signal
 
 logger = logging.getLogger(__name__)
 
-FEATURES = b"origins"
+FEATURES = b"lineages"
 """What this version reads of a queue's entries and 0.2.0 does not."""
 
 LEASE = 0.9
@@ -36,6 +36,7 @@ class Heartbeat:
         self._run = shared.connection.run
         self._send = shared.connection.send
         self._fanout = shared.fanout
+        self._store = shared.store
         self._ttl_ms = ttl_ms
         self._foreign_writes = foreign_writes
         self._background = Background()
@@ -132,7 +133,9 @@ class Heartbeat:
         await self._send(b"DEL", self._keys.engine(lost))
         await self._send(b"HDEL", self._keys.features, lost)
         await self._run("fleet/fence", engines.fence(self._keys, lost))
-        if await self._fanout.read() or self._fanout.was_emptied:
+        was_emptied = await self._fanout.read() or self._fanout.was_emptied
+        await self._store.read()
+        if was_emptied:
             self._fanout.was_emptied = False
             logger.error(
                 "the database has been emptied (FLUSHDB?) or replaced, and with it went all values, triggers, dead letters, and "

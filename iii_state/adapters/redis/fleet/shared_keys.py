@@ -43,19 +43,15 @@ class SharedKeys:
         self._fanout = shared.fanout
         self._takeover = takeover
         self._aside = aside
-        self._store = ""
+        self._store = shared.store
         self._scopes_at = 0
         self._unrouted = 0
         """At so many sweeps there were no routes."""
 
-    def start(self, store: str) -> None:
-        """The store has this id."""
-        self._store = store
-
     def _fleet_keys(self) -> list[tuple[bytes, bytes]]:
         keys, engine = self._keys, self._engine.id
         first = [
-            *((keys.format, b"string"), (keys.store, b"string"), (keys.routes, b"hash"), (keys.routes_version, b"string")),
+            *((keys.format, b"string"), (keys.routes, b"hash"), (keys.routes_version, b"string")),
             *((keys.routes_log, b"stream"), (keys.engines, b"hash")),
             *((keys.hold, b"string"), (keys.filling, b"string"), (keys.scopes + b":scanning", b"string")),
         ]
@@ -63,7 +59,7 @@ class SharedKeys:
             b"hash": [keys.session(self._session.name), keys.line, keys.clock],
             b"set": [keys.scopes, keys.dead_queues, keys.fenced, keys.hosts(engine)],
             b"zset": [keys.orphans, keys.later, keys.deadlines],
-            b"string": [keys.engine(engine), keys.waited, keys.scopes + b":scanned"],
+            b"string": [keys.store, keys.engine(engine), keys.waited, keys.scopes + b":scanned"],
         }
         return [*first, *((key, kind) for kind, names in typed.items() for key in names)]
 
@@ -71,12 +67,13 @@ class SharedKeys:
         """Whether the keys that all share are as they should be by now."""
         typed = self._fleet_keys()
         held = (10 * HOLD_MS, 1000 * LOCK_SECONDS, 1000 * PAUSE_SECONDS)
-        words = [b"%d" % FORMAT, self._store.encode(), *(b"%d" % ms for ms in held), *(kind for _, kind in typed)]
+        words = [b"%d" % FORMAT, *(b"%d" % ms for ms in held), *(kind for _, kind in typed)]
         is_routed, wrong = await self._run("repair/check_fleet", [b"%d" % len(typed), *(key for key, _ in typed), *words])
         for number in wrong:
             await self._aside.move(*typed[number - 1])
         if wrong:
             return False
+        await self._store.read()
         version = await self._send(b"GET", self._keys.routes_version)
         if version is not None and not version.isdigit():
             await self._send(b"RENAME", self._keys.routes_version, self._keys.aside(self._keys.routes_version, now_ms()))

@@ -46,7 +46,7 @@ class Fanout:
         self.callers_packing = Packing(keys)
         """Of calls with the request ids of callers; a `Packing` is fast for one session at a time."""
         self.enabled = True
-        self.tells_origins = False
+        self.tells_lineages = False
         """Whether all engines have said that they read what a write was made within."""
         self.deadlines = Maintenance()
         """Removes values whose deadline is over; planned here, since writes set deadlines."""
