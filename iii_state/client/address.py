@@ -45,9 +45,14 @@ class EngineAddress:
             raise ConfigError(f"{where} holds no token: it has to be one word of ASCII characters")
         return {"Authorization": f"Bearer {token}"}
 
+    def token_from(self) -> str | None:
+        """Where the token comes from that is sent, for an error's text; None where none is."""
+        token, where = self._token()
+        return where if token else None
+
     def _token(self) -> tuple[str | None, str]:
         if self.token is not None:
-            return self.token, "token"
+            return self.token, "the setting token"
         if self.token_file is not None:
             try:
                 token = self.token_file.read_text(encoding="utf-8").strip()
