@@ -29,6 +29,8 @@ GATHER_SECONDS = 1.0
 """For so long it is seen where a loop passes, before that is said."""
 
 QUIET_SECONDS = 60.0
+"""For so long nothing more is said of a function, whichever keys it is called with: a scope may have very many."""
+
 MOST_PLACES = 100
 MOST_CHAINS = 1000
 PLACES_NAMED = 6
@@ -57,6 +59,23 @@ class _Chain:
     told_at: float | None = None
 
 
+class _Told:
+    """What has been told of within the last minute."""
+
+    def __init__(self) -> None:
+        self._until: dict[str, float] = {}
+        """Those that are over first come first."""
+
+    def tell(self, names: Iterable[str], now: float) -> list[str]:
+        """Of these names, those that it has not; now it has."""
+        until = self._until
+        while until and next(iter(until.values())) <= now:
+            del until[next(iter(until))]
+        new = [name for name in names if name not in until]
+        until.update(dict.fromkeys(new, now + QUIET_SECONDS))
+        return new
+
+
 class Loops:
     """Watches what the dispatcher hands out for loops."""
 
@@ -66,11 +85,12 @@ class Loops:
         self._schedule = context.schedule
         self._limit = context.limits.loop_limit
         self._chains: dict[str, _Chain] = {}
-        self._quiet_until: dict[Place, float] = {}
+        self._functions = _Told()
+        self._subscriptions = _Told()
         self._handled: dict[tuple[str, str, str], list[Attempt]] = {}
         """What workers handle, by worker, scope and key."""
         self._in_a_row: dict[tuple[str, Place], list[float]] = {}
-        """Of a worker and what it handles: when it wrote that key meanwhile, since the last time that it did not."""
+        """Of a worker and what it handles: when it wrote that key meanwhile, since the last time that it did not. Who wrote last comes last."""
 
     def refuses(self, consumer: Consumer, event: Change) -> Failure | None:
         """Note an event that is about to be handed out; why it must not be, where it lies beyond the limit."""
@@ -105,9 +125,9 @@ class Loops:
         if chain is None or self._schedule.is_stopping:
             return
         now = chain.told_at = self._loop.time()
-        for subscription_id in chain.subscriptions:
+        for subscription_id in self._subscriptions.tell(chain.subscriptions, now):
             self._queues.note_loop(subscription_id)
-        if self._is_quiet(chain.places, now):
+        if not self._functions.tell({place.function_id for place in chain.places}, now):
             return
         rate = chain.count / max(now - chain.since, GATHER_SECONDS)
         logger.warning(
@@ -115,16 +135,6 @@ class Loops:
             "it watches is called by that again: end it there, or with dispatch.loop_limit",
             *(chain.hops, rate, _names(chain.places)),
         )
-
-    def _is_quiet(self, places: Iterable[Place], now: float) -> bool:
-        """Whether all of these have been named within the last minute; they have now."""
-        quiet = self._quiet_until
-        is_quiet = all(quiet.get(place, 0.0) > now for place in places)
-        if not is_quiet:
-            for place in [place for place, until in quiet.items() if until <= now]:
-                del quiet[place]
-            quiet.update(dict.fromkeys(places, now + QUIET_SECONDS))
-        return is_quiet
 
     # --- where no lineage comes along
 
@@ -164,16 +174,22 @@ class Loops:
             self._in_a_row.pop((worker_id, place), None)
 
     def _wrote_again(self, worker_id: str, place: Place, attempt: Attempt) -> None:
-        if len(self._in_a_row) >= MOST_CHAINS and (worker_id, place) not in self._in_a_row:
-            del self._in_a_row[next(iter(self._in_a_row))]
-        times = self._in_a_row.setdefault((worker_id, place), [])
-        now = self._loop.time()
+        in_a_row, now = self._in_a_row, self._loop.time()
+        times = in_a_row.pop((worker_id, place), None)
+        if times is None:
+            if len(in_a_row) >= MOST_CHAINS:
+                last = next(iter(in_a_row))
+                if now - in_a_row[last][-1] < QUIET_SECONDS:  # those that are followed come to a hundred: one too many drives none out
+                    return
+                del in_a_row[last]
+            times = []
         times.append(now)
+        in_a_row[worker_id, place] = times
         if len(times) < LOOP_HOPS:
             return
         rate = len(times) / max(now - times[0], 0.001)
-        times.clear()
-        if not self._is_quiet([place], now):
+        in_a_row[worker_id, place] = times[-1:]
+        if self._functions.tell([place.function_id], now):
             assert attempt.runner is not None
             logger.warning(
                 "perhaps a loop: worker %s has written the key that it was handling %d times in a row, %.0f a second, in %s. It "
