@@ -12,6 +12,7 @@ import pytest
 
 from iii_state.adapters.redis import RedisAdapter
 from iii_state.adapters.redis.fleet import mending
+from iii_state.adapters.redis.fleet.aside import now_ms
 from iii_state.adapters.redis.fleet.mending import BYTES_PER_SECOND, PAGE_BYTES
 from iii_state.adapters.redis.mutations.routes import MOST_ALIKE
 from iii_state.errors import StoreError
@@ -121,6 +122,48 @@ async def test_where_the_stream_is_gone_no_event_begins_before_those_that_are_ou
         assert await drain(two) == {f"k{lane}": [1] for lane in range(3)}
         await until(lambda: not server.client.hexists(f"iii-state:sub:{QUEUE}", "cut"))
     assert int(server.client.hget(f"iii-state:sub:{QUEUE}", "lost")) == 3
+
+
+async def test_while_those_that_are_out_have_time_to_end_lists_are_free_for_writes(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mending, "HANDLER_SECONDS", 3600.0)
+    async with adapter_on(server.url) as adapter:
+        await answer_of(adapter.queues.subscribe(ONE))
+        await fill(adapter, 3, 2)
+        await until(lambda: adapter.queues.take(ONE.id, 10))
+        server.client.delete(f"iii-state:q:{QUEUE}")
+        for name in server.client.keys(f"iii-state:wait:{QUEUE}:*"):
+            server.client.delete(name)
+            server.client.set(name, "in the way")
+
+        async def is_written() -> bool:
+            try:
+                await fill(adapter, 3, 1)
+            except StoreError:
+                return False
+            return True
+
+        await until(is_written)
+        assert server.client.hexists(f"iii-state:sub:{QUEUE}", "cut")
+        monkeypatch.setattr(mending, "HANDLER_SECONDS", 0.0)
+        news = await drain(adapter)  # of those that were written while others failed, one for each time
+        assert {key: set(numbers) for key, numbers in news.items()} == {f"k{lane}": {0} for lane in range(3)}
+    assert int(server.client.hget(f"iii-state:sub:{QUEUE}", "lost")) == 6
+
+
+async def test_a_list_that_was_moved_aside_is_no_list_of_a_lane(server: RedisServer) -> None:
+    async with adapter_on(server.url) as adapter:
+        await adapter._checking.stop()
+        await answer_of(adapter.queues.subscribe(ONE))
+        keys = adapter._shared.keys
+        server.client.rpush(keys.aside(keys.wait(QUEUE.encode(), b"1:sk"), now_ms()), "in the way")
+        await adapter._checking._check_lists()
+        assert adapter._checking._lists_at == b"0"
+        assert not server.client.exists(keys.busy(QUEUE.encode()))
+        server.client.rpush(keys.wait(QUEUE.encode(), b"1:sk"), "w", "s", "k", "created", "", "1")
+        await adapter._checking._check_lists()
+        assert server.client.hget(keys.busy(QUEUE.encode()), "doubt") == b"1"
 
 
 async def test_where_the_counts_are_gone_no_event_overtakes_one_that_is_out(server: RedisServer) -> None:

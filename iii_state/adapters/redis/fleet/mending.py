@@ -161,6 +161,7 @@ class Mending:
             await asyncio.sleep((loop.time() - began) * REST)
         behind = b"0-0" if behind == b"-" else behind
         if await self._is_being_handled(queue):
+            await self._move_lists_aside(queue)
             return True
         lost = 0
         cursor = b"0"
@@ -240,7 +241,8 @@ class Mending:
         return behind, lost
 
     async def _mend_lanes(self, queue: bytes, behind: bytes, lanes: Sequence[bytes]) -> tuple[int, Sequence[bytes]]:
-        """How many events are lost, and the lanes of which nothing could be said yet. Without an id, of lanes that go on."""
+        """How many events are lost, and the lanes of which nothing could be said yet. Without an id, of lanes that go on; with `-`,
+        only what is in the way of their lists is looked for."""
         lost = 0
         keys = self._keys
         left = lanes
@@ -260,6 +262,18 @@ class Mending:
             self.tell_lost(queue, lost)
         return lost, left
 
+    async def _move_lists_aside(self, queue: bytes) -> None:
+        """Move aside what is in the way of lists of lanes: writes fail for that."""
+        loop = asyncio.get_running_loop()
+        cursor = b"0"
+        while True:
+            began = loop.time()
+            cursor, lanes = await self._lanes(queue, cursor)
+            await self._mend_lanes(queue, b"-", lanes)
+            if cursor == b"0":
+                break
+            await asyncio.sleep((loop.time() - began) * REST)
+
     async def _find_lists(self, queue: bytes, behind: bytes, met: set[bytes]) -> None:
         """Lanes of which nothing is left but what waits in them."""
         beginning, cursor, found = self._keys.waiting(queue), b"0", list[bytes]()
@@ -267,7 +281,7 @@ class Mending:
         while True:
             began = loop.time()
             cursor, page = await self._send(b"SCAN", cursor, b"MATCH", escaped(beginning) + b"*", b"COUNT", b"1000")
-            found += [name[len(beginning) :] for name in page if b":damaged:" not in name[len(beginning) :]]
+            found += [name[len(beginning) :] for name in page if not self._keys.is_aside(name)]
             if cursor == b"0":
                 break
             await asyncio.sleep((loop.time() - began) * REST)
