@@ -90,7 +90,8 @@ class Loops:
         self._handled: dict[tuple[str, str, str], list[Attempt]] = {}
         """What workers handle, by worker, scope and key."""
         self._in_a_row: dict[tuple[str, Place], list[float]] = {}
-        """Of a worker and what it handles: when it wrote that key meanwhile, since the last time that it did not."""
+        """Of a worker and what it handles: when it wrote that key meanwhile, since the last time that it did not. Who wrote
+        last comes last."""
 
     def refuses(self, consumer: Consumer, event: Change) -> Failure | None:
         """Note an event that is about to be handed out; why it must not be, where it lies beyond the limit."""
@@ -174,15 +175,21 @@ class Loops:
             self._in_a_row.pop((worker_id, place), None)
 
     def _wrote_again(self, worker_id: str, place: Place, attempt: Attempt) -> None:
-        if len(self._in_a_row) >= MOST_CHAINS and (worker_id, place) not in self._in_a_row:
-            del self._in_a_row[next(iter(self._in_a_row))]
-        times = self._in_a_row.setdefault((worker_id, place), [])
-        now = self._loop.time()
+        in_a_row, now = self._in_a_row, self._loop.time()
+        times = in_a_row.pop((worker_id, place), None)
+        if times is None:
+            if len(in_a_row) >= MOST_CHAINS:
+                oldest = next(iter(in_a_row))
+                if now - in_a_row[oldest][-1] < QUIET_SECONDS:
+                    return  # drive none out: those that are followed come to a hundred
+                del in_a_row[oldest]
+            times = []
         times.append(now)
+        in_a_row[worker_id, place] = times
         if len(times) < LOOP_HOPS:
             return
         rate = len(times) / max(now - times[0], 0.001)
-        times.clear()
+        in_a_row[worker_id, place] = times[-1:]
         if self._functions.tell([place.function_id], now):
             assert attempt.runner is not None
             logger.warning(
