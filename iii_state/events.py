@@ -10,7 +10,7 @@ import msgspec
 
 from iii_state import values
 from iii_state.errors import MAX_CODE, MAX_MESSAGE, bounded
-from iii_state.origins import Origin
+from iii_state.lineages import Lineage
 
 EventType = Literal["state:created", "state:updated", "state:deleted"]
 Cause = Literal["expired", "foreign"]
@@ -41,7 +41,7 @@ class Change(msgspec.Struct):
     old: bytes | None
     new: bytes | None
     cause: Cause | None = None
-    origin: Origin | None = None
+    lineage: Lineage | None = None
     """What the write was made within, None for nothing."""
     size: int = 0
     """Bytes that count against `max_queue_bytes`."""
@@ -81,7 +81,7 @@ def _cause_of(write_id: str) -> Cause | None:
 
 def begun_anew(event: Change) -> Change:
     """The event of a dead letter that is delivered again: what led to it counts no more, since somebody has looked at it."""
-    return event if event.origin is None else msgspec.structs.replace(event, origin=None)
+    return event if event.lineage is None else msgspec.structs.replace(event, lineage=None)
 
 
 def known_cause(told: object) -> Cause | None:

@@ -142,7 +142,7 @@ class Host(Protocol):
     ) -> Result[bytes | None]:
         """Call any function of the engine, a worker's too, by `runner` where that was picked. Cancelling the Future gives it up.
 
-        `trace` is what the call is made within (`origins.within`): a handler's own calls carry it on.
+        `trace` is what the call is made within (`lineages.within`): a handler's own calls carry it on.
 
         Raises `NotCarriedOut` where it was not begun (code `payload_too_large` when its worker cannot receive it), `WorkerLost`
         when its worker goes away in mid-call, and `FunctionError` for whatever the function raised or a `TIMEOUT` of the engine's.

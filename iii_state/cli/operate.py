@@ -14,6 +14,7 @@ from click.core import ParameterSource
 from iii_state import values
 from iii_state.adapters.redis.admin import inspection
 from iii_state.cli.calls import engine_at, request, run, url_option
+from iii_state.cli.command_group import CommandGroup
 from iii_state.cli.terminal import exact_name, is_terminal, name, print_line, show
 from iii_state.client.client import Client
 from iii_state.config import RedisSettings
@@ -87,7 +88,7 @@ def triggers(url: str, redis_url: str | None, prefix: str, as_json: bool) -> Non
     run(action)
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def dead() -> None:
     """Look at dead letters (events whose handler kept failing), deliver them again, or drop them."""
 

@@ -11,7 +11,7 @@ from functools import partial
 import msgspec
 from msgspec import Raw
 
-from iii_state import origins, values
+from iii_state import lineages, values
 from iii_state.errors import Code, FunctionError, NotCarriedOut, words
 from iii_state.host import DEFAULT_NAMESPACE, Caller, Handler, Trigger, TriggerProvider
 from iii_state.tasks.failures import contained
@@ -253,7 +253,7 @@ class Serving:
 def _answer(function: _Function, message: messages.InvokeFunction, answering: IncomingCalls, size: int) -> None:
     try:
         trace = messages.trace_members(message)
-        answer = origins.inside(trace, function.take, message) if trace else function.take(message)
+        answer = lineages.inside(trace, function.take, message) if trace else function.take(message)
     except BaseException as failure:
         answering.fail(message.invocation_id, function.text, contained(failure))
         return

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import secrets
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 
 import msgspec
 
 from iii_state import values
+from iii_state.errors import Code, FunctionError
 from iii_state.host import Caller, Host
 from iii_state.rights import Identity
 from iii_state.values import Json
@@ -27,6 +28,9 @@ MAX_BUFFER_BYTES = 1024 * 1024
 
 EXPIRES_AFTER_SECONDS = 300
 
+MAX_CHANNELS = 1000
+"""One worker has so many at once; further ones are refused."""
+
 
 class _Create(msgspec.Struct):
     buffer_size: int | None = None
@@ -37,6 +41,8 @@ class Channels:
 
     def __init__(self) -> None:
         self._channels: dict[str, Channel] = {}
+        self._made: Counter[str] = Counter()
+        """How many each worker has, by its id."""
 
     def __iter__(self) -> Iterator[Channel]:
         return iter(list(self._channels.values()))
@@ -48,8 +54,11 @@ class Channels:
     def _create(self, data: Json, caller: Caller) -> bytes:
         wanted = read("engine::channels::create", data, _Create)
         size = DEFAULT_BUFFER_FRAMES if wanted.buffer_size is None else min(max(wanted.buffer_size, 1), MAX_BUFFER_FRAMES)
-        channel = Channel(size, caller.identity)
+        if self._made[caller.worker_id] >= MAX_CHANNELS:
+            raise FunctionError(Code.LIMIT_EXCEEDED, f"this connection has {MAX_CHANNELS} channels; it may have no more at once")
+        channel = Channel(size, caller.identity, caller.worker_id)
         self._channels[channel.id] = channel
+        self._made[caller.worker_id] += 1
         end = {"channel_id": channel.id, "access_key": channel.key}
         return values.encode({"writer": {**end, "direction": "write"}, "reader": {**end, "direction": "read"}})
 
@@ -64,16 +73,20 @@ class Channels:
             channel.idle_seconds += seconds
             if channel.is_over or (channel.is_unjoined and channel.idle_seconds > EXPIRES_AFTER_SECONDS):
                 del self._channels[channel.id]
+                self._made[channel.maker] -= 1
+                if not self._made[channel.maker]:
+                    del self._made[channel.maker]
 
 
 class Channel:
     """One writer, one reader, and what the one has sent and the other has not got yet, which is bounded: the writer then waits."""
 
-    def __init__(self, buffer_frames: int, identity: Identity | None = None) -> None:
+    def __init__(self, buffer_frames: int, identity: Identity | None = None, maker: str = "") -> None:
         self.id = str(uuid.uuid4())
         self.key = secrets.token_urlsafe(24)
         self.identity = identity
         """Whose token the worker came with that opened it."""
+        self.maker = maker
         self.idle_seconds = 0
         self.is_over = False
         self._buffer_frames = buffer_frames

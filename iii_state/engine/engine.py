@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from iii_state import origins, values
+from iii_state import lineages, values
 from iii_state.config import ServerLimits, ServerSettings
 from iii_state.engine.available import ChangeTriggers
 from iii_state.engine.checks import optional_text, wrong_member, wrong_request
@@ -280,7 +280,7 @@ class Engine:
             raise FunctionError(Code.ENQUEUE_ERROR, f"this engine has no action {action!r}")
         namespace = request.get("namespace") or DEFAULT_NAMESPACE
         try:
-            call = Invocation(data, metadata=optional_text(request.get("metadata")), trace=origins.within.get())
+            call = Invocation(data, metadata=optional_text(request.get("metadata")), trace=lineages.within.get())
         except InvalidValue as error:
             raise FunctionError(Code.DESERIALIZATION_ERROR, f"Failed to deserialize the call: metadata: {error}") from None
         answer: Result[bytes | None] = None

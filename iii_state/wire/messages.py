@@ -229,6 +229,11 @@ def given(text: Raw) -> Raw | None:
     return text if is_given(text) else None
 
 
+def kept(text: Raw) -> bytes | None:
+    """A member to keep beyond its frame: a copy, None where it is absent or null."""
+    return bytes(text) if is_given(text) else None
+
+
 UNREADABLE = object()
 
 

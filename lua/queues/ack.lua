@@ -1,7 +1,7 @@
 --[[
 Ends deliveries of one queue whose handlers have returned; the next event of each lane becomes ready. Takes more.
 
-KEYS  1 stream (stream)   2 engines (hash)   3 busy (hash)   4 origins (hash)   then of each delivery: wait (list of its lane)
+KEYS  1 stream (stream)   2 engines (hash)   3 busy (hash)   4 lineages (hash)   then of each delivery: wait (list of its lane)
 ARGV  1 engine   2 most: deliveries to take   then of each delivery: entry id, lane, bytes of the event
 
 Reply, an array that begins with a word:
@@ -9,7 +9,7 @@ Reply, an array that begins with a word:
   FENCED                     the engine is not among the engines: nothing was ended, nothing taken
 ]]
 
-local stream, engines, busy, origins = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local stream, engines, busy, lineages = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local engine, most = ARGV[1], tonumber(ARGV[2])
 
 if redis.call('HEXISTS', engines, engine) == 0 then

@@ -2,7 +2,7 @@
 Drops events of a full queue until one more finds room, one at least: those that have been ready for longest, else the first that
 wait in the lane given. What is out is never dropped.
 
-KEYS  1 stream (stream)   2 subscription (hash)   3 busy (hash)   4 wait (list of a lane)   5 origins (hash)
+KEYS  1 stream (stream)   2 subscription (hash)   3 busy (hash)   4 wait (list of a lane)   5 lineages (hash)
 ARGV  1 scope   2 key   3 lane: of these   4 most_entries   5 most_bytes   6 size: bytes of the new event
 
 Reply, an array that begins with a word, and ends with how many were dropped:
@@ -12,7 +12,7 @@ Reply, an array that begins with a word, and ends with how many were dropped:
   NONE dropped                  there is nothing left that could be dropped
 ]]
 
-local stream, subscription, busy, wait, origins = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local stream, subscription, busy, wait, lineages = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local scope, key, lane = ARGV[1], ARGV[2], ARGV[3]
 local most_entries, most_bytes, size = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 
@@ -44,6 +44,9 @@ repeat
   else
     local waiting = next_waiting(wait, lane)
     if waiting then
+      if string.byte(waiting[1]) == 43 then
+        redis.pcall('HDEL', lineages, waiting[1])
+      end
       entries, bytes, ended = entries - 1, bytes - #waiting[2] - #waiting[3] - #waiting[5] - #waiting[6], ended + 1
       outstanding = redis.call('HINCRBY', busy, lane, -1)
     else

@@ -1,7 +1,7 @@
 --[[
 Removes the queue of a subscription that has ended. Called again and again, each time with the lists of the lanes it has named.
 
-KEYS  1 subscription (hash)   2 stream (stream)   3 busy (hash)   4 orphans (sorted set)   5 origins (hash)
+KEYS  1 subscription (hash)   2 stream (stream)   3 busy (hash)   4 orphans (sorted set)   5 lineages (hash)
       then of each lane: wait (list)
 ARGV  1 queue   then the lanes
 
@@ -11,7 +11,7 @@ Reply, an array that begins with a word:
   KEPT             the subscription has not ended, or is gone: nothing changed
 ]]
 
-local subscription, stream, busy, orphans, origins = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local subscription, stream, busy, orphans, lineages = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local queue = ARGV[1]
 
 if redis.call('HEXISTS', subscription, 'ending') == 0 then
@@ -38,7 +38,7 @@ if lanes[1] then
 end
 redis.call('DEL', stream)
 redis.call('DEL', busy)
-redis.call('DEL', origins)
+redis.call('DEL', lineages)
 redis.call('DEL', subscription)
 redis.call('ZREM', orphans, queue)
 return {'DONE', tonumber(events or 0)}

@@ -5,11 +5,12 @@ KEYS  1 values (hash)   2 scopes (set)   3 session (hash)   4 routes_version (st
       then of each queue that wants the event: stream (stream), busy (hash), wait (list of the lane)
       then, where foreign writes are watched, or the scope has deadlines: shadow (hash), marks (channel),
       scope_deadlines (sorted set), deadlines (sorted set), clock (hash); routes_version in the place of what is not there
-      then, where the write's id begins with `+`, of each queue: origins (hash)
+      then, where the write's id begins with `+`, of each queue: lineages (hash)
 ARGV  1 epoch   2 slot   3 sequence   4 known_version: of the routes   5 scope   6 key
       then, where there are queues: lane, write_id, and of each queue: most_entries, most_bytes
-      then, where the write's id begins with `+`: origin, text of what the write was made within
-      then, where the scope has deadlines: ttl, the milliseconds until the new one, '' for none
+      then, where the write's id begins with `+`: lineage, text of what the write was made within
+      then, where the scope has deadlines: ttl, the milliseconds until the new one, '' for none; behind a blank, where the caller
+      has it, the time of the fleet
       then new, the value in stored form
 
 Reply, an array that begins with a word:

@@ -51,7 +51,11 @@ def test_every_key() -> None:
     ("given", "message"),
     [
         ({"trigers_enabled": True}, "unknown key trigers_enabled; did you mean triggers_enabled?"),
-        ({"zzz": 1}, "unknown key zzz; known here: adapter, dispatch, max_value_bytes, save_interval_ms, server, triggers_enabled"),
+        (
+            {"zzz": 1},
+            "unknown key zzz; known here: adapter, dispatch, log_level, max_value_bytes, save_interval_ms, server, "
+            "triggers_enabled",
+        ),
         ({"adapter": {"name": "redys"}}, "adapter.name has to be one of kv, redis, bridge, not 'redys'; did you mean redis?"),
         (
             {"adapter": {"name": "kv", "config": {"file": "x"}}},
@@ -118,6 +122,12 @@ def test_the_entry_of_engines_before_0_11(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("workers:\n  - name: iii-state\n  - name: state\n", "2 entries for the state module"),
+        ("adapter: {name: redis}\n", r"adapter at the top of the file would not be read; settings belong .*`- name: iii-state`"),
+        ("workers:\n  - name: iii-state\nserver: {port: 1}\n", "server at the top of the file would not be read"),
+        ("server: {}\ndispatch: {}\n", "dispatch, server at the top of the file"),
+        ("workers:\n  - name: iii-state\n    adapter: {name: redis}\n", "adapter beside `config` would not be read"),
+        ("modules:\n  - class: modules::state::StateModule\n    adapter: {}\n", "adapter beside `config` would not be read"),
+        ("workers:\n  - name: iii_state\n", "but 'iii_state'; did you mean iii-state?"),
         ("workers: 5\n", "workers has to be a list"),
         ("workers:\n  - 5\n", "an item of workers has to be a mapping"),
         ("- 5\n", "has to hold a mapping"),
@@ -131,6 +141,16 @@ def test_a_file_that_cannot_be_used(tmp_path: Path, text: str, message: str) -> 
     file.write_text(text)
     with pytest.raises(ConfigError, match=message):
         config.load(file)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "workers: []\n", "port: 1\nworkers:\n  - name: iii-stream\n    adapter: {}\n  - name: stats\n"]
+)
+def test_a_file_without_the_entry_is_a_warning(tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    assert config.load(file) == {}
+    assert "has no entry iii-state" in caplog.text
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

@@ -75,6 +75,11 @@ def test_the_command_line_brings_a_token_of_the_environment_or_of_a_file(guarded
     refused = command("get", "s", "k", "--url", guarded.url, *ca, token=tokens.make())
     assert refused.exit_code == 1
     assert refused.stderr == (
+        f"Error: the engine at {guarded.url} lets nobody in without a token that it knows, and that from III_TOKEN "
+        "it does not know\n"
+    )
+    without = command("get", "s", "k", "--url", guarded.url, *ca)
+    assert without.stderr == (
         f"Error: the engine at {guarded.url} lets nobody in without a token that it knows: set III_TOKEN, or name a file with "
         "--token-file\n"
     )

@@ -62,7 +62,7 @@ def named(kind: str) -> list[str]:
 
 
 def test_every_block_is_of_a_kind_that_is_tested() -> None:
-    assert {kind for kind, _ in BLOCKS} == {"serve", "token", "tokens", "console", "config", "client", "example"}
+    assert {kind for kind, _ in BLOCKS} == {"serve", "token", "tokens", "console", "config", "client", "example", "shell"}
     assert PAGE.count("```") == 2 * len(BLOCKS)
 
 
@@ -71,7 +71,7 @@ def test_an_engine_starts_as_the_page_says(folder: Folder, name: str) -> None:
     program, command, *arguments = shlex.split(folder.placed(BLOCKS["serve", name]), comments=True)
     assert (program, command) == ("iii-state", "serve")
     with running_engine(arguments) as engine:
-        assert engine.url.startswith("wss://" if name == "tls" else "ws://")
+        assert engine.url.startswith("wss://" if name in ("tls", "lan") else "ws://")
         assert ("insecure: " in engine.stderr.text()) is (name == "insecure")
         assert "can be read by every user" not in engine.stderr.text()
 
@@ -99,6 +99,25 @@ def test_a_token_is_made_as_the_page_says(tmp_path: Path, monkeypatch: pytest.Mo
     assert shape == re.sub(r"[0-9a-f]{64}", "HASH", BLOCKS["tokens", "one"])
     (entry,) = yaml.safe_load(done.stdout)["tokens"]
     assert entry["hash"] == tokens.hashed(tokens.read_token(tmp_path / "ci.token"))
+
+
+def test_an_engine_for_a_network_is_made_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def here(kind: str) -> str:
+        return str(BLOCKS[kind, "lan"]).replace("192.168.1.10", "127.0.0.1")
+
+    made = here("shell").replace("iii-state", f"{sys.executable} -m iii_state", 1)
+    subprocess.run(["bash", "-ec", made], check=True, capture_output=True, timeout=60)
+    files = {word: str(tmp_path / word) for word in ("data", "tokens.yaml", "cert.pem", "key.pem")}
+    _, _, *arguments = (files.get(word.removeprefix("./"), word) for word in shlex.split(here("serve")))
+    with running_engine(arguments) as engine:
+        assert "can be read by every user" not in engine.stderr.text()
+        program, *client = shlex.split(here("client").replace("49134", str(engine.port)))
+        done = CliRunner().invoke(main, client, env={"III_TOKEN": None})
+        assert (program, done.exit_code, done.output) == ("iii-state", 0, "null\n")
+        without = [word for word in client if word not in ("--token-file", "team.token")]
+        assert CliRunner().invoke(main, without, env={"III_TOKEN": None}).exit_code == 1
 
 
 def test_commands_answer_as_the_page_says(folder: Folder) -> None:

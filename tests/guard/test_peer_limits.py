@@ -141,6 +141,17 @@ async def test_texts_of_registrations_are_bounded(tmp_path: Path, monkeypatch: p
         assert "bytes of texts" in refused[0]["error"]["message"]
 
 
+async def test_channels_are_limited_and_those_that_expire_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("iii_state.engine.channels.MAX_CHANNELS", 3)
+    async with engine_with(tmp_path) as engine:
+        own, root = await engine.join("own"), await engine.join("root")
+        answers = [code(await own.call("engine::channels::create", {})) for _ in range(4)]
+        assert answers == [None, None, None, "LIMIT_EXCEEDED"]
+        assert code(await root.call("engine::channels::create", {})) is None
+        engine.engine.server.channels.tick(301)
+        assert code(await own.call("engine::channels::create", {})) is None
+
+
 # --- calls and messages
 
 

@@ -180,7 +180,7 @@ async def test_a_trigger_calls_only_what_its_owner_may_call(engine: Guarded) -> 
     await root.send("registerfunction", id="others::pay")
     await root.send("registerfunction", id="iii-state::watch::of-root")
     await root.settled()
-    for function_id in ("others::pay", "iii-state::dead_drop", "iii-state::watch::of-root", "iii-state::watch::nobodys"):
+    for function_id in ("others::pay", "iii-state::dead_drop", "iii-state::watch::of-root", "iii-state::nobodys"):
         refused = await refused_trigger(own, function_id, {"scope": "mine"})
         assert refused is not None
         assert refused["error"]["code"] == "FORBIDDEN", function_id
@@ -202,6 +202,20 @@ async def test_watching_needs_the_right_to_read_alone(engine: Guarded) -> None:
     assert await refused_trigger(reader, "iii-state::watch::mine", {"scope": "mine"}) is None
     assert await refused_trigger(reader, "iii-state::watch::mine", {"scope": "secret"}) is not None
     await root.call("state::set", {"scope": "secret", "key": "k", "value": 1})
+    await root.call("state::set", {"scope": "mine", "key": "k", "value": 1})
+    assert (await reader.expect("invokefunction"))["data"]["scope"] == "mine"
+
+
+async def test_a_trigger_for_a_listener_goes_when_another_token_serves_that(engine: Guarded) -> None:
+    """A bridge registers a trigger before it serves its function, whose name can be guessed: nobody else's events may reach it."""
+    own, reader, root = await engine.join("own"), await engine.join("reader"), await engine.join("root")
+    for worker, trigger_id in ((own, "squatter"), (reader, "rightful")):
+        config = {"scope": "mine"}
+        await worker.send("registertrigger", id=trigger_id, trigger_type="state", function_id="iii-state::bridge::1", config=config)
+        await worker.settled()
+    await reader.send("registerfunction", id="iii-state::bridge::1")
+    assert (await own.expect("triggerregistrationresult", id="squatter"))["error"]["code"] == "FORBIDDEN"
+    assert await names(root, "engine::registered-triggers::list", "registered_triggers", "id") == {"rightful"}
     await root.call("state::set", {"scope": "mine", "key": "k", "value": 1})
     assert (await reader.expect("invokefunction"))["data"]["scope"] == "mine"
 

@@ -204,7 +204,9 @@ async def test_the_name_in_a_certificate_stands_for_a_token(authority: Authority
 
 
 @pytest.mark.parametrize("loop", ["uvloop", slow("asyncio")])
-def test_other_certificates_are_taken_without_a_gap(authority: Authority, tmp_path: Path, loop: str) -> None:
+def test_other_certificates_are_taken_without_a_gap(
+    authority: Authority, tmp_path: Path, loop: str, caplog: pytest.LogCaptureFixture
+) -> None:
     async def main() -> None:
         server = served(authority)
         async with Engine(guard=Guard.of(server)) as engine:
@@ -242,6 +244,7 @@ def test_other_certificates_are_taken_without_a_gap(authority: Authority, tmp_pa
 
     with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
         runner.run(main())
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 async def test_certificates_that_cannot_be_used_leave_everything_as_it_was(authority: Authority) -> None:

@@ -61,6 +61,29 @@ async def looping(engine: Engine, function_id: str) -> dict[str, Any] | None:
     return row if row.get("looping") else None
 
 
+async def test_a_function_that_writes_each_of_very_many_keys_is_named_once(kv: State, caplog: pytest.LogCaptureFixture) -> None:
+    at: dict[str, int] = {}
+
+    @kv.on_change(scope="many", function_id="counts")
+    async def changed(event: Event) -> None:
+        at[event.key] = event.new_value
+        if event.new_value < 150:
+            await kv.set("many", event.key, event.new_value + 1)
+
+    @kv.on_change(scope="one", function_id="last")
+    async def changed_later(event: Event) -> None:
+        if "through last" not in " ".join(warnings(caplog)):
+            await kv.set("one", event.key, event.new_value + 1)
+
+    for number in range(50):
+        await kv.set("many", f"k{number}", 0)
+    await until(lambda: list(at.values()) == [150] * 50)
+    await kv.set("one", "k", 0)
+    first, last = await until(lambda: warnings(caplog)[1:] and warnings(caplog))
+    assert "through counts (scope 'many', key 'k" in first
+    assert "through last (scope 'one', key 'k')" in last
+
+
 async def test_two_functions_that_feed_each_other_over_two_keys_are_both_named(
     state: State, embedded: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:

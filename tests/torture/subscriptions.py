@@ -84,8 +84,11 @@ _ALL = (
     Spec("hurt", HURT, is_damaged=True),
 )
 
-SPECS = {adapter: tuple(spec for spec in _ALL if spec.scope in scopes) for adapter, scopes in SCOPES.items()}
-"""The triggers with each adapter."""
+SPECS = {
+    adapter: tuple(spec for spec in _ALL if spec.scope in scopes and not (spec.is_broadcast and adapter == "attach"))
+    for adapter, scopes in SCOPES.items()
+}
+"""The triggers with each adapter. Each attached worker has a broadcast queue of its own, and none says whose a delivery was."""
 
 
 def is_wanted(old: Any, new: Any) -> bool:

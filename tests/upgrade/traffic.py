@@ -114,14 +114,14 @@ class Traffic:
         self.journal.free.clear()
         before = self.journal.tries.total()
         await until(lambda: self.journal.tries.total() - before > 2 * SHARE, "handlers have not written")
-        if self._redis is not None and all(seat.version == "new" for seat in self.seats) and hasattr(Keys, "origins"):
-            await until(self._has_origins, "no entry says what its write was made within")
+        if self._redis is not None and all(seat.version == "new" for seat in self.seats) and hasattr(Keys, "lineages"):
+            await until(self._has_lineages, "no entry says what its write was made within")
 
-    def _has_origins(self) -> bool:
+    def _has_lineages(self) -> bool:
         assert self._redis is not None
         redis = self._redis.client
         entries = [fields for name in redis.scan_iter("iii-state:q:*") for _, fields in redis.xrange(name)]
-        return any(b"x" in fields for fields in entries) and any(redis.scan_iter("iii-state:origins:*"))
+        return any(b"x" in fields for fields in entries) and any(redis.scan_iter("iii-state:lineages:*"))
 
     def go_on(self) -> None:
         """Let `upgrade::echo` go on."""

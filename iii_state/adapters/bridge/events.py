@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from iii_state import origins
+from iii_state import lineages
 from iii_state.adapters.bridge.remote import results
 from iii_state.errors import Code, FunctionError, InvalidValue
 from iii_state.events import Change, EventType, known_cause
@@ -61,4 +61,4 @@ def read_event(data: Json, write_id: str) -> Change:
     except (msgspec.MsgspecError, InvalidValue, RecursionError, UnicodeError) as error:
         raise FunctionError(Code.DESERIALIZATION_ERROR, f"this is no event of a state trigger: {error}") from None
     place = (write_id, event.scope, event.key, event.event_type)
-    return Change(*place, old, new, known_cause(event.cause), origins.before_delivery(origins.current()))
+    return Change(*place, old, new, known_cause(event.cause), lineages.before_delivery(lineages.current()))

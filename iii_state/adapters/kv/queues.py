@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
-from iii_state import origins, values
+from iii_state import lineages, values
 from iii_state.adapters.kv.clock import now_ms
 from iii_state.adapters.kv.journal.changes import Changes, dead_letter_of, dead_letter_row, delivery_row
 from iii_state.adapters.kv.journal.commits import Commits, Keep, keep_nothing
@@ -60,8 +60,8 @@ class KvQueues:
         self._paused = False
         self._fence = 0
         """Grows with every process that opens the file; that of a delivery is this and its queue's together."""
-        self._with_origin: set[int] = set()
-        """The numbers of deliveries of which the file has an origin."""
+        self._with_lineage: set[int] = set()
+        """The numbers of deliveries of which the file has a lineage."""
 
     def __iter__(self) -> Iterator[Queue]:
         return iter(self._queues.values())
@@ -77,12 +77,12 @@ class KvQueues:
             queue.dropped = dropped
             self._orphan(queue)
         now = self._clock()
-        crashes, kept_origins = dict(contents.crashes), dict(contents.origins)
+        crashes, kept_lineages = dict(contents.crashes), dict(contents.lineages)
         for number, subscription_id, write_id, event_type, scope, key, old, new, attempt, due in contents.deliveries:
             event = Change(write_id, scope.decode(), key.decode(), event_type, old, new)
-            if number in kept_origins:
-                event.origin = origins.decode(kept_origins[number])
-                self._with_origin.add(number)
+            if number in kept_lineages:
+                event.lineage = lineages.decode(kept_lineages[number])
+                self._with_lineage.add(number)
             delivery = Delivery(subscription_id, event, attempt, self._fence, number, crashes=crashes.get(number, 0))
             waiting = self._queues.get(subscription_id)
             if waiting is None:  # its retention had ended
@@ -194,9 +194,9 @@ class KvQueues:
 
     def _finish(self, numbers: list[int], settled: Callable[[], None] | None = None) -> None:
         self._keep(lambda changes: changes.finished.extend(numbers), settled)
-        if self._with_origin and (gone := self._with_origin.intersection(numbers)):
-            self._with_origin -= gone
-            self._keep(lambda changes: changes.gone_origins.extend(gone))
+        if self._with_lineage and (gone := self._with_lineage.intersection(numbers)):
+            self._with_lineage -= gone
+            self._keep(lambda changes: changes.gone_lineages.extend(gone))
 
     # -- what writes put into them
 
@@ -230,8 +230,8 @@ class KvQueues:
 
     def _new_delivery(self, queue: Queue, event: Change) -> Delivery:
         self._number = number = self._number + 1
-        if event.origin is not None and self._commits is not None:
-            self._with_origin.add(number)
+        if event.lineage is not None and self._commits is not None:
+            self._with_lineage.add(number)
         return Delivery(queue.id, event, 1, self._fence, number)
 
     def _make_room(self, queue: Queue, event: Change) -> None:

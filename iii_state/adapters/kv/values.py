@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable
 from typing import TypeVar
 
-from iii_state import origins, values
+from iii_state import lineages, values
 from iii_state.adapters.base import Entries, Updated
 from iii_state.adapters.kv.deadlines import KvDeadlines
 from iii_state.adapters.kv.journal.changes import Changes
@@ -160,8 +160,8 @@ class KvValues:
         if queues:
             kind: EventType = "state:deleted" if new is None else "state:created" if old is None else "state:updated"
             self._writes += 1
-            origin = None if cause is not None else origins.current()
-            event = Change(write_id_of(f"{self._epoch}-{self._writes}", cause), scope, key, kind, old, new, cause, origin)
+            lineage = None if cause is not None else lineages.current()
+            event = Change(write_id_of(f"{self._epoch}-{self._writes}", cause), scope, key, kind, old, new, cause, lineage)
             for queue in queues:
                 refuse_overflow(queue, event)
         changes_deadline = deadline is not None or (self._watched and self._deadline(scope, key) is not None)

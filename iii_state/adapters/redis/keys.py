@@ -179,9 +179,9 @@ class Keys:
         """Hash: lane -> how many of its events are outstanding; `entries`, `bytes` and `fence` of the whole queue."""
         return b"%bbusy:%b" % (self._own, queue)
 
-    def origins(self, queue: bytes) -> bytes:
+    def lineages(self, queue: bytes) -> bytes:
         """Hash: write's id -> what the write was made within, of events that wait; it goes by itself a day after the last one."""
-        return b"%borigins:%b" % (self._own, queue)
+        return b"%blineages:%b" % (self._own, queue)
 
     def wait(self, queue: bytes, lane: bytes) -> bytes:
         """List: events behind an outstanding one of the same lane."""

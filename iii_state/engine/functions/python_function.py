@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from itertools import count
 from typing import Any, TypeAlias
 
-from iii_state import origins, values
+from iii_state import lineages, values
 from iii_state.engine.functions.function import Function, Invocation
 from iii_state.errors import Code, FunctionError, own
 from iii_state.tasks.failures import contained
@@ -111,7 +111,7 @@ class PythonFunction:
         """Call it with the payload (and the call's metadata, if it has a parameter for it) as Python objects."""
         event = values.decode(call.data)
         if call.trace:
-            return origins.inside(call.trace, self._call, event, call.metadata)
+            return lineages.inside(call.trace, self._call, event, call.metadata)
         return self._call(event, call.metadata)
 
     def _call(self, event: Any, metadata: Json | None) -> Result[bytes | None]:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator
 
-from iii_state import origins
+from iii_state import lineages
 from iii_state.engine.functions.function import Details, Executor, Function, Invocation
 from iii_state.errors import Code, FunctionError, NotCarriedOut
 from iii_state.host import DEFAULT_NAMESPACE, Handler
@@ -63,7 +63,7 @@ class FunctionRegistry:
         try:
             if function.handler is not None:
                 if call.trace:
-                    return origins.inside(call.trace, function.handler, call.data, call.caller)
+                    return lineages.inside(call.trace, function.handler, call.data, call.caller)
                 return function.handler(call.data, call.caller)
             return (executor or function.pick(self.first_wins)).execute(function, call)
         except Exception:

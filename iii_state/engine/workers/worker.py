@@ -11,11 +11,12 @@ from typing import Any
 
 from msgspec import Raw
 
-from iii_state import origins
+from iii_state import lineages
 from iii_state.engine.functions.function import Function, Invocation
 from iii_state.engine.workers.execution import Execution
 from iii_state.engine.workers.invocations import Invocations
 from iii_state.engine.workers.registrations import Registrations
+from iii_state.engine.workers.served import Served
 from iii_state.engine.workers.workers import Description, Workers
 from iii_state.errors import Code, FunctionError, NotCarriedOut
 from iii_state.host import DEFAULT_NAMESPACE, Caller, Trigger
@@ -76,8 +77,9 @@ class Worker:
         self._answering = IncomingCalls(link, self._too_large, _unheard, workers.limits(), workers.share(identity))
         self._backlog = link.backlog
         self._registrations = Registrations(self, workers, self._go_on)
+        self._served = Served(self, workers)
         self._execution = Execution(
-            link, workers.call_timeout, self._too_large, self._registrations.check_invokable, lambda: self.name or self.id
+            link, workers.call_timeout, self._too_large, self._served.check_invokable, lambda: self.name or self.id
         )
         self.pending = self._execution.pending
         """Calls that it executes."""
@@ -87,10 +89,10 @@ class Worker:
         self._behind_registrations: tuple[InvokeFunction, int] | None = None
         self._take: dict[type[Any], Callable[[Any], None]] = {
             messages.InvocationResult: self._execution.take_result,
-            messages.RegisterFunction: self._registrations.register_function,
-            messages.UnregisterFunction: self._registrations.unregister_function,
-            messages.RegisterTriggerType: self._registrations.register_trigger_type,
-            messages.UnregisterTriggerType: self._registrations.unregister_trigger_type,
+            messages.RegisterFunction: self._served.register_function,
+            messages.UnregisterFunction: self._served.unregister_function,
+            messages.RegisterTriggerType: self._served.register_trigger_type,
+            messages.UnregisterTriggerType: self._served.unregister_trigger_type,
             messages.RegisterTrigger: self._registrations.register_trigger,
             messages.UnregisterTrigger: self._registrations.unregister_trigger,
             messages.TriggerRegistrationResult: self._registrations.take_registration_result,
@@ -112,6 +114,7 @@ class Worker:
         """Its token has other rights from now on: those of calls that come, and of what it registers and has registered."""
         self.caller = Caller(self.id, self.namespace, identity)
         self._find = self._finding()
+        self._served.apply_rights()
         self._registrations.apply_rights()
 
     def limit(self) -> None:
@@ -129,7 +132,7 @@ class Worker:
     @property
     def is_exclusive(self) -> bool:
         """A provider of trigger types keeps its functions: what they do and its triggers belong together. It may say so before."""
-        return self._registrations.has_types or messages.EXCLUSIVE in (self.description.features or ())
+        return self._served.has_types or messages.EXCLUSIVE in (self.description.features or ())
 
     @property
     def may_crash(self) -> bool:
@@ -142,7 +145,7 @@ class Worker:
     @property
     def function_ids(self) -> list[str]:
         """The functions that it serves, or would if another worker did not keep them."""
-        return self._registrations.function_ids
+        return self._served.function_ids
 
     # --- frames
 
@@ -179,7 +182,7 @@ class Worker:
             if decoded.traceparent is ABSENT and decoded.baggage is ABSENT:
                 answer = handler(decoded.data, self.caller)
             else:
-                answer = origins.inside(messages.trace_members(decoded), handler, decoded.data, self.caller)
+                answer = lineages.inside(messages.trace_members(decoded), handler, decoded.data, self.caller)
         except BaseException as error:
             self._answering.fail(invocation_id, function.id_text, contained(error))
             return
@@ -283,7 +286,8 @@ class Worker:
             before, self.namespace = self.namespace, namespace
             self.caller = Caller(self.id, namespace, self.identity)
             self._find = self._finding()
-            self._registrations.move(before, namespace)
+            self._served.move(before, namespace)
+            self._registrations.move(namespace)
         self.settle()
         self._workers.changed("worker_metadata_updated", self)
         return self._registrations.over()
@@ -314,6 +318,7 @@ class Worker:
         if not self.is_settled:
             self.is_settled = True
             self._registrations.settled()
+            self._served.settled()
 
     def sweep(self) -> None:
         """Called about once a second: end what takes longer than the engine's timeout."""
@@ -340,9 +345,9 @@ class Worker:
         self._workers.remove(self)
         if self._settles is not None:
             self._settles.cancel()
-        self._registrations.drop_served()
+        self._served.drop()
         self._execution.disconnected(may_crash=self.may_crash)
-        self._registrations.drop_triggers()
+        self._registrations.drop()
         self._behind_registrations = None
         self._answering.disconnected()
 

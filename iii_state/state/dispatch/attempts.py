@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
-from iii_state import origins
+from iii_state import lineages
 from iii_state.errors import Code, FunctionError
 from iii_state.events import Delivery
 from iii_state.host import Runner
@@ -62,10 +62,10 @@ class Attempts:
         if consumer.timer is None:
             self._arm(consumer)
         attempt.payload = event.payload()
-        attempt.trace, remembered = origins.delivery_members(event.origin)
-        if remembered is not None and event.origin is not None:
-            attempt.remembered = (remembered, event.origin.hops + 1)
-            origins.begin(*attempt.remembered)
+        attempt.trace, remembered = lineages.delivery_members(event.lineage)
+        if remembered is not None and event.lineage is not None:
+            attempt.remembered = (remembered, event.lineage.hops + 1)
+            lineages.begin(*attempt.remembered)
         self._loops.begin(attempt)
         if consumer.condition is None:
             self._call(attempt)
@@ -158,7 +158,7 @@ class Attempts:
         self._isolation.end(attempt)
         self._loops.end(attempt)
         if attempt.remembered is not None:
-            origins.end(*attempt.remembered)
+            lineages.end(*attempt.remembered)
         capacity.running -= 1
         capacity.bytes -= attempt.delivery.event.size
         if capacity.blocked:

@@ -134,7 +134,7 @@ class Attempt:
     runner: Runner | None = None
     payload: bytes = b""
     trace: bytes = b""
-    """What its calls are made within (`origins.within`)."""
+    """What its calls are made within (`lineages.within`)."""
     remembered: tuple[str, int] | None = None
     """A trace that is remembered while this runs, and the hops of what is written within it."""
     has_written: bool = False

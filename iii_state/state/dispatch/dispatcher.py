@@ -236,7 +236,7 @@ class Dispatcher:
                 unasked = ASK_AGAIN_BYTES
             consumer.buffer.popleft()
             unasked -= delivery.event.size + EVENT_BYTES
-            if delivery.event.origin is not None and (refused := self.loops.refuses(consumer, delivery.event)) is not None:
+            if delivery.event.lineage is not None and (refused := self.loops.refuses(consumer, delivery.event)) is not None:
                 self._outcomes.refuse(consumer, delivery, refused)
                 continue
             self._attempts.start(consumer, delivery)

@@ -1,9 +1,9 @@
 """Handlers that lead to themselves: seen, said once a minute, and ended where there is a limit.
 
 A handler that writes what it watches is called by its own write, for ever; so are two that feed each other over two keys. iii
-allows that, and so it goes on. How many deliveries have led to a write, one behind the other, its event says (`origins`). Where the
-worker's SDK does not carry that along, a worker that writes the very key whose event it is handling, again and again, may be such a
-loop, too: of that there is a warning, and nothing else follows from it.
+allows that, and so it goes on. How many deliveries have led to a write, one behind the other, its event says (`lineages.py`). Where
+the worker's SDK does not carry that along, a worker that writes the very key whose event it is handling, again and again, may be
+such a loop, too: of that there is a warning, and nothing else follows from it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from iii_state import origins
+from iii_state import lineages
 from iii_state.errors import Code
 from iii_state.events import Change, Failure
 from iii_state.host import Caller
@@ -29,6 +29,8 @@ GATHER_SECONDS = 1.0
 """For so long it is seen where a loop passes, before that is said."""
 
 QUIET_SECONDS = 60.0
+"""For so long nothing more is said of a function, whichever keys it is called with: a scope may have very many."""
+
 MOST_PLACES = 100
 MOST_CHAINS = 1000
 PLACES_NAMED = 6
@@ -57,6 +59,23 @@ class _Chain:
     told_at: float | None = None
 
 
+class _Told:
+    """What has been told of within the last minute."""
+
+    def __init__(self) -> None:
+        self._until: dict[str, float] = {}
+        """Those that are over first come first."""
+
+    def tell(self, names: Iterable[str], now: float) -> list[str]:
+        """Of these names, those that it has not; now it has."""
+        until = self._until
+        while until and next(iter(until.values())) <= now:
+            del until[next(iter(until))]
+        new = [name for name in names if name not in until]
+        until.update(dict.fromkeys(new, now + QUIET_SECONDS))
+        return new
+
+
 class Loops:
     """Watches what the dispatcher hands out for loops."""
 
@@ -66,36 +85,38 @@ class Loops:
         self._schedule = context.schedule
         self._limit = context.limits.loop_limit
         self._chains: dict[str, _Chain] = {}
-        self._quiet_until: dict[Place, float] = {}
+        self._functions = _Told()
+        self._subscriptions = _Told()
         self._handled: dict[tuple[str, str, str], list[Attempt]] = {}
         """What workers handle, by worker, scope and key."""
         self._in_a_row: dict[tuple[str, Place], list[float]] = {}
-        """Of a worker and what it handles: when it wrote that key meanwhile, since the last time that it did not."""
+        """Of a worker and what it handles: when it wrote that key meanwhile, since the last time that it did not. Who wrote
+        last comes last."""
 
     def refuses(self, consumer: Consumer, event: Change) -> Failure | None:
         """Note an event that is about to be handed out; why it must not be, where it lies beyond the limit."""
-        origin = event.origin
-        if origin is None:
+        lineage = event.lineage
+        if lineage is None:
             return None
-        hops, limit = origin.hops, self._limit
+        hops, limit = lineage.hops, self._limit
         if hops >= LOOP_HOPS:
-            self._note(consumer, event, origin)
+            self._note(consumer, event, lineage)
         if limit is None or hops <= limit:
             return None
         about = f"{hops} deliveries have led to it, one behind the other; dispatch.loop_limit is {limit}"
         return Failure(Code.LOOP_LIMIT_EXCEEDED, about)
 
-    def _note(self, consumer: Consumer, event: Change, origin: origins.Origin) -> None:
+    def _note(self, consumer: Consumer, event: Change, lineage: lineages.Lineage) -> None:
         now = self._loop.time()
-        chain = self._chains.get(origin.chain)
+        chain = self._chains.get(lineage.chain)
         if chain is None or (chain.told_at is not None and now - chain.told_at >= QUIET_SECONDS):
             if chain is None and len(self._chains) >= MOST_CHAINS:
                 del self._chains[next(iter(self._chains))]
-            chain = self._chains[origin.chain] = _Chain(now)
-            self._loop.call_later(GATHER_SECONDS, self._tell, origin.chain)
+            chain = self._chains[lineage.chain] = _Chain(now)
+            self._loop.call_later(GATHER_SECONDS, self._tell, lineage.chain)
         if chain.told_at is None:
             chain.count += 1
-            chain.hops = max(chain.hops, origin.hops)
+            chain.hops = max(chain.hops, lineage.hops)
             if len(chain.places) < MOST_PLACES:
                 chain.places[Place(consumer.function[1], event.scope, event.key)] = None
                 chain.subscriptions[consumer.subscription.id] = None
@@ -105,9 +126,9 @@ class Loops:
         if chain is None or self._schedule.is_stopping:
             return
         now = chain.told_at = self._loop.time()
-        for subscription_id in chain.subscriptions:
+        for subscription_id in self._subscriptions.tell(chain.subscriptions, now):
             self._queues.note_loop(subscription_id)
-        if self._is_quiet(chain.places, now):
+        if not self._functions.tell({place.function_id for place in chain.places}, now):
             return
         rate = chain.count / max(now - chain.since, GATHER_SECONDS)
         logger.warning(
@@ -116,17 +137,7 @@ class Loops:
             *(chain.hops, rate, _names(chain.places)),
         )
 
-    def _is_quiet(self, places: Iterable[Place], now: float) -> bool:
-        """Whether all of these have been named within the last minute; they have now."""
-        quiet = self._quiet_until
-        is_quiet = all(quiet.get(place, 0.0) > now for place in places)
-        if not is_quiet:
-            for place in [place for place, until in quiet.items() if until <= now]:
-                del quiet[place]
-            quiet.update(dict.fromkeys(places, now + QUIET_SECONDS))
-        return is_quiet
-
-    # --- where no origin comes along
+    # --- where no lineage comes along
 
     def begin(self, attempt: Attempt) -> None:
         """A handler is called."""
@@ -164,16 +175,22 @@ class Loops:
             self._in_a_row.pop((worker_id, place), None)
 
     def _wrote_again(self, worker_id: str, place: Place, attempt: Attempt) -> None:
-        if len(self._in_a_row) >= MOST_CHAINS and (worker_id, place) not in self._in_a_row:
-            del self._in_a_row[next(iter(self._in_a_row))]
-        times = self._in_a_row.setdefault((worker_id, place), [])
-        now = self._loop.time()
+        in_a_row, now = self._in_a_row, self._loop.time()
+        times = in_a_row.pop((worker_id, place), None)
+        if times is None:
+            if len(in_a_row) >= MOST_CHAINS:
+                oldest = next(iter(in_a_row))
+                if now - in_a_row[oldest][-1] < QUIET_SECONDS:
+                    return  # drive none out: those that are followed come to a hundred
+                del in_a_row[oldest]
+            times = []
         times.append(now)
+        in_a_row[worker_id, place] = times
         if len(times) < LOOP_HOPS:
             return
         rate = len(times) / max(now - times[0], 0.001)
-        times.clear()
-        if not self._is_quiet([place], now):
+        in_a_row[worker_id, place] = times[-1:]
+        if self._functions.tell([place.function_id], now):
             assert attempt.runner is not None
             logger.warning(
                 "perhaps a loop: worker %s has written the key that it was handling %d times in a row, %.0f a second, in %s. It "

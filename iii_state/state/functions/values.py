@@ -9,7 +9,7 @@ from functools import partial
 import msgspec
 from msgspec import UNSET, Raw
 
-from iii_state import origins, values
+from iii_state import lineages, values
 from iii_state.access import Access
 from iii_state.adapters.base import Adapter, Updated
 from iii_state.errors import Code, FunctionError, InvalidOp, InvalidValue, StoreError, too_large
@@ -144,7 +144,7 @@ class ValueFunctions:
         return then(answer, _updated, _update_failed) if isinstance(answer, asyncio.Future) else _updated(answer)
 
     def _written(self, request: SetRequest | RawUpdateRequest | DeleteRequest, caller: Caller) -> None:
-        if self.loops is not None and caller.worker_id and not origins.within.get():
+        if self.loops is not None and caller.worker_id and not lineages.within.get():
             self.loops.written(caller, request.scope, request.key)
 
     # --- the others

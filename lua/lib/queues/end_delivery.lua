@@ -1,7 +1,7 @@
 -- Step: ends the pending delivery `id` of a lane, an event of `size` bytes; the next event of the lane becomes ready.
 -- `outstanding` counts the events of the lane, `entries` and `bytes` those of the queue, this one included; `ended` and `ready`
 -- count what was done.
--- Takes: stream, busy, wait, origins, id, lane, size. Changes: outstanding, entries, bytes, ended, ready.
+-- Takes: stream, busy, wait, lineages, id, lane, size. Changes: outstanding, entries, bytes, ended, ready.
 
 if redis.call('XACK', stream, 'engines', id) == 1 then
   redis.call('XDEL', stream, id)

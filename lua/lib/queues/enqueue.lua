@@ -1,21 +1,22 @@
 -- Step: appends the event to every queue, as lib/queues/check_room.lua found them, and in front of it that of a value whose
 -- deadline is over.
--- Takes: scope, key, lane, write_id, origin, origins_at, queue_count, old, new, expired, counts, size.
+-- Takes: scope, key, lane, write_id, lineage, lineages_at, queue_count, old, new, expired, counts, size.
 --
 -- The wake-up tells whose write it was: that engine takes without having heard it.
 -- At most one event of a lane is in the stream; those behind it are in the list `wait`, six items each. Old and new stay
 -- fields of their own wherever they go: to join them with anything would cost a pass over every byte. What the event of a value
 -- that was over is, its write's id says (`write_id_of` in iii_state/events.py).
 --
--- What the write was made within (`origin`) is item 18 of an entry in the stream, behind the attempt and the crashes, where
--- scripts of 0.2.0 leave it in peace. Of an event that waits it is in the hash `origins`, and a `+` before the write's id says that
--- it is there. Nothing depends on it: so it goes by itself after a day, and does not fail a write.
+-- What the write was made within (`lineage`) is item 18 of an entry in the stream, behind the attempt and the crashes, where
+-- scripts of 0.2.0 leave it in peace. Of an event that waits it is in the hash `lineages`, and a `+` before the write's id says
+-- that it is there. Nothing depends on it: so it goes by itself after a day, and does not fail a write. Where there are
+-- more than events, some are of events that are gone (older engines and repairs leave them behind), and it begins anew.
 
 for queue = 1, queue_count do
   local stream, busy, wait, count = KEYS[3 + 3 * queue], KEYS[4 + 3 * queue], KEYS[5 + 3 * queue], counts[queue]
   local outstanding, events = count[1], 0
   if expired then
-    local expiry_id = (origins_at < #KEYS and string.sub(write_id, 2) or write_id) .. '-over'
+    local expiry_id = (lineages_at < #KEYS and string.sub(write_id, 2) or write_id) .. '-over'
     if outstanding == 0 then
       redis.call('XADD', stream, '*', 'w', expiry_id, 's', scope, 'k', key, 't', 'deleted', 'o', expired, 'n', '')
       redis.call('PUBLISH', stream, '')
@@ -25,18 +26,24 @@ for queue = 1, queue_count do
     events = 1
   end
   local event_type = not new and 'deleted' or old and 'updated' or 'created'
-  if outstanding + events == 0 and origin ~= '' then
+  if outstanding + events == 0 and lineage ~= '' then
     redis.call('XADD', stream, '*', 'w', write_id, 's', scope, 'k', key, 't', event_type, 'o', old or '', 'n', new or '',
-      'a', 1, 'c', 0, 'x', origin)
+      'a', 1, 'c', 0, 'x', lineage)
     redis.call('PUBLISH', stream, write_id)
   elseif outstanding + events == 0 then
     redis.call('XADD', stream, '*', 'w', write_id, 's', scope, 'k', key, 't', event_type, 'o', old or '', 'n', new or '')
     redis.call('PUBLISH', stream, write_id)
   else
     redis.call('RPUSH', wait, write_id, scope, key, event_type, old or '', new or '')
-    if origin ~= '' then
-      redis.pcall('HSET', KEYS[origins_at + queue], write_id, origin)
-      redis.pcall('PEXPIRE', KEYS[origins_at + queue], 86400000)
+    if lineage ~= '' then
+      local kept_at = KEYS[lineages_at + queue]
+      redis.pcall('HSET', kept_at, write_id, lineage)
+      local kept = redis.pcall('HLEN', kept_at)
+      if type(kept) == 'number' and kept > count[2] + events + 1 then
+        redis.pcall('DEL', kept_at)
+        redis.pcall('HSET', kept_at, write_id, lineage)
+      end
+      redis.pcall('PEXPIRE', kept_at, 86400000)
     end
   end
   events = events + 1

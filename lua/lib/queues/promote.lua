@@ -2,7 +2,7 @@
 -- included, and then what is left of them; `entries` and `bytes` count those of the queue without it, and `ready` how many events
 -- were made ready. What should wait and is not there is lost. A lane of which nothing is found among many items stays counted:
 -- repair/resume_lanes.lua goes on with it.
--- Takes: stream, busy, wait, origins, lane. Changes: outstanding, entries, bytes, ready.
+-- Takes: stream, busy, wait, lineages, lane. Changes: outstanding, entries, bytes, ready.
 
 --- @include "queues/next_waiting"
 do
@@ -28,11 +28,11 @@ do
     redis.call('HDEL', busy, lane)
   end
   if event then
-    local origin = string.byte(event[1]) == 43 and redis.pcall('HGET', origins, event[1])
-    if type(origin) == 'string' then
-      redis.call('HDEL', origins, event[1])
+    local lineage = string.byte(event[1]) == 43 and redis.pcall('HGET', lineages, event[1])
+    if type(lineage) == 'string' then
+      redis.call('HDEL', lineages, event[1])
       redis.call('XADD', stream, '*', 'w', event[1], 's', event[2], 'k', event[3], 't', event[4], 'o', event[5], 'n', event[6],
-        'a', 1, 'c', 0, 'x', origin)
+        'a', 1, 'c', 0, 'x', lineage)
     else
       redis.call('XADD', stream, '*', 'w', event[1], 's', event[2], 'k', event[3], 't', event[4], 'o', event[5], 'n', event[6])
     end

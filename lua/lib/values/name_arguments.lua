@@ -1,29 +1,29 @@
 -- Step: names what every mutation takes; values/set.lua says what each is. `queue_count` is how many queues want the event; `own`
 -- says where in ARGV the command's own arguments begin. What is not there is false, or nil.
--- `origin` is what the write was made within, '' for nothing; the keys `origins` of the queues stand behind `origins_at`.
+-- `lineage` is what the write was made within, '' for nothing; the keys `lineages` of the queues stand behind `lineages_at`.
 -- Gives: values, scopes, session, routes_version, routes_log, shadow, marks, scope_deadlines, deadlines, clock, epoch, slot,
--- sequence, known_version, scope, key, lane, write_id, origin, origins_at, ttl, queue_count, own.
+-- sequence, known_version, scope, key, lane, write_id, lineage, lineages_at, ttl, queue_count, own.
 
 local values, scopes, session, routes_version, routes_log = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local epoch, slot, sequence, known_version, scope, key = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local shadow, marks, scope_deadlines, deadlines, clock
 local queue_count, own, lane, write_id, ttl = #KEYS - 5, 7, nil, nil, nil
-local origin, origins_at = '', #KEYS
+local lineage, lineages_at = '', #KEYS
 if queue_count > 3 and string.byte(ARGV[8] or '') == 43 then -- `+`: each queue has a fourth key; all these stand at the end
-  origins_at = #KEYS - (queue_count - (queue_count % 4 == 1 and 5 or 0)) / 4
-  queue_count = origins_at - 5
+  lineages_at = #KEYS - (queue_count - (queue_count % 4 == 1 and 5 or 0)) / 4
+  queue_count = lineages_at - 5
 end
 if queue_count % 3 == 2 then -- five keys more stand at the end, and routes_version in the place of those that are not there
   queue_count = queue_count - 5
-  shadow, marks, scope_deadlines, deadlines, clock = unpack(KEYS, origins_at - 4, origins_at)
+  shadow, marks, scope_deadlines, deadlines, clock = unpack(KEYS, lineages_at - 4, lineages_at)
   shadow = shadow ~= routes_version and shadow
   scope_deadlines = scope_deadlines ~= routes_version and scope_deadlines
 end
 if queue_count > 0 then
   queue_count, lane, write_id = queue_count / 3, ARGV[7], ARGV[8]
   own = 9 + 2 * queue_count
-  if origins_at < #KEYS then
-    origin, own = ARGV[own], own + 1
+  if lineages_at < #KEYS then
+    lineage, own = ARGV[own], own + 1
   end
 end
 if scope_deadlines then

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -11,9 +12,10 @@ import pytest
 from iii_state.adapters.redis import RedisAdapter
 from iii_state.adapters.redis.connection.durability import SETTINGS, Findings
 from iii_state.errors import StoreError
-from tests.support.redis.adapters import SMALLEST_RULES, adapter_on
+from tests.support.redis.adapters import SMALLEST_RULES, adapter_on, drain
 from tests.support.redis.server import KINDS, RedisServer, binary
 from tests.support.slow import slow
+from tests.support.stores import ALL
 from tests.support.waiting import answer_of, until
 
 KEPT = ("--appendonly", "yes")
@@ -141,3 +143,24 @@ def test_an_append_only_file_is_enough_to_know_where_only_info_answers() -> None
     assert Findings.read(info, [None] * len(SETTINGS)).warnings() == []
     (unseen,) = Findings.read(info.replace(b"aof_enabled:1", b"aof_enabled:0"), [None] * len(SETTINGS)).warnings()
     assert "whether it keeps its data on disk" in unseen
+
+
+async def test_of_a_write_that_a_kill_has_torn_nothing_comes_back_later() -> None:
+    with RedisServer(*KEPT, "--appendfsync", "always", executable=binary("7")) as server:
+        async with engine_on(server) as adapter:
+            await answer_of(adapter.queues.subscribe(ALL))
+            await answer_of(adapter.values.set("s", "k", b'"torn"'))
+        server.kill()
+        (log,) = server.folder.glob("appendonlydir/*.incr.aof")
+        os.truncate(log, log.read_bytes().rindex(b'"torn"') + 3)  # the event was written whole, and the value not
+        server.start()
+        async with engine_on(server) as adapter:
+            await answer_of(adapter.queues.subscribe(ALL))
+            assert await answer_of(adapter.values.get("s", "k")) is None
+            await answer_of(adapter.values.set("s", "k", b'"again"'))
+            assert [delivery.event.new for delivery in await drain(adapter)] == [b'"again"']
+        server.kill()
+        server.start()
+        async with engine_on(server) as adapter:
+            await answer_of(adapter.queues.subscribe(ALL))
+            assert server.client.xlen(f"iii-state:q:{ALL.id}") == 0

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from iii_state.adapters.redis import RedisAdapter
+from iii_state.adapters.redis.fleet import subscriptions
 from iii_state.config import RedisSettings
 from iii_state.errors import StoreError
 from iii_state.events import Delivery, QueueLimits, Subscription
@@ -226,3 +227,34 @@ async def test_the_full_queue_of_an_engine_that_is_gone_refuses_no_write(
         await until(is_gone)
     finally:
         await adapter.stop()
+
+
+@pytest.mark.parametrize("name", [f"q:{ONE.id}", f"sub:{ONE.id}", "orphans", "routes:log"])
+async def test_a_subscription_is_hosted_although_something_was_in_the_way_of_its_keys(
+    server: RedisServer, stack: AsyncExitStack, name: str
+) -> None:
+    adapter = await stack.enter_async_context(adapter_on(server.url))
+    server.client.delete(PREFIX + name)
+    server.client.set(PREFIX + name, "in the way")
+    async with asyncio.timeout(20):
+        await asyncio.gather(answer_of(adapter.queues.subscribe(ONE)), answer_of(adapter.queues.subscribe(TWO)))
+    assert [len(hosts(server, one)) for one in (ONE, TWO)] == [1, 1]
+    await answer_of(adapter.values.set("s", "one", b"1"))
+    assert (await take_one(adapter, ONE)).event.new == b"1"
+    assert len(server.client.keys(f"{PREFIX}{name}:damaged:*")) == 1
+
+
+async def test_what_cannot_be_moved_aside_refuses_a_subscription_in_the_end(
+    server: RedisServer, stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscriptions, "DAMAGED_SECONDS", 0.3)
+    adapter = await stack.enter_async_context(adapter_on(server.url))
+    await adapter._checking.stop()
+    server.client.delete(f"{PREFIX}orphans")
+    server.client.set(f"{PREFIX}orphans", "in the way")
+    async with asyncio.timeout(20):
+        with pytest.raises(StoreError, match="WRONGTYPE"):
+            await answer_of(adapter.queues.subscribe(ONE))
+    server.client.delete(f"{PREFIX}orphans")
+    await answer_of(adapter.queues.subscribe(ONE))
+    assert len(hosts(server, ONE)) == 1

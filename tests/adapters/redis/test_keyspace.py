@@ -11,6 +11,7 @@ from functools import partial
 import pytest
 
 from iii_state.adapters.redis import RedisAdapter
+from iii_state.adapters.redis.connection.durability import SETTINGS
 from iii_state.config import RedisSettings
 from iii_state.events import Subscription
 from tests.support.redis.adapters import SMALLEST_RULES, adapter_on
@@ -38,6 +39,11 @@ def config_calls(server: RedisServer) -> int:
     return sum(counts["calls"] for name, counts in stats.items() if name.startswith("cmdstat_config"))
 
 
+def warnings(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """What was warned of, but for what this server may forget: it keeps nothing."""
+    return [record for record in caplog.records if record.levelno >= logging.WARNING and not record.name.endswith(".durability")]
+
+
 @asynccontextmanager
 async def limited(server: RedisServer, rules: str) -> AsyncIterator[RedisAdapter]:
     """An adapter whose user has no more than these permissions."""
@@ -57,9 +63,9 @@ async def test_what_is_told_already_is_left_as_it_is(server: RedisServer) -> Non
     server.client.config_set(SETTING, "KA")
     server.client.config_resetstat()
     async with adapter_on(server.url):
-        await until(lambda: config_calls(server) > 1)
+        await until(lambda: config_calls(server) > len(SETTINGS) + 1)
         await until(lambda: any(client["name"] == "iii-state:bells" for client in server.client.client_list()))
-    assert config_calls(server) == 2, "the test's own, and one that reads"
+    assert config_calls(server) == len(SETTINGS) + 2, "the test's own, one that reads, and those that look what may be forgotten"
     assert setting(server) == set("KA")
 
 
@@ -124,7 +130,7 @@ async def test_where_it_may_not_be_set_one_warning_says_what_to_set(server: Redi
         await answer_of(adapter.queues.subscribe(ALL))
         await answer_of(adapter.values.set("s", "k", b"1"))
         assert len(await answer_of(adapter.queues.take(ALL.id, 1))) == 1
-    assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
+    assert len(warnings(caplog)) == 1
 
 
 @pytest.mark.parametrize("rules", ["+config|get", "+config|get +config|set", ""])
@@ -138,7 +144,7 @@ async def test_where_it_may_only_be_read_or_is_set_there_is_nothing_to_say(
         await until(lambda: woken)
         server.client.set("iii-state:alarm", "1", px=20)
         await until(lambda: len(woken) == 2)
-    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+    assert warnings(caplog) == []
 
 
 async def test_a_setting_that_may_be_read_only_is_named_whole(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:

@@ -36,7 +36,7 @@ def _names_of_keys() -> tuple[dict[bytes, str], dict[bytes, str]]:
         name = spelled.get(made, made)
         if isinstance(value, cached_property):
             fixed[getattr(KEYS, made)] = name
-        elif made in ("values", "engine", "hosts", "session", "subscription", "stream", "busy", "origins", "dead", "deadlines_of"):
+        elif made in ("values", "engine", "hosts", "session", "subscription", "stream", "busy", "lineages", "dead", "deadlines_of"):
             beginnings[getattr(KEYS, made)(b"")] = name
     return fixed, {**beginnings, KEYS.wait(b"", b"")[:-1]: "wait", KEYS.shadow(b"", b"")[:-2]: "shadow"}
 

@@ -82,9 +82,11 @@ class AttachProcess:
 
 
 @contextmanager
-def attached(url: str, *arguments: str, config: dict[str, Any] | None = None) -> Iterator[AttachProcess]:
+def attached(
+    url: str, *arguments: str, config: dict[str, Any] | None = None, environment: Mapping[str, str] | None = None
+) -> Iterator[AttachProcess]:
     """An attached worker for the length of a `with` block; killed at the end, whatever happened."""
-    process = AttachProcess(url, *arguments, config=config)
+    process = AttachProcess(url, *arguments, config=config, environment=environment)
     try:
         yield process
     finally:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from iii_state import origins
+from iii_state import lineages
 from iii_state.adapters.bridge.remote.link import Link
 from iii_state.adapters.bridge.remote.session import RemoteSession, session_error
 from iii_state.errors import Code, ConnectionLost, FunctionError, OutcomeUnknown, StoreError
@@ -21,8 +21,8 @@ from iii_state.wire.messages import STOPPED
 
 
 def _trace() -> bytes:
-    origin = origins.current()
-    return b"" if origin is None else origins.call_members(origin)
+    lineage = lineages.current()
+    return b"" if lineage is None else lineages.call_members(lineage)
 
 
 _going_on = Afterwards("going on with calls that waited for this one")

@@ -88,8 +88,8 @@ class Remote:
         if ring is not None:
             await self.stop()
             raise StoreError(ring)
-        if (trouble := self.link.trouble) is not None:
-            logger.warning("%s; calls wait for it, for %g s each", trouble, self._timeout)
+        if self.link.trouble is not None:  # what it is has been logged
+            logger.warning("calls wait for the engine at %s, for %g s each", self.url, self._timeout)
 
     async def stop(self) -> None:
         """Close the connection; what is still open fails."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from iii_state import origins
+from iii_state import lineages
 from iii_state.adapters.kv.journal.transaction import Outcome, Row, Slot, Transaction
 from iii_state.adapters.local_queue import Queue, number_of
 from iii_state.events import Change, DeadLetter, Delivery
@@ -44,7 +44,7 @@ class Changes:
     finished: list[int] = field(default_factory=list)
     """Numbers of deliveries that are done with."""
     gone_dead_letters: list[str] = field(default_factory=list)
-    gone_origins: list[int] = field(default_factory=list)
+    gone_lineages: list[int] = field(default_factory=list)
     """Of deliveries that are done with."""
     ended_sessions: list[str] = field(default_factory=list)
     settled: list[Callable[[], None]] = field(default_factory=list)
@@ -55,7 +55,7 @@ class Changes:
         self.subscriptions = {**other.subscriptions, **self.subscriptions}
         self.attempts = {**other.attempts, **self.attempts}
         self.crashes = {**other.crashes, **self.crashes}
-        for name in ("dead_letters", "retried", "finished", "gone_dead_letters", "gone_origins", "ended_sessions", "settled"):
+        for name in ("dead_letters", "retried", "finished", "gone_dead_letters", "gone_lineages", "ended_sessions", "settled"):
             setattr(self, name, getattr(other, name) + getattr(self, name))
 
     def drop_mutations(self) -> None:
@@ -75,8 +75,8 @@ class Changes:
             ended_sessions=self.ended_sessions,
             subscriptions=self.subscriptions,
             deliveries=[delivery_row(delivery) for delivery in made] + self.retried,
-            origins=[(number_of(each), origins.encode(each.event.origin)) for each in made if each.event.origin is not None],
-            gone_origins=self.gone_origins,
+            lineages=[(number_of(each), lineages.encode(each.event.lineage)) for each in made if each.event.lineage is not None],
+            gone_lineages=self.gone_lineages,
             attempts=self.attempts,
             clock=clock() if self.attempts or self.deadlines else None,
             crashes=self.crashes,

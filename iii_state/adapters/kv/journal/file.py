@@ -50,8 +50,8 @@ CREATE TABLE IF NOT EXISTS deadline (
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS crash (number INTEGER PRIMARY KEY, crashes INTEGER NOT NULL);
 DELETE FROM crash WHERE number NOT IN (SELECT number FROM delivery);
-CREATE TABLE IF NOT EXISTS origin (number INTEGER PRIMARY KEY, origin BLOB NOT NULL);
-DELETE FROM origin WHERE number NOT IN (SELECT number FROM delivery);
+CREATE TABLE IF NOT EXISTS lineage (number INTEGER PRIMARY KEY, lineage BLOB NOT NULL);
+DELETE FROM lineage WHERE number NOT IN (SELECT number FROM delivery);
 """
 
 LOG_PAGES = 8192
@@ -72,7 +72,7 @@ class Contents:
     subscriptions: list[Row]
     deliveries: list[Row]
     crashes: list[tuple[int, int]]
-    origins: list[tuple[int, bytes]]
+    lineages: list[tuple[int, bytes]]
     dead_letters: list[Row]
     unwritten: StoreError | None = None
     """Why the file could not be told that it was opened, which `note_opening` has to do before anything else is written."""
@@ -215,7 +215,7 @@ def _read(connection: sqlite3.Connection) -> Contents:
         subscriptions=connection.execute("SELECT * FROM subscription").fetchall(),
         deliveries=connection.execute("SELECT * FROM delivery ORDER BY number").fetchall(),
         crashes=connection.execute("SELECT number, crashes FROM crash").fetchall(),
-        origins=connection.execute("SELECT number, origin FROM origin").fetchall(),
+        lineages=connection.execute("SELECT number, lineage FROM lineage").fetchall(),
         dead_letters=connection.execute("SELECT * FROM dead_letter ORDER BY rowid").fetchall(),
     )
 

@@ -45,9 +45,9 @@ class Transaction:
     finished: list[int] = field(default_factory=list)
     """Numbers of deliveries that are done with."""
     gone_dead_letters: list[str] = field(default_factory=list)
-    origins: list[Row] = field(default_factory=list)
+    lineages: list[Row] = field(default_factory=list)
     """Of deliveries, by their numbers."""
-    gone_origins: list[int] = field(default_factory=list)
+    gone_lineages: list[int] = field(default_factory=list)
 
     def statements(self) -> list[tuple[str, str, str, Sequence[Row]]]:
         """Head, row template, tail and rows of every multi-row statement, in an order that may be followed blindly."""
@@ -73,8 +73,8 @@ class Transaction:
             ("INSERT INTO dead_letter VALUES", "(?,?,?,?,?,?,?,?,?,?,?,?)", "", self.dead_letters),
             ("DELETE FROM delivery WHERE number IN (VALUES", "(?)", ")", [(number,) for number in self.finished]),
             ("DELETE FROM dead_letter WHERE id IN (VALUES", "(?)", ")", [(name,) for name in self.gone_dead_letters]),
-            ("INSERT OR REPLACE INTO origin VALUES", "(?,?)", "", self.origins),
-            ("DELETE FROM origin WHERE number IN (VALUES", "(?)", ")", [(number,) for number in self.gone_origins]),
+            ("INSERT OR REPLACE INTO lineage VALUES", "(?,?)", "", self.lineages),
+            ("DELETE FROM lineage WHERE number IN (VALUES", "(?)", ")", [(number,) for number in self.gone_lineages]),
             ("DELETE FROM subscription WHERE id IN (VALUES", "(?)", ")", ended),
         ]
 

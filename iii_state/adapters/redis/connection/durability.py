@@ -13,6 +13,7 @@ logger = logging.getLogger(__name__)
 
 SETTINGS = (b"maxmemory-policy", b"maxmemory", b"appendonly", b"save")
 
+_RUN_ID = re.compile(rb"^run_id:(\w+)", re.MULTILINE)
 _LINE = re.compile(rb"^(\w+):(.*?)\r?$", re.MULTILINE)
 
 
@@ -93,12 +94,21 @@ class Durability:
     def __init__(self, address: Address) -> None:
         self._address = address
         self._run_id = ""
+        self._info: Reply = None
         self.warnings: list[str] = []
         """Of the server that was looked at last, in words."""
 
     async def look_at(self, socket: Socket) -> None:
-        """Look, and warn. Refusals are no errors; raises `StoreError` when the connection breaks."""
-        info, *settings = await socket.ask((b"INFO",), *((b"CONFIG", b"GET", name) for name in SETTINGS))
+        """Look, and warn. Refusals are no errors; raises `StoreError` when the connection breaks.
+
+        Calls wait for it where a connection is made anew, so what is long, and does not change while a server runs, is asked for
+        once.
+        """
+        about, *settings = await socket.ask((b"INFO", b"server"), *((b"CONFIG", b"GET", name) for name in SETTINGS))
+        run_id = _RUN_ID.search(_text(about))
+        if run_id is None or run_id[1].decode() != self._run_id:
+            (self._info,) = await socket.ask((b"INFO",))
+        info = self._info
         server = Findings.read(info, settings)
         before = self.warnings if server.run_id == self._run_id else []
         self._run_id = server.run_id

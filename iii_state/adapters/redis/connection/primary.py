@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 from iii_state.adapters.redis.connection.address import Address
 from iii_state.adapters.redis.connection.pubsub import PubSub
@@ -78,7 +79,7 @@ class Primary:
 
     async def _open(self, name: str) -> Socket:
         found = await find_primary(self.address)
-        self._place = found.place
+        self._is_at(found.place, asyncio.current_task())
         return self._kept(await open_server(found, name))
 
     def _kept(self, socket: Socket) -> Socket:
@@ -118,19 +119,24 @@ class Primary:
         else:
             self._is_at(found.place)
 
-    def _is_at(self, place: tuple[str, int]) -> None:
-        if place == self._place:
+    def _is_at(self, place: tuple[str, int], found_by: asyncio.Task[Any] | None = None) -> None:
+        """The primary is there; an opening that has found it goes on."""
+        elsewhere = {socket for socket in self._sockets if socket.address.place != place}
+        known, self._place = self._place, place
+        if known is None or (known == place and not elsewhere):
             return
-        self._place = place
-        where = self.address.at(*place)
-        reason = f"the Sentinels of {self.address.name} have made another server the primary: it is at {where} now"
-        logger.warning(reason)
-        self._end({socket for socket in self._sockets if socket.address.place != place}, reason)
+        reason = (
+            f"the Sentinels of {self.address.name} have made another server the primary: it is at {self.address.at(*place)} now"
+        )
+        if known != place:
+            logger.warning(reason)
+        self._end(elsewhere, reason, found_by)
 
-    def _end(self, sockets: set[Socket], reason: str) -> None:
+    def _end(self, sockets: set[Socket], reason: str, found_by: asyncio.Task[Any] | None = None) -> None:
         self._ended_for = reason
         for opening in self._opening:
-            opening.cancel()
+            if opening is not found_by:
+                opening.cancel()
         for socket in tuple(sockets):
             socket.leave(reason)
         self.moved.emit()

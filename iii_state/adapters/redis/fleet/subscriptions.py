@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from iii_state import values
+from iii_state.adapters.redis.connection.explain import trouble_of
+from iii_state.adapters.redis.fleet.aside import Aside
 from iii_state.adapters.redis.fleet.retention import HOLD_SECONDS, Retention
 from iii_state.adapters.redis.mutations.routes import Wanted, route_text
 from iii_state.adapters.redis.scripts import subscriptions as scripts
@@ -23,6 +25,9 @@ BROADCAST_RETENTION_MS = 300_000
 
 PAUSE_SECONDS = 0.1
 """How long a request waits when Redis could not be asked."""
+
+DAMAGED_SECONDS = 5.0
+"""For so long requests are made again that meet keys of another type: such keys are moved aside meanwhile."""
 
 
 class Hosted(NamedTuple):
@@ -47,9 +52,10 @@ class _Request:
 
 class Subscriptions:
     """Requests are carried out one after the other; those to subscribe that lie together are one call. While Redis is away they
-    wait: a trigger that is registered or let go meanwhile is so in the end."""
+    wait: a trigger that is registered or let go meanwhile is so in the end. So they do while something is in the way of a key: a
+    worker does not try again when its trigger was refused."""
 
-    def __init__(self, shared: Shared, retention: Retention) -> None:
+    def __init__(self, shared: Shared, retention: Retention, aside: Aside) -> None:
         self.hosted: dict[str, Hosted] = {}
         """By subscription id."""
         self._keys = shared.keys
@@ -60,6 +66,9 @@ class Subscriptions:
         self._maintenance = shared.maintenance
         self._routes = shared.fanout.routes
         self._retention = retention
+        self._aside = aside
+        self._damaged_at = 0.0
+        """When the first of the requests was made that have met keys of another type since, 0 where the last one has not."""
         self._requests: deque[_Request] = deque()
         self._under_way: dict[Wanted, set[bytes]] = {}
         """Queues of subscriptions that are being registered."""
@@ -175,6 +184,12 @@ class Subscriptions:
                 self._requests.extendleft(reversed(batch))
                 await asyncio.sleep(PAUSE_SECONDS)
             except Exception as error:
+                if self._may_be_mended(error):
+                    self._requests.extendleft(reversed(batch))
+                    await self._move_aside(batch)
+                    await asyncio.sleep(PAUSE_SECONDS)
+                    continue
+                self._damaged_at = 0.0
                 for request in batch:
                     if not request.answer.done():
                         request.answer.set_exception(error)
@@ -182,9 +197,27 @@ class Subscriptions:
                 self._requests.extendleft(reversed(batch))
                 raise
             else:
+                self._damaged_at = 0.0
                 for request in batch:
                     if not request.answer.done():
                         request.answer.set_result(None)
+
+    def _may_be_mended(self, error: Exception) -> bool:
+        """Whether a request has failed for a key of another type, and no other has for long."""
+        if not isinstance(error, StoreError) or trouble_of(str(error)) != "WRONGTYPE":
+            return False
+        now = asyncio.get_running_loop().time()
+        self._damaged_at = self._damaged_at or now
+        return now - self._damaged_at < DAMAGED_SECONDS
+
+    async def _move_aside(self, batch: list[_Request]) -> None:
+        """Move aside what is in the way of these queues: no engine may look at them yet. Keys that all share are looked at."""
+        typed = [(self._keys.subscription(request.queue), b"hash") for request in batch]
+        typed += [(self._keys.stream(request.queue), b"stream") for request in batch]
+        for error in await asyncio.gather(*(self._aside.move(*each) for each in typed), return_exceptions=True):
+            if isinstance(error, StoreError):
+                logger.info("what is in the way of a trigger could not be moved aside: %s", error)
+                break
 
     async def _carry_out(self, batch: list[_Request]) -> None:
         first = batch[0]

@@ -129,11 +129,11 @@ class Takeover:
 
     async def _compare_features(self, others: set[bytes]) -> None:
         """Find out whether all engines read what this one may write. While one does not that is asked again at each look."""
-        if others == self._compared and self._fanout.tells_origins:
+        if others == self._compared and self._fanout.tells_lineages:
             return
         table = await self._send(b"HGETALL", self._keys.features)
         told = dict(zip(table[::2], table[1::2], strict=True))
-        self._fanout.tells_origins = all(FEATURES in told.get(engine, b"").split() for engine in (self._engine.id, *others))
+        self._fanout.tells_lineages = all(FEATURES in told.get(engine, b"").split() for engine in (self._engine.id, *others))
         self._compared = others
 
     async def _dies_in(self, engine: bytes, heartbeat: bytes, before: float) -> float:

@@ -46,7 +46,7 @@ class Fanout:
         self.callers_packing = Packing(keys)
         """Of calls with the request ids of callers; a `Packing` is fast for one session at a time."""
         self.enabled = True
-        self.tells_origins = False
+        self.tells_lineages = False
         """Whether all engines have said that they read what a write was made within."""
         self.deadlines = Maintenance()
         """Removes values whose deadline is over; planned here, since writes set deadlines."""
@@ -111,6 +111,11 @@ class Fanout:
         self._engine.lost(self._engine.id)
 
     # -- scopes that have deadlines
+
+    def lifetime(self, ttl_ms: int) -> bytes:
+        """How long a value is to live, and the time that this engine has, for where Redis cannot tell it."""
+        now_ms = self._engine.own_now_ms()
+        return b"%d" % ttl_ms if now_ms is None else b"%d %d" % (ttl_ms, now_ms)
 
     def deadline_set(self, ttl_ms: int) -> None:
         """A deadline has just been set by this engine."""

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar, cast
 
-from iii_state import origins
+from iii_state import lineages
 from iii_state.adapters.redis.connection.call import AGAIN, Again, Command, RedisCall, Reply
 from iii_state.adapters.redis.keys import caller_session, lane
 from iii_state.adapters.redis.mutations.fanout import Fanout
@@ -52,7 +52,7 @@ class Mutation(RedisCall[T], Generic[T]):
         "_fanout",
         "_is_declaring",
         "_is_told",
-        "_origin",
+        "_lineage",
         "_own",
         "_packed_own",
         "_place",
@@ -89,7 +89,7 @@ class Mutation(RedisCall[T], Generic[T]):
         self._own = own
         self._packed_own = packed(own)
         super().__init__(len(self._packed_own), mutates=True, in_session=request is None, scope=scope)
-        self._origin = None if self.cause is not None else origins.current()
+        self._lineage = None if self.cause is not None else lineages.current()
         self.key = key
         self.can_be_held = False
         """Whether its caller expects the result `Postponed.HELD`, and calls again then (`begin_again`)."""
@@ -105,7 +105,6 @@ class Mutation(RedisCall[T], Generic[T]):
         self._capture_failure = ""
         """Why what another program has done to the value could not become an event."""
         if ttl_ms is not None:
-            self._ttl = b"%d" % ttl_ms
             fanout.will_have_deadlines(scope)
 
     def applied(self, reply: Reply) -> T:
@@ -119,7 +118,7 @@ class Mutation(RedisCall[T], Generic[T]):
         routes = fanout.routes
         ttl = None
         if self.scope in routes.with_deadlines:
-            ttl = self._ttl
+            ttl = self._ttl if self.ttl_ms is None else fanout.lifetime(self.ttl_ms)
         elif self.ttl_ms is not None:
             return self._declare()
         request = self.request
@@ -143,9 +142,9 @@ class Mutation(RedisCall[T], Generic[T]):
         targets = [fanout.target(queue, is_bounded=queue not in unbounded) for queue, _ in wanted]
         request_id = RequestId(session, epoch, slot, sequence)
         watched = None if shadows is None else (fanout.keys.shadow(shadows, scope), fanout.marks)
-        origin = b"" if self._origin is None or not wanted or not fanout.tells_origins else origins.encode(self._origin)
+        lineage = b"" if self._lineage is None or not wanted or not fanout.tells_lineages else lineages.encode(self._lineage)
         known = (fanout.keys, request_id, routes.version, scope, key, targets, self._own, watched, ttl)
-        call = mutation(*known, cause=self.cause, origin=origin)
+        call = mutation(*known, cause=self.cause, lineage=lineage)
         return pack((b"EVALSHA", script(self.name).sha1, *call))
 
     def _declare(self) -> bytes:

@@ -102,13 +102,13 @@ def mutation(
     watched: tuple[bytes, bytes] | None = None,
     ttl: bytes | None = None,
     cause: Cause | None = None,
-    origin: bytes = b"",
+    lineage: bytes = b"",
 ) -> list[bytes]:
     """What follows the digest in EVALSHA: number of keys, keys, arguments.
 
     `arguments` are the command's own; `watched` is the scope's shadow and the channel of the marks, where foreign writes are;
     `cause` is what the id of the write says. `ttl` is for a scope that has deadlines, and None for any other: milliseconds,
-    `NO_DEADLINE` or `KEEP_DEADLINE`. `origin` is what the write was made within (`origins.encode`), empty where that is not to be
+    `NO_DEADLINE` or `KEEP_DEADLINE`. `lineage` is what the write was made within (`lineages.encode`), empty where that is not to be
     told: then the call is what it was in 0.2.0.
     """
     extra: tuple[bytes, ...] = ()
@@ -117,7 +117,7 @@ def mutation(
         times = (keys.deadlines_of(scope), keys.deadlines, keys.clock)
         extra = (*(watched or none), *((*none, keys.routes_version) if ttl is None else times))
     call = [
-        b"%d" % (5 + (4 if origin else 3) * len(targets) + len(extra)),
+        b"%d" % (5 + (4 if lineage else 3) * len(targets) + len(extra)),
         keys.values(scope),
         keys.scopes,
         keys.session(request.session),
@@ -128,17 +128,17 @@ def mutation(
     for target in targets:
         call += (keys.stream(target.queue), keys.busy(target.queue), keys.wait(target.queue, lane_name))
     call += extra
-    if origin:
-        call += [keys.origins(target.queue) for target in targets]
+    if lineage:
+        call += [keys.lineages(target.queue) for target in targets]
     call += (b"%d" % request.epoch, b"%d" % request.slot, b"%d" % request.sequence, b"%d" % routes_version, scope, key)
     if targets:
         plain = b"%b-%d" % (request.session, request.sequence)
         write_id = plain if cause is None else write_id_of(plain.decode(), cause).encode()
-        call += (lane_name, b"+" + write_id if origin else write_id)
+        call += (lane_name, b"+" + write_id if lineage else write_id)
         for target in targets:
             call += (b"%d" % target.max_entries, b"%d" % target.max_bytes)
-        if origin:
-            call.append(origin)
+        if lineage:
+            call.append(lineage)
     if ttl is not None:
         call.append(ttl)
     call += arguments

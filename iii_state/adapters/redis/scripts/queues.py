@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
-from iii_state import origins
+from iii_state import lineages
 from iii_state.adapters.redis.keys import Keys, lane
 from iii_state.adapters.redis.scripts.mutations import Reply
 from iii_state.events import Change, Delivery, EventType, QueueLimits
@@ -49,7 +49,7 @@ def take(keys: Keys, queue: bytes, engine: bytes, count: int) -> list[bytes]:
 
 def ack(keys: Keys, queue: bytes, engine: bytes, entries: Sequence[Entry], want: int) -> list[bytes]:
     """What follows the digest of queues/ack.lua in EVALSHA."""
-    call = [b"%d" % (4 + len(entries)), keys.stream(queue), keys.engines, keys.busy(queue), keys.origins(queue)]
+    call = [b"%d" % (4 + len(entries)), keys.stream(queue), keys.engines, keys.busy(queue), keys.lineages(queue)]
     call += [keys.wait(queue, entry.lane) for entry in entries]
     call += (engine, b"%d" % want)
     for entry in entries:
@@ -85,7 +85,7 @@ def dead_letter(
     names = (keys.stream(queue), keys.engines, keys.busy(queue), keys.wait(queue, entry.lane), keys.dead(queue), keys.dead_queues)
     more = (keys.subscription(queue), keys.clock)
     words = (engine, queue, entry.id, entry.lane, b"%d" % entry.size, b"%d" % attempts, error.encode(), function_id.encode())
-    return [b"9", *names, *more, keys.origins(queue), *words, b"%d" % most]
+    return [b"9", *names, *more, keys.lineages(queue), *words, b"%d" % most]
 
 
 def dead_retry(keys: Keys, queue: bytes, entry_id: bytes, lane_name: bytes, limits: QueueLimits) -> list[bytes]:
@@ -112,7 +112,7 @@ def drop_oldest(
     """What follows the digest of queues/drop_oldest.lua in EVALSHA."""
     names = (keys.stream(queue), keys.subscription(queue), keys.busy(queue), keys.wait(queue, lane_name))
     bounds = (b"%d" % limits.max_queue_length, b"%d" % limits.max_queue_bytes, b"%d" % size)
-    return [b"5", *names, keys.origins(queue), scope, key, lane_name, *bounds]
+    return [b"5", *names, keys.lineages(queue), scope, key, lane_name, *bounds]
 
 
 def note_loop(keys: Keys, queue: bytes) -> list[bytes]:
@@ -158,5 +158,5 @@ def _delivery(
     entry = Entry(entry_id, lane(scope, key), size, queue, engine)
     event = event_of(fields)
     if len(fields) > 17 and fields[16] == b"x":
-        event.origin = origins.decode(fields[17])
+        event.lineage = lineages.decode(fields[17])
     return Delivery(subscription_id, event, attempt, fence_number, entry, crashes=crashes)

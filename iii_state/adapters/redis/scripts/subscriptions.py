@@ -48,4 +48,4 @@ def end_subscription(keys: Keys, queue: bytes, engine: bytes = b"", *, is_full: 
 def clear(keys: Keys, queue: bytes, lanes: Sequence[bytes]) -> list[bytes]:
     """What follows the digest of subscriptions/delete_queue.lua in EVALSHA."""
     call = [b"%d" % (5 + len(lanes)), keys.subscription(queue), keys.stream(queue), keys.busy(queue), keys.orphans]
-    return [*call, keys.origins(queue), *(keys.wait(queue, lane_name) for lane_name in lanes), queue, *lanes]
+    return [*call, keys.lineages(queue), *(keys.wait(queue, lane_name) for lane_name in lanes), queue, *lanes]

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from iii_state.adapters.redis.connection.address import Address
+from iii_state.adapters.redis.connection.primary import Primary
 from iii_state.adapters.redis.connection.sentinel import find_primary
 from iii_state.errors import NoAnswer, StoreError
 from tests.support.engines.processes import free_port
@@ -90,6 +91,21 @@ async def test_a_primary_that_says_nothing_is_left_when_another_is_promoted(grou
         assert await answer_of(adapter.values.set("s", "k", b"2")) == b"1"
         promoted = await until_promoted(group)
         await until(lambda: connected(promoted) == EVERYTHING)
+
+
+async def test_a_connection_that_finds_another_primary_has_all_others_leave_the_old_one(group: SentinelGroup) -> None:
+    """Also where no Sentinel was heard, as here, where none is listened to."""
+    primary = Primary(Address.parse(group.url))
+    old = await primary.open("test")
+    group.set_down_after()
+    group.first.process.send_signal(signal.SIGSTOP)
+    promoted = await until_promoted(group)
+    new = await primary.open("test")
+    await until(old.closed.done)
+    assert f"it is at 127.0.0.1:{promoted.port} ({NAME}) now" in old.trouble
+    assert (new.address.place, new.closed.done()) == (("127.0.0.1", promoted.port), False)
+    new.abort()
+    await new.closed
 
 
 async def test_a_promotion_cuts_all_pauses_short(group: SentinelGroup, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,18 +37,23 @@ MAX_BAGGAGE = 8192
 within: ContextVar[bytes] = ContextVar("iii_state_within", default=b"")
 """What the call that is being carried out was made within: text of `messages.trace_members`, empty for nothing."""
 
-_TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_TRACE = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+"""As W3C has it: what is all zeros is no id (a tracer that is switched off sends that), and there is no version `ff`."""
+
 _OURS = "00-696969737461"
 """How a traceparent of ours begins; four digits of hops follow, eight of the chain of deliveries, and eight of a number."""
 
-_HOPS = re.compile(r"\s*iii-state-hops\s*=\s*(\d{1,5})\s*")
+_HOPS = re.compile(r"\s*iii-state-hops\s*=\s*([0-9]{1,5})\s*")
+_HOPS_ROOM = 64
+"""Characters in which they stand in a baggage, as another tracer may have spelled them."""
+
 
 _numbers = count(1 + randbits(31))
 _running: dict[str, list[int]] = {}
 """Trace → hops of the writes within each of the deliveries in it that run here."""
 
 
-class Origin(msgspec.Struct, frozen=True, omit_defaults=True):
+class Lineage(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a write was made within: trace and baggage of the call, None where there is none; and how many hops it is away from a
     write that was made within no delivery."""
 
@@ -70,11 +75,11 @@ class _Members(msgspec.Struct):
 
 
 _members = msgspec.json.Decoder(_Members)
-_origin = msgspec.json.Decoder(Origin)
+_lineage = msgspec.json.Decoder(Lineage)
 
 
-def current() -> Origin | None:
-    """The origin of a write that is made now; None for one that is made within nothing."""
+def current() -> Lineage | None:
+    """The lineage of a write that is made now; None for one that is made within nothing."""
     text = within.get()
     return read(text) if text else None
 
@@ -88,8 +93,8 @@ def inside(text: bytes, function: Callable[P, T], *arguments: P.args, **named: P
         within.reset(token)
 
 
-def read(text: bytes) -> Origin | None:
-    """The origin of a write that is made within a call with these members."""
+def read(text: bytes) -> Lineage | None:
+    """The lineage of a write that is made within a call with these members."""
     try:
         members = _members.decode(b"{%b}" % text[1:])
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
@@ -98,25 +103,27 @@ def read(text: bytes) -> Origin | None:
     trace = _TRACE.fullmatch(traceparent) if isinstance(traceparent, str) else None
     if trace is None:
         traceparent = None
-    if not isinstance(baggage, str) or len(baggage) > MAX_BAGGAGE:
+    if not isinstance(baggage, str) or len(baggage) > MAX_BAGGAGE + _HOPS_ROOM:
         baggage = None
     hops = 0
     if baggage is not None and "iii-state-hops" in baggage:
         baggage, hops = _without_hops(baggage)
+    if baggage is not None and len(baggage) > MAX_BAGGAGE:
+        baggage = None
     if trace is not None and traceparent.startswith(_OURS):
         hops = int(traceparent[15:19], 16)
     elif trace is not None and not hops and _running:
         hops = max(_running.get(trace[1], (0,)))
-    return Origin(hops, traceparent, baggage) if traceparent is not None or baggage is not None else None
+    return Lineage(hops, traceparent, baggage) if traceparent is not None or baggage is not None else None
 
 
-def before_delivery(origin: Origin | None) -> Origin | None:
-    """The origin of the write whose event is delivered by a call that is made within `origin`: one hop less."""
-    if origin is None or origin.hops == 0:
-        return origin
-    if origin.hops == 1 and origin.traceparent is not None and origin.traceparent.startswith(_OURS):
-        return None if origin.baggage is None else Origin(baggage=origin.baggage)
-    return msgspec.structs.replace(origin, hops=origin.hops - 1)
+def before_delivery(lineage: Lineage | None) -> Lineage | None:
+    """The lineage of the write whose event is delivered by a call that is made within `lineage`: one hop less."""
+    if lineage is None or lineage.hops == 0:
+        return lineage
+    if lineage.hops == 1 and lineage.traceparent is not None and lineage.traceparent.startswith(_OURS):
+        return None if lineage.baggage is None else Lineage(baggage=lineage.baggage)
+    return msgspec.structs.replace(lineage, hops=lineage.hops - 1)
 
 
 def _without_hops(baggage: str) -> tuple[str | None, int]:
@@ -126,44 +133,44 @@ def _without_hops(baggage: str) -> tuple[str | None, int]:
         if found is None:
             others.append(member)
         else:
-            hops = min(int(found[1]), MOST_HOPS)
+            hops = min(int(found[1]), HOPS_IN_ONE_TRACE)  # more stand in no baggage of ours
     return ",".join(others) or None, hops
 
 
-def encode(origin: Origin) -> bytes:
+def encode(lineage: Lineage) -> bytes:
     """As text, to be kept with an event."""
-    return values.encode(origin)
+    return values.encode(lineage)
 
 
-def decode(text: bytes) -> Origin | None:
+def decode(text: bytes) -> Lineage | None:
     """What `encode` made; None for anything else."""
     try:
-        return _origin.decode(text)
+        return _lineage.decode(text)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return None
 
 
-def call_members(origin: Origin) -> bytes:
-    """The members of a call that is made within the same as a write of this origin: to pass that on to another engine."""
-    if origin.traceparent is not None and origin.traceparent.startswith(_OURS):
-        return _text(origin.traceparent, origin.baggage)
-    return _text(origin.traceparent, _with_hops(origin.baggage, origin.hops) if origin.hops else origin.baggage)
+def call_members(lineage: Lineage) -> bytes:
+    """The members of a call that is made within the same as a write of this lineage: to pass that on to another engine."""
+    if lineage.traceparent is not None and lineage.traceparent.startswith(_OURS):
+        return _text(lineage.traceparent, lineage.baggage)
+    return _text(lineage.traceparent, _with_hops(lineage.baggage, lineage.hops) if lineage.hops else lineage.baggage)
 
 
-def delivery_members(origin: Origin | None) -> tuple[bytes, str | None]:
-    """The members of the call that delivers the event of a write of this origin; and the trace that has to be remembered
+def delivery_members(lineage: Lineage | None) -> tuple[bytes, str | None]:
+    """The members of the call that delivers the event of a write of this lineage; and the trace that has to be remembered
     (`begin`) for as long as it runs, None for none. What is written within that call is one hop further."""
-    if origin is None:
+    if lineage is None:
         number = next(_numbers) & 0xFFFFFFFF
         return b',"traceparent":"00-6969697374610001%08x%08x-%08x%08x-01"' % (number, number, number, number | 1), None
-    hops = min(origin.hops + 1, MOST_HOPS)
-    traceparent = origin.traceparent
+    hops = min(lineage.hops + 1, MOST_HOPS)
+    traceparent = lineage.traceparent
     if traceparent is not None and hops <= HOPS_IN_ONE_TRACE and not traceparent.startswith(_OURS):
-        return _text(traceparent, _with_hops(origin.baggage, hops)), traceparent[3:35]
+        return _text(traceparent, _with_hops(lineage.baggage, hops)), traceparent[3:35]
     number = next(_numbers) & 0xFFFFFFFF
     is_ours = traceparent is not None and traceparent.startswith(_OURS)
-    chain = origin.chain if is_ours else f"{number:08x}"
-    return _text(f"{_OURS}{hops:04x}{chain}{number:08x}-{chain}{number | 1:08x}-01", origin.baggage), None
+    chain = lineage.chain if is_ours else f"{number:08x}"
+    return _text(f"{_OURS}{hops:04x}{chain}{number:08x}-{chain}{number | 1:08x}-01", lineage.baggage), None
 
 
 def begin(trace: str, hops: int) -> None:
