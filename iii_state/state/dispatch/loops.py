@@ -90,7 +90,8 @@ class Loops:
         self._handled: dict[tuple[str, str, str], list[Attempt]] = {}
         """What workers handle, by worker, scope and key."""
         self._in_a_row: dict[tuple[str, Place], list[float]] = {}
-        """Of a worker and what it handles: when it wrote that key meanwhile, since the last time that it did not. Who wrote last comes last."""
+        """Of a worker and what it handles: when it wrote that key meanwhile, since the last time that it did not. Who wrote
+        last comes last."""
 
     def refuses(self, consumer: Consumer, event: Change) -> Failure | None:
         """Note an event that is about to be handed out; why it must not be, where it lies beyond the limit."""
@@ -178,10 +179,10 @@ class Loops:
         times = in_a_row.pop((worker_id, place), None)
         if times is None:
             if len(in_a_row) >= MOST_CHAINS:
-                last = next(iter(in_a_row))
-                if now - in_a_row[last][-1] < QUIET_SECONDS:  # those that are followed come to a hundred: one too many drives none out
-                    return
-                del in_a_row[last]
+                oldest = next(iter(in_a_row))
+                if now - in_a_row[oldest][-1] < QUIET_SECONDS:
+                    return  # drive none out: those that are followed come to a hundred
+                del in_a_row[oldest]
             times = []
         times.append(now)
         in_a_row[worker_id, place] = times

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from iii_state.adapters.redis import RedisAdapter
+from iii_state.adapters.redis.fleet import mending
 from iii_state.adapters.redis.fleet.mending import BYTES_PER_SECOND, PAGE_BYTES
 from iii_state.adapters.redis.mutations.routes import MOST_ALIKE
 from iii_state.errors import StoreError
@@ -69,8 +70,14 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
     ids=["stream", "trimmed", "group", "lists", "counts", "stream and lists"],
 )
 async def test_what_is_lost_is_counted_and_told_once(
-    server: RedisServer, caplog: pytest.LogCaptureFixture, damage: Any, lost: int, left: list[int]
+    server: RedisServer,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    damage: Any,
+    lost: int,
+    left: list[int],
 ) -> None:
+    monkeypatch.setattr(mending, "HANDLER_SECONDS", 0.0)
     async with adapter_on(server.url) as adapter:
         await answer_of(adapter.queues.subscribe(ONE))
         await fill(adapter, 40, 3)
@@ -85,6 +92,35 @@ async def test_what_is_lost_is_counted_and_told_once(
     assert sum(counted) == lost
     assert all(QUEUE in line for line in told(caplog) if "are lost" in line)
     assert server.client.keys("iii-state:wait:*") == []
+
+
+@pytest.mark.parametrize("is_registered_again", [False, True])
+@pytest.mark.parametrize("damage", ["delete", "replace"])
+async def test_where_the_stream_is_gone_no_event_begins_before_those_that_are_out_had_time_to_end(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch, damage: str, is_registered_again: bool
+) -> None:
+    monkeypatch.setattr(mending, "HANDLER_SECONDS", 3600.0)
+    async with adapter_on(server.url) as one, adapter_on(server.url) as two:
+        for adapter in (one, two):
+            await answer_of(adapter.queues.subscribe(ONE))
+        await fill(one, 3, 2)
+        out = await until(lambda: one.queues.take(ONE.id, 10))
+        server.client.delete(f"iii-state:q:{QUEUE}")
+        if damage == "replace":
+            server.client.set(f"iii-state:q:{QUEUE}", "in the way")
+        if is_registered_again:
+            await answer_of(two.queues.subscribe(ONE))
+        await until(lambda: server.client.hexists(f"iii-state:sub:{QUEUE}", "cut"))
+        for adapter in (one, two):
+            for _ in range(3):
+                await adapter._checking._check_queues(True)
+        for adapter in (one, two):
+            assert await answer_of(adapter.queues.take(ONE.id, 10)) == []
+        assert await answer_of(one.queues.ack(out, 10)) == []
+        monkeypatch.setattr(mending, "HANDLER_SECONDS", 0.0)
+        assert await drain(two) == {f"k{lane}": [1] for lane in range(3)}
+        await until(lambda: not server.client.hexists(f"iii-state:sub:{QUEUE}", "cut"))
+    assert int(server.client.hget(f"iii-state:sub:{QUEUE}", "lost")) == 3
 
 
 async def test_where_the_counts_are_gone_no_event_overtakes_one_that_is_out(server: RedisServer) -> None:

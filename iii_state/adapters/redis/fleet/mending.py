@@ -36,7 +36,8 @@ REST = 3.0
 """Between two steps there is a pause of so many times what the step took."""
 
 HANDLER_SECONDS = 5.0
-"""For so long a handler may end an event that is not in the stream any more; then its lane goes on without waiting for that."""
+"""For so long a handler may end an event that is not in the stream any more, or of which nobody knows whether it was pending; then
+its lane goes on without waiting for that."""
 
 MOST_PATIENCE_SECONDS = 60.0
 
@@ -57,7 +58,7 @@ class Mending:
         self._bytes_left, self._bytes_at = float(PAGE_BYTES), 0.0
         """How much may be read of queues in which nothing seems wrong, less than 0 after a large event; and when that was so."""
         self._dangling: dict[bytes, float] = {}
-        """Queues in which something is pending that is in no stream, by since when."""
+        """Queues in which something is, or may be, pending that is in no stream, by since when."""
 
     def forget_mended(self, even: set[bytes]) -> None:
         """These are even again."""
@@ -195,8 +196,10 @@ class Mending:
             await self._aside.move(keys.wait(queue, unknown[number - 1][1]), b"list")
 
     async def _is_being_handled(self, queue: bytes) -> bool:
-        """Whether something is pending that is in no stream any more: while its handler may end it, its lane is not lost."""
+        """Whether something is pending that is in no stream any more, or was so, perhaps, in a stream or group that somebody has
+        removed: while its handler may end it, its lane does not go on."""
         loop = asyncio.get_running_loop()
+        is_cut = await self._send(b"HEXISTS", self._keys.subscription(queue), b"cut")
         since = self._dangling.get(queue)
         is_over = since is not None and loop.time() - since >= HANDLER_SECONDS
         behind, missing = b"-", 0
@@ -209,10 +212,12 @@ class Mending:
                 break
             behind = last
             await asyncio.sleep((loop.time() - began) * REST)
-        if missing and not is_over:
+        if (missing or is_cut) and not is_over:
             self._dangling.setdefault(queue, loop.time())
             return True
         self._dangling.pop(queue, None)
+        if is_cut:
+            await self._send(b"HDEL", self._keys.subscription(queue), b"cut")
         return False
 
     async def _go_on(self, queue: bytes, behind: bytes, missing: list[bytes], met: set[bytes]) -> tuple[bytes, int]:
