@@ -43,16 +43,21 @@ class _Functions(msgspec.Struct):
 _functions = msgspec.json.Decoder(_Functions)
 
 
+def address_of(settings: BridgeSettings) -> EngineAddress:
+    """Where a bridge leads to, and how it gets in there."""
+    return EngineAddress(
+        settings.bridge_url,
+        settings.token,
+        *(settings.token_file, settings.ca_file, settings.cert_file, settings.key_file),
+    )
+
+
 class Remote:
     """One remote engine; `start` first. `id` names this bridge among those that a call passes."""
 
     def __init__(self, settings: BridgeSettings) -> None:
         self.id = secrets.token_hex(8)
-        address = EngineAddress(
-            settings.bridge_url,
-            settings.token,
-            *(settings.token_file, settings.ca_file, settings.cert_file, settings.key_file),
-        )
+        address = address_of(settings)
         self.url = str(address)
         self._timeout = settings.call_timeout_ms / 1000
         self.client = Client(
