@@ -34,6 +34,8 @@ QUIET_SECONDS = 60.0
 MOST_PLACES = 100
 MOST_CHAINS = 1000
 PLACES_NAMED = 6
+MOST_CHARACTERS = 200
+"""Of a name in a warning: a key may have a million."""
 
 
 class Place(NamedTuple):
@@ -44,7 +46,7 @@ class Place(NamedTuple):
     key: str
 
     def __str__(self) -> str:
-        return f"{self.function_id} (scope {self.scope!r}, key {self.key!r})"
+        return f"{_short(self.function_id)} (scope {_short(self.scope)!r}, key {_short(self.key)!r})"
 
 
 @dataclass(slots=True)
@@ -90,7 +92,8 @@ class Loops:
         self._handled: dict[tuple[str, str, str], list[Attempt]] = {}
         """What workers handle, by worker, scope and key."""
         self._in_a_row: dict[tuple[str, Place], list[float]] = {}
-        """Of a worker and what it handles: when it wrote that key meanwhile, since the last time that it did not. Who wrote last comes last."""
+        """Of a worker and what it handles: when it wrote that key meanwhile, since the last time that it did not. Who wrote
+        last comes last."""
 
     def refuses(self, consumer: Consumer, event: Change) -> Failure | None:
         """Note an event that is about to be handed out; why it must not be, where it lies beyond the limit."""
@@ -125,15 +128,17 @@ class Loops:
         if chain is None or self._schedule.is_stopping:
             return
         now = chain.told_at = self._loop.time()
-        for subscription_id in self._subscriptions.tell(chain.subscriptions, now):
+        places, chain.places = chain.places, {}  # what has been told of is kept no longer: a key may be long
+        subscriptions, chain.subscriptions = chain.subscriptions, {}
+        for subscription_id in self._subscriptions.tell(subscriptions, now):
             self._queues.note_loop(subscription_id)
-        if not self._functions.tell({place.function_id for place in chain.places}, now):
+        if not self._functions.tell({place.function_id for place in places}, now):
             return
         rate = chain.count / max(now - chain.since, GATHER_SECONDS)
         logger.warning(
             "a loop: %d deliveries have led to one another, and it goes on, %.0f a second, through %s. A handler that writes what "
             "it watches is called by that again: end it there, or with dispatch.loop_limit",
-            *(chain.hops, rate, _names(chain.places)),
+            *(chain.hops, rate, _names(places)),
         )
 
     # --- where no lineage comes along
@@ -178,10 +183,10 @@ class Loops:
         times = in_a_row.pop((worker_id, place), None)
         if times is None:
             if len(in_a_row) >= MOST_CHAINS:
-                last = next(iter(in_a_row))
-                if now - in_a_row[last][-1] < QUIET_SECONDS:  # those that are followed come to a hundred: one too many drives none out
-                    return
-                del in_a_row[last]
+                oldest = next(iter(in_a_row))
+                if now - in_a_row[oldest][-1] < QUIET_SECONDS:
+                    return  # drive none out: those that are followed come to a hundred
+                del in_a_row[oldest]
             times = []
         times.append(now)
         in_a_row[worker_id, place] = times
@@ -196,6 +201,10 @@ class Loops:
                 "does not say what its writes are made within (is the telemetry of its SDK off?), so that may be something else",
                 *(attempt.runner.name or worker_id, LOOP_HOPS, rate, place),
             )
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= MOST_CHARACTERS else f"{name[: MOST_CHARACTERS - 1]}…"
 
 
 def _names(places: dict[Place, None]) -> str:
