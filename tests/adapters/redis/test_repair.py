@@ -115,6 +115,8 @@ async def test_where_the_stream_is_gone_no_event_begins_before_those_that_are_ou
         for adapter in (one, two):
             for _ in range(3):
                 await adapter._checking._check_queues(True)
+        since = int(server.client.hget(f"iii-state:sub:{QUEUE}", "cut"))  # all engines wait from then on, also one that comes later
+        assert since <= (two._shared.engine.own_now_ms() or 0)
         for adapter in (one, two):
             assert await answer_of(adapter.queues.take(ONE.id, 10)) == []
         assert await answer_of(one.queues.ack(out, 10)) == []
@@ -122,6 +124,16 @@ async def test_where_the_stream_is_gone_no_event_begins_before_those_that_are_ou
         assert await drain(two) == {f"k{lane}": [1] for lane in range(3)}
         await until(lambda: not server.client.hexists(f"iii-state:sub:{QUEUE}", "cut"))
     assert int(server.client.hget(f"iii-state:sub:{QUEUE}", "lost")) == 3
+
+
+@pytest.mark.parametrize("since", ["9999999999999", "in the way"])
+async def test_a_queue_without_its_stream_goes_on_whatever_stands_there_for_since_when(server: RedisServer, since: str) -> None:
+    async with adapter_on(server.url) as adapter:
+        await answer_of(adapter.queues.subscribe(ONE))
+        await fill(adapter, 3, 2)
+        server.client.hset(f"iii-state:sub:{QUEUE}", "cut", since)
+        server.client.delete(f"iii-state:q:{QUEUE}")
+        assert await drain(adapter) == {f"k{lane}": [1] for lane in range(3)}
 
 
 async def test_while_those_that_are_out_have_time_to_end_lists_are_free_for_writes(

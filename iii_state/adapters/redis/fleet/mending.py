@@ -49,6 +49,7 @@ class Mending:
         self._keys = shared.keys
         self._run = shared.connection.run
         self._send = shared.connection.send
+        self._engine = shared.engine
         self._routes = shared.fanout.routes
         self._aside = aside
         self._mended: dict[bytes, tuple[float, float]] = {}
@@ -58,7 +59,7 @@ class Mending:
         self._bytes_left, self._bytes_at = float(PAGE_BYTES), 0.0
         """How much may be read of queues in which nothing seems wrong, less than 0 after a large event; and when that was so."""
         self._dangling: dict[bytes, float] = {}
-        """Queues in which something is, or may be, pending that is in no stream, by since when."""
+        """Queues in which something is pending that is in no stream, by since when."""
 
     def forget_mended(self, even: set[bytes]) -> None:
         """These are even again."""
@@ -200,7 +201,7 @@ class Mending:
         """Whether something is pending that is in no stream any more, or was so, perhaps, in a stream or group that somebody has
         removed: while its handler may end it, its lane does not go on."""
         loop = asyncio.get_running_loop()
-        is_cut = await self._send(b"HEXISTS", self._keys.subscription(queue), b"cut")
+        cut = await self._send(b"HGET", self._keys.subscription(queue), b"cut")
         since = self._dangling.get(queue)
         is_over = since is not None and loop.time() - since >= HANDLER_SECONDS
         behind, missing = b"-", 0
@@ -213,11 +214,14 @@ class Mending:
                 break
             behind = last
             await asyncio.sleep((loop.time() - began) * REST)
-        if (missing or is_cut) and not is_over:
+        if missing and not is_over:
             self._dangling.setdefault(queue, loop.time())
             return True
         self._dangling.pop(queue, None)
-        if is_cut:
+        if cut is not None:
+            age_ms = (self._engine.own_now_ms() or 0) - int(cut) if cut.isdigit() else float("inf")
+            if not cut or abs(age_ms) < 1000 * HANDLER_SECONDS:  # an engine's own time may be a little behind
+                return True
             await self._send(b"HDEL", self._keys.subscription(queue), b"cut")
         return False
 
