@@ -77,7 +77,16 @@ def load(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(config, dict):
         raise ConfigError(f"{path}: the config of iii-state has to be a mapping, not {kind(config)}")
+    if _has_unused_path(config):
+        logger.warning("%s: file_path is not used without store_method: file_based; values are kept in memory", path)
     return config
+
+
+def _has_unused_path(config: Mapping[str, Any]) -> bool:
+    """Whether kv is told where its file is to lie, and not that it is to have one: it has none then."""
+    adapter = config.get("adapter")
+    given = adapter.get("config") if isinstance(adapter, dict) and adapter.get("name", "kv") == "kv" else None
+    return isinstance(given, dict) and "file_path" in given and "store_method" not in given
 
 
 def _fault(error: yaml.YAMLError) -> str:

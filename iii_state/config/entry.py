@@ -90,6 +90,8 @@ def _adapter(where: str, value: Any) -> tuple[str, dict[str, Any]]:
     name = given.get("name", "kv")
     config = given.get("config")
     checks = {**_ADAPTER_CHECKS[name], "dispatch": _dispatch}
+    if isinstance(config, Mapping):
+        _refuse_of_others(where, name, [str(key) for key in config if key not in checks])
     return name, section(f"{where}.config.", {} if config is None else config, checks)
 
 
@@ -105,6 +107,14 @@ _CHECKS: dict[str, Check] = {
 
 KEYS = frozenset(_CHECKS)
 """The settings of an entry's `config`, by name."""
+
+
+def _refuse_of_others(where: str, name: str, unknown: list[str]) -> None:
+    """Settings that another adapter has, most likely because `name` is missing."""
+    for key in unknown:
+        for other, checks in _ADAPTER_CHECKS.items():
+            if key in checks:
+                raise ConfigError(f"unknown key {where}.config.{key}; it is one of the {other} adapter, and {where}.name is {name}")
 
 
 def _redis_tls(where: str, value: Any) -> RedisTls:

@@ -16,6 +16,11 @@ def server_context(files: TlsFiles) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_TICKET  # a resumed session would outlive the authority that let it in
     context.num_tickets = 0
+    for file in (files.cert, files.key):
+        try:
+            file.open("rb").close()
+        except OSError as error:
+            raise unusable(f"tls: {file}", error) from None
     try:
         context.load_cert_chain(files.cert, files.key, password=_no_password)
     except (OSError, ValueError) as error:  # SSLError is an OSError

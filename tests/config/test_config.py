@@ -61,7 +61,7 @@ def test_every_key() -> None:
             {"adapter": {"name": "kv", "config": {"file": "x"}}},
             "unknown key adapter.config.file; did you mean adapter.config.file_path?",
         ),
-        ({"adapter": {"name": "kv", "config": {"redis_url": "x"}}}, "unknown key adapter.config.redis_url; known here: "),
+        ({"adapter": {"name": "kv", "config": {"zzz": "x"}}}, "unknown key adapter.config.zzz; known here: "),
         ({"adapter": "kv"}, "adapter has to be a mapping, not str 'kv'"),
         ({"max_value_bytes": 0}, "max_value_bytes has to be a whole number of at least 1, not int 0"),
         ({"max_value_bytes": True}, "max_value_bytes has to be a whole number of at least 1, not bool True"),
@@ -151,6 +151,26 @@ def test_a_file_without_the_entry_is_a_warning(tmp_path: Path, text: str, caplog
     file.write_text(text)
     assert config.load(file) == {}
     assert "has no entry iii-state" in caplog.text
+
+
+def test_a_path_of_a_store_in_memory_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "config.yaml"
+    for settings in ("file_path: x, store_method: in_memory", "file_path: x, store_method: file_based"):
+        file.write_text(f"workers:\n  - name: iii-state\n    config: {{adapter: {{config: {{{settings}}}}}}}\n")
+        config.load(file)
+        assert not caplog.text
+    file.write_text("workers:\n  - name: iii-state\n    config: {adapter: {config: {file_path: x}}}\n")
+    config.load(file)
+    assert "file_path is not used without store_method: file_based; values are kept in memory" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "other"), [("kv", "redis_url", "redis"), ("redis", "file_path", "kv"), ("kv", "token", "bridge")]
+)
+def test_a_setting_of_another_adapter_is_told_as_one(name: str, key: str, other: str) -> None:
+    said = f"unknown key adapter.config.{key}; it is one of the {other} adapter, and adapter.name is {name}$"
+    with pytest.raises(ConfigError, match=said):
+        config.parse({"adapter": {"name": name, "config": {key: "x"}}})
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
