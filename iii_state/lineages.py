@@ -145,9 +145,12 @@ def encode(lineage: Lineage) -> bytes:
 def decode(text: bytes) -> Lineage | None:
     """What `encode` made; None for anything else."""
     try:
-        return _lineage.decode(text)
+        lineage = _lineage.decode(text)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return None
+    traceparent = lineage.traceparent
+    is_trace = traceparent is None or _TRACE.fullmatch(traceparent) is not None
+    return lineage if is_trace and 0 <= lineage.hops <= MOST_HOPS else None
 
 
 def call_members(lineage: Lineage) -> bytes:

@@ -77,7 +77,8 @@ def test_what_is_no_trace_is_nothing(text: bytes) -> None:
 def test_text_that_is_kept_reads_back_and_any_other_is_nothing() -> None:
     for lineage in (Lineage(), Lineage(3), Lineage(3, TRACE, 'a="ü"')):
         assert lineages.decode(lineages.encode(lineage)) == lineage
-    for text in (b"", b"{", b"[]", b'{"hops":"x"}', b"\xff"):
+    others = (b'{"hops":-1}', b'{"hops":65536}', b'{"traceparent":"00"}', b'{"traceparent":"%b\\",\\"x\\":\\""}' % TRACE.encode())
+    for text in (b"", b"{", b"[]", b'{"hops":"x"}', b"\xff", *others):
         assert lineages.decode(text) is None
 
 

@@ -34,6 +34,8 @@ QUIET_SECONDS = 60.0
 MOST_PLACES = 100
 MOST_CHAINS = 1000
 PLACES_NAMED = 6
+MOST_CHARACTERS = 200
+"""Of a name in a warning: a key may have a million."""
 
 
 class Place(NamedTuple):
@@ -44,7 +46,7 @@ class Place(NamedTuple):
     key: str
 
     def __str__(self) -> str:
-        return f"{self.function_id} (scope {self.scope!r}, key {self.key!r})"
+        return f"{_short(self.function_id)} (scope {_short(self.scope)!r}, key {_short(self.key)!r})"
 
 
 @dataclass(slots=True)
@@ -126,15 +128,17 @@ class Loops:
         if chain is None or self._schedule.is_stopping:
             return
         now = chain.told_at = self._loop.time()
-        for subscription_id in self._subscriptions.tell(chain.subscriptions, now):
+        places, chain.places = chain.places, {}  # what has been told of is kept no longer: a key may be long
+        subscriptions, chain.subscriptions = chain.subscriptions, {}
+        for subscription_id in self._subscriptions.tell(subscriptions, now):
             self._queues.note_loop(subscription_id)
-        if not self._functions.tell({place.function_id for place in chain.places}, now):
+        if not self._functions.tell({place.function_id for place in places}, now):
             return
         rate = chain.count / max(now - chain.since, GATHER_SECONDS)
         logger.warning(
             "a loop: %d deliveries have led to one another, and it goes on, %.0f a second, through %s. A handler that writes what "
             "it watches is called by that again: end it there, or with dispatch.loop_limit",
-            *(chain.hops, rate, _names(chain.places)),
+            *(chain.hops, rate, _names(places)),
         )
 
     # --- where no lineage comes along
@@ -197,6 +201,10 @@ class Loops:
                 "does not say what its writes are made within (is the telemetry of its SDK off?), so that may be something else",
                 *(attempt.runner.name or worker_id, LOOP_HOPS, rate, place),
             )
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= MOST_CHARACTERS else f"{name[: MOST_CHARACTERS - 1]}…"
 
 
 def _names(places: dict[Place, None]) -> str:
