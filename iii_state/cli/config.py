@@ -29,7 +29,7 @@ def config() -> None:
     """Check a configuration, or show what it comes to."""
 
 
-@config.command()
+@config.command(short_help="Check FILE, and the files that it names.")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 def check(file: Path) -> None:
     """Check FILE, an iii config.yaml, and the tokens, certificates, keys and URLs that it names. Nothing is started."""
@@ -42,7 +42,7 @@ def check(file: Path) -> None:
     click.echo(f"{file} can be used")
 
 
-@config.command()
+@config.command(short_help="Show every setting of FILE, with its default.")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
 def show(file: Path, as_json: bool) -> None:

@@ -111,3 +111,9 @@ def test_a_bridge_says_once_that_its_engine_is_away() -> None:
         printed = process.stderr.text()
     assert printed.count("no iii engine answers at") == 1
     assert f"calls wait for the engine at {url}, for 10 s each" in printed
+
+
+@pytest.mark.parametrize("group", [(), ("dead",), ("config",)])
+def test_every_command_is_told_of_in_a_line_that_is_not_cut_off(group: tuple[str, ...]) -> None:
+    shown = CliRunner().invoke(main, [*group, "--help"], terminal_width=80).stdout
+    assert "..." not in shown.split("Commands:")[1]

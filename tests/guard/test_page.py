@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from importlib.resources import files
@@ -18,6 +19,7 @@ from iii_state import config
 from iii_state.cli import main
 from iii_state.guard import tokens
 from iii_state.state.module import StateModule
+from tests.support import ROOT
 from tests.support.certificates import Authority
 from tests.support.engines.processes import running_engine
 
@@ -118,6 +120,43 @@ def test_an_engine_for_a_network_is_made_as_the_page_says(tmp_path: Path, monkey
         assert (program, done.exit_code, done.output) == ("iii-state", 0, "null\n")
         without = [word for word in client if word not in ("--token-file", "team.token")]
         assert CliRunner().invoke(main, without, env={"III_TOKEN": None}).exit_code == 1
+
+
+_WORKERS = {
+    "python": """
+import os, sys
+from iii import InitOptions, register_worker
+iii = register_worker(sys.argv[1], InitOptions(worker_name="w"))
+print(iii.trigger({"function_id": "state::set", "payload": {"scope": "s", "key": "k", "value": 1}})["new_value"])
+iii.shutdown()
+""",
+    "node": """
+import { registerWorker } from "iii-sdk";
+const headers = { Authorization: "Bearer " + process.env.III_TOKEN };
+const iii = registerWorker(process.argv[2], { workerName: "w", headers, otel: { enabled: false } });
+console.log((await iii.trigger({ function_id: "state::set", payload: { scope: "s", key: "k", value: 1 } })).new_value);
+process.exit(0);
+""",
+}
+
+
+@pytest.mark.parametrize(("kind", "variable"), [("python", "SSL_CERT_FILE"), ("node", "NODE_EXTRA_CA_CERTS")])
+def test_a_worker_trusts_the_certificate_that_its_environment_names(folder: Folder, kind: str, variable: str) -> None:
+    assert f"`{variable}=cert.pem`" in PAGE
+    sdk = ROOT / ".cache" / "sdks" / {"python": "python-0.25.0", "node": "node-0.22.1"}[kind]
+    program = str(sdk / "bin" / "python") if kind == "python" else shutil.which("node")
+    if not sdk.exists() or program is None:
+        pytest.skip("the official SDK is not installed; scripts/test installs it")
+    source = folder.path / ("worker.py" if kind == "python" else "worker.mjs")
+    source.write_text(_WORKERS[kind])
+    if kind == "node":
+        (folder.path / "node_modules").symlink_to((sdk / "node_modules").resolve())
+    arguments = shlex.split(folder.placed("--tokens-file tokens.yaml --tls-cert cert.pem --tls-key key.pem"))
+    with running_engine(arguments) as engine:
+        given = {"PATH": "/usr/bin:/bin", "III_TOKEN": folder.token, variable: str(folder.authority.file)}
+        url = engine.url.replace("127.0.0.1", "localhost")
+        done = subprocess.run([program, source, url], capture_output=True, text=True, env=given, timeout=60, check=False)
+        assert done.stdout.splitlines()[-1:] == ["1"], done.stderr
 
 
 def test_commands_answer_as_the_page_says(folder: Folder) -> None:

@@ -26,7 +26,7 @@ from iii_state.state.module import StateModule
 _ID = re.compile(r"[^\s:]+(::[^\s:]+)*")
 
 
-@click.command()
+@click.command(short_help="Serve state to an engine that has none of its own.")
 @url_option("--engine", "III_URL")
 @store_options
 @click.option("--prefix", default="state", show_default=True, help="Serve PREFIX::set and so on, and the trigger type PREFIX.")
