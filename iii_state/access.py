@@ -154,7 +154,7 @@ class Access:
         not be called. A type that is not built in, but provided by a worker, is to be had where it could be called, were it a
         function. `reads_scope_prefix` says that the provider of the type does: to any other the trigger is one of all scopes.
         """
-        if not (self.may_call(function_id) or (is_own and function_id.startswith(OPERATING))):
+        if not (self._may_have_called(function_id) or (is_own and function_id.startswith(OPERATING))):
             raise self.refusal(f"have {function_id} called by a trigger")
         if trigger_type != STATE_TRIGGER:
             if not (is_built_in or self.rights.allows_function(trigger_type)):
@@ -179,8 +179,14 @@ class Access:
             raise self.refusal(f"watch {beyond}")
 
     def _check_condition(self, condition: object) -> None:
-        if isinstance(condition, str) and not self.may_call(condition):
+        if isinstance(condition, str) and not self._may_have_called(condition):
             raise self.refusal(f"have {condition} called as a condition")
+
+    def _may_have_called(self, function_id: str) -> bool:
+        """Whether a trigger may name a function: whoever fires it does so without this token's limits."""
+        if function_id in EVERYBODYS or (self.limits_scopes and function_id.startswith(STATE)):
+            return False
+        return self.may_call(function_id)
 
     def refusal(self, what: str) -> FunctionError:
         """The error that says what this token may not do."""

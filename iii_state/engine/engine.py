@@ -30,8 +30,10 @@ from iii_state.tasks.background import Background
 from iii_state.tasks.closing import Stopping, in_turn
 from iii_state.tasks.failures import contained
 from iii_state.tasks.results import Result
+from iii_state.wire.quiet_log import QuietLog
 
 log = logging.getLogger(__name__)
+quiet = QuietLog(log)
 
 _SWEEP_SECONDS = 1
 _FUNCTIONS_SECONDS = 10
@@ -317,7 +319,7 @@ class Engine:
         try:
             answer = self.functions.call(function, Invocation(event, metadata=trigger.metadata))
         except Exception as error:
-            log.warning("the handler %s of trigger %s failed: %s", trigger.function_id, trigger.id, error)
+            quiet.warning("the handler %s of trigger %s failed: %s", trigger.function_id, trigger.id, error)
             return
         if isinstance(answer, asyncio.Future):
             answer.add_done_callback(_log_failure(trigger.function_id))
@@ -394,6 +396,6 @@ def _interrupts(answer: object) -> bool:
 def _log_failure(function_id: str) -> Callable[[asyncio.Future[Any]], None]:
     def log_failure(done: asyncio.Future[Any]) -> None:
         if not done.cancelled() and (error := done.exception()) is not None:
-            log.warning("a call of %s that nobody waits for failed: %s", function_id, error)
+            quiet.warning("a call of %s that nobody waits for failed: %s", function_id, error)
 
     return log_failure

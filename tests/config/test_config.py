@@ -132,6 +132,8 @@ def test_the_entry_of_engines_before_0_11(tmp_path: Path) -> None:
         ("workers:\n  - 5\n", "an item of workers has to be a mapping"),
         ("- 5\n", "has to hold a mapping"),
         ("a: [", "is no YAML"),
+        ("server: {tokens_file: t}\n", "server stands at the top, where nothing reads it"),
+        ("workers:\n  - name: iii-state\nserver: {tokens_file: t}\n", "server stands at the top, where nothing reads it"),
         ("workers:\n  - name: iii-state\n    config: 5\n", "the config of iii-state has to be a mapping"),
         ("workers:\n  - name: iii-state\n    config: {file_path: '${III_TEST_UNSET}'}\n", "variable III_TEST_UNSET is not set"),
     ],
