@@ -63,9 +63,6 @@ def load(path: Path) -> dict[str, Any]:
             else:
                 others.append(str(entry.get("name")))
                 logger.info("%s: %s is not ours, and is ignored", path, entry.get("name") or entry.get("class") or "an entry")
-    if "server" in document:
-        # with a warning alone the engine would serve without the tokens that somebody has meant to ask for
-        raise ConfigError(f"{path}: server stands at the top, where nothing reads it: put it into the config of iii-state")
     if len(found) > 1:
         raise ConfigError(f"{path} has {len(found)} entries for the state module (iii-state and state are one); keep one")
     if not found:
