@@ -100,6 +100,12 @@ class Access:
         """Whether it matters which scope a call of `state::*` is about, and what it does there."""
         return self.rights.scopes is not None or self.rights.read_only
 
+    def limits_what_is_asked(self, function_id: str) -> bool:
+        """Whether what a call asks for has to be judged, and not its function alone. A worker that serves it cannot do that."""
+        if not self.limits_scopes or function_id in EVERYBODYS or function_id.startswith(LISTENERS):
+            return False
+        return function_id.startswith((STATE, OPERATING))
+
     def may_register(self, function_id: str) -> bool:
         """Whether a function may be registered."""
         if function_id.startswith(LISTENERS):

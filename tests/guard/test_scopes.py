@@ -24,6 +24,7 @@ ENTRIES = {
     "nothing": limited(scopes=[]),
     "caller": limited(functions=["state::get"]),
     "operator": limited(operate=True),
+    "operator of mine": limited(operate=True, scopes=["mine"]),
 }
 
 
@@ -187,6 +188,39 @@ async def test_operators_functions_are_for_operators(engine: Guarded) -> None:
         assert code(await own.call(function_id, {})) == "FORBIDDEN"
         assert code(await operator.call(function_id, {})) is None
     assert code(await own.call("iii-state::line_up", {"worker": "w", "ttl_ms": 0})) == "FORBIDDEN"
+
+
+async def test_an_operator_with_scopes_sees_and_has_the_dead_letters_and_queues_of_those_alone(engine: Guarded) -> None:
+    root, operator = await engine.join("root"), await engine.join("operator of mine")
+    await root.send("registerfunction", id="f")
+    retry = {"max_attempts": 1}
+    for config in ({"scope": "mine"}, {"scope": "secret"}, {}):
+        await root.send("registertrigger", id=str(config), trigger_type="state", function_id="f", config={**config, "retry": retry})
+    for scope in ("mine", "secret"):
+        await root.call("state::set", {"scope": scope, "key": f"key of {scope}", "value": f"value of {scope}"})
+    no = {"code": "invocation_failed", "message": "no"}
+    for _ in range(4):
+        await root.answer(await root.expect("invokefunction", function_id="f"), error=no)
+
+    async def dead(worker: RawWorker, function_id: str, **request: Any) -> list[Frame]:
+        rows: list[Frame] = (await worker.call(f"iii-state::{function_id}", request))["result"]["dead"]
+        return rows
+
+    async with asyncio.timeout(10):
+        while len(of_all := await dead(root, "dead_list")) < 4:
+            await asyncio.sleep(0.05)
+    secret = next(row["id"] for row in of_all if row["scope"] == "secret")
+    for function_id in ("dead_list", "dead_show", "triggers"):
+        answer = (await operator.call(f"iii-state::{function_id}", {}))["result"]
+        assert "secret" not in json.dumps(answer)
+        assert answer.get("total", 2) == 2
+        assert len(answer["triggers" if function_id == "triggers" else "dead"]) == (1 if function_id == "triggers" else 2)
+    for function_id in ("dead_show", "dead_list", "dead_retry", "dead_drop"):
+        assert code(await operator.call(f"iii-state::{function_id}", {"id": secret})) == "NOT_FOUND"
+    assert code(await operator.call("iii-state::dead_list", {"after": secret})) == "NOT_FOUND"
+    assert (await operator.call("iii-state::dead_drop", {}))["result"] == {"dropped": 2}
+    assert {row["scope"] for row in await dead(root, "dead_list")} == {"secret"}
+    assert len((await root.call("iii-state::triggers", {}))["result"]["triggers"]) == 3
 
 
 async def test_functions_outside_the_globs_cannot_be_called_nor_told_from_ones_that_are_not_there(engine: Guarded) -> None:

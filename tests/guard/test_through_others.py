@@ -19,7 +19,7 @@ ENTRIES = {
     "root": {},
     "bridge": limited(functions=["state::*"], register=[], scopes=["mine", "mine/*"]),
     "attach": limited(register=["state", "state::*", "iii-state::*"], trigger_types=True),
-    "own": limited(scopes=["mine"]),
+    "own": limited(scopes=["mine"], operate=True),
     "full": limited(),
 }
 
@@ -78,7 +78,7 @@ async def test_an_attached_worker_needs_the_rights_that_the_page_names(tmp_path:
             event = await full.expect("invokefunction", function_id="f")
             assert event["data"]["scope"] == "mine"
             await full.answer(event)
-            for function_id in ("state::get", "state::list_groups"):
+            for function_id in ("state::get", "state::list_groups", "iii-state::dead_list", "iii-state::dead_drop"):
                 assert code(await own.call(function_id, {"scope": "mine", "key": "k"})) == "FORBIDDEN"
             await own.send("registertrigger", id="o", trigger_type="state", function_id="f", config={"scope": "secret"})
             assert (await own.expect("triggerregistrationresult", id="o"))["error"]["code"] == "FORBIDDEN"

@@ -7,7 +7,6 @@ from functools import partial
 from msgspec import Raw
 
 from iii_state import values
-from iii_state.access import STATE
 from iii_state.engine.functions.function import Function, Invocation
 from iii_state.engine.functions.registry import FunctionRegistry
 from iii_state.engine.workers.workers import ConnectedWorker
@@ -72,7 +71,7 @@ class Invocations:
         if function.handler is not None:
             carry_out = partial(self._carry_out, invocation_id, function, call, size)
             self._answering.let_in(size, carry_out, (function.id_text, message.data))
-        elif access is not None and access.limits_scopes and function.id.startswith(STATE):
+        elif access is not None and access.limits_what_is_asked(function.id):
             refused = access.refusal(f"call {function.id} here: a worker serves it, and does not know which scopes the token has")
             self._answering.fail(invocation_id, function_text, refused)
         else:

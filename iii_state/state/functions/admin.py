@@ -56,23 +56,30 @@ class AdminFunctions:
         yield "iii-state::dead_drop", self._drop, "Drop dead letters: {function_id?, id?}"
 
     def _triggers(self, data: Json, caller: Caller) -> Result[bytes | None]:
-        return then(self._ask(self._admin.stats), lambda queues: values.encode({"triggers": list(map(_queue_row, queues))}))
+        def shown(queues: Sequence[QueueStats]) -> bytes:
+            rows = [_queue_row(queue) for queue in queues if _may_see(caller, queue.subscription.scope)]
+            return values.encode({"triggers": rows})
+
+        return then(self._ask(self._admin.stats), shown)
 
     def _list(self, data: Json, caller: Caller) -> Result[bytes | None]:
-        return self._shown("dead_list", data, _dead_letter_row)
+        return self._shown("dead_list", data, caller, _dead_letter_row)
 
     def _show(self, data: Json, caller: Caller) -> Result[bytes | None]:
         return self._shown(
-            "dead_show", data, lambda dead_letter: {**_dead_letter_row(dead_letter), "event": Raw(dead_letter.event.payload())}
+            "dead_show",
+            data,
+            caller,
+            lambda dead_letter: {**_dead_letter_row(dead_letter), "event": Raw(dead_letter.event.payload())},
         )
 
     def _retry(self, data: Json, caller: Caller) -> Result[bytes | None]:
-        return self._each("dead_retry", data, self._admin.dead_retry, "retried")
+        return self._each("dead_retry", data, caller, self._admin.dead_retry, "retried")
 
     def _drop(self, data: Json, caller: Caller) -> Result[bytes | None]:
-        return self._each("dead_drop", data, self._admin.dead_drop, "dropped")
+        return self._each("dead_drop", data, caller, self._admin.dead_drop, "dropped")
 
-    def _shown(self, name: str, data: Json, row: Callable[[DeadLetter], dict[str, Any]]) -> Result[bytes | None]:
+    def _shown(self, name: str, data: Json, caller: Caller, row: Callable[[DeadLetter], dict[str, Any]]) -> Result[bytes | None]:
         request = read(f"iii-state::{name}", data, DeadRequest)
 
         def shown(dead_letters: Sequence[DeadLetter]) -> bytes:
@@ -86,14 +93,14 @@ class AdminFunctions:
                 rows.append(Raw(text))
             return values.encode({"dead": rows, "total": len(dead_letters)})
 
-        return then(self._chosen(request), shown)
+        return then(self._chosen(request, caller), shown)
 
-    def _each(self, name: str, data: Json, step: Callable[[str], Awaited[bool]], word: str) -> Result[bytes | None]:
+    def _each(self, name: str, data: Json, caller: Caller, step: Callable[[str], Awaited[bool]], word: str) -> Result[bytes | None]:
         request = read(f"iii-state::{name}", data, DeadRequest)
 
         async def run() -> bytes:
             count = 0
-            for letter_id in await self._ids(request):
+            for letter_id in await self._ids(request, caller):
                 count += bool(await result_of(self._ask(partial(step, letter_id))))
             if request.id is not None and not count:
                 raise _missing(request.id)
@@ -101,15 +108,20 @@ class AdminFunctions:
 
         return asyncio.ensure_future(run())
 
-    async def _ids(self, request: DeadRequest) -> list[str]:
-        """The ids of what is meant. One that is named is not looked for among all: a bridge names one after the other."""
-        if request.id is not None and request.function_id is None:
+    async def _ids(self, request: DeadRequest, caller: Caller) -> list[str]:
+        """The ids of what is meant. One that is named is not looked for among all, by somebody who may see all: a bridge names one
+        after the other."""
+        if request.id is not None and request.function_id is None and caller.access is None:
             return [request.id]
-        return [dead_letter.id for dead_letter in await result_of(self._chosen(request))]
+        return [dead_letter.id for dead_letter in await result_of(self._chosen(request, caller))]
 
-    def _chosen(self, request: DeadRequest) -> Result[Sequence[DeadLetter]]:
+    def _chosen(self, request: DeadRequest, caller: Caller) -> Result[Sequence[DeadLetter]]:
         def chosen(dead_letters: Sequence[DeadLetter]) -> Sequence[DeadLetter]:
-            found = [dead_letter for dead_letter in dead_letters if request.id in (None, dead_letter.id)]
+            found = [
+                dead_letter
+                for dead_letter in dead_letters
+                if request.id in (None, dead_letter.id) and _may_see(caller, dead_letter.event.scope)
+            ]
             if request.id is not None and not found:
                 raise _missing(request.id)
             return found
@@ -139,6 +151,12 @@ def _behind(dead_letters: Sequence[DeadLetter], after: str | None) -> Sequence[D
         if dead_letter.id == after:
             return dead_letters[number:]
     raise FunctionError(Code.NOT_FOUND, f"there is no dead letter {after}, to list those after it")
+
+
+def _may_see(caller: Caller, scope: str | None) -> bool:
+    """Whether somebody may know of what is about a scope, or about all of them."""
+    access = caller.access
+    return access is None or access.rights.scopes is None or (scope is not None and access.may_read(scope))
 
 
 def _operate(handler: Handler, data: Json, caller: Caller) -> Result[bytes | None]:
