@@ -55,8 +55,10 @@ class Rights(msgspec.Struct, frozen=True):
 
 
 class TokenLimits(msgspec.Struct, frozen=True):
-    """What all connections with a token's name may have together; None sets no limit beyond that of each connection."""
+    """What all connections with a token's name may have together (and how large each of their messages may be); None sets no limit
+    beyond that of each connection."""
 
+    message_bytes: int | None = None
     calls_in_flight: int | None = None
     bytes_in_flight: int | None = None
     frames_per_second: int | None = None

@@ -105,6 +105,7 @@ def _tls(where: str, value: Any) -> TlsFiles:
 
 
 PEER_LIMITS: Mapping[str, Check] = {
+    "message_bytes": integer(1024, MAX_MESSAGE_BYTES),
     "calls_in_flight": integer(1),
     "bytes_in_flight": integer(1024),
     "frames_per_second": optional(integer(1)),
@@ -122,7 +123,6 @@ def _limits(where: str, value: Any) -> ServerLimits:
     checks: Mapping[str, Check] = {
         "connections": integer(1),
         "handshakes": integer(1),
-        "message_bytes": integer(1024, MAX_MESSAGE_BYTES),
         **PEER_LIMITS,
     }
     return ServerLimits(**section(f"{where}.", value, checks))

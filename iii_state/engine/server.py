@@ -140,7 +140,7 @@ class Server:
                     held.receiver.identify(now)
             if isinstance(held.receiver, Worker):
                 held.receiver.limit()
-            socket.start(self._rated(held, socket))
+            socket.start(self._limited(held, socket))
 
     # --- who may come in
 
@@ -214,18 +214,23 @@ class Server:
             joined.append(socket)
             held = self._sockets[socket] = _Held(identity)
             held.receiver = connect(socket)
-            return self._rated(held, socket)
+            return self._limited(held, socket)
 
         try:
-            return await handshake.accept(
-                request, join, self._backlog, protocol=_protocol(request), max_message_bytes=limits.message_bytes
-            )
+            return await handshake.accept(request, join, self._backlog, protocol=_protocol(request))
         finally:
             for socket in joined:
                 del self._sockets[socket]
 
-    def _rated(self, held: _Held, socket: WebSocket) -> MessageReceiver:
-        """What takes the messages of a connection, no more of them a second than may be."""
+    def _message_bytes(self, identity: Identity | None) -> int:
+        """How large a message of a connection may be."""
+        most = self.guard.settings.limits.message_bytes
+        own = None if identity is None or identity.limits is None else identity.limits.message_bytes
+        return most if own is None else min(most, own)
+
+    def _limited(self, held: _Held, socket: WebSocket) -> MessageReceiver:
+        """What takes the messages of a connection, no larger ones and no more of them a second than may be."""
+        socket.max_message_bytes = self._message_bytes(held.identity)
         held.rate.per_second = self.guard.settings.limits.frames_per_second
         share = self._workers.share(held.identity)
         rates = [held.rate, *([] if share is None else [share.rate])]

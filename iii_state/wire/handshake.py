@@ -13,7 +13,6 @@ import aiohttp
 from aiohttp import web
 from aiohttp.http import StreamWriter
 
-from iii_state.config.server import MAX_MESSAGE_BYTES
 from iii_state.errors import HandshakeRefused
 from iii_state.wire.backlog import Backlog
 from iii_state.wire.websocket import MessageReceiver, WebSocket
@@ -31,7 +30,6 @@ async def accept(
     backlog: Backlog,
     *,
     protocol: str | None = None,
-    max_message_bytes: int = MAX_MESSAGE_BYTES,
 ) -> web.StreamResponse:
     """Answer a WebSocket handshake and serve the connection until it is gone. Raises `HandshakeError` for any other request.
 
@@ -61,7 +59,6 @@ async def accept(
     if writer is None or request.transport is None:
         return response  # whoever asked has gone: nothing to serve, and nothing to report
     socket = WebSocket(request.protocol, request.transport, writer, request.remote, masks=False, backlog=backlog)
-    socket.max_message_bytes = max_message_bytes
     socket.start(connect(socket))
     request.protocol.set_parser(socket)  # type: ignore[arg-type]
     try:

@@ -45,6 +45,20 @@ async def register_trigger(worker: RawWorker, trigger_id: str, scope: str = "s")
     await worker.send("registertrigger", id=trigger_id, trigger_type="state", function_id="f", config={"scope": scope})
 
 
+# --- messages
+
+
+async def test_a_tokens_messages_are_no_larger_than_its_own_limit_and_that_of_all(tmp_path: Path) -> None:
+    async with engine_with(tmp_path, {"message_bytes": 2000}, message_bytes=4000) as engine:
+        own, root = await engine.join("own"), await engine.join("root")
+        assert code(await own.call("state::get", {"scope": "s", "key": "k" * 1000})) is None
+        assert code(await root.call("state::get", {"scope": "s", "key": "k" * 3000})) is None
+        await own.send("invokefunction", function_id="state::get", data={"scope": "s", "key": "k" * 3000})
+        assert await own.closed() == 1009
+        await root.send("invokefunction", function_id="state::get", data={"scope": "s", "key": "k" * 5000})
+        assert await root.closed() == 1009
+
+
 # --- registrations
 
 
