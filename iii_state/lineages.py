@@ -37,11 +37,16 @@ MAX_BAGGAGE = 8192
 within: ContextVar[bytes] = ContextVar("iii_state_within", default=b"")
 """What the call that is being carried out was made within: text of `messages.trace_members`, empty for nothing."""
 
-_TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_TRACE = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+"""As W3C has it: what is all zeros is no id (a tracer that is switched off sends that), and there is no version `ff`."""
+
 _OURS = "00-696969737461"
 """How a traceparent of ours begins; four digits of hops follow, eight of the chain of deliveries, and eight of a number."""
 
-_HOPS = re.compile(r"\s*iii-state-hops\s*=\s*(\d{1,5})\s*")
+_HOPS = re.compile(r"\s*iii-state-hops\s*=\s*([0-9]{1,5})\s*")
+_HOPS_ROOM = 64
+"""Characters in which they stand in a baggage, as another tracer may have spelled them."""
+
 
 _numbers = count(1 + randbits(31))
 _running: dict[str, list[int]] = {}
@@ -98,11 +103,13 @@ def read(text: bytes) -> Lineage | None:
     trace = _TRACE.fullmatch(traceparent) if isinstance(traceparent, str) else None
     if trace is None:
         traceparent = None
-    if not isinstance(baggage, str) or len(baggage) > MAX_BAGGAGE:
+    if not isinstance(baggage, str) or len(baggage) > MAX_BAGGAGE + _HOPS_ROOM:
         baggage = None
     hops = 0
     if baggage is not None and "iii-state-hops" in baggage:
         baggage, hops = _without_hops(baggage)
+    if baggage is not None and len(baggage) > MAX_BAGGAGE:
+        baggage = None
     if trace is not None and traceparent.startswith(_OURS):
         hops = int(traceparent[15:19], 16)
     elif trace is not None and not hops and _running:
@@ -126,7 +133,7 @@ def _without_hops(baggage: str) -> tuple[str | None, int]:
         if found is None:
             others.append(member)
         else:
-            hops = min(int(found[1]), MOST_HOPS)
+            hops = min(int(found[1]), HOPS_IN_ONE_TRACE)  # more stand in no baggage of ours
     return ",".join(others) or None, hops
 
 
@@ -138,9 +145,12 @@ def encode(lineage: Lineage) -> bytes:
 def decode(text: bytes) -> Lineage | None:
     """What `encode` made; None for anything else."""
     try:
-        return _lineage.decode(text)
+        lineage = _lineage.decode(text)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return None
+    traceparent = lineage.traceparent
+    is_trace = traceparent is None or _TRACE.fullmatch(traceparent) is not None
+    return lineage if is_trace and 0 <= lineage.hops <= MOST_HOPS else None
 
 
 def call_members(lineage: Lineage) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from iii_state import lineages
-from iii_state.lineages import HOPS_IN_ONE_TRACE, MOST_HOPS, Lineage
+from iii_state.lineages import HOPS_IN_ONE_TRACE, MAX_BAGGAGE, MOST_HOPS, Lineage
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -64,6 +64,10 @@ def test_a_trace_of_which_the_baggage_is_lost_is_remembered_while_its_delivery_r
         b',"baggage":["a"]',
         b',"traceparent":"%b' % TRACE.encode(),
         b',"baggage":"%b"' % (b"x" * 9000),
+        b',"traceparent":"00-%b-b7ad6b7169203331-01"' % (b"0" * 32),
+        b',"traceparent":"00-0af7651916cd43dd8448eb211c80319c-%b-01"' % (b"0" * 16),
+        b',"traceparent":"ff%b"' % TRACE[2:].encode(),
+        b',"traceparent":"%b\\n"' % TRACE.encode(),
     ],
 )
 def test_what_is_no_trace_is_nothing(text: bytes) -> None:
@@ -73,7 +77,8 @@ def test_what_is_no_trace_is_nothing(text: bytes) -> None:
 def test_text_that_is_kept_reads_back_and_any_other_is_nothing() -> None:
     for lineage in (Lineage(), Lineage(3), Lineage(3, TRACE, 'a="ü"')):
         assert lineages.decode(lineages.encode(lineage)) == lineage
-    for text in (b"", b"{", b"[]", b'{"hops":"x"}', b"\xff"):
+    others = (b'{"hops":-1}', b'{"hops":65536}', b'{"traceparent":"00"}', b'{"traceparent":"%b\\",\\"x\\":\\""}' % TRACE.encode())
+    for text in (b"", b"{", b"[]", b'{"hops":"x"}', b"\xff", *others):
         assert lineages.decode(text) is None
 
 
@@ -84,3 +89,15 @@ def test_nothing_that_was_made_within_a_call_stays_behind_it() -> None:
     with pytest.raises(ZeroDivisionError):
         lineages.inside(text, lambda: 1 // 0)
     assert lineages.current() is None
+
+
+@pytest.mark.parametrize("forged", ["iii-state-hops=99999", "iii-state-hops=1,iii-state-hops=500", " iii-state-hops = 65535 "])
+def test_a_baggage_cannot_say_more_hops_than_one_of_ours_ever_does(forged: str) -> None:
+    text = b',"traceparent":"%b","baggage":"%b,a=b"' % (TRACE.encode(), forged.encode())
+    assert lineages.read(text) == Lineage(HOPS_IN_ONE_TRACE, TRACE, "a=b")
+
+
+def test_a_baggage_that_was_taken_comes_back_with_its_hops_however_long_it_is() -> None:
+    longest = Lineage(0, TRACE, "a=" + "b" * (MAX_BAGGAGE - 2))
+    last = followed(longest, HOPS_IN_ONE_TRACE)
+    assert last == Lineage(HOPS_IN_ONE_TRACE, TRACE, longest.baggage)

@@ -12,6 +12,7 @@ from iii_state.attach.host import DEFAULT_PREFIX, AttachedHost
 from iii_state.client.client import Client
 from iii_state.errors import AttachRefused, ConnectionLost, FunctionError, StoreError
 from iii_state.host import DEFAULT_NAMESPACE
+from iii_state.tasks.background import first_of
 from iii_state.tasks.results import result_of
 
 logger = logging.getLogger(__name__)
@@ -92,11 +93,9 @@ class Leadership:
 
         Raises `AttachRefused` where another store is served, or the engine's own state would be, the first time.
         """
+        step = self._keep(client, thoroughly=number % CHECKS_PER_REVIEW == 0) if self._host.serves else self._try_to_lead(client)
         try:
-            if self._host.serves:
-                await self._keep(client, thoroughly=number % CHECKS_PER_REVIEW == 0)
-            else:
-                await self._try_to_lead(client)
+            await first_of(step, self._stay_in_line())
         except ConnectionLost as error:
             logger.info("%s", error)
         except (StoreError, FunctionError) as error:
@@ -193,6 +192,16 @@ class Leadership:
         before = await result_of(self._adapter.succession.enter(self._member_of(self._member), MEMBER_TTL_MS))
         rivals = [worker_id for member in before if self._member_of(worker_id := member.rpartition(" ")[2]) == member]
         return bool(rivals) and await self._are_here(client, rivals)
+
+    async def _stay_in_line(self) -> None:
+        """Keep this worker's place for as long as a check lasts: a slow engine is no reason for another to take it."""
+        while True:
+            await asyncio.sleep(MEMBER_TTL_MS / 3000)
+            if self._member:
+                try:
+                    await result_of(self._adapter.succession.enter(self._member_of(self._member), MEMBER_TTL_MS))
+                except (StoreError, FunctionError) as error:
+                    logger.info("the place in the succession could not be kept: %s", error)
 
     def _member_of(self, worker_id: str) -> str:
         """What a worker is called in the store's succession: those of another prefix have one of their own."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from iii_state.cli.command_group import CommandGroup
 from iii_state.cli.config import config
 from iii_state.cli.data import delete, entries, get, groups, keys, list_values, set_value, update
 from iii_state.cli.docs import docs
@@ -20,7 +21,7 @@ from iii_state.cli.token import token
 from iii_state.cli.watch import watch
 
 
-class Commands(click.Group):
+class Commands(CommandGroup):
     """The commands. Output that cannot be written, to a full disk say, is one line on standard error, and exit code 1."""
 
     def main(self, *arguments: Any, **named: Any) -> Any:

@@ -92,7 +92,7 @@ def engine_options(command: C) -> C:
 
 def ttl_option(command: C) -> C:
     """`--ttl-ms`, of every command that gives a value a deadline."""
-    return click.option("--ttl-ms", type=int, help="The value goes after so many milliseconds, 1 or more.")(command)
+    return click.option("--ttl-ms", type=click.IntRange(min=1), help="The value goes after so many milliseconds.")(command)
 
 
 def json_text(name: str, text: str) -> bytes:
@@ -105,10 +105,16 @@ def json_text(name: str, text: str) -> bytes:
         raise click.BadParameter(f"nests deeper than {values.MAX_DEPTH} levels", param_hint=name) from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         why = str(error) if isinstance(error, UnicodeDecodeError) else values.fault(given, error)
+        why = why.removeprefix("JSON is malformed: ").replace("Input data was truncated", "it ends too early")
         shown = given if len(given) <= 60 else given[:57] + b"..."
-        hint = f""" A string needs quotes of its own: '"{text}"'.""" if text.replace("_", "").replace("-", "").isalnum() else ""
+        hint = f""" A string needs quotes of its own: '"{text}"'.""" if _is_word(name, text) else ""
         raise click.BadParameter(f"{shown.decode(errors='replace')!r} is no JSON: {why}.{hint}", param_hint=name) from None
     return given
+
+
+def _is_word(name: str, text: str) -> bool:
+    """Whether a value was meant as a string, most likely."""
+    return name == "VALUE" and text.replace("_", "").replace("-", "").isalnum()
 
 
 def _standard_input(name: str) -> bytes:

@@ -12,32 +12,37 @@ import click
 import yaml
 
 from iii_state import config as configuration
+from iii_state.adapters.bridge.remote.remote import address_of
+from iii_state.adapters.redis.connection.address import Address
+from iii_state.cli.command_group import CommandGroup
+from iii_state.cli.run.guard import token_of_environment
 from iii_state.client.address import shown
-from iii_state.config import Settings
+from iii_state.config import BridgeSettings, KvSettings, RedisSettings, Settings
 from iii_state.errors import ConfigError
 from iii_state.guard import Guard
 
 _SECRET = re.compile(r"(^|[._])(token|password|secret)$")
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def config() -> None:
     """Check a configuration, or show what it comes to."""
 
 
-@config.command()
+@config.command(short_help="Check FILE, and the files that it names.")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 def check(file: Path) -> None:
-    """Check FILE, an iii config.yaml, and the tokens, certificates and keys that it names. Nothing is started."""
+    """Check FILE, an iii config.yaml, and the tokens, certificates, keys and URLs that it names. Nothing is started."""
     settings = _read(file)
     try:
-        Guard(settings.server)
+        Guard(settings.server, token_of_environment()).check_addresses([settings.server.host])
+        _check_place(settings.adapter)
     except ConfigError as error:
-        raise click.ClickException(str(error)) from None
+        raise click.ClickException(f"{file}: {error}") from None
     click.echo(f"{file} can be used")
 
 
-@config.command()
+@config.command(short_help="Show every setting of FILE, with its default.")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
 def show(file: Path, as_json: bool) -> None:
@@ -49,11 +54,25 @@ def show(file: Path, as_json: bool) -> None:
         click.echo(yaml.safe_dump(_nested(settings.items()), sort_keys=False, allow_unicode=True), nl=False)
 
 
+def _check_place(adapter: KvSettings | RedisSettings | BridgeSettings) -> None:
+    """Read the URL of the store, and the files that are needed to get in there. Raises `ConfigError`."""
+    if isinstance(adapter, RedisSettings):
+        Address.parse(adapter.redis_url, adapter.tls)
+    elif isinstance(adapter, BridgeSettings):
+        address = address_of(adapter)
+        address.headers()
+        address.tls()
+
+
 def _read(file: Path) -> Settings:
     try:
-        return configuration.parse(configuration.load(file))
+        given = configuration.load(file)
     except ConfigError as error:
         raise click.ClickException(str(error)) from None
+    try:
+        return configuration.parse(given)
+    except ConfigError as error:
+        raise click.ClickException(f"{file}: {error}") from None
 
 
 def _starred(name: str, value: Any) -> Any:

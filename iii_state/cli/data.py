@@ -52,7 +52,9 @@ class _TakesNumbers(click.Command):
 _OPTION = re.compile(r"-[^\d]")
 
 
-@click.command("set", cls=_TakesNumbers, context_settings={"ignore_unknown_options": True})  # a VALUE may be -5
+@click.command(
+    "set", short_help="Store VALUE at SCOPE and KEY.", cls=_TakesNumbers, context_settings={"ignore_unknown_options": True}
+)  # a VALUE may be -5
 @click.argument("scope")
 @click.argument("key")
 @click.argument("value")
@@ -73,7 +75,7 @@ def set_value(scope: str, key: str, value: str, ttl_ms: int | None, url: str, as
     run(action)
 
 
-@click.command()
+@click.command(short_help="Apply operations to the value at SCOPE and KEY.")
 @click.argument("scope")
 @click.argument("key")
 @click.argument("ops")
@@ -116,7 +118,7 @@ def delete(scope: str, key: str, url: str, as_json: bool) -> None:
     run(action)
 
 
-@click.command("list")
+@click.command("list", short_help="Print the values of SCOPE.")
 @click.argument("scope")
 @engine_options
 def list_values(scope: str, url: str, as_json: bool) -> None:
@@ -151,7 +153,7 @@ def keys(scope: str, url: str, as_json: bool) -> None:
     run(action)
 
 
-@click.command()
+@click.command(short_help="Print keys and values of SCOPE.")
 @click.argument("scope")
 @engine_options
 def entries(scope: str, url: str, as_json: bool) -> None:

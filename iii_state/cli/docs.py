@@ -62,7 +62,7 @@ class PageName(click.ParamType):  # type: ignore[type-arg]  # generic since clic
         return [CompletionItem(name, help=first_line(page)) for name, page in pages().items() if name.startswith(incomplete)]
 
 
-@click.command()
+@click.command(short_help="Show a page of the documents.")
 @click.argument("page", type=PageName(), default=INDEX, metavar="[PAGE]")
 @click.option("--list", "as_list", is_flag=True, help="Print the names of the pages, and what each is about.")
 @click.pass_context

@@ -19,7 +19,7 @@ from iii_state.errors import ConfigError, ScriptError, StoreError
 TIMEOUT_SECONDS = 10
 
 
-@click.command("lua-load")
+@click.command("lua-load", short_help="Load the Lua scripts into Redis ahead of a rollout.")
 @click.option(
     "--redis-url",
     "urls",

@@ -14,6 +14,7 @@ from click.core import ParameterSource
 from iii_state import values
 from iii_state.adapters.redis.admin import inspection
 from iii_state.cli.calls import engine_at, request, run, url_option
+from iii_state.cli.command_group import CommandGroup
 from iii_state.cli.terminal import exact_name, is_terminal, name, print_line, show
 from iii_state.client.client import Client
 from iii_state.config import RedisSettings
@@ -61,7 +62,7 @@ async def opened(url: str, redis_url: str | None, prefix: str) -> AsyncIterator[
         yield ask
 
 
-@click.command()
+@click.command(short_help="Print each trigger, and what waits for it.")
 @source_options
 def triggers(url: str, redis_url: str | None, prefix: str, as_json: bool) -> None:
     """Print who wants which events: hosts, and what waits, is out, is tried again, is dead or was dropped.
@@ -87,7 +88,7 @@ def triggers(url: str, redis_url: str | None, prefix: str, as_json: bool) -> Non
     run(action)
 
 
-@click.group()
+@click.group(cls=CommandGroup, short_help="Look at dead letters, deliver them again, or drop them.")
 def dead() -> None:
     """Look at dead letters (events whose handler kept failing), deliver them again, or drop them."""
 
@@ -100,7 +101,7 @@ _limit = click.option(
 )
 
 
-@dead.command("list")
+@dead.command("list", short_help="Print dead letters, and why they are dead.")
 @_maybe_function
 @_limit
 @source_options
@@ -128,7 +129,7 @@ def dead_list(function_id: str | None, limit: int, url: str, redis_url: str | No
     run(action)
 
 
-@dead.command("show")
+@dead.command("show", short_help="Print dead letters with their events.")
 @_function
 @_id
 @_limit
@@ -150,7 +151,7 @@ def dead_show(
     run(action)
 
 
-@dead.command("retry")
+@dead.command("retry", short_help="Deliver dead letters again.")
 @_function
 @_id
 @source_options

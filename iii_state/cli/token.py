@@ -10,7 +10,7 @@ import click
 from iii_state.guard import tokens
 
 
-@click.command()
+@click.command(short_help="Make a token, and its entry of a tokens file.")
 @click.argument("name")
 @click.option("--out", help="Write the token to this file, readable by you alone, and print the entry only.")
 def token(name: str, out: str | None) -> None:

@@ -25,7 +25,7 @@ from iii_state.host import Caller, Handler
 from iii_state.values import Json
 
 
-@click.command()
+@click.command(short_help="Print changes as they happen, until Ctrl-C.")
 @click.argument("scope", required=False)
 @click.argument("key", required=False)
 @engine_options

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
+from iii_state.config.tls import client_context
 from iii_state.errors import ConfigError
 
 TOKEN_VARIABLE = "III_TOKEN"
@@ -44,9 +45,14 @@ class EngineAddress:
             raise ConfigError(f"{where} holds no token: it has to be one word of ASCII characters")
         return {"Authorization": f"Bearer {token}"}
 
+    def token_from(self) -> str | None:
+        """Where the token comes from that is sent, for an error's text; None where none is."""
+        token, where = self._token()
+        return where if token else None
+
     def _token(self) -> tuple[str | None, str]:
         if self.token is not None:
-            return self.token, "token"
+            return self.token, "the setting token"
         if self.token_file is not None:
             try:
                 token = self.token_file.read_text(encoding="utf-8").strip()
@@ -63,16 +69,7 @@ class EngineAddress:
         """What checks the engine's certificate, None where none is used. Raises `ConfigError` for files that cannot be used."""
         if urlsplit(self.url).scheme not in ("wss", "https"):
             return None
-        try:
-            context = ssl.create_default_context(cafile=self.ca_file)
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{self.ca_file} cannot be used: {_reason(error)}") from None
-        if self.cert_file is not None:
-            try:
-                context.load_cert_chain(self.cert_file, self.key_file)
-            except (OSError, ValueError) as error:
-                raise ConfigError(f"{self.cert_file} and its key cannot be used: {_reason(error)}") from None
-        return context
+        return client_context(self.ca_file, self.cert_file, self.key_file)
 
 
 def shown(url: str) -> str:
@@ -84,9 +81,3 @@ def shown(url: str) -> str:
         return "(no URL)"
     query = re.sub(r"=[^&]*", "=***", parts.query) if "=" in parts.query else "***" * bool(parts.query)
     return SplitResult(parts.scheme, f"***@{place}" if at else place, parts.path, query, "").geturl()
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ssl.SSLError):
-        return error.reason or "it is no PEM of that kind"
-    return getattr(error, "strerror", None) or str(error)

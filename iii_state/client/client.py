@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Self
@@ -19,7 +18,8 @@ from iii_state.client.connection import ClientConnection
 from iii_state.client.receiver import Receiver
 from iii_state.client.serving import Serving
 from iii_state.client.triggers import Triggers
-from iii_state.errors import ConfigError, ConnectionLost, FunctionError, HandshakeRefused, WorkerRejected, words
+from iii_state.client.unreachable import refused, unreachable
+from iii_state.errors import ConfigError, ConnectionLost, FunctionError, HandshakeRefused, WorkerRejected
 from iii_state.host import Caller
 from iii_state.tasks.background import Background
 from iii_state.tasks.closing import Stopping, in_turn
@@ -37,12 +37,6 @@ CONNECT_SECONDS = 10.0
 CALL_SECONDS = 30.0
 CLOSE_SECONDS = 2.0
 TICK_SECONDS = 1.0
-_NO_ENGINE = "no iii engine answers at {}: {}. Is `iii-state serve` running there?"
-_REFUSED = {
-    401: "the engine at {} lets nobody in without a token that it knows: set III_TOKEN, or name a file with --token-file",
-    403: "the engine at {} refuses connections under this name: its allow_hosts and allow_origins say which it takes",
-    503: "the engine at {} takes no more connections now ({})",
-}
 
 MIN_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.1, 5.0
 
@@ -208,11 +202,11 @@ class Client:
                     self._session, address.url, address.headers(), lambda socket: self._receiver, tls=address.tls()
                 )
         except HandshakeRefused as error:
-            raise ConnectionLost(_REFUSED.get(error.status, _NO_ENGINE).format(self.url, error)) from None
+            raise ConnectionLost(refused(self.url, error, address.token_from())) from None
         except ConfigError as error:
             raise ConnectionLost(f"no connection to {self.url} can be made: {error}") from None
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            raise ConnectionLost(_NO_ENGINE.format(self.url, _cause(error))) from None
+            raise ConnectionLost(unreachable(self.url, error, CONNECT_SECONDS)) from None
 
     async def _live(self, socket: WebSocket) -> Exception:
         """The life of a connection: introduce, greet, send what waits; returns why it is over."""
@@ -298,18 +292,3 @@ class _Welcome(msgspec.Struct):
 
 def _unheard(function_text: str, fault: FunctionError) -> None:
     quiet.warning("a call of %s that nobody waits for failed: %s", function_text, fault)
-
-
-def _cause(error: Exception) -> str:
-    if isinstance(error, TimeoutError):
-        return f"no answer within {CONNECT_SECONDS:g} s"
-    if isinstance(error, aiohttp.ClientConnectorCertificateError | ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted here ({_certificate_fault(error)}); --ca-file names another authority"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return error.os_error.strerror or str(error.os_error)
-    return words(error)
-
-
-def _certificate_fault(error: Exception) -> str:
-    cause = error.certificate_error if isinstance(error, aiohttp.ClientConnectorCertificateError) else error
-    return getattr(cause, "verify_message", None) or type(cause).__name__

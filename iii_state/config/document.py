@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import os
 import re
@@ -12,6 +13,7 @@ from typing import Any
 import yaml
 
 from iii_state.config.checks import kind
+from iii_state.config.entry import KEYS
 from iii_state.errors import ConfigError
 
 ENTRY_NAMES = ("iii-state", "state")
@@ -40,7 +42,13 @@ def load(path: Path) -> dict[str, Any]:
         document = {}
     if not isinstance(document, dict):
         raise ConfigError(f"{path} has to hold a mapping with a list `workers`, not {kind(document)}")
+    if misplaced := KEYS.intersection(document):
+        raise ConfigError(
+            f"{path}: {', '.join(sorted(misplaced))} at the top of the file would not be read; settings belong "
+            "in `config` of the item `- name: iii-state` of the list `workers`"
+        )
     found: list[dict[str, Any]] = []
+    others: list[str] = []
     for list_name, is_ours in (("workers", _is_our_worker), ("modules", _is_our_class)):
         entries = document.get(list_name)
         if entries is None:
@@ -53,21 +61,32 @@ def load(path: Path) -> dict[str, Any]:
             if is_ours(entry):
                 found.append(entry)
             else:
+                others.append(str(entry.get("name")))
                 logger.info("%s: %s is not ours, and is ignored", path, entry.get("name") or entry.get("class") or "an entry")
-    if "server" in document:
-        # with a warning alone the engine would serve without the tokens that somebody has meant to ask for
-        raise ConfigError(f"{path}: server stands at the top, where nothing reads it: put it into the config of iii-state")
     if len(found) > 1:
         raise ConfigError(f"{path} has {len(found)} entries for the state module (iii-state and state are one); keep one")
     if not found:
+        if near := difflib.get_close_matches(ENTRY_NAMES[0], others, 1, 0.85):
+            raise ConfigError(f"{path} has no entry iii-state under workers, but {near[0]!r}; did you mean iii-state?")
         logger.warning("%s has no entry iii-state under workers; running with the defaults", path)
         return {}
+    if misplaced := KEYS.intersection(found[0]):
+        raise ConfigError(f"{path}: {', '.join(sorted(misplaced))} beside `config` would not be read; settings belong in it")
     config = expand(found[0].get("config"), os.environ)
     if config is None:
         return {}
     if not isinstance(config, dict):
         raise ConfigError(f"{path}: the config of iii-state has to be a mapping, not {kind(config)}")
+    if _has_unused_path(config):
+        logger.warning("%s: file_path is not used without store_method: file_based; values are kept in memory", path)
     return config
+
+
+def _has_unused_path(config: Mapping[str, Any]) -> bool:
+    """Whether kv is told where its file is to lie, and not that it is to have one: it has none then."""
+    adapter = config.get("adapter")
+    given = adapter.get("config") if isinstance(adapter, dict) and adapter.get("name", "kv") == "kv" else None
+    return isinstance(given, dict) and "file_path" in given and "store_method" not in given
 
 
 def _fault(error: yaml.YAMLError) -> str:

@@ -31,19 +31,7 @@ logger = logging.getLogger(__name__)
 
 def parse(config: Mapping[str, Any] | None) -> Settings:
     """The settings of an `iii-state` entry's `config`. Raises `ConfigError`, which names the key, for what is not known."""
-    given = section(
-        "",
-        {} if config is None else config,
-        {
-            "adapter": _adapter,
-            "triggers_enabled": boolean,
-            "max_value_bytes": optional(integer(1)),
-            "save_interval_ms": integer(100, 3_600_000),
-            "dispatch": _dispatch,
-            "log_level": one_of("debug", "info", "warning", "error"),
-            "server": server,
-        },
-    )
+    given = section("", {} if config is None else config, _CHECKS)
     name, adapter = given.pop("adapter", ("kv", {}))
     dispatch = given.pop("dispatch", None) or {}
     older = adapter.pop("dispatch", None)
@@ -67,9 +55,6 @@ def parse(config: Mapping[str, Any] | None) -> Settings:
 
 def _pick(kind: type[T], given: Mapping[str, Any]) -> T:
     return kind(**{name: value for name, value in given.items() if name in kind.__struct_fields__})  # type: ignore[attr-defined]
-
-
-# -- checks of one value
 
 
 # -- sections
@@ -105,7 +90,31 @@ def _adapter(where: str, value: Any) -> tuple[str, dict[str, Any]]:
     name = given.get("name", "kv")
     config = given.get("config")
     checks = {**_ADAPTER_CHECKS[name], "dispatch": _dispatch}
+    if isinstance(config, Mapping):
+        _refuse_of_others(where, name, [str(key) for key in config if key not in checks])
     return name, section(f"{where}.config.", {} if config is None else config, checks)
+
+
+_CHECKS: dict[str, Check] = {
+    "adapter": _adapter,
+    "triggers_enabled": boolean,
+    "max_value_bytes": optional(integer(1)),
+    "save_interval_ms": integer(100, 3_600_000),
+    "dispatch": _dispatch,
+    "log_level": one_of("debug", "info", "warning", "error"),
+    "server": server,
+}
+
+KEYS = frozenset(_CHECKS)
+"""The settings of an entry's `config`, by name."""
+
+
+def _refuse_of_others(where: str, name: str, unknown: list[str]) -> None:
+    """Settings that another adapter has, most likely because `name` is missing."""
+    for key in unknown:
+        for other, checks in _ADAPTER_CHECKS.items():
+            if key in checks:
+                raise ConfigError(f"unknown key {where}.config.{key}; it is one of the {other} adapter, and {where}.name is {name}")
 
 
 def _redis_tls(where: str, value: Any) -> RedisTls:
@@ -164,5 +173,3 @@ _ADAPTERS: dict[str, Callable[[dict[str, Any]], KvSettings | RedisSettings | Bri
     "redis": lambda config: RedisSettings(**config),
     "bridge": _bridge,
 }
-
-# -- the file

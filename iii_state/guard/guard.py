@@ -38,6 +38,7 @@ class Guard:
         self.settings = settings or ServerSettings()
         self.failures = Failures()
         self._quiet = QuietLog(logger)
+        self._without_token = QuietLog(logger, burst=3)  # SDKs try again and again
         self._token = None if token is None else tokens.checked("III_STATE_TOKEN", token)
         self.tokens = Tokens()
         self._addresses: list[str] = []
@@ -115,6 +116,7 @@ class Guard:
                 return known
             if mutual and not self.wants_tokens and asked.certificate_names:
                 return None
+            self._without_token.warning("a request from %s was refused: it brings no token", asked.remote)
             raise AccessRefused(401, "a token is needed: Authorization: Bearer, III_TOKEN or --token-file")
         if len(given) == 1 and (found := self.tokens.find(given[0])) is not None:
             return found

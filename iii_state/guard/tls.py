@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from iii_state.config import TlsFiles
-from iii_state.errors import ConfigError
+from iii_state.config.tls import unusable
 
 
 def server_context(files: TlsFiles) -> ssl.SSLContext:
@@ -16,15 +16,20 @@ def server_context(files: TlsFiles) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_TICKET  # a resumed session would outlive the authority that let it in
     context.num_tickets = 0
+    for file in (files.cert, files.key):
+        try:
+            file.open("rb").close()
+        except OSError as error:
+            raise unusable(f"tls: {file}", error) from None
     try:
         context.load_cert_chain(files.cert, files.key, password=_no_password)
     except (OSError, ValueError) as error:  # SSLError is an OSError
-        raise ConfigError(f"tls: {files.cert} and {files.key} cannot be used: {_reason(error)}") from None
+        raise unusable(f"tls: {files.cert} and {files.key}", error) from None
     if files.client_ca is not None:
         try:
             context.load_verify_locations(files.client_ca)
         except (OSError, ValueError) as error:
-            raise ConfigError(f"tls: {files.client_ca} cannot be used: {_reason(error)}") from None
+            raise unusable(f"tls: {files.client_ca}", error) from None
         context.verify_mode = ssl.CERT_REQUIRED
     return context
 
@@ -40,9 +45,3 @@ def names(certificate: Mapping[str, Any] | None) -> tuple[str, ...]:
 
 def _no_password() -> str:
     raise ValueError("the key has a password; a server needs one without")
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ssl.SSLError):
-        return error.reason or "it is no PEM of that kind"
-    return getattr(error, "strerror", None) or str(error)

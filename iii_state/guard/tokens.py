@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from iii_state.config.checks import Check, boolean, section, string
+from iii_state.config.checks import Check, boolean, kind, section, string
 from iii_state.config.server import list_of, token_limits
 from iii_state.errors import ConfigError
 from iii_state.rights import Identity, Rights
@@ -103,6 +103,8 @@ def read_tokens(path: Path) -> list[Identity]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)  # the error's own text quotes the line, which may hold a token
         raise ConfigError(f"{path} is no YAML" + ("" if mark is None else f" (line {mark.line + 1})")) from None
+    if not isinstance(document, Mapping):
+        raise ConfigError(f"{path} has to be a mapping with a list `tokens`, not {kind(document)}")
     try:
         given = section("", document, {"tokens": list_of(_entry)})
     except ConfigError as error:

@@ -44,6 +44,9 @@ repeat
   else
     local waiting = next_waiting(wait, lane)
     if waiting then
+      if string.byte(waiting[1]) == 43 then
+        redis.pcall('HDEL', lineages, waiting[1])
+      end
       entries, bytes, ended = entries - 1, bytes - #waiting[2] - #waiting[3] - #waiting[5] - #waiting[6], ended + 1
       outstanding = redis.call('HINCRBY', busy, lane, -1)
     else

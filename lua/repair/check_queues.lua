@@ -15,7 +15,8 @@ ARGV  1 engine   2 retention_ms: for so long a queue is kept whose subscription 
 
 Reply: an array of what was found, each {number of the queue (from 1), word, detail}
   TYPE         the key of this name is of another type
-  GROUP        there is no group
+  GROUP        there is no group; with it has gone what was pending, so the subscription has a field `cut` from now on, until the
+               queue goes on: since when, by the time of the fleet, '' where that has still to be written down
   UNEVEN       there are not as many events in the stream as lanes in `busy`, or the queue is in doubt (lib/queues/room.lua)
   EVENTS       the stream is not empty
   GONE         this engine hosts the queue, or has something pending in it, but is none of the engines
@@ -56,7 +57,7 @@ for queue_number = 1, (#KEYS - 6) / 4 do
   local held = read(busy, 'HMGET', 'entries', 'bytes', 'fence', 'doubt', 'lost')
   local dead_letters = read(dead, 'XLEN')
 
-  local settings, retention, host_count, is_ending = false, false, 0, false
+  local settings, retention, host_count, is_ending, is_cut = false, false, 0, false, false
   if is_right then
     for _, field in ipairs(fields) do
       if string.sub(field, 1, 3) == 'at:' then
@@ -66,7 +67,7 @@ for queue_number = 1, (#KEYS - 6) / 4 do
         end
       end
       settings, retention = settings or field == 'settings', retention or field == 'retention'
-      is_ending = is_ending or field == 'ending'
+      is_ending, is_cut = is_ending or field == 'ending', is_cut or field == 'cut'
     end
   end
   local is_routed = redis.call('HEXISTS', routes, queue) == 1
@@ -76,12 +77,16 @@ for queue_number = 1, (#KEYS - 6) / 4 do
     local pending = redis.pcall('XPENDING', stream, 'engines')
     if pending.err then
       report('GROUP')
+      redis.call('HSETNX', subscription, 'cut', now)
     else
       for _, consumer in ipairs(pending[4] or {}) do
         if redis.call('HEXISTS', engines, consumer[1]) == 0 then
           report('GONE', consumer[1])
         end
       end
+    end
+    if is_cut and redis.call('HGET', subscription, 'cut') == '' then
+      redis.call('HSET', subscription, 'cut', now)
     end
     if not settings and host_count == 0 and not retention then
       redis.call('HSET', subscription, 'retention', retention_ms)

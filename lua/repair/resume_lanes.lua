@@ -5,7 +5,8 @@ A lane that was not met when the whole stream was read, page by page, up to an i
 event in the stream: what was added meanwhile has higher ids, and what is there now was there all the time.
 
 KEYS  1 stream (stream)   2 busy (hash)   then of each lane: wait (list)
-ARGV  1 unmet_until: id up to which the lanes were not met in the stream, '' where they were   2 most: entries behind it
+ARGV  1 unmet_until: id up to which the lanes were not met in the stream, '' where they were, '-' where only the type of their lists
+      is to be looked at   2 most: entries behind it
       3 most_bytes: of those, and of what is made ready   then the lanes
 
 Reply, an array that begins with a word:
@@ -22,7 +23,15 @@ local unmet_until, most, most_bytes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[
 --- @include "queues/next_waiting"
 local held = redis.call('HMGET', busy, 'entries', 'bytes', 'fence', 'doubt', 'lost')
 local are_missing, seen, some_are_long = unmet_until ~= '', {}, false
-if are_missing then
+if unmet_until == '-' then
+  local wrong = {}
+  for number = 1, #KEYS - 2 do
+    if type(redis.pcall('LLEN', KEYS[2 + number])) == 'table' then
+      wrong[#wrong + 1] = number
+    end
+  end
+  return {'OK', 0, 0, wrong, #KEYS - 2}
+elseif are_missing then
   local behind, bytes, left = '(' .. unmet_until, 0, most
   while true do
     local entry = redis.call('XRANGE', stream, behind, '+', 'COUNT', 1)[1] -- one at a time, see repair/requeue_entries.lua

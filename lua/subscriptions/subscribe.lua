@@ -17,7 +17,7 @@ The versions begin with the time, in microseconds, so that a database that has b
 In the routes, a queue's field is its route, a text that only engines read. An entry of the log has the id `<version>-0` and a
 field per queue that changed: its route, or '' for a route that is gone. A subscription's hash has its `settings`,
 its `retention` unless it is for ever, a field `at:<engine>` for each engine that hosts it, `dropped` where its full queue has
-dropped events, and `ending` while it is being removed.
+dropped events, `ending` while it is being removed, and `cut` where it is not known what was pending (repair/check_queues.lua).
 ]]
 
 local routes, routes_version, routes_log, engines, hold, hosts = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
@@ -57,6 +57,8 @@ for number = 1, subscriptions do
   local made = redis.pcall('XGROUP', 'CREATE', stream, 'engines', '$', 'MKSTREAM')
   if made.err and not string.find(tostring(made.err), 'BUSYGROUP', 1, true) then
     return made
+  elseif not made.err and redis.call('HEXISTS', subscription, 'settings') == 1 then -- somebody has removed it
+    redis.call('HSETNX', subscription, 'cut', '')
   end
   redis.call('HSET', subscription, 'settings', settings, 'at:' .. engine, '1')
   if retention ~= '' then

@@ -9,7 +9,8 @@ KEYS  1 values (hash)   2 scopes (set)   3 session (hash)   4 routes_version (st
 ARGV  1 epoch   2 slot   3 sequence   4 known_version: of the routes   5 scope   6 key
       then, where there are queues: lane, write_id, and of each queue: most_entries, most_bytes
       then, where the write's id begins with `+`: lineage, text of what the write was made within
-      then, where the scope has deadlines: ttl, the milliseconds until the new one, '' for none
+      then, where the scope has deadlines: ttl, the milliseconds until the new one, '' for none; behind a blank, where the caller
+      has it, the time of the fleet
       then new, the value in stored form
 
 Reply, an array that begins with a word:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.engines.attached import attached
 from tests.support.engines.calls import call
-from tests.support.engines.processes import running_engine
+from tests.support.engines.processes import free_port, running_engine
 from tests.support.redis.server import RedisServer
 from tests.support.waiting import wait_until
 
@@ -51,3 +51,20 @@ def test_an_emptied_database_is_told_as_another_store(url: str, redis: RedisServ
     wait_until(is_another, "it is told as the same store")
     after = told(url)
     assert after == {"retry_safe": True, "store": (redis.client.get("iii-state:store") or b"").decode()}
+
+
+def test_a_bridge_that_is_cut_off_at_the_start_and_leads_to_another_store_later_is_told_as_it_is(ours: str) -> None:
+    port = free_port()
+    remote = f"ws://127.0.0.1:{port}"
+    with attached(ours, "--bridge-url", remote) as process:
+        process.wait_for("the store cannot be asked")
+        with running_engine([], port=port):
+            process.until_attached()
+            first = told(ours)
+            assert first == told(remote)
+            assert first["retry_safe"]
+        with running_engine([], port=port):
+            wait_until(lambda: told(ours) == told(remote), lambda: f"it is told as {told(ours)}, and is {told(remote)}")
+            assert told(ours)["store"] != first["store"]
+            call(ours, "state::set", b'{"scope":"s","key":"k","value":1}')
+        assert "taken over" not in process.stderr.text()

@@ -116,6 +116,26 @@ async def test_a_leader_that_sleeps_keeps_the_types_with_its_functions(kind: str
                 await new_triggers_fire(engine, client, "alone")
 
 
+async def test_a_place_is_kept_while_an_engine_is_slow_to_answer(redis: RedisServer) -> None:
+    """Such an answer may take twice as long as a place lasts of which nothing is heard."""
+    async with OldEngine() as engine:
+        engine.holds_lists = lambda: "state::set" in engine.functions
+        with attached(engine.url, "--redis-url", redis.url) as process:
+            await until(lambda: "state::set" in engine.functions, "it offers no functions")
+            places: set[bytes] = set()
+
+            def was_renewed() -> bool:
+                line = redis.client.hgetall("iii-state:line")
+                assert isinstance(line, dict)
+                places.update(place for name, place in line.items() if name != b"#")
+                return len(places) > 2
+
+            await until(was_renewed, "its place is not renewed")
+            assert "state" not in engine.types, "it was renewed by the next check only"
+            engine.holds_lists = lambda: False
+            await said(process, "attached to")
+
+
 @pytest.mark.parametrize("stays", [True, False])
 async def test_a_trigger_type_that_is_lost_is_provided_again(engine: OldEngine, redis: RedisServer, stays: bool) -> None:
     with attached(engine.url, "--redis-url", redis.url) as process:

@@ -62,8 +62,9 @@ def test_a_value_with_a_deadline(engine: EngineProcess) -> None:
     assert iii_state("set", "leases", "gone", "1", "--ttl-ms", "1", url=engine.url).returncode == 0
     assert iii_state("update", "leases", "kept", "[]", "--ttl-ms", "3600000", url=engine.url).returncode == 0
     assert iii_state("list", "leases", url=engine.url).stdout == "{}\n"
-    done = iii_state("set", "leases", "l", "1", "--ttl-ms", "0", url=engine.url)
-    assert (done.returncode, "expected an integer from 1" in done.stderr) == (1, True)
+    for command in (("set", "leases", "l", "1"), ("update", "leases", "l", "[]")):
+        done = iii_state(*command, "--ttl-ms", "0", url="ws://127.0.0.1:1")
+        assert (done.returncode, "Invalid value for '--ttl-ms': 0 is not in the range x>=1" in done.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -40,13 +40,39 @@ def test_a_good_file_can_be_used(tmp_path: Path) -> None:
         ({"server": {"tokens_file": "/nowhere/tokens.yaml"}}, "cannot read /nowhere/tokens.yaml"),
         ({"server": {"limits": {"calls_in_flight": 0}}}, "server.limits.calls_in_flight has to be a whole number of at least 1"),
         ({"server": {"tls": {"cert": "/nowhere/c.pem", "key": "/nowhere/k.pem"}}}, "/nowhere/c.pem"),
+        ({"server": {"host": "0.0.0.0"}}, "0.0.0.0 can be reached by others: give a token"),
+        (
+            {"adapter": {"name": "redis", "config": {"redis_url": "http://:s3cret@x"}}},
+            "redis_url cannot be read: it has to begin with",
+        ),
+        (
+            {"adapter": {"name": "redis", "config": {"redis_url": "rediss://x", "tls": {"ca": "/nowhere/ca.pem"}}}},
+            "/nowhere/ca.pem cannot be used: No such file or directory",
+        ),
+        (
+            {"adapter": {"name": "bridge", "config": {"bridge_url": "wss://x", "ca_file": "/nowhere/ca.pem"}}},
+            "/nowhere/ca.pem cannot be used: No such file or directory",
+        ),
+        ({"adapter": {"name": "bridge", "config": {"token_file": "/nowhere/token"}}}, "cannot read /nowhere/token"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_an_error_in_one_line(tmp_path: Path, config: Any, says: str) -> None:
     done = run("check", written(tmp_path / "config.yaml", config))
     assert done.exit_code == 1
     assert says in done.stderr
+    assert done.stderr.startswith(f"Error: {tmp_path / 'config.yaml'}: ")
+    assert "s3cret" not in done.output
     assert done.stderr.count("\n") == 1
+
+
+def test_only_the_file_that_is_missing_is_named(tmp_path: Path) -> None:
+    (tmp_path / "c.pem").write_text("")
+    (tmp_path / "empty.yaml").write_text("")
+    tls = {"cert": str(tmp_path / "c.pem"), "key": str(tmp_path / "k.pem")}
+    said = run("check", written(tmp_path / "config.yaml", {"server": {"tls": tls}})).stderr
+    assert said.endswith(f": tls: {tmp_path / 'k.pem'} cannot be used: No such file or directory\n")
+    said = run("check", written(tmp_path / "config.yaml", {"server": {"tokens_file": str(tmp_path / "empty.yaml")}})).stderr
+    assert said.endswith(f": {tmp_path / 'empty.yaml'} has to be a mapping with a list `tokens`, not null\n")
 
 
 def test_no_file_is_an_error(tmp_path: Path) -> None:

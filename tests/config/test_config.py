@@ -61,7 +61,7 @@ def test_every_key() -> None:
             {"adapter": {"name": "kv", "config": {"file": "x"}}},
             "unknown key adapter.config.file; did you mean adapter.config.file_path?",
         ),
-        ({"adapter": {"name": "kv", "config": {"redis_url": "x"}}}, "unknown key adapter.config.redis_url; known here: "),
+        ({"adapter": {"name": "kv", "config": {"zzz": "x"}}}, "unknown key adapter.config.zzz; known here: "),
         ({"adapter": "kv"}, "adapter has to be a mapping, not str 'kv'"),
         ({"max_value_bytes": 0}, "max_value_bytes has to be a whole number of at least 1, not int 0"),
         ({"max_value_bytes": True}, "max_value_bytes has to be a whole number of at least 1, not bool True"),
@@ -122,12 +122,18 @@ def test_the_entry_of_engines_before_0_11(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("workers:\n  - name: iii-state\n  - name: state\n", "2 entries for the state module"),
+        ("adapter: {name: redis}\n", r"adapter at the top of the file would not be read; settings belong .*`- name: iii-state`"),
+        ("workers:\n  - name: iii-state\nserver: {port: 1}\n", "server at the top of the file would not be read"),
+        ("server: {}\ndispatch: {}\n", "dispatch, server at the top of the file"),
+        ("workers:\n  - name: iii-state\n    adapter: {name: redis}\n", "adapter beside `config` would not be read"),
+        ("modules:\n  - class: modules::state::StateModule\n    adapter: {}\n", "adapter beside `config` would not be read"),
+        ("workers:\n  - name: iii_state\n", "but 'iii_state'; did you mean iii-state?"),
         ("workers: 5\n", "workers has to be a list"),
         ("workers:\n  - 5\n", "an item of workers has to be a mapping"),
         ("- 5\n", "has to hold a mapping"),
         ("a: [", "is no YAML"),
-        ("server: {tokens_file: t}\n", "server stands at the top, where nothing reads it"),
-        ("workers:\n  - name: iii-state\nserver: {tokens_file: t}\n", "server stands at the top, where nothing reads it"),
+        ("server: {tokens_file: t}\n", "server at the top of the file would not be read"),
+        ("workers:\n  - name: iii-state\nserver: {tokens_file: t}\n", "server at the top of the file would not be read"),
         ("workers:\n  - name: iii-state\n    config: 5\n", "the config of iii-state has to be a mapping"),
         ("workers:\n  - name: iii-state\n    config: {file_path: '${III_TEST_UNSET}'}\n", "variable III_TEST_UNSET is not set"),
     ],
@@ -137,6 +143,36 @@ def test_a_file_that_cannot_be_used(tmp_path: Path, text: str, message: str) -> 
     file.write_text(text)
     with pytest.raises(ConfigError, match=message):
         config.load(file)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "workers: []\n", "port: 1\nworkers:\n  - name: iii-stream\n    adapter: {}\n  - name: stats\n"]
+)
+def test_a_file_without_the_entry_is_a_warning(tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    assert config.load(file) == {}
+    assert "has no entry iii-state" in caplog.text
+
+
+def test_a_path_of_a_store_in_memory_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "config.yaml"
+    for settings in ("file_path: x, store_method: in_memory", "file_path: x, store_method: file_based"):
+        file.write_text(f"workers:\n  - name: iii-state\n    config: {{adapter: {{config: {{{settings}}}}}}}\n")
+        config.load(file)
+        assert not caplog.text
+    file.write_text("workers:\n  - name: iii-state\n    config: {adapter: {config: {file_path: x}}}\n")
+    config.load(file)
+    assert "file_path is not used without store_method: file_based; values are kept in memory" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "other"), [("kv", "redis_url", "redis"), ("redis", "file_path", "kv"), ("kv", "token", "bridge")]
+)
+def test_a_setting_of_another_adapter_is_told_as_one(name: str, key: str, other: str) -> None:
+    said = f"unknown key adapter.config.{key}; it is one of the {other} adapter, and adapter.name is {name}$"
+    with pytest.raises(ConfigError, match=said):
+        config.parse({"adapter": {"name": name, "config": {key: "x"}}})
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from iii_state import lineages
 from iii_state.adapters.redis import RedisAdapter
 from iii_state.config import RedisSettings
-from iii_state.events import RetryPolicy, Subscription
+from iii_state.events import QueueLimits, RetryPolicy, Subscription
 from iii_state.lineages import Lineage
 from tests.support.redis.server import shared_server
 from tests.support.stores import ALL, FAILED, Store, drain, opened
@@ -166,3 +166,28 @@ async def test_nothing_of_it_stays_behind(kind: str, tmp_path: Path) -> None:
         assert client.hlen("iii-state:features") == 2
         await answer_of(other.stop())
         assert client.hlen("iii-state:features") == 1
+
+
+@pytest.mark.parametrize("kind", ["redis"])
+async def test_nothing_of_it_stays_behind_events_that_were_dropped_or_removed(kind: str, tmp_path: Path) -> None:
+    async with opened(kind, tmp_path, QueueLimits(max_queue_length=10, on_full="drop_oldest")) as store:
+        await told(store)
+        await store.subscribe(ALL)
+        client = shared_server().client
+        await set_within(store, "k", b"0")
+        (out,) = await store.taken(ALL.id, 1)
+        for number in range(40):
+            await set_within(store, "k", b"%d" % number)
+        (key,) = client.keys("iii-state:lineages:*")
+        assert client.hlen(key) == 9
+        (waiting,) = client.keys("iii-state:wait:*")
+        assert set(client.hkeys(key)) == set(client.lrange(waiting, 0, -1)[::6])
+        await store.release([out])
+        for _ in range(3):
+            (waiting,) = client.keys("iii-state:wait:*")
+            client.delete(waiting)
+            await drain(store, ALL)
+            for number in range(5):
+                await set_within(store, "k", b"%d" % number)
+            assert client.hlen(key) <= 9  # never more than events wait
+        assert [delivery.event.lineage for delivery in await drain(store, ALL)] == [LINEAGE] * 5

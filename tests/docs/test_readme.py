@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shlex
 import subprocess
 import sys
+from asyncio.subprocess import PIPE
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from iii_state import Engine, StateModule
 from tests.support import ROOT
 from tests.support.engines.attached import attached
 from tests.support.engines.processes import free_port, running_engine
@@ -123,6 +127,46 @@ def test_the_command_line_examples_print_what_their_page_says() -> None:
             environment = {"III_STATE_URL": engine.url, "PATH": "/usr/bin:/bin"}
             done = subprocess.run(shell, shell=True, capture_output=True, text=True, env=environment, timeout=60, check=False)
             assert (done.stdout, done.stderr) == (output, ""), command
+
+
+async def test_an_alert_finds_loops_and_dead_letters() -> None:
+    async with Engine() as engine:
+        await engine.add_module(StateModule({"dispatch": {"max_attempts": 1}}))
+        host, port = await engine.serve("127.0.0.1", 0)
+        environment = {"III_STATE_URL": f"ws://{host}:{port}", "PATH": "/usr/bin:/bin"}
+        shell = block("shell", "alerts").replace("iii-state", f"{sys.executable} -m iii_state", 1)
+
+        async def alert() -> tuple[int, str]:
+            process = await asyncio.create_subprocess_shell(shell, stdout=PIPE, stderr=PIPE, env=environment)
+            printed, said = await asyncio.wait_for(process.communicate(), 60)
+            assert said == b""
+            assert process.returncode is not None
+            return process.returncode, printed.decode()
+
+        async def state(function: str, **payload: Any) -> None:
+            await engine.trigger({"function_id": f"state::{function}", "payload": payload})
+
+        async def counts(event: Any) -> None:
+            await state("update", scope="loop", key="k", ops=[{"type": "increment", "path": "n", "by": 1}])
+
+        def fails(event: Any) -> None:
+            raise RuntimeError("no")
+
+        for function, scope in ((counts, "loop"), (fails, "dead")):
+            engine.register_function(function.__name__, function)
+            config = {"type": "state", "function_id": function.__name__, "config": {"scope": scope}}
+            await engine.register_trigger(config)
+        assert await alert() == (1, "")
+        await state("set", scope="dead", key="k", value=1)
+        async with asyncio.timeout(20):
+            while (await alert())[0] != 0:
+                pass
+        await engine.trigger({"function_id": "iii-state::dead_drop", "payload": {"function_id": "fails"}})
+        assert await alert() == (1, "")
+        await state("set", scope="loop", key="k", value={"n": 0})
+        async with asyncio.timeout(20):
+            while '"looping":true' not in (await alert())[1]:
+                pass
 
 
 def test_every_program_of_a_page_is_marked_and_run() -> None:

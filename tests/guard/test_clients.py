@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,9 +76,15 @@ def test_the_command_line_brings_a_token_of_the_environment_or_of_a_file(guarded
     refused = command("get", "s", "k", "--url", guarded.url, *ca, token=tokens.make())
     assert refused.exit_code == 1
     assert refused.stderr == (
+        f"Error: the engine at {guarded.url} lets nobody in without a token that it knows, and that from III_TOKEN "
+        "it does not know\n"
+    )
+    without = command("get", "s", "k", "--url", guarded.url, *ca)
+    assert without.stderr == (
         f"Error: the engine at {guarded.url} lets nobody in without a token that it knows: set III_TOKEN, or name a file with "
         "--token-file\n"
     )
+    guarded.engine.stderr.wait_for(re.compile("a request from 127.0.0.1 was refused: it brings no token"), 20)
     untrusted = command("get", "s", "k", "--url", guarded.url, token=guarded.token)
     assert "its certificate is not trusted here" in untrusted.stderr
     assert guarded.token not in untrusted.stderr + guarded.engine.stderr.text()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from importlib.resources import files
@@ -18,6 +19,7 @@ from iii_state import config
 from iii_state.cli import main
 from iii_state.guard import tokens
 from iii_state.state.module import StateModule
+from tests.support import ROOT
 from tests.support.certificates import Authority
 from tests.support.engines.processes import running_engine
 
@@ -62,7 +64,7 @@ def named(kind: str) -> list[str]:
 
 
 def test_every_block_is_of_a_kind_that_is_tested() -> None:
-    assert {kind for kind, _ in BLOCKS} == {"serve", "token", "tokens", "console", "config", "client", "example"}
+    assert {kind for kind, _ in BLOCKS} == {"serve", "token", "tokens", "console", "config", "client", "example", "shell"}
     assert PAGE.count("```") == 2 * len(BLOCKS)
 
 
@@ -71,7 +73,7 @@ def test_an_engine_starts_as_the_page_says(folder: Folder, name: str) -> None:
     program, command, *arguments = shlex.split(folder.placed(BLOCKS["serve", name]), comments=True)
     assert (program, command) == ("iii-state", "serve")
     with running_engine(arguments) as engine:
-        assert engine.url.startswith("wss://" if name == "tls" else "ws://")
+        assert engine.url.startswith("wss://" if name in ("tls", "lan") else "ws://")
         assert ("insecure: " in engine.stderr.text()) is (name == "insecure")
         assert "can be read by every user" not in engine.stderr.text()
 
@@ -99,6 +101,62 @@ def test_a_token_is_made_as_the_page_says(tmp_path: Path, monkeypatch: pytest.Mo
     assert shape == re.sub(r"[0-9a-f]{64}", "HASH", BLOCKS["tokens", "one"])
     (entry,) = yaml.safe_load(done.stdout)["tokens"]
     assert entry["hash"] == tokens.hashed(tokens.read_token(tmp_path / "ci.token"))
+
+
+def test_an_engine_for_a_network_is_made_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def here(kind: str) -> str:
+        return str(BLOCKS[kind, "lan"]).replace("192.168.1.10", "127.0.0.1")
+
+    made = here("shell").replace("iii-state", f"{sys.executable} -m iii_state", 1)
+    subprocess.run(["bash", "-ec", made], check=True, capture_output=True, timeout=60)
+    files = {word: str(tmp_path / word) for word in ("data", "tokens.yaml", "cert.pem", "key.pem")}
+    _, _, *arguments = (files.get(word.removeprefix("./"), word) for word in shlex.split(here("serve")))
+    with running_engine(arguments) as engine:
+        assert "can be read by every user" not in engine.stderr.text()
+        program, *client = shlex.split(here("client").replace("49134", str(engine.port)))
+        done = CliRunner().invoke(main, client, env={"III_TOKEN": None})
+        assert (program, done.exit_code, done.output) == ("iii-state", 0, "null\n")
+        without = [word for word in client if word not in ("--token-file", "team.token")]
+        assert CliRunner().invoke(main, without, env={"III_TOKEN": None}).exit_code == 1
+
+
+_WORKERS = {
+    "python": """
+import os, sys
+from iii import InitOptions, register_worker
+iii = register_worker(sys.argv[1], InitOptions(worker_name="w"))
+print(iii.trigger({"function_id": "state::set", "payload": {"scope": "s", "key": "k", "value": 1}})["new_value"])
+iii.shutdown()
+""",
+    "node": """
+import { registerWorker } from "iii-sdk";
+const headers = { Authorization: "Bearer " + process.env.III_TOKEN };
+const iii = registerWorker(process.argv[2], { workerName: "w", headers, otel: { enabled: false } });
+console.log((await iii.trigger({ function_id: "state::set", payload: { scope: "s", key: "k", value: 1 } })).new_value);
+process.exit(0);
+""",
+}
+
+
+@pytest.mark.parametrize(("kind", "variable"), [("python", "SSL_CERT_FILE"), ("node", "NODE_EXTRA_CA_CERTS")])
+def test_a_worker_trusts_the_certificate_that_its_environment_names(folder: Folder, kind: str, variable: str) -> None:
+    assert f"`{variable}=cert.pem`" in PAGE
+    sdk = ROOT / ".cache" / "sdks" / {"python": "python-0.25.0", "node": "node-0.22.1"}[kind]
+    program = str(sdk / "bin" / "python") if kind == "python" else shutil.which("node")
+    if not sdk.exists() or program is None:
+        pytest.skip("the official SDK is not installed; scripts/test installs it")
+    source = folder.path / ("worker.py" if kind == "python" else "worker.mjs")
+    source.write_text(_WORKERS[kind])
+    if kind == "node":
+        (folder.path / "node_modules").symlink_to((sdk / "node_modules").resolve())
+    arguments = shlex.split(folder.placed("--tokens-file tokens.yaml --tls-cert cert.pem --tls-key key.pem"))
+    with running_engine(arguments) as engine:
+        given = {"PATH": "/usr/bin:/bin", "III_TOKEN": folder.token, variable: str(folder.authority.file)}
+        url = engine.url.replace("127.0.0.1", "localhost")
+        done = subprocess.run([program, source, url], capture_output=True, text=True, env=given, timeout=60, check=False)
+        assert done.stdout.splitlines()[-1:] == ["1"], done.stderr
 
 
 def test_commands_answer_as_the_page_says(folder: Folder) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from iii_state import Engine, Event, State, StateModule
+from iii_state.state.dispatch.loops import Loops
 from tests.support.engines.embedded import engine_over
 from tests.support.redis.server import shared_server
 from tests.support.waiting import until
@@ -59,6 +61,46 @@ async def test_a_handler_that_writes_the_key_it_watches_is_named_once_and_goes_o
 async def looping(engine: Engine, function_id: str) -> dict[str, Any] | None:
     row = (await rows(engine))[function_id]
     return row if row.get("looping") else None
+
+
+async def test_a_function_that_writes_each_of_very_many_keys_is_named_once(kv: State, caplog: pytest.LogCaptureFixture) -> None:
+    at: dict[str, int] = {}
+
+    @kv.on_change(scope="many", function_id="counts")
+    async def changed(event: Event) -> None:
+        at[event.key] = event.new_value
+        if event.new_value < 150:
+            await kv.set("many", event.key, event.new_value + 1)
+
+    @kv.on_change(scope="one", function_id="last")
+    async def changed_later(event: Event) -> None:
+        if "through last" not in " ".join(warnings(caplog)):
+            await kv.set("one", event.key, event.new_value + 1)
+
+    for number in range(50):
+        await kv.set("many", f"k{number}", 0)
+    await until(lambda: list(at.values()) == [150] * 50)
+    await kv.set("one", "k", 0)
+    first, last = await until(lambda: warnings(caplog)[1:] and warnings(caplog))
+    assert "through counts (scope 'many', key 'k" in first
+    assert "through last (scope 'one', key 'k')" in last
+
+
+async def test_a_long_key_is_named_by_its_beginning_and_kept_no_longer(kv: State, caplog: pytest.LogCaptureFixture) -> None:
+    key = "k" * 5000
+
+    @kv.on_change(scope="s", function_id="counts")
+    async def changed(event: Event) -> None:
+        if not warnings(caplog):
+            await kv.set("s", event.key, event.new_value + 1)
+
+    await kv.set("s", key, 0)
+    (warning,) = await until(lambda: warnings(caplog))
+    assert f"key '{'k' * 199}…'" in warning
+    assert len(warning) < 500
+    watching = [each for each in gc.get_objects() if isinstance(each, Loops)]
+    assert any(loops._chains for loops in watching)
+    assert not any(chain.places for loops in watching for chain in loops._chains.values())
 
 
 async def test_two_functions_that_feed_each_other_over_two_keys_are_both_named(

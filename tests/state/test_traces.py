@@ -140,11 +140,11 @@ async def test_a_worker_that_tells_no_trace_and_writes_what_it_handles_again_and
     worker = await handling(port)
     writer = await port.connect(runtime="node", version="0.22.1", name="writer")
 
-    async def rounds(by: RawWorker, count: int) -> None:
-        await by.call("state::set", {**AT, "value": 0})
+    async def rounds(by: RawWorker, count: int, at: dict[str, str] = AT) -> None:
+        await by.call("state::set", {**at, "value": 0})
         for number in range(count):
             call = await next_call(worker)
-            await by.call("state::set", {**AT, "value": number})
+            await by.call("state::set", {**at, "value": number})
             await worker.answer(call)
         await worker.answer(await next_call(worker))
 
@@ -154,9 +154,28 @@ async def test_a_worker_that_tells_no_trace_and_writes_what_it_handles_again_and
     await rounds(worker, 60)
     assert "perhaps a loop" not in caplog.text
     await rounds(worker, 110)
+    await rounds(worker, 110, {"scope": "s", "key": "other"})  # of which the next minute may tell
     (warning,) = [record.getMessage() for record in caplog.records if "perhaps a loop" in record.getMessage()]
     assert "worker w has written the key that it was handling 100 times in a row" in warning
     assert "in f (scope 's', key 'k')" in warning
     answer = await embedded.trigger({"function_id": "iii-state::triggers", "payload": {}})
     assert not any("looping" in row for row in answer["triggers"])
+    await port.disconnect()
+
+
+async def test_such_a_worker_is_warned_of_also_where_it_writes_more_keys_than_are_followed(
+    kv_engine: Engine, session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("iii_state.state.dispatch.loops.MOST_CHAINS", 5)
+    port = Port(session, *await kv_engine.serve("127.0.0.1", 0))
+    worker = await handling(port)
+    for number in range(20):
+        await worker.call("state::set", {"scope": "s", "key": f"k{number}", "value": 0})
+    for _ in range(20 * 105):
+        call = await next_call(worker)
+        place = {"scope": "s", "key": call["data"]["key"]}
+        await worker.send("invokefunction", function_id="state::set", data={**place, "value": 1})
+        await worker.answer(call)
+    await worker.call("engine::triggers::list", {})
+    assert caplog.text.count("perhaps a loop") == 1
     await port.disconnect()

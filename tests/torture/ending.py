@@ -38,8 +38,14 @@ async def bring_to_rest(look: Look, scopes: tuple[str, ...], callers: list[Calle
     places += [(scope, key) for scope, keys in OTHER_KEYS.items() if scope in scopes for key in keys]
     for number, (scope, key) in enumerate(places):
         for again, caller in enumerate(callers):  # through each, which also waits for whatever it still had to send
-            op = Op(f"end.{number}.{again}", "increment", scope, key, ttl_ms=FADED_MS if scope == FADING else 0)
-            outcome = await write_once(op, caller, journal)
+            give_up, tries = time.monotonic() + within, 0
+            while True:
+                tries += 1
+                op = Op(f"end.{number}.{again}.{tries}", "increment", scope, key, ttl_ms=FADED_MS if scope == FADING else 0)
+                outcome = await write_once(op, caller, journal)
+                if outcome != "refused" or time.monotonic() > give_up:
+                    break
+                await asyncio.sleep(0.1)  # a queue of large values may be full for a moment
             if outcome != "ok":
                 raise NotSettled(f"a write of {scope}/{key} in the end, through {caller}, has failed")
 

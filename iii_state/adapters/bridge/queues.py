@@ -2,8 +2,9 @@
 
 A remote of this project keeps the queue: it calls the function, and waits for the answer until the local handler is done with the
 event. How that went is the answer (done, again, dead), so attempts and dead letters are the remote's, and outlive this engine;
-engines with bridges to one remote share the functions, as those on one Redis share their queues. A stock engine calls once and does
-not look at the answer: its events are queued here, in memory, and each bridge has functions of its own.
+engines with bridges to one remote share the functions, as those on one Redis share their queues. A stock engine with an attached
+worker gives each function to one bridge at a time, so all look whether it is still there. A stock engine's own state calls once and
+does not look at the answer: its events are queued here, in memory, and each bridge has functions of its own.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ SWEEP_SECONDS = 1.0
 _NO_ANSWER = (Code.TIMEOUT, Code.INVOCATION_STOPPED)
 """What is no word of the remote's on a trigger: it hangs, or stops."""
 
+SWEEPS_PER_REVIEW = 2
+"""So often, in sweeps, it is looked whether a stock engine still has the functions that are shared."""
+
 OWN_RETENTION_MS = 300_000
 """For so long at most a remote keeps the queue of one bridge alone when the connection is gone."""
 
@@ -60,6 +64,8 @@ class BridgeQueues:
         self._writes = 0
         self._is_known = False
         self._sweeper: asyncio.TimerHandle | None = None
+        self._sweeps = 0
+        self._review: asyncio.Task[None] | None = None
         self._tasks = Background()
         remote.connected.connect(self._connected)
         remote.lost.connect(self._lost)
@@ -244,6 +250,16 @@ class BridgeQueues:
         if relay is not None:
             relay.queue.note_loop()
 
+    async def _review_functions(self) -> None:
+        """Serve what nobody serves: the bridge is gone that had a function for itself, and its events wait."""
+        there = await self._remote.functions()
+        if there is None:
+            return
+        for relay in self._relays.values():
+            if relay.is_served and relay.function_id not in there:
+                relay.is_served = False
+                self._serve_or_not(relay)
+
     # -- deliveries
 
     def _arrived(self, relay: Relay, data: Json, metadata: Json | None) -> Result[bytes | None]:
@@ -322,6 +338,10 @@ class BridgeQueues:
         loop = asyncio.get_running_loop()
         for relay in self._relays.values():
             relay.give_back_waiting(loop.time() - relay.subscription.retry.timeout_ms / 1000)
+        self._sweeps += 1
+        is_due = self._sweeps % SWEEPS_PER_REVIEW == 0 and self._remote.keeps_functions_for_one
+        if is_due and (self._review is None or self._review.done()):
+            self._review = self._tasks.start(self._review_functions(), f"iii-state bridge to {self._remote.url}: functions")
         self._sweeper = loop.call_later(SWEEP_SECONDS, self._sweep)
 
 

@@ -183,7 +183,9 @@ class KvQueues:
         queue.hosted = False
         queue.close()
         if self._commits is not None:
-            held = [number_of(delivery) for delivery in (*queue, *self._commits.deliveries_to(queue))]
+            on_their_way = self._commits.deliveries_to(queue)
+            self._with_lineage.update(number_of(delivery) for delivery in on_their_way if delivery.event.lineage is not None)
+            held = [number_of(delivery) for delivery in (*queue, *on_their_way)]
             self._keep(lambda changes: changes.subscriptions.update({queue.id: None}))
             self._finish(held)
 
@@ -222,6 +224,8 @@ class KvQueues:
             for queue, delivery in write.deliveries:
                 queue.unreserve(delivery.event)
                 if self._queues.get(queue.id) is queue:
+                    if delivery.event.lineage is not None:
+                        self._with_lineage.add(number_of(delivery))
                     try:
                         self._make_room(queue, delivery.event)
                         queue.push(delivery)
@@ -230,8 +234,6 @@ class KvQueues:
 
     def _new_delivery(self, queue: Queue, event: Change) -> Delivery:
         self._number = number = self._number + 1
-        if event.lineage is not None and self._commits is not None:
-            self._with_lineage.add(number)
         return Delivery(queue.id, event, 1, self._fence, number)
 
     def _make_room(self, queue: Queue, event: Change) -> None:

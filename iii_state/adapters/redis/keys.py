@@ -7,6 +7,7 @@ stands last. A `Keys` names what lies in one slot of a Redis Cluster; a `Partiti
 from __future__ import annotations
 
 import hashlib
+import re
 from binascii import crc_hqx
 from functools import cached_property
 from typing import Protocol
@@ -16,6 +17,8 @@ FORMAT = 1
 
 MAX_LANE_BYTES = 64
 """A longer lane is named by a hash of it."""
+
+_ASIDE = re.compile(rb":damaged:\d{13,}\Z")
 
 
 def lane(scope: bytes, key: bytes) -> bytes:
@@ -194,6 +197,11 @@ class Keys:
     def aside(self, key: bytes, now_ms: int) -> bytes:
         """What a key is called from now on that was in the way of one of ours."""
         return b"%b:damaged:%d" % (key, now_ms)
+
+    @staticmethod
+    def is_aside(name: bytes) -> bool:
+        """Whether a name, or the end of one, is that of something that was moved aside."""
+        return _ASIDE.search(name) is not None
 
     def dead(self, queue: bytes) -> bytes:
         """Stream: events whose handler kept failing."""

@@ -26,11 +26,12 @@ from iii_state.state.module import StateModule
 _ID = re.compile(r"[^\s:]+(::[^\s:]+)*")
 
 
-@click.command()
+@click.command(short_help="Serve state to an engine that has none of its own.")
 @url_option("--engine", "III_URL")
 @store_options
 @click.option("--prefix", default="state", show_default=True, help="Serve PREFIX::set and so on, and the trigger type PREFIX.")
 @click.option("--name", default="state", show_default=True, help="What the worker is called; NAME-2, … where that is taken.")
+@click.argument("rest", nargs=-1, type=click.UNPROCESSED, metavar="")
 def attach(
     url: str,
     config_path: Path | None,
@@ -40,6 +41,7 @@ def attach(
     bridge_url: str | None,
     prefix: str,
     name: str,
+    rest: tuple[str, ...],
 ) -> None:
     """Serve state to an engine that has none of its own, as a worker of it.
 
@@ -48,6 +50,9 @@ def attach(
     cleanly (a second one at once). SIGHUP, or a change of the --config, applies `triggers_enabled`, `max_value_bytes`,
     `save_interval_ms` and `log_level` anew.
     """
+    if rest:
+        hint = f"an engine is named with --engine: iii-state attach --engine {shown(rest[0])}" if "://" in rest[0] else ""
+        raise click.UsageError(f"unexpected argument {shown(rest[0])}{'; ' if hint else ''}{hint}")
     if _ID.fullmatch(prefix) is None or prefix.split("::")[0] == "engine":
         raise click.BadParameter("it has to be words joined by ::, such as shared::state, and not engine's", param_hint="--prefix")
     if not name.strip() or name == "iii-state":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -74,7 +76,17 @@ def serve(
     except (ConfigError, StoreError) as error:
         raise click.ClickException(str(error)) from None
     except OSError as error:
-        raise click.ClickException(f"cannot listen on {where}: {error.strerror or error}") from None
+        raise click.ClickException(f"cannot listen on {where}: {_why_not(error)}") from None
+
+
+def _why_not(error: OSError) -> str:
+    """Why nothing can listen at an address, and what to do; asyncio's own text has the address once more."""
+    if error.errno == errno.EADDRINUSE:
+        return "another program listens there; stop it, or name another port with --port (0 takes a free one)"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "this machine has no such address"
+    known = error.errno is not None and error.errno > 0
+    return os.strerror(error.errno or 0) if known else error.strerror or str(error)
 
 
 def _refuse_own_address(config: dict[str, Any], host: str, port: int) -> None:

@@ -13,6 +13,7 @@ from iii_state.access import LISTENERS, Access
 from iii_state.engine.functions.registry import FunctionRegistry
 from iii_state.engine.ledger import Ledger
 from iii_state.engine.triggers.binding import Binding, TriggerOwner, TriggerType
+from iii_state.engine.triggers.bindings import Bindings
 from iii_state.errors import Code, FunctionError, words
 from iii_state.host import DEFAULT_NAMESPACE, LOCAL, Caller, Trigger, TriggerProvider
 from iii_state.tasks.results import Result
@@ -31,19 +32,12 @@ class TriggerRegistry:
 
     def __init__(self, functions: FunctionRegistry, ledger: Ledger) -> None:
         self._functions = functions
-        self._ledger = ledger
         self._types: dict[tuple[str, str], list[TriggerType]] = {}
-        self._bindings: dict[str, Binding] = {}
-        self._owned: dict[tuple[TriggerOwner, str], Binding] = {}
-        """The same, by their owners and the ids that these have given."""
-        self._refused: dict[tuple[TriggerOwner, str], Binding] = {}
-        """Those that were refused, by the same, where an earlier one of the id was not: what waits for that can still be ended."""
-        self._listening: dict[tuple[str, str], list[Binding]] = {}
-        """Those of workers whose functions are listeners, by namespace and function id."""
+        self._bindings = Bindings(ledger)
         self._steps = Steps()
 
     def __iter__(self) -> Iterator[Binding]:
-        return iter(self._bindings.values())
+        return iter(self._bindings)
 
     @property
     def types(self) -> list[TriggerType]:
@@ -88,14 +82,14 @@ class TriggerRegistry:
             self._bind_waiting()
 
     def _park(self, served: TriggerType, *, tell: bool = False) -> None:
-        for binding in self._bindings.values():
+        for binding in self._bindings:
             if binding.type is served:
                 binding.type = None
                 if tell:
                     self._let_go(binding, served, disconnected=True)
 
     def _bind_waiting(self) -> None:
-        for binding in list(self._bindings.values()):
+        for binding in self._bindings:
             if binding.type is None and self._find_type(binding) is not None:
                 answer = self._bind(binding)
                 if isinstance(answer, asyncio.Future):
@@ -129,17 +123,15 @@ class TriggerRegistry:
         """
         if by.access is not None:
             self._check(trigger, by.access, self._find_type_of(trigger.trigger_type, home))
-        known = self._owned.get((owner, trigger.id))
-        if by.worker_id:
-            size = _size(trigger) - (0 if known is None else _size(known.trigger))
-            self._ledger.check(by, size, is_new=known is None, is_subscription=True, outlives=not owner.id)
+        self._bindings.check_room(trigger, owner, by)
+        known = self._bindings.owned(owner, trigger.id)
         if known is not None:
             provided = msgspec.structs.replace(trigger, id=known.trigger.id)
-        elif trigger.id in self._bindings:
+        elif self._bindings.get(trigger.id) is not None:
             provided = msgspec.structs.replace(trigger, id=str(uuid.uuid4()))
         else:
             provided = trigger
-        before = known or self._take_refused(owner, trigger.id)
+        before = known or self._bindings.take_refused(owner, trigger.id)
         earlier = None if before is None else before.last_served
         if earlier is not None and earlier.type is not None and earlier.type.owner is not None:
             earlier.earlier = None  # a worker's binding counts as live at once
@@ -150,7 +142,7 @@ class TriggerRegistry:
             replaces = known.trigger
         elif known is not None:
             self._unbind(known, disconnected=True)
-        self._keep(binding)
+        self._bindings.keep(binding)
         if served is None:
             return None
         return self._bind(binding, raising=True, replaces=replaces)
@@ -167,9 +159,9 @@ class TriggerRegistry:
 
     def unregister(self, trigger_id: str, owner: TriggerOwner | None = None) -> Result[bool]:
         """Let a trigger go for good: of `owner`, by the id that it has given, or of anybody's. Whether there was one."""
-        binding = self._bindings.get(trigger_id) if owner is None else self._owned.get((owner, trigger_id))
+        binding = self._bindings.get(trigger_id) if owner is None else self._bindings.owned(owner, trigger_id)
         if binding is None:
-            binding = None if owner is None else self._take_refused(owner, trigger_id)
+            binding = None if owner is None else self._bindings.take_refused(owner, trigger_id)
         if binding is None:
             return False
         answer = self._unbind(binding, disconnected=False)
@@ -202,7 +194,7 @@ class TriggerRegistry:
 
     def drop_strangers(self, namespace: str, function_id: str, name: str | None) -> None:
         """A listener is served from now on by a token's connections: triggers of limited tokens with another name are let go."""
-        for binding in list(self._listening.get((namespace, function_id), ())):
+        for binding in self._bindings.listening(namespace, function_id):
             if binding.by.identity is not None and binding.by.access is not None and binding.by.identity.name != name:
                 self._let_go_of(binding, binding.by.access.refusal(f"have {function_id} called, which another serves"))
 
@@ -241,14 +233,13 @@ class TriggerRegistry:
 
     def of(self, owner: TriggerOwner) -> list[Binding]:
         """The triggers of an owner."""
-        return [binding for binding in self._bindings.values() if binding.owner is owner]
+        return self._bindings.of(owner)
 
     def drop_owner(self, owner: TriggerOwner) -> None:
         """Let all triggers of a worker go that went away."""
         for binding in self.of(owner):
             self._unbind(binding, disconnected=True)
-        for _, trigger_id in [known for known in self._refused if known[0] is owner]:
-            self._take_refused(owner, trigger_id)
+        self._bindings.drop_refused(owner)
 
     def others(self, trigger_id: str, owner: TriggerOwner) -> TriggerOwner | None:
         """Another owner that has a trigger of this id, if there is one."""
@@ -265,7 +256,7 @@ class TriggerRegistry:
 
     def is_waiting(self, trigger_id: str, owner: TriggerOwner) -> bool:
         """Whether a trigger of this owner is known and nobody provides its type."""
-        binding = self._owned.get((owner, trigger_id))
+        binding = self._bindings.owned(owner, trigger_id)
         return binding is not None and binding.type is None
 
     def _bind(self, binding: Binding, *, raising: bool = False, replaces: Trigger | None = None) -> Result[None]:
@@ -277,9 +268,8 @@ class TriggerRegistry:
 
         def failed(error: BaseException) -> None:
             binding.failed = True
-            if self._forget(binding) and binding.earlier is not None:
-                self._refused[binding.owner, binding.known_as] = binding
-                self._count(binding, self._ledger.add)
+            if self._bindings.forget(binding) and binding.earlier is not None:
+                self._bindings.keep_refused(binding)
             if not raising:
                 binding.tell_owner(registration_error(error))
 
@@ -310,44 +300,8 @@ class TriggerRegistry:
             taken()
         return answer
 
-    def _keep(self, binding: Binding) -> None:
-        if (before := self._bindings.get(binding.trigger.id)) is not None:
-            self._count(before, self._ledger.remove)
-            self._listen_no_more(before)
-        if binding.by.worker_id and binding.trigger.function_id.startswith(LISTENERS):
-            self._listening.setdefault((binding.trigger.namespace, binding.trigger.function_id), []).append(binding)
-        self._bindings[binding.trigger.id] = binding
-        self._owned[binding.owner, binding.known_as] = binding
-        self._count(binding, self._ledger.add)
-
-    def _forget(self, binding: Binding) -> bool:
-        if self._bindings.get(binding.trigger.id) is not binding:
-            return False
-        del self._bindings[binding.trigger.id]
-        del self._owned[binding.owner, binding.known_as]
-        self._count(binding, self._ledger.remove)
-        self._listen_no_more(binding)
-        return True
-
-    def _listen_no_more(self, binding: Binding) -> None:
-        place = (binding.trigger.namespace, binding.trigger.function_id)
-        listening = [known for known in self._listening.pop(place, ()) if known is not binding]
-        if listening:
-            self._listening[place] = listening
-
-    def _take_refused(self, owner: TriggerOwner, trigger_id: str) -> Binding | None:
-        refused = self._refused.pop((owner, trigger_id), None)
-        if refused is not None:
-            self._count(refused, self._ledger.remove)
-        return refused
-
-    @staticmethod
-    def _count(binding: Binding, count: Callable[..., None]) -> None:
-        if binding.counts_for.worker_id:
-            count(binding.counts_for, _size(binding.trigger), is_subscription=True, outlives=not binding.owner.id)
-
     def _unbind(self, binding: Binding, *, disconnected: bool) -> Result[None]:
-        self._forget(binding)
+        self._bindings.forget(binding)
         answer = None if binding.type is None else self._let_go(binding, binding.type, disconnected=disconnected)
         return answer if disconnected or binding.earlier is None else self._end_earlier(binding)
 
@@ -414,7 +368,3 @@ def _log_fault(done: asyncio.Future[None]) -> None:
     error = _fault(done)
     if error is not None and not isinstance(error, FunctionError):
         log.error("a provider of triggers failed: %s", error, exc_info=error)
-
-
-def _size(trigger: Trigger) -> int:
-    return sum(map(len, (trigger.id, trigger.trigger_type, trigger.function_id, trigger.config or b"", trigger.metadata or b"")))

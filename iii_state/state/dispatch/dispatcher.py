@@ -24,6 +24,7 @@ from iii_state.state.dispatch.loops import Loops
 from iii_state.state.dispatch.outcomes import Outcomes
 from iii_state.state.dispatch.schedule import Context, Schedule
 from iii_state.state.dispatch.settling import Settling
+from iii_state.tasks.background import stop_tasks
 
 logger = logging.getLogger(__name__)
 
@@ -122,15 +123,25 @@ class Dispatcher:
                 for attempt in list(consumer.running):
                     self._attempts.stop(attempt)
                     self._outcomes.release(attempt)
-            try:
-                async with asyncio.timeout(min(SETTLE_SECONDS, grace_seconds)):
-                    await schedule.until(lambda: not settling.unsettled)
-            except TimeoutError:
-                logger.error("%d acknowledgements could not be written before stopping: %s", settling.unsettled, settling.trouble)
+            if settling.unsettled:
+                await self._settle(min(SETTLE_SECONDS, grace_seconds))
         finally:
             for timer in (*(consumer.timer for consumer in consumers), self._look_again):
                 if timer is not None:
                     timer.cancel()
+
+    async def _settle(self, seconds: float) -> None:
+        """Wait until everything is written, at most so long; else say why, or, where nothing has failed yet, how the store is."""
+        settling = self._settling
+        health = asyncio.create_task(self._adapter.health())
+        try:
+            async with asyncio.timeout(seconds):
+                await self._schedule.until(lambda: not settling.unsettled)
+        except TimeoutError:
+            why = settling.trouble or await health or "the store has not answered them yet"
+            logger.error("%d acknowledgements could not be written before stopping: %s", settling.unsettled, why)
+        finally:
+            await stop_tasks([health])
 
     def _function_changed(self, namespace: str, function_id: str) -> None:
         for consumer in list(self._by_function.get((namespace, function_id), {}).values()):

@@ -29,9 +29,13 @@ GATHER_SECONDS = 1.0
 """For so long it is seen where a loop passes, before that is said."""
 
 QUIET_SECONDS = 60.0
+"""For so long nothing more is said of a function, whichever keys it is called with: a scope may have very many."""
+
 MOST_PLACES = 100
 MOST_CHAINS = 1000
 PLACES_NAMED = 6
+MOST_CHARACTERS = 200
+"""Of a name in a warning: a key may have a million."""
 
 
 class Place(NamedTuple):
@@ -42,7 +46,7 @@ class Place(NamedTuple):
     key: str
 
     def __str__(self) -> str:
-        return f"{self.function_id} (scope {self.scope!r}, key {self.key!r})"
+        return f"{_short(self.function_id)} (scope {_short(self.scope)!r}, key {_short(self.key)!r})"
 
 
 @dataclass(slots=True)
@@ -57,6 +61,23 @@ class _Chain:
     told_at: float | None = None
 
 
+class _Told:
+    """What has been told of within the last minute."""
+
+    def __init__(self) -> None:
+        self._until: dict[str, float] = {}
+        """Those that are over first come first."""
+
+    def tell(self, names: Iterable[str], now: float) -> list[str]:
+        """Of these names, those that it has not; now it has."""
+        until = self._until
+        while until and next(iter(until.values())) <= now:
+            del until[next(iter(until))]
+        new = [name for name in names if name not in until]
+        until.update(dict.fromkeys(new, now + QUIET_SECONDS))
+        return new
+
+
 class Loops:
     """Watches what the dispatcher hands out for loops."""
 
@@ -66,11 +87,13 @@ class Loops:
         self._schedule = context.schedule
         self._limit = context.limits.loop_limit
         self._chains: dict[str, _Chain] = {}
-        self._quiet_until: dict[Place, float] = {}
+        self._functions = _Told()
+        self._subscriptions = _Told()
         self._handled: dict[tuple[str, str, str], list[Attempt]] = {}
         """What workers handle, by worker, scope and key."""
         self._in_a_row: dict[tuple[str, Place], list[float]] = {}
-        """Of a worker and what it handles: when it wrote that key meanwhile, since the last time that it did not."""
+        """Of a worker and what it handles: when it wrote that key meanwhile, since the last time that it did not. Who wrote
+        last comes last."""
 
     def refuses(self, consumer: Consumer, event: Change) -> Failure | None:
         """Note an event that is about to be handed out; why it must not be, where it lies beyond the limit."""
@@ -105,26 +128,18 @@ class Loops:
         if chain is None or self._schedule.is_stopping:
             return
         now = chain.told_at = self._loop.time()
-        for subscription_id in chain.subscriptions:
+        places, chain.places = chain.places, {}  # what has been told of is kept no longer: a key may be long
+        subscriptions, chain.subscriptions = chain.subscriptions, {}
+        for subscription_id in self._subscriptions.tell(subscriptions, now):
             self._queues.note_loop(subscription_id)
-        if self._is_quiet(chain.places, now):
+        if not self._functions.tell({place.function_id for place in places}, now):
             return
         rate = chain.count / max(now - chain.since, GATHER_SECONDS)
         logger.warning(
             "a loop: %d deliveries have led to one another, and it goes on, %.0f a second, through %s. A handler that writes what "
             "it watches is called by that again: end it there, or with dispatch.loop_limit",
-            *(chain.hops, rate, _names(chain.places)),
+            *(chain.hops, rate, _names(places)),
         )
-
-    def _is_quiet(self, places: Iterable[Place], now: float) -> bool:
-        """Whether all of these have been named within the last minute; they have now."""
-        quiet = self._quiet_until
-        is_quiet = all(quiet.get(place, 0.0) > now for place in places)
-        if not is_quiet:
-            for place in [place for place, until in quiet.items() if until <= now]:
-                del quiet[place]
-            quiet.update(dict.fromkeys(places, now + QUIET_SECONDS))
-        return is_quiet
 
     # --- where no lineage comes along
 
@@ -164,22 +179,32 @@ class Loops:
             self._in_a_row.pop((worker_id, place), None)
 
     def _wrote_again(self, worker_id: str, place: Place, attempt: Attempt) -> None:
-        if len(self._in_a_row) >= MOST_CHAINS and (worker_id, place) not in self._in_a_row:
-            del self._in_a_row[next(iter(self._in_a_row))]
-        times = self._in_a_row.setdefault((worker_id, place), [])
-        now = self._loop.time()
+        in_a_row, now = self._in_a_row, self._loop.time()
+        times = in_a_row.pop((worker_id, place), None)
+        if times is None:
+            if len(in_a_row) >= MOST_CHAINS:
+                oldest = next(iter(in_a_row))
+                if now - in_a_row[oldest][-1] < QUIET_SECONDS:
+                    return  # drive none out: those that are followed come to a hundred
+                del in_a_row[oldest]
+            times = []
         times.append(now)
+        in_a_row[worker_id, place] = times
         if len(times) < LOOP_HOPS:
             return
         rate = len(times) / max(now - times[0], 0.001)
-        times.clear()
-        if not self._is_quiet([place], now):
+        in_a_row[worker_id, place] = times[-1:]
+        if self._functions.tell([place.function_id], now):
             assert attempt.runner is not None
             logger.warning(
                 "perhaps a loop: worker %s has written the key that it was handling %d times in a row, %.0f a second, in %s. It "
                 "does not say what its writes are made within (is the telemetry of its SDK off?), so that may be something else",
                 *(attempt.runner.name or worker_id, LOOP_HOPS, rate, place),
             )
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= MOST_CHARACTERS else f"{name[: MOST_CHARACTERS - 1]}…"
 
 
 def _names(places: dict[Place, None]) -> str:

@@ -100,11 +100,22 @@ class AdminFunctions:
 
         async def run() -> bytes:
             count = 0
-            for dead_letter in await result_of(self._chosen(request, caller)):
-                count += bool(await result_of(self._ask(lambda letter_id=dead_letter.id: step(letter_id))))  # type: ignore[misc]
+            for letter_id in await self._ids(request, caller):
+                count += bool(await result_of(self._ask(partial(step, letter_id))))
+            if request.id is not None and not count:
+                raise _missing(request.id)
             return values.encode({word: count})
 
         return asyncio.ensure_future(run())
+
+    async def _ids(self, request: DeadRequest, caller: Caller) -> list[str]:
+        """The ids of what is meant. One that is named is not looked for among all: a bridge names one after the other.
+
+        But for a caller with scopes it is: its scope has to be one of them.
+        """
+        if request.id is not None and request.function_id is None and _may_see(caller, None):
+            return [request.id]
+        return [dead_letter.id for dead_letter in await result_of(self._chosen(request, caller))]
 
     def _chosen(self, request: DeadRequest, caller: Caller) -> Result[Sequence[DeadLetter]]:
         def chosen(dead_letters: Sequence[DeadLetter]) -> Sequence[DeadLetter]:
@@ -114,7 +125,7 @@ class AdminFunctions:
                 if request.id in (None, dead_letter.id) and _may_see(caller, dead_letter.event.scope)
             ]
             if request.id is not None and not found:
-                raise FunctionError(Code.NOT_FOUND, f"there is no dead letter {request.id}")
+                raise _missing(request.id)
             return found
 
         return then(self._ask(lambda: self._admin.dead_letters(request.function_id)), chosen)
@@ -128,6 +139,10 @@ class AdminFunctions:
             return then(answer, lambda answer: answer, _in_words)
         except StoreError as error:
             raise _in_words(error) from None
+
+
+def _missing(dead_letter_id: str) -> FunctionError:
+    return FunctionError(Code.NOT_FOUND, f"there is no dead letter {dead_letter_id}")
 
 
 def _behind(dead_letters: Sequence[DeadLetter], after: str | None) -> Sequence[DeadLetter]:

@@ -1,18 +1,22 @@
 -- Step: a value whose deadline is over is gone: `old` becomes false, and `expired` what it was. `deadline` is the key's until now,
 -- `new_deadline` the one from now on, `earliest` what is planned for the scope; each is false where there is none.
+-- While the time of the fleet stands, a lifetime begins at the time that the engine has: it is no shorter than it was to be.
 -- Takes: scope, key, scope_deadlines, deadlines, clock, ttl. Changes: old.
 -- Gives: expired, deadline, is_over, new_deadline, earliest.
 
 local expired, deadline, is_over, new_deadline, earliest = false, false, false, false, false
 if scope_deadlines then
   deadline = tonumber(redis.call('ZSCORE', scope_deadlines, key) or nil)
-  local lifetime = tonumber(ttl)
+  local lifetime = tonumber(string.match(ttl, '^%d+') or nil)
   if deadline or lifetime then
     --- @include "fleet/time"
-    local now = fleet_time(clock)
+    local now, stands = fleet_time(clock)
     is_over = deadline and deadline <= now
     if is_over then
       expired, old = old, false
+    end
+    if lifetime and stands then
+      now = math.max(now, tonumber(string.match(ttl, ' (%d+)$') or now))
     end
     new_deadline = lifetime and now + lifetime or ttl == 'keep' and old and deadline
   end

@@ -9,7 +9,8 @@
 --
 -- What the write was made within (`lineage`) is item 18 of an entry in the stream, behind the attempt and the crashes, where
 -- scripts of 0.2.0 leave it in peace. Of an event that waits it is in the hash `lineages`, and a `+` before the write's id says
--- that it is there. Nothing depends on it: so it goes by itself after a day, and does not fail a write.
+-- that it is there. Nothing depends on it: so it goes by itself after a day, and does not fail a write. Where there are
+-- more than events, some are of events that are gone (older engines and repairs leave them behind), and it begins anew.
 
 for queue = 1, queue_count do
   local stream, busy, wait, count = KEYS[3 + 3 * queue], KEYS[4 + 3 * queue], KEYS[5 + 3 * queue], counts[queue]
@@ -35,8 +36,14 @@ for queue = 1, queue_count do
   else
     redis.call('RPUSH', wait, write_id, scope, key, event_type, old or '', new or '')
     if lineage ~= '' then
-      redis.pcall('HSET', KEYS[lineages_at + queue], write_id, lineage)
-      redis.pcall('PEXPIRE', KEYS[lineages_at + queue], 86400000)
+      local kept_at = KEYS[lineages_at + queue]
+      redis.pcall('HSET', kept_at, write_id, lineage)
+      local kept = redis.pcall('HLEN', kept_at)
+      if type(kept) == 'number' and kept > count[2] + events + 1 then
+        redis.pcall('DEL', kept_at)
+        redis.pcall('HSET', kept_at, write_id, lineage)
+      end
+      redis.pcall('PEXPIRE', kept_at, 86400000)
     end
   end
   events = events + 1

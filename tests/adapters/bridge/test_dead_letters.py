@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from iii_state import FunctionError
+from tests.support.bridge.engines import bridge_to, running
 from tests.support.bridge.processes import REMOTES, Worker, bridged, engine, remote
 from tests.support.redis.proxy import proxy_to
 from tests.support.waiting import until
@@ -77,3 +79,46 @@ async def test_what_was_handled_while_the_link_was_cut_is_not_handled_again(kind
         outcomes[1].set_result(None)
         await until(lambda: _is_empty(writer))
         assert worker.values() == [1, 2]
+
+
+async def test_many_are_put_right_without_listing_all_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running() as store, running(bridge_to(store.url)) as bridge:
+        failing = True
+
+        def fail(event: dict[str, Any]) -> None:
+            if failing:
+                raise ValueError("not here")
+
+        bridge.engine.register_function("handler", fail)
+        trigger = {"type": "state", "function_id": "handler", "config": {"retry": {"max_attempts": 1}}}
+        await bridge.engine.register_trigger(trigger)
+        for number in range(60):
+            await store("set", scope="s", key=str(number), value=number)
+
+        async def dead() -> int:
+            total: int = (await store("iii-state::dead_list"))["total"]
+            return total
+
+        async def all_are_dead() -> bool:
+            return await dead() == 60
+
+        await until(all_are_dead)
+        admin, listings = store.module.adapter.admin, 0
+        listed = admin.dead_letters
+
+        def counted(function_id: str | None = None) -> Any:
+            nonlocal listings
+            listings += 1
+            return listed(function_id)
+
+        monkeypatch.setattr(admin, "dead_letters", counted)
+        letters = (await bridge("iii-state::dead_list", function_id="handler", limit=30))["dead"]
+        for letter in letters:
+            assert await bridge("iii-state::dead_drop", id=letter["id"]) == {"dropped": 1}
+        for function in ("iii-state::dead_drop", "iii-state::dead_retry"):
+            with pytest.raises(FunctionError, match="NOT_FOUND: there is no dead letter"):
+                await bridge(function, id=letters[0]["id"])
+        failing = False
+        assert await bridge("iii-state::dead_retry", function_id="handler") == {"retried": 30}
+        assert await dead() == 0
+        assert listings < 15

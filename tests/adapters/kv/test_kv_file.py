@@ -240,13 +240,18 @@ def test_a_read_only_directory_is_an_error_in_words(tmp_path: Path) -> None:
         parent.chmod(0o755)
     locked = tmp_path / "locked"
     locked.mkdir()
+    (locked / "hidden" / "inner").mkdir(parents=True)
+    (locked / "hidden").chmod(0o700)
+    (locked / "listed").mkdir()
+    (locked / "listed").chmod(0o766)
     process = script(
         """
         await asyncio.to_thread(int)  # imports what cannot be imported any more after the next line
         async with opened("kv-file", directory) as store:
             await store.set("s", "k", b"1")
         os.seteuid(65534)
-        for place in (directory, directory / "deeper"):
+        places = ("", "deeper", "hidden/inner", "listed", "n" * 300)
+        for place in (directory / place for place in places):
             try:
                 async with opened("kv-file", place):
                     say("opened")
@@ -257,9 +262,13 @@ def test_a_read_only_directory_is_an_error_in_words(tmp_path: Path) -> None:
     )
     output, errors = process.communicate(None, 60)
     lines = output.splitlines()
-    assert len(lines) == 2, errors
+    assert len(lines) == 5, errors
     assert "cannot write" in lines[0]
     assert "cannot make the directory" in lines[1]
+    assert "cannot look for the directory" in lines[2]
+    assert "Permission denied" in lines[2]
+    assert "cannot write" in lines[3]
+    assert "File name too long" in lines[4]
 
 
 async def test_a_write_while_the_store_closes_is_answered(tmp_path: Path) -> None:

@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from iii_state import lineages
+from iii_state.adapters.kv import KvAdapter
 from iii_state.engine import Engine
 from iii_state.errors import StoreError
 from iii_state.state.module import StateModule
 from tests.support.store_process import script
-from tests.support.stores import ALL, FAILED, Store, opened
+from tests.support.stores import ALL, FAILED, Store, drain, opened
 from tests.support.waiting import until
 
 
@@ -100,6 +102,38 @@ async def test_it_serves_reads_refuses_writes_and_goes_on_when_there_is_room(dis
         assert [delivery.event_id for delivery in again] == [delivery.event_id for delivery in first]
         assert again[0].fence > first[0].fence, "the file knows of the process in between"
         assert await store.get("s", "late") == b"2"
+
+
+async def test_of_writes_that_were_refused_no_lineage_is_remembered(disk: Disk) -> None:
+    await _fill_store(disk)
+    async with opened("kv-file", disk.path) as store:
+        await store.subscribe(ALL)
+        adapter = store.adapter
+        assert isinstance(adapter, KvAdapter)
+        kept = adapter.queues._with_lineage
+        token = lineages.within.set(b',"traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"')
+        try:
+            await store.set("s", "first", b"1")
+            assert len(kept) == 1
+            disk.fill()
+            refused = 0
+            while refused < 20:
+                try:
+                    await store.set("s", f"k{refused}", b'"%b"' % (b"x" * 100_000))
+                except StoreError:
+                    refused += 1
+                else:
+                    await store.unsubscribe(ALL.id)
+                    await store.subscribe(ALL)
+            assert len(kept) <= 1
+        finally:
+            lineages.within.reset(token)
+        disk.clear()
+        await until(lambda: _writes(store))
+        await drain(store, ALL)
+        assert not kept
+    with contextlib.closing(sqlite3.connect(disk.path / "state.sqlite3")) as file:
+        assert file.execute("SELECT count(*) FROM lineage").fetchone() == (0,)
 
 
 async def test_it_stops_on_a_full_disk_and_loses_nothing(disk: Disk, caplog: pytest.LogCaptureFixture) -> None:

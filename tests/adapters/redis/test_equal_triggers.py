@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from iii_state import Engine, FunctionError, StateModule
+from iii_state.adapters.redis.fleet import subscriptions
 from iii_state.host import Trigger
 from tests.support.redis.server import RedisServer, shared_server
 from tests.support.waiting import answer_of
@@ -67,7 +68,10 @@ async def test_a_trigger_that_is_being_registered_keeps_the_queue_that_the_last_
     assert running.orphans() == 0
 
 
-async def test_a_registration_that_fails_holds_no_queue_that_the_last_equal_one_has_left(running: Running) -> None:
+async def test_a_registration_that_fails_holds_no_queue_that_the_last_equal_one_has_left(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscriptions, "DAMAGED_SECONDS", 0.0)
     await answer_of(running.module.triggers.register(trigger("old")))
     redis = running.server.client
     redis.set("iii-state:orphans", "in the way")

@@ -13,15 +13,17 @@ import aiohttp
 import pytest
 import redis
 
+from iii_state.adapters.redis.identity import told_time
 from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.scripts import engines
 from tests.support.clock import HOUR, Clock
 from tests.support.engines.raw_worker import RawWorker
+from tests.support.redis.adapters import adapter_on
 from tests.support.redis.cluster import TTL_MS, Cluster, Handler, by_key, write
 from tests.support.redis.script_engine import Engine
 from tests.support.redis.server import RedisServer
 from tests.support.slow import slow
-from tests.support.waiting import until
+from tests.support.waiting import answer_of, until
 
 KEYS = Keys()
 STEPS = (HOUR, -HOUR, *map(slow, (600.0, -600.0)))
@@ -325,3 +327,29 @@ async def test_an_engine_whose_name_is_no_text_is_taken_over(cluster: ClockClust
     await until(lambda: "\ufffd is gone" in one.stderr.text())
     await until(lambda: not cluster.server.client.exists("iii-state:fenced"))
     assert "Traceback" not in one.stderr.text()
+
+
+async def test_a_lifetime_that_begins_while_nobody_tells_the_time_is_no_shorter(clock: Clock) -> None:
+    with RedisServer(environment=clock.environment) as server:
+        async with adapter_on(server.url, heartbeat_ttl_ms=60_000) as adapter:
+            engine = adapter._shared.engine
+            await answer_of(adapter.values.set("s", "before", b"1", ttl_ms=100_000))
+            await adapter._heartbeat.stop()
+            stood_at = engine.own_now_ms()
+            assert stood_at is not None
+            clock.set(HOUR)
+            await until(lambda: (engine.own_now_ms() or 0) > stood_at + 300)
+            began = engine.own_now_ms()
+            assert began is not None
+            await answer_of(adapter.values.set("s", "k", b"1", ttl_ms=100_000))
+            until_ms = server.client.zscore("iii-state:deadlines:s", "k")
+            assert began + 100_000 <= until_ms < began + HOUR * 1000
+
+
+@pytest.mark.parametrize(
+    ("own", "told", "took", "expected"),
+    [(None, 50, 9, 50), (55, 50, 9, 55), (40, 50, 9, 50), (70, 50, 9, 59), (70, 50, 0, 50)],
+    ids=["none", "within", "behind", "ahead", "exact"],
+)
+def test_an_own_time_is_kept_within_what_an_answer_tells(own: int | None, told: int, took: int, expected: int) -> None:
+    assert told_time(own, told, took) == expected

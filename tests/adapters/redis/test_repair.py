@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from iii_state.adapters.redis import RedisAdapter
+from iii_state.adapters.redis.fleet import mending
+from iii_state.adapters.redis.fleet.aside import now_ms
 from iii_state.adapters.redis.fleet.mending import BYTES_PER_SECOND, PAGE_BYTES
 from iii_state.adapters.redis.mutations.routes import MOST_ALIKE
 from iii_state.errors import StoreError
@@ -69,8 +71,14 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
     ids=["stream", "trimmed", "group", "lists", "counts", "stream and lists"],
 )
 async def test_what_is_lost_is_counted_and_told_once(
-    server: RedisServer, caplog: pytest.LogCaptureFixture, damage: Any, lost: int, left: list[int]
+    server: RedisServer,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    damage: Any,
+    lost: int,
+    left: list[int],
 ) -> None:
+    monkeypatch.setattr(mending, "HANDLER_SECONDS", 0.0)
     async with adapter_on(server.url) as adapter:
         await answer_of(adapter.queues.subscribe(ONE))
         await fill(adapter, 40, 3)
@@ -85,6 +93,89 @@ async def test_what_is_lost_is_counted_and_told_once(
     assert sum(counted) == lost
     assert all(QUEUE in line for line in told(caplog) if "are lost" in line)
     assert server.client.keys("iii-state:wait:*") == []
+
+
+@pytest.mark.parametrize("is_registered_again", [False, True])
+@pytest.mark.parametrize("damage", ["delete", "replace"])
+async def test_where_the_stream_is_gone_no_event_begins_before_those_that_are_out_had_time_to_end(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch, damage: str, is_registered_again: bool
+) -> None:
+    monkeypatch.setattr(mending, "HANDLER_SECONDS", 3600.0)
+    async with adapter_on(server.url) as one, adapter_on(server.url) as two:
+        for adapter in (one, two):
+            await answer_of(adapter.queues.subscribe(ONE))
+        await fill(one, 3, 2)
+        out = await until(lambda: one.queues.take(ONE.id, 10))
+        server.client.delete(f"iii-state:q:{QUEUE}")
+        if damage == "replace":
+            server.client.set(f"iii-state:q:{QUEUE}", "in the way")
+        if is_registered_again:
+            await answer_of(two.queues.subscribe(ONE))
+        await until(lambda: server.client.hexists(f"iii-state:sub:{QUEUE}", "cut"))
+        for adapter in (one, two):
+            for _ in range(3):
+                await adapter._checking._check_queues(True)
+        since = int(server.client.hget(f"iii-state:sub:{QUEUE}", "cut"))  # all engines wait from then on, also one that comes later
+        assert since <= (two._shared.engine.own_now_ms() or 0)
+        for adapter in (one, two):
+            assert await answer_of(adapter.queues.take(ONE.id, 10)) == []
+        assert await answer_of(one.queues.ack(out, 10)) == []
+        monkeypatch.setattr(mending, "HANDLER_SECONDS", 0.0)
+        assert await drain(two) == {f"k{lane}": [1] for lane in range(3)}
+        await until(lambda: not server.client.hexists(f"iii-state:sub:{QUEUE}", "cut"))
+    assert int(server.client.hget(f"iii-state:sub:{QUEUE}", "lost")) == 3
+
+
+@pytest.mark.parametrize("since", ["9999999999999", "in the way"])
+async def test_a_queue_without_its_stream_goes_on_whatever_stands_there_for_since_when(server: RedisServer, since: str) -> None:
+    async with adapter_on(server.url) as adapter:
+        await answer_of(adapter.queues.subscribe(ONE))
+        await fill(adapter, 3, 2)
+        server.client.hset(f"iii-state:sub:{QUEUE}", "cut", since)
+        server.client.delete(f"iii-state:q:{QUEUE}")
+        assert await drain(adapter) == {f"k{lane}": [1] for lane in range(3)}
+
+
+async def test_while_those_that_are_out_have_time_to_end_lists_are_free_for_writes(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mending, "HANDLER_SECONDS", 3600.0)
+    async with adapter_on(server.url) as adapter:
+        await answer_of(adapter.queues.subscribe(ONE))
+        await fill(adapter, 3, 2)
+        await until(lambda: adapter.queues.take(ONE.id, 10))
+        server.client.delete(f"iii-state:q:{QUEUE}")
+        for name in server.client.keys(f"iii-state:wait:{QUEUE}:*"):
+            server.client.delete(name)
+            server.client.set(name, "in the way")
+
+        async def is_written() -> bool:
+            try:
+                await fill(adapter, 3, 1)
+            except StoreError:
+                return False
+            return True
+
+        await until(is_written)
+        assert server.client.hexists(f"iii-state:sub:{QUEUE}", "cut")
+        monkeypatch.setattr(mending, "HANDLER_SECONDS", 0.0)
+        news = await drain(adapter)  # of those that were written while others failed, one for each time
+        assert {key: set(numbers) for key, numbers in news.items()} == {f"k{lane}": {0} for lane in range(3)}
+    assert int(server.client.hget(f"iii-state:sub:{QUEUE}", "lost")) == 6
+
+
+async def test_a_list_that_was_moved_aside_is_no_list_of_a_lane(server: RedisServer) -> None:
+    async with adapter_on(server.url) as adapter:
+        await adapter._checking.stop()
+        await answer_of(adapter.queues.subscribe(ONE))
+        keys = adapter._shared.keys
+        server.client.rpush(keys.aside(keys.wait(QUEUE.encode(), b"1:sk"), now_ms()), "in the way")
+        await adapter._checking._check_lists()
+        assert adapter._checking._lists_at == b"0"
+        assert not server.client.exists(keys.busy(QUEUE.encode()))
+        server.client.rpush(keys.wait(QUEUE.encode(), b"1:sk"), "w", "s", "k", "created", "", "1")
+        await adapter._checking._check_lists()
+        assert server.client.hget(keys.busy(QUEUE.encode()), "doubt") == b"1"
 
 
 async def test_where_the_counts_are_gone_no_event_overtakes_one_that_is_out(server: RedisServer) -> None:

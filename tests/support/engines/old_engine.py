@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from aiohttp import WSMsgType, web
@@ -38,6 +39,8 @@ class OldEngine:
         """Open calls → who made them, who executes them."""
         self.watchers: dict[str, tuple[str, str]] = {}
         """Triggers of the engine's own type for workers that go → their workers and functions."""
+        self.holds_lists: Callable[[], bool] = lambda: False
+        """Whether it lets those wait who ask for a list."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> OldEngine:
@@ -146,6 +149,8 @@ class OldEngine:
         call = frame.get("invocation_id")
         answer: Frame = {"type": "invocationresult", "invocation_id": call, "function_id": function}
         served = self.functions.get(function)
+        while function.endswith("::list") and self.holds_lists():
+            await asyncio.sleep(0.01)
         if function == "engine::workers::register":
             name = frame["data"]["name"]
             if self._unique_names and name in [about["name"] for about in self.about.values()]:

@@ -6,6 +6,8 @@ import asyncio
 import logging
 import secrets
 
+import msgspec
+
 from iii_state import values
 from iii_state.adapters.bridge.remote.calls import RemoteCalls
 from iii_state.adapters.bridge.remote.link import Link
@@ -25,17 +27,37 @@ GREETING_AGAIN_SECONDS = 0.5
 
 ROUTE = b'"iii-state::route"'
 
+FUNCTIONS = b'"engine::functions::list"'
+"""What every engine tells its workers."""
+
+
+class _Function(msgspec.Struct):
+    function_id: str = ""
+    id: str = ""
+
+
+class _Functions(msgspec.Struct):
+    functions: list[_Function]
+
+
+_functions = msgspec.json.Decoder(_Functions)
+
+
+def address_of(settings: BridgeSettings) -> EngineAddress:
+    """Where a bridge leads to, and how it gets in there."""
+    return EngineAddress(
+        settings.bridge_url,
+        settings.token,
+        *(settings.token_file, settings.ca_file, settings.cert_file, settings.key_file),
+    )
+
 
 class Remote:
     """One remote engine; `start` first. `id` names this bridge among those that a call passes."""
 
     def __init__(self, settings: BridgeSettings) -> None:
         self.id = secrets.token_hex(8)
-        address = EngineAddress(
-            settings.bridge_url,
-            settings.token,
-            *(settings.token_file, settings.ca_file, settings.cert_file, settings.key_file),
-        )
+        address = address_of(settings)
         self.url = str(address)
         self._timeout = settings.call_timeout_ms / 1000
         self.client = Client(
@@ -71,8 +93,8 @@ class Remote:
         if ring is not None:
             await self.stop()
             raise StoreError(ring)
-        if (trouble := self.link.trouble) is not None:
-            logger.warning("%s; calls wait for it, for %g s each", trouble, self._timeout)
+        if self.link.trouble is not None:  # what it is has been logged
+            logger.warning("calls wait for the engine at %s, for %g s each", self.url, self._timeout)
 
     async def stop(self) -> None:
         """Close the connection; what is still open fails."""
@@ -184,6 +206,19 @@ class Remote:
             raise FunctionError(Code.BRIDGE_CUT_OFF, str(error)) from None
         except FunctionError as error:
             raise session_error(error) from None
+
+    @property
+    def keeps_functions_for_one(self) -> bool:
+        """Whether the store is this project's, and the engine that serves it a stock one, which gives a function to one worker."""
+        return self.link.is_ready and self.link.is_ours and not self.client.connection.hears_fates
+
+    async def functions(self) -> set[str] | None:
+        """The ids of the functions there, None where it does not tell."""
+        try:
+            found = _functions.decode(await self.link.ask(FUNCTIONS, b'{"include_internal":true}') or b"null")
+        except (FunctionError, ConnectionLost, msgspec.MsgspecError):
+            return None
+        return {function.function_id or function.id for function in found.functions}
 
     async def route(self, visited: list[str]) -> list[str]:
         """The bridges that a call passes from here on, those passed already first. Raises `FunctionError` where that is a ring."""

@@ -87,14 +87,17 @@ def open_file(path: Path, now: int) -> tuple[sqlite3.Connection, Contents]:
     A file that was written before is opened on a full disk, too: `unwritten` of the contents then says so.
     """
     directory = path.parent
-    if directory.exists() and not directory.is_dir():
-        raise StoreError(f"file_path {str(directory)!r} is a file; it has to be a directory, in which {FILE_NAME} is kept")
+    try:
+        if directory.exists() and not directory.is_dir():
+            raise StoreError(f"file_path {str(directory)!r} is a file; it has to be a directory, in which {FILE_NAME} is kept")
+    except OSError as error:
+        raise StoreError(f"cannot look for the directory {str(directory)!r}: {error.strerror}") from None
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"cannot make the directory {str(directory)!r}: {error.strerror}") from None
-    for place in (directory, path):
-        if place.exists() and not os.access(place, os.R_OK | os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+    for place, needs in ((directory, os.R_OK | os.W_OK | os.X_OK), (path, os.R_OK | os.W_OK)):
+        if place.exists() and not os.access(place, needs, effective_ids=os.access in os.supports_effective_ids):
             raise StoreError(f"cannot write {place}: permission denied for this user")
     if not path.exists() and any(directory.glob("*.bin")):
         logger.warning(

@@ -18,6 +18,7 @@ from redis.asyncio.connection import SSLConnection, parse_url
 from redis.exceptions import RedisError
 
 from iii_state.config import RedisTls
+from iii_state.config.tls import client_context
 from iii_state.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -166,22 +167,7 @@ def _context(given: dict[str, Any], options: dict[str, Any], settings: RedisTls)
         raise ConfigError("adapter.config.tls is given, but redis_url speaks no TLS: it has to begin with rediss://")
     if options:
         raise ConfigError(f"redis_url has {', '.join(sorted(options))}, and adapter.config.tls is given: keep one of the two")
-    try:
-        context = ssl.create_default_context(cafile=settings.ca)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"adapter.config.tls.ca: {settings.ca} cannot be used: {_reason(error)}") from None
-    if settings.cert is not None:
-        try:
-            context.load_cert_chain(settings.cert, settings.key)
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"adapter.config.tls: {settings.cert} and {settings.key} cannot be used: {_reason(error)}") from None
-    return context
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ssl.SSLError):
-        return error.reason or "it is no PEM of that kind"
-    return getattr(error, "strerror", None) or str(error)
+    return client_context(settings.ca, settings.cert, settings.key, "adapter.config.tls")
 
 
 def _refuse_what_would_be_ignored(url: str) -> None:

@@ -198,6 +198,8 @@ class Checking:
         self._lists_at, page = await self._send(b"SCAN", self._lists_at, b"MATCH", pattern, b"COUNT", b"%d" % KEYS_PER_SWEEP)
         lanes: dict[bytes, list[bytes]] = {}
         for name in page:
+            if self._keys.is_aside(name):
+                continue
             queue, _, lane_name = name[len(beginning) :].partition(b":")
             lanes.setdefault(queue, []).append(lane_name)
         keys = self._keys

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from functools import partial
 
+from iii_state.adapters.redis.identity import steady
 from iii_state.adapters.redis.scripts import engines
 from iii_state.adapters.redis.shared import Shared
 from iii_state.errors import ConfigError, StoreError
@@ -20,11 +20,6 @@ FEATURES = b"lineages"
 
 LEASE = 0.9
 """Of its time to live an engine counts on so much: others see its heartbeat up to one look later than it was, and no earlier."""
-
-
-def steady() -> float:
-    """Seconds, by a clock that cannot be set, and that goes on while the machine is suspended where there is such a one."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 class Heartbeat:
@@ -41,8 +36,6 @@ class Heartbeat:
         self._foreign_writes = foreign_writes
         self._background = Background()
         self._count = 0
-        self._now_ms, self._read_at = 0, 0.0
-        """The time of the fleet, 0 where it was never known, and when it was so by the steady clock."""
         self.began_afresh = Signal()
         """Emitted when the engine was not among the engines any more, and has come back under a new id."""
         self.is_sure_again = Signal()
@@ -63,7 +56,7 @@ class Heartbeat:
             self._count += 1
             reply = await self._run("fleet/join", partial(self._joining, others, stood))
             if reply[0] == b"OK":
-                self._now_ms, self._read_at = reply[1], read_at
+                engine.was_told_time(reply[1], read_at)
                 break
             if reply[0] == b"DISAGREE":
                 wanted, found = ("true", "false") if self._foreign_writes else ("false", "true")
@@ -111,12 +104,12 @@ class Heartbeat:
     async def _beat(self) -> bool:
         """One heartbeat; False where the engine is not among the engines any more."""
         engine, loop = self._engine, asyncio.get_running_loop()
-        began, known = loop.time(), engine.id
+        began, asked_at, known = loop.time(), steady(), engine.id
         reply = await self._run("fleet/heartbeat", self._heartbeat)
         if reply[0] != b"OK":
             engine.lost(known)
             return False
-        self._now_ms, self._read_at = reply[1], steady()
+        engine.was_told_time(reply[1], asked_at)
         was_over = loop.time() >= engine.lease_until
         engine.lease_until = began + LEASE * self._ttl_ms / 1000
         if was_over:
@@ -148,13 +141,10 @@ class Heartbeat:
     def _heartbeat(self) -> list[bytes]:
         """The next one, as it is sent."""
         self._count += 1
-        return engines.heartbeat(self._keys, self._engine.id, self._ttl_ms, self._engine.name, self._count, self._own_now_ms())
+        engine = self._engine
+        return engines.heartbeat(self._keys, engine.id, self._ttl_ms, engine.name, self._count, engine.own_now_ms())
 
     def _joining(self, others: list[bytes], stood: bytes) -> list[bytes]:
         """The call that makes this one of the engines, as it is sent."""
         engine, agreed = self._engine, (self._ttl_ms, self._foreign_writes)
-        return engines.join(self._keys, engine.id, engine.name, *agreed, others, self._count, self._own_now_ms(), stood)
-
-    def _own_now_ms(self) -> int | None:
-        """The time of the fleet by this engine's own clock, None where it has never known it."""
-        return int(self._now_ms + 1000 * (steady() - self._read_at)) if self._now_ms else None
+        return engines.join(self._keys, engine.id, engine.name, *agreed, others, self._count, engine.own_now_ms(), stood)

@@ -36,7 +36,8 @@ REST = 3.0
 """Between two steps there is a pause of so many times what the step took."""
 
 HANDLER_SECONDS = 5.0
-"""For so long a handler may end an event that is not in the stream any more; then its lane goes on without waiting for that."""
+"""For so long a handler may end an event that is not in the stream any more, or of which nobody knows whether it was pending; then
+its lane goes on without waiting for that."""
 
 MOST_PATIENCE_SECONDS = 60.0
 
@@ -48,6 +49,7 @@ class Mending:
         self._keys = shared.keys
         self._run = shared.connection.run
         self._send = shared.connection.send
+        self._engine = shared.engine
         self._routes = shared.fanout.routes
         self._aside = aside
         self._mended: dict[bytes, tuple[float, float]] = {}
@@ -160,6 +162,7 @@ class Mending:
             await asyncio.sleep((loop.time() - began) * REST)
         behind = b"0-0" if behind == b"-" else behind
         if await self._is_being_handled(queue):
+            await self._move_lists_aside(queue)
             return True
         lost = 0
         cursor = b"0"
@@ -195,8 +198,10 @@ class Mending:
             await self._aside.move(keys.wait(queue, unknown[number - 1][1]), b"list")
 
     async def _is_being_handled(self, queue: bytes) -> bool:
-        """Whether something is pending that is in no stream any more: while its handler may end it, its lane is not lost."""
+        """Whether something is pending that is in no stream any more, or was so, perhaps, in a stream or group that somebody has
+        removed: while its handler may end it, its lane does not go on."""
         loop = asyncio.get_running_loop()
+        cut = await self._send(b"HGET", self._keys.subscription(queue), b"cut")
         since = self._dangling.get(queue)
         is_over = since is not None and loop.time() - since >= HANDLER_SECONDS
         behind, missing = b"-", 0
@@ -213,6 +218,11 @@ class Mending:
             self._dangling.setdefault(queue, loop.time())
             return True
         self._dangling.pop(queue, None)
+        if cut is not None:
+            age_ms = (self._engine.own_now_ms() or 0) - int(cut) if cut.isdigit() else float("inf")
+            if not cut or abs(age_ms) < 1000 * HANDLER_SECONDS:  # an engine's own time may be a little behind
+                return True
+            await self._send(b"HDEL", self._keys.subscription(queue), b"cut")
         return False
 
     async def _go_on(self, queue: bytes, behind: bytes, missing: list[bytes], met: set[bytes]) -> tuple[bytes, int]:
@@ -235,7 +245,8 @@ class Mending:
         return behind, lost
 
     async def _mend_lanes(self, queue: bytes, behind: bytes, lanes: Sequence[bytes]) -> tuple[int, Sequence[bytes]]:
-        """How many events are lost, and the lanes of which nothing could be said yet. Without an id, of lanes that go on."""
+        """How many events are lost, and the lanes of which nothing could be said yet. Without an id, of lanes that go on; with `-`,
+        only what is in the way of their lists is looked for."""
         lost = 0
         keys = self._keys
         left = lanes
@@ -255,6 +266,18 @@ class Mending:
             self.tell_lost(queue, lost)
         return lost, left
 
+    async def _move_lists_aside(self, queue: bytes) -> None:
+        """Move aside what is in the way of lists of lanes: writes fail for that."""
+        loop = asyncio.get_running_loop()
+        cursor = b"0"
+        while True:
+            began = loop.time()
+            cursor, lanes = await self._lanes(queue, cursor)
+            await self._mend_lanes(queue, b"-", lanes)
+            if cursor == b"0":
+                break
+            await asyncio.sleep((loop.time() - began) * REST)
+
     async def _find_lists(self, queue: bytes, behind: bytes, met: set[bytes]) -> None:
         """Lanes of which nothing is left but what waits in them."""
         beginning, cursor, found = self._keys.waiting(queue), b"0", list[bytes]()
@@ -262,7 +285,7 @@ class Mending:
         while True:
             began = loop.time()
             cursor, page = await self._send(b"SCAN", cursor, b"MATCH", escaped(beginning) + b"*", b"COUNT", b"1000")
-            found += [name[len(beginning) :] for name in page if b":damaged:" not in name[len(beginning) :]]
+            found += [name[len(beginning) :] for name in page if not self._keys.is_aside(name)]
             if cursor == b"0":
                 break
             await asyncio.sleep((loop.time() - began) * REST)

@@ -112,6 +112,11 @@ class Fanout:
 
     # -- scopes that have deadlines
 
+    def lifetime(self, ttl_ms: int) -> bytes:
+        """How long a value is to live, and the time that this engine has, for where Redis cannot tell it."""
+        now_ms = self._engine.own_now_ms()
+        return b"%d" % ttl_ms if now_ms is None else b"%d %d" % (ttl_ms, now_ms)
+
     def deadline_set(self, ttl_ms: int) -> None:
         """A deadline has just been set by this engine."""
         if ttl_ms <= MAX_WAIT_MS:

@@ -105,7 +105,6 @@ class Mutation(RedisCall[T], Generic[T]):
         self._capture_failure = ""
         """Why what another program has done to the value could not become an event."""
         if ttl_ms is not None:
-            self._ttl = b"%d" % ttl_ms
             fanout.will_have_deadlines(scope)
 
     def applied(self, reply: Reply) -> T:
@@ -119,7 +118,7 @@ class Mutation(RedisCall[T], Generic[T]):
         routes = fanout.routes
         ttl = None
         if self.scope in routes.with_deadlines:
-            ttl = self._ttl
+            ttl = self._ttl if self.ttl_ms is None else fanout.lifetime(self.ttl_ms)
         elif self.ttl_ms is not None:
             return self._declare()
         request = self.request
