@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import msgspec
@@ -119,7 +120,7 @@ class DispatchLimits(msgspec.Struct, frozen=True):
     loop_limit: int | None = None
 
 
-class Subscription(msgspec.Struct, frozen=True):
+class Subscription(msgspec.Struct, frozen=True, dict=True):
     """Which function wants which events, and how they are delivered: the durable identity of one or more equal triggers.
 
     The same (namespace, function, scope, key, condition, delivery) is one subscription, on whichever engine it is registered;
@@ -137,7 +138,7 @@ class Subscription(msgspec.Struct, frozen=True):
     retention_ms: int | Literal["forever"] = 300_000
     metadata: bytes | None = None
 
-    @property
+    @cached_property
     def id(self) -> str:
         """32 hex digits, the same on every engine."""
         identity = (self.namespace, self.function_id, self.scope, self.key, self.condition_function_id, self.delivery)

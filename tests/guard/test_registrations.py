@@ -126,6 +126,14 @@ async def test_a_trigger_type_has_to_match_what_may_be_registered_and_of_a_worke
     assert (await provider.expect("registertrigger"))["function_id"] == "own::f"
 
 
+async def test_a_connection_is_taken_down_by_one_of_the_same_tokens_name_alone(engine: Guarded) -> None:
+    root, other, own = await engine.join("root"), await engine.join("own"), await engine.join("own")
+    for victim in (root, own):
+        await other.send("reattach", previous_worker_id=victim.id, reattach_token=victim.hello["reattach_token"])
+    assert await own.closed() == 1006
+    assert code(await root.call("state::list_groups", {})) is None
+
+
 # --- triggers
 
 

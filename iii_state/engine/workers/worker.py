@@ -337,7 +337,10 @@ class Worker:
 
     def _reattach(self, message: messages.Reattach) -> None:
         previous = self._workers.get(message.previous_worker_id)
-        if previous is not None and previous is not self and previous.reattach_token == message.reattach_token:
+        if previous is None or previous is self or previous.reattach_token != message.reattach_token:
+            return
+        mine, theirs = self.caller.identity, previous.caller.identity
+        if (mine and mine.name) == (theirs and theirs.name):
             previous.link.abort()
 
     def disconnected(self) -> None:

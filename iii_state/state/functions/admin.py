@@ -109,9 +109,11 @@ class AdminFunctions:
         return asyncio.ensure_future(run())
 
     async def _ids(self, request: DeadRequest, caller: Caller) -> list[str]:
-        """The ids of what is meant. One that is named is not looked for among all, by somebody who may see all: a bridge names one
-        after the other."""
-        if request.id is not None and request.function_id is None and caller.access is None:
+        """The ids of what is meant. One that is named is not looked for among all: a bridge names one after the other.
+
+        But for a caller with scopes it is: its scope has to be one of them.
+        """
+        if request.id is not None and request.function_id is None and _may_see(caller, None):
             return [request.id]
         return [dead_letter.id for dead_letter in await result_of(self._chosen(request, caller))]
 
