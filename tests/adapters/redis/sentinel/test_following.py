@@ -38,6 +38,11 @@ async def until_promoted(group: SentinelGroup) -> RedisServer:
     return group.primary()
 
 
+async def until_replicated(group: SentinelGroup) -> None:
+    """Wait until all have the value that was written: whichever is promoted has it then."""
+    await until(lambda: all(server.client.hget("state:s", "k") == b"1" for server in group.servers))
+
+
 EVERYTHING = {"iii-state:bells", "iii-state:replicas", "iii-state:calls"}
 
 
@@ -45,6 +50,7 @@ async def test_every_connection_leaves_a_primary_that_works_on_when_another_is_p
     async with adapter_on(group.url, wait_replicas=1, call_timeout_ms=20_000) as adapter:
         await answer_of(adapter.values.set("s", "k", b"1"))
         await until(lambda: connected(group.first) == EVERYTHING)
+        await until_replicated(group)
         await asyncio.to_thread(group.fail_over)
         await until(lambda: connected(group.first) == set())
         promoted = await until_promoted(group)
@@ -86,6 +92,7 @@ async def test_a_primary_that_says_nothing_is_left_when_another_is_promoted(grou
     async with adapter_on(group.url, wait_replicas=1, call_timeout_ms=600_000) as adapter:
         await answer_of(adapter.values.set("s", "k", b"1"))
         await until(lambda: connected(group.first) == EVERYTHING)
+        await until_replicated(group)
         group.set_down_after()
         group.first.process.send_signal(signal.SIGSTOP)
         assert await answer_of(adapter.values.set("s", "k", b"2")) == b"1"
@@ -115,6 +122,7 @@ async def test_a_promotion_cuts_all_pauses_short(group: SentinelGroup, monkeypat
     async with adapter_on(group.url, wait_replicas=1, call_timeout_ms=20_000) as adapter:
         await answer_of(adapter.values.set("s", "k", b"1"))
         await until(lambda: connected(group.first) == EVERYTHING)
+        await until_replicated(group)
         group.set_down_after()
         await asyncio.to_thread(group.first.kill)
         assert await answer_of(adapter.values.set("s", "k", b"2")) == b"1"
