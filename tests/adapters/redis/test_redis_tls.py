@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,14 @@ from iii_state.state.module import StateModule
 from tests.support.certificates import Authority
 from tests.support.engines.processes import free_port, running_engine
 from tests.support.loops import LOOPS
-from tests.support.redis.server import RedisServer
+from tests.support.redis.server import RedisServer, binary
 from tests.support.slow import slow
 
 
 class TlsRedis:
     """A Redis that speaks TLS on one port, and wants a certificate of its clients."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, executable: str) -> None:
         self.authority = Authority(folder)
         self.clients = Authority(folder, "clients")
         self.port = free_port()
@@ -38,7 +37,7 @@ class TlsRedis:
             "--tls-ca-cert-file": self.clients.file,
             "--tls-auth-clients": "yes",
         }
-        self.server = RedisServer(*(str(word) for pair in options.items() for word in pair))
+        self.server = RedisServer(*(str(word) for pair in options.items() for word in pair), executable=executable)
         self.url = f"rediss://localhost:{self.port}"
 
     def adapter(self, url: str | None = None, **tls: Any) -> dict[str, Any]:
@@ -50,9 +49,10 @@ class TlsRedis:
 
 @pytest.fixture(scope="module")
 def tls_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsRedis]:
-    if shutil.which("redis-server") is None:
-        pytest.skip("redis-server is not installed")
-    there = TlsRedis(tmp_path_factory.mktemp("tls"))
+    with_tls = binary("7")  # the others are built without
+    if with_tls is None:
+        pytest.skip("TLS takes Debian's redis-server")
+    there = TlsRedis(tmp_path_factory.mktemp("tls"), with_tls)
     with there.server:
         try:
             redis.Redis(
