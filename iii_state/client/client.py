@@ -220,7 +220,7 @@ class Client:
         running, greeting = tasks.call(socket.run()), tasks.call(self._open(socket))
         try:
             await asyncio.wait((running, greeting), return_when=asyncio.FIRST_COMPLETED)
-            failure = greeting.exception() if greeting.done() else None  # both may be over: a call of the greeting was on its way
+            failure = greeting.exception() if greeting.done() else None
             if failure is not None and not running.done():
                 return (
                     failure if isinstance(failure, WorkerRejected) else ConnectionLost(f"{self.url} could not be used: {failure}")
@@ -228,6 +228,8 @@ class Client:
             await running
         finally:
             await tasks.stop()
+            if greeting.done() and not greeting.cancelled():
+                greeting.exception()  # of a call that was on its way: why the connection is over says it
         return self._receiver.refusal or lost
 
     async def _open(self, socket: WebSocket) -> None:
