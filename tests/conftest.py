@@ -26,6 +26,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "both_loops: run on uvloop, and on asyncio's own event loop, which programs embed this in")
 
 
+TAKE_MINUTES = ("torture", "upgrade", "powercut", "fuzz", "linearizability")
+"""Folders that come first among the slow tests, so that nothing waits for them in the end."""
+
+
 @pytest.hookimpl(trylast=True)  # conftests of folders mark more tests
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     left_out = [] if config.getoption("--slow") else ["slow"]
@@ -33,6 +37,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     deselected = [item for item in items if any(map(item.get_closest_marker, left_out))]
     items[:] = [item for item in items if not any(map(item.get_closest_marker, left_out))]
     config.hook.pytest_deselected(items=deselected)
+    if config.getoption("--slow"):
+        items.sort(key=lambda item: item.path.parent.name not in TAKE_MINUTES)
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, LoopFactory]:
