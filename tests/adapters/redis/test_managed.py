@@ -86,7 +86,7 @@ async def test_connections_that_are_closed_when_idle_cost_nothing(caplog: pytest
                 engine = number % 2
                 assert (await fleet.call("set", engine, scope="s", key="k", value=number))["new_value"] == number
             await until(lambda: fleet.values("k") == list(range(1, 8)))
-            assert proxy.cuts > 20, "each engine has three connections"
+            assert proxy.cuts > 7, "more than one connection was idle, and cut, each time"
 
 
 def _cut_idle(proxy: Proxy) -> int:
