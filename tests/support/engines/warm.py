@@ -41,6 +41,8 @@ class WarmProcess:
         self._report = report
         self.stderr = stderr
         self.returncode: int | None = None
+        self._reading = threading.Lock()
+        """Held by the thread that reads the exit code, which comes once."""
         report.settimeout(None)
         self.pid = self._number()
 
@@ -52,12 +54,19 @@ class WarmProcess:
 
     def poll(self) -> int | None:
         """The exit code, negative for a signal, or None while it runs."""
-        if self.returncode is None:
-            self._report.settimeout(0)
+        if self.returncode is None and self._reading.acquire(blocking=False):
             try:
-                self.returncode = os.waitstatus_to_exitcode(self._number())
+                self._read(0)
             except BlockingIOError:
                 return None
+            finally:
+                self._reading.release()
+        return self.returncode
+
+    def _read(self, timeout: float | None) -> int:
+        if self.returncode is None:
+            self._report.settimeout(timeout)
+            self.returncode = os.waitstatus_to_exitcode(self._number())
             self._report.close()
         return self.returncode
 
@@ -67,14 +76,11 @@ class WarmProcess:
         Raises:
             subprocess.TimeoutExpired: not within so many seconds.
         """
-        if self.returncode is None:
-            self._report.settimeout(timeout)
+        with self._reading:
             try:
-                self.returncode = os.waitstatus_to_exitcode(self._number())
+                return self._read(timeout)
             except TimeoutError:
                 raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0) from None
-            self._report.close()
-        return self.returncode
 
     def send_signal(self, number: int) -> None:
         """Send a signal. Does nothing to one that has ended."""

@@ -56,8 +56,11 @@ class Arena:
         await asyncio.to_thread(self.group.set_down_after, PATIENT_MS)
 
     async def cut_replicas(self) -> None:
-        """No replica hears anything more from the primary; who is connected to it stays so."""
+        """No replica hears anything more from the primary, but has what was written before; who is connected to it stays so."""
         replicas = self.group.servers[1:]
+        so_far = self.group.first.client.info("replication")["master_repl_offset"]
+        for replica in replicas:
+            await until(lambda at=replica: at.client.info("replication")["slave_repl_offset"] >= so_far)  # type: ignore[misc]
         for pair in self.front.pairs[: len(replicas)]:  # the first that came
             pair.reply_bytes = 0
         self.front.reply_bytes = lambda: 0
