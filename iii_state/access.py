@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from iii_state.errors import Code, FunctionError
+from iii_state.events import BRIDGE_FUNCTIONS
 from iii_state.rights import Identity
 
 EVERYBODYS = frozenset(
@@ -33,7 +34,10 @@ EVERYBODYS = frozenset(
 OPERATING = "iii-state::"
 """Functions whose names begin so, but for those above, are for operators."""
 
-LISTENERS = ("iii-state::watch::", "iii-state::bridge::")
+WATCH_FUNCTIONS = "iii-state::watch::"
+"""How the ids of functions begin that take the events of a watch."""
+
+LISTENERS = (WATCH_FUNCTIONS, BRIDGE_FUNCTIONS)
 """Functions of these names only take events that their own connection has asked for. Whoever may read may register them."""
 
 STATE = "state::"

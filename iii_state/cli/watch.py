@@ -14,6 +14,7 @@ import click
 import msgspec
 
 from iii_state import values
+from iii_state.access import WATCH_FUNCTIONS
 from iii_state.cli.calls import engine_at, engine_options, request, run
 from iii_state.cli.terminal import is_terminal, name, printable
 from iii_state.client.about import About
@@ -51,7 +52,7 @@ def watch(scope: str | None, key: str | None, url: str, as_json: bool) -> None:
 
     async def action() -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
-        function_id = f"iii-state::watch::{uuid.uuid4()}"
+        function_id = f"{WATCH_FUNCTIONS}{uuid.uuid4()}"
         async with Client(engine_at(url), About(f"iii-state-watch:{os.getpid()}")) as client:
             await _watch(
                 client, function_id, show_event, config, stop, f"watching {what} at {shown(url)}; Ctrl-C ends" * is_terminal()

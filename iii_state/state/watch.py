@@ -15,6 +15,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
+from iii_state.access import WATCH_FUNCTIONS
 from iii_state.errors import Code, FunctionError, Gap
 from iii_state.host import Host
 from iii_state.state.handlers import EmbeddingEngine, Event, event_of
@@ -173,7 +174,7 @@ class Watches:
             raise FunctionError(
                 Code.TRIGGER_REGISTRATION_FAILED, "this engine has no state to watch: add a StateModule to it first"
             )
-        function_id = f"iii-state::watch::{uuid.uuid4()}"
+        function_id = f"{WATCH_FUNCTIONS}{uuid.uuid4()}"
         function = self._engine.register_function(function_id, buffer.put, description="A watch of this process")
         try:
             trigger = await self._engine.register_trigger({"type": "state", "function_id": function_id, "config": config})

@@ -17,8 +17,6 @@ from iii_state.adapters.bridge.remote.remote import Remote
 from iii_state.errors import Code, FunctionError
 from iii_state.events import BRIDGE_FUNCTIONS, Change, DeadLetter, EventType, Subscription, known_cause
 
-PREFIX = BRIDGE_FUNCTIONS
-
 _OF_ONE_BRIDGE = re.compile("^[0-9a-f]{16}::")
 """What follows the subscription in the name of a function that one bridge alone has: its id."""
 
@@ -75,20 +73,20 @@ _dead_letters = msgspec.json.Decoder(_DeadLetters)
 def function_of(subscription: Subscription, bridge: str | None) -> str:
     """The name of a subscription's function at the remote; with a bridge's id, of that bridge alone."""
     mark = "" if bridge is None else f"{bridge}::"
-    return f"{PREFIX}{subscription.id}::{mark}{subscription.function_id}"
+    return f"{BRIDGE_FUNCTIONS}{subscription.id}::{mark}{subscription.function_id}"
 
 
 async def queues(remote: Remote) -> dict[str, RemoteQueue]:
     """The queues of all bridges at the remote, by their functions."""
     triggers = results.function(remote.url, "iii-state::triggers", lambda text: _queues.decode(text or b"null"))
     found = await remote.call(triggers, b'{"of":null')
-    return {queue.function_id: queue for queue in found.triggers if queue.function_id.startswith(PREFIX)}
+    return {queue.function_id: queue for queue in found.triggers if queue.function_id.startswith(BRIDGE_FUNCTIONS)}
 
 
 async def dead_letters(remote: Remote) -> list[DeadLetter]:
     """The dead letters of all bridges at the remote, oldest first."""
     listed = await _pages(remote, "iii-state::dead_list", b"")
-    functions = {row.function_id: None for row in listed if row.function_id.startswith(PREFIX)}
+    functions = {row.function_id: None for row in listed if row.function_id.startswith(BRIDGE_FUNCTIONS)}
     found: list[DeadLetter] = []
     for function_id in functions:
         shown = await _pages(remote, "iii-state::dead_show", b',"function_id":%b' % values.encode_string(function_id))
@@ -141,7 +139,7 @@ def _read_dead_letters(text: bytes | None) -> list[_DeadLetter]:
 
 
 def _dead_letter(row: _DeadLetter, event: _Event) -> DeadLetter:
-    subscription_id, _, function_id = row.function_id.removeprefix(PREFIX).partition("::")
+    subscription_id, _, function_id = row.function_id.removeprefix(BRIDGE_FUNCTIONS).partition("::")
     function_id = _OF_ONE_BRIDGE.sub("", function_id)
     old = None if event.event_type == "state:created" else results.value(bytes(event.old_value))
     new = None if event.event_type == "state:deleted" else results.value(bytes(event.new_value))
