@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.engines.attached import AttachProcess
-from tests.support.engines.processes import SERVE, EngineProcess, Process, free_port
+from tests.support.engines.processes import SERVE, EngineProcess, free_port, paused
 from tests.support.redis.proxy import Proxy, proxy_to
 from tests.support.redis.server import RedisServer
 
@@ -72,20 +72,12 @@ class Seat:
     async def stop(self, seconds: float) -> None:
         """SIGSTOP and SIGCONT."""
         async with self.lock:
-            await _stopped(self.process.process, seconds)
+            await paused(self.process.process, seconds)
 
     def close(self) -> None:
         """End it, whatever happens."""
         self.process.process.send_signal(signal.SIGCONT)
         self.process.kill()
-
-
-async def _stopped(process: Process, seconds: float) -> None:
-    process.send_signal(signal.SIGSTOP)
-    try:
-        await asyncio.sleep(seconds)
-    finally:
-        process.send_signal(signal.SIGCONT)
 
 
 class Builder:
@@ -153,7 +145,7 @@ class Builder:
 
         async def stop(seconds: float) -> None:
             async with lock:
-                await _stopped(redis.process, seconds)
+                await paused(redis.process, seconds)
 
         self.arena.faults |= {"kill redis": kill, "stop redis": stop}
         return redis

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from iii_state import Engine, StateModule
 from tests.support.engines.attached import AttachProcess
-from tests.support.engines.processes import EngineProcess, free_port
+from tests.support.engines.processes import EngineProcess, free_port, paused
 from tests.support.redis.proxy import Proxy, proxy_to
 from tests.support.redis.server import RedisServer
 from tests.support.sdk.workers import PYTHON_NEW, PYTHON_OLD
@@ -19,7 +19,7 @@ from tests.torture.clocks import clock_in, set_for_a_while
 from tests.torture.journal import Journal
 from tests.torture.meddling import damage
 from tests.torture.plan import CALL_TIMEOUT_SECONDS, TTL_SECONDS, Plan, PlannedFault
-from tests.torture.seats import OnLine, Running, Seat, WorkerSeat, paused
+from tests.torture.seats import OnLine, Running, Seat, WorkerSeat
 from tests.torture.subscriptions import HANDLE, HANDLE_AWAY, HANDLE_OLD, SPECS
 
 DISPATCH = {"max_queue_bytes": 8_000_000}

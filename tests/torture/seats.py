@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from tests.support.engines.processes import Process
+from tests.support.engines.processes import Process, paused
 from tests.support.sdk.workers import Sdk
 from tests.torture.journal import Journal
 from tests.torture.plan import TTL_SECONDS
@@ -104,15 +104,6 @@ class Seat:
             self.running.process.send_signal(signal.SIGCONT)
         self.running.kill()
         self._log.close()
-
-
-async def paused(process: Process, seconds: float) -> None:
-    """Stop a process with SIGSTOP, and let it go on."""
-    process.send_signal(signal.SIGSTOP)
-    try:
-        await asyncio.sleep(seconds)
-    finally:
-        process.send_signal(signal.SIGCONT)
 
 
 class WorkerSeat:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -317,6 +318,15 @@ class Relay:
             ends = [end for pair in self._open for end in pair] + self._half_dead
         for end in ends:
             end.close()
+
+
+async def paused(process: Process, seconds: float) -> None:
+    """Stop a process with SIGSTOP, and let it go on."""
+    process.send_signal(signal.SIGSTOP)
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        process.send_signal(signal.SIGCONT)
 
 
 @contextlib.contextmanager
