@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
+from iii_state.adapters.wall_clock import now_ms
 from iii_state.events import LOOPING_SECONDS, Change, Delivery, QueueLimits, Subscription
 
 Lane = tuple[str, str]
@@ -88,7 +88,7 @@ class Queue:
         """Add a delivery behind all others of its lane."""
         number = number_of(delivery)
         event = delivery.event
-        delivery.queued_at_ms = time.time_ns() // 1_000_000
+        delivery.queued_at_ms = now_ms()
         self._deliveries[number] = delivery
         self._bytes += event.size
         lane = (event.scope, event.key)

@@ -14,8 +14,8 @@ from iii_state import values
 from iii_state.adapters.base import Adapter
 from iii_state.adapters.bridge import BridgeAdapter
 from iii_state.adapters.kv import KvAdapter
-from iii_state.adapters.kv.clock import now_ms
 from iii_state.adapters.redis import RedisAdapter
+from iii_state.adapters.wall_clock import now_ms
 from iii_state.config import BridgeSettings, RedisSettings
 from iii_state.engine import Engine
 from iii_state.events import Delivery, Failure, QueueLimits, Subscription

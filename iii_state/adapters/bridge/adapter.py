@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 
 from iii_state.adapters.bridge.admin import BridgeAdmin
@@ -14,6 +13,7 @@ from iii_state.adapters.bridge.succession import BridgeSuccession
 from iii_state.adapters.bridge.values import BridgeValues
 from iii_state.adapters.local_dead_letters import DeadLetters
 from iii_state.adapters.wakeup import WakeUp
+from iii_state.adapters.wall_clock import now_ms
 from iii_state.config import BridgeSettings
 from iii_state.errors import FunctionError
 from iii_state.events import DispatchLimits, QueueLimits
@@ -35,7 +35,7 @@ class BridgeAdapter:
         self._remote = Remote(settings)
         self._tasks = Background()
         self._wake_up = WakeUp()
-        self._dead_letters = dead_letters = DeadLetters(limits, _now_ms)
+        self._dead_letters = dead_letters = DeadLetters(limits, now_ms)
         self.values = BridgeValues(self._remote, self._tasks)
         self.sessions = BridgeSessions(self._remote, self._tasks)
         self.queues = BridgeQueues(self._remote, limits, dispatch, self._wake_up, dead_letters)
@@ -82,7 +82,3 @@ class BridgeAdapter:
 
     def route(self, visited: list[str]) -> Result[list[str]]:
         return self._tasks.call(self._remote.route(visited))
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from iii_state.adapters.kv.admin import KvAdmin
-from iii_state.adapters.kv.clock import Clock, now_ms
+from iii_state.adapters.kv.clock import Clock
 from iii_state.adapters.kv.journal.commits import Commits
 from iii_state.adapters.kv.journal.file import FILE_NAME
 from iii_state.adapters.kv.journal.journal import Journal
@@ -19,6 +19,7 @@ from iii_state.adapters.kv.succession import KvSuccession
 from iii_state.adapters.kv.values import KvValues
 from iii_state.adapters.local_dead_letters import DeadLetters
 from iii_state.adapters.wakeup import WakeUp
+from iii_state.adapters.wall_clock import now_ms
 from iii_state.errors import StoreError
 from iii_state.events import QueueLimits
 from iii_state.sessions import SESSION_SECONDS

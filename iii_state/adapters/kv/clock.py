@@ -11,10 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-
-def now_ms() -> int:
-    """Milliseconds since 1970, by the wall clock."""
-    return time.time_ns() // 1_000_000
+from iii_state.adapters.wall_clock import now_ms
 
 
 class Clock:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import msgspec
 
 from iii_state import lineages, values
-from iii_state.adapters.kv.clock import now_ms
 from iii_state.adapters.kv.journal.changes import Changes, dead_letter_of, dead_letter_row, delivery_row
 from iii_state.adapters.kv.journal.commits import Commits, Keep, keep_nothing
 from iii_state.adapters.kv.journal.file import Contents
@@ -18,6 +17,7 @@ from iii_state.adapters.kv.routes import KvRoutes
 from iii_state.adapters.local_dead_letters import DeadLetters
 from iii_state.adapters.local_queue import Queue, number_of
 from iii_state.adapters.wakeup import WakeUp
+from iii_state.adapters.wall_clock import now_ms
 from iii_state.errors import StoreError
 from iii_state.events import FOREVER, Change, DeadLetter, Delivery, Failure, QueueLimits, Subscription, begun_anew
 from iii_state.tasks.awake import AwakeTimer

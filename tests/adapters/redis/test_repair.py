@@ -12,9 +12,9 @@ import pytest
 
 from iii_state.adapters.redis import RedisAdapter
 from iii_state.adapters.redis.fleet import mending
-from iii_state.adapters.redis.fleet.aside import now_ms
 from iii_state.adapters.redis.fleet.mending import BYTES_PER_SECOND, PAGE_BYTES
 from iii_state.adapters.redis.mutations.routes import MOST_ALIKE
+from iii_state.adapters.wall_clock import now_ms
 from iii_state.errors import StoreError
 from iii_state.events import Delivery, Failure, Subscription
 from tests.support.redis.adapters import adapter_on

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import time
 
 from iii_state.adapters.redis.shared import Shared
+from iii_state.adapters.wall_clock import now_ms
 from iii_state.tasks.signal import Signal
 
 logger = logging.getLogger(__name__)
@@ -33,8 +33,3 @@ class Aside:
             if key == self._keys.scopes:  # made again by the next scan, which listing waits for
                 await self._send(b"DEL", self._keys.scopes + b":scanned", self._keys.scopes + b":scanning")
         self.moved.emit()
-
-
-def now_ms() -> int:
-    """Milliseconds since 1970, by this machine's clock."""
-    return int(time.time() * 1000)

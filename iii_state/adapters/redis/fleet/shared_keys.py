@@ -7,7 +7,7 @@ from itertools import islice
 
 import msgspec
 
-from iii_state.adapters.redis.fleet.aside import Aside, now_ms
+from iii_state.adapters.redis.fleet.aside import Aside
 from iii_state.adapters.redis.fleet.batches import batches
 from iii_state.adapters.redis.fleet.takeover import Takeover
 from iii_state.adapters.redis.keys import FORMAT
@@ -17,6 +17,7 @@ from iii_state.adapters.redis.keyspace.shadows import LOCK_SECONDS
 from iii_state.adapters.redis.mutations.mutation import HOLD_MS
 from iii_state.adapters.redis.mutations.routes import BEGAN, deadlines_setting, route_text
 from iii_state.adapters.redis.shared import Shared
+from iii_state.adapters.wall_clock import now_ms
 from iii_state.events import Subscription
 
 logger = logging.getLogger(__name__)
