@@ -295,6 +295,11 @@ def too_large(size: int, limit: int) -> FunctionError:
     return FunctionError(Code.VALUE_TOO_LARGE, f"value of {size} bytes exceeds the configured max_value_bytes limit of {limit}")
 
 
+def unsupported(what: str, feature: str) -> FunctionError:
+    """The error of a call that needs a feature which an engine does not announce (`engine::functions::info` of `state::set`)."""
+    return FunctionError(Code.UNSUPPORTED, f"{what} does not have the feature `{feature}`; nothing was changed")
+
+
 def own(error: FunctionError) -> FunctionError:
     """The error of a function that failed because a call did that it made itself: what became of that call is not said of it."""
     if isinstance(error, NotCarriedOut | WorkerLost):

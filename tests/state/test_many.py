@@ -145,3 +145,37 @@ async def test_more_than_a_reply_holds_is_an_error() -> None:
             running, "transact", scope="s", steps=[{"type": "set", "key": key, "value": large[:-9]} for key in "ab"]
         )
         assert (code, "33554414 bytes" in message) == ("VALUE_TOO_LARGE", True)
+
+
+async def test_a_part_of_a_scope(engine: Engine) -> None:
+    for key in ("b", "a1", "a2", "a3"):
+        await call(engine, "set", scope="s", key=key, value=key)
+    assert await call(engine, "list", scope="s", prefix="a", order="desc", limit=2) == ["a3", "a2"]
+    assert await call(engine, "list", scope="s", limit=100_000, order="asc") == ["a1", "a2", "a3", "b"]
+    assert await call(engine, "list_keys", scope="s", limit=3) == {"keys": ["a1", "a2", "a3"], "next": "a3"}
+    assert await call(engine, "list_keys", scope="s", after="a3") == {"keys": ["b"], "next": None}
+    assert await call(engine, "list_keys", scope="s", prefix="a", order="desc", limit=3) == {
+        "keys": ["a3", "a2", "a1"],
+        "next": None,
+    }
+    assert await call(engine, "list_keys", scope="s", prefix="a", order="desc", after="a2") == {"keys": ["a1"], "next": None}
+    assert await call(engine, "list_keys", scope="s", prefix=None, order=None, limit=None, after=None) == {
+        "keys": ["b", "a1", "a2", "a3"]
+    }
+    page = await call(engine, "list_entries", scope="s", prefix="a", order="desc", limit=2)
+    assert (page["entries"], page["total"]) == ([["a3", "a3"], ["a2", "a2"]], 3)
+
+
+@pytest.mark.parametrize("function", ["list", "list_keys"])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"limit": 0}, "limit: invalid value: 0, expected an integer from 1 to 100000"),
+        ({"limit": 100_002}, "limit: invalid value: 100002, expected an integer from 1 to 100000"),
+        ({"limit": "1"}, "limit: invalid type: string, expected an integer"),
+        ({"prefix": 1}, "prefix: invalid type: integer, expected a string"),
+        ({"order": "up"}, "order: unknown variant `up`, expected one of `asc`, `desc`"),
+    ],
+)
+async def test_what_listings_cannot_use(engine: Engine, function: str, given: dict[str, Any], message: str) -> None:
+    assert await refused(engine, function, scope="s", **given) == ("deserialization_error", message)

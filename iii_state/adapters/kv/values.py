@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import TypeVar
 
 from iii_state import lineages, values
@@ -15,7 +16,9 @@ from iii_state.adapters.kv.journal.commits import Commits
 from iii_state.adapters.kv.journal.file import Contents
 from iii_state.adapters.kv.queues import KvQueues, refuse_overflow
 from iii_state.adapters.kv.sessions import KvSessions, being_closed
+from iii_state.adapters.kv.sorted_keys import SortedKeys
 from iii_state.adapters.local_queue import Queue
+from iii_state.adapters.selection import Selection
 from iii_state.errors import too_large
 from iii_state.events import Cause, Change, Delivery, EventType, write_id_of
 from iii_state.sessions import Request
@@ -43,6 +46,8 @@ class KvValues:
         self._commits = commits
         self._held: dict[str, dict[str, bytes]] = {}
         """Scope → key → stored text, of what has been committed."""
+        self._sorted: dict[str, SortedKeys] = {}
+        """Scope → its keys in order, of scopes that have been listed so."""
         self._deadlines = KvDeadlines(self._has_deadline, self._end_if_over, clock)
         self._watched = self._deadlines.watched
         self._epoch = secrets.token_hex(6)
@@ -82,13 +87,15 @@ class KvValues:
         held, over = self._held.get(scope, {}), self._deadlines.over(scope)
         return [None if key in over else held.get(key) for key in keys]
 
-    def texts(self, scope: str) -> list[bytes]:
+    def texts(self, scope: str, selection: Selection | None = None) -> list[bytes]:
+        if selection is not None:
+            return [text for _, text in self._selected(scope, selection)]
         held = self._held.get(scope, {})
         over = self._deadlines.over(scope)
         return [text for key, text in held.items() if key not in over] if over else list(held.values())
 
-    def entries(self, scope: str) -> Entries:
-        rows = list(self._held.get(scope, {}).items())
+    def entries(self, scope: str, selection: Selection | None = None) -> Entries:
+        rows = list(self._held.get(scope, {}).items()) if selection is None else self._selected(scope, selection)
         deadlines, now = self._deadlines.of_scope(scope), self._deadlines.now()
         if deadlines:
             rows = [(key, text) for key, text in rows if deadlines.get(key, now + 1) > now]
@@ -97,9 +104,21 @@ class KvValues:
     def now(self) -> int:
         return self._deadlines.now()
 
-    def keys(self, scope: str) -> list[str]:
+    def keys(self, scope: str, selection: Selection | None = None) -> list[str]:
+        if selection is not None:
+            return [key for key, _ in self._selected(scope, selection)]
         over = self._deadlines.over(scope)
         return [key for key in self._held.get(scope, ()) if key not in over]
+
+    def _selected(self, scope: str, selection: Selection) -> list[tuple[str, bytes]]:
+        held = self._held.get(scope)
+        if held is None:
+            return []
+        keys = self._sorted.get(scope)
+        if keys is None:
+            keys = self._sorted[scope] = SortedKeys(held)
+        over = self._deadlines.over(scope)
+        return [(key, held[key]) for key in islice((key for key in keys.select(selection) if key not in over), selection.limit)]
 
     def scopes(self) -> list[str]:
         return [scope for scope, held in self._held.items() if len(self._deadlines.over(scope)) < len(held)]
@@ -262,12 +281,15 @@ class KvValues:
 
     def _store(self, scope: str, key: str, value: bytes | None) -> None:
         held = self._held.get(scope)
+        if self._sorted and held is not None and (keys := self._sorted.get(scope)) is not None and (value is None) == (key in held):
+            (keys.add if value is not None else keys.remove)(key)
         if value is not None:
             if held is None:
                 held = self._held[scope] = {}
             held[key] = value
         elif held is not None and held.pop(key, None) is not None and not held:
             del self._held[scope]
+            self._sorted.pop(scope, None)
 
     def committed(self, written: Changes) -> None:
         """What was written is seen from now on."""

@@ -16,7 +16,8 @@ from iii_state.adapters.base import Adapter
 from iii_state.errors import Code, FunctionError, InvalidOp, InvalidValue, too_large
 from iii_state.host import Caller, Handler
 from iii_state.state.functions.declared import Declared, Registration, failing_with
-from iii_state.state.functions.values import LIST_BYTES, MAX_TTL_MS, ValueFunctions, request_id_of
+from iii_state.state.functions.lists import LIST_BYTES
+from iii_state.state.functions.values import MAX_TTL_MS, ValueFunctions, request_id_of
 from iii_state.tasks.results import Result, then
 from iii_state.values.ops import OpRequest, compile_text
 from iii_state.values.requests import describe, within
