@@ -37,10 +37,10 @@ class KvSessions:
         self._closed = False
         self._timer: AwakeTimer | None = None
 
-    def load(self, rows: Iterable[tuple[str, int, int, bytes | None, int]]) -> None:
+    def load(self, rows: Iterable[tuple[str, int, float, bytes | None, int]]) -> None:
         """Take on what a journal held. The time until they expire begins anew."""
         for session, slot, seq, old, forgotten in rows:
-            self._held.setdefault(session, {})[slot] = Outcome(seq, old, bool(forgotten))
+            self._held.setdefault(session, {})[slot] = Outcome.of_row(seq, old, forgotten)
             self._touch(session)
 
     def close(self) -> None:
@@ -61,7 +61,7 @@ class KvSessions:
         return self._settled(None)
 
     def recall(self, request: Request) -> Outcome | None:
-        """What an earlier attempt of a call did; None if there was none that was applied.
+        """What an earlier attempt of a call did; None if there was none that was applied, or found a condition that did not hold.
 
         Raises `SessionLost`, `RequestFenced`, `OldValueUnknown`.
         """
@@ -76,14 +76,14 @@ class KvSessions:
             return None
         if held.seq > request.seq:
             raise RequestFenced
-        if held.forgotten:
+        if held.forgotten and held.unmet is None:
             raise OldValueUnknown
         return held
 
-    def record(self, request: Request, old: bytes | None) -> None:
-        """A call has been applied, or will be with the next transaction."""
+    def record(self, request: Request, old: bytes | None, unmet: tuple[int, int | None] | None = None) -> None:
+        """A call has been applied, or will be with the next transaction; or, `unmet`, a condition did not hold for `old`."""
         forgotten = old is not None and len(old) > MAX_RECORDED_BYTES
-        self._record((request.session, request.slot), Outcome(request.seq, None if forgotten else old, forgotten))
+        self._record((request.session, request.slot), Outcome(request.seq, None if forgotten else old, forgotten, unmet))
 
     def again(self, request: Request, result: T) -> Result[T]:
         """The result of a call made again, once it lasts."""

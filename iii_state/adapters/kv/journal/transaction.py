@@ -20,11 +20,40 @@ EPOCH = -1
 
 
 class Outcome(NamedTuple):
-    """Of a slot: the number of its last call, and what that replaced; `forgotten` where it was too large to be kept."""
+    """Of a slot: the number of its last call, and what that replaced; `forgotten` where it was too large to be kept.
+
+    With `unmet` the call changed nothing: a condition did not hold for `old`, the one of this index (of this step, if it had any).
+    """
 
     seq: int
     old: bytes | None
     forgotten: bool
+    unmet: tuple[int, int | None] | None = None
+
+    def row(self) -> Row:
+        """It as the file has it: `seq`, `old`, `forgotten`.
+
+        Of an unmet condition the number is half of one too large: version 0.2.0 takes it for that of another call, and refuses.
+        """
+        if self.unmet is None:
+            return self.seq, self.old, int(self.forgotten)
+        index, step = self.unmet
+        which = index + _CONDITIONS * (0 if step is None else step + 1)
+        return self.seq + 0.5 if self.seq < _HALVES else self.seq, self.old, int(self.forgotten) + 2 * (which + 1)
+
+    @classmethod
+    def of_row(cls, seq: float, old: bytes | None, forgotten: int) -> Outcome:
+        """What the file has."""
+        if forgotten < 2:
+            return cls(int(seq), old, bool(forgotten))
+        step, index = divmod(forgotten // 2 - 1, _CONDITIONS)
+        return cls(int(seq), old, bool(forgotten % 2), (index, step - 1 if step else None))
+
+
+_HALVES = 2**52
+"""Below it a float tells a number from half of one more."""
+_CONDITIONS = 32
+"""At most so many has a call, or a step of one (`MAX_CONDITIONS`)."""
 
 
 @dataclass(slots=True)
@@ -55,7 +84,7 @@ class Transaction:
         removals = [(scope, key) for (scope, key), value in self.values.items() if value is None]
         deadlines = [(scope, key, at) for (scope, key), at in self.deadlines.items() if at is not None]
         no_deadlines = [(scope, key) for (scope, key), at in self.deadlines.items() if at is None]
-        outcomes = [(*slot, *outcome) for slot, outcome in self.outcomes.items()]
+        outcomes = [(*slot, *outcome.row()) for slot, outcome in self.outcomes.items()]
         kept = [row for row in self.subscriptions.values() if row is not None]
         ended = [(name,) for name, row in self.subscriptions.items() if row is None]
         clock = [] if self.clock is None else [(self.clock,)]
