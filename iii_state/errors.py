@@ -270,6 +270,13 @@ class Gap(StateError):
         self.dropped = dropped
 
 
+# --- moving data
+
+
+class TransferError(StateError):
+    """Data could not be moved: the message says what is wrong, with the line of a file, how far it came, and what to do next."""
+
+
 # --- texts
 
 

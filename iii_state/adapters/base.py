@@ -52,6 +52,13 @@ class Entries(NamedTuple):
     now: int
 
 
+class Backup(NamedTuple):
+    """A copy of a store's file: where it is, on the machine of its engine, and its size."""
+
+    path: str
+    bytes: int
+
+
 class Values(Protocol):
     """Values at a scope and a key. They are stored texts (`iii_state.values`), in and out."""
 
@@ -196,6 +203,13 @@ class Admin(Protocol):
 
     def dead_drop(self, dead_letter_id: str) -> Awaited[bool]:
         """Drop a dead letter; False if it is not there."""
+        ...
+
+    def backup(self, name: str) -> Awaited[Backup]:
+        """Copy the store's file, as it is at one moment, to a new one of this name in the directory `backups` beside it.
+
+        Raises `StoreError` where there is such a copy already, or the store is no file of this engine's.
+        """
         ...
 
 

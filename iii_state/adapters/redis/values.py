@@ -104,6 +104,12 @@ class RedisValues:
         """Keys and stored texts of a scope, and their deadlines."""
         return self._background.call(self._entries(scope))
 
+    async def pages(self, scope: str) -> AsyncIterator[Entries]:
+        """The same in parts, of a scope of any size. Of one that is not read at one instant, a key may be in several."""
+        async for found, ends in self._read(scope, with_ends=True):
+            deadlines = {key.decode(): int(float(end)) for key, end in ends.items()}
+            yield Entries(_rows(scope, found), deadlines, await result_of(self.now()) if deadlines else 0)
+
     def now(self) -> Result[int]:
         """The time of the fleet, in milliseconds since 1970."""
         return self._send(b"EVALSHA", script("deadlines/now").sha1, b"1", self._keys.clock)
@@ -127,19 +133,28 @@ class RedisValues:
 
     async def _found(self, scope: str, ends: dict[bytes, bytes] | None = None) -> dict[bytes, bytes]:
         """Key → text of a scope. The deadlines of those that have one go into `ends`, where that is given."""
+        found: dict[bytes, bytes] = {}
+        async for texts, ends_of_page in self._read(scope, with_ends=ends is not None):
+            found.update(texts)
+            if ends is not None:
+                ends.update(ends_of_page)
+        return found
+
+    async def _read(self, scope: str, *, with_ends: bool) -> AsyncIterator[tuple[dict[bytes, bytes], dict[bytes, bytes]]]:
+        """Key → text of a scope, and key → deadline of those that have one: at one instant, or page by page.
+
+        Of pages a key may be in several.
+        """
         names = self._names_of(scope)
-        with_ends = ends is not None and len(names) > 1
+        with_ends = with_ends and len(names) > 1
         arguments = [b"%d" % INSTANT_VALUES, b"%d" % INSTANT_BYTES, *([b"1"] if with_ends else [])]
         snapshot = script("values/snapshot").sha1
         page: list[bytes] | None = await self._send(b"EVALSHA", snapshot, b"%d" % len(names), *names, *arguments, scope=scope)
         pages = _only(page) if page is not None else self._pages(names, scope, with_ends=with_ends)
-        found: dict[bytes, bytes] = {}
         width = 3 if with_ends else 2
         async for page in pages:
-            found.update(zip(page[::width], page[1::width], strict=True))
-            if ends is not None and with_ends:
-                ends.update((key, end) for key, end in zip(page[::3], page[2::3], strict=True) if end)
-        return found
+            ends = {key: end for key, end in zip(page[::3], page[2::3], strict=True) if end} if with_ends else {}
+            yield dict(zip(page[::width], page[1::width], strict=True)), ends
 
     async def _keys_of(self, scope: str) -> list[str]:
         names = self._names_of(scope)
