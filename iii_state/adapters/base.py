@@ -33,6 +33,7 @@ from iii_state.sessions import Request
 from iii_state.tasks.results import Awaited, Result
 from iii_state.values.conditions import Conditions
 from iii_state.values.ops import OpError, Plan
+from iii_state.values.transactions import Done, Step
 
 
 class Updated(NamedTuple):
@@ -67,6 +68,13 @@ class Entries(NamedTuple):
     now: int
 
 
+class Backup(NamedTuple):
+    """A copy of a store's file: where it is, on the machine of its engine, and its size."""
+
+    path: str
+    bytes: int
+
+
 class Values(Protocol):
     """Values at a scope and a key. They are stored texts (`iii_state.values`), in and out."""
 
@@ -76,6 +84,10 @@ class Values(Protocol):
 
     def read(self, scope: str, key: str) -> Result[Reading]:
         """The stored text, and what else is to be known of it at the same moment."""
+        ...
+
+    def get_many(self, scope: str, keys: Sequence[str]) -> Result[list[bytes | None]]:
+        """The stored texts at these keys as they are at one instant, in their order; None for a missing key."""
         ...
 
     def set(
@@ -122,6 +134,13 @@ class Values(Protocol):
 
     def touch(self, scope: str, key: str, ttl_ms: int | None, *, request: Request | None = None) -> Result[bool]:
         """Let the value go after `ttl_ms` from now on, or, with None, stay; answers whether there is one. It is no event."""
+        ...
+
+    def transact(self, scope: str, steps: Sequence[Step], limit: int, *, request: Request | None = None) -> Result[list[Done]]:
+        """Carry out the steps in order, all or none; each has an event. No value may have more than `limit` bytes (compact).
+
+        Raises `FunctionError` (`VALUE_TOO_LARGE`) also where what the steps find and leave is too much (`transactions.too_much`).
+        """
         ...
 
     def texts(self, scope: str) -> Result[list[bytes]]:
@@ -239,6 +258,13 @@ class Admin(Protocol):
 
     def dead_drop(self, dead_letter_id: str) -> Awaited[bool]:
         """Drop a dead letter; False if it is not there."""
+        ...
+
+    def backup(self, name: str) -> Awaited[Backup]:
+        """Copy the store's file, as it is at one moment, to a new one of this name in the directory `backups` beside it.
+
+        Raises `StoreError` where there is such a copy already, or the store is no file of this engine's.
+        """
         ...
 
 

@@ -19,15 +19,20 @@ EPOCH = -1
 """The slot that has a session's epoch as its number."""
 
 
+FORGOTTEN, TRANSACTION = 1, 2
+"""What is recorded is not the one text that was replaced: it was too large to be kept, or it is that of a transaction (a list). To
+an older version both are the first: it takes the record of a transaction for no other call's."""
+
+
 class Outcome(NamedTuple):
-    """Of a slot: the number of its last call, and what that replaced; `forgotten` where it was too large to be kept.
+    """Of a slot: the number of its last call, and what that replaced; `forgotten` (0, or one of these) where that is not it.
 
     With `unmet` the call changed nothing: a condition did not hold for `old`, the one of this index (of this step, if it had any).
     """
 
     seq: int
     old: bytes | None
-    forgotten: bool
+    forgotten: int
     unmet: tuple[int, int | None] | None = None
 
     def row(self) -> Row:
@@ -36,20 +41,23 @@ class Outcome(NamedTuple):
         Of an unmet condition the number is half of one too large: version 0.2.0 takes it for that of another call, and refuses.
         """
         if self.unmet is None:
-            return self.seq, self.old, int(self.forgotten)
+            return self.seq, self.old, self.forgotten
         index, step = self.unmet
         which = index + _CONDITIONS * (0 if step is None else step + 1)
-        return self.seq + 0.5 if self.seq < _HALVES else self.seq, self.old, int(self.forgotten) + 2 * (which + 1)
+        return self.seq + 0.5 if self.seq < _HALVES else self.seq, self.old, self.forgotten + 2 * which + _UNMET
 
     @classmethod
     def of_row(cls, seq: float, old: bytes | None, forgotten: int) -> Outcome:
         """What the file has."""
-        if forgotten < 2:
-            return cls(int(seq), old, bool(forgotten))
-        step, index = divmod(forgotten // 2 - 1, _CONDITIONS)
-        return cls(int(seq), old, bool(forgotten % 2), (index, step - 1 if step else None))
+        if forgotten < _UNMET:
+            return cls(int(seq), old, forgotten)
+        which, is_forgotten = divmod(forgotten - _UNMET, 2)
+        step, index = divmod(which, _CONDITIONS)
+        return cls(int(seq), old, is_forgotten, (index, step - 1 if step else None))
 
 
+_UNMET = 4
+"""From here on `forgotten` says which condition did not hold, and whether the text was forgotten."""
 _HALVES = 2**52
 """Below it a float tells a number from half of one more."""
 _CONDITIONS = 32
