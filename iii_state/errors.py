@@ -44,6 +44,10 @@ class Code(StrEnum):
     BRIDGE_RING = "BRIDGE_RING"
     BRIDGE_CUT_OFF = "BRIDGE_CUT_OFF"
 
+    # What a caller asked for, and did not find; nothing was changed.
+    CONDITION_FAILED = "CONDITION_FAILED"
+    OP_FAILED = "OP_FAILED"
+
     # What became of a mutation.
     OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
     NOT_CONFIRMED = "NOT_CONFIRMED"
@@ -211,6 +215,32 @@ class OldValueUnknown(SessionError):
         )
 
 
+class ConditionFailed(FunctionError):
+    """A condition of a mutation does not hold (`iii_state.values.conditions`): nothing was changed.
+
+    `index` is which, `step` of which step of a transaction, `text` what is stored, None for nothing. It is what is answered, too,
+    when the call is made again. Where `is_recorded` is false, this is such a call, and `text` was too large to be kept for it.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        path: str,
+        place: tuple[str, str],
+        text: bytes | None,
+        *,
+        step: int | None = None,
+        is_recorded: bool = True,
+    ) -> None:
+        of_step = "" if step is None else f"steps[{step}]: "
+        where = f"at path '{path}' of scope '{place[0]}', key '{place[1]}'"
+        super().__init__(Code.CONDITION_FAILED, f"{of_step}Condition {index} does not hold {where}")
+        self.index = index
+        self.step = step
+        self.text = text
+        self.is_recorded = is_recorded
+
+
 class ScriptError(StateError):
     """A Lua script cannot be put together; the message names the file and the include."""
 
@@ -270,6 +300,13 @@ class Gap(StateError):
     def __init__(self, dropped: int) -> None:
         super().__init__(f"{dropped} events were dropped, since they were not read in time; the values have to be read again")
         self.dropped = dropped
+
+
+# --- moving data
+
+
+class TransferError(StateError):
+    """Data could not be moved: the message says what is wrong, with the line of a file, how far it came, and what to do next."""
 
 
 # --- texts

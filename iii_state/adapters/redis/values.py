@@ -7,11 +7,11 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from typing import TypeVar
 
-from iii_state.adapters.base import Entries, Updated
+from iii_state.adapters.base import Entries, Reading, Updated
 from iii_state.adapters.redis.connection.call import RedisCall, Reply
 from iii_state.adapters.redis.fleet.retention import HOLD_SECONDS
 from iii_state.adapters.redis.keyspace.scopes import Scopes
-from iii_state.adapters.redis.mutations.commands import Remove, Replace, Update
+from iii_state.adapters.redis.mutations.commands import Remove, RemoveIf, Replace, ReplaceIf, Touch, Update, UpdateIf
 from iii_state.adapters.redis.mutations.foreign_text import checked, is_ours
 from iii_state.adapters.redis.mutations.mutation import Mutation
 from iii_state.adapters.redis.mutations.replicas import Replicas
@@ -25,6 +25,7 @@ from iii_state.adapters.selection import Selection
 from iii_state.errors import StoreError
 from iii_state.sessions import Request
 from iii_state.tasks.results import Result, result_of
+from iii_state.values.conditions import Conditions
 from iii_state.values.ops import Plan
 from iii_state.values.transactions import Done, Step
 
@@ -65,25 +66,58 @@ class RedisValues:
         """The stored text, None for a missing key, and for one whose deadline is over."""
         return self._call(Get(scope, key, self._names_of(scope)))
 
+    def read(self, scope: str, key: str) -> Result[Reading]:
+        """The stored text, and how long it has left."""
+        return self._call(Read(scope, key, self._names_of(scope)))
+
     def get_many(self, scope: str, keys: Sequence[str]) -> Result[list[bytes | None]]:
         """The stored texts at these keys, at one instant."""
         return self._call(GetMany(scope, keys, self._names_of(scope))) if keys else []
 
     def set(
-        self, scope: str, key: str, value: bytes, *, ttl_ms: int | None = None, request: Request | None = None
+        self,
+        scope: str,
+        key: str,
+        value: bytes,
+        *,
+        ttl_ms: int | None = None,
+        request: Request | None = None,
+        conditions: Conditions | None = None,
     ) -> Result[bytes | None]:
         """Store a value; answers what was there before."""
-        return self._change(Replace(self._fanout, scope, key, (value,), request, ttl_ms))
+        if conditions is None:
+            return self._change(Replace(self._fanout, scope, key, (value,), request, ttl_ms))
+        return self._change(ReplaceIf(self._fanout, scope, key, (value,), request, ttl_ms, conditions))
 
-    def delete(self, scope: str, key: str, *, request: Request | None = None) -> Result[bytes | None]:
+    def delete(
+        self, scope: str, key: str, *, request: Request | None = None, conditions: Conditions | None = None
+    ) -> Result[bytes | None]:
         """Remove a value; answers what was there."""
-        return self._change(Remove(self._fanout, scope, key, (), request))
+        if conditions is None:
+            return self._change(Remove(self._fanout, scope, key, (), request))
+        return self._change(RemoveIf(self._fanout, scope, key, (), request, None, conditions))
 
     def update(
-        self, scope: str, key: str, plan: Plan, limit: int, *, ttl_ms: int | None = None, request: Request | None = None
+        self,
+        scope: str,
+        key: str,
+        plan: Plan,
+        limit: int,
+        *,
+        ttl_ms: int | None = None,
+        request: Request | None = None,
+        conditions: Conditions | None = None,
+        strict: bool = False,
     ) -> Result[Updated]:
         """Apply a plan to a value."""
-        return self._change(Update(self._fanout, scope, key, (plan, limit), request, ttl_ms))
+        change = (plan, limit)
+        if conditions is None and not strict:
+            return self._change(Update(self._fanout, scope, key, change, request, ttl_ms))
+        return self._change(UpdateIf(self._fanout, scope, key, change, request, ttl_ms, conditions, strict=strict))
+
+    def touch(self, scope: str, key: str, ttl_ms: int | None, *, request: Request | None = None) -> Result[bool]:
+        """Let a value go after `ttl_ms`, or stay; answers whether there is one."""
+        return self._change(Touch(self._fanout, scope, key, (), request, ttl_ms))
 
     def transact(self, scope: str, steps: Sequence[Step], limit: int, *, request: Request | None = None) -> Result[list[Done]]:
         """Carry out steps, all or none."""
@@ -118,6 +152,12 @@ class RedisValues:
     def entries(self, scope: str, selection: Selection | None = None) -> Result[Entries]:
         """Keys and stored texts of a scope, or those that are asked for, and their deadlines."""
         return self._background.call(self._entries(scope, selection))
+
+    async def pages(self, scope: str) -> AsyncIterator[Entries]:
+        """The same in parts, of a scope of any size. Of one that is not read at one instant, a key may be in several."""
+        async for found, ends in self._read(scope, with_ends=True):
+            deadlines = {key.decode(): int(float(end)) for key, end in ends.items()}
+            yield Entries(_rows(scope, found), deadlines, await result_of(self.now()) if deadlines else 0)
 
     def now(self) -> Result[int]:
         """The time of the fleet, in milliseconds since 1970."""
@@ -187,17 +227,28 @@ class RedisValues:
         self, scope: str, ends: dict[bytes, bytes] | None = None, selection: Selection | None = None
     ) -> dict[bytes, bytes]:
         """Key → text of a scope, or of what matches there. The deadlines of those that have one go into `ends`, if given."""
+        found: dict[bytes, bytes] = {}
+        async for texts, ends_of_page in self._read(scope, selection, with_ends=ends is not None):
+            found.update(texts)
+            if ends is not None:
+                ends.update(ends_of_page)
+        return found if selection is None else {key: text for key, text in found.items() if selection.matches(key)}
+
+    async def _read(
+        self, scope: str, selection: Selection | None = None, *, with_ends: bool
+    ) -> AsyncIterator[tuple[dict[bytes, bytes], dict[bytes, bytes]]]:
+        """Key → text of a scope, and key → deadline of those that have one: at one instant, or page by page.
+
+        Of pages a key may be in several. Of a selection at least what matches is there.
+        """
         names = self._names_of(scope)
-        with_ends = ends is not None and len(names) > 1
+        with_ends = with_ends and len(names) > 1
         page = await self._snapshot(scope, with_ends=with_ends)
         pages = _only(page) if page is not None else self._pages(names, scope, with_ends=with_ends, selection=selection)
-        found: dict[bytes, bytes] = {}
         width = 3 if with_ends else 2
         async for page in pages:
-            found.update(zip(page[::width], page[1::width], strict=True))
-            if ends is not None and with_ends:
-                ends.update((key, end) for key, end in zip(page[::3], page[2::3], strict=True) if end)
-        return found if selection is None else {key: text for key, text in found.items() if selection.matches(key)}
+            ends = {key: end for key, end in zip(page[::3], page[2::3], strict=True) if end} if with_ends else {}
+            yield dict(zip(page[::width], page[1::width], strict=True)), ends
 
     async def _keys_of(self, scope: str) -> list[str]:
         names = self._names_of(scope)
@@ -261,6 +312,30 @@ class Get(RedisCall[bytes | None]):
         if reply is None or is_ours(reply):
             return reply  # type: ignore[no-any-return]
         return checked(self.scope, self._key, reply)
+
+
+class Read(RedisCall[Reading]):
+    """Reads one value and what is left of its time. `names` are as of `Get`."""
+
+    __slots__ = ("_key", "_names")
+
+    scope: str
+
+    def __init__(self, scope: str, key: str, names: tuple[bytes, ...]) -> None:
+        super().__init__(scope=scope)
+        self._key = key
+        self._names = names
+
+    def command(self, session: bytes, epoch: int) -> bytes:
+        if len(self._names) == 1:
+            return pack((b"HGET", self._names[0], self._key.encode()))
+        return pack((b"EVALSHA", script("values/get").sha1, b"3", *self._names, self._key.encode(), b"1"))
+
+    def result(self, reply: Reply) -> Reading:
+        text, ttl_ms = (reply, None) if len(self._names) == 1 else reply
+        if text is None:
+            return Reading(None)
+        return Reading(text if is_ours(text) else checked(self.scope, self._key, text), ttl_ms)
 
 
 class GetMany(RedisCall[list[bytes | None]]):
