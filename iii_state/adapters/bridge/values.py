@@ -139,8 +139,10 @@ class BridgeValues:
         data = b'{"scope":%b,"steps":[%b]' % (values.encode_string(scope), b",".join(map(_step, steps)))
         if limit < values.MAX_VALUE_BYTES:
             data = b'%b,"_iii_state_limit":%d' % (data, limit)
+        if any(step.conditions is not None for step in steps):
+            data += b',"if_failed":"return"'
         answer: Result[list[Done]] = self._call(self._transact, data, request=_text(request), feature="transact")
-        return then(answer, partial(self._transacted, steps))
+        return then(answer, partial(self._transacted, steps), partial(self._no_step, scope, steps))
 
     def texts(self, scope: str, selection: Selection | None = None) -> Result[list[bytes]]:
         data = b'{"scope":%b%b' % (values.encode_string(scope), _selected(selection))
@@ -163,6 +165,13 @@ class BridgeValues:
         if len(found) != len(steps):
             raise OutcomeUnknown(f"{self._url} has answered a transaction of {len(steps)} steps with {len(found)} results")
         return [done if step.value is None else done._replace(new=step.value) for step, done in zip(steps, found, strict=True)]
+
+    def _no_step(self, scope: str, steps: Sequence[Step], error: BaseException) -> BaseException:
+        if not isinstance(error, results.NotApplied) or error.step is None:
+            return error
+        step = steps[error.step]
+        assert step.conditions is not None
+        return step.conditions.failure(error.condition, scope, step.key, error.text, step=error.step)
 
     # -- by functions that older engines do not have
 
@@ -237,6 +246,10 @@ def _step(step: Step) -> bytes:
         head = b'%b,"type":"set","value":%b' % (head, step.value)
     else:
         head += b',"type":"delete"'
+    if step.conditions is not None:
+        head = b'%b,"if":%b' % (head, step.conditions.text)
+    if step.strict:
+        head += b',"strict":true'
     return head + (b"}" if step.ttl_ms is None else b',"ttl_ms":%d}' % step.ttl_ms)
 
 

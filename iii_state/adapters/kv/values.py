@@ -227,9 +227,9 @@ class KvValues:
         settled = self._sessions.again(request, result)
         if done.unmet is None:
             return settled
-        if conditions is None:  # it has the id of another call
-            raise RequestFenced
         index, step = done.unmet
+        if conditions is None or step is not None:  # it has the id of another call
+            raise RequestFenced
         error = conditions.failure(index, scope, key, done.old, step=step, is_recorded=not done.forgotten)
         return then(settled, partial(_fail, error))
 
@@ -250,16 +250,36 @@ class KvValues:
         return then(self._commits.wait(None), partial(_fail, error))
 
     def transact(self, scope: str, steps: Sequence[Step], limit: int, *, request: Request | None = None) -> Result[list[Done]]:
-        if request is not None and (found := self._sessions.recall_transaction(request)) is not None:
-            before = dict(zip(dict.fromkeys(step.key for step in steps), found, strict=False))
-            return self._sessions.again(request, carry_out(steps, before.get))
         keys = list(dict.fromkeys(step.key for step in steps))
+        if request is not None and (done := self._sessions.recall(request, is_transaction=True)) is not None:
+            return self._transacted_again(scope, steps, keys, request, done)
         if self._watched:
             for key in keys:
                 self._end_if_over(scope, key)
         before = {key: self._current(scope, key) for key in keys}
-        results = carry_out(steps, before.get, limit)
+        try:
+            results = carry_out(scope, steps, before.get, limit)
+        except ConditionFailed as error:
+            return self._unmet(error, scope, steps[error.step or 0].key, request)
+        except FunctionError as error:
+            if error.code != Code.OP_FAILED or self._commits is None:
+                raise
+            return self._refused(error, scope, next((key for key in keys if self._commits.changes_of((scope, key))), keys[0]))
         return self._write_all(scope, steps, results, list(before.values()), request)
+
+    def _transacted_again(
+        self, scope: str, steps: Sequence[Step], keys: Sequence[str], request: Request, done: Outcome
+    ) -> Result[list[Done]]:
+        """The result of a transaction made again: what it was the first time."""
+        if done.unmet is None:
+            before = dict(zip(keys, self._sessions.found(done), strict=False))
+            return self._sessions.again(request, carry_out(scope, steps, before.get))
+        step = done.unmet[1]
+        conditions = None if step is None or step >= len(steps) else steps[step].conditions
+        if step is None or conditions is None:  # it has the id of another call
+            raise RequestFenced
+        error = conditions.failure(done.unmet[0], scope, steps[step].key, done.old, step=step, is_recorded=not done.forgotten)
+        return then(self._sessions.again(request, None), partial(_fail, error))
 
     def _current(self, scope: str, key: str) -> bytes | None:
         """What mutations see."""
