@@ -12,7 +12,7 @@ K = TypeVar("K", str, bytes)
 T = TypeVar("T")
 
 
-class Selection(NamedTuple):
+class KeySelection(NamedTuple):
     """The first `limit` keys that begin with `prefix` and come behind `after`, in this order of the bytes of their UTF-8.
 
     Without an order they may come in any, and any of them; `after` is given with an order only.

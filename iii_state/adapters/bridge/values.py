@@ -13,7 +13,7 @@ from iii_state.adapters.base import Entries, Reading, Updated
 from iii_state.adapters.bridge.remote import results
 from iii_state.adapters.bridge.remote.calls import RemoteFunction
 from iii_state.adapters.bridge.remote.remote import Remote
-from iii_state.adapters.selection import Selection
+from iii_state.adapters.selection import KeySelection
 from iii_state.errors import Code, FunctionError, OutcomeUnknown, StoreError
 from iii_state.sessions import Request
 from iii_state.tasks.background import Background
@@ -144,17 +144,17 @@ class BridgeValues:
         answer: Result[list[Done]] = self._call(self._transact, data, request=_text(request), feature="transact")
         return then(answer, partial(self._transacted, steps), partial(self._no_step, scope, steps))
 
-    def texts(self, scope: str, selection: Selection | None = None) -> Result[list[bytes]]:
+    def texts(self, scope: str, selection: KeySelection | None = None) -> Result[list[bytes]]:
         data = b'{"scope":%b%b' % (values.encode_string(scope), _selected(selection))
         return self._call(self._list, data, feature="" if selection is None else "prefix")
 
     def scopes(self) -> Result[list[str]]:
         return self._call(self._list_groups, b"{")
 
-    def keys(self, scope: str, selection: Selection | None = None) -> Result[list[str]]:
+    def keys(self, scope: str, selection: KeySelection | None = None) -> Result[list[str]]:
         return self._tasks.call(self._keys_of(scope, selection))
 
-    def entries(self, scope: str, selection: Selection | None = None) -> Result[Entries]:
+    def entries(self, scope: str, selection: KeySelection | None = None) -> Result[Entries]:
         return self._tasks.call(self._entries_of(scope, selection))
 
     def now(self) -> int:
@@ -175,12 +175,12 @@ class BridgeValues:
 
     # -- by functions that older engines do not have
 
-    async def _keys_of(self, scope: str, selection: Selection | None = None) -> list[str]:
+    async def _keys_of(self, scope: str, selection: KeySelection | None = None) -> list[str]:
         data = b'{"scope":%b%b' % (values.encode_string(scope), _selected(selection))
         keys: list[str] = await self._newer(self._list_keys, data, "" if selection is None else "prefix")
         return keys
 
-    async def _entries_of(self, scope: str, selection: Selection | None) -> Entries:
+    async def _entries_of(self, scope: str, selection: KeySelection | None) -> Entries:
         """The pages of one snapshot. A cursor ends with its connection: where that breaks, the scope is read from its beginning."""
         for _ in range(MAX_READINGS):
             try:
@@ -192,7 +192,7 @@ class BridgeValues:
             f"the connection to {self._url} broke {MAX_READINGS} times while the scope was read in pages: nothing was read"
         )
 
-    async def _pages(self, scope: str, selection: Selection | None) -> Entries:
+    async def _pages(self, scope: str, selection: KeySelection | None) -> Entries:
         name = values.encode_string(scope) + _selected(selection)
         feature = "" if selection is None else "prefix"
         found: list[tuple[str, bytes]] = []
@@ -213,7 +213,7 @@ class BridgeValues:
                 return Entries(found, deadlines, self.now())
             cursor = b',"cursor":%b' % values.encode_string(page.next_cursor)
 
-    async def _large_entries(self, scope: str, selection: Selection | None, known: dict[str, bytes]) -> list[tuple[str, bytes]]:
+    async def _large_entries(self, scope: str, selection: KeySelection | None, known: dict[str, bytes]) -> list[tuple[str, bytes]]:
         """What is too large for a page: it comes last, and is read one by one, as it is now."""
         found = []
         for key in await self._keys_of(scope, selection):
@@ -253,7 +253,7 @@ def _step(step: Step) -> bytes:
     return head + (b"}" if step.ttl_ms is None else b',"ttl_ms":%d}' % step.ttl_ms)
 
 
-def _selected(selection: Selection | None) -> bytes:
+def _selected(selection: KeySelection | None) -> bytes:
     """The members of a request that say what is asked for."""
     if selection is None:
         return b""

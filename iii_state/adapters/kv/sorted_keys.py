@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Iterator
 
-from iii_state.adapters.selection import Selection
+from iii_state.adapters.selection import KeySelection
 
 FEW = 32
 """So many changes are put into the list one by one, which moves what is behind each; more are merged by one pass over it."""
@@ -36,7 +36,7 @@ class SortedKeys:
         else:
             self._removed.add(key)
 
-    def select(self, selection: Selection) -> Iterator[str]:
+    def select(self, selection: KeySelection) -> Iterator[str]:
         """The keys that are asked for, but for the limit, in their order: ascending if there is none."""
         keys = self._settled()
         prefix, after = selection.prefix, selection.after

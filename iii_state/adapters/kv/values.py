@@ -20,7 +20,7 @@ from iii_state.adapters.kv.queues import KvQueues, refuse_overflow
 from iii_state.adapters.kv.sessions import KvSessions, being_closed
 from iii_state.adapters.kv.sorted_keys import SortedKeys
 from iii_state.adapters.local_queue import Queue
-from iii_state.adapters.selection import Selection
+from iii_state.adapters.selection import KeySelection
 from iii_state.errors import Code, ConditionFailed, FunctionError, RequestFenced, too_large
 from iii_state.events import Cause, Change, Delivery, EventType, write_id_of
 from iii_state.sessions import Request
@@ -102,14 +102,14 @@ class KvValues:
         held, over = self._held.get(scope, {}), self._deadlines.over(scope)
         return [None if key in over else held.get(key) for key in keys]
 
-    def texts(self, scope: str, selection: Selection | None = None) -> list[bytes]:
+    def texts(self, scope: str, selection: KeySelection | None = None) -> list[bytes]:
         if selection is not None:
             return [text for _, text in self._selected(scope, selection)]
         held = self._held.get(scope, {})
         over = self._deadlines.over(scope)
         return [text for key, text in held.items() if key not in over] if over else list(held.values())
 
-    def entries(self, scope: str, selection: Selection | None = None) -> Entries:
+    def entries(self, scope: str, selection: KeySelection | None = None) -> Entries:
         rows = list(self._held.get(scope, {}).items()) if selection is None else self._selected(scope, selection)
         deadlines, now = self._deadlines.of_scope(scope), self._deadlines.now()
         if deadlines:
@@ -119,13 +119,13 @@ class KvValues:
     def now(self) -> int:
         return self._deadlines.now()
 
-    def keys(self, scope: str, selection: Selection | None = None) -> list[str]:
+    def keys(self, scope: str, selection: KeySelection | None = None) -> list[str]:
         if selection is not None:
             return [key for key, _ in self._selected(scope, selection)]
         over = self._deadlines.over(scope)
         return [key for key in self._held.get(scope, ()) if key not in over]
 
-    def _selected(self, scope: str, selection: Selection) -> list[tuple[str, bytes]]:
+    def _selected(self, scope: str, selection: KeySelection) -> list[tuple[str, bytes]]:
         held = self._held.get(scope)
         if held is None:
             return []

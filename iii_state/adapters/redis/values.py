@@ -21,7 +21,7 @@ from iii_state.adapters.redis.scripts.mutations import Postponed
 from iii_state.adapters.redis.scripts.packing import pack
 from iii_state.adapters.redis.sessions import RedisSessions
 from iii_state.adapters.redis.shared import Shared
-from iii_state.adapters.selection import Selection
+from iii_state.adapters.selection import KeySelection
 from iii_state.errors import StoreError
 from iii_state.sessions import Request
 from iii_state.tasks.results import Result, result_of
@@ -145,11 +145,11 @@ class RedisValues:
 
     # -- the values of a scope
 
-    def texts(self, scope: str, selection: Selection | None = None) -> Result[list[bytes]]:
+    def texts(self, scope: str, selection: KeySelection | None = None) -> Result[list[bytes]]:
         """The stored texts of a scope, or those that are asked for."""
         return self._background.call(self._texts(scope) if selection is None else self._selected_texts(scope, selection))
 
-    def entries(self, scope: str, selection: Selection | None = None) -> Result[Entries]:
+    def entries(self, scope: str, selection: KeySelection | None = None) -> Result[Entries]:
         """Keys and stored texts of a scope, or those that are asked for, and their deadlines."""
         return self._background.call(self._entries(scope, selection))
 
@@ -163,7 +163,7 @@ class RedisValues:
         """The time of the fleet, in milliseconds since 1970."""
         return self._send(b"EVALSHA", script("deadlines/now").sha1, b"1", self._keys.clock)
 
-    def keys(self, scope: str, selection: Selection | None = None) -> Result[list[str]]:
+    def keys(self, scope: str, selection: KeySelection | None = None) -> Result[list[str]]:
         """The keys of a scope, or those that are asked for."""
         return self._background.call(self._keys_of(scope) if selection is None else self._selected_keys(scope, selection))
 
@@ -174,7 +174,7 @@ class RedisValues:
     async def _texts(self, scope: str) -> list[bytes]:
         return [text for _, text in _rows(scope, await self._found(scope))]
 
-    async def _entries(self, scope: str, selection: Selection | None) -> Entries:
+    async def _entries(self, scope: str, selection: KeySelection | None) -> Entries:
         ends: dict[bytes, bytes] = {}
         found = await self._found(scope, ends, selection)
         rows = _rows(scope, found)
@@ -183,7 +183,7 @@ class RedisValues:
         deadlines = {key.decode(): int(float(end)) for key, end in ends.items() if key in found}
         return Entries(rows, deadlines, await result_of(self.now()) if deadlines else 0)
 
-    async def _selected_texts(self, scope: str, selection: Selection) -> list[bytes]:
+    async def _selected_texts(self, scope: str, selection: KeySelection) -> list[bytes]:
         if selection.limit is None:
             return [text for _, text in selection.sorted_rows(_rows(scope, await self._found(scope, None, selection)))]
         if (page := await self._snapshot(scope)) is not None:
@@ -198,7 +198,7 @@ class RedisValues:
             found += [text for text in texts if text is not None]
         return found
 
-    async def _selected_keys(self, scope: str, selection: Selection) -> list[str]:
+    async def _selected_keys(self, scope: str, selection: KeySelection) -> list[str]:
         """There is no index of them: all keys of the scope are looked at, but where any will do."""
         names = self._names_of(scope)
         if len(names) == 1 and await self._send(b"HLEN", *names, scope=scope) <= INSTANT_KEYS:
@@ -224,7 +224,7 @@ class RedisValues:
         return page
 
     async def _found(
-        self, scope: str, ends: dict[bytes, bytes] | None = None, selection: Selection | None = None
+        self, scope: str, ends: dict[bytes, bytes] | None = None, selection: KeySelection | None = None
     ) -> dict[bytes, bytes]:
         """Key → text of a scope, or of what matches there. The deadlines of those that have one go into `ends`, if given."""
         found: dict[bytes, bytes] = {}
@@ -235,7 +235,7 @@ class RedisValues:
         return found if selection is None else {key: text for key, text in found.items() if selection.matches(key)}
 
     async def _read(
-        self, scope: str, selection: Selection | None = None, *, with_ends: bool
+        self, scope: str, selection: KeySelection | None = None, *, with_ends: bool
     ) -> AsyncIterator[tuple[dict[bytes, bytes], dict[bytes, bytes]]]:
         """Key → text of a scope, and key → deadline of those that have one: at one instant, or page by page.
 
@@ -265,7 +265,7 @@ class RedisValues:
         return (name, self._keys.deadlines_of(encoded), self._keys.clock) if scope in self._routes.with_deadlines else (name,)
 
     async def _pages(
-        self, names: tuple[bytes, ...], scope: str, *, with_ends: bool = False, selection: Selection | None = None
+        self, names: tuple[bytes, ...], scope: str, *, with_ends: bool = False, selection: KeySelection | None = None
     ) -> AsyncIterator[list[bytes]]:
         """Keys and values (and deadlines) in turn of a scope of any size; a key may come twice. Of a selection, as far as Redis can
         tell, those whose keys have its prefix."""

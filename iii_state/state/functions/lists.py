@@ -10,7 +10,7 @@ import msgspec
 from iii_state import values
 from iii_state.access import Access
 from iii_state.adapters.base import Adapter
-from iii_state.adapters.selection import Selection
+from iii_state.adapters.selection import KeySelection
 from iii_state.errors import Code, FunctionError, StoreError
 from iii_state.host import Caller, Handler
 from iii_state.state.functions.declared import Declared, Registration, as_it_is, failing_with, reads_scope
@@ -50,7 +50,7 @@ class ListFunctions:
                 return self._values.texts(request.scope)
             if request.limit is not None:
                 _check_limit(request.limit)
-            return self._values.texts(request.scope, Selection(request.prefix or "", request.order, request.limit))
+            return self._values.texts(request.scope, KeySelection(request.prefix or "", request.order, request.limit))
 
         failed = failing_with(Code.LIST_ERROR, "list values")
         return Declared("state::list", ListRequest, _list.decode, texts, _listed, failed, reads_scope)
@@ -65,7 +65,7 @@ class ListFunctions:
             if limit is not None or request.after is not None:
                 order = order or "asc"  # without one, nobody could go on from here
             one_more = None if limit is None else limit + 1
-            selection = Selection(request.prefix or "", order, one_more, request.after)
+            selection = KeySelection(request.prefix or "", order, one_more, request.after)
             return then(self._values.keys(request.scope, selection), partial(_keys_selected, limit))
 
         failed = failing_with(Code.LIST_KEYS_ERROR, "list keys")

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from iii_state.adapters.selection import Selection
+from iii_state.adapters.selection import KeySelection
 from iii_state.errors import FunctionError
 from iii_state.state.features import FEATURES
 from iii_state.values.transactions import Step
 from tests.support.stores import LIMIT, Store, opened
 
-PART = Selection("k")
+PART = KeySelection("k")
 ASKED: dict[str, Callable[[Store], Any]] = {
     "many": lambda store: store.get_many("s", ["k"]),
     "transact": lambda store: store.transact("s", [Step("k", b"2")], LIMIT),
