@@ -223,12 +223,13 @@ def _run(action: Callable[[], Any]) -> None:
 def _tell_exported(done: Exported, file: str, seconds: float, *, dry_run: bool, as_json: bool) -> None:
     if dry_run:
         told: dict[str, Any] = {"scopes": done.all_scopes, "values": done.all_values}
-        count = "" if done.all_values is None else f"{done.all_values:,} values of "
-        words = f"{count}{done.all_scopes:,} scopes would be exported"
+        count = "" if done.all_values is None else f"{_many(done.all_values, 'value')} of "
+        words = f"{count}{_many(done.all_scopes, 'scope')} would be exported"
     else:
         told = {"scopes": done.scopes, "values": done.values, "resumed": done.resumed, "bytes": done.bytes, "seconds": seconds}
         before = f", {done.resumed:,} of them before it was cut off" if done.resumed else ""
-        words = f"exported {done.values:,} values of {done.scopes:,} scopes{before}: {_bytes(done.bytes)} in {seconds:.1f} s"
+        moved = f"{_many(done.values, 'value')} of {_many(done.scopes, 'scope')}{before}"
+        words = f"exported {moved}: {_bytes(done.bytes)} in {seconds:.1f} s"
     _tell(told, words, as_json=as_json, to_stderr=file == STANDARD)
 
 
@@ -238,7 +239,7 @@ def _tell_imported(done: Imported, seconds: float, on_conflict: str, *, dry_run:
     taken = "have another value there" if dry_run else "left alone, since another value is there"
     if dry_run and on_conflict == "overwrite":
         taken = "would be overwritten"
-    words = [f"{counts['stored']:,} values {'would be ' if dry_run else ''}imported"]
+    words = [f"{_many(counts['stored'], 'value')} {'would be ' if dry_run else ''}imported"]
     words += [
         f"{count:,} {what}"
         for count, what in (
@@ -255,6 +256,10 @@ def _tell_imported(done: Imported, seconds: float, on_conflict: str, *, dry_run:
 
 def _tell(told: dict[str, Any], words: str, *, as_json: bool, to_stderr: bool = False) -> None:
     click.echo(json.dumps(told) if as_json else words, err=to_stderr)
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _bytes(count: int) -> str:
