@@ -28,6 +28,7 @@ from iii_state.events import DeadLetter, Delivery, Failure, QueueStats, Subscrip
 from iii_state.sessions import Request
 from iii_state.tasks.results import Awaited, Result
 from iii_state.values.ops import OpError, Plan
+from iii_state.values.transactions import Done, Step
 
 
 class Updated(NamedTuple):
@@ -66,6 +67,10 @@ class Values(Protocol):
         """The stored text, None for a missing key."""
         ...
 
+    def get_many(self, scope: str, keys: Sequence[str]) -> Result[list[bytes | None]]:
+        """The stored texts at these keys as they are at one instant, in their order; None for a missing key."""
+        ...
+
     def set(
         self, scope: str, key: str, value: bytes, *, ttl_ms: int | None = None, request: Request | None = None
     ) -> Result[bytes | None]:
@@ -85,6 +90,13 @@ class Values(Protocol):
         """Apply a plan atomically. Raises `errors.too_large` when the result has more than `limit` bytes (compact).
 
         After `ttl_ms` the value goes, with its event; without, the deadline stays what it was.
+        """
+        ...
+
+    def transact(self, scope: str, steps: Sequence[Step], limit: int, *, request: Request | None = None) -> Result[list[Done]]:
+        """Carry out the steps in order, all or none; each has an event. No value may have more than `limit` bytes (compact).
+
+        Raises `FunctionError` (`VALUE_TOO_LARGE`) also where what the steps find and leave is too much (`transactions.too_much`).
         """
         ...
 
