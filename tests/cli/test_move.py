@@ -14,13 +14,17 @@ import pytest
 from click.testing import CliRunner, Result
 
 from iii_state.cli import main
-from iii_state.transfer.rows import Row
-from iii_state.transfer.stores import Place
+from iii_state.transfer.rows import ValueRow
+from iii_state.transfer.stores import StorePlace
 from tests.support.engines.processes import running_engine
 from tests.support.stores import stored
 from tests.transfer.places import fill, held_in
 
-ROWS = [Row("orders", "o1", stored({"n": 1})), Row("users", "ada", stored({"name": "Ada"})), Row("users", "bob", stored([]))]
+ROWS = [
+    ValueRow("orders", "o1", stored({"n": 1})),
+    ValueRow("users", "ada", stored({"name": "Ada"})),
+    ValueRow("users", "bob", stored([])),
+]
 
 
 def typed(*arguments: str | Path, text: str | None = None) -> Result:
@@ -34,7 +38,7 @@ async def typed_meanwhile(*arguments: str | Path) -> Result:
 
 @pytest.fixture
 async def store(tmp_path: Path) -> Path:
-    await fill(Place(directory=tmp_path / "store"), ROWS)
+    await fill(StorePlace(directory=tmp_path / "store"), ROWS)
     return tmp_path / "store"
 
 
@@ -74,8 +78,8 @@ def test_from_standard_output_to_standard_input(store: Path, tmp_path: Path) -> 
 
 
 async def test_an_import_that_fails_says_how_far_it_came(store: Path, tmp_path: Path) -> None:
-    other = Place(directory=tmp_path / "other")
-    await fill(other, [Row("users", "bob", stored(7))])
+    other = StorePlace(directory=tmp_path / "other")
+    await fill(other, [ValueRow("users", "bob", stored(7))])
     file = tmp_path / "all.jsonl"
     assert (await typed_meanwhile("export", file, "--file-path", store)).exit_code == 0
     done = await typed_meanwhile("import", file, "--file-path", tmp_path / "other")

@@ -15,21 +15,21 @@ from iii_state.errors import TransferError
 from iii_state.events import Subscription
 from iii_state.tasks.results import result_of
 from iii_state.transfer import stores
-from iii_state.transfer.rows import Row
-from iii_state.transfer.stores import Place
+from iii_state.transfer.rows import ValueRow
+from iii_state.transfer.stores import StorePlace
 from tests.support.stores import engine_over, stored
 from tests.transfer.places import held_in, place_of
 
 WANTED = Subscription("orders::changed", retention_ms="forever")
-ROWS = [Row("orders", key, stored(key)) for key in "abc"]
+ROWS = [ValueRow("orders", key, stored(key)) for key in "abc"]
 
 
-def adapter_of(place: Place) -> Adapter:
+def adapter_of(place: StorePlace) -> Adapter:
     """An engine's side of a store."""
     return KvAdapter(place.directory) if place.redis is None else RedisAdapter(place.redis)
 
 
-async def put(place: Place, *, events: bool) -> None:
+async def put(place: StorePlace, *, events: bool) -> None:
     async with stores.target(place, "error", events=events, is_dry=False) as target:
         await target.put(ROWS, "error")
 
@@ -57,7 +57,7 @@ async def test_events_wait_only_where_they_were_asked_for(kind: str, events: boo
 
 async def test_an_engine_that_would_fire_events_is_refused_without_them(tmp_path: Path) -> None:
     async with engine_over("kv", tmp_path, None) as (url, _), Client(url) as worker:
-        place = Place(engine=EngineAddress(url))
+        place = StorePlace(engine=EngineAddress(url))
         worker.serving.register_function("orders::changed", lambda event, caller: None)
         await worker.triggers.register("state", "orders::changed", {"scope": "orders"})
         with pytest.raises(TransferError, match=r"fires events \(orders::changed\): give --events if they are wanted"):

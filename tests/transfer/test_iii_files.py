@@ -12,8 +12,8 @@ from iii_state.errors import InvalidValue, TransferError
 from iii_state.transfer import stores
 from iii_state.transfer.iii_files import IiiFiles, members_of, scope_of
 from iii_state.transfer.importing import Import, check
-from iii_state.transfer.rows import Outcome
-from iii_state.transfer.stores import Place
+from iii_state.transfer.rows import RowOutcome
+from iii_state.transfer.stores import StorePlace
 from tests.transfer.places import held_in
 
 TEXT = b'{"ada":{"name":"Ada","n":1.0},"big":18446744073709551615,"none":null,"e":[],"":{}}'
@@ -88,11 +88,11 @@ async def test_a_directory_is_imported(tmp_path: Path) -> None:
     (folder / "a%2Fb.bin").write_bytes(content(b'{"k":1}'))
     (folder / "other.txt").write_bytes(b"not ours")
     source = IiiFiles(folder)
-    place = Place(directory=tmp_path / "ours")
+    place = StorePlace(directory=tmp_path / "ours")
     assert check(source, lambda done: None) == 6
     async with stores.target(place, "error", events=False, is_dry=False) as target:
         done = await Import(source, target).run()
-    assert done.outcomes[Outcome.STORED] == 6
+    assert done.outcomes[RowOutcome.STORED] == 6
     rows = await held_in(place)
     assert {(row.scope, row.key) for row in rows} >= {("a/b", "k"), ("users", ""), ("users", "ada")}
 

@@ -13,8 +13,8 @@ from iii_state.transfer import stores
 from iii_state.transfer.exporting import Export
 from iii_state.transfer.importing import ExportFile, Import, Imported, check
 from iii_state.transfer.lines import Selection
-from iii_state.transfer.rows import OnConflict, Outcome, Row
-from iii_state.transfer.stores import Place
+from iii_state.transfer.rows import OnConflict, RowOutcome, ValueRow
+from iii_state.transfer.stores import StorePlace
 from tests.support.stores import stored
 from tests.transfer.places import HOUR_MS, KINDS, assert_same, fill, held_in, hostile_rows, many_rows, place_of
 
@@ -23,14 +23,19 @@ SUFFIXES = {"file": "", "redis": ".gz", "engine": ".zst", "bridge": ".gz"}
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
-async def exported(place: Place, file: Path, selection: Selection | None = None) -> Path:
+async def exported(place: StorePlace, file: Path, selection: Selection | None = None) -> Path:
     async with stores.source(place) as source:
         await Export(source, str(file), selection or Selection()).run()
     return file
 
 
 async def imported(
-    place: Place, file: Path, on_conflict: OnConflict = "overwrite", *, is_dry: bool = False, selection: Selection | None = None
+    place: StorePlace,
+    file: Path,
+    on_conflict: OnConflict = "overwrite",
+    *,
+    is_dry: bool = False,
+    selection: Selection | None = None,
 ) -> Imported:
     source = ExportFile(str(file))
     all_values = check(source, lambda done: None)
@@ -47,14 +52,14 @@ async def test_every_name_and_value_survives(origin: str, to: str, tmp_path: Pat
         await fill(first, wanted)
         file = await exported(first, tmp_path / f"export.jsonl{SUFFIXES[origin]}")
         done = await imported(second, file)
-        assert (done.outcomes[Outcome.STORED], done.all_values) == (len(wanted), len(wanted))
+        assert (done.outcomes[RowOutcome.STORED], done.all_values) == (len(wanted), len(wanted))
         assert_same(await held_in(second), wanted)
 
 
 @every_kind
 async def test_a_value_of_16_mib(kind: str, tmp_path: Path) -> None:
-    large = Row("large", "value", b'"%b"' % (b"x" * (16 * 1024 * 1024 - 2)), now_ms() + HOUR_MS)
-    wanted = [large, *many_rows(2100, 1), Row("large", "other", stored(1))]
+    large = ValueRow("large", "value", b'"%b"' % (b"x" * (16 * 1024 * 1024 - 2)), now_ms() + HOUR_MS)
+    wanted = [large, *many_rows(2100, 1), ValueRow("large", "other", stored(1))]
     async with place_of(kind, tmp_path, 5) as place, place_of("file", tmp_path, 6) as other:
         await fill(place, wanted)
         await imported(other, await exported(place, tmp_path / "export.jsonl"))
@@ -64,28 +69,28 @@ async def test_a_value_of_16_mib(kind: str, tmp_path: Path) -> None:
 
 @every_kind
 async def test_scopes_are_chosen_by_name_and_prefix(kind: str, tmp_path: Path) -> None:
-    rows = [Row(scope, "k", stored(scope)) for scope in ("users", "users:1", "users:2", "orders", "")]
+    rows = [ValueRow(scope, "k", stored(scope)) for scope in ("users", "users:1", "users:2", "orders", "")]
     async with place_of(kind, tmp_path, 5) as place, place_of("file", tmp_path, 6) as other:
         await fill(place, rows)
         file = await exported(place, tmp_path / "some.jsonl", Selection(("orders",), ("users:",)))
         done = await imported(other, file, selection=Selection(prefixes=("users",)))
-        assert (done.outcomes[Outcome.STORED], done.left_out) == (2, 1)
+        assert (done.outcomes[RowOutcome.STORED], done.left_out) == (2, 1)
         assert [row.scope for row in await held_in(other)] == ["users:1", "users:2"]
 
 
 @pytest.mark.parametrize("kind", ["file", "redis"])
 async def test_another_value_that_is_there_is_a_conflict(kind: str, tmp_path: Path) -> None:
     async with place_of("file", tmp_path, 5) as origin, place_of(kind, tmp_path, 6) as place:
-        await fill(origin, [Row("s", key, stored({"key": key})) for key in "abc"])
+        await fill(origin, [ValueRow("s", key, stored({"key": key})) for key in "abc"])
         file = await exported(origin, tmp_path / "export.jsonl")
-        await fill(place, [Row("s", "a", stored({"key": "a"})), Row("s", "b", stored(None))])
+        await fill(place, [ValueRow("s", "a", stored({"key": "a"})), ValueRow("s", "b", stored(None))])
         dry = await imported(place, file, "error", is_dry=True)
-        assert (dry.outcomes[Outcome.SAME], dry.outcomes[Outcome.TAKEN], dry.outcomes[Outcome.STORED]) == (1, 1, 1)
+        assert (dry.outcomes[RowOutcome.SAME], dry.outcomes[RowOutcome.TAKEN], dry.outcomes[RowOutcome.STORED]) == (1, 1, 1)
         with pytest.raises(Exception, match="scope 's', key 'b' has another value") as caught:
             await imported(place, file, "error")
         assert "--on-conflict skip or overwrite" in str(caught.value)
         skipped = await imported(place, file, "skip")
-        assert skipped.outcomes[Outcome.TAKEN] == 1
+        assert skipped.outcomes[RowOutcome.TAKEN] == 1
         assert [row.text for row in await held_in(place)] == [stored({"key": "a"}), b"null", stored({"key": "c"})]
         await imported(place, file, "overwrite")
         assert [row.text for row in await held_in(place)] == [stored({"key": key}) for key in "abc"]
@@ -99,7 +104,7 @@ async def test_what_has_expired_meanwhile_is_left_out(kind: str, tmp_path: Path)
     file.write_bytes(b'%b{"end":{"scopes":1,"values":1,"sha256":"%b"}}\n' % (text, hashlib.sha256(text).hexdigest().encode()))
     async with place_of(kind, tmp_path, 5) as place:
         done = await imported(place, file)
-        assert done.outcomes[Outcome.EXPIRED] == 1
+        assert done.outcomes[RowOutcome.EXPIRED] == 1
         if kind != "file":
             assert await held_in(place) == []
 
