@@ -77,9 +77,11 @@ class EngineStore:
         try:
             answer = await self._client.call("engine::functions::info", b'{"function_id":"state::set"}')
         except FunctionError as error:
-            if error.code in (Code.FUNCTION_NOT_FOUND, Code.NOT_FOUND):
-                return
-            raise
+            if error.code not in (Code.FUNCTION_NOT_FOUND, Code.NOT_FOUND):
+                raise
+            raise TransferError(
+                f"the engine at {self.name} has no state (state::set): serve one with a store, or attach a state worker to it"
+            ) from None
         about = values.decode(answer or b"{}")
         ours = ((about.get("metadata") or {}) if isinstance(about, dict) else {}).get("iii_state")
         if isinstance(ours, dict):
