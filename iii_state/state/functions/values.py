@@ -35,8 +35,7 @@ from iii_state.state.functions.requests import (
 )
 from iii_state.tasks.results import Result, then
 from iii_state.values import Json
-from iii_state.values.conditions import Conditions
-from iii_state.values.ops import compile_text
+from iii_state.values.ops import Plan, compile_text
 from iii_state.values.requests import within
 
 MAX_TTL_MS = 10**13
@@ -84,22 +83,16 @@ class ValueFunctions:
                 within("ttl_ms", request.ttl_ms, 1, MAX_TTL_MS)
             request_id = None if request._iii_state_request is UNSET else _request_id(request._iii_state_request, caller)
             new = values.to_stored(given)
-            is_plain = request.only_if is UNSET and not request.meta and request.returned is None
-            conditions = None if is_plain else extended.conditions_of(request.only_if)
         except UNREADABLE as error:
             refuse("state::set", data, SetRequest, error)
+        if request.only_if is not UNSET or request.meta or request.returned is not None:
+            return self._set_extended(data, caller, request, new, request_id)
         if caller.access is not None:
             caller.access.check_write(request.scope)
         if len(new) > self.limit and (size := values.compact_size(new)) > self.limit:
-            if conditions is None:
-                raise too_large(size, self.limit)
-            return self._refuse_too_large(request, new, request_id, conditions)
+            raise too_large(size, self.limit)
         if self.loops is not None and self.loops.are_handled:
             self._written(request, caller)
-        if not is_plain:
-            place = (request.scope, request.key)
-            make = partial(self._values.set, *place, new, ttl_ms=request.ttl_ms, request=request_id, conditions=conditions)
-            return extended.answered(make, lambda old: extended.replaced(request, old, new), _set_failed, request.if_failed)
         try:
             answer = self._values.set(request.scope, request.key, new, ttl_ms=request.ttl_ms, request=request_id)
         except StoreError as error:
@@ -130,8 +123,6 @@ class ValueFunctions:
                 within("ttl_ms", request.ttl_ms, 1, MAX_TTL_MS)
             request_id = None if request._iii_state_request is UNSET else _request_id(request._iii_state_request, caller)
             plan = compile_text(request.ops)
-            is_plain = request.only_if is UNSET and not request.meta and request.returned is None and not request.strict
-            conditions = None if is_plain else extended.conditions_of(request.only_if)
         except (*UNREADABLE, InvalidOp) as error:
             refuse("state::update", data, UpdateRequest, error)
         if caller.access is not None:
@@ -139,24 +130,54 @@ class ValueFunctions:
         if self.loops is not None and self.loops.are_handled:
             self._written(request, caller)
         limit = self.limit if request._iii_state_limit is None else min(self.limit, request._iii_state_limit)
-        if not is_plain:
-            place = (request.scope, request.key)
-            what = partial(self._values.update, *place, plan, limit, ttl_ms=request.ttl_ms, request=request_id)
-            make = partial(what, conditions=conditions, strict=bool(request.strict))
-            return extended.answered(make, partial(extended.updated, request), _update_failed, request.if_failed)
+        if request.only_if is not UNSET or request.meta or request.returned is not None or request.strict:
+            return self._update_extended(data, request, plan, limit, request_id)
         try:
             answer = self._values.update(request.scope, request.key, plan, limit, ttl_ms=request.ttl_ms, request=request_id)
         except StoreError as error:
             raise _update_failed(error) from None
         return then(answer, _updated, _update_failed) if isinstance(answer, asyncio.Future) else _updated(answer)
 
-    def _refuse_too_large(
-        self, request: SetRequest, new: bytes, request_id: Request | None, conditions: Conditions
+    def _set_extended(
+        self, data: Json, caller: Caller, request: SetRequest, new: bytes, request_id: Request | None
     ) -> Result[bytes | None]:
-        """Conditions are judged before sizes: an update with the same value finds out which of the two refuses the call."""
-        plan = compile_text(b'[{"type":"set","value":%b}]' % values.unframe(new))
-        make = partial(self._values.update, request.scope, request.key, plan, self.limit, request=request_id, conditions=conditions)
-        return extended.answered(make, partial(extended.updated, request), _set_failed, request.if_failed)
+        """A `set` with conditions, meta, or a choice of what is returned."""
+        try:
+            conditions = extended.conditions_of(request.only_if)
+        except UNREADABLE as error:
+            refuse("state::set", data, SetRequest, error)
+        if caller.access is not None:
+            caller.access.check_write(request.scope)
+        place, size = (request.scope, request.key), values.compact_size(new)
+        if size > self.limit and conditions is not None:
+            # Conditions are judged before sizes: an update with the same value finds out which of the two refuses the call.
+            plan = compile_text(b'[{"type":"set","value":%b}]' % values.unframe(new))
+            make = partial(self._values.update, *place, plan, self.limit, request=request_id, conditions=conditions)
+            return extended.answered(make, partial(extended.updated, request), _set_failed, request.if_failed)
+        if size > self.limit:
+            raise too_large(size, self.limit)
+        if self.loops is not None and self.loops.are_handled:
+            self._written(request, caller)
+        store = partial(self._values.set, *place, new, ttl_ms=request.ttl_ms, request=request_id, conditions=conditions)
+        return extended.answered(store, lambda old: extended.replaced(request, old, new), _set_failed, request.if_failed)
+
+    def _update_extended(
+        self, data: Json, request: RawUpdateRequest, plan: Plan, limit: int, request_id: Request | None
+    ) -> Result[bytes | None]:
+        """The same of an `update`, or a strict one."""
+        try:
+            conditions = extended.conditions_of(request.only_if)
+        except UNREADABLE as error:
+            refuse("state::update", data, UpdateRequest, error)
+        make = partial(
+            self._values.update,
+            *(request.scope, request.key, plan, limit),
+            ttl_ms=request.ttl_ms,
+            request=request_id,
+            conditions=conditions,
+            strict=bool(request.strict),
+        )
+        return extended.answered(make, partial(extended.updated, request), _update_failed, request.if_failed)
 
     def _written(self, request: SetRequest | RawUpdateRequest | DeleteRequest, caller: Caller) -> None:
         if self.loops is not None and caller.worker_id and not lineages.within.get():
@@ -175,10 +196,11 @@ class ValueFunctions:
 
         def delete(request: DeleteRequest, caller: Caller) -> Result[bytes | None]:
             request_id = None if request._iii_state_request is UNSET else _request_id(request._iii_state_request, caller)
-            conditions = extended.conditions_of(request.only_if)
+            is_plain = request.only_if is UNSET and not request.meta
+            conditions = None if is_plain else extended.conditions_of(request.only_if)
             if self.loops is not None and self.loops.are_handled:
                 self._written(request, caller)
-            if conditions is None and not request.meta:
+            if is_plain:
                 return self._values.delete(request.scope, request.key, request=request_id)
             make = partial(self._values.delete, request.scope, request.key, request=request_id, conditions=conditions)
             return extended.answered(make, extended.removed if request.meta else as_it_is, failed, request.if_failed)
