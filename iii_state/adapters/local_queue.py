@@ -21,9 +21,10 @@ class Queue:
     """
 
     def __init__(self, subscription: Subscription, limits: QueueLimits, wake: Callable[[str], None]) -> None:
-        self.subscription = subscription
         self.id = subscription.id
-        self.limits = limits
+        self.has_prefix = subscription.scope_prefix is not None or subscription.key_prefix is not None
+        self._adapter_limits = limits
+        self.take_settings(subscription)
         self.hosted = False
         self.orphaned_at_ms: int | None = None
         self.dropped = 0
@@ -40,6 +41,13 @@ class Queue:
         self._ready: deque[Delivery] = deque()
         self._pending: dict[int, Delivery] = {}
         self._timers: dict[int, asyncio.TimerHandle] = {}
+
+    def take_settings(self, subscription: Subscription) -> None:
+        """The subscription has been registered, again perhaps, and with other settings."""
+        self.subscription = subscription
+        self.limits = subscription.limits(self._adapter_limits)
+        self.is_particular = subscription.filter is not None or subscription.payload != "full"
+        """Whether it wants only some of the events of its scope and key, or only a part of each."""
 
     def __len__(self) -> int:
         return len(self._deliveries)
@@ -68,6 +76,13 @@ class Queue:
 
     def overflow(self, event: Change) -> str | None:
         """Why one more event does not fit, None if it does."""
+        if self.subscription.coalesce and (waiting := self._to_coalesce(event)) is not None:
+            if (
+                self._bytes + self._reserved_bytes + len(event.new or b"") - len(waiting.event.new or b"")
+                > self.limits.max_queue_bytes
+            ):
+                return f"max_queue_bytes {self.limits.max_queue_bytes}"
+            return None
         if len(self._deliveries) + self._reserved >= self.limits.max_queue_length:
             return f"max_queue_length {self.limits.max_queue_length}"
         if self._bytes + self._reserved_bytes + event.size > self.limits.max_queue_bytes:
@@ -83,6 +98,20 @@ class Queue:
         """The write has been committed, or has failed."""
         self._reserved -= 1
         self._reserved_bytes -= event.size
+
+    def _to_coalesce(self, event: Change) -> Delivery | None:
+        """The delivery that waits behind the first of the event's lane, if there is one; that first one may be out."""
+        lane = self._lanes.get((event.scope, event.key))
+        return lane[-1] if lane is not None and len(lane) > 1 else None
+
+    def coalesce(self, delivery: Delivery) -> Delivery | None:
+        """Put a delivery, told together with it, in the place of one that waits in its lane, which is the answer; None where none
+        waits: then it is still to be pushed."""
+        waiting = self._to_coalesce(delivery.event)
+        if waiting is not None:
+            delivery.event = delivery.event.behind(waiting.event)
+            self._forget(number_of(waiting))
+        return waiting
 
     def push(self, delivery: Delivery, due_in_ms: int = 0) -> None:
         """Add a delivery behind all others of its lane."""

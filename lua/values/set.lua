@@ -11,6 +11,7 @@ ARGV  1 epoch   2 slot   3 sequence   4 known_version: of the routes   5 scope  
       then, where the write's id begins with `+`: lineage, text of what the write was made within
       then, where the scope has deadlines: ttl, the milliseconds until the new one, '' for none; behind a blank, where the caller
       has it, the time of the fleet
+      then, where queues want only some events or a part of each: `want`, how many words follow, and these (lib/queues/narrow.lua)
       then new, the value in stored form
 
 Reply, an array that begins with a word:

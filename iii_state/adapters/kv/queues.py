@@ -88,7 +88,7 @@ class KvQueues:
             if waiting is None:  # its retention had ended
                 self._finish([number])
             else:
-                waiting.push(delivery, due - now)
+                self._push(waiting, delivery, due - now)
         self._dead_letters.load(map(dead_letter_of, contents.dead_letters))
 
     def pause(self) -> None:
@@ -123,7 +123,9 @@ class KvQueues:
         timer = self._removals.pop(queue.id, None)
         if timer is not None:
             timer.cancel()
-        queue.subscription = subscription
+        if queue.subscription is not subscription:
+            queue.take_settings(subscription)
+            self.routes.add(queue)
         queue.orphaned_at_ms = None
         queue.hosted = True
         queue.wake()
@@ -206,14 +208,14 @@ class KvQueues:
         """Hand the event of a write that was made to a queue."""
         try:
             self._make_room(queue, event)
-            queue.push(self._new_delivery(queue, event))
+            self._push(queue, self._new_delivery(queue, event))
         except Exception as error:
             _queueing.failed(error)
 
-    def reserve(self, queues: Iterable[Queue], event: Change) -> list[tuple[Queue, Delivery]]:
+    def reserve(self, wanted: Iterable[tuple[Queue, Change]]) -> list[tuple[Queue, Delivery]]:
         """Keep room for the event of a write that is on its way into the journal; `committed` hands it over."""
         deliveries = []
-        for queue in queues:
+        for queue, event in wanted:
             queue.reserve(event)
             deliveries.append((queue, self._new_delivery(queue, event)))
         return deliveries
@@ -228,9 +230,18 @@ class KvQueues:
                         self._with_lineage.add(number_of(delivery))
                     try:
                         self._make_room(queue, delivery.event)
-                        queue.push(delivery)
+                        self._push(queue, delivery)
                     except Exception as error:
                         _queueing.failed(error)
+
+    def _push(self, queue: Queue, delivery: Delivery, due_in_ms: int = 0) -> None:
+        if queue.subscription.coalesce and (replaced := queue.coalesce(delivery)) is not None:
+            # Both rows stand in the file until this is written, and are told together again by whoever reads them.
+            numbers = [number_of(replaced), number_of(delivery)]
+            row = delivery_row(delivery)
+            self._keep(lambda changes: changes.coalesced.update({numbers[1]: row}))
+            self._finish(numbers[:1])
+        queue.push(delivery, due_in_ms)
 
     def _new_delivery(self, queue: Queue, event: Change) -> Delivery:
         self._number = number = self._number + 1
@@ -262,6 +273,7 @@ class KvQueues:
         taken = queue.take(count) if count and queue.hosted and not self._paused else []
         for delivery in taken:
             delivery.fence = self._fence + queue.fence
+            delivery.dropped = queue.dropped
         return taken
 
     def holds(self, delivery: Delivery) -> bool:
@@ -337,7 +349,7 @@ class KvQueues:
             queue.unreserve(dead_letter.event)
             if self._queues.get(queue.id) is queue:
                 self._make_room(queue, delivery.event)
-                queue.push(delivery)
+                self._push(queue, delivery)
 
         def record(changes: Changes) -> None:
             changes.retried.append(delivery_row(delivery))
@@ -359,6 +371,15 @@ class KvQueues:
             return False
         self._keep(lambda changes: changes.gone_dead_letters.append(dead_letter_id))
         return True
+
+
+def particular(queues: Sequence[Queue], event: Change) -> list[tuple[Queue, Change]]:
+    """Which of the queues that want the events of its scope and key want this one, and what of it."""
+    return [
+        (queue, event.with_payload(queue.subscription.payload))
+        for queue in queues
+        if queue.subscription.filter is None or queue.subscription.filter.wants(event.event_type, event.old, event.new)
+    ]
 
 
 def refuse_overflow(queue: Queue, event: Change) -> None:

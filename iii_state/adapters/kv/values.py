@@ -13,8 +13,9 @@ from iii_state.adapters.kv.deadlines import KvDeadlines
 from iii_state.adapters.kv.journal.changes import Changes
 from iii_state.adapters.kv.journal.commits import Commits
 from iii_state.adapters.kv.journal.file import Contents
-from iii_state.adapters.kv.queues import KvQueues, refuse_overflow
+from iii_state.adapters.kv.queues import KvQueues, particular, refuse_overflow
 from iii_state.adapters.kv.sessions import KvSessions, being_closed
+from iii_state.adapters.local_queue import Queue
 from iii_state.errors import too_large
 from iii_state.events import Cause, Change, EventType, write_id_of
 from iii_state.sessions import Request
@@ -156,13 +157,14 @@ class KvValues:
         if self._closed:  # it would not be written any more, and so its call would never be answered
             raise being_closed()
         queues = self._routes.matching(scope, key)
-        event: Change | None = None
+        wanted: list[tuple[Queue, Change]] = []
         if queues:
             kind: EventType = "state:deleted" if new is None else "state:created" if old is None else "state:updated"
             self._writes += 1
             lineage = None if cause is not None else lineages.current()
             event = Change(write_id_of(f"{self._epoch}-{self._writes}", cause), scope, key, kind, old, new, cause, lineage)
-            for queue in queues:
+            wanted = particular(queues, event) if self._routes.are_particular else [(queue, event) for queue in queues]
+            for queue, event in wanted:
                 refuse_overflow(queue, event)
         changes_deadline = deadline is not None or (self._watched and self._deadline(scope, key) is not None)
         if request is not None:
@@ -172,13 +174,12 @@ class KvValues:
             self._store(scope, key, new)
             if changes_deadline:
                 self._deadlines.commit(scope, key, deadline)
-            if event is not None:
-                for queue in queues:
-                    self._queues.push(queue, event)
+            for queue, event in wanted:
+                self._queues.push(queue, event)
             if deadline is not None:
                 self._watch(scope, key, deadline)
             return result
-        written = commits.write((scope, key), new, result, [] if event is None else self._queues.reserve(queues, event))
+        written = commits.write((scope, key), new, result, self._queues.reserve(wanted))
         if changes_deadline:
             commits.filling.deadlines[scope, key] = deadline
         if deadline is not None:

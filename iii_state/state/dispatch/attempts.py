@@ -61,7 +61,8 @@ class Attempts:
         capacity.bytes += size
         if consumer.timer is None:
             self._arm(consumer)
-        attempt.payload = event.payload()
+        payload = consumer.subscription.payload
+        attempt.payload = event.payload() if payload == "full" else event.payload_without(True, payload == "keys")
         attempt.trace, remembered = lineages.delivery_members(event.lineage)
         if remembered is not None and event.lineage is not None:
             attempt.remembered = (remembered, event.lineage.hops + 1)
@@ -91,12 +92,14 @@ class Attempts:
         if consumer.metadata_head is None:
             metadata = consumer.subscription.metadata
         else:
-            metadata = b'%b"iii_state":{"event_id":"%b","attempt":%d,"fence":%d%b}}' % (
+            tells_dropped = delivery.dropped and consumer.subscription.on_full == "drop_oldest"
+            metadata = b'%b"iii_state":{"event_id":"%b","attempt":%d,"fence":%d%b%b}}' % (
                 consumer.metadata_head,
                 delivery.event_id.encode(),
                 delivery.attempt,
                 delivery.fence,
                 b',"crashes":%d' % delivery.crashes if delivery.crashes else b"",
+                b',"dropped":%d' % delivery.dropped if tells_dropped else b"",
             )
         namespace, function_id = consumer.function
         self._invoke(attempt, function_id, namespace, metadata, attempt.runner, self._done)

@@ -66,6 +66,8 @@ class Consumer:
     capacity: Capacity
     metadata_head: bytes | None
     """The trigger's metadata as the beginning of an object to which `iii_state` is added; None where it is sent untouched."""
+    is_narrowed: bool
+    """Whether an event has to be looked at before it is handed out: it may have been queued although it does not match."""
     is_bridge: bool
     """Whether its worker is a bridge, by whose writes nothing is told of its handler."""
     buffer: deque[Delivery] = field(default_factory=deque)
@@ -98,7 +100,8 @@ class Consumer:
         if subscription.condition_function_id is not None:
             condition = (subscription.namespace, subscription.condition_function_id)
         is_bridge = subscription.function_id.startswith(BRIDGE_FUNCTIONS)
-        return cls(subscription, function, condition, capacity_of(function), _metadata_head(subscription.metadata), is_bridge)
+        head, is_narrowed = _metadata_head(subscription.metadata), subscription.is_narrowed
+        return cls(subscription, function, condition, capacity_of(function), head, is_narrowed, is_bridge)
 
     def take_settings(self, subscription: Subscription) -> None:
         """The subscription has been registered again, with other settings perhaps."""

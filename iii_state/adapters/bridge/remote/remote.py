@@ -27,6 +27,8 @@ GREETING_AGAIN_SECONDS = 0.5
 
 ROUTE = b'"iii-state::route"'
 
+INFO = b'"engine::functions::info"'
+
 FUNCTIONS = b'"engine::functions::list"'
 """What every engine tells its workers."""
 
@@ -40,6 +42,19 @@ class _Functions(msgspec.Struct):
     functions: list[_Function]
 
 
+class _Told(msgspec.Struct):
+    features: list[str] = []
+
+
+class _Metadata(msgspec.Struct):
+    iii_state: _Told = msgspec.field(default_factory=_Told)
+
+
+class _About(msgspec.Struct):
+    metadata: _Metadata = msgspec.field(default_factory=_Metadata)
+
+
+_about = msgspec.json.Decoder(_About)
 _functions = msgspec.json.Decoder(_Functions)
 
 
@@ -153,10 +168,20 @@ class Remote:
         try:
             await self.link.ask(ROUTE, b'{"visited":["%b"]}' % self.id.encode())
             self.link.is_ours = True
+            self.link.features = await self._features()
         except FunctionError as error:
             if error.code != Code.FUNCTION_NOT_FOUND:
                 raise
             self.link.is_ours = False
+            self.link.features = frozenset()
+
+    async def _features(self) -> frozenset[str]:
+        """What the remote says that its state can do; one that says nothing of it can do nothing that needs saying."""
+        try:
+            about = _about.decode(await self.link.ask(INFO, b'{"function_id":"state::set"}') or b"null")
+        except (FunctionError, msgspec.MsgspecError):
+            return frozenset()
+        return frozenset(about.metadata.iii_state.features)
 
     # -- the session by which the remote recognises what this bridge calls again
 

@@ -12,7 +12,8 @@ from iii_state import values
 from iii_state.adapters.redis.connection.explain import trouble_of
 from iii_state.adapters.redis.fleet.aside import Aside
 from iii_state.adapters.redis.fleet.retention import HOLD_SECONDS, Retention
-from iii_state.adapters.redis.mutations.routes import Wanted, route_text
+from iii_state.adapters.redis.mutations.route import route_text
+from iii_state.adapters.redis.mutations.routes import Wanted, wanted_of
 from iii_state.adapters.redis.scripts import subscriptions as scripts
 from iii_state.adapters.redis.shared import Shared
 from iii_state.errors import NoAnswer, StoreError
@@ -90,7 +91,7 @@ class Subscriptions:
     def subscribe(self, subscription: Subscription) -> asyncio.Future[None]:
         """Host it. Raises `StoreError` where there are too many with its scope and key."""
         queue = self._queue_of(subscription)
-        wanted = (subscription.scope, subscription.key)
+        wanted = wanted_of(subscription)
         under_way = self._under_way.setdefault(wanted, set())
         self._routes.refuse_too_many(wanted, queue, under_way)
         answer = self._request(subscription.id, subscription=subscription, queue=queue)

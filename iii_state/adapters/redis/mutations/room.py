@@ -7,6 +7,7 @@ import logging
 from iii_state.adapters.redis.connection.call import RedisCall, Reply
 from iii_state.adapters.redis.keys import lane
 from iii_state.adapters.redis.mutations.fanout import Fanout
+from iii_state.adapters.redis.mutations.route import Route
 from iii_state.adapters.redis.scripts.loader import script
 from iii_state.adapters.redis.scripts.packing import pack
 from iii_state.adapters.redis.scripts.queues import drop_oldest
@@ -37,14 +38,14 @@ class Room:
         self._tried.add(queue)
         return is_new
 
-    def drop_oldest(self, queue: bytes, function_id: str, size: int) -> RedisCall[None]:
+    def drop_oldest(self, queue: bytes, route: Route, size: int) -> RedisCall[None]:
         """The call that drops what is oldest, until an event of so many bytes has room or another victim is needed."""
-        return DropOldest(self, queue, function_id, size)
+        return DropOldest(self, queue, route, size)
 
-    def arguments(self, queue: bytes, size: int) -> list[bytes]:
+    def arguments(self, queue: bytes, route: Route, size: int) -> list[bytes]:
         """Those of the script."""
         victim = self._victims.pop(queue, None) or self._place
-        return drop_oldest(self._fanout.keys, queue, *victim, self._fanout.limits, size)
+        return drop_oldest(self._fanout.keys, queue, *victim, route.limits(self._fanout.limits), size)
 
     def dropped(self, queue: bytes, function_id: str, reply: Reply) -> None:
         """Take on what the script has done."""
@@ -66,12 +67,12 @@ class DropOldest(RedisCall[None]):
 
     __slots__ = ("_function_id", "_packet", "_queue", "_room")
 
-    def __init__(self, room: Room, queue: bytes, function_id: str, size: int) -> None:
+    def __init__(self, room: Room, queue: bytes, route: Route, size: int) -> None:
         super().__init__()
         self._room = room
         self._queue = queue
-        self._function_id = function_id
-        self._packet = pack((b"EVALSHA", script("queues/drop_oldest").sha1, *room.arguments(queue, size)))
+        self._function_id = route.function_id
+        self._packet = pack((b"EVALSHA", script("queues/drop_oldest").sha1, *room.arguments(queue, route, size)))
 
     def command(self, session: bytes, epoch: int) -> bytes:
         return self._packet

@@ -1,0 +1,58 @@
+--- @include "values/flat_array"
+--- @include "values/place" again
+
+-- Whether a text is certain to be in stored form, as lib/values/check_form.lua knows: what other programs write need not be.
+local function is_stored_form(text)
+  local first, second, third, fourth = string.byte(text, 1, 4)
+  if first == 123 then
+    local before_last, last = string.byte(text, -2, -1)
+    return second == 9 and third == 10 and fourth == 34 and before_last == 10 and last == 125 or text == '{}'
+  elseif first == 34 then
+    return string.find(text, '^"[^"\\%c\128-\255]*"$')
+  elseif first == 91 then
+    return text == '[]' or is_flat_array(text)
+  end
+  return text == 'null' or text == 'true' or text == 'false' or string.find(text, '^%-?[1-9]%d*$') or text == '0'
+end
+
+-- Whether the text of a place is another one in `new` than in `old`, both in stored form or false for none. `levels` names lead
+-- there, at `at` in `words`. Values of different lengths are not looked at.
+local function differs(old, new, words, at, levels)
+  local old_first, old_last, new_first, new_last
+  if old then
+    old_first, old_last = place_of(old, words, at, levels)
+  end
+  if new then
+    new_first, new_last = place_of(new, words, at, levels)
+  end
+  if not old_first or not new_first then
+    return old_first ~= new_first
+  end
+  return old_last - old_first ~= new_last - new_first
+    or string.sub(old, old_first, old_last) ~= string.sub(new, new_first, new_last)
+end
+
+-- Whether an event matches the filter at `at` in `words`: 1, or nil where it does not. 0 where that cannot be told here, since a
+-- text is another program's. The filter is: event types, each by its first letter ('' for all); number of paths; of each path the
+-- number of its names, and the names (the first as the start of its line).
+local function judge_filter(words, at, event_type, old, new)
+  local types, paths = words[at], tonumber(words[at + 1])
+  if types ~= '' and not string.find(types, string.sub(event_type, 1, 1), 1, true) then
+    return nil
+  elseif paths == 0 then
+    return 1
+  elseif old and not is_stored_form(old) or new and not is_stored_form(new) then
+    return 0
+  elseif old == new then
+    return nil
+  end
+  at = at + 2
+  for _ = 1, paths do
+    local levels = tonumber(words[at])
+    if differs(old, new, words, at + 1, levels) then
+      return 1
+    end
+    at = at + 1 + levels
+  end
+  return nil
+end

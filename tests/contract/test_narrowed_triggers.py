@@ -1,0 +1,274 @@
+"""Subscriptions that want less than every event of a scope and key: prefixes, types, changed members, parts of an event."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from iii_state import values
+from iii_state.events import Delivery, Subscription
+from iii_state.filters import LEFT_OUT, Filter
+from tests.support.stores import Store, drain, opened, plan
+from tests.support.waiting import until
+
+LIMIT = values.MAX_VALUE_BYTES
+ADA: dict[str, Any] = {"name": "Ada", "email": "a@x", "address": {"city": "London", "zip": [1, 2]}}
+
+
+def text(value: Any) -> bytes:
+    return values.to_stored(values.encode(value))
+
+
+def told(deliveries: list[Delivery]) -> list[tuple[str, str, str]]:
+    return [(each.event.event_type.removeprefix("state:"), each.event.scope, each.event.key) for each in deliveries]
+
+
+PLACES = [("users", "ada"), ("users", "bob"), ("users-eu", "ada"), ("use", "ada"), ("", ""), ("other", "adam")]
+
+PREFIXES = [
+    (Subscription("f", scope_prefix="users"), [0, 1, 2]),
+    (Subscription("f", scope_prefix="users-"), [2]),
+    (Subscription("f", scope_prefix="users-eu and more"), []),
+    (Subscription("f", key_prefix="ada"), [0, 2, 3, 5]),
+    (Subscription("f", key_prefix="adam"), [5]),
+    (Subscription("f", scope="users", key_prefix="a"), [0]),
+    (Subscription("f", scope_prefix="users", key="ada"), [0, 2]),
+    (Subscription("f", scope_prefix="us", key_prefix="b"), [1]),
+]
+
+
+@pytest.mark.parametrize(("subscription", "wanted"), PREFIXES, ids=str)
+async def test_a_prefix_wants_what_begins_so(store: Store, subscription: Subscription, wanted: list[int]) -> None:
+    await store.subscribe(subscription)
+    for scope, key in PLACES:
+        await store.set(scope, key, b"1")
+    assert told(await drain(store, subscription)) == [("created", *PLACES[place]) for place in wanted]
+    await store.unsubscribe(subscription.id)
+    await until(store.has_no_queue)
+    for scope, key in PLACES:
+        await store.set(scope, key, b"2")
+
+
+async def test_prefixes_of_all_lengths_are_matched_beside_names(store: Store) -> None:
+    subscriptions = [Subscription(f"p{length}", scope_prefix="scope"[:length]) for length in range(1, 6)]
+    subscriptions += [Subscription("named", scope="scope"), Subscription("keys", scope="scope", key_prefix="k")]
+    for subscription in subscriptions:
+        await store.subscribe(subscription)
+    await store.set("scope", "k", b"1")
+    await store.set("sc", "k", b"1")
+    counts = {each.function_id: len(await drain(store, each)) for each in subscriptions}
+    assert counts == {"p1": 2, "p2": 2, "p3": 1, "p4": 1, "p5": 1, "named": 1, "keys": 1}
+
+
+async def test_event_types_want_only_those(store: Store) -> None:
+    made = Subscription("made", filter=Filter(("state:created",)))
+    gone = Subscription("gone", filter=Filter(("state:created", "state:deleted")))
+    for subscription in (made, gone):
+        await store.subscribe(subscription)
+    await store.set("s", "k", b"1")
+    await store.set("s", "k", b"2")
+    await store.update("s", "k", plan({"type": "increment", "by": 1}), LIMIT)
+    await store.delete("s", "k")
+    await store.delete("s", "k")
+    assert told(await drain(store, made)) == [("created", "s", "k")]
+    assert [kind for kind, _, _ in told(await drain(store, gone))] == ["created", "deleted", "deleted"]
+
+
+CHANGED: list[tuple[tuple[str, ...], Any, Any, bool]] = [
+    (("email",), ADA, {**ADA, "email": "b@x"}, True),
+    (("email",), ADA, {**ADA, "name": "Eve"}, False),
+    (("email",), ADA, {**ADA, "email": "a@y"}, True),
+    (("email",), ADA, {**ADA, "email": None}, True),
+    (("email",), ADA, {"name": "Ada"}, True),
+    (("email",), {"email": 1}, {"email": 1.0}, True),
+    (("email",), {"mail": "\nemail", "email": "x"}, {"email": "x"}, False),
+    (("email",), [1], {"email": 1}, True),
+    (("email",), [1], "email", False),
+    (("email",), {}, {"x": 1}, False),
+    (("address", "city"), ADA, {**ADA, "address": {"city": "Paris", "zip": [1, 2]}}, True),
+    (("address", "city"), ADA, {**ADA, "address": {"zip": [], "city": "London"}}, False),
+    (("address", "city"), ADA, {**ADA, "address": "London"}, True),
+    (("address", "city"), {"address": 1}, {"address": 2}, False),
+    (("address", "zip"), ADA, {**ADA, "address": {"zip": [1, 2]}}, False),
+    (('a"b\n', "ü", "c"), {'a"b\n': {"ü": {"c": 1}}}, {'a"b\n': {"ü": {"c": 2}}}, True),
+    ((), ADA, {**ADA, "email": "b@x"}, True),
+    ((), ADA, ADA, False),
+    ((), 1, 2, True),
+]
+
+
+@pytest.mark.parametrize(("path", "before", "after", "fires"), CHANGED, ids=lambda case: str(case)[:30])
+async def test_changed_wants_what_differs_at_a_path(
+    store: Store, path: tuple[str, ...], before: Any, after: Any, fires: bool
+) -> None:
+    subscription = Subscription("f", scope="s", filter=Filter(changed=(path,)))
+    other = Subscription("g", scope="s", filter=Filter(changed=(("not there",), path)))
+    await store.set("s", "k", text(before))
+    await store.set("s", "u", text(before))
+    for each in (subscription, other):
+        await store.subscribe(each)
+    await store.set("s", "k", text(after))
+    await store.update("s", "u", plan({"type": "set", "value": after}), LIMIT)
+    assert told(await drain(store, subscription)) == [("updated", "s", "k"), ("updated", "s", "u")] * fires
+    assert told(await drain(store, other)) == [("updated", "s", "k"), ("updated", "s", "u")] * fires
+
+
+async def test_to_appear_and_to_go_is_to_change(store: Store) -> None:
+    subscription = Subscription("f", filter=Filter(changed=(("email",),)))
+    root = Subscription("g", filter=Filter(changed=((),)))
+    for each in (subscription, root):
+        await store.subscribe(each)
+    for key, value in (("with", ADA), ("without", {"name": "Eve"})):
+        await store.set("s", key, text(value))
+        await store.delete("s", key)
+        await store.delete("s", key)
+    assert told(await drain(store, subscription)) == [("created", "s", "with"), ("deleted", "s", "with")]
+    assert len(await drain(store, root)) == 4
+
+
+async def test_the_deletion_of_what_is_over_is_judged_by_itself(store: Store) -> None:
+    changed = Subscription("f", filter=Filter(changed=(("email",),)))
+    made = Subscription("made", filter=Filter(("state:created",)))
+    for each in (changed, made):
+        await store.subscribe(each)
+    await store.set("s", "k", text(ADA), ttl_ms=3_600_000)
+    store.elapse(3_600_000)
+    await store.set("s", "k", text({"name": "Eve"}))
+    assert [kind for kind, _, _ in told(await drain(store, changed))] == ["created", "deleted"]
+    assert [kind for kind, _, _ in told(await drain(store, made))] == ["created", "created"]
+
+
+async def test_what_does_not_match_takes_no_room(store: Store) -> None:
+    subscription = Subscription("f", scope="s", filter=Filter(("state:deleted",)), max_queue_length=1)
+    await store.subscribe(subscription)
+    for number in range(5):
+        await store.set("s", str(number), b"1")
+    assert await store.is_empty(subscription.id)
+    await store.delete("s", "1")
+    with pytest.raises(Exception, match="is full"):
+        await store.delete("s", "2")
+
+
+PAYLOADS = {
+    "full": b'{"type":"state","event_type":"state:updated","scope":"s","key":"k","old_value":1,"new_value":2}',
+    "new": b'{"type":"state","event_type":"state:updated","scope":"s","key":"k","new_value":2}',
+    "keys": b'{"type":"state","event_type":"state:updated","scope":"s","key":"k"}',
+}
+
+
+@pytest.mark.parametrize("payload", list(PAYLOADS))
+async def test_what_the_payload_leaves_out_is_absent_and_takes_no_room(store: Store, payload: Any) -> None:
+    subscription = Subscription("f", scope="s", payload=payload, max_queue_bytes=300)
+    large = text({"text": "x" * 1000})
+    await store.set("s", "k", b"1")
+    await store.set("s", "large", large)
+    await store.subscribe(subscription)
+    await store.set("s", "k", b"2")
+    [delivery] = await drain(store, subscription)
+    assert delivery.event.payload() == PAYLOADS[payload]
+    if payload == "full":
+        with pytest.raises(Exception, match="max_queue_bytes"):
+            await store.set("s", "large", b"1")
+    else:
+        await store.set("s", "large", b"1")
+        await drain(store, subscription)
+    if payload == "keys":
+        await store.set("s", "large", large)
+        await store.delete("s", "large")
+        events = [each.event.payload() for each in await drain(store, subscription)]
+        assert events == [
+            b'{"type":"state","event_type":"state:updated","scope":"s","key":"large"}',
+            b'{"type":"state","event_type":"state:deleted","scope":"s","key":"large","new_value":null}',
+        ]
+
+
+STEPS: list[tuple[list[bytes | None], tuple[str, bytes | None, bytes | None]]] = [
+    ([b"1", b"2", b"3"], ("updated", b"0", b"3")),
+    ([b"1", None], ("deleted", b"0", None)),
+    ([None, b"2"], ("updated", b"0", b"2")),
+    ([None, b"2", None], ("deleted", b"0", None)),
+    ([None, None, b"2"], ("updated", b"0", b"2")),
+    ([b"1"], ("updated", b"0", b"1")),
+]
+
+
+@pytest.mark.parametrize(("steps", "together"), STEPS, ids=str)
+@pytest.mark.parametrize("payload", ["full", "new", "keys"])
+async def test_a_lane_that_coalesces_keeps_one_event_behind_the_first(
+    store: Store, steps: list[bytes | None], together: tuple[str, bytes | None, bytes | None], payload: Any
+) -> None:
+    subscription = Subscription("f", scope="s", coalesce=True, payload=payload, max_queue_length=2)
+    await store.subscribe(subscription)
+    await store.set("s", "k", b"0")
+    [first] = await store.taken(subscription.id, 1)
+    for value in steps:
+        await (store.delete("s", "k") if value is None else store.set("s", "k", value))
+    await store.ack([first])
+    [delivery] = await store.taken(subscription.id, 1)
+    event = delivery.event
+    kind, old, new = together
+    assert event.event_type == f"state:{kind}"
+    if payload == "full":
+        assert (event.old, event.new) == (old, new)
+    assert delivery.event_id != first.event_id
+    await store.ack([delivery])
+    assert not await drain(store, subscription)
+    await until(lambda: store.is_empty(subscription.id))
+
+
+@pytest.mark.parametrize("payload", ["full", "keys"])
+async def test_what_was_created_and_deleted_again_is_one_deletion_of_nothing(store: Store, payload: Any) -> None:
+    subscription = Subscription("f", scope="s", coalesce=True, payload=payload)
+    await store.subscribe(subscription)
+    await store.delete("s", "k")
+    [first] = await store.taken(subscription.id, 1)
+    await store.set("s", "k", b"1")
+    await store.set("s", "k", b"2")
+    await store.delete("s", "k")
+    await store.ack([first])
+    [delivery] = await store.taken(subscription.id, 1)
+    event = delivery.event
+    assert (event.event_type, event.old, event.new) == (
+        "state:deleted",
+        LEFT_OUT if store.is_remote and payload != "full" else None,
+        None,
+    )
+    await store.set("s", "k", b"3")
+    await store.ack([delivery])
+    [delivery] = await store.taken(subscription.id, 1)
+    assert (delivery.event.event_type, delivery.event.old) == ("state:created", None)
+
+
+async def test_what_is_over_is_told_together_with_what_comes_behind_it(store: Store) -> None:
+    subscription = Subscription("f", scope="s", coalesce=True)
+    await store.subscribe(subscription)
+    await store.set("s", "k", b"1", ttl_ms=3_600_000)
+    [first] = await store.taken(subscription.id, 1)
+    store.elapse(3_600_000)
+    await store.set("s", "k", b"2")
+    await store.ack([first])
+    [delivery] = await store.taken(subscription.id, 1)
+    event = delivery.event
+    assert (event.event_type, event.old, event.new, event.cause) == ("state:updated", b"1", b"2", None)
+
+
+@pytest.mark.parametrize("kind", ["kv-file", "redis"])
+async def test_what_waits_together_is_still_one_after_a_restart(kind: str, tmp_path: Path) -> None:
+    subscription = Subscription("f", scope="s", coalesce=True)
+    async with opened(kind, tmp_path) as store:
+        await store.subscribe(subscription)
+        for number in range(6):
+            await store.set("s", "k", b"%d" % number)
+            await store.set("s", "other", b"%d" % number)
+        await store.stop()
+        await store.start()
+        await store.subscribe(subscription)
+        events = [each.event for each in await drain(store, subscription)]
+        assert sorted((each.key, each.old or b"", each.new) for each in events) == [
+            ("k", b"", b"0"),
+            ("k", b"0", b"5"),
+            ("other", b"", b"0"),
+            ("other", b"0", b"5"),
+        ]
