@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Raw
 
 from iii_state import values
+from iii_state.values.conditions import Conditions, parse
 
 LEFT_OUT = b"null "
 """Stands in a queue entry for a value that its trigger's `payload` leaves out. No text in normal form has a blank at its end; to an
@@ -27,11 +28,14 @@ class Filter(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
     so it is in one canonical form: sorted, each once.
 
     `event_types` are full names (`state:created`). An event matches `changed` where the text of one of the paths differs between
-    old and new; appearing and going is differing.
+    old and new; appearing and going is differing. `when_old` and `when_new` are JSON arrays of conditions
+    (`iii_state.values.conditions`) that all have to hold for the old, and the new text.
     """
 
     event_types: tuple[str, ...] = ()
     changed: tuple[Path, ...] = ()
+    when_old: str = ""
+    when_new: str = ""
 
     @cached_property
     def lines(self) -> list[tuple[bytes, Path]]:
@@ -46,14 +50,30 @@ class Filter(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
 
     def config(self) -> dict[str, Any]:
         """It as members of a trigger's config."""
-        members: dict[str, Any] = {"event_types": self.event_types, "changed": self.changed}
+        when = [{**each, "of": of} for of in ("old", "new") for each in values.decode(self._when(of) or b"[]")]
+        members: dict[str, Any] = {"event_types": self.event_types, "changed": self.changed, "when": when}
         return {name: list(value) for name, value in members.items() if value}
+
+    def _when(self, of: str) -> bytes:
+        return (self.when_old if of == "old" else self.when_new).encode()
+
+    @cached_property
+    def conditions(self) -> list[tuple[bool, Conditions]]:
+        """The conditions on the old text (True), and those on the new one, where there are any."""
+        return [(of == "old", parse(text)) for of in ("old", "new") if (text := self._when(of))]
+
+    def condition_words(self, *, of_old: bool) -> list[bytes]:
+        """Those of one text as arguments of a script."""
+        of_one = [conditions for is_old, conditions in self.conditions if is_old == of_old]
+        return [word for conditions in of_one for condition in conditions.all for word in condition.words()]
 
     def wants(self, event_type: str, old: bytes | None, new: bytes | None) -> bool:
         """Whether an event matches; `old` and `new` are stored texts, None for none."""
         if self.event_types and event_type not in self.event_types:
             return False
-        return not self.changed or self._has_changed(old, new)
+        if self.changed and not self._has_changed(old, new):
+            return False
+        return all(conditions.failing(old if of_old else new) is None for of_old, conditions in self.conditions)
 
     def may_want(self, event_type: str, old: bytes | None, new: bytes | None) -> bool:
         """Whether an event that has been queued may match. What was left out of it has been judged before."""

@@ -11,11 +11,13 @@ import msgspec
 from msgspec import Meta, Raw
 
 from iii_state import config as configuration
+from iii_state import values
 from iii_state.config import Settings
-from iii_state.errors import ConfigError
+from iii_state.errors import ConfigError, InvalidValue
 from iii_state.events import Batch, EventType, OnFull, Payload, Subscription
 from iii_state.filters import Filter
 from iii_state.host import Trigger
+from iii_state.values.conditions import parse
 from iii_state.values.ops import MAX_SEGMENT_BYTES, MAX_SEGMENTS
 
 logger = logging.getLogger(__name__)
@@ -57,6 +59,7 @@ class TriggerConfig(msgspec.Struct):
     key_prefix: str | None = None
     event_types: list[str] | None = None
     changed: list[str | list[str]] | None = None
+    when: list[dict[str, Raw]] | None = None
     coalesce: bool | None = None
     payload: Payload | None = None
     batch: BatchConfig | None = None
@@ -122,7 +125,7 @@ def _warn_of_unknown(function_id: str, members: dict[str, Raw]) -> None:
 
 
 def _filter(given: TriggerConfig) -> Filter | None:
-    narrowing = Filter(_event_types(given.event_types), _changed(given.changed))
+    narrowing = Filter(_event_types(given.event_types), _changed(given.changed), *_when(given.when))
     return None if narrowing == Filter() else narrowing
 
 
@@ -145,6 +148,28 @@ def _changed(given: Sequence[str | Sequence[str]] | None) -> tuple[tuple[str, ..
     if not 1 <= len(given) <= MAX_PATHS:
         raise ConfigError(f"changed has to have 1 to {MAX_PATHS} paths, not {len(given)}")
     return tuple(sorted({_path(path) for path in given}))
+
+
+def _when(given: Sequence[dict[str, Raw]] | None) -> tuple[str, str]:
+    """The conditions on the old value, and those on the new one, each in their canonical form; empty for none."""
+    if given is None:
+        return "", ""
+    if not 1 <= len(given) <= MAX_PATHS:
+        raise ConfigError(f"when has to have 1 to {MAX_PATHS} conditions, not {len(given)}")
+    canonical: dict[str, set[bytes]] = {"old": set(), "new": set()}
+    for index, members in enumerate(given):
+        of = bytes(members.pop("of", b'"new"'))
+        if of not in (b'"old"', b'"new"'):
+            raise ConfigError(f'when[{index}].of has to be "old" or "new"')
+        try:
+            [condition] = parse(b"[%b]" % values.compact_members(members)).all
+        except InvalidValue as error:
+            raise ConfigError(str(error).replace("if[0]", f"when[{index}]", 1)) from None
+        if condition.test == "revision":
+            raise ConfigError(f"when[{index}]: a trigger cannot go by the `revision`")
+        canonical[of[1:-1].decode()].add(condition.canonical())
+    old, new = (b"[%b]" % b",".join(sorted(texts)) if texts else b"" for texts in canonical.values())
+    return old.decode(), new.decode()
 
 
 def _path(given: str | Sequence[str]) -> tuple[str, ...]:

@@ -115,6 +115,51 @@ async def test_changed_wants_what_differs_at_a_path(
     assert told(await drain(store, other)) == [("updated", "s", "k"), ("updated", "s", "u")] * fires
 
 
+WHEN: list[tuple[dict[str, str], Any, Any, bool]] = [
+    ({"when_new": '[{"path":["status"],"equals":"paid"}]'}, {"status": "open"}, {"status": "paid"}, True),
+    ({"when_new": '[{"path":["status"],"equals":"paid"}]'}, {"status": "paid"}, {"status": "open"}, False),
+    ({"when_old": '[{"path":["status"],"equals":"paid"}]'}, {"status": "paid"}, {"status": "open"}, True),
+    ({"when_old": '[{"path":["n"],"lt":5}]', "when_new": '[{"path":["n"],"gte":5}]'}, {"n": 4}, {"n": 5.0}, True),
+    ({"when_old": '[{"path":["n"],"lt":5}]', "when_new": '[{"path":["n"],"gte":5}]'}, {"n": 5}, {"n": 6}, False),
+    ({"when_new": '[{"path":["a","b"],"absent":true}]'}, {}, {"a": {"c": 1}}, True),
+    ({"when_new": '[{"type":"object"},{"path":["n"],"not_equals":1}]'}, 1, {"n": 1}, False),
+    ({"when_new": '[{"equals":{"b":[1,{"c":2}],"a":1}}]'}, 1, {"a": 1.0, "b": [1, {"c": 2}]}, True),
+]
+
+
+@pytest.mark.parametrize(("conditions", "before", "after", "fires"), WHEN, ids=lambda case: str(case)[:40])
+async def test_when_wants_what_its_conditions_hold_for(
+    store: Store, conditions: dict[str, str], before: Any, after: Any, fires: bool
+) -> None:
+    subscription = Subscription("f", scope="s", filter=Filter(**conditions))
+    await store.set("s", "k", text(before))
+    await store.subscribe(subscription)
+    await store.set("s", "k", text(after))
+    assert told(await drain(store, subscription)) == [("updated", "s", "k")] * fires
+
+
+async def test_what_is_not_there_is_absent_to_a_condition(store: Store) -> None:
+    made = Subscription("made", filter=Filter(when_old='[{"absent":true}]'))
+    gone = Subscription("gone", filter=Filter(when_new='[{"absent":true}]'))
+    for each in (made, gone):
+        await store.subscribe(each)
+    await store.set("s", "k", b"null")
+    await store.set("s", "k", b"1")
+    await store.delete("s", "k")
+    assert [kind for kind, _, _ in told(await drain(store, made))] == ["created"]
+    assert [kind for kind, _, _ in told(await drain(store, gone))] == ["deleted"]
+
+
+async def test_an_etag_can_be_a_condition(store: Store) -> None:
+    value = text({"n": 1})
+    subscription = Subscription("f", filter=Filter(when_new='[{"etag":"%s"}]' % values.etag(value)))
+    await store.subscribe(subscription)
+    await store.set("s", "k", text({"n": 2}))
+    await store.set("s", "k", value)
+    wanted = [each for each in await drain(store, subscription) if subscription.still_wants(each.event)]
+    assert told(wanted) == [("updated", "s", "k")]
+
+
 async def test_to_appear_and_to_go_is_to_change(store: Store) -> None:
     subscription = Subscription("f", filter=Filter(changed=(("email",),)))
     root = Subscription("g", filter=Filter(changed=((),)))

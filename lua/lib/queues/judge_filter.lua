@@ -1,5 +1,5 @@
 --- @include "values/flat_array"
---- @include "values/place" again
+--- @include "values/judge" again
 
 -- Whether a text is certain to be in stored form, as lib/values/check_form.lua knows: what other programs write need not be.
 local function is_stored_form(text)
@@ -33,26 +33,39 @@ local function differs(old, new, words, at, levels)
 end
 
 -- Whether an event matches the filter at `at` in `words`: 1, or nil where it does not. 0 where that cannot be told here, since a
--- text is another program's. The filter is: event types, each by its first letter ('' for all); number of paths; of each path the
--- number of its names, and the names (the first as the start of its line).
+-- text is another program's, or since the server cannot work out an etag. The filter is: event types, each by its first letter
+-- ('' for all); number of paths; of each path the number of its names, and the names (the first as the start of its line); number
+-- of words, and the words, of the conditions on the old text; the same for the new one (lib/values/judge.lua).
 local function judge_filter(words, at, event_type, old, new)
   local types, paths = words[at], tonumber(words[at + 1])
   if types ~= '' and not string.find(types, string.sub(event_type, 1, 1), 1, true) then
     return nil
-  elseif paths == 0 then
+  end
+  at = at + 2
+  if paths == 0 and words[at] == '0' and words[at + 1] == '0' then
     return 1
   elseif old and not is_stored_form(old) or new and not is_stored_form(new) then
     return 0
-  elseif old == new then
-    return nil
   end
-  at = at + 2
+  local is_changed = paths == 0
   for _ = 1, paths do
     local levels = tonumber(words[at])
-    if differs(old, new, words, at + 1, levels) then
-      return 1
-    end
+    is_changed = is_changed or old ~= new and differs(old, new, words, at + 1, levels)
     at = at + 1 + levels
   end
-  return nil
+  if not is_changed then
+    return nil
+  end
+  local judged = 1
+  for _, text in ipairs({old, new}) do
+    local last = at + words[at]
+    local failing, needs_etag = failing_condition(text, words, at + 1, last)
+    if needs_etag then
+      judged = 0
+    elseif failing then
+      return nil
+    end
+    at = last + 1
+  end
+  return judged
 end

@@ -51,6 +51,9 @@ class Route(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
         words.append(b"%d" % len(narrowing.changed))
         for line, tokens in narrowing.tokens:
             words += (b"%d" % (1 + len(tokens)), line, *tokens) if line else (b"0",)
+        for of_old in (True, False):
+            conditions = narrowing.condition_words(of_old=of_old)
+            words += (b"%d" % len(conditions), *conditions)
         return b"%d" % len(words), *words
 
     @cached_property
