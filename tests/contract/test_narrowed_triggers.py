@@ -115,7 +115,7 @@ async def test_changed_wants_what_differs_at_a_path(
     assert told(await drain(store, other)) == [("updated", "s", "k"), ("updated", "s", "u")] * fires
 
 
-WHEN: list[tuple[dict[str, str], Any, Any, bool]] = [
+WHEN: list[tuple[dict[str, Any], Any, Any, bool]] = [
     ({"when_new": '[{"path":["status"],"equals":"paid"}]'}, {"status": "open"}, {"status": "paid"}, True),
     ({"when_new": '[{"path":["status"],"equals":"paid"}]'}, {"status": "paid"}, {"status": "open"}, False),
     ({"when_old": '[{"path":["status"],"equals":"paid"}]'}, {"status": "paid"}, {"status": "open"}, True),
@@ -129,7 +129,7 @@ WHEN: list[tuple[dict[str, str], Any, Any, bool]] = [
 
 @pytest.mark.parametrize(("conditions", "before", "after", "fires"), WHEN, ids=lambda case: str(case)[:40])
 async def test_when_wants_what_its_conditions_hold_for(
-    store: Store, conditions: dict[str, str], before: Any, after: Any, fires: bool
+    store: Store, conditions: dict[str, Any], before: Any, after: Any, fires: bool
 ) -> None:
     subscription = Subscription("f", scope="s", filter=Filter(**conditions))
     await store.set("s", "k", text(before))
@@ -152,7 +152,7 @@ async def test_what_is_not_there_is_absent_to_a_condition(store: Store) -> None:
 
 async def test_an_etag_can_be_a_condition(store: Store) -> None:
     value = text({"n": 1})
-    subscription = Subscription("f", filter=Filter(when_new='[{"etag":"%s"}]' % values.etag(value)))
+    subscription = Subscription("f", filter=Filter(when_new=f'[{{"etag":"{values.etag(value)}"}}]'))
     await store.subscribe(subscription)
     await store.set("s", "k", text({"n": 2}))
     await store.set("s", "k", value)
