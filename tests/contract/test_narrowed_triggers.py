@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from iii_state import values
+from iii_state.errors import StoreError
 from iii_state.events import Delivery, Subscription
 from iii_state.filters import LEFT_OUT, Filter
 from tests.support.stores import Store, drain, opened, plan
@@ -317,3 +318,31 @@ async def test_what_waits_together_is_still_one_after_a_restart(kind: str, tmp_p
             ("other", b"", b"0"),
             ("other", b"0", b"5"),
         ]
+
+
+async def test_a_trigger_bounds_its_own_queue_and_is_told_what_was_dropped(store: Store) -> None:
+    strict = Subscription("strict", scope="s", max_queue_length=4)
+    watch = Subscription("watch", scope="s", on_full="drop_oldest", max_queue_length=2)
+    for each in (strict, watch):
+        await store.subscribe(each)
+    for number in range(4):
+        await store.set("s", str(number), b"1")
+    if not store.is_remote:  # else what is out at the bridge is not dropped
+        with pytest.raises(StoreError, match=r"the queue of strict is full \(max_queue_length 4\)"):
+            await store.set("s", "4", b"1")
+        taken = await store.taken(watch.id, 2)
+        assert [(each.event.key, each.dropped) for each in taken] == [("2", 2), ("3", 2)]
+        await store.ack(taken)
+        await drain(store, strict)
+        await store.set("s", "5", b"1")
+        [more] = await store.taken(watch.id, 1)
+        assert more.dropped == 2
+
+
+async def test_the_last_registration_says_what_does_not_belong_to_the_identity(store: Store) -> None:
+    await store.subscribe(Subscription("f", scope="s", payload="full", max_queue_length=1))
+    last = Subscription("f", scope="s", payload="keys", max_queue_length=5)
+    await store.subscribe(last)
+    for number in range(3):
+        await store.set("s", str(number), b"1")
+    assert [each.event.new for each in await drain(store, last)] == [LEFT_OUT] * 3
