@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -222,6 +222,23 @@ class Subscription(msgspec.Struct, frozen=True, dict=True):
             and (self.key_prefix is None or event.key.startswith(self.key_prefix))
             and (self.filter is None or self.coalesce or self.filter.may_want(event.event_type, event.old, event.new))
         )
+
+
+def particulars(subscription: Subscription) -> dict[str, Any]:
+    """What a subscription has of the members of a trigger's config that came with the feature `triggers.v2`."""
+    config: dict[str, Any] = {}
+    for name in ("scope_prefix", "key_prefix", "on_full", "max_queue_length", "max_queue_bytes"):
+        if (given := getattr(subscription, name)) is not None:
+            config[name] = given
+    if subscription.filter is not None:
+        config |= subscription.filter.config()
+    if subscription.coalesce:
+        config["coalesce"] = True
+    if subscription.payload != "full":
+        config["payload"] = subscription.payload
+    if subscription.batch is not None:
+        config["batch"] = msgspec.structs.asdict(subscription.batch)
+    return config
 
 
 @dataclass(slots=True, eq=False)

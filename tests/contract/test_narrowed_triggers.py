@@ -11,6 +11,7 @@ from iii_state import values
 from iii_state.errors import StoreError
 from iii_state.events import Delivery, Subscription
 from iii_state.filters import LEFT_OUT, Filter
+from iii_state.values.transactions import Step
 from tests.support.stores import Store, drain, opened, plan
 from tests.support.waiting import until
 
@@ -346,3 +347,30 @@ async def test_the_last_registration_says_what_does_not_belong_to_the_identity(s
     for number in range(3):
         await store.set("s", str(number), b"1")
     assert [each.event.new for each in await drain(store, last)] == [LEFT_OUT] * 3
+
+
+async def test_the_steps_of_a_transaction_are_judged_and_coalesced_one_by_one(store: Store) -> None:
+    lane = Subscription("lane", scope="s", coalesce=True)
+    emails = Subscription("emails", scope="s", filter=Filter(changed=(("email",),)), payload="new")
+    for each in (lane, emails):
+        await store.subscribe(each)
+    eve = {**ADA, "name": "Eve"}
+    steps = [Step("k", text(ADA)), Step("k", text(eve)), Step("k"), Step("k", text(ADA)), Step("other", b"1"), Step("k", text(eve))]
+    await store.transact("s", steps, LIMIT)
+    taken = await store.taken(lane.id, 2)
+    assert sorted((each.event.event_type, each.event.key) for each in taken) == [("state:created", "k"), ("state:created", "other")]
+    await store.transact("s", [Step("k"), Step("k", b"1"), Step("k", b"2"), Step("third", b"1")], LIMIT)
+    await store.ack(taken)
+    taken = await store.taken(lane.id, 2)
+    together = {each.event.key: each.event for each in taken}
+    assert (together["k"].event_type, together["k"].old, together["k"].new) == ("state:updated", text(ADA), b"2")
+    assert together["third"].event_type == "state:created"
+    await store.ack(taken)
+    await until(lambda: store.is_empty(lane.id))
+    changed = [(each.event.event_type, each.event.new) for each in await drain(store, emails)]
+    assert changed == [
+        ("state:created", text(ADA)),
+        ("state:deleted", None),
+        ("state:created", text(ADA)),
+        ("state:deleted", None),
+    ]

@@ -33,6 +33,7 @@ from iii_state.events import (
     QueueLimits,
     Subscription,
     begun_anew,
+    particulars,
 )
 from iii_state.tasks.awake import AwakeTimer
 from iii_state.tasks.background import Background
@@ -238,7 +239,8 @@ class BridgeQueues:
         if subscription.key is not None:
             config["key"] = subscription.key
         if TRIGGERS_V2 in self._remote.link.features:
-            config |= narrowing(subscription)
+            config |= particulars(subscription)
+            config.pop("batch", None)  # batches are made here, of what comes
         self._client.triggers.keep(relay.trigger_id, "state", function_id, config)
 
     def _unregister(self, relay: Relay) -> None:
@@ -377,21 +379,6 @@ class BridgeQueues:
         if is_due and (self._review is None or self._review.done()):
             self._review = self._tasks.start(self._review_functions(), f"iii-state bridge to {self._remote.url}: functions")
         self._sweeper = loop.call_later(SWEEP_SECONDS, self._sweep)
-
-
-def narrowing(subscription: Subscription) -> dict[str, Any]:
-    """What narrows a subscription, and bounds its queue, as members of a trigger's config. Batches are made here, of what comes."""
-    config: dict[str, Any] = {}
-    for name in ("scope_prefix", "key_prefix", "on_full", "max_queue_length", "max_queue_bytes"):
-        if (given := getattr(subscription, name)) is not None:
-            config[name] = given
-    if subscription.filter is not None:
-        config |= subscription.filter.config()
-    if subscription.coalesce:
-        config["coalesce"] = True
-    if subscription.payload != "full":
-        config["payload"] = subscription.payload
-    return config
 
 
 def _stopped(function_id: str) -> FunctionError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
@@ -212,13 +212,15 @@ class KvQueues:
         except Exception as error:
             _queueing.failed(error)
 
-    def reserve(self, wanted: Iterable[tuple[Queue, Change]]) -> list[tuple[Queue, Delivery]]:
+    def reserve(self, wanted: Sequence[tuple[Queue, Change]]) -> list[tuple[Queue, Delivery]]:
         """Keep room for the event of a write that is on its way into the journal; `committed` hands it over."""
-        deliveries = []
         for queue, event in wanted:
             queue.reserve(event)
-            deliveries.append((queue, self._new_delivery(queue, event)))
-        return deliveries
+        return self.deliveries(wanted)
+
+    def deliveries(self, wanted: Sequence[tuple[Queue, Change]]) -> list[tuple[Queue, Delivery]]:
+        """What `reserve` answers, where room is kept already."""
+        return [(queue, self._new_delivery(queue, event)) for queue, event in wanted]
 
     def committed(self, written: Changes) -> None:
         """The events of what was written can be delivered from now on."""
@@ -373,8 +375,11 @@ class KvQueues:
         return True
 
 
-def particular(queues: Sequence[Queue], event: Change) -> list[tuple[Queue, Change]]:
-    """Which of the queues that want the events of its scope and key want this one, and what of it."""
+def wanted_by(queues: Sequence[Queue], event: Change, *, are_particular: bool) -> list[tuple[Queue, Change]]:
+    """Which of the queues that want the events of its scope and key want this one, and what of it; all of it, where none is
+    particular."""
+    if not are_particular:
+        return [(queue, event) for queue in queues]
     return [
         (queue, event.with_payload(queue.subscription.payload))
         for queue in queues
