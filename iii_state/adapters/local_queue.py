@@ -46,6 +46,7 @@ class Queue:
         """The subscription has been registered, again perhaps, and with other settings."""
         self.subscription = subscription
         self.limits = subscription.limits(self._adapter_limits)
+        self.coalesces = subscription.coalesce
         self.is_particular = subscription.filter is not None or subscription.payload != "full"
         """Whether it wants only some of the events of its scope and key, or only a part of each."""
 
@@ -76,7 +77,7 @@ class Queue:
 
     def overflow(self, event: Change) -> str | None:
         """Why one more event does not fit, None if it does."""
-        if self.subscription.coalesce and (waiting := self._to_coalesce(event)) is not None:
+        if self.coalesces and (waiting := self._to_coalesce(event)) is not None:
             if (
                 self._bytes + self._reserved_bytes + len(event.new or b"") - len(waiting.event.new or b"")
                 > self.limits.max_queue_bytes

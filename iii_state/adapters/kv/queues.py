@@ -88,7 +88,9 @@ class KvQueues:
             if waiting is None:  # its retention had ended
                 self._finish([number])
             else:
-                self._push(waiting, delivery, due - now)
+                if waiting.coalesces:
+                    self._coalesce(waiting, delivery)
+                waiting.push(delivery, due - now)
         self._dead_letters.load(map(dead_letter_of, contents.dead_letters))
 
     def pause(self) -> None:
@@ -208,7 +210,10 @@ class KvQueues:
         """Hand the event of a write that was made to a queue."""
         try:
             self._make_room(queue, event)
-            self._push(queue, self._new_delivery(queue, event))
+            delivery = self._new_delivery(queue, event)
+            if queue.coalesces:
+                self._coalesce(queue, delivery)
+            queue.push(delivery)
         except Exception as error:
             _queueing.failed(error)
 
@@ -232,18 +237,20 @@ class KvQueues:
                         self._with_lineage.add(number_of(delivery))
                     try:
                         self._make_room(queue, delivery.event)
-                        self._push(queue, delivery)
+                        if queue.coalesces:
+                            self._coalesce(queue, delivery)
+                        queue.push(delivery)
                     except Exception as error:
                         _queueing.failed(error)
 
-    def _push(self, queue: Queue, delivery: Delivery, due_in_ms: int = 0) -> None:
-        if queue.subscription.coalesce and (replaced := queue.coalesce(delivery)) is not None:
+    def _coalesce(self, queue: Queue, delivery: Delivery) -> None:
+        """Have a delivery that is about to be pushed tell of what waits in its lane as well, and that go."""
+        if (replaced := queue.coalesce(delivery)) is not None:
             # Both rows stand in the file until this is written, and are told together again by whoever reads them.
             numbers = [number_of(replaced), number_of(delivery)]
             row = delivery_row(delivery)
             self._keep(lambda changes: changes.coalesced.update({numbers[1]: row}))
             self._finish(numbers[:1])
-        queue.push(delivery, due_in_ms)
 
     def _new_delivery(self, queue: Queue, event: Change) -> Delivery:
         self._number = number = self._number + 1
@@ -351,7 +358,9 @@ class KvQueues:
             queue.unreserve(dead_letter.event)
             if self._queues.get(queue.id) is queue:
                 self._make_room(queue, delivery.event)
-                self._push(queue, delivery)
+                if queue.coalesces:
+                    self._coalesce(queue, delivery)
+                queue.push(delivery)
 
         def record(changes: Changes) -> None:
             changes.retried.append(delivery_row(delivery))
@@ -375,11 +384,8 @@ class KvQueues:
         return True
 
 
-def wanted_by(queues: Sequence[Queue], event: Change, *, are_particular: bool) -> list[tuple[Queue, Change]]:
-    """Which of the queues that want the events of its scope and key want this one, and what of it; all of it, where none is
-    particular."""
-    if not are_particular:
-        return [(queue, event) for queue in queues]
+def particular(queues: Sequence[Queue], event: Change) -> list[tuple[Queue, Change]]:
+    """Which of the queues that want the events of its scope and key want this one, and what of it."""
     return [
         (queue, event.with_payload(queue.subscription.payload))
         for queue in queues

@@ -15,12 +15,15 @@ class KvRoutes:
         self.are_particular = False
         """Whether a queue that is routed to may want only some of the events of its scope and key, or only a part of each."""
         self._queues: dict[tuple[str | None, str | None], dict[str, Queue]] = {}
-        self._prefixed: PrefixRoutes[str, Queue] = PrefixRoutes()
+        self._prefixed: PrefixRoutes[str, Queue] | None = None
+        """None where no prefix is wanted."""
 
     def add(self, queue: Queue) -> None:
         """Route to a queue from now on, or take on its new settings."""
         self.are_particular = self.are_particular or queue.is_particular
         if queue.has_prefix:
+            if self._prefixed is None:
+                self._prefixed = PrefixRoutes()
             self._prefixed.add(Wanted.of(queue.subscription), queue.id, queue)
             return
         wanted = (queue.subscription.scope, queue.subscription.key)
@@ -29,7 +32,9 @@ class KvRoutes:
     def remove(self, queue: Queue) -> None:
         """Route to a queue no more."""
         if queue.has_prefix:
-            self._prefixed.remove(Wanted.of(queue.subscription), queue.id)
+            if self._prefixed is not None:
+                self._prefixed.remove(Wanted.of(queue.subscription), queue.id)
+                self._prefixed = self._prefixed or None
             return
         wanted = (queue.subscription.scope, queue.subscription.key)
         queues = self._queues.get(wanted)
@@ -38,13 +43,13 @@ class KvRoutes:
 
     def matching(self, scope: str, key: str) -> list[Queue]:
         """The queues that want the events of this scope and key."""
-        if not (self._queues or self._prefixed) or not self.enabled:
+        if not (self._queues or self._prefixed is not None) or not self.enabled:
             return []
         found: list[Queue] = []
         for wanted in ((scope, key), (scope, None), (None, key), (None, None)):
             queues = self._queues.get(wanted)
             if queues is not None:
                 found.extend(queues.values())
-        if self._prefixed:
+        if self._prefixed is not None:
             found += [queue for _, queue in self._prefixed.matching(scope, key)]
         return found

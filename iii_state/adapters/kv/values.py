@@ -13,7 +13,7 @@ from iii_state.adapters.kv.deadlines import KvDeadlines
 from iii_state.adapters.kv.journal.changes import Changes
 from iii_state.adapters.kv.journal.commits import Commits
 from iii_state.adapters.kv.journal.file import Contents
-from iii_state.adapters.kv.queues import KvQueues, refuse_overflow, wanted_by
+from iii_state.adapters.kv.queues import KvQueues, particular, refuse_overflow
 from iii_state.adapters.kv.sessions import KvSessions, being_closed
 from iii_state.adapters.local_queue import Queue
 from iii_state.errors import too_large
@@ -174,10 +174,10 @@ class KvValues:
         if self._closed:  # it would not be written any more, and so its call would never be answered
             raise being_closed()
         queues = self._routes.matching(scope, key)
-        wanted: list[tuple[Queue, Change]] = []
+        wanted: Sequence[tuple[Queue, Change]] = ()
         if queues:
             event = self._event(scope, key, old, new, cause)
-            wanted = wanted_by(queues, event, are_particular=self._routes.are_particular)
+            wanted = particular(queues, event) if self._routes.are_particular else [(queue, event) for queue in queues]
             for queue, event in wanted:
                 refuse_overflow(queue, event)
         changes_deadline = deadline is not None or (self._watched and self._deadline(scope, key) is not None)
@@ -249,7 +249,7 @@ class KvValues:
             for step, (old, new, _) in zip(steps, results, strict=True):
                 queues = self._routes.matching(scope, step.key)
                 event = self._event(scope, step.key, old, new)
-                wanted = wanted_by(queues, event, are_particular=self._routes.are_particular)
+                wanted = particular(queues, event) if self._routes.are_particular else [(queue, event) for queue in queues]
                 events.append(wanted)
                 for queue, event in wanted:
                     refuse_overflow(queue, event)

@@ -70,7 +70,8 @@ class RedisRoutes:
         """Whether the shadows are not complete yet: what is found missing in them is no event."""
         self._routes: dict[bytes, Route] = {}
         self._queues: dict[Wanted, dict[bytes, Route]] = {}
-        self._prefixed: PrefixRoutes[bytes, Route] = PrefixRoutes()
+        self._prefixed: PrefixRoutes[bytes, Route] | None = None
+        """None where no prefix is wanted."""
         self.with_deadlines: set[str] = set()
         """The scopes that have deadlines, or had some not long ago."""
 
@@ -91,7 +92,8 @@ class RedisRoutes:
             alike: Set[bytes] = self._queues.get(wanted, {}).keys()
         else:  # those that want all that it wants
             scope, key, scope_prefix, key_prefix = wanted
-            alike = {name for name, _ in self._prefixed.matching(scope or scope_prefix or "", key or key_prefix or "")}
+            prefixed = self._prefixed or PrefixRoutes[bytes, Route]()
+            alike = {name for name, _ in prefixed.matching(scope or scope_prefix or "", key or key_prefix or "")}
         if queue not in alike and len(alike) + len(under_way - alike - {queue}) >= MOST_ALIKE:
             raise StoreError(
                 f"there are {MOST_ALIKE} subscriptions with {described(wanted)} already, and no more are taken: each write "
@@ -111,13 +113,13 @@ class RedisRoutes:
     def matching(self, scope: str, key: str) -> list[tuple[bytes, Route]]:
         """The queues that want the events of this scope and key, and their routes."""
         queues, prefixed = self._queues, self._prefixed
-        if not queues and not prefixed:
+        if not queues and prefixed is None:
             return []
         found: list[tuple[bytes, Route]] = []
         for wanted in ((scope, key), (scope, None), (None, key), (None, None)):
             if wanted in queues:
                 found.extend(queues[wanted].items())
-        if prefixed:
+        if prefixed is not None:
             found += prefixed.matching(scope, key)
         return found
 
@@ -126,7 +128,7 @@ class RedisRoutes:
         self.version = version
         self._routes.clear()
         self._queues.clear()
-        self._prefixed = PrefixRoutes()
+        self._prefixed = None
         self.with_deadlines.clear()
         self.settings.clear()
         self.shadows, self.is_filling = None, False
@@ -161,7 +163,9 @@ class RedisRoutes:
             return
         known = self._routes.pop(queue, None)
         if known is not None and known.prefixes is not None:
-            self._prefixed.remove(known.prefixes, queue)
+            if self._prefixed is not None:
+                self._prefixed.remove(known.prefixes, queue)
+                self._prefixed = self._prefixed or None
         elif known is not None:
             wanted = (known.scope, known.key)
             del self._queues[wanted][queue]
@@ -174,6 +178,8 @@ class RedisRoutes:
                 raise StoreError(f"a route in Redis cannot be read: {text[:200]!r}: {error}") from None
             self._routes[queue] = route
             if route.prefixes is not None:
+                if self._prefixed is None:
+                    self._prefixed = PrefixRoutes()
                 self._prefixed.add(route.prefixes, queue, route)
             else:
                 self._queues.setdefault((route.scope, route.key), {})[queue] = route
