@@ -88,8 +88,6 @@ class KvQueues:
             if waiting is None:  # its retention had ended
                 self._finish([number])
             else:
-                if waiting.coalesces:
-                    self._coalesce(waiting, delivery)
                 waiting.push(delivery, due - now)
         self._dead_letters.load(map(dead_letter_of, contents.dead_letters))
 
@@ -150,6 +148,7 @@ class KvQueues:
 
     def _add(self, subscription: Subscription) -> Queue:
         queue = Queue(subscription, self._limits, self._wake_up)
+        queue.on_coalesced = self._coalesced
         self._queues[queue.id] = queue
         self.routes.add(queue)
         return queue
@@ -210,10 +209,7 @@ class KvQueues:
         """Hand the event of a write that was made to a queue."""
         try:
             self._make_room(queue, event)
-            delivery = self._new_delivery(queue, event)
-            if queue.coalesces:
-                self._coalesce(queue, delivery)
-            queue.push(delivery)
+            queue.push(self._new_delivery(queue, event))
         except Exception as error:
             _queueing.failed(error)
 
@@ -237,20 +233,16 @@ class KvQueues:
                         self._with_lineage.add(number_of(delivery))
                     try:
                         self._make_room(queue, delivery.event)
-                        if queue.coalesces:
-                            self._coalesce(queue, delivery)
                         queue.push(delivery)
                     except Exception as error:
                         _queueing.failed(error)
 
-    def _coalesce(self, queue: Queue, delivery: Delivery) -> None:
-        """Have a delivery that is about to be pushed tell of what waits in its lane as well, and that go."""
-        if (replaced := queue.coalesce(delivery)) is not None:
-            # Both rows stand in the file until this is written, and are told together again by whoever reads them.
-            numbers = [number_of(replaced), number_of(delivery)]
-            row = delivery_row(delivery)
-            self._keep(lambda changes: changes.coalesced.update({numbers[1]: row}))
-            self._finish(numbers[:1])
+    def _coalesced(self, replaced: Delivery, delivery: Delivery) -> None:
+        """One delivery tells of another that waited, too. Both rows stand in the file until this is written, and are told together
+        again by whoever reads them."""
+        number, row = number_of(delivery), delivery_row(delivery)
+        self._keep(lambda changes: changes.coalesced.update({number: row}))
+        self._finish([number_of(replaced)])
 
     def _new_delivery(self, queue: Queue, event: Change) -> Delivery:
         self._number = number = self._number + 1
@@ -358,8 +350,6 @@ class KvQueues:
             queue.unreserve(dead_letter.event)
             if self._queues.get(queue.id) is queue:
                 self._make_room(queue, delivery.event)
-                if queue.coalesces:
-                    self._coalesce(queue, delivery)
                 queue.push(delivery)
 
         def record(changes: Changes) -> None:

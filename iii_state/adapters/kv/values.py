@@ -174,12 +174,17 @@ class KvValues:
         if self._closed:  # it would not be written any more, and so its call would never be answered
             raise being_closed()
         queues = self._routes.matching(scope, key)
-        wanted: Sequence[tuple[Queue, Change]] = ()
+        event: Change | None = None
+        wanted: Sequence[tuple[Queue, Change]] | None = None
         if queues:
             event = self._event(scope, key, old, new, cause)
-            wanted = particular(queues, event) if self._routes.are_particular else [(queue, event) for queue in queues]
-            for queue, event in wanted:
-                refuse_overflow(queue, event)
+            if self._routes.are_particular:
+                wanted = particular(queues, event)
+                for queue, part in wanted:
+                    refuse_overflow(queue, part)
+            else:
+                for queue in queues:
+                    refuse_overflow(queue, event)
         changes_deadline = deadline is not None or (self._watched and self._deadline(scope, key) is not None)
         if request is not None:
             self._sessions.record(request, old)
@@ -188,11 +193,17 @@ class KvValues:
             self._store(scope, key, new)
             if changes_deadline:
                 self._deadlines.commit(scope, key, deadline)
-            for queue, event in wanted:
-                self._queues.push(queue, event)
+            if wanted is not None:
+                for queue, part in wanted:
+                    self._queues.push(queue, part)
+            elif event is not None:
+                for queue in queues:
+                    self._queues.push(queue, event)
             if deadline is not None:
                 self._watch(scope, key, deadline)
             return result
+        if wanted is None:
+            wanted = [] if event is None else [(queue, event) for queue in queues]
         written = commits.write((scope, key), new, result, self._queues.reserve(wanted))
         if changes_deadline:
             commits.filling.deadlines[scope, key] = deadline
