@@ -32,29 +32,28 @@ local function differs(old, new, words, at, levels)
     or string.sub(old, old_first, old_last) ~= string.sub(new, new_first, new_last)
 end
 
--- Whether an event matches the filter at `at` in `words`: 1, or nil where it does not. 0 where that cannot be told here, since a
--- text is another program's, or since the server cannot work out an etag. The filter is: event types, each by its first letter
--- ('' for all); number of paths; of each path the number of its names, and the names (the first as the start of its line); number
--- of words, and the words, of the conditions on the old text; the same for the new one (lib/values/judge.lua).
-local function judge_filter(words, at, event_type, old, new)
-  local types, paths = words[at], tonumber(words[at + 1])
-  if types ~= '' and not string.find(types, string.sub(event_type, 1, 1), 1, true) then
-    return nil
-  end
-  at = at + 2
-  if paths == 0 and words[at] == '0' and words[at + 1] == '0' then
-    return 1
-  elseif old and not is_stored_form(old) or new and not is_stored_form(new) then
+-- Whether an event with these texts (false for none) matches a filter: 1, or nil where it does not. 0 where that cannot be told
+-- here, since a text is another program's, or since the server cannot work out an etag. In `words`, from `at` on, are so many
+-- paths, each the number of its names and the names (the first as the start of its line), or, where the filter `is_simple`, only
+-- one name each; then, unless it is, the number of words, and the words, of the conditions on the old text, and the same of those
+-- on the new one (lib/values/judge.lua).
+local function judge_filter(words, at, paths, is_simple, old, new)
+  if old and not is_stored_form(old) or new and not is_stored_form(new) then
     return 0
   end
   local is_changed = paths == 0
   for _ = 1, paths do
-    local levels = tonumber(words[at])
-    is_changed = is_changed or old ~= new and differs(old, new, words, at + 1, levels)
-    at = at + 1 + levels
+    local levels = 1
+    if not is_simple then
+      levels, at = tonumber(words[at]), at + 1
+    end
+    is_changed = is_changed or old ~= new and differs(old, new, words, at, levels)
+    at = at + levels
   end
   if not is_changed then
     return nil
+  elseif is_simple then
+    return 1
   end
   local judged = 1
   for _, text in ipairs({old, new}) do

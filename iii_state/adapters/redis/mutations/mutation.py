@@ -141,7 +141,7 @@ class Mutation(RedisCall[T], Generic[T]):
         is_narrowed = False
         for queue, route in wanted:  # also of a call that is sent again: it may have been applied already
             fanout.wake_ups.written(queue)
-            is_narrowed = is_narrowed or bool(route.filter_words)
+            is_narrowed = is_narrowed or route.is_narrowed
         if is_narrowed:
             arguments = with_filters(arguments, wanted)
         unbounded = () if self._room is None else self._room.unbounded

@@ -14,6 +14,9 @@ from iii_state.filters import Filter
 _encode = msgspec.json.Encoder().encode
 
 
+_BITS = {"state:created": 1, "state:updated": 2, "state:deleted": 4}
+
+
 class Route(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
     """What lies in Redis for a queue: which events it wants (None for any), and whose it is.
 
@@ -41,20 +44,35 @@ class Route(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
         return Wanted(self.scope, self.key, self.scope_prefix, self.key_prefix)
 
     @cached_property
-    def filter_words(self) -> tuple[bytes, ...]:
-        """What lua/lib/queues/narrow.lua is told behind the queue's number; nothing where it wants every event as it is."""
+    def filter_words(self) -> tuple[bytes, tuple[bytes, ...]]:
+        """What lua/lib/queues/narrow.lua is told: the queue's head without its number, and the words behind it; an empty head where
+        it wants every event as it is."""
         if self.filter is None and not self.coalesce and self.payload == "full":
-            return ()
+            return b"", ()
         narrowing = self.filter or Filter()
-        words = [b"1" if self.coalesce else b"", self.payload.encode()]
-        words.append("".join(name.removeprefix("state:")[0] for name in narrowing.event_types).encode())
-        words.append(b"%d" % len(narrowing.changed))
-        for line, tokens in narrowing.tokens:
-            words += (b"%d" % (1 + len(tokens)), line, *tokens) if line else (b"0",)
+        types = sum(_BITS[event_type] for event_type in narrowing.event_types)
+        is_simple = not narrowing.conditions and all(line and not names for line, names in narrowing.tokens)
+        head = b"%b%d%d%c%b" % (
+            self.payload[0].encode(),
+            self.coalesce,
+            types,
+            48 + len(narrowing.changed),
+            b"gs"[is_simple : is_simple + 1],
+        )
+        if is_simple:
+            return head, tuple(line for line, _ in narrowing.tokens)
+        words: list[bytes] = []
+        for line, names in narrowing.tokens:
+            words += (b"%d" % (1 + len(names)), line, *names) if line else (b"0",)
         for of_old in (True, False):
             conditions = narrowing.condition_words(of_old=of_old)
             words += (b"%d" % len(conditions), *conditions)
-        return b"%d" % len(words), *words
+        return head, (b"%d" % len(words), *words)
+
+    @cached_property
+    def is_narrowed(self) -> bool:
+        """Whether its queue does not want every event as it is."""
+        return bool(self.filter_words[0])
 
     @cached_property
     def own_limits(self) -> bool:
@@ -83,7 +101,8 @@ def with_filters(arguments: Sequence[bytes], wanted: list[tuple[bytes, Route]]) 
     """The own arguments of a mutation, with the group that tells what the queues want that do not want every event as it is."""
     words: list[bytes] = []
     for number, (_, route) in enumerate(wanted, 1):
-        if route.filter_words:
-            words += (b"%d" % number, *route.filter_words)
+        if route.is_narrowed:
+            head, more = route.filter_words
+            words += (b"%b%d" % (head, number), *more)
     conditions = 2 + int(arguments[1]) if arguments and arguments[0] == b"if" else 0
     return [*arguments[:conditions], b"want", b"%d" % len(words), *words, *arguments[conditions:]]

@@ -69,7 +69,7 @@ class Transact(Mutation[list[Done]]):
             if has_deadlines:
                 keeps = KEEP_DEADLINE if step.plan is not None else NO_DEADLINE
                 ttl = keeps if step.ttl_ms is None else fanout.lifetime(step.ttl_ms)
-            if any(route.filter_words for _, route in wanted):
+            if any(route.is_narrowed for _, route in wanted):
                 own = with_filters(own, wanted)
             calls.append(StepCall(key, _kind(step), targets, own, ttl))
         scope = self._place[0]
