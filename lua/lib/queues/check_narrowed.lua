@@ -11,14 +11,14 @@
 local count = nil
 if events[1] then
   local held = redis.call('HMGET', busy, lane, 'entries', 'bytes', 'doubt')
-  local waiting, doubted, tail = math.floor(redis.call('LLEN', wait) / 6), 0, nil
-  local length = redis.call('XLEN', stream)
+  local length, items, doubted, tail = redis.call('XLEN', stream), redis.call('LLEN', wait), 0, nil
+  local waiting = math.floor(items / 6)
   if ahead then
     held = {ahead[lane] or held[1], ahead.entries, ahead.bytes, ahead.doubt}
     tail = ahead.tails and ahead.tails[lane]
   end
   local outstanding, entries, bytes = tonumber(held[1] or 0), tonumber(held[2] or 0), tonumber(held[3] or 0)
-  local doubt = held[4] or not held[2] and length > 0
+  local doubt = held[4] or not held[2] and (length > 0 or items > 0)
   if doubt and outstanding == 0 then
     outstanding = 1 + waiting
     entries, doubted = entries + outstanding, outstanding
