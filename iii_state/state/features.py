@@ -1,8 +1,9 @@
-"""What this version can do that older ones do not know, and would leave out without a word: callers look before they ask for it."""
+"""What this engine can do that older ones cannot, as it is announced to whoever would rely on it."""
 
 from __future__ import annotations
 
 from iii_state.events import TRIGGERS_V2
 
-FEATURES = [TRIGGERS_V2]
-"""Announced in the metadata of `state::set` (`engine::functions::info`), in the order of the documentation."""
+FEATURES: list[str] = ["if", "meta", "touch", TRIGGERS_V2]
+"""`features` in the metadata of `state::set`. Engines ignore members that they do not know: a `set` with `if` would be carried out
+without it. So callers look here, and refuse what is missing (`UNSUPPORTED`)."""

@@ -1,4 +1,5 @@
 --- @include "values/flat_array"
+--- @include "values/place" again
 --- @include "values/judge" again
 
 -- Whether a text is certain to be in stored form, as lib/values/check_form.lua knows: what other programs write need not be.

@@ -3,8 +3,10 @@
 -- Groups of words may begin the own arguments, each a mark, how many words follow, and these: `filters_at` is where the number of
 -- the group `want` stands (lib/queues/narrow.lua).
 -- `lineage` is what the write was made within, '' for nothing; the keys `lineages` of the queues stand behind `lineages_at`.
+-- The conditions on what is stored are the arguments from `conditions_at` to `conditions_last`.
 -- Gives: values, scopes, session, routes_version, routes_log, shadow, marks, scope_deadlines, deadlines, clock, epoch, slot,
--- sequence, known_version, scope, key, lane, write_id, lineage, lineages_at, ttl, filters_at, queue_count, own.
+-- sequence, known_version, scope, key, lane, write_id, lineage, lineages_at, ttl, queue_count, own, conditions_at, conditions_last,
+-- filters_at.
 
 local values, scopes, session, routes_version, routes_log = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local epoch, slot, sequence, known_version, scope, key = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
@@ -30,6 +32,11 @@ if queue_count > 0 then
 end
 if scope_deadlines then
   ttl, own = ARGV[own], own + 1
+end
+local conditions_at, conditions_last = false, false
+if ARGV[own] == 'if' then
+  conditions_at, conditions_last = own + 2, own + 1 + ARGV[own + 1]
+  own = conditions_last + 1
 end
 local filters_at = false
 if ARGV[own] == 'want' then

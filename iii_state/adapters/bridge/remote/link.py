@@ -21,7 +21,7 @@ class Link:
         self.is_ours = False
         """Whether the remote is of this project: it delivers events until they are acknowledged."""
         self.features: frozenset[str] = frozenset()
-        """What the remote says that its state can do."""
+        """What the remote announces that it can do, and older ones cannot."""
         self.store: str | None = None
         """What the remote calls its store, where calls made again are recognised."""
         self.session: RemoteSession | None = None

@@ -42,19 +42,20 @@ class _Functions(msgspec.Struct):
     functions: list[_Function]
 
 
-class _Told(msgspec.Struct):
+class _About(msgspec.Struct):
     features: list[str] = []
 
 
 class _Metadata(msgspec.Struct):
-    iii_state: _Told = msgspec.field(default_factory=_Told)
+    iii_state: _About
 
 
-class _About(msgspec.Struct):
-    metadata: _Metadata = msgspec.field(default_factory=_Metadata)
+class _Info(msgspec.Struct):
+    """Of `state::set`."""
+
+    metadata: _Metadata
 
 
-_about = msgspec.json.Decoder(_About)
 _functions = msgspec.json.Decoder(_Functions)
 
 
@@ -83,7 +84,13 @@ class Remote:
             hooks=Hooks(greet=self._greet, lost=self._lost),
         )
         self.link = Link(self.url, self.client)
-        self.call = RemoteCalls(self.link, timeout=self._timeout, max_in_flight=settings.max_in_flight, renew=self._renew_session)
+        self.call = RemoteCalls(
+            self.link,
+            timeout=self._timeout,
+            max_in_flight=settings.max_in_flight,
+            renew=self._renew_session,
+            look_again=self._look_again,
+        )
         self.connected = Signal()
         """Emitted on every new connection, once it is known what the remote is."""
         self.lost = Signal()
@@ -92,6 +99,7 @@ class Remote:
         """Set as soon as it is known what the remote is."""
         self._tasks = Background()
         self._renewal: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Begin to connect. Returns when there is a connection, or the first attempt has failed, which is logged.
@@ -168,20 +176,37 @@ class Remote:
         try:
             await self.link.ask(ROUTE, b'{"visited":["%b"]}' % self.id.encode())
             self.link.is_ours = True
-            self.link.features = await self._features()
         except FunctionError as error:
             if error.code != Code.FUNCTION_NOT_FOUND:
                 raise
             self.link.is_ours = False
-            self.link.features = frozenset()
+
+        link = self.link
+        link.features = await self._features() if link.is_ours else frozenset()
 
     async def _features(self) -> frozenset[str]:
-        """What the remote says that its state can do; one that says nothing of it can do nothing that needs saying."""
+        """What the remote announces that it can do. Raises `FunctionError` or `ConnectionLost`."""
         try:
-            about = _about.decode(await self.link.ask(INFO, b'{"function_id":"state::set"}') or b"null")
-        except (FunctionError, msgspec.MsgspecError):
+            about = values.decode(await self.link.ask(INFO, b'{"function_id":"state::set"}') or b"null")
+        except FunctionError as error:
+            if error.code not in (Code.NOT_FOUND, Code.FUNCTION_NOT_FOUND, Code.FORBIDDEN):
+                raise
             return frozenset()
-        return frozenset(about.metadata.iii_state.features)
+        try:
+            return frozenset(msgspec.convert(about, _Info).metadata.iii_state.features)
+        except msgspec.ValidationError:
+            return frozenset()
+
+    def _look_again(self) -> None:
+        """The worker that serves the state to the remote may have been replaced by a newer one."""
+        if self._looking is None or self._looking.done():
+            self._looking = self._tasks.start(self._look_for_features(), f"iii-state bridge to {self.url}: features")
+
+    async def _look_for_features(self) -> None:
+        try:
+            self.link.features = await self._features()
+        except (FunctionError, ConnectionLost) as error:
+            logger.info("what %s can do is not known: %s", self.url, error)
 
     # -- the session by which the remote recognises what this bridge calls again
 
