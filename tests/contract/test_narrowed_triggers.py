@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from iii_state import values
-from iii_state.errors import StoreError
+from iii_state.errors import ConditionFailed, StoreError
 from iii_state.events import Delivery, Subscription
 from iii_state.filters import LEFT_OUT, Filter
+from iii_state.values import conditions
 from iii_state.values.transactions import Step
 from tests.support.stores import Store, drain, opened, plan
 from tests.support.waiting import until
@@ -373,4 +374,21 @@ async def test_the_steps_of_a_transaction_are_judged_and_coalesced_one_by_one(st
         ("state:deleted", None),
         ("state:created", text(ADA)),
         ("state:deleted", None),
+    ]
+
+
+async def test_conditions_of_a_write_and_of_triggers_go_together(store: Store) -> None:
+    subscription = Subscription("f", scope="s", filter=Filter(changed=(("email",),), when_new='[{"path":["n"],"gt":1}]'))
+    await store.subscribe(subscription)
+    await store.set("s", "k", text({"email": 1, "n": 2}))
+    held = conditions.parse(b'[{"path":"n","equals":2}]')
+    await store.set("s", "k", text({"email": 2, "n": 2}), conditions=held)
+    with pytest.raises(ConditionFailed):
+        await store.set("s", "k", text({"email": 3, "n": 5}), conditions=conditions.parse(b'[{"path":"n","equals":3}]'))
+    await store.update("s", "k", plan({"type": "set", "path": "email", "value": 4}), LIMIT, conditions=held)
+    await store.delete("s", "k", conditions=held)
+    assert [each.event.event_type for each in await drain(store, subscription)] == [
+        "state:created",
+        "state:updated",
+        "state:updated",
     ]
