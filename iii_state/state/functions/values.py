@@ -1,4 +1,4 @@
-"""`state::set`, `get`, `delete`, `update`, and what lists a scope: from the text of a request to the text of a reply."""
+"""`state::set`, `get`, `delete` and `update`: from the text of a request to the text of a reply."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from iii_state import lineages, values
-from iii_state.access import Access
 from iii_state.adapters.base import Adapter, Updated
-from iii_state.errors import Code, FunctionError, InvalidOp, InvalidValue, StoreError, too_large
+from iii_state.errors import Code, InvalidOp, InvalidValue, StoreError, too_large
 from iii_state.host import Caller, Handler
 from iii_state.sessions import Request, parse_request
 from iii_state.state.dispatch.loops import Loops
@@ -23,28 +22,21 @@ from iii_state.state.functions.declared import (
     Registration,
     as_it_is,
     failing_with,
-    reads_scope,
     refuse,
     writes_scope,
 )
 from iii_state.state.functions.requests import (
     DeleteRequest,
-    EntriesRequest,
     KeyRequest,
     RawUpdateRequest,
-    ScopeRequest,
     SetRequest,
     TouchRequest,
     UpdateRequest,
 )
-from iii_state.state.functions.snapshots import Snapshots
 from iii_state.tasks.results import Result, then
 from iii_state.values import Json
 from iii_state.values.ops import Plan, compile_text
 from iii_state.values.requests import within
-
-LIST_BYTES = 60 * 1024 * 1024
-"""The largest reply of `state::list`; more does not fit into a frame."""
 
 MAX_TTL_MS = 10**13
 
@@ -53,8 +45,6 @@ _key = msgspec.json.Decoder(KeyRequest)
 _delete = msgspec.json.Decoder(DeleteRequest)
 _update = msgspec.json.Decoder(RawUpdateRequest)
 _touch = msgspec.json.Decoder(TouchRequest)
-_scope = msgspec.json.Decoder(ScopeRequest)
-_entries = msgspec.json.Decoder(EntriesRequest)
 
 _set_failed = failing_with(Code.SET_ERROR, "set value")
 _get_failed = failing_with(Code.GET_ERROR, "get value")
@@ -64,12 +54,11 @@ _update_failed = failing_with(Code.UPDATE_ERROR, "update value")
 class ValueFunctions:
     """The functions `state::*` over any adapter. `limit` is the largest value that they store, in bytes."""
 
-    def __init__(self, adapter: Adapter, snapshots: Snapshots) -> None:
+    def __init__(self, adapter: Adapter) -> None:
         self.limit = values.MAX_VALUE_BYTES
         self.loops: Loops | None = None
         """Who is told of writes of workers that do not say what they come from."""
         self._values = adapter.values
-        self._snapshots = snapshots
 
     def __iter__(self) -> Iterator[Registration]:
         yield "state::set", self._set, "Set a value at a scope and a key"
@@ -77,10 +66,6 @@ class ValueFunctions:
         yield "state::delete", self._delete(), "Delete the value at a scope and a key"
         yield "state::update", self._update, "Apply a list of operations to a value, atomically"
         yield "state::touch", self._touch(), "Let a value go after a time, or stay, without changing it"
-        yield "state::list", self._list(), "List the values of a scope"
-        yield "state::list_keys", self._list_keys(), "List the keys of a scope"
-        yield "state::list_entries", self._list_entries(), "Read a scope in pages, as it was at one moment: keys and values"
-        yield "state::list_groups", self._list_groups, "List the scopes that have values"
 
     # --- called most: written out, every call of Python counts
 
@@ -232,35 +217,6 @@ class ValueFunctions:
         failed = failing_with(Code.STORE_ERROR, "touch value")
         return Declared("state::touch", TouchRequest, _touch.decode, touch, _touched, failed, writes_scope)
 
-    def _list(self) -> Handler:
-        def texts(request: ScopeRequest, caller: Caller) -> Result[list[bytes]]:
-            return self._values.texts(request.scope)
-
-        failed = failing_with(Code.LIST_ERROR, "list values")
-        return Declared("state::list", ScopeRequest, _scope.decode, texts, _listed, failed, reads_scope)
-
-    def _list_keys(self) -> Handler:
-        def keys(request: ScopeRequest, caller: Caller) -> Result[list[str]]:
-            return self._values.keys(request.scope)
-
-        failed = failing_with(Code.LIST_KEYS_ERROR, "list keys")
-        return Declared("state::list_keys", ScopeRequest, _scope.decode, keys, _keys_listed, failed, reads_scope)
-
-    def _list_entries(self) -> Handler:
-        def page(request: EntriesRequest, caller: Caller) -> Result[bytes]:
-            return self._snapshots.page(request, caller.worker_id)
-
-        failed = failing_with(Code.LIST_ENTRIES_ERROR, "list entries")
-        return Declared("state::list_entries", EntriesRequest, _entries.decode, page, as_it_is, failed, reads_scope)
-
-    def _list_groups(self, data: Json, caller: Caller) -> Result[bytes | None]:
-        """It has no request: whatever is sent is passed over. Scopes that the caller may not see are none for it."""
-        failed = failing_with(Code.LIST_GROUPS_ERROR, "list groups")
-        try:
-            return then(self._values.scopes(), partial(_scopes_listed, caller.access), failed)
-        except StoreError as error:
-            raise failed(error) from None
-
 
 def request_id_of(text: Raw | UnsetType, caller: Caller) -> Request | None:
     """The request id in a member `_iii_state_request`. Raises `InvalidValue` in words."""
@@ -284,28 +240,3 @@ def _updated(updated: Updated) -> bytes:
 
 def _touched(found: bool) -> bytes:
     return b'{"found":true}' if found else b'{"found":false}'
-
-
-def _listed(texts: list[bytes]) -> bytes:
-    if sum(map(len, texts)) + len(texts) > LIST_BYTES:
-        raise FunctionError(
-            Code.LIST_ERROR,
-            f"Failed to list values: the scope holds more than {LIST_BYTES} bytes; read it in pages with state::list_entries",
-        )
-    return b"[%b]" % b",".join(texts)
-
-
-def _keys_listed(keys: list[str]) -> bytes:
-    text = b'{"keys":%b}' % values.encode(keys)
-    if len(text) > LIST_BYTES:
-        raise FunctionError(
-            Code.LIST_KEYS_ERROR,
-            f"Failed to list keys: they take more than {LIST_BYTES} bytes; read them in pages with state::list_entries",
-        )
-    return text
-
-
-def _scopes_listed(access: Access | None, scopes: list[str]) -> bytes:
-    if access is not None:
-        scopes = [scope for scope in scopes if access.may_read(scope)]
-    return b'{"groups":%b}' % values.encode(sorted(scopes))
