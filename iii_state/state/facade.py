@@ -10,7 +10,7 @@ from typing import Any, Literal, TypedDict, TypeVar
 import msgspec
 
 from iii_state.state.handlers import EmbeddingEngine, EventHandler, Handlers
-from iii_state.state.watch import Watch, Watches
+from iii_state.state.watch import WATCH_BOUNDS, Watch, Watches
 from iii_state.values.ops import OpError
 
 H = TypeVar("H", bound=EventHandler)
@@ -251,7 +251,7 @@ class State:
         """
         if buffer < 1:
             raise ValueError(f"buffer has to be 1 or more events, not {buffer}")
-        return Watch(self._watches, _given(scope=scope, key=key) | {"retention_ms": 0}, buffer)
+        return Watch(self._watches, _given(scope=scope, key=key) | WATCH_BOUNDS, buffer)
 
     def on_change(
         self,

@@ -10,13 +10,20 @@ from iii_state.adapters.redis.identity import steady
 from iii_state.adapters.redis.scripts import engines
 from iii_state.adapters.redis.shared import Shared
 from iii_state.errors import ConfigError, StoreError
+from iii_state.events import TRIGGERS_V2
 from iii_state.tasks.background import Background
 from iii_state.tasks.signal import Signal
 
 logger = logging.getLogger(__name__)
 
-FEATURES = b"lineages"
-"""What this version reads of a queue's entries and 0.2.0 does not."""
+LINEAGES = b"lineages"
+"""Reads in a queue's entry what its write was made within."""
+
+NARROWED = TRIGGERS_V2.encode()
+"""Goes by all of a route, also by what narrows it."""
+
+FEATURES = b" ".join((LINEAGES, NARROWED))
+"""What this version knows and 0.2.0 does not."""
 
 LEASE = 0.9
 """Of its time to live an engine counts on so much: others see its heartbeat up to one look later than it was, and no earlier."""
