@@ -19,6 +19,7 @@ from iii_state.host import Host
 from iii_state.state.dispatch import Dispatcher
 from iii_state.state.functions.admin import AdminFunctions
 from iii_state.state.functions.declared import FunctionGroup
+from iii_state.state.functions.history import HistoryFunctions
 from iii_state.state.functions.peers import PeerFunctions
 from iii_state.state.functions.snapshots import Snapshots
 from iii_state.state.functions.values import ValueFunctions
@@ -75,7 +76,12 @@ class StateModule:
             raise
 
     def _register_with(self, host: Host) -> None:
-        groups: tuple[FunctionGroup, ...] = (self._functions, PeerFunctions(self.adapter), AdminFunctions(self.adapter.admin))
+        groups: tuple[FunctionGroup, ...] = (
+            self._functions,
+            HistoryFunctions(self.adapter.history),
+            PeerFunctions(self.adapter),
+            AdminFunctions(self.adapter.admin),
+        )
         for function_id, handler, description in (function for group in groups for function in group):
             metadata = self._about if function_id == "state::set" else None
             host.register_function(function_id, handler, description=description, metadata=metadata)

@@ -12,4 +12,7 @@ local old, new, failures = redis.call('HGET', values, key), false, ''
 --- @include "foreign/check_captured"
 --- @include "deadlines/apply_deadline"
 --- @include "values/remove"
+if revision then
+  return {'OK', old, revision}
+end
 return {'OK', old}

@@ -13,6 +13,7 @@ from iii_state.adapters.kv.deadlines import KvDeadlines
 from iii_state.adapters.kv.journal.changes import Changes
 from iii_state.adapters.kv.journal.commits import Commits
 from iii_state.adapters.kv.journal.file import Contents
+from iii_state.adapters.kv.log import KvHistory
 from iii_state.adapters.kv.queues import KvQueues, refuse_overflow
 from iii_state.adapters.kv.sessions import KvSessions, being_closed
 from iii_state.errors import too_large
@@ -29,16 +30,25 @@ _watching = Afterwards("planning the end of a value with a deadline")
 
 
 class KvValues:
-    """See `base.Values`. `commits` are those of the store's journal, None where it lives in memory.
+    """See `base.Values`. `commits` are those of the store's journal, None where it lives in memory; `history` is there where any
+    scope has a change log.
 
     What has been committed is read; mutations see what is on its way into the journal, too.
     """
 
-    def __init__(self, queues: KvQueues, sessions: KvSessions, commits: Commits | None, clock: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        queues: KvQueues,
+        sessions: KvSessions,
+        commits: Commits | None,
+        clock: Callable[[], int],
+        history: KvHistory | None = None,
+    ) -> None:
         self._queues = queues
         self._routes = queues.routes
         self._sessions = sessions
         self._commits = commits
+        self._history = history
         self._held: dict[str, dict[str, bytes]] = {}
         """Scope → key → stored text, of what has been committed."""
         self._deadlines = KvDeadlines(self._has_deadline, self._end_if_over, clock)
@@ -165,6 +175,8 @@ class KvValues:
             for queue in queues:
                 refuse_overflow(queue, event)
         changes_deadline = deadline is not None or (self._watched and self._deadline(scope, key) is not None)
+        if self._history is not None:
+            self._history.append(scope, key, old, new, cause)
         if request is not None:
             self._sessions.record(request, old)
         commits = self._commits

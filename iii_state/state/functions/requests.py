@@ -63,6 +63,15 @@ class ScopeRequest(msgspec.Struct):
     scope: str
 
 
+class HistoryRequest(msgspec.Struct):
+    """`state::history`."""
+
+    scope: str
+    key: str | None = None
+    after: str | None = None
+    limit: int | None = None
+
+
 class EntriesRequest(msgspec.Struct):
     """`state::list_entries`."""
 

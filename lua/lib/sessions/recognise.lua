@@ -5,8 +5,9 @@
 -- made anew at every call.
 --
 -- A session is a hash of the engine that calls, or of whoever calls the engine: `epoch`, a field per slot, and
--- `<slot>:old` with the value that the slot's last call found. A slot's field is `<sequence><mark><failures>`; the mark says where
--- the old value is: `+` recorded, `-` there was none, `!` too large to be recorded.
+-- `<slot>:old` with the value that the slot's last call found. A slot's field is `<sequence><mark><failures>`, and behind an `@`
+-- the revision where the scope has a change log; the mark says where the old value is: `+` recorded, `-` there was none, `!` too
+-- large to be recorded.
 
 do
   local held = redis.call('HMGET', session, 'epoch', slot)

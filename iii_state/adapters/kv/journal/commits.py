@@ -79,6 +79,11 @@ class Commits:
         outcome = self.filling.outcomes.get(slot)
         return outcome if outcome is not None or self._writing is None else self._writing.outcomes.get(slot)
 
+    def revision_of_scope(self, scope: str) -> int | None:
+        """The latest revision of a scope's change log on its way; None if none is."""
+        revision = self.filling.last_revisions.get(scope)
+        return revision if revision is not None or self._writing is None else self._writing.last_revisions.get(scope)
+
     def deliveries_to(self, queue: Queue) -> list[Delivery]:
         """What is on its way into a queue."""
         pending = [self.filling] if self._writing is None else [self._writing, self.filling]
