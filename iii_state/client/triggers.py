@@ -40,7 +40,7 @@ class Triggers:
         try:
             await self.taken(trigger_id)
         except BaseException:
-            self._registrations.pop(trigger_id, None)
+            self.unregister(trigger_id, trigger_type)
             raise
         return trigger_id
 

@@ -267,7 +267,7 @@ class Engine:
         except FunctionError:
             raise
         except BaseException as error:
-            if _interrupts(answer):
+            if _interrupts(answer, error):
                 raise
             raise contained(error) from error
         return None if result is None else values.decode(result)
@@ -301,7 +301,7 @@ class Engine:
         except BaseException as error:
             if isinstance(error, TimeoutError) and limit is not None and limit.expired():
                 raise FunctionError(Code.TIMEOUT, f"no answer within {timeout_ms:g} ms") from None
-            if _interrupts(answer):
+            if _interrupts(answer, error):
                 raise
             if action == "void":
                 log.warning("a void call of %s failed: %s", request["function_id"], error)
@@ -347,7 +347,9 @@ class Engine:
             try:
                 await answer
             except BaseException as error:
-                if _interrupts(answer):
+                if _interrupts(answer, error):
+                    if answer.done() and not answer.cancelled() and answer.exception() is None:
+                        self.triggers.unregister(trigger.id, self)  # its caller was stopped in the turn in which it was told
                     raise
                 raise registration_error(error) from error
         return TriggerRegistration(self, trigger.id)
@@ -385,12 +387,15 @@ class TriggerRegistration:
             await answer
 
 
-def _interrupts(answer: object) -> bool:
-    """Whether what has just been raised is for the task that waits for a call, and not the call's own error."""
+def _interrupts(answer: object, error: BaseException) -> bool:
+    """Whether `error`, which has just been raised, is for the task that waits for a call, and not the call's own.
+
+    A task may be cancelled in the very turn in which the call has been answered: `answer` tells nothing of that then.
+    """
     if not isinstance(answer, asyncio.Future):
         return False
     task = asyncio.current_task()
-    return not answer.done() or (answer.cancelled() and task is not None and task.cancelling() > 0)
+    return not answer.done() or (isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0)
 
 
 def _log_failure(function_id: str) -> Callable[[asyncio.Future[Any]], None]:

@@ -158,6 +158,52 @@ async def test_the_caller_of_a_call_can_still_be_cancelled(engine: Engine) -> No
             await ended.wait()
 
 
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_caller_may_be_cancelled_in_the_turn_in_which_it_is_answered(turns: int, engine: Engine) -> None:
+    """Then it is cancelled or answered, and hears of no error; what it has registered without hearing of it goes."""
+    loop = asyncio.get_running_loop()
+    answers: list[asyncio.Future[None]] = []
+    registered: set[str] = set()
+
+    class Provider:
+        def register(self, trigger: Trigger, replaces: Trigger | None = None) -> Result[None]:
+            registered.add(trigger.id)
+            answers.append(loop.create_future())
+            return answers[-1]
+
+        def unregister(self, trigger: Trigger, *, disconnected: bool) -> None:
+            registered.discard(trigger.id)
+
+    class Module(DictModule):
+        async def start(self, host: Any) -> None:
+            host.register_trigger_type("odd", Provider(), description="")
+
+    async def answered(event: Any) -> None:
+        answers.append(loop.create_future())
+        await answers[-1]
+
+    await engine.add_module(Module())
+    engine.register_function("answered", answered)
+    calls: dict[str, Callable[[], Awaitable[Any]]] = {
+        "register": lambda: engine.register_trigger({"type": "odd", "function_id": "answered"}),
+        "call": lambda: engine.trigger({"function_id": "answered"}),
+        "call with a limit": lambda: engine.trigger({"function_id": "answered", "timeout_ms": 60_000}),
+    }
+    for name, call in calls.items():
+        answers.clear()
+        caller = asyncio.ensure_future(call())
+        await until(lambda: bool(answers))
+        answers[0].set_result(None)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        caller.cancel()
+        try:
+            await caller
+        except asyncio.CancelledError:
+            if name == "register":
+                await until(lambda: not registered)
+
+
 @pytest.mark.parametrize("make", [plain, asynchronous])
 @pytest.mark.parametrize("role", ["handler", "condition"])
 async def test_an_event_is_tried_again_and_other_subscriptions_go_on(
