@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
 
 import msgspec
 from msgspec import Raw
@@ -73,9 +72,9 @@ class LogSource:
                 return
             cursor = page.next_cursor
 
-    def event_of(self, key: str, value: Any) -> Raw:
-        members = {"event_type": b'"state:created"', "scope": values.encode_string(self._scope), "key": values.encode_string(key)}
-        members |= {"type": b'"state"', "old_value": b"null", "new_value": bytes(value)}
+    def event_of(self, seen: Seen) -> Raw:
+        members = {"type": b'"state"', "event_type": b'"state:created"', "scope": values.encode_string(self._scope)}
+        members |= {"key": values.encode_string(seen.key), "old_value": b"null", "new_value": bytes(seen.value)}
         return Raw(values.compact_members(members))
 
     def _seen(self, change: _Change, next_after: str) -> Seen:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from iii_state.errors import Code, FunctionError
@@ -65,8 +65,8 @@ class Source(Protocol):
         """Keys and values, each as it was at some moment of the reading."""
         ...
 
-    def event_of(self, key: str, value: Any) -> Any:
-        """The event that shows a value that is there at the beginning."""
+    def event_of(self, seen: Seen) -> Any:
+        """The event that shows a value that is there at the beginning; `seen` has none yet."""
         ...
 
 
@@ -152,8 +152,8 @@ class Following:
             break
         last = len(found)
         for number, (key, value) in enumerate(found.items(), 1):
-            event = source.event_of(key, value)
-            self._ready.append(Seen(key, True, value, event, position if number == last else None))
+            seen = Seen(key, True, value, None, position if number == last else None)
+            self._ready.append(replace(seen, event=source.event_of(seen)))
         self._read = position
         if not found:
             self.position = position
