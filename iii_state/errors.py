@@ -40,6 +40,7 @@ class Code(StrEnum):
     LIST_ENTRIES_ERROR = "LIST_ENTRIES_ERROR"
     LIST_GROUPS_ERROR = "LIST_GROUPS_ERROR"
     HISTORY_ERROR = "HISTORY_ERROR"
+    TRANSACT_ERROR = "TRANSACT_ERROR"
     STORE_ERROR = "STORE_ERROR"
     SNAPSHOT_CAPACITY = "SNAPSHOT_CAPACITY"
     BRIDGE_RING = "BRIDGE_RING"
@@ -277,6 +278,13 @@ class Gap(StateError):
     def __init__(self, dropped: int) -> None:
         super().__init__(f"{dropped} events were dropped, since they were not read in time; the values have to be read again")
         self.dropped = dropped
+
+
+# --- moving data
+
+
+class TransferError(StateError):
+    """Data could not be moved: the message says what is wrong, with the line of a file, how far it came, and what to do next."""
 
 
 # --- texts

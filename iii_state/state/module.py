@@ -20,6 +20,7 @@ from iii_state.state.dispatch import Dispatcher
 from iii_state.state.functions.admin import AdminFunctions
 from iii_state.state.functions.declared import FunctionGroup
 from iii_state.state.functions.history import HistoryFunctions
+from iii_state.state.functions.many import ManyFunctions
 from iii_state.state.functions.peers import PeerFunctions
 from iii_state.state.functions.snapshots import Snapshots
 from iii_state.state.functions.values import ValueFunctions
@@ -78,6 +79,7 @@ class StateModule:
     def _register_with(self, host: Host) -> None:
         groups: tuple[FunctionGroup, ...] = (
             self._functions,
+            ManyFunctions(self.adapter, self._functions),
             HistoryFunctions(self.adapter.history),
             PeerFunctions(self.adapter),
             AdminFunctions(self.adapter.admin),

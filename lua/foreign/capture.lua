@@ -17,7 +17,7 @@ if old == new then
   return {'OK'}
 end
 cause = 'foreign'
-local all_checked = true
+local all_checked, queued = true, nil
 --- @include "queues/check_room"
 --- @include "values/check_log"
 redis.call('SCARD', scopes)

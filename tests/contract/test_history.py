@@ -13,6 +13,7 @@ from iii_state import values
 from iii_state.errors import Code, FunctionError, InvalidValue, StateError, StoreError
 from iii_state.history import LogPage, LogRule, LogRules
 from iii_state.sessions import Request
+from iii_state.values.transactions import Step
 from tests.support.stores import LIMIT, Store, opened, plan, stored
 
 LONG = 3_600_000
@@ -208,3 +209,33 @@ async def test_changes_go_for_their_age(kind: str, tmp_path: Path) -> None:
         with pytest.raises((StoreError, FunctionError)) as failed:
             await page(store, after=f"{found.next_after.rpartition(':')[0]}:29")
         assert code_of(failed.value) == Code.COMPACTED
+
+
+def a_step(key: str, value: bytes | None = None, **others: Any) -> Step:
+    return Step(key, value, others.pop("plan", None), **others)
+
+
+async def test_the_steps_of_a_transaction_are_changes_in_their_order(store: Store) -> None:
+    await store.set("s", "gone", b"1", ttl_ms=LONG)
+    await store.set("s", "k", b"0")
+    store.elapse(LONG)
+    steps = [a_step("k", b"1"), a_step("gone", b"2"), a_step("k"), a_step("n", plan=INCREMENT), a_step("n", plan=INCREMENT)]
+    await store.transact("s", steps, LIMIT)
+    await store.set("s", "k", b"3")
+    found = told(await page(store))
+    assert [change[0] for change in found] == list(range(1, 10))
+    assert [change[1:] for change in found if change[5] is None][2:] == [
+        ("updated", "k", 0, 1, None),
+        ("created", "gone", None, 2, None),
+        ("deleted", "k", 1, None, None),
+        ("created", "n", None, {"n": 1}, None),
+        ("updated", "n", {"n": 1}, {"n": 2}, None),
+        ("created", "k", None, 3, None),
+    ]
+    assert [change[1:] for change in found if change[5]] == [("deleted", "gone", 1, None, "expired")]
+
+
+async def test_a_transaction_that_is_refused_is_no_change(store: Store) -> None:
+    with pytest.raises(FunctionError, match="VALUE_TOO_LARGE"):
+        await store.transact("s", [a_step("k", b"1"), a_step("n", plan=INCREMENT)], 3)
+    assert told(await page(store)) == []

@@ -60,7 +60,7 @@ class KvAdapter:
         self.queues = KvQueues(limits, self._wake_up, self._commits, dead_letters, self._clock)
         self.history = KvHistory(history, self._commits, self._clock, lambda: self.store)
         self.values = KvValues(self.queues, self.sessions, self._commits, self._clock, self.history if history else None)
-        self.admin = KvAdmin(self.queues, dead_letters)
+        self.admin = KvAdmin(self.queues, dead_letters, self._journal)
         self.succession = KvSuccession()
         if self._commits is not None:
             self._commits.on_commit(self.sessions.committed)

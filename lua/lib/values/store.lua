@@ -8,7 +8,7 @@
 
 --- @include "values/check_log"
 do
-  local all_checked = false
+  local all_checked, queued = false, nil
   --- @include "queues/check_room"
   local is_new_scope = not old and redis.call('SISMEMBER', scopes, scope) == 0
 

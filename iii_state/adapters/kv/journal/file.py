@@ -103,6 +103,39 @@ def open_file(path: Path, now: int, history: LogRules = NO_LOGS) -> tuple[sqlite
 
     A file that was written before is opened on a full disk, too: `unwritten` of the contents then says so.
     """
+    connection = connected(path)
+    try:
+        connection.execute("PRAGMA cache_spill=OFF")  # a full disk is met by the COMMIT, when everything has been read
+        connection.execute("BEGIN IMMEDIATE")
+        back = _note_opening(connection, path, now, history)
+        contents = _read(connection)
+        try:
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            if not is_full(error) or contents.epoch == 1:  # a new file holds nothing to serve
+                raise
+            contents.unwritten = in_words(error, path)
+        else:
+            rewrite_if_mostly_free(connection, path)
+        connection.execute("PRAGMA cache_spill=ON")
+    except BaseException:
+        connection.close()
+        raise
+    if back > 1000:
+        logger.warning(
+            "the clock shows %.0f s less than when %s was written last: deadlines and planned attempts are moved back",
+            *(back / 1000, path),
+        )
+    return connection, contents
+
+
+def connected(path: Path) -> sqlite3.Connection:
+    """A connection to the file, made where there is none, that keeps all other processes out once it has read or written.
+
+    Raises `StoreError` in words when that cannot be, and `sqlite3.Error`.
+    """
     directory = path.parent
     try:
         if directory.exists() and not directory.is_dir():
@@ -134,30 +167,10 @@ def open_file(path: Path, now: int, history: LogRules = NO_LOGS) -> tuple[sqlite
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute(f"PRAGMA wal_autocheckpoint={LOG_PAGES}")
         connection.execute(f"PRAGMA journal_size_limit={LOG_PAGES * PAGE_BYTES}")
-        connection.execute("PRAGMA cache_spill=OFF")  # a full disk is met by the COMMIT, when everything has been read
-        connection.execute("BEGIN IMMEDIATE")
-        back = _note_opening(connection, path, now, history)
-        contents = _read(connection)
-        try:
-            connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            if not is_full(error) or contents.epoch == 1:  # a new file holds nothing to serve
-                raise
-            contents.unwritten = in_words(error, path)
-        else:
-            rewrite_if_mostly_free(connection, path)
-        connection.execute("PRAGMA cache_spill=ON")
     except BaseException:
         connection.close()
         raise
-    if back > 1000:
-        logger.warning(
-            "the clock shows %.0f s less than when %s was written last: deadlines and planned attempts are moved back",
-            *(back / 1000, path),
-        )
-    return connection, contents
+    return connection
 
 
 def note_opening(connection: sqlite3.Connection, path: Path, now: int, history: LogRules, store: str) -> None:
@@ -214,7 +227,7 @@ def _force_names_to_disk(directory: Path) -> None:
 
 def _note_opening(connection: sqlite3.Connection, path: Path, now: int, history: LogRules) -> int:
     """Bring a file up to the format, give it the next epoch, and move its moments back, by what is answered."""
-    _check_format(connection, path, LOG_FORMAT if history else FORMAT)
+    check_format(connection, path, LOG_FORMAT if history else FORMAT)
     _end_logs(connection, history)
     connection.execute("UPDATE meta SET value = value + 1 WHERE name='epoch'")
     row = connection.execute("SELECT value FROM meta WHERE name='clock'").fetchone()
@@ -232,11 +245,16 @@ def _end_logs(connection: sqlite3.Connection, history: LogRules) -> None:
     for scope, is_kept in connection.execute("SELECT scope, is_kept FROM log").fetchall():
         has_log = history.of(scope.decode()) is not None
         if is_kept and not has_log:
-            connection.execute("UPDATE log SET is_kept=0 WHERE scope=?", (scope,))
-            connection.execute("DELETE FROM history WHERE scope=?", (scope,))
-            connection.execute("DELETE FROM revision WHERE scope=?", (scope,))
+            end_log(connection, scope)
         elif has_log and not is_kept:
             connection.execute("UPDATE log SET is_kept=1, last=last+1 WHERE scope=?", (scope,))
+
+
+def end_log(connection: sqlite3.Connection, scope: bytes) -> None:
+    """Forget the changes of a scope, which is going to be written without them."""
+    connection.execute("UPDATE log SET is_kept=0 WHERE scope=?", (scope,))
+    connection.execute("DELETE FROM history WHERE scope=?", (scope,))
+    connection.execute("DELETE FROM revision WHERE scope=?", (scope,))
 
 
 def _read(connection: sqlite3.Connection) -> Contents:
@@ -257,7 +275,9 @@ def _read(connection: sqlite3.Connection) -> Contents:
     )
 
 
-def _check_format(connection: sqlite3.Connection, path: Path, layout: int) -> None:
+def check_format(connection: sqlite3.Connection, path: Path, layout: int | None = None) -> None:
+    """Bring a file up to a format (that which it has, or `FORMAT`), within a transaction. Raises `StoreError` for one of another
+    program, or a newer version."""
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
@@ -271,7 +291,7 @@ def _check_format(connection: sqlite3.Connection, path: Path, layout: int) -> No
         raise StoreError(f"{path} has format {version}; this version of iii-state knows up to {LOG_FORMAT}. Use a newer one")
     for statement in _ADDED.split(";"):
         connection.execute(statement)
-    connection.execute(f"PRAGMA user_version={layout}")
+    connection.execute(f"PRAGMA user_version={layout or max(version, FORMAT)}")
 
 
 def is_full(error: sqlite3.Error) -> bool:
