@@ -12,7 +12,7 @@ from iii_state.cli.changes import change_line
 from iii_state.cli.log_source import LogSource
 from iii_state.cli.terminal import is_terminal, show
 from iii_state.client.client import Client
-from iii_state.client.following import Seen
+from iii_state.client.following import Followed
 from iii_state.history import MOST_CHANGES
 
 
@@ -45,7 +45,7 @@ def history(scope: str, key: str | None, after: str | None, limit: int | None, u
     run(action)
 
 
-def _show(change: Seen, as_json: bool) -> None:
+def _show(change: Followed, as_json: bool) -> None:
     if as_json or not is_terminal():
         show(request(revision=change.revision, at_ms=change.at_ms, event=bytes(change.event)), as_json)
     else:

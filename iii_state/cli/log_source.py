@@ -10,7 +10,7 @@ from msgspec import Raw
 from iii_state import values
 from iii_state.cli.calls import request
 from iii_state.client.client import Client
-from iii_state.client.following import Seen, SeenPage
+from iii_state.client.following import Followed, FollowedPage
 from iii_state.errors import Code, FunctionError
 
 
@@ -43,14 +43,14 @@ _event = msgspec.json.Decoder(_Event)
 
 
 class LogSource:
-    """See `following.Source`. Values and events are JSON text as the engine has sent it."""
+    """See `following.ScopeSource`. Values and events are JSON text as the engine has sent it."""
 
     def __init__(self, client: Client, scope: str, key: str | None) -> None:
         self._client = client
         self._scope = scope
         self._key = key
 
-    async def page(self, after: str | None, limit: int) -> SeenPage:
+    async def page(self, after: str | None, limit: int) -> FollowedPage:
         asked = request(scope=self._scope, key=self._key, after=after, limit=limit)
         try:
             found = _page.decode(await self._client.call("state::history", asked) or b"{}")
@@ -58,7 +58,7 @@ class LogSource:
             if error.code != Code.FUNCTION_NOT_FOUND:
                 raise
             raise FunctionError(Code.UNSUPPORTED, "this engine has no change logs (feature `history`)") from None
-        return SeenPage([self._seen(change, found.next_after) for change in found.changes], found.next_after, found.first)
+        return FollowedPage([self._seen(change, found.next_after) for change in found.changes], found.next_after, found.first)
 
     async def present(self) -> AsyncIterator[tuple[str, Raw]]:
         cursor = None
@@ -72,13 +72,13 @@ class LogSource:
                 return
             cursor = page.next_cursor
 
-    def event_of(self, seen: Seen) -> Raw:
+    def event_of(self, seen: Followed) -> Raw:
         members = {"type": b'"state"', "event_type": b'"state:created"', "scope": values.encode_string(self._scope)}
         members |= {"key": values.encode_string(seen.key), "old_value": b"null", "new_value": bytes(seen.value)}
         return Raw(values.compact_members(members))
 
-    def _seen(self, change: _Change, next_after: str) -> Seen:
+    def _seen(self, change: _Change, next_after: str) -> Followed:
         event = _event.decode(change.event)
         after = f"{next_after.rpartition(':')[0]}:{change.revision}"
         is_there = event.event_type != "state:deleted"
-        return Seen(event.key, is_there, event.new_value, change.event, after, change.revision, change.at_ms)
+        return Followed(event.key, is_there, event.new_value, change.event, after, change.revision, change.at_ms)

@@ -30,7 +30,7 @@ FINAL = frozenset({Code.COMPACTED, Code.FORBIDDEN, Code.DESERIALIZATION_ERROR, C
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Followed:
     """A change, or (`revision` None) a value that is there at the beginning: its key, the value now if there is one, its event.
 
     `after` is the position behind it: None of a value at the beginning but the last.
@@ -46,18 +46,18 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class SeenPage:
+class FollowedPage:
     """A page of `state::history`."""
 
-    changes: list[Seen]
+    changes: list[Followed]
     next_after: str
     first: int
 
 
-class Source(Protocol):
+class ScopeSource(Protocol):
     """Where a scope, or one of its keys, is read. Raises `FunctionError`, and `ConnectionLost` where it is another process."""
 
-    async def page(self, after: str | None, limit: int) -> SeenPage:
+    async def page(self, after: str | None, limit: int) -> FollowedPage:
         """A page of the log; with the limit 0 none of it, and the position of its end."""
         ...
 
@@ -65,7 +65,7 @@ class Source(Protocol):
         """Keys and values, each as it was at some moment of the reading."""
         ...
 
-    def event_of(self, seen: Seen) -> Any:
+    def event_of(self, seen: Followed) -> Any:
         """The event that shows a value that is there at the beginning; `seen` has none yet."""
         ...
 
@@ -96,10 +96,10 @@ class Following:
         self._initial = initial and after is None
         self._read: str | None = after
         """Up to here everything has been read."""
-        self._ready: deque[Seen] = deque()
+        self._ready: deque[Followed] = deque()
         self.has_begun = False
 
-    async def begin(self, source: Source) -> None:
+    async def begin(self, source: ScopeSource) -> None:
         """Find out where to begin, once. Raises what the first reading raises."""
         if self.has_begun:
             return
@@ -111,7 +111,7 @@ class Following:
                 self._read = self.position = page.next_after
         self.has_begun = True
 
-    async def next(self, source: Source, woken: Woken) -> Seen | None:
+    async def next(self, source: ScopeSource, woken: Woken) -> Followed | None:
         """The next one, waited for; None when it is over. Giving it up loses nothing. Raises `FunctionError`, `ConnectionLost`."""
         while not self._ready:
             if woken.is_over:
@@ -139,7 +139,7 @@ class Following:
         self.position = seen.after or self.position
         return seen
 
-    async def _read_present(self, source: Source) -> None:
+    async def _read_present(self, source: ScopeSource) -> None:
         for attempt in range(1, MAX_READINGS + 1):
             position = (await source.page(None, 0)).next_after
             found = {key: value async for key, value in source.present()}
@@ -152,14 +152,14 @@ class Following:
             break
         last = len(found)
         for number, (key, value) in enumerate(found.items(), 1):
-            seen = Seen(key, True, value, None, position if number == last else None)
+            seen = Followed(key, True, value, None, position if number == last else None)
             self._ready.append(replace(seen, event=source.event_of(seen)))
         self._read = position
         if not found:
             self.position = position
 
     @staticmethod
-    async def _catch_up(source: Source, position: str, found: dict[str, Any]) -> str:
+    async def _catch_up(source: ScopeSource, position: str, found: dict[str, Any]) -> str:
         """Bring what was read up to the end of the log, whose position is the answer."""
         while True:
             page = await source.page(position, MOST_CHANGES)

@@ -11,7 +11,7 @@ import msgspec
 
 from iii_state.client.following import Following
 from iii_state.state.handlers import EmbeddingEngine, EventHandler, Handlers
-from iii_state.state.log_source import ScopeLog
+from iii_state.state.log_source import FollowedScope
 from iii_state.state.watch import Watch, Watches
 from iii_state.values.ops import OpError
 
@@ -288,7 +288,7 @@ class State:
         config = _given(scope=scope, key=key) | {"retention_ms": 0}
         if scope is None or (after is None and not initial):
             return Watch(self._watches, config, buffer)
-        return Watch(self._watches, config, buffer, ScopeLog(self._call, scope, key, Following(after, initial=initial)))
+        return Watch(self._watches, config, buffer, FollowedScope(self._call, scope, key, Following(after, initial=initial)))
 
     def on_change(
         self,

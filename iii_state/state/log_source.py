@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from iii_state.client.following import Following, Seen, SeenPage, Woken
+from iii_state.client.following import Followed, FollowedPage, Following, Woken
 from iii_state.errors import Code, FunctionError
 from iii_state.events import known_cause
 from iii_state.state.handlers import Event
@@ -13,7 +13,7 @@ from iii_state.state.handlers import Event
 PAGE_BYTES = 8_000_000
 
 
-class ScopeLog:
+class FollowedScope:
     """What a watch reads of a scope, or of one of its keys. `call` calls `state::<name>` with the members of a payload.
 
     It is the source of its own `Following`: values and events are Python objects.
@@ -41,8 +41,8 @@ class ScopeLog:
 
     # -- as a source
 
-    async def page(self, after: str | None, limit: int) -> SeenPage:
-        """See `following.Source`."""
+    async def page(self, after: str | None, limit: int) -> FollowedPage:
+        """See `following.ScopeSource`."""
         given = {} if after is None else {"after": after}
         try:
             page = await self._call("history", scope=self._scope, limit=limit, **self._key, **given)
@@ -51,10 +51,10 @@ class ScopeLog:
                 raise
             raise FunctionError(Code.UNSUPPORTED, "this engine has no change logs (feature `history`)") from None
         changes = [self._seen(change, page["next_after"]) for change in page["changes"]]
-        return SeenPage(changes, page["next_after"], page["first"])
+        return FollowedPage(changes, page["next_after"], page["first"])
 
     async def present(self) -> AsyncIterator[tuple[str, Any]]:
-        """See `following.Source`."""
+        """See `following.ScopeSource`."""
         cursor: dict[str, str] = {}
         while True:
             page = await self._call("list_entries", scope=self._scope, limit=1000, max_bytes=PAGE_BYTES, **cursor)
@@ -65,13 +65,13 @@ class ScopeLog:
                 return
             cursor["cursor"] = page["next_cursor"]
 
-    def event_of(self, seen: Seen) -> Event:
-        """See `following.Source`."""
+    def event_of(self, seen: Followed) -> Event:
+        """See `following.ScopeSource`."""
         return Event(self._scope, seen.key, "state:created", None, seen.value, after=seen.after)
 
-    def _seen(self, change: dict[str, Any], next_after: str) -> Seen:
+    def _seen(self, change: dict[str, Any], next_after: str) -> Followed:
         told = change["event"]
         after = f"{next_after.rpartition(':')[0]}:{change['revision']}"
         old, new, cause = told["old_value"], told["new_value"], known_cause(told.get("cause"))
         event = Event(self._scope, told["key"], told["event_type"], old, new, cause, after=after)
-        return Seen(told["key"], told["event_type"] != "state:deleted", new, event, after, change["revision"], change["at_ms"])
+        return Followed(told["key"], told["event_type"] != "state:deleted", new, event, after, change["revision"], change["at_ms"])

@@ -19,7 +19,7 @@ from iii_state.access import WATCH_FUNCTIONS
 from iii_state.errors import Code, FunctionError, Gap
 from iii_state.host import Host
 from iii_state.state.handlers import EmbeddingEngine, Event, event_of
-from iii_state.state.log_source import ScopeLog
+from iii_state.state.log_source import FollowedScope
 from iii_state.tasks.background import Background
 from iii_state.tasks.closing import in_turn
 
@@ -43,7 +43,7 @@ class Watch:
     kept in a variable is closed when Python drops it.
     """
 
-    def __init__(self, watches: Watches, config: dict[str, Any], size: int, log: ScopeLog | None = None) -> None:
+    def __init__(self, watches: Watches, config: dict[str, Any], size: int, log: FollowedScope | None = None) -> None:
         self._watches = watches
         self._config = config
         self._buffer = Buffer(size)
