@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from iii_state import values
-from iii_state.errors import Code, FunctionError, InvalidValue, StateError, StoreError
+from iii_state.errors import Code, ConditionFailed, FunctionError, InvalidValue, StateError, StoreError
 from iii_state.history import LogPage, LogRule, LogRules
 from iii_state.sessions import Request
+from iii_state.values.conditions import Conditions, parse
 from iii_state.values.transactions import Step
 from tests.support.stores import LIMIT, Store, opened, plan, stored
 
@@ -239,3 +240,48 @@ async def test_a_transaction_that_is_refused_is_no_change(store: Store) -> None:
     with pytest.raises(FunctionError, match="VALUE_TOO_LARGE"):
         await store.transact("s", [a_step("k", b"1"), a_step("n", plan=INCREMENT)], 3)
     assert told(await page(store)) == []
+
+
+def at_revision(revision: int) -> Conditions:
+    return parse(values.encode([{"revision": revision}]))
+
+
+async def test_a_value_is_read_with_its_revision(store: Store) -> None:
+    await store.set("s", "a", b"1")
+    await store.set("s", "b", b"1", ttl_ms=LONG)
+    await store.set("s", "a", b"1")
+    await store.set("unlogged", "k", b"1")
+    assert (await store.read("s", "a"))[::2] == (b"1", 3)
+    assert (await store.read("s", "b"))[::2] == (b"1", 2)
+    assert 0 < (await store.read("s", "b")).ttl_ms <= LONG
+    assert await store.read("s", "missing") == (None, None, None)
+    assert await store.read("unlogged", "k") == (b"1", None, None)
+    await store.delete("s", "a")
+    store.elapse(2 * LONG)
+    assert await store.read("s", "a") == (None, None, None)
+    assert (await store.read("s", "b")).text is None
+
+
+async def test_conditions_are_judged_by_the_revision_of_the_value(store: Store) -> None:
+    await store.set("s", "k", stored({"n": 1}))
+    await store.set("s", "other", b"1")
+    for wrong in (2, 7):
+        with pytest.raises((ConditionFailed, FunctionError)):
+            await store.set("s", "k", b"1", conditions=at_revision(wrong))
+    assert await store.set("s", "k", stored({"n": 2}), conditions=at_revision(1)) == stored({"n": 1})
+    with pytest.raises((ConditionFailed, FunctionError)):  # A, B, A again is seen
+        await store.update("s", "k", INCREMENT, LIMIT, conditions=at_revision(1))
+    await store.update("s", "k", INCREMENT, LIMIT, conditions=at_revision(3))
+    with pytest.raises((ConditionFailed, FunctionError)):
+        await store.delete("s", "k", conditions=at_revision(3))
+    await store.delete("s", "k", conditions=at_revision(4))
+    for revision in (4, 5):
+        with pytest.raises((ConditionFailed, FunctionError)):
+            await store.set("s", "k", b"1", conditions=at_revision(revision))
+    assert [change[:3] for change in told(await page(store))] == [
+        (1, "created", "k"),
+        (2, "created", "other"),
+        (3, "updated", "k"),
+        (4, "updated", "k"),
+        (5, "deleted", "k"),
+    ]

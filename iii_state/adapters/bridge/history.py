@@ -28,7 +28,7 @@ class BridgeHistory:
 
     async def _page(self, data: bytes) -> LogPage:
         try:
-            page: LogPage = await self._call(self._history, data)
+            page: LogPage = await self._call(self._history, data, feature="history")
         except FunctionError as error:
             if error.code != Code.FUNCTION_NOT_FOUND:
                 raise
