@@ -285,3 +285,13 @@ async def test_conditions_are_judged_by_the_revision_of_the_value(store: Store) 
         (4, "updated", "k"),
         (5, "deleted", "k"),
     ]
+
+
+async def test_a_new_deadline_is_no_change(store: Store) -> None:
+    written = store.set("s", "k", stored({"n": 1}))
+    touched = store.touch("s", "k", LONG)
+    updated = store.update("s", "k", INCREMENT, LIMIT, conditions=at_revision(1))
+    await asyncio.gather(written, touched, updated)
+    await store.touch("s", "k", None)
+    await store.update("s", "k", INCREMENT, LIMIT, conditions=at_revision(2))
+    assert [change[0] for change in told(await page(store))] == [1, 2, 3]

@@ -127,9 +127,8 @@ class KvHistory:
 
     def current_revision(self, scope: str, key: str) -> int | None:
         """The revision of the value that mutations see, None where there is none, or it is older than the log."""
-        if self._commits is not None and (changes := self._commits.changes_of((scope, key))) is not None:
-            return changes.revisions.get((scope, key))
-        return self.revision(scope, key)
+        committed = self.revision(scope, key)
+        return committed if self._commits is None else self._commits.revision_of((scope, key), committed)
 
     def committed(self, written: Changes) -> None:
         """What was written is seen from now on."""
