@@ -21,6 +21,7 @@ from iii_state.state.features import FEATURES
 from iii_state.state.functions.admin import AdminFunctions
 from iii_state.state.functions.declared import FunctionGroup
 from iii_state.state.functions.history import HistoryFunctions
+from iii_state.state.functions.lists import ListFunctions
 from iii_state.state.functions.many import ManyFunctions
 from iii_state.state.functions.peers import PeerFunctions
 from iii_state.state.functions.snapshots import Snapshots
@@ -45,7 +46,7 @@ class StateModule:
         self._settings = configuration.parse(config)
         self.adapter = adapter or open_adapter(self._settings)
         self._snapshots = Snapshots(self.adapter)
-        self._functions = ValueFunctions(self.adapter, self._snapshots)
+        self._functions = ValueFunctions(self.adapter)
         self.triggers = StateTriggers(self.adapter, self._settings)
         """The provider of the trigger type `state`."""
         self._dispatcher: Dispatcher | None = None
@@ -82,6 +83,7 @@ class StateModule:
             self._functions,
             ManyFunctions(self.adapter, self._functions),
             HistoryFunctions(self.adapter.history),
+            ListFunctions(self.adapter, self._snapshots),
             PeerFunctions(self.adapter),
             AdminFunctions(self.adapter.admin),
         )
