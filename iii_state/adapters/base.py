@@ -21,10 +21,11 @@ remote engine, is a `FunctionError`, and reaches the caller as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from iii_state.events import DeadLetter, Delivery, Failure, QueueStats, Subscription
+from iii_state.figures import Figure
 from iii_state.sessions import Request
 from iii_state.tasks.results import Awaited, Result
 from iii_state.values.ops import OpError, Plan
@@ -234,6 +235,11 @@ class Adapter(Protocol):
     def succession(self) -> Succession: ...
 
     @property
+    def name(self) -> str:
+        """What it is called in a configuration."""
+        ...
+
+    @property
     def store(self) -> str | None:
         """The id of what holds the data, once started: the same for as long as the data lasts, and for all engines that share it.
 
@@ -254,6 +260,14 @@ class Adapter(Protocol):
 
     async def health(self) -> str | None:
         """None when the backend answers, else why not, in words; bounded to two seconds."""
+        ...
+
+    def figures(self) -> Iterable[Figure]:
+        """What has been counted here; asks nobody."""
+        ...
+
+    def tells_of_queues(self) -> Awaited[bool]:
+        """Whether this engine is the one that tells what the queues hold (`Admin.stats`): of all that share a store, one does."""
         ...
 
     def route(self, visited: list[str]) -> Result[list[str]]:

@@ -13,6 +13,7 @@ from iii_state.cli.config import config
 from iii_state.cli.data import delete, entries, get, groups, keys, list_values, set_value, update
 from iii_state.cli.docs import docs
 from iii_state.cli.lua_load import lua_load
+from iii_state.cli.metrics import metrics
 from iii_state.cli.operate import dead, triggers
 from iii_state.cli.run.attach import attach
 from iii_state.cli.run.serve import serve
@@ -67,6 +68,7 @@ for command in (
     triggers,
     dead,
     lua_load,
+    metrics,
     token,
     config,
     docs,

@@ -5,22 +5,27 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 from aiohttp.web_protocol import RequestHandler
 
+from iii_state.access import access_of
 from iii_state.engine import http_log
 from iii_state.engine.channels import Channels
 from iii_state.engine.listening import HANDSHAKE_SECONDS, Listener, bind, resolve
+from iii_state.engine.traffic import Traffic
 from iii_state.engine.unfinished import Unfinished
 from iii_state.engine.workers import worker
 from iii_state.engine.workers.worker import Worker
 from iii_state.engine.workers.workers import Workers
 from iii_state.errors import AccessRefused
+from iii_state.figures import Figure
 from iii_state.guard import Asked, Guard
 from iii_state.guard.guard import bearer_protocols
 from iii_state.guard.tls import names
+from iii_state.observe.metrics import CONTENT_TYPE, exposition
 from iii_state.rights import Identity
 from iii_state.wire import handshake
 from iii_state.wire.backlog import Backlog
@@ -45,10 +50,18 @@ class Server:
     `guard` decides who is let in: its answer comes before anything else is done for a request, on every path.
     """
 
-    def __init__(self, workers: Workers, health: Callable[[], Awaitable[dict[str, str]]], guard: Guard) -> None:
+    def __init__(
+        self,
+        workers: Workers,
+        health: Callable[[], Awaitable[dict[str, str]]],
+        guard: Guard,
+        figures: Callable[[], Awaitable[list[Figure]]],
+    ) -> None:
         self.guard = guard
         self._workers = workers
         self._health = health
+        self._figures = figures
+        self.traffic = Traffic()
         self._sockets: dict[WebSocket, _Held] = {}
         self._listeners: list[Listener] = []
         self._runner: web.AppRunner | None = None
@@ -61,6 +74,7 @@ class Server:
         self.app.router.add_get("/otel", self._serve_telemetry)
         self.app.router.add_get("/ws/channels/{channel_id}", self._serve_channel)
         self.app.router.add_get("/healthz", self._serve_health)
+        self.app.router.add_get("/metrics", self._serve_metrics)
 
     def __len__(self) -> int:
         """Connections that are open."""
@@ -212,6 +226,7 @@ class Server:
 
         def join(socket: WebSocket) -> MessageReceiver:
             joined.append(socket)
+            self.traffic.connections += 1
             held = self._sockets[socket] = _Held(identity)
             held.receiver = connect(socket)
             return self._limited(held, socket)
@@ -221,6 +236,7 @@ class Server:
         finally:
             for socket in joined:
                 del self._sockets[socket]
+                self.traffic.count(socket)
 
     def _message_bytes(self, identity: Identity | None) -> int:
         """How large a message of a connection may be."""
@@ -244,6 +260,22 @@ class Server:
             await self.admit(request)
             told |= {"reasons": wrong} if wrong else {"workers": len(self._workers)}
         return web.json_response(told, status=503 if wrong else 200)
+
+    async def _serve_metrics(self, request: web.Request) -> web.Response:
+        """What has been counted, for operators."""
+        if not self.guard.settings.metrics:
+            raise web.HTTPNotFound(text="metrics are turned off (server.metrics)\n")
+        access = access_of(await self.admit(request))
+        if access is not None and not access.rights.operate:
+            raise web.HTTPForbidden(text=f"{access.refusal('see metrics (the right `operate`)').message}\n")
+        return web.Response(body=await exposition(await self._figures()), headers={"Content-Type": CONTENT_TYPE})
+
+    def current_traffic(self) -> Traffic:
+        """What has gone over connections, those that are open among them."""
+        traffic = replace(self.traffic)
+        for socket in self._sockets:
+            traffic.count(socket)
+        return traffic
 
 
 class _Held:

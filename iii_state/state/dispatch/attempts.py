@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -15,6 +16,7 @@ from iii_state.state.dispatch.isolation import Isolation
 from iii_state.state.dispatch.loops import Loops
 from iii_state.state.dispatch.outcomes import Outcomes
 from iii_state.state.dispatch.schedule import Context
+from iii_state.state.dispatch.tallies import TIMED
 from iii_state.tasks.awake import LATE_SECONDS
 
 
@@ -57,6 +59,9 @@ class Attempts:
         consumer.running[attempt] = None
         capacity = consumer.capacity
         capacity.running += 1
+        capacity.tally.started = number = capacity.tally.started + 1
+        if not number & TIMED:
+            attempt.began = time.perf_counter()
         consumer.event_bytes = size = event.size
         capacity.bytes += size
         if consumer.timer is None:
@@ -75,6 +80,7 @@ class Attempts:
 
     def _condition_answered(self, attempt: Attempt, result: bytes | None) -> None:
         if result is not None and result.strip() == b"false":
+            attempt.consumer.capacity.tally.skipped += 1
             self._done(attempt)
         else:
             self._call_in_turn(attempt)
@@ -139,6 +145,7 @@ class Attempts:
 
     def _done(self, attempt: Attempt, result: bytes | None = None) -> None:
         self._end(attempt)
+        attempt.consumer.capacity.tally.done += 1
         self._outcomes.done(attempt)
 
     def _failed(self, attempt: Attempt, error: BaseException) -> None:
@@ -159,6 +166,9 @@ class Attempts:
         self._loops.end(attempt)
         if attempt.remembered is not None:
             lineages.end(*attempt.remembered)
+        capacity.tally.ended += 1
+        if attempt.began:
+            capacity.tally.durations.add(time.perf_counter() - attempt.began)
         capacity.running -= 1
         capacity.bytes -= attempt.delivery.event.size
         if capacity.blocked:

@@ -39,6 +39,7 @@ class Outcomes:
 
     def release(self, attempt: Attempt) -> None:
         """Give back an event whose handler may still be running."""
+        attempt.consumer.capacity.tally.returned += 1
         self._settling.settle(partial(self._context.adapter.queues.release, [attempt.delivery], begun=True))
 
     def failed(self, attempt: Attempt, error: BaseException) -> None:
@@ -56,15 +57,18 @@ class Outcomes:
             self._crash(attempt)
         elif unserved or (isinstance(error, NotCarriedOut) and not too_large):
             begun = isinstance(error, NotCarriedOut) and error.begun
+            consumer.capacity.tally.returned += 1
             self._settling.settle(partial(queues.release, [delivery], begun=begun))
         elif final or isinstance(error, NotCarriedOut) or delivery.attempt >= consumer.subscription.retry.max_attempts:
             self.refuse(consumer, delivery, failure)
         else:
+            consumer.capacity.tally.retried += 1
             self._settling.settle(partial(queues.retry, delivery, _pause_ms(consumer, delivery.attempt), failure))
 
     def refuse(self, consumer: Consumer, delivery: Delivery, failure: Failure) -> None:
         """It is to be called with this event no more: a dead letter."""
         event = delivery.event
+        consumer.capacity.tally.dead += 1
         logger.error(
             "%s: the event %s of %r %r is a dead letter after %d attempts: %s",
             *(consumer.function[1], delivery.event_id, event.scope, event.key, delivery.attempt, failure),
@@ -81,6 +85,7 @@ class Outcomes:
             about = f"its worker went away in mid-call {alone + 1} times, the last {alone} with this event alone"
             self.refuse(consumer, delivery, Failure(Code.WORKER_LOST, about))
             return
+        consumer.capacity.tally.crashed += 1
         if not self._crashed:
             self._context.loop.call_soon(self._tell_of_crashes)  # behind all that the same worker leaves
         self._crashed.setdefault(attempt.runner, []).append(attempt)

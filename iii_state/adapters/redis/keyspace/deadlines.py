@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from iii_state.adapters.figures import LATE_MS
 from iii_state.adapters.redis.mutations.fanout import MAX_WAIT_MS
 from iii_state.adapters.redis.mutations.mutation import Expire
 from iii_state.adapters.redis.mutations.routes import deadlines_setting
@@ -43,6 +44,7 @@ class RedisDeadlines:
     def __init__(self, shared: Shared) -> None:
         self._fanout = shared.fanout
         self._keys = shared.keys
+        self._engine = shared.engine
         self._connection = shared.connection
         self._run = shared.connection.run
         self._pubsub = shared.pubsub
@@ -79,7 +81,11 @@ class RedisDeadlines:
             if not due:
                 return -1 if following < 0 else int(min(MAX_WAIT_MS, max(LOOK_MS, following)))
             for scope, looked_at in zip(due[::2], due[1::2], strict=True):
+                now_ms = self._engine.own_now_ms()
+                late = now_ms is not None and now_ms - float(looked_at) > LATE_MS
+                before = self._fanout.counts.expired
                 await self._sweep_scope(scope, was_empty=float(looked_at) % 1 == 0.5)
+                self._fanout.counts.late += self._fanout.counts.expired - before if late else 0
 
     async def _sweep_scope(self, scope: bytes, *, was_empty: bool) -> None:
         times = self._keys.deadlines_of(scope)

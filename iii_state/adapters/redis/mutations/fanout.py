@@ -10,6 +10,7 @@ from iii_state.adapters.redis.connection.call import RedisCall, Reply
 from iii_state.adapters.redis.connection.connection import RedisConnection
 from iii_state.adapters.redis.identity import EngineIdentity
 from iii_state.adapters.redis.keys import Keys
+from iii_state.adapters.redis.mutations.counts import Counts
 from iii_state.adapters.redis.mutations.routes import BEGAN, RedisRoutes, deadlines_setting
 from iii_state.adapters.redis.mutations.wake_ups import WakeUps
 from iii_state.adapters.redis.scripts.mutations import BoundedQueue, Stale, declare
@@ -48,6 +49,7 @@ class Fanout:
         self.enabled = True
         self.tells_lineages = False
         """Whether all engines have said that they read what a write was made within."""
+        self.counts = Counts()
         self.deadlines = Maintenance()
         """Removes values whose deadline is over; planned here, since writes set deadlines."""
         self.was_emptied = False
