@@ -27,6 +27,7 @@ class Code(StrEnum):
     ROW_TOO_LARGE = "ROW_TOO_LARGE"
     INVALID_NAMESPACE = "INVALID_NAMESPACE"
     NOT_FOUND = "NOT_FOUND"
+    UNSUPPORTED = "UNSUPPORTED"
 
     # What the store could not do; nothing was changed.
     SET_ERROR = "SET_ERROR"
@@ -37,6 +38,7 @@ class Code(StrEnum):
     LIST_KEYS_ERROR = "LIST_KEYS_ERROR"
     LIST_ENTRIES_ERROR = "LIST_ENTRIES_ERROR"
     LIST_GROUPS_ERROR = "LIST_GROUPS_ERROR"
+    TRANSACT_ERROR = "TRANSACT_ERROR"
     STORE_ERROR = "STORE_ERROR"
     SNAPSHOT_CAPACITY = "SNAPSHOT_CAPACITY"
     BRIDGE_RING = "BRIDGE_RING"
@@ -268,6 +270,13 @@ class Gap(StateError):
     def __init__(self, dropped: int) -> None:
         super().__init__(f"{dropped} events were dropped, since they were not read in time; the values have to be read again")
         self.dropped = dropped
+
+
+# --- moving data
+
+
+class TransferError(StateError):
+    """Data could not be moved: the message says what is wrong, with the line of a file, how far it came, and what to do next."""
 
 
 # --- texts

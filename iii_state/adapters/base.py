@@ -29,6 +29,7 @@ from iii_state.figures import Figure
 from iii_state.sessions import Request
 from iii_state.tasks.results import Awaited, Result
 from iii_state.values.ops import OpError, Plan
+from iii_state.values.transactions import Done, Step
 
 
 class Updated(NamedTuple):
@@ -53,11 +54,22 @@ class Entries(NamedTuple):
     now: int
 
 
+class Backup(NamedTuple):
+    """A copy of a store's file: where it is, on the machine of its engine, and its size."""
+
+    path: str
+    bytes: int
+
+
 class Values(Protocol):
     """Values at a scope and a key. They are stored texts (`iii_state.values`), in and out."""
 
     def get(self, scope: str, key: str) -> Result[bytes | None]:
         """The stored text, None for a missing key."""
+        ...
+
+    def get_many(self, scope: str, keys: Sequence[str]) -> Result[list[bytes | None]]:
+        """The stored texts at these keys as they are at one instant, in their order; None for a missing key."""
         ...
 
     def set(
@@ -79,6 +91,13 @@ class Values(Protocol):
         """Apply a plan atomically. Raises `errors.too_large` when the result has more than `limit` bytes (compact).
 
         After `ttl_ms` the value goes, with its event; without, the deadline stays what it was.
+        """
+        ...
+
+    def transact(self, scope: str, steps: Sequence[Step], limit: int, *, request: Request | None = None) -> Result[list[Done]]:
+        """Carry out the steps in order, all or none; each has an event. No value may have more than `limit` bytes (compact).
+
+        Raises `FunctionError` (`VALUE_TOO_LARGE`) also where what the steps find and leave is too much (`transactions.too_much`).
         """
         ...
 
@@ -197,6 +216,13 @@ class Admin(Protocol):
 
     def dead_drop(self, dead_letter_id: str) -> Awaited[bool]:
         """Drop a dead letter; False if it is not there."""
+        ...
+
+    def backup(self, name: str) -> Awaited[Backup]:
+        """Copy the store's file, as it is at one moment, to a new one of this name in the directory `backups` beside it.
+
+        Raises `StoreError` where there is such a copy already, or the store is no file of this engine's.
+        """
         ...
 
 

@@ -15,7 +15,7 @@ import msgspec
 from iii_state import values
 from iii_state.cli.terminal import check_output, printable
 from iii_state.client.address import EngineAddress, shown
-from iii_state.errors import ConfigError, ConnectionLost, FunctionError, InvalidValue, StoreError, WorkerRejected
+from iii_state.errors import ConfigError, ConnectionLost, FunctionError, InvalidValue, StoreError, TransferError, WorkerRejected
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -137,7 +137,7 @@ def run(action: Callable[[], Awaitable[None]]) -> None:
         asyncio.run(main())
     except FunctionError as error:
         raise click.ClickException(printable(f"{error.code}: {error.message}")) from None
-    except (ConfigError, ConnectionLost, InvalidValue, WorkerRejected, StoreError) as error:
+    except (ConfigError, ConnectionLost, InvalidValue, WorkerRejected, StoreError, TransferError) as error:
         raise click.ClickException(printable(str(error))) from None
     except BrokenPipeError:
         sys.stderr.close()  # the reader of the output has gone; nothing is left to say

@@ -21,6 +21,7 @@ from iii_state.state.dispatch import Dispatcher
 from iii_state.state.functions.admin import AdminFunctions
 from iii_state.state.functions.counted import CountedFunction
 from iii_state.state.functions.declared import FunctionGroup
+from iii_state.state.functions.many import ManyFunctions
 from iii_state.state.functions.peers import PeerFunctions
 from iii_state.state.functions.snapshots import Snapshots
 from iii_state.state.functions.values import ValueFunctions
@@ -80,7 +81,8 @@ class StateModule:
             raise
 
     def _register_with(self, host: Host) -> None:
-        groups: tuple[FunctionGroup, ...] = (self._functions, PeerFunctions(self.adapter), AdminFunctions(self.adapter.admin))
+        many = ManyFunctions(self.adapter, self._functions)
+        groups: tuple[FunctionGroup, ...] = (self._functions, many, PeerFunctions(self.adapter), AdminFunctions(self.adapter.admin))
         for function_id, handler, description in (function for group in groups for function in group):
             metadata = self._about if function_id == "state::set" else None
             counted = self._counted[function_id] = CountedFunction(handler)

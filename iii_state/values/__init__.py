@@ -4,9 +4,11 @@ from iii_state.values.frame import (
     FRAME_START,
     compact_members,
     compact_size,
+    etag,
     frame,
     frame_members,
     to_stored,
+    top_member,
     unframe,
 )
 from iii_state.values.json import (
@@ -39,6 +41,7 @@ __all__ = [
     "encode",
     "encode_float",
     "encode_string",
+    "etag",
     "fault",
     "frame",
     "frame_members",
@@ -48,6 +51,7 @@ __all__ = [
     "normalize",
     "normalize_any_depth",
     "to_stored",
+    "top_member",
     "type_name",
     "unframe",
 ]

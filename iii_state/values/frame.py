@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 from iii_state.errors import MAX_VALUE_BYTES as MAX_VALUE_BYTES
@@ -61,3 +62,19 @@ def compact_size(stored: bytes) -> int:
     if not stored.startswith(FRAME_START):
         return len(stored)
     return len(stored) - 1 - stored.count(b"\n")
+
+
+def etag(stored: bytes) -> str:
+    """What a stored text is recognised by, the same on every adapter: lower-case hex, to be compared and nothing else."""
+    return hashlib.sha1(stored, usedforsecurity=False).hexdigest()
+
+
+def top_member(stored: bytes, line: bytes) -> bytes | None:
+    """The text of a member of a framed object, whose line begins with `line` (LF, its name as JSON, a colon); None for no such
+    member. Of what is no framed object there is none."""
+    at = stored.find(line)
+    if at < 0:
+        return None
+    start = at + len(line)
+    end = stored.index(b"\n", start)
+    return stored[start : end - 1 if stored[end - 1] == 0x2C else end]

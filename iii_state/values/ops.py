@@ -88,7 +88,7 @@ class Plan(NamedTuple):
         """The error of an op that failed on the stored value; `found` is the JSON type that was in the way."""
         word = op.requested.type
         path = op.requested.path
-        shown = _shown_path(path)
+        shown = shown_path(path)
         if failure == "target_not_object":
             if word == "append" and isinstance(path, str):
                 shown = f"[{path}]"
@@ -114,7 +114,8 @@ class Plan(NamedTuple):
         return sorted([*self.errors, *failed], key=lambda error: error.op_index)
 
 
-def _shown_path(path: str | list[str] | None) -> str:
+def shown_path(path: str | list[str] | None) -> str:
+    """A path as messages name it: `root`, the name, or `[a, b]`."""
     if not path:
         return "root"
     return path if isinstance(path, str) else f"[{', '.join(path)}]"
@@ -171,7 +172,7 @@ def _check_errors_size(size: int) -> None:
 
 def _compile(index: int, request: OpRequest) -> Op | OpError:
     word = request.type
-    names, tokens, line, fault = _path(request.path)
+    names, tokens, line, fault = compiled_path(request.path)
     value = b""
     operand: int | float = 0
     if word == "increment" or word == "decrement":
@@ -254,7 +255,8 @@ class _NamePaths(dict[str, Path]):
 _name_paths = _NamePaths()
 
 
-def _path(given: str | list[str] | None) -> Path:
+def compiled_path(given: str | list[str] | None) -> Path:
+    """A path as its caller gives it, with what is wrong with it."""
     if not given:
         return (), (), b"", None
     if isinstance(given, str):

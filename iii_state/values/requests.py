@@ -64,14 +64,17 @@ def _mismatch(given: Any, expected: Any, where: str) -> str | None:
         if not isinstance(given, dict):
             return _invalid_type(given, "an object", where)
         hints = typing.get_type_hints(expected)
-        for field in msgspec.structs.fields(expected):
-            if field.name not in given:
+        fields = {field.encode_name: field for field in msgspec.structs.fields(expected)}
+        for name, field in fields.items():
+            if name not in given:
                 if field.required:
-                    return f"{_at(where)}missing field `{field.name}`"
+                    return f"{_at(where)}missing field `{name}`"
                 continue
-            problem = _mismatch(given[field.name], hints[field.name], f"{where}.{field.name}" if where else field.name)
+            problem = _mismatch(given[name], hints[field.name], f"{where}.{name}" if where else name)
             if problem is not None:
                 return problem
+        if expected.__struct_config__.forbid_unknown_fields and (unknown := [name for name in given if name not in fields]):
+            return f"{_at(where)}unknown field `{unknown[0]}`, expected one of {', '.join(f'`{name}`' for name in fields)}"
         return None
     origin = get_origin(expected)
     if origin is list:

@@ -16,7 +16,7 @@ local expired, old, new = false, redis.call('HGET', shadow, key), redis.call('HG
 if old == new then
   return {'OK'}
 end
-local all_checked = true
+local all_checked, queued = true, nil
 --- @include "queues/check_room"
 redis.call('SCARD', scopes)
 

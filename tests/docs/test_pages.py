@@ -37,7 +37,7 @@ TEXTS = {path: path.read_text(encoding="utf-8") for path in (README, *PAGES)}
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)]*)\)")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
-_CODE = re.compile(r"[A-Z]+(_[A-Z]+)+|[a-z]+(_[a-z]+)+|TIMEOUT|FORBIDDEN")
+_CODE = re.compile(r"[A-Z]+(_[A-Z]+)+|[a-z]+(_[a-z]+)+|TIMEOUT|FORBIDDEN|UNSUPPORTED")
 
 every_page = pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
 

@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from iii_state.client.about import About
-from iii_state.client.client import Client
 from iii_state.errors import ConnectionLost, FunctionError
 from tests.linearizability.operations import UNTOLD, Listing, Operation, Place
+from tests.support.engines.turning import TurningClient
 
 CLIENTS = 6
 KEYS = 4
@@ -31,39 +30,6 @@ REFUSED = ("SET_ERROR", "UPDATE_ERROR", "DELETE_ERROR", "deserialization_error",
 
 MADE = ("NOT_CONFIRMED", "OLD_VALUE_UNKNOWN")
 """Codes that say that it was."""
-
-
-class Caller:
-    """Calls functions of one engine after the other: where one cannot be reached, or does not answer, the next."""
-
-    def __init__(self, urls: Sequence[str], first: int, name: str) -> None:
-        self._urls = urls
-        self._next = first
-        self._name = name
-        self._client: Client | None = None
-        self._leaving: list[asyncio.Task[None]] = []
-
-    async def connect(self) -> Client:
-        """The connection there is, or another one."""
-        while self._client is None:
-            client = Client(self._urls[self._next % len(self._urls)], About(self._name), call_seconds=CALL_SECONDS)
-            self._next += 1
-            try:
-                self._client = await client.__aenter__()
-            except ConnectionLost:
-                await asyncio.sleep(PAUSE_SECONDS)
-        return self._client
-
-    def leave(self) -> None:
-        """Turn to another engine. One that is stopped says no good-bye, so that is not waited for."""
-        if self._client is not None:
-            self._leaving.append(asyncio.create_task(self._client.__aexit__()))
-            self._client = None
-
-    async def close(self) -> None:
-        """Call nothing more."""
-        self.leave()
-        await asyncio.gather(*self._leaving)
 
 
 @dataclass
@@ -86,7 +52,7 @@ class Load:
 
     def __init__(self, urls: Sequence[str], seed: int, clients: int = CLIENTS) -> None:
         self._random = random.Random(seed)
-        self._callers = [Caller(urls, number, f"client-{number}") for number in range(clients)]
+        self._callers = [TurningClient(urls, number, f"client-{number}", CALL_SECONDS, PAUSE_SECONDS) for number in range(clients)]
         self._numbers = count()
 
     async def __aenter__(self) -> Load:

@@ -11,9 +11,10 @@ from tests.torture.writes import FADING
 
 NS_PER_MS = 1_000_000
 
-CORRECTED_NS = int(TTL_SECONDS / 3 * 1e9)
-"""An engine knows the time to within this: a heartbeat tells it, and what it was told slowly the next one puts right. (Steps of
-Redis's clock that are smaller than TTL_SECONDS + 1 engines take for time; here all are larger.)"""
+CORRECTED_NS = int((TTL_SECONDS / 3 + 0.25) * 1e9)
+"""An engine knows the time to within this: a heartbeat tells it, and what it was told slowly the next one puts right. What a
+heartbeat itself takes on a loaded machine comes on top (seen: 0.1 s). Steps of Redis's clock that are smaller than TTL_SECONDS + 1
+engines take for time; here all are larger."""
 
 AROUND_NS = int((TTL_SECONDS + 1) * 1e9)
 """A clock that was set is corrected within as much."""

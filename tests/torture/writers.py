@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from iii_state import Engine, FunctionError
-from iii_state.client.about import About
-from iii_state.client.client import Client
 from iii_state.errors import ConnectionLost
+from tests.support.engines.turning import TurningClient
 from tests.torture.journal import Journal
 from tests.torture.writes import Op, Source, outcome_of, seen
 
@@ -44,48 +43,24 @@ class EmbeddedCaller:
         """The engine is its owner's to close."""
 
 
-class SocketCaller:
-    """Calls functions of one engine after the other: where one cannot be reached, or does not answer, the next."""
+class SocketCaller(TurningClient):
+    """Calls functions of engines over their sockets."""
 
     def __init__(self, urls: Sequence[str], first: int, name: str) -> None:
-        self._urls = urls
-        self._next = first
-        self._name = name
-        self._client: Client | None = None
-        self._leaving: list[asyncio.Task[None]] = []
+        super().__init__(urls, first, name, CALL_SECONDS, PAUSE_SECONDS)
 
     async def call(self, function_id: str, payload: dict[str, Any]) -> Any:
-        client = await self._connected()
+        client = await self.connect()
         try:
             answer = await client.call(function_id, json.dumps(payload).encode())
         except FunctionError as error:
             if error.code == "TIMEOUT":
-                self._leave()
+                self.leave()
             raise
         except ConnectionLost:
-            self._leave()
+            self.leave()
             raise
         return None if answer is None else json.loads(answer)
-
-    async def _connected(self) -> Client:
-        while self._client is None:
-            client = Client(self._urls[self._next % len(self._urls)], About(self._name), call_seconds=CALL_SECONDS)
-            self._next += 1
-            try:
-                self._client = await client.__aenter__()
-            except ConnectionLost:
-                await asyncio.sleep(PAUSE_SECONDS)
-        return self._client
-
-    def _leave(self) -> None:
-        """An engine that is stopped lets nobody say good-bye, so that is not waited for."""
-        if self._client is not None:
-            self._leaving.append(asyncio.create_task(self._client.__aexit__()))
-            self._client = None
-
-    async def close(self) -> None:
-        self._leave()
-        await asyncio.gather(*self._leaving)
 
 
 async def write_once(op: Op, caller: Caller, journal: Journal) -> str:

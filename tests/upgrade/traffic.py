@@ -16,7 +16,8 @@ from iii_state.adapters.redis.keys import Keys
 from iii_state.client.about import About
 from iii_state.client.client import Client
 from iii_state.errors import ConnectionLost, FunctionError
-from tests.linearizability.load import MADE, REFUSED, Caller
+from tests.linearizability.load import CALL_SECONDS, MADE, PAUSE_SECONDS, REFUSED
+from tests.support.engines.turning import TurningClient
 from tests.support.redis.server import RedisServer
 from tests.support.waiting import until
 from tests.upgrade.versions import Seat
@@ -162,7 +163,7 @@ class Traffic:
     # -- writers
 
     async def _write(self, number: int) -> None:
-        caller = Caller([seat.url for seat in self.seats], number, f"writer {number}")
+        caller = TurningClient([seat.url for seat in self.seats], number, f"writer {number}", CALL_SECONDS, PAUSE_SECONDS)
         chance = random.Random(number)
         try:
             for count in itertools.count():
@@ -173,7 +174,7 @@ class Traffic:
         finally:
             await caller.close()
 
-    async def _write_once(self, caller: Caller, chance: random.Random, mark: str) -> None:
+    async def _write_once(self, caller: TurningClient, chance: random.Random, mark: str) -> None:
         kind = chance.choices(("set", "update", "delete", "brief"), (30, 45, 12, 13))[0]
         write = Write(mark, kind, chance.choice(KEYS))
         place: dict[str, Any] = {"scope": SCOPE, "key": write.key}

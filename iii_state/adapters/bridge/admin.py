@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from iii_state.adapters.base import Backup
 from iii_state.adapters.bridge.queues import BridgeQueues
 from iii_state.adapters.bridge.remote import queues as remote_queues
 from iii_state.adapters.bridge.remote.remote import Remote
 from iii_state.adapters.local_dead_letters import DeadLetters
+from iii_state.errors import StoreError
 from iii_state.events import DeadLetter, QueueStats
 from iii_state.host import engine_name
 
@@ -63,3 +65,6 @@ class BridgeAdmin:
         if self._dead_letters.remove(dead_letter_id):
             return True
         return await self._remote.is_ours() and await remote_queues.dead_drop(self._remote, dead_letter_id)
+
+    async def backup(self, name: str) -> Backup:
+        raise StoreError(f"the state of this engine is that of {self._remote.url}: have that engine make the backup (--url)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from iii_state import values
@@ -11,11 +12,12 @@ from iii_state.adapters.base import Entries, Updated
 from iii_state.adapters.bridge.remote import results
 from iii_state.adapters.bridge.remote.calls import RemoteFunction
 from iii_state.adapters.bridge.remote.remote import Remote
-from iii_state.errors import Code, FunctionError, StoreError
+from iii_state.errors import Code, FunctionError, OutcomeUnknown, StoreError
 from iii_state.sessions import Request
 from iii_state.tasks.background import Background
 from iii_state.tasks.results import Result
 from iii_state.values.ops import Plan
+from iii_state.values.transactions import Done, Step
 
 MAX_READINGS = 10
 """So often a scope is begun to be read that connections break on."""
@@ -41,6 +43,8 @@ class BridgeValues:
         self._list = results.function(url, "state::list", results.texts)
         self._list_groups = results.function(url, "state::list_groups", results.scopes)
         self._list_keys = results.function(url, "state::list_keys", results.keys)
+        self._get_many = results.function(url, "state::get_many", results.found)
+        self._transact = results.function(url, "state::transact", results.steps, is_mutation=True)
         self._list_entries = results.function(url, "state::list_entries", results.page)
 
     def get(self, scope: str, key: str) -> asyncio.Future[bytes | None]:
@@ -69,6 +73,18 @@ class BridgeValues:
             data = b'%b,"_iii_state_limit":%d' % (data, limit)
         return self._call(self._update, data, request=_text(request), needs=needs)
 
+    def get_many(self, scope: str, keys: Sequence[str]) -> Result[list[bytes | None]]:
+        data = b'{"scope":%b,"keys":%b' % (values.encode_string(scope), values.encode(keys))
+        return self._tasks.call(self._many(self._get_many, data))
+
+    def transact(self, scope: str, steps: Sequence[Step], limit: int, *, request: Request | None = None) -> Result[list[Done]]:
+        data = b'{"scope":%b,"steps":[%b]' % (values.encode_string(scope), b",".join(map(_step, steps)))
+        if limit < values.MAX_VALUE_BYTES:
+            data = b'%b,"_iii_state_limit":%d' % (data, limit)
+        # Made now, and not by a task, so that calls reach the remote in their order.
+        answer = self._call(self._transact, data, request=_text(request))
+        return self._tasks.call(self._transacted(steps, answer))
+
     def texts(self, scope: str) -> Result[list[bytes]]:
         return self._call(self._list, b'{"scope":%b' % values.encode_string(scope))
 
@@ -86,6 +102,28 @@ class BridgeValues:
         return time.monotonic_ns() // 1_000_000
 
     # -- by functions that older engines do not have
+
+    async def _transacted(self, steps: Sequence[Step], answer: asyncio.Future[list[Done]]) -> list[Done]:
+        try:
+            found = await answer
+        except FunctionError as error:
+            raise self._unsupported(error, self._transact) from None
+        if len(found) != len(steps):
+            raise OutcomeUnknown(f"{self._url} has answered a transaction of {len(steps)} steps with {len(found)} results")
+        return [done if step.value is None else done._replace(new=step.value) for step, done in zip(steps, found, strict=True)]
+
+    async def _many(self, function: RemoteFunction, data: bytes) -> Any:
+        try:
+            return await self._call(function, data)
+        except FunctionError as error:
+            raise self._unsupported(error, function) from None
+
+    def _unsupported(self, error: FunctionError, function: RemoteFunction) -> FunctionError:
+        """What is said of an error of the remote's, where that may be that it has no such function."""
+        if error.code != Code.FUNCTION_NOT_FOUND:
+            return error
+        told = f"the engine at {self._url} has no {values.decode(function.id)}; nothing was changed"
+        return FunctionError(Code.UNSUPPORTED, told)
 
     async def _keys_of(self, scope: str) -> list[str]:
         keys: list[str] = await self._newer(self._list_keys, b'{"scope":%b' % values.encode_string(scope))
@@ -145,6 +183,18 @@ class BridgeValues:
 
 def _text(request: Request | None) -> bytes | None:
     return None if request is None else values.encode(request)
+
+
+def _step(step: Step) -> bytes:
+    """A step without what is not given."""
+    head = b'{"key":%b' % values.encode_string(step.key)
+    if step.plan is not None:
+        head = b'%b,"type":"update","ops":%b' % (head, step.plan.text)
+    elif step.value is not None:
+        head = b'%b,"type":"set","value":%b' % (head, step.value)
+    else:
+        head += b',"type":"delete"'
+    return head + (b"}" if step.ttl_ms is None else b',"ttl_ms":%d}' % step.ttl_ms)
 
 
 def _place(scope: str, key: str) -> bytes:

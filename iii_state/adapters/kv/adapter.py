@@ -60,7 +60,7 @@ class KvAdapter:
         self.sessions = KvSessions(self._commits, expiry_seconds=session_seconds)
         self.queues = KvQueues(limits, self._wake_up, self._commits, dead_letters, self._clock)
         self.values = KvValues(self.queues, self.sessions, self._commits, self._clock)
-        self.admin = KvAdmin(self.queues, dead_letters)
+        self.admin = KvAdmin(self.queues, dead_letters, self._journal)
         self.succession = KvSuccession()
         if self._commits is not None:
             self._commits.on_commit(self.sessions.committed)

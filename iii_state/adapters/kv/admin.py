@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from iii_state.adapters.base import Backup
+from iii_state.adapters.kv.journal.journal import Journal
 from iii_state.adapters.kv.queues import KvQueues
 from iii_state.adapters.local_dead_letters import DeadLetters
+from iii_state.errors import StoreError
 from iii_state.events import DeadLetter, QueueStats
 from iii_state.host import engine_name
 
 
 class KvAdmin:
-    """See `base.Admin`."""
+    """See `base.Admin`. `journal` is None where the store lives in memory."""
 
-    def __init__(self, queues: KvQueues, dead_letters: DeadLetters) -> None:
+    def __init__(self, queues: KvQueues, dead_letters: DeadLetters, journal: Journal | None) -> None:
+        self._journal = journal
         self._queues = queues
         self._dead_letters = dead_letters
 
@@ -47,3 +51,8 @@ class KvAdmin:
 
     def dead_drop(self, dead_letter_id: str) -> bool:
         return self._queues.drop_dead_letter(dead_letter_id)
+
+    async def backup(self, name: str) -> Backup:
+        if self._journal is None:
+            raise StoreError("this store lives in memory, and has no file: iii-state export writes its values to one")
+        return await self._journal.backup(name)

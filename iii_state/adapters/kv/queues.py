@@ -210,13 +210,15 @@ class KvQueues:
         except Exception as error:
             _queueing.failed(error)
 
-    def reserve(self, queues: Iterable[Queue], event: Change) -> list[tuple[Queue, Delivery]]:
+    def reserve(self, queues: Sequence[Queue], event: Change) -> list[tuple[Queue, Delivery]]:
         """Keep room for the event of a write that is on its way into the journal; `committed` hands it over."""
-        deliveries = []
         for queue in queues:
             queue.reserve(event)
-            deliveries.append((queue, self._new_delivery(queue, event)))
-        return deliveries
+        return self.deliveries(queues, event)
+
+    def deliveries(self, queues: Iterable[Queue], event: Change) -> list[tuple[Queue, Delivery]]:
+        """What `reserve` answers, where room is kept already."""
+        return [(queue, self._new_delivery(queue, event)) for queue in queues]
 
     def committed(self, written: Changes) -> None:
         """The events of what was written can be delivered from now on."""

@@ -9,15 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeVar
 
+import msgspec
+
 from iii_state.adapters.kv.journal.changes import Changes
 from iii_state.adapters.kv.journal.commits import Commits
-from iii_state.adapters.kv.journal.transaction import EPOCH, Outcome, Slot
+from iii_state.adapters.kv.journal.transaction import EPOCH, FORGOTTEN, TRANSACTION, Outcome, Slot
 from iii_state.errors import MAX_RECORDED_BYTES, OldValueUnknown, RequestFenced, SessionLost, SessionTaken, StoreError
 from iii_state.sessions import Request
 from iii_state.tasks.awake import AwakeTimer
 from iii_state.tasks.results import Result
 
 T = TypeVar("T")
+
+_found = msgspec.msgpack.Decoder(list[bytes | None])
+_encode = msgspec.msgpack.Encoder().encode
 
 SWEEPS_PER_EXPIRY = 5
 """A session has expired when so many sweeps, and the rest of the time to the first of them, have passed since its last use."""
@@ -42,7 +47,7 @@ class KvSessions:
     def load(self, rows: Iterable[tuple[str, int, int, bytes | None, int]]) -> None:
         """Take on what a journal held. The time until they expire begins anew."""
         for session, slot, seq, old, forgotten in rows:
-            self._held.setdefault(session, {})[slot] = Outcome(seq, old, bool(forgotten))
+            self._held.setdefault(session, {})[slot] = Outcome(seq, old, forgotten)
             self._touch(session)
 
     def close(self) -> None:
@@ -59,7 +64,7 @@ class KvSessions:
             raise SessionLost
         if held is not None and (not previous_epoch or held.seq >= epoch):
             raise SessionTaken
-        self._record((session, EPOCH), Outcome(epoch, None, False))
+        self._record((session, EPOCH), Outcome(epoch, None, 0))
         return self._settled(None)
 
     def recall(self, request: Request) -> Outcome | None:
@@ -67,6 +72,24 @@ class KvSessions:
 
         Raises `SessionLost`, `RequestFenced`, `OldValueUnknown`.
         """
+        held = self._recorded(request)
+        if held is not None and held.forgotten:
+            raise OldValueUnknown
+        return held
+
+    def recall_transaction(self, request: Request) -> list[bytes | None] | None:
+        """What an earlier attempt of a transaction had found at its keys; None if there was none that was applied.
+
+        Raises as `recall` does.
+        """
+        held = self._recorded(request)
+        if held is None:
+            return None
+        if held.forgotten != TRANSACTION or held.old is None:
+            raise OldValueUnknown
+        return _found.decode(held.old)
+
+    def _recorded(self, request: Request) -> Outcome | None:
         epoch = self._latest((request.session, EPOCH))
         if epoch is None:
             raise SessionLost
@@ -78,14 +101,18 @@ class KvSessions:
             return None
         if held.seq > request.seq:
             raise RequestFenced
-        if held.forgotten:
-            raise OldValueUnknown
         return held
 
     def record(self, request: Request, old: bytes | None) -> None:
         """A call has been applied, or will be with the next transaction."""
         forgotten = old is not None and len(old) > MAX_RECORDED_BYTES
-        self._record((request.session, request.slot), Outcome(request.seq, None if forgotten else old, forgotten))
+        self._record((request.session, request.slot), Outcome(request.seq, None if forgotten else old, int(forgotten)))
+
+    def record_transaction(self, request: Request, found: list[bytes | None]) -> None:
+        """A transaction that had found these texts at its keys has been applied, or will be with the next one of the journal."""
+        is_kept = sum(len(text) for text in found if text is not None) <= MAX_RECORDED_BYTES
+        outcome = Outcome(request.seq, _encode(found), TRANSACTION) if is_kept else Outcome(request.seq, None, FORGOTTEN)
+        self._record((request.session, request.slot), outcome)
 
     def again(self, request: Request, result: T) -> Result[T]:
         """The result of a call made again, once it lasts."""

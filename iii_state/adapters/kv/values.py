@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from iii_state import lineages, values
@@ -15,13 +15,15 @@ from iii_state.adapters.kv.journal.commits import Commits
 from iii_state.adapters.kv.journal.file import Contents
 from iii_state.adapters.kv.queues import KvQueues, refuse_overflow
 from iii_state.adapters.kv.sessions import KvSessions, being_closed
+from iii_state.adapters.local_queue import Queue
 from iii_state.errors import too_large
-from iii_state.events import Cause, Change, EventType, write_id_of
+from iii_state.events import Cause, Change, Delivery, EventType, write_id_of
 from iii_state.sessions import Request
 from iii_state.tasks.effects import Afterwards
 from iii_state.tasks.results import Result
 from iii_state.values.apply import apply
 from iii_state.values.ops import Plan
+from iii_state.values.transactions import Done, Step, carry_out
 
 T = TypeVar("T")
 
@@ -75,6 +77,10 @@ class KvValues:
         if held is None or (self._watched and self._is_over(self._deadlines.of(scope, key))):
             return None
         return held.get(key)
+
+    def get_many(self, scope: str, keys: Sequence[str]) -> list[bytes | None]:
+        held, over = self._held.get(scope, {}), self._deadlines.over(scope)
+        return [None if key in over else held.get(key) for key in keys]
 
     def texts(self, scope: str) -> list[bytes]:
         held = self._held.get(scope, {})
@@ -132,6 +138,18 @@ class KvValues:
         deadline = self._deadline(scope, key) if ttl_ms is None else self._deadlines.now() + ttl_ms
         return self._write(scope, key, old, new, Updated(old, new, errors), request, deadline)
 
+    def transact(self, scope: str, steps: Sequence[Step], limit: int, *, request: Request | None = None) -> Result[list[Done]]:
+        if request is not None and (found := self._sessions.recall_transaction(request)) is not None:
+            before = dict(zip(dict.fromkeys(step.key for step in steps), found, strict=False))
+            return self._sessions.again(request, carry_out(steps, before.get))
+        keys = list(dict.fromkeys(step.key for step in steps))
+        if self._watched:
+            for key in keys:
+                self._end_if_over(scope, key)
+        before = {key: self._current(scope, key) for key in keys}
+        results = carry_out(steps, before.get, limit)
+        return self._write_all(scope, steps, results, list(before.values()), request)
+
     def _current(self, scope: str, key: str) -> bytes | None:
         """What mutations see."""
         if self._commits is not None:
@@ -158,10 +176,7 @@ class KvValues:
         queues = self._routes.matching(scope, key)
         event: Change | None = None
         if queues:
-            kind: EventType = "state:deleted" if new is None else "state:created" if old is None else "state:updated"
-            self._writes += 1
-            lineage = None if cause is not None else lineages.current()
-            event = Change(write_id_of(f"{self._epoch}-{self._writes}", cause), scope, key, kind, old, new, cause, lineage)
+            event = self._event(scope, key, old, new, cause)
             for queue in queues:
                 refuse_overflow(queue, event)
         changes_deadline = deadline is not None or (self._watched and self._deadline(scope, key) is not None)
@@ -184,6 +199,66 @@ class KvValues:
         if deadline is not None:
             self._watch(scope, key, deadline)
         return written
+
+    def _event(self, scope: str, key: str, old: bytes | None, new: bytes | None, cause: Cause | None = None) -> Change:
+        kind: EventType = "state:deleted" if new is None else "state:created" if old is None else "state:updated"
+        self._writes += 1
+        lineage = None if cause is not None else lineages.current()
+        return Change(write_id_of(f"{self._epoch}-{self._writes}", cause), scope, key, kind, old, new, cause, lineage)
+
+    def _write_all(
+        self, scope: str, steps: Sequence[Step], results: list[Done], before: list[bytes | None], request: Request | None
+    ) -> Result[list[Done]]:
+        """Make the changes of a transaction, all or none; `before` is what its keys held."""
+        if self._closed:
+            raise being_closed()
+        events = self._reserve_all(scope, steps, results)
+        if request is not None:
+            self._sessions.record_transaction(request, before)
+        commits = self._commits
+        now = self._deadlines.now()
+        deliveries: list[tuple[Queue, Delivery]] = []
+        for step, (_, new, _), (queues, event) in zip(steps, results, events, strict=True):
+            place = (scope, step.key)
+            had = self._deadline(*place)
+            deadline = now + step.ttl_ms if step.ttl_ms is not None and new is not None else had if step.plan is not None else None
+            if commits is None:
+                self._store(scope, step.key, new)
+                if deadline != had:
+                    self._deadlines.commit(scope, step.key, deadline)
+            else:
+                commits.filling.overlay[place] = new
+                if deadline is not None or had is not None:
+                    commits.filling.deadlines[place] = deadline
+                deliveries += self._queues.deliveries(queues, event)
+            if deadline is not None and deadline != had:
+                self._watch(scope, step.key, deadline)
+        if commits is not None:
+            return commits.wait(results, deliveries)
+        for queues, event in events:
+            for queue in queues:
+                queue.unreserve(event)
+                self._queues.push(queue, event)
+        return results
+
+    def _reserve_all(self, scope: str, steps: Sequence[Step], results: list[Done]) -> list[tuple[list[Queue], Change]]:
+        """Of each step the queues that want its event, and the event, which has room reserved there."""
+        events: list[tuple[list[Queue], Change]] = []
+        reserved: list[tuple[Queue, Change]] = []
+        try:
+            for step, (old, new, _) in zip(steps, results, strict=True):
+                queues = self._routes.matching(scope, step.key)
+                event = self._event(scope, step.key, old, new)
+                events.append((queues, event))
+                for queue in queues:
+                    refuse_overflow(queue, event)
+                    queue.reserve(event)
+                    reserved.append((queue, event))
+        except BaseException:
+            for queue, event in reserved:
+                queue.unreserve(event)
+            raise
+        return events
 
     def _store(self, scope: str, key: str, value: bytes | None) -> None:
         held = self._held.get(scope)

@@ -68,7 +68,7 @@ class RedisAdapter:
         self._has_started = False
         self._stopping = Stopping(self._stop)
         self._call_timeout = settings.call_timeout_ms / 1000
-        self._shared = shared = _shared(settings, limits or QueueLimits())
+        self._shared = shared = shared_of(settings, limits or QueueLimits())
         self._durability = Durability(shared.connection.address)
         self._replicas: Replicas | None = None
         if settings.wait_replicas:
@@ -230,7 +230,8 @@ class RedisAdapter:
         return None
 
 
-def _shared(settings: RedisSettings, limits: QueueLimits) -> Shared:
+def shared_of(settings: RedisSettings, limits: QueueLimits) -> Shared:
+    """What the parts of an adapter share, nothing of it opened yet."""
     keys = Keys(settings.prefix.encode())
     address = Address.parse(settings.redis_url, settings.tls)
     bounds = {"call_timeout_ms": settings.call_timeout_ms, "max_in_flight": settings.max_in_flight}

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
+from iii_state.adapters.base import Backup
 from iii_state.adapters.redis.connection.address import Address
 from iii_state.adapters.redis.connection.checks import refuse_newer
 from iii_state.adapters.redis.connection.connection import RedisConnection
@@ -149,6 +150,12 @@ class RedisAdmin:
         if await self._dead_entry(queue, entry_id) is None:
             return False
         return bool(await self._run("queues/dead_drop", queues.dead_drop(self._keys, queue, entry_id)))
+
+    async def backup(self, name: str) -> Backup:
+        """Redis sees to its own files."""
+        raise StoreError(
+            "the state of this engine is in Redis: back that up (BGSAVE, or its append-only file), or use iii-state export"
+        )
 
     async def _dead_entry(self, queue: bytes, entry_id: bytes) -> list[bytes] | None:
         """The fields of a dead letter; None for an id of anything else."""

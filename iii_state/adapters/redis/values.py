@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import TypeVar
 
 from iii_state.adapters.base import Entries, Updated
@@ -14,6 +14,7 @@ from iii_state.adapters.redis.mutations.commands import Remove, Replace, Update
 from iii_state.adapters.redis.mutations.foreign_text import checked, is_ours
 from iii_state.adapters.redis.mutations.mutation import Mutation
 from iii_state.adapters.redis.mutations.replicas import Replicas
+from iii_state.adapters.redis.mutations.transaction import Transact
 from iii_state.adapters.redis.scripts.loader import script
 from iii_state.adapters.redis.scripts.mutations import Postponed
 from iii_state.adapters.redis.scripts.packing import pack
@@ -23,6 +24,7 @@ from iii_state.errors import StoreError
 from iii_state.sessions import Request
 from iii_state.tasks.results import Result, result_of
 from iii_state.values.ops import Plan
+from iii_state.values.transactions import Done, Step
 
 T = TypeVar("T")
 
@@ -58,6 +60,10 @@ class RedisValues:
         """The stored text, None for a missing key, and for one whose deadline is over."""
         return self._call(Get(scope, key, self._names_of(scope)))
 
+    def get_many(self, scope: str, keys: Sequence[str]) -> Result[list[bytes | None]]:
+        """The stored texts at these keys, at one instant."""
+        return self._call(GetMany(scope, keys, self._names_of(scope))) if keys else []
+
     def set(
         self, scope: str, key: str, value: bytes, *, ttl_ms: int | None = None, request: Request | None = None
     ) -> Result[bytes | None]:
@@ -73,6 +79,10 @@ class RedisValues:
     ) -> Result[Updated]:
         """Apply a plan to a value."""
         return self._change(Update(self._fanout, scope, key, (plan, limit), request, ttl_ms))
+
+    def transact(self, scope: str, steps: Sequence[Step], limit: int, *, request: Request | None = None) -> Result[list[Done]]:
+        """Carry out steps, all or none."""
+        return self._change(Transact(self._fanout, scope, steps, limit, request))
 
     def _change(self, mutation: Mutation[T]) -> Result[T]:
         if mutation.request is not None:
@@ -104,6 +114,12 @@ class RedisValues:
         """Keys and stored texts of a scope, and their deadlines."""
         return self._background.call(self._entries(scope))
 
+    async def pages(self, scope: str) -> AsyncIterator[Entries]:
+        """The same in parts, of a scope of any size. Of one that is not read at one instant, a key may be in several."""
+        async for found, ends in self._read(scope, with_ends=True):
+            deadlines = {key.decode(): int(float(end)) for key, end in ends.items()}
+            yield Entries(_rows(scope, found), deadlines, await result_of(self.now()) if deadlines else 0)
+
     def now(self) -> Result[int]:
         """The time of the fleet, in milliseconds since 1970."""
         return self._send(b"EVALSHA", script("deadlines/now").sha1, b"1", self._keys.clock)
@@ -127,19 +143,28 @@ class RedisValues:
 
     async def _found(self, scope: str, ends: dict[bytes, bytes] | None = None) -> dict[bytes, bytes]:
         """Key → text of a scope. The deadlines of those that have one go into `ends`, where that is given."""
+        found: dict[bytes, bytes] = {}
+        async for texts, ends_of_page in self._read(scope, with_ends=ends is not None):
+            found.update(texts)
+            if ends is not None:
+                ends.update(ends_of_page)
+        return found
+
+    async def _read(self, scope: str, *, with_ends: bool) -> AsyncIterator[tuple[dict[bytes, bytes], dict[bytes, bytes]]]:
+        """Key → text of a scope, and key → deadline of those that have one: at one instant, or page by page.
+
+        Of pages a key may be in several.
+        """
         names = self._names_of(scope)
-        with_ends = ends is not None and len(names) > 1
+        with_ends = with_ends and len(names) > 1
         arguments = [b"%d" % INSTANT_VALUES, b"%d" % INSTANT_BYTES, *([b"1"] if with_ends else [])]
         snapshot = script("values/snapshot").sha1
         page: list[bytes] | None = await self._send(b"EVALSHA", snapshot, b"%d" % len(names), *names, *arguments, scope=scope)
         pages = _only(page) if page is not None else self._pages(names, scope, with_ends=with_ends)
-        found: dict[bytes, bytes] = {}
         width = 3 if with_ends else 2
         async for page in pages:
-            found.update(zip(page[::width], page[1::width], strict=True))
-            if ends is not None and with_ends:
-                ends.update((key, end) for key, end in zip(page[::3], page[2::3], strict=True) if end)
-        return found
+            ends = {key: end for key, end in zip(page[::3], page[2::3], strict=True) if end} if with_ends else {}
+            yield dict(zip(page[::width], page[1::width], strict=True)), ends
 
     async def _keys_of(self, scope: str) -> list[str]:
         names = self._names_of(scope)
@@ -193,6 +218,29 @@ class Get(RedisCall[bytes | None]):
         if reply is None or is_ours(reply):
             return reply  # type: ignore[no-any-return]
         return checked(self.scope, self._key, reply)
+
+
+class GetMany(RedisCall[list[bytes | None]]):
+    """Reads several values of a scope, as `Get` reads one."""
+
+    __slots__ = ("_keys", "_names")
+
+    scope: str
+
+    def __init__(self, scope: str, keys: Sequence[str], names: tuple[bytes, ...]) -> None:
+        super().__init__(scope=scope)
+        self._keys = keys
+        self._names = names
+
+    def command(self, session: bytes, epoch: int) -> bytes:
+        keys = [key.encode() for key in self._keys]
+        if len(self._names) == 1:
+            return pack((b"HMGET", self._names[0], *keys))
+        return pack((b"EVALSHA", script("values/get_many").sha1, b"3", *self._names, *keys))
+
+    def result(self, reply: Reply) -> list[bytes | None]:
+        pairs = zip(self._keys, reply, strict=True)
+        return [text if text is None or is_ours(text) else checked(self.scope, key, text) for key, text in pairs]
 
 
 async def _only(page: list[bytes]) -> AsyncIterator[list[bytes]]:

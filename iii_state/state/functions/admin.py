@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
@@ -11,7 +13,7 @@ import msgspec
 from msgspec import Meta, Raw
 
 from iii_state import values
-from iii_state.adapters.base import Admin
+from iii_state.adapters.base import Admin, Backup
 from iii_state.errors import MAX_CODE, MAX_MESSAGE, Code, FunctionError, StoreError, bounded
 from iii_state.events import DeadLetter, QueueStats
 from iii_state.host import Caller, Handler
@@ -21,6 +23,8 @@ from iii_state.values import Json
 from iii_state.values.requests import read
 
 T = TypeVar("T")
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
 MAX_SHOWN = 1000
 """The most dead letters of one answer."""
@@ -36,6 +40,12 @@ class DeadRequest(msgspec.Struct):
     function_id: str | None = None
     after: str | None = None
     limit: Annotated[int, Meta(ge=1, le=MAX_SHOWN)] = 100
+
+
+class BackupRequest(msgspec.Struct):
+    """What a copy of the store's file is to be called; after the time, where that is not said."""
+
+    name: str | None = None
 
 
 class AdminFunctions:
@@ -54,6 +64,7 @@ class AdminFunctions:
         yield "iii-state::dead_show", self._show, "Show dead letters with their events: {function_id?, id?, after?, limit?}"
         yield "iii-state::dead_retry", self._retry, "Deliver dead letters again: {function_id?, id?}"
         yield "iii-state::dead_drop", self._drop, "Drop dead letters: {function_id?, id?}"
+        yield "iii-state::backup", self._backup, "Copy the file of a kv store, into `backups` beside it: {name?}"
 
     def _triggers(self, data: Json, caller: Caller) -> Result[bytes | None]:
         def shown(queues: Sequence[QueueStats]) -> bytes:
@@ -78,6 +89,19 @@ class AdminFunctions:
 
     def _drop(self, data: Json, caller: Caller) -> Result[bytes | None]:
         return self._each("dead_drop", data, caller, self._admin.dead_drop, "dropped")
+
+    def _backup(self, data: Json, caller: Caller) -> Result[bytes | None]:
+        name = read("iii-state::backup", data, BackupRequest).name
+        if name is None:
+            name = f"state-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.sqlite3"
+        elif _FILE_NAME.fullmatch(name) is None:
+            why = "name: it has to be the name of a file: letters, digits, dots, dashes and underscores, no dot or dash at first"
+            raise FunctionError(Code.DESERIALIZATION_ERROR, f"Failed to deserialize input for iii-state::backup: {why}")
+
+        def told(made: Backup) -> bytes:
+            return values.encode({"path": made.path, "bytes": made.bytes})
+
+        return then(self._ask(lambda: self._admin.backup(name)), told)
 
     def _shown(self, name: str, data: Json, caller: Caller, row: Callable[[DeadLetter], dict[str, Any]]) -> Result[bytes | None]:
         request = read(f"iii-state::{name}", data, DeadRequest)

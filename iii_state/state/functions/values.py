@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 import msgspec
-from msgspec import UNSET, Raw
+from msgspec import UNSET, Raw, UnsetType
 
 from iii_state import lineages, values
 from iii_state.access import Access
@@ -147,6 +147,12 @@ class ValueFunctions:
         if self.loops is not None and caller.worker_id and not lineages.within.get():
             self.loops.written(caller, request.scope, request.key)
 
+    def written(self, scope: str, keys: Iterable[str], caller: Caller) -> None:
+        """A caller changes these keys by one call."""
+        if self.loops is not None and self.loops.are_handled and caller.worker_id and not lineages.within.get():
+            for key in keys:
+                self.loops.written(caller, scope, key)
+
     # --- the others
 
     def _delete(self) -> Handler:
@@ -187,6 +193,11 @@ class ValueFunctions:
             return then(self._values.scopes(), partial(_scopes_listed, caller.access), failed)
         except StoreError as error:
             raise failed(error) from None
+
+
+def request_id_of(text: Raw | UnsetType, caller: Caller) -> Request | None:
+    """The request id in a member `_iii_state_request`. Raises `InvalidValue` in words."""
+    return None if text is UNSET else _request_id(text, caller)
 
 
 def _request_id(text: Raw, caller: Caller) -> Request:

@@ -1,7 +1,8 @@
 -- Step: answers a call whose event finds no room in a queue, and goes on with any other. `old` and `new` are false where there is
 -- none; `expired` has an event of its own. `counts` has of each queue {outstanding in the lane, entries, bytes, doubt}; `size` is
 -- that of all events.
--- Takes: scope, key, lane, queue_count, old, new, expired, all_checked. Gives: counts, size.
+-- `queued` is nil, or has of each `busy` what it will hold once the steps before this one of a transaction have been written.
+-- Takes: scope, key, lane, queue_count, old, new, expired, all_checked, queued. Gives: counts, size.
 --
 -- A queue is three keys: stream, busy, wait. `busy` is a hash: lane -> how many of its events are outstanding, and `entries`
 -- and `bytes` of the whole queue (a lane begins with a digit or `~`, so the names cannot meet). A stream that is not empty where
@@ -21,6 +22,10 @@ if queue_count > 0 then
     local stream, busy, wait = KEYS[3 + 3 * queue], KEYS[4 + 3 * queue], KEYS[5 + 3 * queue]
     local most_entries, most_bytes = tonumber(ARGV[7 + 2 * queue]), tonumber(ARGV[8 + 2 * queue])
     local held = redis.call('HMGET', busy, lane, 'entries', 'bytes', 'doubt')
+    local ahead = queued and queued[busy]
+    if ahead then
+      held = {ahead[lane] or held[1], ahead.entries, ahead.bytes, ahead.doubt}
+    end
     local outstanding, entries, bytes = tonumber(held[1] or 0), tonumber(held[2] or 0), tonumber(held[3] or 0)
     local doubt = held[4] or not held[2] and redis.call('XLEN', stream) > 0
     if doubt and outstanding == 0 then

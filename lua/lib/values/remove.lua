@@ -6,7 +6,7 @@
 -- Everything that could fail for another reason is looked at before.
 
 do
-  local all_checked = true
+  local all_checked, queued = true, nil
   --- @include "queues/check_room"
   local scope_ends = (old or expired) and redis.call('HLEN', values) == 1 and redis.call('SCARD', scopes)
 

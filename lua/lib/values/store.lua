@@ -6,7 +6,7 @@
 -- lib/queues/check_room.lua.
 
 do
-  local all_checked = false
+  local all_checked, queued = false, nil
   --- @include "queues/check_room"
   local is_new_scope = not old and redis.call('SISMEMBER', scopes, scope) == 0
 

@@ -126,6 +126,33 @@ async def test_where_the_stream_is_gone_no_event_begins_before_those_that_are_ou
     assert int(server.client.hget(f"iii-state:sub:{QUEUE}", "lost")) == 3
 
 
+@pytest.mark.parametrize("verb", ["delete", "rename"])
+@pytest.mark.parametrize("look", ["mend", "look_at_page"])
+async def test_a_stream_that_goes_after_the_queue_was_looked_at_is_one_that_is_gone(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch, verb: str, look: str
+) -> None:
+    """Whatever makes the group anew tells that those that are out are to have time to end."""
+    monkeypatch.setattr(mending, "HANDLER_SECONDS", 3600.0)
+    async with adapter_on(server.url) as adapter:
+        await adapter._checking.stop()
+        await answer_of(adapter.queues.subscribe(ONE))
+        await fill(adapter, 3, 2)
+        out = await until(lambda: adapter.queues.take(ONE.id, 10))
+        assert len(out) == 3
+        if verb == "delete":
+            server.client.delete(f"iii-state:q:{QUEUE}")
+        else:
+            server.client.rename(f"iii-state:q:{QUEUE}", "elsewhere")
+        mend = adapter._mending
+        await (mend.mend(QUEUE.encode(), was_counted=True) if look == "mend" else mend.look_at_page(QUEUE.encode()))
+        assert await mend.mend(QUEUE.encode(), was_counted=True)
+        assert await answer_of(adapter.queues.take(ONE.id, 10)) == []
+        monkeypatch.setattr(mending, "HANDLER_SECONDS", 0.0)
+        await adapter._checking._check_queues(True)  # which writes down since when
+        await adapter._checking._check_queues(True)
+        assert await drain(adapter) == {f"k{lane}": [1] for lane in range(3)}
+
+
 @pytest.mark.parametrize("since", ["9999999999999", "in the way"])
 async def test_a_queue_without_its_stream_goes_on_whatever_stands_there_for_since_when(server: RedisServer, since: str) -> None:
     async with adapter_on(server.url) as adapter:

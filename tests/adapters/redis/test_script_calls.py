@@ -15,6 +15,7 @@ from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.scripts.loader import names, script
 from iii_state.config import RedisSettings
 from iii_state.events import Delivery, Failure, QueueLimits, Subscription
+from iii_state.values.transactions import Step
 from tests.support.redis.adapters import INCREMENT
 from tests.support.redis.script_headers import ALIASES, header
 from tests.support.redis.server import RedisServer
@@ -162,6 +163,8 @@ async def use_values(adapter: RedisAdapter) -> None:
     await answer_of(adapter.values.update("s", "k", INCREMENT, values.MAX_VALUE_BYTES))
     await answer_of(adapter.values.set("without deadlines", "k", b"1"))
     await answer_of(adapter.values.get("s", "k"))
+    await answer_of(adapter.values.get_many("s", ["k", "l"]))
+    await answer_of(adapter.values.transact("s", [Step("k", b"1"), Step("l", plan=INCREMENT), Step("l")], values.MAX_VALUE_BYTES))
     await answer_of(adapter.values.entries("s"))
     await answer_of(adapter.values.entries("without deadlines"))
     await answer_of(adapter.values.keys("s"))

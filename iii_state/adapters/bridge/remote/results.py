@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from msgspec import Raw
+from msgspec import UNSET, Raw, UnsetType
 
 from iii_state import values
 from iii_state.adapters.base import Updated
@@ -18,6 +18,7 @@ from iii_state.adapters.bridge.remote.calls import RemoteFunction
 from iii_state.errors import InvalidValue, StoreError
 from iii_state.values import Json
 from iii_state.values.ops import OpError
+from iii_state.values.transactions import Done
 
 
 class _Replaced(msgspec.Struct):
@@ -28,6 +29,25 @@ class _Updated(msgspec.Struct):
     new_value: Raw
     old_value: Raw = Raw(b"null")
     errors: list[OpError] = []
+
+
+class _Found(msgspec.Struct):
+    found: bool
+    value: Raw = Raw(b"null")
+
+
+class _Many(msgspec.Struct):
+    values: list[_Found]
+
+
+class _StepResult(msgspec.Struct):
+    old_value: Raw = Raw(b"null")
+    new_value: Raw | UnsetType = UNSET
+    errors: list[OpError] = []
+
+
+class _Steps(msgspec.Struct):
+    results: list[_StepResult]
 
 
 class _Scopes(msgspec.Struct):
@@ -55,6 +75,8 @@ class Page(msgspec.Struct):
 
 _replaced = msgspec.json.Decoder(_Replaced)
 _updated = msgspec.json.Decoder(_Updated)
+_many = msgspec.json.Decoder(_Many)
+_steps = msgspec.json.Decoder(_Steps)
 _scopes = msgspec.json.Decoder(_Scopes)
 _keys = msgspec.json.Decoder(_Keys)
 _succession = msgspec.json.Decoder(_Succession)
@@ -88,6 +110,19 @@ def updated(text: bytes | None) -> Updated:
     """`state::update`."""
     result = _updated.decode(text or b"null")
     return Updated(_stored_or_none(result.old_value), stored(result.new_value), result.errors)
+
+
+def found(text: bytes | None) -> list[bytes | None]:
+    """`state::get_many`."""
+    return [stored(one.value) if one.found else None for one in _many.decode(text or b"null").values]
+
+
+def steps(text: bytes | None) -> list[Done]:
+    """`state::transact`: of a set or a delete the new text is not looked at."""
+    return [
+        Done(_stored_or_none(one.old_value), None if one.new_value is UNSET else stored(one.new_value), one.errors)
+        for one in _steps.decode(text or b"null").results
+    ]
 
 
 def texts(text: bytes | None) -> list[bytes]:

@@ -86,6 +86,39 @@ def open_file(path: Path, now: int) -> tuple[sqlite3.Connection, Contents]:
 
     A file that was written before is opened on a full disk, too: `unwritten` of the contents then says so.
     """
+    connection = connected(path)
+    try:
+        connection.execute("PRAGMA cache_spill=OFF")  # a full disk is met by the COMMIT, when everything has been read
+        connection.execute("BEGIN IMMEDIATE")
+        back = _note_opening(connection, path, now)
+        contents = _read(connection)
+        try:
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            if not is_full(error) or contents.epoch == 1:  # a new file holds nothing to serve
+                raise
+            contents.unwritten = in_words(error, path)
+        else:
+            rewrite_if_mostly_free(connection, path)
+        connection.execute("PRAGMA cache_spill=ON")
+    except BaseException:
+        connection.close()
+        raise
+    if back > 1000:
+        logger.warning(
+            "the clock shows %.0f s less than when %s was written last: deadlines and planned attempts are moved back",
+            *(back / 1000, path),
+        )
+    return connection, contents
+
+
+def connected(path: Path) -> sqlite3.Connection:
+    """A connection to the file, made where there is none, that keeps all other processes out once it has read or written.
+
+    Raises `StoreError` in words when that cannot be, and `sqlite3.Error`.
+    """
     directory = path.parent
     try:
         if directory.exists() and not directory.is_dir():
@@ -117,30 +150,10 @@ def open_file(path: Path, now: int) -> tuple[sqlite3.Connection, Contents]:
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute(f"PRAGMA wal_autocheckpoint={LOG_PAGES}")
         connection.execute(f"PRAGMA journal_size_limit={LOG_PAGES * PAGE_BYTES}")
-        connection.execute("PRAGMA cache_spill=OFF")  # a full disk is met by the COMMIT, when everything has been read
-        connection.execute("BEGIN IMMEDIATE")
-        back = _note_opening(connection, path, now)
-        contents = _read(connection)
-        try:
-            connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            if not is_full(error) or contents.epoch == 1:  # a new file holds nothing to serve
-                raise
-            contents.unwritten = in_words(error, path)
-        else:
-            rewrite_if_mostly_free(connection, path)
-        connection.execute("PRAGMA cache_spill=ON")
     except BaseException:
         connection.close()
         raise
-    if back > 1000:
-        logger.warning(
-            "the clock shows %.0f s less than when %s was written last: deadlines and planned attempts are moved back",
-            *(back / 1000, path),
-        )
-    return connection, contents
+    return connection
 
 
 def note_opening(connection: sqlite3.Connection, path: Path, now: int, store: str) -> None:
@@ -197,7 +210,7 @@ def _force_names_to_disk(directory: Path) -> None:
 
 def _note_opening(connection: sqlite3.Connection, path: Path, now: int) -> int:
     """Bring a file up to the format, give it the next epoch, and move its moments back, by what is answered."""
-    _check_format(connection, path)
+    check_format(connection, path)
     connection.execute("UPDATE meta SET value = value + 1 WHERE name='epoch'")
     row = connection.execute("SELECT value FROM meta WHERE name='clock'").fetchone()
     back: int = 0 if row is None else row[0] - now
@@ -223,7 +236,8 @@ def _read(connection: sqlite3.Connection) -> Contents:
     )
 
 
-def _check_format(connection: sqlite3.Connection, path: Path) -> None:
+def check_format(connection: sqlite3.Connection, path: Path) -> None:
+    """Bring a file up to the format, within a transaction. Raises `StoreError` for one of another program, or a newer version."""
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0

@@ -15,6 +15,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from iii_state.adapters.base import Backup
+from iii_state.adapters.kv.journal.backup import backup
 from iii_state.adapters.kv.journal.file import FILE_NAME, Contents, close_file, force_log_to_disk, in_words, note_opening, open_file
 from iii_state.adapters.kv.journal.space import FreeSpace
 from iii_state.adapters.kv.journal.transaction import Transaction, commit
@@ -46,6 +48,10 @@ class Journal:
         self._tasks = Background()
         self._unsaved = False
         self._free_space = FreeSpace()
+        self._is_closing = False
+        self._is_copying = False
+        self._postponed: Callable[[], None] | None = None
+        """What came while the file was being copied, and ends that."""
 
     async def open(self, now: int) -> Contents:
         """Open or make the file and read it. Raises `StoreError` in words when that cannot be.
@@ -91,9 +97,20 @@ class Journal:
         """Raise `StoreError` unless the file answers."""
         await self._call(lambda: self._opened().execute("SELECT value FROM meta WHERE name='epoch'").fetchone())
 
+    async def backup(self, name: str) -> Backup:
+        """Copy the file into `backups` beside it. What is to be written meanwhile is written in between."""
+        if self._is_copying:
+            raise StoreError(f"{self.path} is being copied already: wait for that")
+        self._is_copying = True
+        try:
+            return await self._call(lambda: backup(self._opened(), self.path, name, self._meanwhile))
+        finally:
+            self._is_copying = False
+
     async def close(self, now: int) -> None:
         """Note what the store's clock shows, write the log into the database file, force it to disk, and close."""
         await self._tasks.stop()
+        self._is_closing = True
         try:
             if self._thread is not None:
                 await self._call(lambda: self._close(now))
@@ -108,12 +125,16 @@ class Journal:
             await asyncio.to_thread(thread.join, JOIN_SECONDS)
 
     def _run(self) -> None:
-        while (work := self._work.get()) is not None:
+        while (work := self._next()) is not None:
             work()
         try:
             self._close()
         except sqlite3.Error as error:
             logger.error("%s", in_words(error, self.path))
+
+    def _next(self) -> Callable[[], None] | None:
+        work, self._postponed = self._postponed, None
+        return work or self._work.get()
 
     async def _call(self, function: Callable[[], T]) -> T:
         loop = asyncio.get_running_loop()
@@ -182,6 +203,17 @@ class Journal:
         assert self._connection is not None
         return self._connection
 
+    def _meanwhile(self) -> None:
+        """Do what has come while the file is being copied. Raises `StoreError` when it is to be closed."""
+        while not self._work.empty():
+            work = self._work.get()
+            if self._is_closing or work is None:
+                self._postponed = work or _nothing
+                if work is None:
+                    self._work.put(None)
+                raise StoreError("the engine stops: there is no copy")
+            work()
+
     def _open(self, now: int) -> Contents:
         self._connection, contents = open_file(self.path, now)
         if contents.unwritten is not None:
@@ -193,3 +225,7 @@ class Journal:
         if self._connection is not None:
             connection, self._connection = self._connection, None
             close_file(connection, self.path, None if self._note_opening is not None else now)
+
+
+def _nothing() -> None:
+    """What is done where there is nothing to do."""

@@ -19,12 +19,17 @@ EPOCH = -1
 """The slot that has a session's epoch as its number."""
 
 
+FORGOTTEN, TRANSACTION = 1, 2
+"""What is recorded is not the one text that was replaced: it was too large to be kept, or it is that of a transaction (a list). To
+an older version both are the first: it takes the record of a transaction for no other call's."""
+
+
 class Outcome(NamedTuple):
-    """Of a slot: the number of its last call, and what that replaced; `forgotten` where it was too large to be kept."""
+    """Of a slot: the number of its last call, and what that replaced; `forgotten` (0, or one of these) where that is not it."""
 
     seq: int
     old: bytes | None
-    forgotten: bool
+    forgotten: int
 
 
 @dataclass(slots=True)

@@ -85,13 +85,15 @@ class Heartbeat:
         await self._background.stop()
 
     async def _beat_for_ever(self) -> None:
-        engine = self._engine
+        engine, loop = self._engine, asyncio.get_running_loop()
+        began = loop.time()
         while True:
             try:
-                async with asyncio.timeout(self._ttl_ms / 3000):
+                async with asyncio.timeout_at(began + self._ttl_ms / 3000):  # what a heartbeat takes does not put off the next one
                     await engine.was_lost.wait()
             except TimeoutError:
                 pass
+            began = loop.time()
             try:
                 if engine.was_lost.is_set() or not await self._beat():
                     await self._come_back()

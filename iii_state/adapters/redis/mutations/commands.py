@@ -29,18 +29,7 @@ class Replace(Mutation[bytes | None]):
 
     def applied(self, reply: Reply) -> bytes | None:
         """The text that was replaced; nothing where that is no JSON, so that a broken value can be repaired."""
-        old = previous(reply)
-        if old is None or is_ours(old):
-            return old
-        if len(old) > MAX_ANSWERED_BYTES:
-            told = "the value of %d bytes at scope %r, key %r has been replaced, and counts as null"
-            logger.warning(told, len(old), self.scope, self.key)
-            return None
-        try:
-            return checked(self.scope, self.key, old)
-        except StoreError as error:
-            logger.warning("%s; it has been replaced, and counts as null", error)
-            return None
+        return replaced_text(self.scope, self.key, previous(reply))
 
 
 class Remove(Replace):
@@ -72,3 +61,18 @@ class Update(Mutation[Updated]):
         self._own = update_arguments(self._ops, self.limit, text, checked(self.scope, self.key, text))
         self._packed_own = packed(self._own)
         return AGAIN
+
+
+def replaced_text(scope: str, key: str, old: bytes | None) -> bytes | None:
+    """What was replaced at this place, of what lay there; None where that is no JSON, or too large to be told."""
+    if old is None or is_ours(old):
+        return old
+    if len(old) > MAX_ANSWERED_BYTES:
+        told = "the value of %d bytes at scope %r, key %r has been replaced, and counts as null"
+        logger.warning(told, len(old), scope, key)
+        return None
+    try:
+        return checked(scope, key, old)
+    except StoreError as error:
+        logger.warning("%s; it has been replaced, and counts as null", error)
+        return None

@@ -225,7 +225,11 @@ class Mutation(RedisCall[T], Generic[T]):
                 return Again(EndOrphan(self._fanout, queue, function_id))
             bound = f"{full.bound} {getattr(limits, full.bound)}"
             raise StoreError(f"the queue of {function_id} is full ({bound}); its handler does not keep up, or nobody serves it")
-        return Again(self._room.drop_oldest(queue, function_id, full.size))
+        return Again(self._room.drop_oldest(queue, function_id, full.size, self._events_for(queue)))
+
+    def _events_for(self, queue: bytes) -> int:
+        """How many events it has for a queue."""
+        return 1
 
 
 class Expire(Mutation[bytes | None]):

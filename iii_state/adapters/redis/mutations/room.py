@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 
+import msgspec
+
 from iii_state.adapters.redis.connection.call import RedisCall, Reply
 from iii_state.adapters.redis.keys import lane
 from iii_state.adapters.redis.mutations.fanout import Fanout
@@ -37,14 +39,17 @@ class Room:
         self._tried.add(queue)
         return is_new
 
-    def drop_oldest(self, queue: bytes, function_id: str, size: int) -> RedisCall[None]:
-        """The call that drops what is oldest, until an event of so many bytes has room or another victim is needed."""
-        return DropOldest(self, queue, function_id, size)
+    def drop_oldest(self, queue: bytes, function_id: str, size: int, events: int = 1) -> RedisCall[None]:
+        """The call that drops what is oldest, until so many events of so many bytes have room or another victim is needed."""
+        return DropOldest(self, queue, function_id, size, events)
 
-    def arguments(self, queue: bytes, size: int) -> list[bytes]:
+    def arguments(self, queue: bytes, size: int, events: int) -> list[bytes]:
         """Those of the script."""
         victim = self._victims.pop(queue, None) or self._place
-        return drop_oldest(self._fanout.keys, queue, *victim, self._fanout.limits, size)
+        limits = self._fanout.limits
+        if events > 1:
+            limits = msgspec.structs.replace(limits, max_queue_length=max(1, limits.max_queue_length - events + 1))
+        return drop_oldest(self._fanout.keys, queue, *victim, limits, size)
 
     def dropped(self, queue: bytes, function_id: str, reply: Reply) -> None:
         """Take on what the script has done."""
@@ -66,12 +71,12 @@ class DropOldest(RedisCall[None]):
 
     __slots__ = ("_function_id", "_packet", "_queue", "_room")
 
-    def __init__(self, room: Room, queue: bytes, function_id: str, size: int) -> None:
+    def __init__(self, room: Room, queue: bytes, function_id: str, size: int, events: int) -> None:
         super().__init__()
         self._room = room
         self._queue = queue
         self._function_id = function_id
-        self._packet = pack((b"EVALSHA", script("queues/drop_oldest").sha1, *room.arguments(queue, size)))
+        self._packet = pack((b"EVALSHA", script("queues/drop_oldest").sha1, *room.arguments(queue, size, events)))
 
     def command(self, session: bytes, epoch: int) -> bytes:
         return self._packet

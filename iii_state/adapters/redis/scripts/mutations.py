@@ -212,8 +212,12 @@ def updated(reply: Reply, plan: Plan) -> Updated:
         old = previous(reply)
         return Updated(old, *apply(plan, old))
     _, old, new, failures = cast("tuple[bytes, bytes | None, bytes, bytes]", reply)
-    errors = plan.all_errors(_errors(plan, failures)) if failures or plan.errors else []
-    return Updated(old, new, errors)
+    return Updated(old, new, failed_ops(plan, failures))
+
+
+def failed_ops(plan: Plan, failures: bytes) -> list[OpError]:
+    """The errors of a plan's ops, of which those that failed only when they were applied are told in words."""
+    return plan.all_errors(_errors(plan, failures)) if failures or plan.errors else []
 
 
 def refusal(reply: Reply, limit: int = 0) -> Refusal:

@@ -1,0 +1,319 @@
+"""Moving data: `iii-state export`, `import` and `backup`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from iii_state import config as configuration
+from iii_state import values
+from iii_state.cli.calls import engine_at, engine_options, request, run, url_option
+from iii_state.cli.terminal import printable, show
+from iii_state.client.client import Client
+from iii_state.config import BridgeSettings, KvSettings, RedisSettings
+from iii_state.transfer import stores
+from iii_state.transfer.exporting import Export, Exported
+from iii_state.transfer.files import STANDARD
+from iii_state.transfer.iii_files import IiiFiles
+from iii_state.transfer.importing import ExportFile, Import, Imported, Rows, check
+from iii_state.transfer.lines import Selection
+from iii_state.transfer.rows import OnConflict, Outcome
+from iii_state.transfer.stores import Place
+
+C = TypeVar("C", bound=Callable[..., Any])
+
+
+def place_options(command: C) -> C:
+    """Which store: `--url`, `--redis-url`, `--file-path` or `--config`."""
+    for option in reversed(
+        (
+            url_option(),
+            click.option("--redis-url", help="A Redis instead, with no engine in between."),
+            click.option("--redis-prefix", default=RedisSettings().prefix, show_default=True, help="Of our keys in that Redis."),
+            click.option(
+                "--file-path", type=click.Path(path_type=Path), help="The directory of a kv store that no engine has open."
+            ),
+            click.option(
+                "--config",
+                "config_path",
+                type=click.Path(dir_okay=False, path_type=Path),
+                help="An iii config.yaml: the store that it names.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def selection_options(command: C) -> C:
+    """`--scope` and `--prefix`."""
+    scope = click.option("--scope", "scopes", multiple=True, help="Only this scope; may be given several times.")
+    prefix = click.option("--prefix", "prefixes", multiple=True, help="Only scopes that begin so; may be given several times.")
+    return scope(prefix(command))
+
+
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+
+
+@click.command(short_help="Write the values of a store to FILE.")
+@click.argument("file")
+@place_options
+@selection_options
+@click.option("--dry-run", is_flag=True, help="Write nothing; count what there is.")
+@_as_json
+def export(file: str, scopes: tuple[str, ...], prefixes: tuple[str, ...], dry_run: bool, as_json: bool, **where: Any) -> None:
+    """Write the values of a store to FILE (- for standard output), one a line, with a checksum: .gz and .zst compress it.
+
+    While it is not whole, the file is called FILE.part; an export that was cut off goes on when it is run again.
+
+    \b
+    iii-state export state.jsonl.gz --redis-url redis://localhost:6379
+    """
+    place = _place(where)
+    begun = time.monotonic()
+
+    async def action() -> None:
+        with _bar("exporting") as bar:
+            async with stores.source(place) as source:
+                export = Export(source, file, Selection(scopes, prefixes), bar.exported)
+                done = await (export.dry_run() if dry_run else export.run())
+        _tell_exported(done, file, time.monotonic() - begun, dry_run=dry_run, as_json=as_json)
+
+    _run(action)
+
+
+@click.command("import", short_help="Put the values of FILE into a store.")
+@click.argument("file", required=False)
+@click.option(
+    "--from-iii",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="The file store of a stock iii engine (<scope>.bin) in place of FILE.",
+)
+@place_options
+@selection_options
+@click.option(
+    "--on-conflict",
+    type=click.Choice(["error", "skip", "overwrite"]),
+    default="error",
+    show_default=True,
+    help="Where another value is there already. The very value is no conflict.",
+)
+@click.option("--events", is_flag=True, help="Fire the events of these changes; without it there are none.")
+@click.option("--dry-run", is_flag=True, help="Change nothing; check the file, and count what would become of its values.")
+@_as_json
+def import_(
+    file: str | None,
+    from_iii: Path | None,
+    scopes: tuple[str, ...],
+    prefixes: tuple[str, ...],
+    on_conflict: OnConflict,
+    events: bool,
+    dry_run: bool,
+    as_json: bool,
+    **where: Any,
+) -> None:
+    """Put the values of FILE, an export (- for standard input), into a store.
+
+    A file is checked to its end before anything is changed. An import that was cut off goes on when it is run again:
+    FILE.import says how far it is.
+
+    \b
+    iii-state import state.jsonl.gz --file-path ./data
+    """
+    if (file is None) == (from_iii is None):
+        raise click.UsageError("give FILE, or --from-iii DIR: one of them.")
+    place = _place(where)
+    begun = time.monotonic()
+    source: Rows = IiiFiles(from_iii) if from_iii is not None else ExportFile(file or "")
+    note = None if from_iii is not None or file is None or file == STANDARD else Path(f"{file}.import")
+
+    async def action() -> None:
+        with _bar("checking") as bar:
+            all_values = check(source, bar.imported)
+        with _bar("importing") as bar:
+            async with stores.target(place, on_conflict, events=events, is_dry=dry_run) as target:
+                job = Import(
+                    source,
+                    target,
+                    on_conflict,
+                    Selection(scopes, prefixes),
+                    note if target.store is not None else None,
+                    all_values,
+                    bar.imported,
+                )
+                done = await job.run(is_dry=dry_run)
+        _tell_imported(done, time.monotonic() - begun, on_conflict, dry_run=dry_run, as_json=as_json)
+
+    _run(action)
+
+
+@click.command(short_help="Have an engine copy the file of its kv store.")
+@click.argument("name", required=False)
+@engine_options
+def backup(name: str | None, url: str, as_json: bool) -> None:
+    """Have an engine copy the file of its kv store while it runs, into the directory `backups` beside that, as NAME.
+
+    The copy is of one moment, and whole when it is there. Without NAME it is called after the time.
+    """
+
+    async def action() -> None:
+        async with Client(engine_at(url), call_seconds=BACKUP_SECONDS) as client:
+            answer = await client.call("iii-state::backup", request(name=name))
+        if as_json:
+            show(answer, as_json)
+            return
+        made = values.decode(answer or b"{}")
+        click.echo(f"{printable(made['path'])}: {_bytes(made['bytes'])}, on the machine of the engine")
+
+    run(action)
+
+
+BACKUP_SECONDS = 3600.0
+
+
+def _place(where: dict[str, Any]) -> Place:
+    """The store that is meant. Options that would be passed over are wrong usage."""
+    redis_url, prefix, directory, config_path = (where[name] for name in ("redis_url", "redis_prefix", "file_path", "config_path"))
+    given = {"--redis-url": redis_url, "--file-path": directory, "--config": config_path, "--url": _typed("url")}
+    named = [option for option, value in given.items() if value]
+    if len(named) > 1:
+        raise click.UsageError(f"{' and '.join(named)} were given, and name a store each; give one of them.")
+    if redis_url is None and _typed("redis_prefix"):
+        raise click.UsageError("--redis-prefix is of the keys in a Redis: give --redis-url with it.")
+    if redis_url is not None:
+        return Place(redis=RedisSettings(redis_url=redis_url, prefix=prefix))
+    if directory is not None:
+        return Place(directory=directory)
+    if config_path is None:
+        return Place(engine=engine_at(where["url"]))
+    adapter = configuration.parse(configuration.load(config_path)).adapter
+    match adapter:
+        case RedisSettings():
+            return Place(redis=adapter)
+        case KvSettings(directory=Path() as kept):
+            return Place(directory=kept)
+        case BridgeSettings():
+            return Place(engine=engine_at(adapter.bridge_url))
+    raise click.UsageError(f"the store of {config_path} lives in the memory of its engine: give --url to go through that.")
+
+
+def _typed(option: str) -> bool:
+    return click.get_current_context().get_parameter_source(option) is ParameterSource.COMMANDLINE
+
+
+def _run(action: Callable[[], Any]) -> None:
+    try:
+        run(action)
+    except KeyboardInterrupt:
+        raise click.ClickException("interrupted; the same command goes on from there") from None
+
+
+# --- what is told
+
+
+def _tell_exported(done: Exported, file: str, seconds: float, *, dry_run: bool, as_json: bool) -> None:
+    if dry_run:
+        told: dict[str, Any] = {"scopes": done.all_scopes, "values": done.all_values}
+        count = "" if done.all_values is None else f"{done.all_values:,} values of "
+        words = f"{count}{done.all_scopes:,} scopes would be exported"
+    else:
+        told = {"scopes": done.scopes, "values": done.values, "resumed": done.resumed, "bytes": done.bytes, "seconds": seconds}
+        before = f", {done.resumed:,} of them before it was cut off" if done.resumed else ""
+        words = f"exported {done.values:,} values of {done.scopes:,} scopes{before}: {_bytes(done.bytes)} in {seconds:.1f} s"
+    _tell(told, words, as_json=as_json, to_stderr=file == STANDARD)
+
+
+def _tell_imported(done: Imported, seconds: float, on_conflict: str, *, dry_run: bool, as_json: bool) -> None:
+    counts = {outcome.value: done.outcomes[outcome] for outcome in Outcome}
+    told = {**counts, "resumed": done.resumed, "left_out": done.left_out, "seconds": seconds}
+    taken = "have another value there" if dry_run else "left alone, since another value is there"
+    if dry_run and on_conflict == "overwrite":
+        taken = "would be overwritten"
+    words = [f"{counts['stored']:,} values {'would be ' if dry_run else ''}imported"]
+    words += [
+        f"{count:,} {what}"
+        for count, what in (
+            (counts["same"], "there already"),
+            (counts["taken"], taken),
+            (counts["expired"], "past their deadline"),
+            (done.resumed, "put before it was cut off"),
+            (done.left_out, "of other scopes"),
+        )
+        if count
+    ]
+    _tell(told, f"{', '.join(words)}: {seconds:.1f} s", as_json=as_json)
+
+
+def _tell(told: dict[str, Any], words: str, *, as_json: bool, to_stderr: bool = False) -> None:
+    click.echo(json.dumps(told) if as_json else words, err=to_stderr)
+
+
+def _bytes(count: int) -> str:
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 1000)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"
+
+
+class Bar:
+    """Shows how far something is; this one shows nothing."""
+
+    def exported(self, done: Exported) -> None:
+        """An export has come so far."""
+
+    def imported(self, done: Imported) -> None:
+        """An import has come so far."""
+
+
+class _TerminalBar(Bar):
+    def __init__(self, progress: Any, task: Any) -> None:
+        self._progress, self._task = progress, task
+
+    def exported(self, done: Exported) -> None:
+        if done.all_values:
+            self._show(done.values, done.all_values, done.values)
+        else:
+            self._show(done.scopes, done.all_scopes, done.values)
+
+    def imported(self, done: Imported) -> None:
+        if done.all_values:
+            self._show(done.done, done.all_values, done.done)
+        elif done.size:
+            self._show(done.position, done.size, done.checked or done.done)
+        else:
+            self._show(0, None, done.done)
+
+    def _show(self, completed: int, total: int | None, count: int) -> None:
+        self._progress.update(self._task, completed=completed, total=total, count=count)
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[Bar]:
+    """A progress bar with rate and time left, where a person looks at standard error."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield Bar()
+        return
+    from rich.console import Console  # takes its time to be imported
+    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        """Values a second since the beginning."""
+
+        def render(self, task: Task) -> Text:
+            elapsed = task.finished_time or task.elapsed or 0.0
+            count = task.fields["count"]
+            return Text(f"{count:,} values" + (f", {count / elapsed:,.0f}/s" if elapsed > 0.5 else ""))
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        yield _TerminalBar(progress, progress.add_task(what, total=None, count=0))
