@@ -11,10 +11,11 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from aiohttp.web_protocol import RequestHandler
 
-from iii_state.access import access_of
 from iii_state.engine import http_log
+from iii_state.engine.admission import ASKED, admit, asked, refusal
 from iii_state.engine.channels import Channels
 from iii_state.engine.listening import HANDSHAKE_SECONDS, Listener, bind, resolve
+from iii_state.engine.metrics_page import answer_with_metrics
 from iii_state.engine.traffic import Traffic
 from iii_state.engine.unfinished import Unfinished
 from iii_state.engine.workers import worker
@@ -24,8 +25,6 @@ from iii_state.errors import AccessRefused
 from iii_state.figures import Figure
 from iii_state.guard import Asked, Guard
 from iii_state.guard.guard import bearer_protocols
-from iii_state.guard.tls import names
-from iii_state.observe.metrics import CONTENT_TYPE, exposition
 from iii_state.rights import Identity
 from iii_state.wire import handshake
 from iii_state.wire.backlog import Backlog
@@ -41,7 +40,6 @@ _CLOSE_SECONDS = 2
 _WELCOME = """This is an iii engine: iii-state.
 Workers connect here with a WebSocket; GET /healthz tells whether all is well.
 """
-_ASKED = web.RequestKey("asked", Asked)
 
 
 class Server:
@@ -161,12 +159,12 @@ class Server:
     @web.middleware
     async def _check_place(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         self._unfinished.asked(request.protocol)
-        asked = request[_ASKED] = _asked(request)
+        looked_at = request[ASKED] = asked(request)
         try:
             self._check_room()
-            self.guard.check_place(asked)
+            self.guard.check_place(looked_at)
         except AccessRefused as error:
-            return _refusal(error)
+            return refusal(error)
         return await handler(request)
 
     def _check_room(self) -> None:
@@ -178,34 +176,18 @@ class Server:
             quiet.warning("a request was refused: there are more than %d connections", limits.connections + limits.handshakes)
             raise AccessRefused(503, "too many connections are open")
 
-    async def admit(self, request: web.Request) -> Identity | None:
-        """Whose request this is. Raises HTTP 401, late where the address of the request has been wrong before."""
-        try:
-            return self.guard.admit(request[_ASKED])
-        except AccessRefused as error:
-            if error.seconds:
-                failures = self.guard.failures
-                failures.waiting += 1
-                try:
-                    await asyncio.sleep(error.seconds)
-                finally:
-                    failures.waiting -= 1
-            answer = web.HTTPUnauthorized(text=f"{error}\n", headers={"WWW-Authenticate": "Bearer"})
-            answer.force_close()
-            raise answer from None
-
     # --- what is served
 
     async def _serve_root(self, request: web.Request) -> web.StreamResponse:
         if "upgrade" not in request.headers.get("Connection", "").lower():
             return web.Response(text=_WELCOME)
-        identity = await self.admit(request)
+        identity = await admit(self.guard, request)
         return await self._serve_socket(
             request, identity, lambda socket: worker.connect(self._workers, socket, request.remote, identity)
         )
 
     async def _serve_telemetry(self, request: web.Request) -> web.StreamResponse:
-        return await self._serve_socket(request, await self.admit(request), lambda _: _Discard())
+        return await self._serve_socket(request, await admit(self.guard, request), lambda _: _Discard())
 
     async def _serve_channel(self, request: web.Request) -> web.StreamResponse:
         """A channel's key is as good as the token of the worker that opened it, which SDKs before 0.24.6 do not send here."""
@@ -256,8 +238,8 @@ class Server:
     async def _serve_health(self, request: web.Request) -> web.Response:
         wrong = await self._health()
         told: dict[str, object] = {"status": "failing" if wrong else "ok"}
-        if not self.guard.wants_tokens or _brings_token(request[_ASKED]):
-            await self.admit(request)
+        if not self.guard.wants_tokens or _brings_token(request[ASKED]):
+            await admit(self.guard, request)
             told |= {"reasons": wrong} if wrong else {"workers": len(self._workers)}
         return web.json_response(told, status=503 if wrong else 200)
 
@@ -265,10 +247,7 @@ class Server:
         """What has been counted, for operators."""
         if not self.guard.settings.metrics:
             raise web.HTTPNotFound(text="metrics are turned off (server.metrics)\n")
-        access = access_of(await self.admit(request))
-        if access is not None and not access.rights.operate:
-            raise web.HTTPForbidden(text=f"{access.refusal('see metrics (the right `operate`)').message}\n")
-        return web.Response(body=await exposition(await self._figures()), headers={"Content-Type": CONTENT_TYPE})
+        return await answer_with_metrics(self.guard, request, self._figures)
 
     def current_traffic(self) -> Traffic:
         """What has gone over connections, those that are open among them."""
@@ -295,29 +274,6 @@ class _Held:
             self.leaves_in = _CLOSE_SECONDS
             socket.start(_Leaving(self.receiver))
             socket.close(SERVICE_RESTART, b"the token is good no more")
-
-
-def _asked(request: web.Request) -> Asked:
-    local = request.get_extra_info("sockname")
-    headers = request.headers
-    return Asked(
-        target=request.raw_path,
-        local=str(local[0]) if local else "",
-        remote=request.remote or "",
-        is_tls=request.get_extra_info("ssl_object") is not None,
-        hosts=headers.getall("Host", ()),
-        origins=headers.getall("Origin", ()),
-        authorizations=headers.getall("Authorization", ()),
-        protocols=headers.getall("Sec-WebSocket-Protocol", ()),
-        queried=request.query.getall("access_token", ()),
-        certificate_names=names(request.get_extra_info("peercert")),
-    )
-
-
-def _refusal(error: AccessRefused) -> web.Response:
-    answer = web.Response(status=error.status, text=f"{error}\n")
-    answer.force_close()
-    return answer
 
 
 def _brings_token(asked: Asked) -> bool:
