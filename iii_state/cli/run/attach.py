@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 from contextlib import AsyncExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +17,7 @@ from iii_state.attach import Attachment
 from iii_state.attach.metrics_port import MetricsPort
 from iii_state.cli.calls import engine_at, url_option
 from iii_state.cli.run.guard import token_of_environment
+from iii_state.cli.run.log_format import LoggedCommand, log_format_option, say
 from iii_state.cli.run.process import asks_for_level, collect_less, stopped_by_signals, why_not
 from iii_state.cli.run.reloading import Reloading
 from iii_state.cli.run.store import DEFAULT_PORTS, Load, bridge_leads_to, configured, store_options
@@ -30,13 +30,14 @@ from iii_state.state.module import StateModule
 _ID = re.compile(r"[^\s:]+(::[^\s:]+)*")
 
 
-@click.command(short_help="Serve state to an engine that has none of its own.")
+@click.command(cls=LoggedCommand, short_help="Serve state to an engine that has none of its own.")
 @url_option("--engine", "III_URL")
 @store_options
 @click.option("--prefix", default="state", show_default=True, help="Serve PREFIX::set and so on, and the trigger type PREFIX.")
 @click.option("--name", default="state", show_default=True, help="What the worker is called; NAME-2, … where that is taken.")
 @click.option("--metrics-port", type=click.IntRange(0, 65535), help="Answer GET /metrics on this port; 0 takes a free one.")
 @click.option("--metrics-host", default="127.0.0.1", show_default=True, help="The address of --metrics-port; 0.0.0.0 is every one.")
+@log_format_option
 @click.argument("rest", nargs=-1, type=click.UNPROCESSED, metavar="")
 def attach(
     url: str,
@@ -112,7 +113,6 @@ async def _attach(
     reloading.start()
     collect_less()
     try:
-        say = partial(click.echo, err=True)
         attachment = Attachment(module, engine_at(url), prefix=prefix, name=name, say=say)
         async with AsyncExitStack() as stack:
             if metrics is not None and guard is not None:

@@ -15,6 +15,7 @@ import uvloop
 
 from iii_state import config as configuration
 from iii_state.cli.run.guard import guard_options, server_settings, token_of_environment
+from iii_state.cli.run.log_format import LoggedCommand, log_format_option, say
 from iii_state.cli.run.process import asks_for_level, collect_less, stopped_by_signals, why_not
 from iii_state.cli.run.reloading import Reloading
 from iii_state.cli.run.store import Load, bridge_leads_to, configured, store_options
@@ -29,9 +30,10 @@ logger = logging.getLogger(__name__)
 Duplicates = Literal["round-robin", "first-wins"]
 
 
-@click.command()
+@click.command(cls=LoggedCommand)
 @store_options
 @guard_options
+@log_format_option
 @click.option(
     "--duplicates",
     type=click.Choice(["round-robin", "first-wins"]),
@@ -111,7 +113,7 @@ async def _serve(
             address = await engine.serve(settings.host, settings.port)
             shown = f"[{address[0]}]" if ":" in address[0] else address[0]
             collect_less()
-            click.echo(f"listening on {'ws' if settings.tls is None else 'wss'}://{shown}:{address[1]}", err=True)
+            say(f"listening on {'ws' if settings.tls is None else 'wss'}://{shown}:{address[1]}")
             await stopped.wait()
         finally:
             await reloading.stop()

@@ -14,8 +14,10 @@ from iii_state.host import Runner
 from iii_state.state.dispatch.consumers import Attempt, Consumer
 from iii_state.state.dispatch.schedule import Context
 from iii_state.state.dispatch.settling import Settling
+from iii_state.wire.quiet_log import QuietLog
 
 logger = logging.getLogger(__name__)
+_dead_letters = QuietLog(logger, burst=100)
 
 
 class Outcomes:
@@ -69,9 +71,17 @@ class Outcomes:
         """It is to be called with this event no more: a dead letter."""
         event = delivery.event
         consumer.capacity.tally.dead += 1
-        logger.error(
+        _dead_letters.error(
             "%s: the event %s of %r %r is a dead letter after %d attempts: %s",
             *(consumer.function[1], delivery.event_id, event.scope, event.key, delivery.attempt, failure),
+            ids={
+                "function_id": consumer.function[1],
+                "event_id": delivery.event_id,
+                "scope": event.scope,
+                "key": event.key,
+                "attempt": delivery.attempt,
+                "code": failure.code,
+            },
         )
         self._settling.settle(partial(self._context.adapter.queues.dead_letter, delivery, failure))
 

@@ -81,6 +81,7 @@ class Mending:
         logger.error(
             "%d events of %s (queue %s) are lost: somebody has removed or cut what iii-state keeps in Redis",
             *(count, self.name_of(queue), queue.decode("utf-8", "replace")),
+            extra={"function_id": self.name_of(queue), "queue": queue.decode("utf-8", "replace")},
         )
 
     async def look_at_events(self, found: set[bytes], *, everything: bool) -> None:

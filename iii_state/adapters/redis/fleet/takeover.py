@@ -124,7 +124,8 @@ class Takeover:
             seen = heartbeat if _HEARTBEAT.fullmatch(heartbeat) else b""
             if await self._run("fleet/fence", calls.fence(self._keys, engine, seen)):
                 self.engines += 1
-                logger.warning("the engine %s is gone; its work is taken over", engine.decode(errors="replace"))
+                name = engine.decode(errors="replace")
+                logger.warning("the engine %s is gone; its work is taken over", name, extra={"engine": name})
         self._seen = {engine: seen for engine, seen in self._seen.items() if engine in engines}
         for engine in await self._send(b"SMEMBERS", self._keys.fenced):
             await self._take_over(engine)

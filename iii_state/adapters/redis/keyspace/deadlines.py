@@ -16,8 +16,9 @@ from iii_state.adapters.redis.mutations.routes import deadlines_setting
 from iii_state.adapters.redis.scripts import queues
 from iii_state.adapters.redis.shared import Shared
 from iii_state.errors import StoreError
+from iii_state.wire.quiet_log import QuietLog
 
-logger = logging.getLogger(__name__)
+_quiet = QuietLog(logging.getLogger(__name__), burst=3)
 
 CLAIM_MS = 50
 """For so long the others leave a scope to the engine that looks at it, also to one that dies meanwhile."""
@@ -98,7 +99,9 @@ class RedisDeadlines:
             failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
             if failures:
                 kept += len(failures)
-                logger.info("values of scope %r are over, but could not be removed yet: %s", scope.decode(), failures[0])
+                name = scope.decode()
+                about = "values of scope %r are over, but could not be removed yet: %s"
+                _quiet.warning(about, name, failures[0], ids={"scope": name})
                 if not isinstance(failures[0], StoreError):
                     raise failures[0]
         names = (self._keys.deadlines, times, self._keys.routes, self._keys.routes_version, self._keys.routes_log, self._keys.hold)

@@ -156,7 +156,8 @@ class Fanout:
         """Events of a queue have been dropped by this engine."""
         total = self._dropped[queue] = self._dropped.get(queue, 0) + count
         if total == count or total % 1000 < count:
-            logger.warning("the queue of %s is full; %d of its oldest events dropped here so far", function_id, total)
+            about = "the queue of %s is full; %d of its oldest events dropped here so far"
+            logger.warning(about, function_id, total, extra={"function_id": function_id})
 
 
 class ReloadRoutes(RedisCall[None]):
