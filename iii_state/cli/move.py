@@ -25,8 +25,8 @@ from iii_state.transfer.files import STANDARD
 from iii_state.transfer.iii_files import IiiFiles
 from iii_state.transfer.importing import ExportFile, Import, Imported, Rows, check
 from iii_state.transfer.lines import Selection
-from iii_state.transfer.rows import OnConflict, Outcome
-from iii_state.transfer.stores import Place
+from iii_state.transfer.rows import OnConflict, RowOutcome
+from iii_state.transfer.stores import StorePlace
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -180,7 +180,7 @@ def backup(name: str | None, url: str, as_json: bool) -> None:
 BACKUP_SECONDS = 3600.0
 
 
-def _place(where: dict[str, Any]) -> Place:
+def _place(where: dict[str, Any]) -> StorePlace:
     """The store that is meant. Options that would be passed over are wrong usage."""
     redis_url, prefix, directory, config_path = (where[name] for name in ("redis_url", "redis_prefix", "file_path", "config_path"))
     given = {"--redis-url": redis_url, "--file-path": directory, "--config": config_path, "--url": _typed("url")}
@@ -190,19 +190,19 @@ def _place(where: dict[str, Any]) -> Place:
     if redis_url is None and _typed("redis_prefix"):
         raise click.UsageError("--redis-prefix is of the keys in a Redis: give --redis-url with it.")
     if redis_url is not None:
-        return Place(redis=RedisSettings(redis_url=redis_url, prefix=prefix))
+        return StorePlace(redis=RedisSettings(redis_url=redis_url, prefix=prefix))
     if directory is not None:
-        return Place(directory=directory)
+        return StorePlace(directory=directory)
     if config_path is None:
-        return Place(engine=engine_at(where["url"]))
+        return StorePlace(engine=engine_at(where["url"]))
     adapter = configuration.parse(configuration.load(config_path)).adapter
     match adapter:
         case RedisSettings():
-            return Place(redis=adapter)
+            return StorePlace(redis=adapter)
         case KvSettings(directory=Path() as kept):
-            return Place(directory=kept)
+            return StorePlace(directory=kept)
         case BridgeSettings():
-            return Place(engine=engine_at(adapter.bridge_url))
+            return StorePlace(engine=engine_at(adapter.bridge_url))
     raise click.UsageError(f"the store of {config_path} lives in the memory of its engine: give --url to go through that.")
 
 
@@ -223,22 +223,23 @@ def _run(action: Callable[[], Any]) -> None:
 def _tell_exported(done: Exported, file: str, seconds: float, *, dry_run: bool, as_json: bool) -> None:
     if dry_run:
         told: dict[str, Any] = {"scopes": done.all_scopes, "values": done.all_values}
-        count = "" if done.all_values is None else f"{done.all_values:,} values of "
-        words = f"{count}{done.all_scopes:,} scopes would be exported"
+        count = "" if done.all_values is None else f"{_many(done.all_values, 'value')} of "
+        words = f"{count}{_many(done.all_scopes, 'scope')} would be exported"
     else:
         told = {"scopes": done.scopes, "values": done.values, "resumed": done.resumed, "bytes": done.bytes, "seconds": seconds}
         before = f", {done.resumed:,} of them before it was cut off" if done.resumed else ""
-        words = f"exported {done.values:,} values of {done.scopes:,} scopes{before}: {_bytes(done.bytes)} in {seconds:.1f} s"
+        moved = f"{_many(done.values, 'value')} of {_many(done.scopes, 'scope')}{before}"
+        words = f"exported {moved}: {_bytes(done.bytes)} in {seconds:.1f} s"
     _tell(told, words, as_json=as_json, to_stderr=file == STANDARD)
 
 
 def _tell_imported(done: Imported, seconds: float, on_conflict: str, *, dry_run: bool, as_json: bool) -> None:
-    counts = {outcome.value: done.outcomes[outcome] for outcome in Outcome}
+    counts = {outcome.value: done.outcomes[outcome] for outcome in RowOutcome}
     told = {**counts, "resumed": done.resumed, "left_out": done.left_out, "seconds": seconds}
     taken = "have another value there" if dry_run else "left alone, since another value is there"
     if dry_run and on_conflict == "overwrite":
         taken = "would be overwritten"
-    words = [f"{counts['stored']:,} values {'would be ' if dry_run else ''}imported"]
+    words = [f"{_many(counts['stored'], 'value')} {'would be ' if dry_run else ''}imported"]
     words += [
         f"{count:,} {what}"
         for count, what in (
@@ -255,6 +256,10 @@ def _tell_imported(done: Imported, seconds: float, on_conflict: str, *, dry_run:
 
 def _tell(told: dict[str, Any], words: str, *, as_json: bool, to_stderr: bool = False) -> None:
     click.echo(json.dumps(told) if as_json else words, err=to_stderr)
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _bytes(count: int) -> str:
@@ -306,7 +311,7 @@ def _bar(what: str) -> Iterator[Bar]:
     from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
     from rich.text import Text
 
-    class Rate(ProgressColumn):
+    class _Rate(ProgressColumn):
         """Values a second since the beginning."""
 
         def render(self, task: Task) -> Text:
@@ -314,6 +319,6 @@ def _bar(what: str) -> Iterator[Bar]:
             count = task.fields["count"]
             return Text(f"{count:,} values" + (f", {count / elapsed:,.0f}/s" if elapsed > 0.5 else ""))
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), Rate(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), _Rate(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         yield _TerminalBar(progress, progress.add_task(what, total=None, count=0))

@@ -13,7 +13,7 @@ from iii_state import values
 from iii_state.adapters.wall_clock import now_ms
 from iii_state.client.client import Client
 from iii_state.errors import Code, FunctionError, InvalidValue, TransferError
-from iii_state.transfer.rows import OnConflict, Outcome, Row, all_of, judged
+from iii_state.transfer.rows import OnConflict, RowOutcome, ValueRow, all_of, judged
 from iii_state.transfer.seen import Seen
 from iii_state.values import Json
 
@@ -77,9 +77,11 @@ class EngineStore:
         try:
             answer = await self._client.call("engine::functions::info", b'{"function_id":"state::set"}')
         except FunctionError as error:
-            if error.code in (Code.FUNCTION_NOT_FOUND, Code.NOT_FOUND):
-                return
-            raise
+            if error.code not in (Code.FUNCTION_NOT_FOUND, Code.NOT_FOUND):
+                raise
+            raise TransferError(
+                f"the engine at {self.name} has no state (state::set): serve one with a store, or attach a state worker to it"
+            ) from None
         about = values.decode(answer or b"{}")
         ours = ((about.get("metadata") or {}) if isinstance(about, dict) else {}).get("iii_state")
         if isinstance(ours, dict):
@@ -95,7 +97,7 @@ class EngineStore:
     async def count(self, scopes: Sequence[str]) -> int | None:
         return None
 
-    async def rows(self, scope: str) -> AsyncIterator[Sequence[Row]]:
+    async def rows(self, scope: str) -> AsyncIterator[Sequence[ValueRow]]:
         name = values.encode_string(scope)
         cursor = b""
         with Seen() as seen:
@@ -112,12 +114,12 @@ class EngineStore:
                 if page.next_cursor is not None or cursor:  # a single page leaves nothing to be read by key
                     seen.add([key for key, _ in page.entries])
                 ttls = page.ttl_ms
-                yield [Row(scope, key, _stored(text), now + ttls[key] if key in ttls else None) for key, text in page.entries]
+                yield [ValueRow(scope, key, _stored(text), now + ttls[key] if key in ttls else None) for key, text in page.entries]
                 if page.next_cursor is None:
                     return
                 cursor = b',"cursor":%b' % values.encode_string(page.next_cursor)
 
-    async def _by_key(self, scope: str, seen: Seen) -> AsyncIterator[Sequence[Row]]:
+    async def _by_key(self, scope: str, seen: Seen) -> AsyncIterator[Sequence[ValueRow]]:
         """What comes in no page: a value that is too large for one, a scope that is too large for the engine's snapshots."""
         keys = (await self._ask("state::list_keys", b'{"scope":%b}' % values.encode_string(scope), _Keys)).keys
         missing = seen.new(keys)
@@ -126,15 +128,15 @@ class EngineStore:
             found = await asyncio.gather(*(self._read(scope, key) for key in missing[start : start + step]))
             yield [row for row in found if row is not None]
 
-    async def _read(self, scope: str, key: str) -> Row | None:
+    async def _read(self, scope: str, key: str) -> ValueRow | None:
         place = _place(scope, key)
         if "meta" in self._features:
             found = await self._ask("state::get", b'{%b,"meta":true}' % place, _Meta)
             if found.etag is None:
                 return None
-            return Row(scope, key, _stored(found.value), None if found.ttl_ms is None else now_ms() + found.ttl_ms)
+            return ValueRow(scope, key, _stored(found.value), None if found.ttl_ms is None else now_ms() + found.ttl_ms)
         text = await self._client.call("state::get", b"{%b}" % place)
-        return None if text is None else Row(scope, key, _stored(text))
+        return None if text is None else ValueRow(scope, key, _stored(text))
 
     def _explained(self, error: FunctionError) -> Exception:
         if error.code != Code.FUNCTION_NOT_FOUND:
@@ -162,14 +164,14 @@ class EngineStore:
                 "--on-conflict overwrite, import into its store (--redis-url, --file-path), or use a newer engine"
             )
 
-    async def put(self, rows: Sequence[Row], on_conflict: OnConflict) -> list[Outcome]:
+    async def put(self, rows: Sequence[ValueRow], on_conflict: OnConflict) -> list[RowOutcome]:
         return all_of(await asyncio.gather(*(self._put(row, on_conflict) for row in rows), return_exceptions=True))
 
-    async def _put(self, row: Row, on_conflict: OnConflict) -> Outcome:
+    async def _put(self, row: ValueRow, on_conflict: OnConflict) -> RowOutcome:
         if row.deadline_ms is None:
             ttl = b""
         elif (ttl_ms := row.deadline_ms - now_ms()) <= 0:
-            return Outcome.EXPIRED
+            return RowOutcome.EXPIRED
         elif not self._is_ours:
             raise TransferError(
                 f"scope {row.scope!r}, key {row.key!r} has a deadline, which the engine at {self.name} would ignore; "
@@ -182,13 +184,13 @@ class EngineStore:
             call += b',"return":"none"'
         if on_conflict == "overwrite":
             await self._client.call("state::set", call + b"}")
-            return Outcome.STORED
+            return RowOutcome.STORED
         answer = await self._ask("state::set", call + b',"if":[{"absent":true}],"if_failed":"return"}', _Applied)
         if answer.applied:
-            return Outcome.STORED
-        return Outcome.SAME if answer.value is not None and _stored(answer.value) == row.text else Outcome.TAKEN
+            return RowOutcome.STORED
+        return RowOutcome.SAME if answer.value is not None and _stored(answer.value) == row.text else RowOutcome.TAKEN
 
-    async def look(self, rows: Sequence[Row]) -> list[Outcome]:
+    async def look(self, rows: Sequence[ValueRow]) -> list[RowOutcome]:
         found = await asyncio.gather(*(self._read(row.scope, row.key) for row in rows))
         now = now_ms()
         return [judged(row, there, now) for row, there in zip(rows, found, strict=True)]

@@ -44,11 +44,11 @@ class _Written:
     offset: int = 0
 
 
-class _Place(msgspec.Struct):
+class _ScopeOnly(msgspec.Struct):
     scope: str
 
 
-_place = msgspec.json.Decoder(_Place)
+_place = msgspec.json.Decoder(_ScopeOnly)
 
 
 @dataclass(slots=True)

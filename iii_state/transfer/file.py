@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from iii_state.adapters.kv.journal.stopped import StoppedFile
 from iii_state.adapters.wall_clock import now_ms
-from iii_state.transfer.rows import OnConflict, Outcome, Row, judged
+from iii_state.transfer.rows import OnConflict, RowOutcome, ValueRow, judged
 
 
 class FileStore:
@@ -23,30 +23,30 @@ class FileStore:
     async def count(self, scopes: Sequence[str]) -> int | None:
         return self._file.count(scopes)
 
-    async def rows(self, scope: str) -> AsyncIterator[Sequence[Row]]:
+    async def rows(self, scope: str) -> AsyncIterator[Sequence[ValueRow]]:
         for held in self._file.values(scope):
-            yield [Row(scope, key, text, deadline_ms) for key, text, deadline_ms in held]
+            yield [ValueRow(scope, key, text, deadline_ms) for key, text, deadline_ms in held]
 
-    async def put(self, rows: Sequence[Row], on_conflict: OnConflict) -> list[Outcome]:
+    async def put(self, rows: Sequence[ValueRow], on_conflict: OnConflict) -> list[RowOutcome]:
         now, file = now_ms(), self._file
-        outcomes: list[Outcome] = []
+        outcomes: list[RowOutcome] = []
         with file.transaction():
             for row in rows:
-                outcome = Outcome.STORED
+                outcome = RowOutcome.STORED
                 if row.deadline_ms is not None and row.deadline_ms <= now:
-                    outcome = Outcome.EXPIRED
+                    outcome = RowOutcome.EXPIRED
                 elif on_conflict != "overwrite" and (there := file.find(row.scope, row.key)) is not None:
-                    outcome = Outcome.SAME if there == row.text else Outcome.TAKEN
-                if outcome is Outcome.STORED:
+                    outcome = RowOutcome.SAME if there == row.text else RowOutcome.TAKEN
+                if outcome is RowOutcome.STORED:
                     file.put(row.scope, row.key, row.text, row.deadline_ms)
                 outcomes.append(outcome)
         return outcomes
 
-    async def look(self, rows: Sequence[Row]) -> list[Outcome]:
+    async def look(self, rows: Sequence[ValueRow]) -> list[RowOutcome]:
         now, found = now_ms(), []
         for row in rows:
             there = self._file.find(row.scope, row.key)
-            found.append(judged(row, None if there is None else Row(row.scope, row.key, there), now))
+            found.append(judged(row, None if there is None else ValueRow(row.scope, row.key, there), now))
         return found
 
 
@@ -58,9 +58,9 @@ class NewStore:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    async def put(self, rows: Sequence[Row], on_conflict: OnConflict) -> list[Outcome]:
+    async def put(self, rows: Sequence[ValueRow], on_conflict: OnConflict) -> list[RowOutcome]:
         raise NotImplementedError
 
-    async def look(self, rows: Sequence[Row]) -> list[Outcome]:
+    async def look(self, rows: Sequence[ValueRow]) -> list[RowOutcome]:
         now = now_ms()
         return [judged(row, None, now) for row in rows]

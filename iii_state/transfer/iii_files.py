@@ -18,7 +18,7 @@ import msgspec
 
 from iii_state import values
 from iii_state.errors import MAX_VALUE_BYTES, InvalidValue, TransferError
-from iii_state.transfer.rows import Row
+from iii_state.transfer.rows import ValueRow
 
 _TRAILER = struct.Struct("<iI")
 _ALIGNMENT = 4
@@ -35,7 +35,7 @@ class IiiFiles:
         self.id: str | None = None
         self._directory = directory
 
-    def read(self, told: Callable[[int, int | None], None]) -> Iterator[tuple[str, Row]]:
+    def read(self, told: Callable[[int, int | None], None]) -> Iterator[tuple[str, ValueRow]]:
         """Each value, and its file. Raises `TransferError`, which names the file."""
         files = self._files()
         size = sum(file.stat().st_size for file in files)
@@ -52,7 +52,7 @@ class IiiFiles:
             except InvalidValue as error:
                 raise TransferError(f"{file} is no file of a stock engine's store, or is damaged: {error}") from None
             for key, text in found.items():
-                yield str(file), Row(scope, key, text)
+                yield str(file), ValueRow(scope, key, text)
             position += len(data)
             told(position, size)
         self.id = digest.hexdigest()

@@ -17,7 +17,7 @@ from iii_state import values
 from iii_state.errors import StateError, TransferError
 from iii_state.transfer.files import STANDARD, Lines
 from iii_state.transfer.lines import End, Reading, Selection
-from iii_state.transfer.rows import PART_BYTES, PART_ROWS, OnConflict, Outcome, Row, Target
+from iii_state.transfer.rows import PART_BYTES, PART_ROWS, OnConflict, RowOutcome, Target, ValueRow
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ NOTED_SECONDS = 1.0
 class Imported:
     """What an import has come to so far. `resumed` of the values had been put by an earlier one."""
 
-    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    outcomes: Counter[RowOutcome] = field(default_factory=Counter)
     resumed: int = 0
     left_out: int = 0
     """Values of other scopes than those that are meant."""
@@ -58,7 +58,7 @@ class Rows(Protocol):
     @property
     def can_be_read_again(self) -> bool: ...
 
-    def read(self, told: Callable[[int, int | None], None]) -> Iterator[tuple[str, Row]]:
+    def read(self, told: Callable[[int, int | None], None]) -> Iterator[tuple[str, ValueRow]]:
         """Each row, and where it stands, for people. Raises `TransferError`. `told` hears of the position and the size."""
         ...
 
@@ -77,7 +77,7 @@ class ExportFile:
         self.can_be_read_again = name != STANDARD
         self.id: str | None = None
 
-    def read(self, told: Callable[[int, int | None], None]) -> Iterator[tuple[str, Row]]:
+    def read(self, told: Callable[[int, int | None], None]) -> Iterator[tuple[str, ValueRow]]:
         lines, reading = Lines(self._file), Reading()
         try:
             for line in lines:
@@ -149,7 +149,7 @@ class Import:
     async def run(self, *, is_dry: bool = False) -> Imported:
         """Import, or, `is_dry`, count what would become of the rows. Raises `StateError`, in words that say how far it came."""
         done = Imported(all_values=self.all_values)
-        part: list[Row] = []
+        part: list[ValueRow] = []
         first, size = "", 0
 
         def told(position: int, of: int | None) -> None:
@@ -181,7 +181,7 @@ class Import:
                 self.note.unlink(missing_ok=True)
         return done
 
-    async def _part(self, part: list[Row], first: str, done: Imported, *, is_dry: bool) -> None:
+    async def _part(self, part: list[ValueRow], first: str, done: Imported, *, is_dry: bool) -> None:
         try:
             if is_dry:
                 outcomes = await self.target.look(part)
@@ -191,8 +191,8 @@ class Import:
             more = f" and the {len(part) - 1} after it, of which some may have been imported" if len(part) > 1 else ""
             raise TransferError(f"{self.source.name}, {first}{more}: {error}") from None
         done.outcomes.update(outcomes)
-        if Outcome.TAKEN in outcomes and self.on_conflict == "error" and not is_dry:
-            row = part[outcomes.index(Outcome.TAKEN)]
+        if RowOutcome.TAKEN in outcomes and self.on_conflict == "error" and not is_dry:
+            row = part[outcomes.index(RowOutcome.TAKEN)]
             raise TransferError(
                 f"scope {row.scope!r}, key {row.key!r} has another value in {self.target.name} already ({self.source.name}, "
                 f"{first} or after it): give --on-conflict skip or overwrite; --dry-run counts them"
@@ -202,7 +202,7 @@ class Import:
             self._note(done)
 
     def _told_how_far(self, error: StateError, done: Imported) -> TransferError:
-        put = done.outcomes[Outcome.STORED]
+        put = done.outcomes[RowOutcome.STORED]
         if not put and not done.resumed:
             return TransferError(f"{error}\nnothing was imported before that")
         goes_on = "; the same command goes on from there" if self.note is not None else ""

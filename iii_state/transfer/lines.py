@@ -18,7 +18,7 @@ from msgspec import Raw
 
 from iii_state import values
 from iii_state.errors import MAX_VALUE_BYTES, InvalidValue, TransferError
-from iii_state.transfer.rows import Row
+from iii_state.transfer.rows import ValueRow
 
 FORMAT = 1
 MAX_LINE_BYTES = 96 * 1024 * 1024
@@ -73,7 +73,7 @@ _line = msgspec.json.Decoder(_Line)
 _trailer = msgspec.json.Decoder(_Trailer)
 
 
-def line_of(row: Row) -> bytes:
+def line_of(row: ValueRow) -> bytes:
     """The line of a value."""
     text = row.text
     if text.startswith(values.FRAME_START):
@@ -124,7 +124,7 @@ class Reading:
         self._scope: str | None = None
         self._sum = hashlib.sha256()
 
-    def take(self, line: bytes) -> Row | None:
+    def take(self, line: bytes) -> ValueRow | None:
         """Read the next line. Raises `TransferError`."""
         self.number += 1
         if self.end is not None:
@@ -155,7 +155,7 @@ class Reading:
             raise TransferError(f"the file ends behind line {self.number}, without a trailer: it is cut off, or was never finished")
         return self.end
 
-    def _row(self, line: bytes) -> Row:
+    def _row(self, line: bytes) -> ValueRow:
         try:
             line.decode()
             read = _line.decode(line)
@@ -166,7 +166,7 @@ class Reading:
             raise TransferError(f"line {self.number}: the value has {size} bytes; no value is larger than {MAX_VALUE_BYTES}")
         if read.deadline_ms is not None and read.deadline_ms < 0:
             raise TransferError(f"line {self.number}: deadline_ms is {read.deadline_ms}; it has to be milliseconds since 1970")
-        return Row(read.scope, read.key, text, read.deadline_ms)
+        return ValueRow(read.scope, read.key, text, read.deadline_ms)
 
     @staticmethod
     def _why(line: bytes, error: Exception) -> str:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from iii_state.adapters.redis.reading import RedisReader
 from iii_state.adapters.wall_clock import now_ms
-from iii_state.transfer.rows import Row
+from iii_state.transfer.rows import ValueRow
 from iii_state.transfer.seen import Seen
 
 
@@ -22,13 +22,15 @@ class RedisSource:
     async def count(self, scopes: Sequence[str]) -> int | None:
         return await self._reader.count(scopes)
 
-    async def rows(self, scope: str) -> AsyncIterator[Sequence[Row]]:
+    async def rows(self, scope: str) -> AsyncIterator[Sequence[ValueRow]]:
         with Seen() as seen:
-            first: Sequence[Row] | None = None
+            first: Sequence[ValueRow] | None = None
             async for entries in self._reader.pages(scope):
                 # The deadlines are by the fleet's clock, which need not show what this machine's does.
                 shift, deadlines = now_ms() - entries.now, entries.deadlines
-                rows = [Row(scope, key, text, deadlines[key] + shift if key in deadlines else None) for key, text in entries.rows]
+                rows = [
+                    ValueRow(scope, key, text, deadlines[key] + shift if key in deadlines else None) for key, text in entries.rows
+                ]
                 if first is None:
                     first = rows
                 else:  # a scope that is read at one instant is one part, and needs none of this

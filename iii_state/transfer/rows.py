@@ -10,7 +10,7 @@ OnConflict = Literal["error", "skip", "overwrite"]
 """What is done where another value is at a place already."""
 
 
-class Row(NamedTuple):
+class ValueRow(NamedTuple):
     """A value, as its stored text, and when it goes: milliseconds since 1970, None for never."""
 
     scope: str
@@ -19,7 +19,7 @@ class Row(NamedTuple):
     deadline_ms: int | None = None
 
 
-class Outcome(Enum):
+class RowOutcome(Enum):
     """What became of a row that was put into a store."""
 
     STORED = "stored"
@@ -52,7 +52,7 @@ class Source(Protocol):
         """How many values these scopes hold, about; None where that would take too long to learn."""
         ...
 
-    def rows(self, scope: str) -> AsyncIterator[Sequence[Row]]:
+    def rows(self, scope: str) -> AsyncIterator[Sequence[ValueRow]]:
         """The values of a scope, in parts; each that is there throughout exactly once."""
         ...
 
@@ -70,14 +70,14 @@ class Target(Protocol):
         """The id of what is stored there."""
         ...
 
-    async def put(self, rows: Sequence[Row], on_conflict: OnConflict) -> list[Outcome]:
+    async def put(self, rows: Sequence[ValueRow], on_conflict: OnConflict) -> list[RowOutcome]:
         """Store values, in this order where two have one place; what became of each.
 
         Raises `StateError` where one cannot be stored: how many of the others were is not known then.
         """
         ...
 
-    async def look(self, rows: Sequence[Row]) -> list[Outcome]:
+    async def look(self, rows: Sequence[ValueRow]) -> list[RowOutcome]:
         """What would become of them; nothing is changed."""
         ...
 
@@ -87,14 +87,14 @@ PART_BYTES = 4_000_000
 """So much is read, or put, at once."""
 
 
-def judged(row: Row, there: Row | None, now_ms: int) -> Outcome:
+def judged(row: ValueRow, there: ValueRow | None, now_ms: int) -> RowOutcome:
     """What would become of a row that is put where this one is."""
     if row.deadline_ms is not None and row.deadline_ms <= now_ms:
-        return Outcome.EXPIRED
-    return Outcome.STORED if there is None else Outcome.SAME if there.text == row.text else Outcome.TAKEN
+        return RowOutcome.EXPIRED
+    return RowOutcome.STORED if there is None else RowOutcome.SAME if there.text == row.text else RowOutcome.TAKEN
 
 
-def all_of(answers: Sequence[Outcome | BaseException]) -> list[Outcome]:
+def all_of(answers: Sequence[RowOutcome | BaseException]) -> list[RowOutcome]:
     """What has become of rows that were put together, when all have been answered. Raises the first error there is."""
     outcomes = []
     for answer in answers:

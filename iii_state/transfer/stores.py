@@ -25,7 +25,7 @@ from iii_state.transfer.rows import OnConflict, Source, Target
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class StorePlace:
     """Where a store is: an engine, or a Redis, or the directory of a kv store that no engine has open."""
 
     engine: EngineAddress | None = None
@@ -34,7 +34,7 @@ class Place:
 
 
 @asynccontextmanager
-async def source(place: Place) -> AsyncIterator[Source]:
+async def source(place: StorePlace) -> AsyncIterator[Source]:
     """Open a store to read it. Raises `StateError` in words."""
     if place.redis is not None:
         async with reading(place.redis) as reader:
@@ -51,7 +51,7 @@ async def source(place: Place) -> AsyncIterator[Source]:
 
 
 @asynccontextmanager
-async def target(place: Place, on_conflict: OnConflict, *, events: bool, is_dry: bool) -> AsyncIterator[Target]:
+async def target(place: StorePlace, on_conflict: OnConflict, *, events: bool, is_dry: bool) -> AsyncIterator[Target]:
     """Open a store to put values into it, with or without events. Raises `StateError` in words."""
     if place.engine is not None:
         async with Client(place.engine, call_seconds=CALL_SECONDS) as client:

@@ -187,6 +187,8 @@ async def test_operators_functions_are_for_operators(engine: Guarded) -> None:
     for function_id in functions:
         assert code(await own.call(function_id, {})) == "FORBIDDEN"
         assert code(await operator.call(function_id, {})) is None
+    assert code(await own.call("iii-state::backup", {})) == "FORBIDDEN"
+    assert code(await operator.call("iii-state::backup", {})) == "STORE_ERROR", "it is no file"
     assert code(await own.call("iii-state::line_up", {"worker": "w", "ttl_ms": 0})) == "FORBIDDEN"
 
 
