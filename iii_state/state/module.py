@@ -86,7 +86,7 @@ class StateModule:
         for function_id, handler, description in (function for group in groups for function in group):
             metadata = self._about if function_id == "state::set" else None
             counted = self._counted[function_id] = CountedFunction(handler)
-            host.register_function(function_id, counted, description=description, metadata=metadata)
+            host.register_function(function_id, counted.call, description=description, metadata=metadata)
         host.watch_workers(self._snapshots.end)
         host.register_trigger_type("state", self.triggers, description="State trigger: a function runs after every change")
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from iii_state.events import QueueStats, Subscription
 from iii_state.figures import MOST_FUNCTIONS, OTHERS, function_label
+from iii_state.observe.metrics import AT_ONCE, exposition
 from iii_state.state.dispatch.tallies import Tallies
 from iii_state.state.queue_figures import OLDEST, WAITING, queue_figures
+from tests.support.metrics import Metrics, lint
 
 
 def stats(function_id: str, waiting: int, oldest_at_ms: int | None = None) -> QueueStats:
@@ -38,3 +40,18 @@ def test_deliveries_of_functions_beyond_the_bound_count_as_those_of_others() -> 
     dead = {figure.labels[0]: figure.value for figure in tallies.figures() if figure.labels[1:] == ("dead",)}
     assert len(dead) == MOST_FUNCTIONS + 1
     assert dead[OTHERS] == 2
+
+
+async def test_the_text_of_thousands_of_figures_is_one_family() -> None:
+    tallies = Tallies()
+    for number in range(3 * AT_ONCE + 1):
+        tallies.of(f"f{number}").done += number
+    text = (await exposition(tallies.figures())).decode()
+    assert text.count("# TYPE iii_state_handler_duration_seconds histogram") == 1
+    assert text.count("# HELP iii_state_deliveries_total ") == 1
+    metrics = Metrics(text)
+    assert [metrics("deliveries_total", function_id=f"f{n}", outcome="handled") for n in range(3 * AT_ONCE + 1)] == [
+        *range(3 * AT_ONCE + 1)
+    ]
+    assert len(metrics.all("handler_duration_seconds_count")) == 3 * AT_ONCE + 1
+    assert await lint(text) == ""
