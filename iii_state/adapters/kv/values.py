@@ -5,29 +5,39 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from functools import partial
+from itertools import islice
+from typing import NoReturn, TypeVar
 
 from iii_state import lineages, values
-from iii_state.adapters.base import Entries, Updated
+from iii_state.adapters.base import Entries, Reading, Updated
 from iii_state.adapters.kv.deadlines import KvDeadlines
 from iii_state.adapters.kv.journal.changes import Changes
 from iii_state.adapters.kv.journal.commits import Commits
 from iii_state.adapters.kv.journal.file import Contents
+from iii_state.adapters.kv.journal.transaction import Outcome
 from iii_state.adapters.kv.queues import KvQueues, refuse_overflow
 from iii_state.adapters.kv.sessions import KvSessions, being_closed
+from iii_state.adapters.kv.sorted_keys import SortedKeys
 from iii_state.adapters.local_queue import Queue
-from iii_state.errors import too_large
+from iii_state.adapters.selection import KeySelection
+from iii_state.errors import Code, ConditionFailed, FunctionError, RequestFenced, too_large
 from iii_state.events import Cause, Change, Delivery, EventType, write_id_of
 from iii_state.sessions import Request
 from iii_state.tasks.effects import Afterwards
-from iii_state.tasks.results import Result
+from iii_state.tasks.results import Result, then
 from iii_state.values.apply import apply
+from iii_state.values.conditions import Conditions
 from iii_state.values.ops import Plan
 from iii_state.values.transactions import Done, Step, carry_out
 
 T = TypeVar("T")
 
 _watching = Afterwards("planning the end of a value with a deadline")
+
+
+def _fail(error: FunctionError, settled: object) -> NoReturn:
+    raise error
 
 
 class KvValues:
@@ -43,6 +53,8 @@ class KvValues:
         self._commits = commits
         self._held: dict[str, dict[str, bytes]] = {}
         """Scope → key → stored text, of what has been committed."""
+        self._sorted: dict[str, SortedKeys] = {}
+        """Scope → its keys in order, of scopes that have been listed so."""
         self.deadlines = self._deadlines = KvDeadlines(self._has_deadline, self._end_if_over, clock)
         self._watched = self._deadlines.watched
         self._epoch = secrets.token_hex(6)
@@ -78,17 +90,27 @@ class KvValues:
             return None
         return held.get(key)
 
+    def read(self, scope: str, key: str) -> Reading:
+        deadline = self._deadlines.of(scope, key)
+        left = None if deadline is None else deadline - self._deadlines.now()
+        if left is not None and left <= 0:
+            return Reading(None)
+        text = self._held.get(scope, {}).get(key)
+        return Reading(text, None if text is None else left)
+
     def get_many(self, scope: str, keys: Sequence[str]) -> list[bytes | None]:
         held, over = self._held.get(scope, {}), self._deadlines.over(scope)
         return [None if key in over else held.get(key) for key in keys]
 
-    def texts(self, scope: str) -> list[bytes]:
+    def texts(self, scope: str, selection: KeySelection | None = None) -> list[bytes]:
+        if selection is not None:
+            return [text for _, text in self._selected(scope, selection)]
         held = self._held.get(scope, {})
         over = self._deadlines.over(scope)
         return [text for key, text in held.items() if key not in over] if over else list(held.values())
 
-    def entries(self, scope: str) -> Entries:
-        rows = list(self._held.get(scope, {}).items())
+    def entries(self, scope: str, selection: KeySelection | None = None) -> Entries:
+        rows = list(self._held.get(scope, {}).items()) if selection is None else self._selected(scope, selection)
         deadlines, now = self._deadlines.of_scope(scope), self._deadlines.now()
         if deadlines:
             rows = [(key, text) for key, text in rows if deadlines.get(key, now + 1) > now]
@@ -97,9 +119,21 @@ class KvValues:
     def now(self) -> int:
         return self._deadlines.now()
 
-    def keys(self, scope: str) -> list[str]:
+    def keys(self, scope: str, selection: KeySelection | None = None) -> list[str]:
+        if selection is not None:
+            return [key for key, _ in self._selected(scope, selection)]
         over = self._deadlines.over(scope)
         return [key for key in self._held.get(scope, ()) if key not in over]
+
+    def _selected(self, scope: str, selection: KeySelection) -> list[tuple[str, bytes]]:
+        held = self._held.get(scope)
+        if held is None:
+            return []
+        keys = self._sorted.get(scope)
+        if keys is None:
+            keys = self._sorted[scope] = SortedKeys(held)
+        over = self._deadlines.over(scope)
+        return [(key, held[key]) for key in islice((key for key in keys.select(selection) if key not in over), selection.limit)]
 
     def scopes(self) -> list[str]:
         return [scope for scope, held in self._held.items() if len(self._deadlines.over(scope)) < len(held)]
@@ -107,48 +141,145 @@ class KvValues:
     # -- writing
 
     def set(
-        self, scope: str, key: str, value: bytes, *, ttl_ms: int | None = None, request: Request | None = None
+        self,
+        scope: str,
+        key: str,
+        value: bytes,
+        *,
+        ttl_ms: int | None = None,
+        request: Request | None = None,
+        conditions: Conditions | None = None,
     ) -> Result[bytes | None]:
         if request is not None and (done := self._sessions.recall(request)) is not None:
-            return self._sessions.again(request, done.old)
+            return self._again(scope, key, request, done, conditions, done.old)
         if self._watched:
             self._end_if_over(scope, key)
         old = self._current(scope, key)
+        if conditions is not None and (failing := conditions.failing(old)) is not None:
+            return self._unmet(conditions.failure(failing, scope, key, old), scope, key, request)
         return self._write(scope, key, old, value, old, request, None if ttl_ms is None else self._deadlines.now() + ttl_ms)
 
-    def delete(self, scope: str, key: str, *, request: Request | None = None) -> Result[bytes | None]:
+    def delete(
+        self, scope: str, key: str, *, request: Request | None = None, conditions: Conditions | None = None
+    ) -> Result[bytes | None]:
         if request is not None and (done := self._sessions.recall(request)) is not None:
-            return self._sessions.again(request, done.old)
+            return self._again(scope, key, request, done, conditions, done.old)
         if self._watched:
             self._end_if_over(scope, key)
         old = self._current(scope, key)
+        if conditions is not None and (failing := conditions.failing(old)) is not None:
+            return self._unmet(conditions.failure(failing, scope, key, old), scope, key, request)
         return self._write(scope, key, old, None, old, request)
 
     def update(
-        self, scope: str, key: str, plan: Plan, limit: int, *, ttl_ms: int | None = None, request: Request | None = None
+        self,
+        scope: str,
+        key: str,
+        plan: Plan,
+        limit: int,
+        *,
+        ttl_ms: int | None = None,
+        request: Request | None = None,
+        conditions: Conditions | None = None,
+        strict: bool = False,
     ) -> Result[Updated]:
         if request is not None and (done := self._sessions.recall(request)) is not None:
-            return self._sessions.again(request, Updated(done.old, *apply(plan, done.old)))
+            return self._again(scope, key, request, done, conditions, Updated(done.old, *apply(plan, done.old)))
         if self._watched:
             self._end_if_over(scope, key)
         old = self._current(scope, key)
+        if conditions is not None and (failing := conditions.failing(old)) is not None:
+            return self._unmet(conditions.failure(failing, scope, key, old), scope, key, request)
         new, errors = apply(plan, old)
+        if strict and errors:
+            return self._refused(FunctionError(Code.OP_FAILED, errors[0].message), scope, key)
         if len(new) > limit and (size := values.compact_size(new)) > limit:
             raise too_large(size, limit)
         deadline = self._deadline(scope, key) if ttl_ms is None else self._deadlines.now() + ttl_ms
         return self._write(scope, key, old, new, Updated(old, new, errors), request, deadline)
 
+    def touch(self, scope: str, key: str, ttl_ms: int | None, *, request: Request | None = None) -> Result[bool]:
+        if request is not None and (done := self._sessions.recall(request)) is not None:
+            return self._sessions.again(request, done.old is not None)
+        if self._watched:
+            self._end_if_over(scope, key)
+        if self._closed:
+            raise being_closed()
+        text = self._current(scope, key)
+        deadline = None if text is None or ttl_ms is None else self._deadlines.now() + ttl_ms
+        if request is not None:
+            self._sessions.record(request, None if text is None else b"true")
+        touched: Result[bool] = text is not None
+        if self._commits is None:
+            if text is not None:
+                self._deadlines.commit(scope, key, deadline)
+        elif text is None:
+            touched = self._commits.wait(False)
+        else:
+            touched = self._commits.write((scope, key), text, True, [])
+            self._commits.filling.deadlines[scope, key] = deadline
+        if deadline is not None:
+            self._watch(scope, key, deadline)
+        return touched
+
+    def _again(self, scope: str, key: str, request: Request, done: Outcome, conditions: Conditions | None, result: T) -> Result[T]:
+        """The result of a call made again: what it was the first time."""
+        settled = self._sessions.again(request, result)
+        if done.unmet is None:
+            return settled
+        index, step = done.unmet
+        if conditions is None or step is not None:  # it has the id of another call
+            raise RequestFenced
+        error = conditions.failure(index, scope, key, done.old, step=step, is_recorded=not done.forgotten)
+        return then(settled, partial(_fail, error))
+
+    def _unmet(self, error: ConditionFailed, scope: str, key: str, request: Request | None) -> Result[T]:
+        """A condition does not hold: that is recorded, and changes nothing."""
+        if self._closed:
+            raise being_closed()
+        if request is not None:
+            self._sessions.record(request, error.text, (error.index, error.step))
+            if self._commits is not None:
+                return then(self._commits.wait(None), partial(_fail, error))
+        return self._refused(error, scope, key)
+
+    def _refused(self, error: FunctionError, scope: str, key: str) -> Result[T]:
+        """A call fails for what it has found, once that lasts: it may be of a change that is on its way into the journal."""
+        if self._commits is None or self._commits.changes_of((scope, key)) is None:
+            raise error
+        return then(self._commits.wait(None), partial(_fail, error))
+
     def transact(self, scope: str, steps: Sequence[Step], limit: int, *, request: Request | None = None) -> Result[list[Done]]:
-        if request is not None and (found := self._sessions.recall_transaction(request)) is not None:
-            before = dict(zip(dict.fromkeys(step.key for step in steps), found, strict=False))
-            return self._sessions.again(request, carry_out(steps, before.get))
         keys = list(dict.fromkeys(step.key for step in steps))
+        if request is not None and (done := self._sessions.recall(request, is_transaction=True)) is not None:
+            return self._transacted_again(scope, steps, keys, request, done)
         if self._watched:
             for key in keys:
                 self._end_if_over(scope, key)
         before = {key: self._current(scope, key) for key in keys}
-        results = carry_out(steps, before.get, limit)
+        try:
+            results = carry_out(scope, steps, before.get, limit)
+        except ConditionFailed as error:
+            return self._unmet(error, scope, steps[error.step or 0].key, request)
+        except FunctionError as error:
+            if error.code != Code.OP_FAILED or self._commits is None:
+                raise
+            return self._refused(error, scope, next((key for key in keys if self._commits.changes_of((scope, key))), keys[0]))
         return self._write_all(scope, steps, results, list(before.values()), request)
+
+    def _transacted_again(
+        self, scope: str, steps: Sequence[Step], keys: Sequence[str], request: Request, done: Outcome
+    ) -> Result[list[Done]]:
+        """The result of a transaction made again: what it was the first time."""
+        if done.unmet is None:
+            before = dict(zip(keys, self._sessions.found(done), strict=False))
+            return self._sessions.again(request, carry_out(scope, steps, before.get))
+        step = done.unmet[1]
+        conditions = None if step is None or step >= len(steps) else steps[step].conditions
+        if step is None or conditions is None:  # it has the id of another call
+            raise RequestFenced
+        error = conditions.failure(done.unmet[0], scope, steps[step].key, done.old, step=step, is_recorded=not done.forgotten)
+        return then(self._sessions.again(request, None), partial(_fail, error))
 
     def _current(self, scope: str, key: str) -> bytes | None:
         """What mutations see."""
@@ -262,12 +393,15 @@ class KvValues:
 
     def _store(self, scope: str, key: str, value: bytes | None) -> None:
         held = self._held.get(scope)
+        if self._sorted and held is not None and (keys := self._sorted.get(scope)) is not None and (value is None) == (key in held):
+            (keys.add if value is not None else keys.remove)(key)
         if value is not None:
             if held is None:
                 held = self._held[scope] = {}
             held[key] = value
         elif held is not None and held.pop(key, None) is not None and not held:
             del self._held[scope]
+            self._sorted.pop(scope, None)
 
     def committed(self, written: Changes) -> None:
         """What was written is seen from now on."""

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
+from iii_state.adapters.selection import Order
 from iii_state.values.ops import OpRequest
+
+IfFailed = Literal["return"] | None
+"""With `"return"`, that a condition does not hold is a result, which says what is there, and no error."""
+
+Returned = Literal["both", "new", "old", "none"] | None
+"""Which values the reply has; both, if it is not said."""
 
 
 class SetRequest(msgspec.Struct, gc=False):
@@ -17,6 +26,10 @@ class SetRequest(msgspec.Struct, gc=False):
     data: Raw | UnsetType = UNSET
     _iii_state_request: Raw | UnsetType = UNSET
     ttl_ms: int | None = None
+    only_if: Raw | UnsetType = msgspec.field(default=UNSET, name="if")
+    if_failed: IfFailed = None
+    meta: bool | None = None
+    returned: Returned = msgspec.field(default=None, name="return")
 
 
 class KeyRequest(msgspec.Struct, gc=False):
@@ -24,6 +37,7 @@ class KeyRequest(msgspec.Struct, gc=False):
 
     scope: str
     key: str
+    meta: bool | None = None
 
 
 class DeleteRequest(msgspec.Struct, gc=False):
@@ -31,6 +45,18 @@ class DeleteRequest(msgspec.Struct, gc=False):
 
     scope: str
     key: str
+    _iii_state_request: Raw | UnsetType = UNSET
+    only_if: Raw | UnsetType = msgspec.field(default=UNSET, name="if")
+    if_failed: IfFailed = None
+    meta: bool | None = None
+
+
+class TouchRequest(msgspec.Struct, gc=False):
+    """`state::touch`: the value is to go after `ttl_ms` from now on, or, with null, to stay."""
+
+    scope: str
+    key: str
+    ttl_ms: int | None
     _iii_state_request: Raw | UnsetType = UNSET
 
 
@@ -44,6 +70,11 @@ class UpdateRequest(msgspec.Struct):
     ttl_ms: int | None = None
     _iii_state_limit: int | None = None
     """What an engine with a bridge to this one allows (bytes)."""
+    only_if: Raw | UnsetType = msgspec.field(default=UNSET, name="if")
+    if_failed: IfFailed = None
+    meta: bool | None = None
+    returned: Returned = msgspec.field(default=None, name="return")
+    strict: bool | None = None
 
 
 class RawUpdateRequest(msgspec.Struct, gc=False):
@@ -55,12 +86,31 @@ class RawUpdateRequest(msgspec.Struct, gc=False):
     _iii_state_request: Raw | UnsetType = UNSET
     ttl_ms: int | None = None
     _iii_state_limit: int | None = None
+    only_if: Raw | UnsetType = msgspec.field(default=UNSET, name="if")
+    if_failed: IfFailed = None
+    meta: bool | None = None
+    returned: Returned = msgspec.field(default=None, name="return")
+    strict: bool | None = None
 
 
-class ScopeRequest(msgspec.Struct):
-    """`state::list` and `state::list_keys`."""
+class ListRequest(msgspec.Struct):
+    """`state::list`."""
 
     scope: str
+    prefix: str | None = None
+    limit: int | None = None
+    order: Order | None = None
+
+
+class KeysRequest(msgspec.Struct):
+    """`state::list_keys`."""
+
+    scope: str
+    prefix: str | None = None
+    limit: int | None = None
+    order: Order | None = None
+    after: str | None = None
+    """A key: those behind it are asked for, in this order."""
 
 
 class EntriesRequest(msgspec.Struct):
@@ -70,5 +120,7 @@ class EntriesRequest(msgspec.Struct):
     cursor: str | None = None
     limit: int | None = None
     max_bytes: int | None = None
+    prefix: str | None = None
+    order: Order | None = None
     _iii_state_deadlines: bool = False
     """Whether to tell, as `ttl_ms`, how long the entries of the page have left: for an engine with a bridge to this one."""
