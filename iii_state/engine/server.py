@@ -16,7 +16,7 @@ from iii_state.engine.admission import ASKED, admit, asked, refusal
 from iii_state.engine.channels import Channels
 from iii_state.engine.listening import HANDSHAKE_SECONDS, Listener, bind, resolve
 from iii_state.engine.metrics_page import answer_with_metrics
-from iii_state.engine.traffic import Traffic
+from iii_state.engine.socket_traffic import SocketTraffic
 from iii_state.engine.unfinished import Unfinished
 from iii_state.engine.workers import worker
 from iii_state.engine.workers.worker import Worker
@@ -59,7 +59,7 @@ class Server:
         self._workers = workers
         self._health = health
         self._figures = figures
-        self.traffic = Traffic()
+        self.traffic = SocketTraffic()
         self._sockets: dict[WebSocket, _Held] = {}
         self._listeners: list[Listener] = []
         self._runner: web.AppRunner | None = None
@@ -249,7 +249,7 @@ class Server:
             raise web.HTTPNotFound(text="metrics are turned off (server.metrics)\n")
         return await answer_with_metrics(self.guard, request, self._figures)
 
-    def current_traffic(self) -> Traffic:
+    def current_traffic(self) -> SocketTraffic:
         """What has gone over connections, those that are open among them."""
         traffic = replace(self.traffic)
         for socket in self._sockets:

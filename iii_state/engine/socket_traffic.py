@@ -8,7 +8,7 @@ from iii_state.wire.websocket import WebSocket
 
 
 @dataclass(slots=True)
-class Traffic:
+class SocketTraffic:
     """Counted since the start: connections that were taken, and the bytes of those that are over."""
 
     connections: int = 0
