@@ -22,6 +22,7 @@ from iii_state.state.features import FEATURES
 from iii_state.state.functions.admin import AdminFunctions
 from iii_state.state.functions.counted import CountedFunction
 from iii_state.state.functions.declared import FunctionGroup
+from iii_state.state.functions.history import HistoryFunctions
 from iii_state.state.functions.lists import ListFunctions
 from iii_state.state.functions.many import ManyFunctions
 from iii_state.state.functions.peers import PeerFunctions
@@ -86,6 +87,7 @@ class StateModule:
         groups: tuple[FunctionGroup, ...] = (
             self._functions,
             ManyFunctions(self.adapter, self._functions),
+            HistoryFunctions(self.adapter.history),
             ListFunctions(self.adapter, self._snapshots),
             PeerFunctions(self.adapter),
             AdminFunctions(self.adapter.admin),
@@ -95,7 +97,9 @@ class StateModule:
             counted = self._counted[function_id] = CountedFunction(handler)
             host.register_function(function_id, counted.call, description=description, metadata=metadata)
         host.watch_workers(self._snapshots.end)
-        host.register_trigger_type("state", self.triggers, description="State trigger: a function runs after every change")
+        host.register_trigger_type(
+            "state", self.triggers, description="State trigger: a function runs after every change", reads_scope_prefix=True
+        )
 
     def _about(self) -> bytes:
         """Which store this is, as it is now: one that has been emptied is another one."""

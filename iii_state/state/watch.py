@@ -1,7 +1,8 @@
 """Watching: the changes of values as they happen, for a reader in the engine's own process.
 
 What a watch gets lies in a bounded buffer until it is read. The function that the engine calls only puts events there, and so is
-always done at once: a reader that is slow loses events, and is told so, but never fills a queue, and no writer fails because of it.
+always done at once: a reader that is slow loses events, and is told so. Its queue is bounded as well, and drops its oldest events:
+no writer fails because somebody looks.
 """
 
 from __future__ import annotations
@@ -19,8 +20,19 @@ from iii_state.access import WATCH_FUNCTIONS
 from iii_state.errors import Code, FunctionError, Gap
 from iii_state.host import Host
 from iii_state.state.handlers import EmbeddingEngine, Event, event_of
+from iii_state.state.log_source import FollowedScope
 from iii_state.tasks.background import Background
 from iii_state.tasks.closing import in_turn
+
+WATCH_BOUNDS: dict[str, Any] = {"retention_ms": 0, "on_full": "drop_oldest", "max_queue_length": 1000}
+"""What every watch registers with, beside what it wants to see."""
+
+
+def dropped_before(metadata: object) -> int:
+    """How many events of its queue had been dropped when the one of a call with these metadata was handed out."""
+    delivery = metadata.get("iii_state") if isinstance(metadata, dict) else None
+    dropped = delivery.get("dropped") if isinstance(delivery, dict) else None
+    return dropped if isinstance(dropped, int) else 0
 
 
 class Watch:
@@ -42,11 +54,18 @@ class Watch:
     kept in a variable is closed when Python drops it.
     """
 
-    def __init__(self, watches: Watches, config: dict[str, Any], size: int) -> None:
+    def __init__(self, watches: Watches, config: dict[str, Any], size: int, log: FollowedScope | None = None) -> None:
         self._watches = watches
         self._config = config
         self._buffer = Buffer(size)
+        self._log = log
         self._beginning = asyncio.Lock()
+
+    @property
+    def after(self) -> str | None:
+        """Up to which position of the change log everything has been read: `State.watch(after=...)` goes on from there. None for a
+        watch without a change log, and before the last of the values that are there at the beginning."""
+        return None if self._log is None else self._log.position
 
     async def __aenter__(self) -> Self:
         """Begin, if it has not. Raises `RuntimeError` for one that is over, and for an engine that does not run."""
@@ -62,10 +81,11 @@ class Watch:
         return self
 
     async def __anext__(self) -> Event:
-        """The next event. Waiting for it can be given up (`asyncio.timeout`) without losing one. Raises `Gap`."""
+        """The next event. Waiting for it can be given up (`asyncio.timeout`) without losing one. Raises `Gap`, or, of a watch that
+        reads a change log, `FunctionError`."""
         if not self._watches.has(self._buffer):
             await self._begin()
-        event = await self._buffer.next()
+        event = await (self._buffer.next() if self._log is None else self._log.next(self._buffer))
         if event is None:
             raise StopAsyncIteration
         return event
@@ -74,6 +94,12 @@ class Watch:
         async with self._beginning:
             if not self._buffer.is_over and not self._watches.has(self._buffer):
                 await self._watches.open(self._buffer, self._config)
+                if self._log is not None:
+                    try:
+                        await self._log.begin()
+                    except BaseException:
+                        await self._watches.close(self._buffer)
+                        raise
 
     async def aclose(self) -> None:
         """End it: what has not been read is dropped, and a loop that waits for an event ends. Any number of times."""
@@ -96,12 +122,17 @@ class Buffer:
         self._size = size
         self._events: deque[Event] = deque()
         self._dropped = 0
+        self._dropped_before = 0
+        """How many its queue has dropped, as far as is known."""
         self._changed = asyncio.Event()
 
     def put(self, payload: dict[str, Any], metadata: object) -> None:
         """Take an event: the function that the engine calls."""
         if self.is_over:
             return
+        if (dropped := dropped_before(metadata)) > self._dropped_before:
+            self._dropped += dropped - self._dropped_before
+            self._dropped_before = dropped
         if len(self._events) >= self._size:
             self._events.popleft()
             self._dropped += 1
@@ -119,6 +150,16 @@ class Buffer:
             if self.is_over:
                 return None
             self._changed.clear()
+            await self._changed.wait()
+
+    def clear(self) -> None:
+        """Forget what has come. Of a change log, which is read itself, events only say that there is something."""
+        self.drop_all()
+        self._changed.clear()
+
+    async def wait(self) -> None:
+        """Until an event has come since `clear`, or it is over."""
+        if not self.is_over:
             await self._changed.wait()
 
     def drop_all(self) -> None:

@@ -43,6 +43,7 @@ local queued = {}
 local now, stands
 local raw_bytes, stores, creates, removes = 0, false, false, false
 local both, watched, channel, scope_ends_at = {}, false, nil, false
+local logged -- the revision of the change log, once a step has been logged
 
 --- @include "values/compact_size"
 -- Carries out a step, whose keys and arguments are those of a call of its own. Answers why not, or nil, what writes it down, and
@@ -116,11 +117,19 @@ local function prepare(KEYS, ARGV, kind)
 
   local all_checked = true
   --- @include "queues/check_room"
+  --- @include "values/check_log"
   for queue = 1, queue_count do
     local busy, count = KEYS[4 + 3 * queue], counts[queue]
-    local events, held = expired and 2 or 1, queued[busy] or {}
-    held[lane], held.entries, held.bytes, held.doubt = count[1] + events, count[2] + events, count[3] + size, count[4]
-    queued[busy] = held
+    if count then
+      local events, held = count[5] or expired and 2 or 1, queued[busy] or {}
+      held[lane], held.entries, held.bytes = count[1] + events, count[2] + events, count[3] + (count[6] or size)
+      held.doubt = count[4]
+      if count[7] then
+        held.tails = held.tails or {}
+        held.tails[lane] = count[7]
+      end
+      queued[busy] = held
+    end
   end
   if is_first then
     record[#record + 1] = old
@@ -146,6 +155,11 @@ local function prepare(KEYS, ARGV, kind)
       end
       redis.call('HSET', values, key, new)
     end
+    if logged then
+      revision, begins_anew = logged, false
+    end
+    --- @include "values/log_change"
+    logged = revision
     local earliest = new_deadline and tonumber(redis.call('ZSCORE', deadlines, scope) or nil)
     --- @include "deadlines/store_deadline"
   end

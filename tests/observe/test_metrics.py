@@ -140,3 +140,17 @@ async def test_promtool_finds_nothing_to_say(kind: str, tmp_path: Path) -> None:
         metrics = await when(engine, "deliveries_total", 1, function_id=name, outcome="handled")
         assert metrics.labels("subscriptions", "function_id") == {name}
         assert await lint(metrics.text) == ""
+
+
+async def test_each_event_of_a_batch_is_a_delivery(kv_engine: Engine) -> None:
+    async def handler(batch: dict[str, Any]) -> dict[str, Any]:
+        return {"failed": [each["event_id"] for each in batch["events"] if each["event"]["key"] == "3"]}
+
+    kv_engine.register_function("f", handler)
+    config = {"scope": "s", "batch": {"max": 10, "wait_ms": 20}, "retry": {"max_attempts": 1}}
+    await kv_engine.register_trigger({"type": "state", "function_id": "f", "config": config})
+    for number in range(6):
+        await call(kv_engine, "state::set", scope="s", key=str(number), value=1)
+    metrics = await when(kv_engine, "deliveries_total", 5, function_id="f", outcome="handled")
+    assert metrics("deliveries_total", function_id="f", outcome="dead") == 1
+    assert metrics("handlers_running", function_id="f") == 0

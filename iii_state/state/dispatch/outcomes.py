@@ -32,7 +32,9 @@ class Outcomes:
 
     def done(self, attempt: Attempt) -> None:
         """The handler has returned, or its condition has said no: the event is acknowledged with the next ones of its consumer."""
-        attempt.consumer.done.append(attempt.delivery)
+        consumer = attempt.consumer
+        consumer.capacity.tally.done += 1
+        consumer.done.append(attempt.delivery)
 
     def acknowledge(self, consumer: Consumer, want: int, received: Callable[[list[Delivery]], None]) -> None:
         """Acknowledge all that is done, and ask for up to `want` further deliveries in the same call."""
@@ -41,8 +43,8 @@ class Outcomes:
 
     def release(self, attempt: Attempt) -> None:
         """Give back an event whose handler may still be running."""
-        attempt.consumer.capacity.tally.returned += 1
-        self._settling.settle(partial(self._context.adapter.queues.release, [attempt.delivery], begun=True))
+        attempt.consumer.capacity.tally.returned += len(attempt.deliveries)
+        self._settling.settle(partial(self._context.adapter.queues.release, attempt.deliveries, begun=True))
 
     def failed(self, attempt: Attempt, error: BaseException) -> None:
         """The condition or the handler has failed, or could not be called."""

@@ -10,12 +10,13 @@ import msgspec
 from iii_state.adapters.redis.fleet.aside import Aside
 from iii_state.adapters.redis.fleet.batches import batches
 from iii_state.adapters.redis.fleet.takeover import Takeover
-from iii_state.adapters.redis.keys import FORMAT
+from iii_state.adapters.redis.keys import FORMAT, LOG_FORMAT
 from iii_state.adapters.redis.keyspace.scan import hashes
 from iii_state.adapters.redis.keyspace.scopes import PAUSE_SECONDS
 from iii_state.adapters.redis.keyspace.shadows import LOCK_SECONDS
 from iii_state.adapters.redis.mutations.mutation import HOLD_MS
-from iii_state.adapters.redis.mutations.routes import BEGAN, deadlines_setting, route_text
+from iii_state.adapters.redis.mutations.route import route_text
+from iii_state.adapters.redis.mutations.routes import BEGAN, deadlines_setting
 from iii_state.adapters.redis.shared import Shared
 from iii_state.adapters.wall_clock import now_ms
 from iii_state.events import Subscription
@@ -68,7 +69,8 @@ class SharedKeys:
         """Whether the keys that all share are as they should be by now."""
         typed = self._fleet_keys()
         held = (10 * HOLD_MS, 1000 * LOCK_SECONDS, 1000 * PAUSE_SECONDS)
-        words = [b"%d" % FORMAT, *(b"%d" % ms for ms in held), *(kind for _, kind in typed)]
+        layout = FORMAT if self._fanout.routes.logs is None else LOG_FORMAT
+        words = [b"%d" % layout, *(b"%d" % ms for ms in held), *(kind for _, kind in typed)]
         is_routed, wrong = await self._run("repair/check_fleet", [b"%d" % len(typed), *(key for key, _ in typed), *words])
         for number in wrong:
             await self._aside.move(*typed[number - 1])

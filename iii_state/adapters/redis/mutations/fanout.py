@@ -11,10 +11,12 @@ from iii_state.adapters.redis.connection.connection import RedisConnection
 from iii_state.adapters.redis.identity import EngineIdentity
 from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.mutations.counts import Counts
+from iii_state.adapters.redis.mutations.route import Route
 from iii_state.adapters.redis.mutations.routes import BEGAN, RedisRoutes, deadlines_setting
 from iii_state.adapters.redis.mutations.wake_ups import WakeUps
-from iii_state.adapters.redis.scripts.mutations import BoundedQueue, Stale, declare
+from iii_state.adapters.redis.scripts.mutations import BoundedQueue, Log, Stale, declare
 from iii_state.adapters.redis.scripts.packing import Packing, pack
+from iii_state.adapters.wall_clock import now_ms
 from iii_state.events import QueueLimits
 from iii_state.tasks.effects import Afterwards
 from iii_state.tasks.maintenance import Maintenance
@@ -144,12 +146,24 @@ class Fanout:
         settings = [(deadlines_setting(name.encode()), b"1") for name in dict.fromkeys((*scopes, scope))]
         return declare(self.keys, self.routes.version, *settings, told=bool(scopes)), bool(scopes)
 
+    # -- scopes that have change logs
+
+    def log(self, scope: str) -> Log | None:
+        """The change log of a scope, for a change that is made now."""
+        setting = self.routes.logs
+        found = None if setting is None else setting.of(scope)
+        if found is None:
+            return None
+        own_now_ms = self._engine.own_now_ms()
+        return Log(found.generation, found.rule.max_length, now_ms() if own_now_ms is None else own_now_ms)
+
     # -- bounds
 
-    def target(self, queue: bytes, *, is_bounded: bool) -> BoundedQueue:
+    def target(self, queue: bytes, route: Route, *, is_bounded: bool) -> BoundedQueue:
         """A queue with its bounds, or with none where nothing is left to drop in it."""
         if is_bounded:
-            return BoundedQueue(queue, self.limits.max_queue_length, self.limits.max_queue_bytes)
+            limits = route.limits(self.limits) if route.own_limits else self.limits
+            return BoundedQueue(queue, limits.max_queue_length, limits.max_queue_bytes)
         return BoundedQueue(queue, UNBOUNDED, UNBOUNDED)
 
     def dropped(self, queue: bytes, function_id: str, count: int) -> None:
