@@ -224,5 +224,4 @@ def _in_words(path: Path | None, what: str) -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        hint = "; run it again when there is room: it goes on" if path is not None and what == "write" else ""
-        raise TransferError(f"cannot {what} {path or 'standard output'}: {error.strerror or error}{hint}") from None
+        raise TransferError(f"cannot {what} {path or 'standard output'}: {error.strerror or error}") from None

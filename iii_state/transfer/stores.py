@@ -12,6 +12,7 @@ from iii_state.adapters.kv import KvAdapter
 from iii_state.adapters.kv.journal.file import FILE_NAME
 from iii_state.adapters.kv.journal.stopped import stopped_file
 from iii_state.adapters.redis import RedisAdapter
+from iii_state.adapters.redis.connection.address import Address
 from iii_state.adapters.redis.reading import reading
 from iii_state.client.address import EngineAddress
 from iii_state.client.client import Client
@@ -72,9 +73,15 @@ async def target(place: StorePlace, on_conflict: OnConflict, *, events: bool, is
         await adapter.start(lambda subscription_id: None)
         try:
             adapter.queues.enable_events(events)
-            yield AdapterTarget(adapter, "Redis" if place.redis is not None else str(place.directory))
+            yield AdapterTarget(adapter, _name_of(place))
         finally:
             await adapter.stop()
+
+
+def _name_of(place: StorePlace) -> str:
+    if place.redis is not None:
+        return f"Redis at {Address.parse(place.redis.redis_url, place.redis.tls)}"
+    return str(place.directory)
 
 
 async def _refuse_events(store: EngineStore) -> None:

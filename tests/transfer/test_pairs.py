@@ -9,6 +9,7 @@ import pytest
 import redis
 
 from iii_state.adapters.wall_clock import now_ms
+from iii_state.errors import TransferError
 from iii_state.transfer import stores
 from iii_state.transfer.exporting import Export
 from iii_state.transfer.importing import ExportFile, Import, Imported, check
@@ -116,6 +117,13 @@ async def test_a_stock_engines_redis_is_read_as_ours(tmp_path: Path) -> None:
         client.hset("state:users", mapping={"ada": '{ "name": "Ada",\n "tags": [ ] }', "n": " 1.0"})
         client.close()
         file = await exported(place, tmp_path / "export.jsonl")
+        client = redis.Redis.from_url(place.redis.redis_url)
+        client.hset("state:zz", "broken", "{no JSON")
+        client.close()
+        with pytest.raises(
+            TransferError, match=r"scope 'zz', key 'broken' is not ours, and no JSON.*\n2 values .*goes on from there"
+        ):
+            await exported(place, tmp_path / "broken.jsonl")
     lines = file.read_bytes().splitlines()[1:-1]
     assert sorted(lines) == [
         b'{"scope":"users","key":"ada","value":{"name":"Ada","tags":[]}}',

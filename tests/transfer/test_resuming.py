@@ -78,6 +78,20 @@ async def test_an_import_that_is_killed_goes_on(kind: str, tmp_path: Path) -> No
         assert_same(await held_in(place), ROWS)
 
 
+async def test_an_export_onto_a_full_disk_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    file = tmp_path / "export.jsonl"
+    async with place_of("engine", tmp_path / "a", 5) as origin:
+        await fill(origin, ROWS)
+        limited = f"ulimit -f 300; exec {sys.executable} -m iii_state export {file} {' '.join(options_of(origin))}"
+        done = await asyncio.to_thread(subprocess.run, ["bash", "-c", limited], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1
+        assert "export.jsonl.part: File too large" in done.stderr
+        assert "values were exported before that; the same command goes on from there" in done.stderr
+        told = json.loads(await run("export", str(file), *options_of(origin), "--json"))
+        assert told["values"] == len(ROWS)
+        assert told["resumed"] > 0
+
+
 async def test_a_note_of_another_store_or_file_counts_for_nothing(tmp_path: Path) -> None:
     file = tmp_path / "export.jsonl"
     async with place_of("file", tmp_path / "a", 5) as origin, place_of("file", tmp_path / "b", 6) as place:
