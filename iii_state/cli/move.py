@@ -134,7 +134,7 @@ def import_(
     place = _place(where)
     begun = time.monotonic()
     source: Rows = IiiFiles(from_iii) if from_iii is not None else ExportFile(file or "")
-    note = None if from_iii is not None or file is None or file == STANDARD else Path(f"{file}.import")
+    note = Path(f"{file}.import") if from_iii is None and source.can_be_read_again else None
 
     async def action() -> None:
         with _bar("checking") as bar:

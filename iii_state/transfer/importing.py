@@ -74,7 +74,7 @@ class ExportFile:
     def __init__(self, name: str) -> None:
         self.name = "standard input" if name == STANDARD else name
         self._file = name
-        self.can_be_read_again = name != STANDARD
+        self.can_be_read_again = name != STANDARD and not Path(name).is_fifo()
         self.id: str | None = None
 
     def read(self, told: Callable[[int, int | None], None]) -> Iterator[tuple[str, ValueRow]]:
