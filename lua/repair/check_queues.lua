@@ -15,8 +15,8 @@ ARGV  1 engine   2 retention_ms: for so long a queue is kept whose subscription 
 
 Reply: an array of what was found, each {number of the queue (from 1), word, detail}
   TYPE         the key of this name is of another type
-  GROUP        there is no group; with it has gone what was pending, so the subscription has a field `cut` from now on, until the
-               queue goes on: since when, by the time of the fleet, '' where that has still to be written down
+  GROUP        there is no group; with it has gone what was pending. Who makes it anew writes down since when, by the time of the
+               fleet: the field `cut` of the subscription, until the queue goes on; '' where that has still to be written down
   UNEVEN       there are not as many events in the stream as lanes in `busy`, or the queue is in doubt (lib/queues/room.lua)
   EVENTS       the stream is not empty
   GONE         this engine hosts the queue, or has something pending in it, but is none of the engines
@@ -77,7 +77,6 @@ for queue_number = 1, (#KEYS - 6) / 4 do
     local pending = redis.pcall('XPENDING', stream, 'engines')
     if pending.err then
       report('GROUP')
-      redis.call('HSETNX', subscription, 'cut', now)
     else
       for _, consumer in ipairs(pending[4] or {}) do
         if redis.call('HEXISTS', engines, consumer[1]) == 0 then

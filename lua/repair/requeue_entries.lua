@@ -4,21 +4,22 @@ Reads a page of a queue's stream. What has been taken, but is pending nowhere an
 Entries are read one at a time: Redis makes strings of all the values of an entry, and how large the next one is, only reading it
 tells. So a page is never larger than its bound and one event.
 
-KEYS  1 stream (stream)   2 later (sorted set)   3 routes (hash)   4 subscription (hash)
+KEYS  1 stream (stream)   2 later (sorted set)   3 routes (hash)   4 subscription (hash)   5 clock (hash)
 ARGV  1 queue   2 behind: id behind which to begin, `-` for the first   3 most: entries   4 most_bytes: after which the page ends
 
 Reply: the id of the last one, '' for none; bytes that were looked at; how many were made ready; the ids of those that are no
 events; and id, write id, scope, key and bytes of each event of the page in turn
 ]]
 
-local stream, later, routes, subscription = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local stream, later, routes, subscription, clock = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local queue, behind, most, most_bytes = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 
 if redis.call('HEXISTS', routes, queue) == 0 then -- the queue has ended meanwhile
   return {'', 0, 0, 0, {}}
 end
 if not redis.pcall('XGROUP', 'CREATE', stream, 'engines', '$', 'MKSTREAM').err then -- what was pending has gone with the group
-  redis.pcall('HSETNX', subscription, 'cut', '') -- as of repair/check_queues.lua, which may have looked before
+  --- @include "fleet/time"
+  redis.pcall('HSET', subscription, 'cut', (fleet_time(clock))) -- also where it was gone before: the time to end begins again
 end
 local milliseconds, sequence = 0, 0
 for _, group in ipairs(redis.call('XINFO', 'GROUPS', stream)) do

@@ -58,7 +58,7 @@ for number = 1, subscriptions do
   if made.err and not string.find(tostring(made.err), 'BUSYGROUP', 1, true) then
     return made
   elseif not made.err and redis.call('HEXISTS', subscription, 'settings') == 1 then -- somebody has removed it
-    redis.call('HSETNX', subscription, 'cut', '')
+    redis.call('HSET', subscription, 'cut', '')
   end
   redis.call('HSET', subscription, 'settings', settings, 'at:' .. engine, '1')
   if retention ~= '' then

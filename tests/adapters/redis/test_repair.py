@@ -148,9 +148,53 @@ async def test_a_stream_that_goes_after_the_queue_was_looked_at_is_one_that_is_g
         assert await mend.mend(QUEUE.encode(), was_counted=True)
         assert await answer_of(adapter.queues.take(ONE.id, 10)) == []
         monkeypatch.setattr(mending, "HANDLER_SECONDS", 0.0)
-        await adapter._checking._check_queues(True)  # which writes down since when
         await adapter._checking._check_queues(True)
         assert await drain(adapter) == {f"k{lane}": [1] for lane in range(3)}
+
+
+async def test_no_event_overtakes_those_that_wait_where_stream_and_counts_are_gone(server: RedisServer) -> None:
+    """Other programs may remove both between two writes."""
+    async with adapter_on(server.url) as adapter:
+        await adapter._checking.stop()
+        await answer_of(adapter.queues.subscribe(ONE))
+        await fill(adapter, 3, 4)
+        server.client.delete(f"iii-state:busy:{QUEUE}", f"iii-state:q:{QUEUE}")
+        for lane in range(3):
+            await answer_of(adapter.values.set("s", f"k{lane}", b"4"))
+        assert server.client.xlen(f"iii-state:q:{QUEUE}") == 0
+        adapter._checking.start()
+        assert await drain(adapter) == {f"k{lane}": [1, 2, 3, 4] for lane in range(3)}
+
+
+async def test_a_stream_that_goes_again_gives_those_that_are_out_their_time_again(server: RedisServer) -> None:
+    async with adapter_on(server.url) as adapter:
+        await adapter._checking.stop()
+        await answer_of(adapter.queues.subscribe(ONE))
+        await fill(adapter, 3, 2)
+        out = await until(lambda: adapter.queues.take(ONE.id, 10))
+        assert len(out) == 3
+        long_ago = (adapter._shared.engine.own_now_ms() or 0) - 60_000
+        server.client.hset(f"iii-state:sub:{QUEUE}", "cut", long_ago)  # since an earlier time, and its lanes have not gone on yet
+        server.client.delete(f"iii-state:q:{QUEUE}")
+        for _ in range(3):
+            await adapter._checking._check_queues(True)
+        assert int(server.client.hget(f"iii-state:sub:{QUEUE}", "cut")) > long_ago + 50_000
+        assert await answer_of(adapter.queues.take(ONE.id, 10)) == []
+
+
+async def test_a_queue_that_is_registered_again_gives_those_that_are_out_their_time_again(server: RedisServer) -> None:
+    async with adapter_on(server.url) as adapter:
+        await adapter._checking.stop()
+        await answer_of(adapter.queues.subscribe(ONE))
+        await fill(adapter, 3, 2)
+        out = await until(lambda: adapter.queues.take(ONE.id, 10))
+        assert len(out) == 3
+        server.client.hset(f"iii-state:sub:{QUEUE}", "cut", 1)
+        server.client.delete(f"iii-state:q:{QUEUE}")
+        await answer_of(adapter.queues.subscribe(ONE))
+        for _ in range(3):
+            await adapter._checking._check_queues(True)
+        assert await answer_of(adapter.queues.take(ONE.id, 10)) == []
 
 
 @pytest.mark.parametrize("since", ["9999999999999", "in the way"])
