@@ -44,6 +44,10 @@ class Code(StrEnum):
     BRIDGE_RING = "BRIDGE_RING"
     BRIDGE_CUT_OFF = "BRIDGE_CUT_OFF"
 
+    # What a caller asked for, and did not find; nothing was changed.
+    CONDITION_FAILED = "CONDITION_FAILED"
+    OP_FAILED = "OP_FAILED"
+
     # What became of a mutation.
     OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
     NOT_CONFIRMED = "NOT_CONFIRMED"
@@ -211,6 +215,32 @@ class OldValueUnknown(SessionError):
         )
 
 
+class ConditionFailed(FunctionError):
+    """A condition of a mutation does not hold (`iii_state.values.conditions`): nothing was changed.
+
+    `index` is which, `step` of which step of a transaction, `text` what is stored, None for nothing. It is what is answered, too,
+    when the call is made again. Where `is_recorded` is false, this is such a call, and `text` was too large to be kept for it.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        path: str,
+        place: tuple[str, str],
+        text: bytes | None,
+        *,
+        step: int | None = None,
+        is_recorded: bool = True,
+    ) -> None:
+        of_step = "" if step is None else f"steps[{step}]: "
+        where = f"at path '{path}' of scope '{place[0]}', key '{place[1]}'"
+        super().__init__(Code.CONDITION_FAILED, f"{of_step}Condition {index} does not hold {where}")
+        self.index = index
+        self.step = step
+        self.text = text
+        self.is_recorded = is_recorded
+
+
 class ScriptError(StateError):
     """A Lua script cannot be put together; the message names the file and the include."""
 
@@ -300,6 +330,11 @@ def too_large(size: int, limit: int) -> FunctionError:
     if limit >= MAX_VALUE_BYTES:
         return FunctionError(Code.VALUE_TOO_LARGE, f"value of {size} bytes exceeds the limit of {limit} bytes for any value")
     return FunctionError(Code.VALUE_TOO_LARGE, f"value of {size} bytes exceeds the configured max_value_bytes limit of {limit}")
+
+
+def unsupported(what: str, feature: str) -> FunctionError:
+    """The error of a call that needs a feature which an engine does not announce (`engine::functions::info` of `state::set`)."""
+    return FunctionError(Code.UNSUPPORTED, f"{what} does not have the feature `{feature}`; nothing was changed")
 
 
 def own(error: FunctionError) -> FunctionError:

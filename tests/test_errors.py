@@ -24,6 +24,8 @@ PACKAGE = Path(iii_state.__file__).parent
 
 CAUGHT_WHERE_THEY_ARE_RAISED = {
     "HandshakeError",
+    "NoConditions",
+    "NotApplied",
     "SessionGone",
 }
 """What a session or a handshake refuses, on its way within one adapter or one end of a socket: no caller sees it."""

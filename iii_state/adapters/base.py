@@ -9,8 +9,12 @@ becomes ready when it has been acknowledged or dead-lettered. Lanes are independ
 *Deadlines.* From its deadline on a value is not seen any more by anything, and goes with a `state:deleted` of its own, once. A
 mutation that comes before that has happened makes it happen first, and finds no value.
 
+*Conditions.* What a mutation asks for (`iii_state.values.conditions`) is judged on the stored value in the same step as the write,
+after the session's check, before sizes and ops.
+
 *Sessions.* A mutation that carries a `request` is recognised when it is made again (`iii_state.sessions`): it is answered as it was
-the first time, and changes nothing. Its record is written in the same step as the value; what was refused is not recorded. Where it
+the first time, and changes nothing. Its record is written in the same step as the value; what was refused is not recorded, except
+that a condition did not hold: that, too, is answered again as it was. Where it
 cannot be applied as what it is, it fails with `SessionLost`, `Fenced` or `Forgotten`. Mutations without a request cost nothing of
 this.
 
@@ -27,6 +31,7 @@ from typing import NamedTuple, Protocol
 from iii_state.events import DeadLetter, Delivery, Failure, QueueStats, Subscription
 from iii_state.sessions import Request
 from iii_state.tasks.results import Awaited, Result
+from iii_state.values.conditions import Conditions
 from iii_state.values.ops import OpError, Plan
 from iii_state.values.transactions import Done, Step
 
@@ -34,12 +39,22 @@ from iii_state.values.transactions import Done, Step
 class Updated(NamedTuple):
     """What an update did: stored texts before (None for a missing key) and after, and the ops that were skipped.
 
-    Here, and in what `set` answers, an adapter that is not told may say None for a stored null, too: callers see no difference.
+    Here, and in what `set` answers, and `delete` with conditions, an adapter that is not told may say None for a stored null, too:
+    callers see no difference.
     """
 
     old: bytes | None
     new: bytes
     errors: list[OpError]
+
+
+class Reading(NamedTuple):
+    """What is at a key: the stored text (None for nothing), how long it has left where it has a deadline, in milliseconds, and its
+    revision where the scope has a change log."""
+
+    text: bytes | None
+    ttl_ms: int | None = None
+    revision: int | None = None
 
 
 class Entries(NamedTuple):
@@ -67,30 +82,58 @@ class Values(Protocol):
         """The stored text, None for a missing key."""
         ...
 
+    def read(self, scope: str, key: str) -> Result[Reading]:
+        """The stored text, and what else is to be known of it at the same moment."""
+        ...
+
     def get_many(self, scope: str, keys: Sequence[str]) -> Result[list[bytes | None]]:
         """The stored texts at these keys as they are at one instant, in their order; None for a missing key."""
         ...
 
     def set(
-        self, scope: str, key: str, value: bytes, *, ttl_ms: int | None = None, request: Request | None = None
+        self,
+        scope: str,
+        key: str,
+        value: bytes,
+        *,
+        ttl_ms: int | None = None,
+        request: Request | None = None,
+        conditions: Conditions | None = None,
     ) -> Result[bytes | None]:
         """Store `value`; answers what was there before, None for a new key.
 
-        After `ttl_ms` the value goes, with its event; without, it stays, whatever deadline there was before.
+        After `ttl_ms` the value goes, with its event; without, it stays, whatever deadline there was before. Raises
+        `ConditionFailed` where one of the `conditions` does not hold for what is stored: then nothing has changed.
         """
         ...
 
-    def delete(self, scope: str, key: str, *, request: Request | None = None) -> Result[bytes | None]:
-        """Remove; answers what was there, None for a missing key (which is an event all the same)."""
+    def delete(
+        self, scope: str, key: str, *, request: Request | None = None, conditions: Conditions | None = None
+    ) -> Result[bytes | None]:
+        """Remove; answers what was there, None for a missing key (which is an event all the same). Conditions are as for `set`."""
         ...
 
     def update(
-        self, scope: str, key: str, plan: Plan, limit: int, *, ttl_ms: int | None = None, request: Request | None = None
+        self,
+        scope: str,
+        key: str,
+        plan: Plan,
+        limit: int,
+        *,
+        ttl_ms: int | None = None,
+        request: Request | None = None,
+        conditions: Conditions | None = None,
+        strict: bool = False,
     ) -> Result[Updated]:
         """Apply a plan atomically. Raises `errors.too_large` when the result has more than `limit` bytes (compact).
 
-        After `ttl_ms` the value goes, with its event; without, the deadline stays what it was.
+        After `ttl_ms` the value goes, with its event; without, the deadline stays what it was. Conditions are as for `set`. Where
+        it is `strict`, an op that fails is raised (`OP_FAILED`), and nothing has changed.
         """
+        ...
+
+    def touch(self, scope: str, key: str, ttl_ms: int | None, *, request: Request | None = None) -> Result[bool]:
+        """Let the value go after `ttl_ms` from now on, or, with None, stay; answers whether there is one. It is no event."""
         ...
 
     def transact(self, scope: str, steps: Sequence[Step], limit: int, *, request: Request | None = None) -> Result[list[Done]]:

@@ -17,6 +17,7 @@ from iii_state.config import KvSettings
 from iii_state.errors import ConfigError
 from iii_state.host import Host
 from iii_state.state.dispatch import Dispatcher
+from iii_state.state.features import FEATURES
 from iii_state.state.functions.admin import AdminFunctions
 from iii_state.state.functions.declared import FunctionGroup
 from iii_state.state.functions.many import ManyFunctions
@@ -87,7 +88,7 @@ class StateModule:
     def _about(self) -> bytes:
         """Which store this is, as it is now: one that has been emptied is another one."""
         store = self.adapter.store
-        return values.encode({"iii_state": {"retry_safe": store is not None, "store": store}})
+        return values.encode({"iii_state": {"retry_safe": store is not None, "store": store, "features": FEATURES}})
 
     async def stop(self) -> None:
         """Let running handlers finish (bounded), give the rest back, and close the store. It happens once (`closing.Stopping`)."""

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from iii_state import values
-from iii_state.errors import InvalidValue
+from iii_state.errors import ConditionFailed, InvalidValue
 from iii_state.values import Json
 from iii_state.values.equality import compared, equal, place
 from iii_state.values.ops import compiled_path, shown_path
@@ -122,6 +122,19 @@ class Conditions:
             if not condition.holds(stored, revision):
                 return index
         return None
+
+    def check(self, scope: str, key: str, stored: bytes | None, revision: int | None = None) -> None:
+        """Raises `ConditionFailed` where one does not hold for the text that is stored at a place (None for nothing)."""
+        index = self.failing(stored, revision)
+        if index is not None:
+            raise self.failure(index, scope, key, stored)
+
+    def failure(
+        self, index: int, scope: str, key: str, stored: bytes | None, *, step: int | None = None, is_recorded: bool = True
+    ) -> ConditionFailed:
+        """The error that says that the one of this index does not hold."""
+        path = self.all[index].shown if index < len(self.all) else "root"  # made again with others: the id is another call's
+        return ConditionFailed(index, path, (scope, key), stored, step=step, is_recorded=is_recorded)
 
     def arguments(self, judged: bytes | None = None) -> list[bytes]:
         """The group of arguments that begin a mutation's own: `if`, how many words follow, the words of each condition.

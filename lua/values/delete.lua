@@ -1,7 +1,7 @@
 --[[
 Removes a value, atomically with the events of the write. A missing key is an event all the same.
 
-KEYS, ARGV and reply are those of values/set.lua, without the value.
+KEYS, ARGV and reply are those of values/set.lua, without the value ('' in its place, where a text was checked).
 ]]
 
 --- @include "values/name_arguments"
@@ -11,5 +11,9 @@ KEYS, ARGV and reply are those of values/set.lua, without the value.
 local old, new, failures = redis.call('HGET', values, key), false, ''
 --- @include "foreign/check_captured"
 --- @include "deadlines/apply_deadline"
+if conditions_at then
+  --- @include "values/check_form"
+  --- @include "values/check_conditions"
+end
 --- @include "values/remove"
 return {'OK', old}

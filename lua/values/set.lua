@@ -11,7 +11,10 @@ ARGV  1 epoch   2 slot   3 sequence   4 known_version: of the routes   5 scope  
       then, where the write's id begins with `+`: lineage, text of what the write was made within
       then, where the scope has deadlines: ttl, the milliseconds until the new one, '' for none; behind a blank, where the caller
       has it, the time of the fleet
+      then, where there are conditions: `if`, number of words, and of each: test, number of names, the names (the first as the start
+      of its line: LF, the name, a colon), what is compared with (lib/values/judge.lua)
       then new, the value in stored form
+      then, where there are conditions and the text was checked: `f`, the text, its stored form ('' when it is the same)
 
 Reply, an array that begins with a word:
   OK old                      stored; old is the text that was there, nil for a new key, and for a value whose deadline was over:
@@ -23,6 +26,10 @@ Reply, an array that begins with a word:
   STALE version changes       the routes have changed: nothing changed; changes are entries of the routes log, 1000 at most
   UNCAPTURED                  another program has changed the value, and no event tells of that yet: nothing changed; call
                               foreign/capture.lua for it, and this again
+  UNMET condition text        the condition of this index (from 0) does not hold for the text, nil for none, and nothing changed, by
+                              this call or an earlier one; a fourth item says that the text was too large to be recorded
+  FOREIGN text                there are conditions, and the stored text is not known to be in stored form, or its etag cannot be
+                              worked out here: nothing changed. Check it, and call again with what has been found out
   FULL queue bound size       the queue of this number (from 0) has no room for an event of this size: nothing changed
 
 Around its write to the values it publishes marks: the key of the values before, and nothing after. What Redis tells of this key
@@ -36,5 +43,9 @@ otherwise is another program's doing.
 local old, new, failures = redis.call('HGET', values, key), ARGV[own], ''
 --- @include "foreign/check_captured"
 --- @include "deadlines/apply_deadline"
+if conditions_at then
+  --- @include "values/check_form"
+  --- @include "values/check_conditions"
+end
 --- @include "values/store"
 return {'OK', old}

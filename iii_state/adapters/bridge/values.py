@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from iii_state import values
-from iii_state.adapters.base import Entries, Updated
+from iii_state.adapters.base import Entries, Reading, Updated
 from iii_state.adapters.bridge.remote import results
 from iii_state.adapters.bridge.remote.calls import RemoteFunction
 from iii_state.adapters.bridge.remote.remote import Remote
 from iii_state.errors import Code, FunctionError, OutcomeUnknown, StoreError
 from iii_state.sessions import Request
 from iii_state.tasks.background import Background
-from iii_state.tasks.results import Result
+from iii_state.tasks.results import Result, then
+from iii_state.values.conditions import Conditions
 from iii_state.values.ops import Plan
 from iii_state.values.transactions import Done, Step
 
@@ -40,6 +42,11 @@ class BridgeValues:
         self._set = results.function(url, "state::set", results.replaced, is_mutation=True)
         self._delete = results.function(url, "state::delete", results.value, is_mutation=True)
         self._update = results.function(url, "state::update", results.updated, is_mutation=True)
+        self._read = results.function(url, "state::get", results.meta)
+        self._set_if = results.function(url, "state::set", results.replaced_if, is_mutation=True)
+        self._delete_if = results.function(url, "state::delete", results.replaced_if, is_mutation=True)
+        self._update_if = results.function(url, "state::update", results.updated_if, is_mutation=True)
+        self._touch = results.function(url, "state::touch", results.touched, is_mutation=True)
         self._list = results.function(url, "state::list", results.texts)
         self._list_groups = results.function(url, "state::list_groups", results.scopes)
         self._list_keys = results.function(url, "state::list_keys", results.keys)
@@ -50,20 +57,45 @@ class BridgeValues:
     def get(self, scope: str, key: str) -> asyncio.Future[bytes | None]:
         return self._call(self._get, _place(scope, key))
 
+    def read(self, scope: str, key: str) -> Result[Reading]:
+        return self._call(self._read, b'%b,"meta":true' % _place(scope, key), feature="meta")
+
     def set(
-        self, scope: str, key: str, value: bytes, *, ttl_ms: int | None = None, request: Request | None = None
+        self,
+        scope: str,
+        key: str,
+        value: bytes,
+        *,
+        ttl_ms: int | None = None,
+        request: Request | None = None,
+        conditions: Conditions | None = None,
     ) -> Result[bytes | None]:
         data = b'%b,"value":%b' % (_place(scope, key), value)
         needs = ""
         if ttl_ms is not None:
             data, needs = b'%b,"ttl_ms":%d' % (data, ttl_ms), DEADLINES
-        return self._call(self._set, data, request=_text(request), needs=needs)
+        if conditions is None:
+            return self._call(self._set, data, request=_text(request), needs=needs)
+        return self._if(self._set_if, data, (scope, key), conditions, request)
 
-    def delete(self, scope: str, key: str, *, request: Request | None = None) -> Result[bytes | None]:
-        return self._call(self._delete, _place(scope, key), request=_text(request))
+    def delete(
+        self, scope: str, key: str, *, request: Request | None = None, conditions: Conditions | None = None
+    ) -> Result[bytes | None]:
+        if conditions is None:
+            return self._call(self._delete, _place(scope, key), request=_text(request))
+        return self._if(self._delete_if, _place(scope, key), (scope, key), conditions, request)
 
     def update(
-        self, scope: str, key: str, plan: Plan, limit: int, *, ttl_ms: int | None = None, request: Request | None = None
+        self,
+        scope: str,
+        key: str,
+        plan: Plan,
+        limit: int,
+        *,
+        ttl_ms: int | None = None,
+        request: Request | None = None,
+        conditions: Conditions | None = None,
+        strict: bool = False,
     ) -> Result[Updated]:
         data = b'%b,"ops":%b' % (_place(scope, key), plan.text)
         needs = ""
@@ -71,7 +103,32 @@ class BridgeValues:
             data, needs = b'%b,"ttl_ms":%d' % (data, ttl_ms), DEADLINES
         if limit < values.MAX_VALUE_BYTES:
             data = b'%b,"_iii_state_limit":%d' % (data, limit)
-        return self._call(self._update, data, request=_text(request), needs=needs)
+        if strict:
+            data = data + b',"strict":true'
+        if conditions is not None:
+            return self._if(self._update_if, data, (scope, key), conditions, request)
+        return self._call(self._update, data, request=_text(request), needs=needs, feature="meta" if strict else "")
+
+    def _if(
+        self, function: RemoteFunction, data: bytes, place: tuple[str, str], conditions: Conditions, request: Request | None
+    ) -> Result[Any]:
+        """Make a change if conditions hold. That the answer has an etag shows that the remote has judged them."""
+        data = b'%b,"if":%b,"if_failed":"return","meta":true' % (data, conditions.text)
+        answer = self._call(function, data, request=_text(request), feature="if")
+        return then(answer, _as_it_is, partial(self._why_not, conditions, place))
+
+    def _why_not(self, conditions: Conditions, place: tuple[str, str], error: BaseException) -> BaseException:
+        if isinstance(error, results.NotApplied):
+            return conditions.failure(error.condition, *place, error.text)
+        if isinstance(error, results.NoConditions):
+            return OutcomeUnknown(
+                f"the engine at {self._url} does not know conditions any more, and has made the change without them"
+            )
+        return error
+
+    def touch(self, scope: str, key: str, ttl_ms: int | None, *, request: Request | None = None) -> Result[bool]:
+        data = b'%b,"ttl_ms":%b' % (_place(scope, key), b"null" if ttl_ms is None else b"%d" % ttl_ms)
+        return self._call(self._touch, data, request=_text(request), feature="touch")
 
     def get_many(self, scope: str, keys: Sequence[str]) -> Result[list[bytes | None]]:
         data = b'{"scope":%b,"keys":%b' % (values.encode_string(scope), values.encode(keys))
@@ -199,3 +256,7 @@ def _step(step: Step) -> bytes:
 
 def _place(scope: str, key: str) -> bytes:
     return b'{"scope":%b,"key":%b' % (values.encode_string(scope), values.encode_string(key))
+
+
+def _as_it_is(result: Any) -> Any:
+    return result

@@ -42,10 +42,10 @@ class KvSessions:
         self._closed = False
         self._timer: AwakeTimer | None = None
 
-    def load(self, rows: Iterable[tuple[str, int, int, bytes | None, int]]) -> None:
+    def load(self, rows: Iterable[tuple[str, int, float, bytes | None, int]]) -> None:
         """Take on what a journal held. The time until they expire begins anew."""
         for session, slot, seq, old, forgotten in rows:
-            self._held.setdefault(session, {})[slot] = Outcome(seq, old, forgotten)
+            self._held.setdefault(session, {})[slot] = Outcome.of_row(seq, old, forgotten)
             self._touch(session)
 
     def close(self) -> None:
@@ -66,12 +66,12 @@ class KvSessions:
         return self._settled(None)
 
     def recall(self, request: Request) -> Outcome | None:
-        """What an earlier attempt of a call did; None if there was none that was applied.
+        """What an earlier attempt of a call did; None if there was none that was applied, or found a condition that did not hold.
 
         Raises `SessionLost`, `RequestFenced`, `OldValueUnknown`.
         """
         held = self._recorded(request)
-        if held is not None and held.forgotten:
+        if held is not None and held.forgotten and held.unmet is None:
             raise OldValueUnknown
         return held
 
@@ -101,10 +101,11 @@ class KvSessions:
             raise RequestFenced
         return held
 
-    def record(self, request: Request, old: bytes | None) -> None:
-        """A call has been applied, or will be with the next transaction."""
+    def record(self, request: Request, old: bytes | None, unmet: tuple[int, int | None] | None = None) -> None:
+        """A call has been applied, or will be with the next transaction; or, `unmet`, a condition did not hold for `old`."""
         forgotten = old is not None and len(old) > MAX_RECORDED_BYTES
-        self._record((request.session, request.slot), Outcome(request.seq, None if forgotten else old, int(forgotten)))
+        outcome = Outcome(request.seq, None if forgotten else old, FORGOTTEN if forgotten else 0, unmet)
+        self._record((request.session, request.slot), outcome)
 
     def record_transaction(self, request: Request, found: list[bytes | None]) -> None:
         """A transaction that had found these texts at its keys has been applied, or will be with the next one of the journal."""

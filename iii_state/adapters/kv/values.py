@@ -5,29 +5,36 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from functools import partial
+from typing import NoReturn, TypeVar
 
 from iii_state import lineages, values
-from iii_state.adapters.base import Entries, Updated
+from iii_state.adapters.base import Entries, Reading, Updated
 from iii_state.adapters.kv.deadlines import KvDeadlines
 from iii_state.adapters.kv.journal.changes import Changes
 from iii_state.adapters.kv.journal.commits import Commits
 from iii_state.adapters.kv.journal.file import Contents
+from iii_state.adapters.kv.journal.transaction import Outcome
 from iii_state.adapters.kv.queues import KvQueues, refuse_overflow
 from iii_state.adapters.kv.sessions import KvSessions, being_closed
 from iii_state.adapters.local_queue import Queue
-from iii_state.errors import too_large
+from iii_state.errors import Code, ConditionFailed, FunctionError, RequestFenced, too_large
 from iii_state.events import Cause, Change, Delivery, EventType, write_id_of
 from iii_state.sessions import Request
 from iii_state.tasks.effects import Afterwards
-from iii_state.tasks.results import Result
+from iii_state.tasks.results import Result, then
 from iii_state.values.apply import apply
+from iii_state.values.conditions import Conditions
 from iii_state.values.ops import Plan
 from iii_state.values.transactions import Done, Step, carry_out
 
 T = TypeVar("T")
 
 _watching = Afterwards("planning the end of a value with a deadline")
+
+
+def _fail(error: FunctionError, settled: object) -> NoReturn:
+    raise error
 
 
 class KvValues:
@@ -78,6 +85,14 @@ class KvValues:
             return None
         return held.get(key)
 
+    def read(self, scope: str, key: str) -> Reading:
+        deadline = self._deadlines.of(scope, key)
+        left = None if deadline is None else deadline - self._deadlines.now()
+        if left is not None and left <= 0:
+            return Reading(None)
+        text = self._held.get(scope, {}).get(key)
+        return Reading(text, None if text is None else left)
+
     def get_many(self, scope: str, keys: Sequence[str]) -> list[bytes | None]:
         held, over = self._held.get(scope, {}), self._deadlines.over(scope)
         return [None if key in over else held.get(key) for key in keys]
@@ -107,36 +122,113 @@ class KvValues:
     # -- writing
 
     def set(
-        self, scope: str, key: str, value: bytes, *, ttl_ms: int | None = None, request: Request | None = None
+        self,
+        scope: str,
+        key: str,
+        value: bytes,
+        *,
+        ttl_ms: int | None = None,
+        request: Request | None = None,
+        conditions: Conditions | None = None,
     ) -> Result[bytes | None]:
         if request is not None and (done := self._sessions.recall(request)) is not None:
-            return self._sessions.again(request, done.old)
+            return self._again(scope, key, request, done, conditions, done.old)
         if self._watched:
             self._end_if_over(scope, key)
         old = self._current(scope, key)
+        if conditions is not None and (failing := conditions.failing(old)) is not None:
+            return self._unmet(conditions.failure(failing, scope, key, old), scope, key, request)
         return self._write(scope, key, old, value, old, request, None if ttl_ms is None else self._deadlines.now() + ttl_ms)
 
-    def delete(self, scope: str, key: str, *, request: Request | None = None) -> Result[bytes | None]:
+    def delete(
+        self, scope: str, key: str, *, request: Request | None = None, conditions: Conditions | None = None
+    ) -> Result[bytes | None]:
         if request is not None and (done := self._sessions.recall(request)) is not None:
-            return self._sessions.again(request, done.old)
+            return self._again(scope, key, request, done, conditions, done.old)
         if self._watched:
             self._end_if_over(scope, key)
         old = self._current(scope, key)
+        if conditions is not None and (failing := conditions.failing(old)) is not None:
+            return self._unmet(conditions.failure(failing, scope, key, old), scope, key, request)
         return self._write(scope, key, old, None, old, request)
 
     def update(
-        self, scope: str, key: str, plan: Plan, limit: int, *, ttl_ms: int | None = None, request: Request | None = None
+        self,
+        scope: str,
+        key: str,
+        plan: Plan,
+        limit: int,
+        *,
+        ttl_ms: int | None = None,
+        request: Request | None = None,
+        conditions: Conditions | None = None,
+        strict: bool = False,
     ) -> Result[Updated]:
         if request is not None and (done := self._sessions.recall(request)) is not None:
-            return self._sessions.again(request, Updated(done.old, *apply(plan, done.old)))
+            return self._again(scope, key, request, done, conditions, Updated(done.old, *apply(plan, done.old)))
         if self._watched:
             self._end_if_over(scope, key)
         old = self._current(scope, key)
+        if conditions is not None and (failing := conditions.failing(old)) is not None:
+            return self._unmet(conditions.failure(failing, scope, key, old), scope, key, request)
         new, errors = apply(plan, old)
+        if strict and errors:
+            return self._refused(FunctionError(Code.OP_FAILED, errors[0].message), scope, key)
         if len(new) > limit and (size := values.compact_size(new)) > limit:
             raise too_large(size, limit)
         deadline = self._deadline(scope, key) if ttl_ms is None else self._deadlines.now() + ttl_ms
         return self._write(scope, key, old, new, Updated(old, new, errors), request, deadline)
+
+    def touch(self, scope: str, key: str, ttl_ms: int | None, *, request: Request | None = None) -> Result[bool]:
+        if request is not None and (done := self._sessions.recall(request)) is not None:
+            return self._sessions.again(request, done.old is not None)
+        if self._watched:
+            self._end_if_over(scope, key)
+        if self._closed:
+            raise being_closed()
+        text = self._current(scope, key)
+        deadline = None if text is None or ttl_ms is None else self._deadlines.now() + ttl_ms
+        if request is not None:
+            self._sessions.record(request, None if text is None else b"true")
+        touched: Result[bool] = text is not None
+        if self._commits is None:
+            if text is not None:
+                self._deadlines.commit(scope, key, deadline)
+        elif text is None:
+            touched = self._commits.wait(False)
+        else:
+            touched = self._commits.write((scope, key), text, True, [])
+            self._commits.filling.deadlines[scope, key] = deadline
+        if deadline is not None:
+            self._watch(scope, key, deadline)
+        return touched
+
+    def _again(self, scope: str, key: str, request: Request, done: Outcome, conditions: Conditions | None, result: T) -> Result[T]:
+        """The result of a call made again: what it was the first time."""
+        settled = self._sessions.again(request, result)
+        if done.unmet is None:
+            return settled
+        if conditions is None:  # it has the id of another call
+            raise RequestFenced
+        index, step = done.unmet
+        error = conditions.failure(index, scope, key, done.old, step=step, is_recorded=not done.forgotten)
+        return then(settled, partial(_fail, error))
+
+    def _unmet(self, error: ConditionFailed, scope: str, key: str, request: Request | None) -> Result[T]:
+        """A condition does not hold: that is recorded, and changes nothing."""
+        if self._closed:
+            raise being_closed()
+        if request is not None:
+            self._sessions.record(request, error.text, (error.index, error.step))
+            if self._commits is not None:
+                return then(self._commits.wait(None), partial(_fail, error))
+        return self._refused(error, scope, key)
+
+    def _refused(self, error: FunctionError, scope: str, key: str) -> Result[T]:
+        """A call fails for what it has found, once that lasts: it may be of a change that is on its way into the journal."""
+        if self._commits is None or self._commits.changes_of((scope, key)) is None:
+            raise error
+        return then(self._commits.wait(None), partial(_fail, error))
 
     def transact(self, scope: str, steps: Sequence[Step], limit: int, *, request: Request | None = None) -> Result[list[Done]]:
         if request is not None and (found := self._sessions.recall_transaction(request)) is not None:

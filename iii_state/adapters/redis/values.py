@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import TypeVar
 
-from iii_state.adapters.base import Entries, Updated
+from iii_state.adapters.base import Entries, Reading, Updated
 from iii_state.adapters.redis.connection.call import RedisCall, Reply
 from iii_state.adapters.redis.fleet.retention import HOLD_SECONDS
 from iii_state.adapters.redis.keyspace.scopes import Scopes
-from iii_state.adapters.redis.mutations.commands import Remove, Replace, Update
+from iii_state.adapters.redis.mutations.commands import Remove, RemoveIf, Replace, ReplaceIf, Touch, Update, UpdateIf
 from iii_state.adapters.redis.mutations.foreign_text import checked, is_ours
 from iii_state.adapters.redis.mutations.mutation import Mutation
 from iii_state.adapters.redis.mutations.replicas import Replicas
@@ -23,6 +23,7 @@ from iii_state.adapters.redis.shared import Shared
 from iii_state.errors import StoreError
 from iii_state.sessions import Request
 from iii_state.tasks.results import Result, result_of
+from iii_state.values.conditions import Conditions
 from iii_state.values.ops import Plan
 from iii_state.values.transactions import Done, Step
 
@@ -60,25 +61,58 @@ class RedisValues:
         """The stored text, None for a missing key, and for one whose deadline is over."""
         return self._call(Get(scope, key, self._names_of(scope)))
 
+    def read(self, scope: str, key: str) -> Result[Reading]:
+        """The stored text, and how long it has left."""
+        return self._call(Read(scope, key, self._names_of(scope)))
+
     def get_many(self, scope: str, keys: Sequence[str]) -> Result[list[bytes | None]]:
         """The stored texts at these keys, at one instant."""
         return self._call(GetMany(scope, keys, self._names_of(scope))) if keys else []
 
     def set(
-        self, scope: str, key: str, value: bytes, *, ttl_ms: int | None = None, request: Request | None = None
+        self,
+        scope: str,
+        key: str,
+        value: bytes,
+        *,
+        ttl_ms: int | None = None,
+        request: Request | None = None,
+        conditions: Conditions | None = None,
     ) -> Result[bytes | None]:
         """Store a value; answers what was there before."""
-        return self._change(Replace(self._fanout, scope, key, (value,), request, ttl_ms))
+        if conditions is None:
+            return self._change(Replace(self._fanout, scope, key, (value,), request, ttl_ms))
+        return self._change(ReplaceIf(self._fanout, scope, key, (value,), request, ttl_ms, conditions))
 
-    def delete(self, scope: str, key: str, *, request: Request | None = None) -> Result[bytes | None]:
+    def delete(
+        self, scope: str, key: str, *, request: Request | None = None, conditions: Conditions | None = None
+    ) -> Result[bytes | None]:
         """Remove a value; answers what was there."""
-        return self._change(Remove(self._fanout, scope, key, (), request))
+        if conditions is None:
+            return self._change(Remove(self._fanout, scope, key, (), request))
+        return self._change(RemoveIf(self._fanout, scope, key, (), request, None, conditions))
 
     def update(
-        self, scope: str, key: str, plan: Plan, limit: int, *, ttl_ms: int | None = None, request: Request | None = None
+        self,
+        scope: str,
+        key: str,
+        plan: Plan,
+        limit: int,
+        *,
+        ttl_ms: int | None = None,
+        request: Request | None = None,
+        conditions: Conditions | None = None,
+        strict: bool = False,
     ) -> Result[Updated]:
         """Apply a plan to a value."""
-        return self._change(Update(self._fanout, scope, key, (plan, limit), request, ttl_ms))
+        change = (plan, limit)
+        if conditions is None and not strict:
+            return self._change(Update(self._fanout, scope, key, change, request, ttl_ms))
+        return self._change(UpdateIf(self._fanout, scope, key, change, request, ttl_ms, conditions, strict=strict))
+
+    def touch(self, scope: str, key: str, ttl_ms: int | None, *, request: Request | None = None) -> Result[bool]:
+        """Let a value go after `ttl_ms`, or stay; answers whether there is one."""
+        return self._change(Touch(self._fanout, scope, key, (), request, ttl_ms))
 
     def transact(self, scope: str, steps: Sequence[Step], limit: int, *, request: Request | None = None) -> Result[list[Done]]:
         """Carry out steps, all or none."""
@@ -218,6 +252,30 @@ class Get(RedisCall[bytes | None]):
         if reply is None or is_ours(reply):
             return reply  # type: ignore[no-any-return]
         return checked(self.scope, self._key, reply)
+
+
+class Read(RedisCall[Reading]):
+    """Reads one value and what is left of its time. `names` are as of `Get`."""
+
+    __slots__ = ("_key", "_names")
+
+    scope: str
+
+    def __init__(self, scope: str, key: str, names: tuple[bytes, ...]) -> None:
+        super().__init__(scope=scope)
+        self._key = key
+        self._names = names
+
+    def command(self, session: bytes, epoch: int) -> bytes:
+        if len(self._names) == 1:
+            return pack((b"HGET", self._names[0], self._key.encode()))
+        return pack((b"EVALSHA", script("values/get").sha1, b"3", *self._names, self._key.encode(), b"1"))
+
+    def result(self, reply: Reply) -> Reading:
+        text, ttl_ms = (reply, None) if len(self._names) == 1 else reply
+        if text is None:
+            return Reading(None)
+        return Reading(text if is_ours(text) else checked(self.scope, self._key, text), ttl_ms)
 
 
 class GetMany(RedisCall[list[bytes | None]]):

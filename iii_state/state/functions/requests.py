@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from iii_state.values.ops import OpRequest
+
+IfFailed = Literal["return"] | None
+"""With `"return"`, that a condition does not hold is a result, which says what is there, and no error."""
+
+Returned = Literal["both", "new", "old", "none"] | None
+"""Which values the reply has; both, if it is not said."""
 
 
 class SetRequest(msgspec.Struct, gc=False):
@@ -17,6 +25,10 @@ class SetRequest(msgspec.Struct, gc=False):
     data: Raw | UnsetType = UNSET
     _iii_state_request: Raw | UnsetType = UNSET
     ttl_ms: int | None = None
+    only_if: Raw | UnsetType = msgspec.field(default=UNSET, name="if")
+    if_failed: IfFailed = None
+    meta: bool | None = None
+    returned: Returned = msgspec.field(default=None, name="return")
 
 
 class KeyRequest(msgspec.Struct, gc=False):
@@ -24,6 +36,7 @@ class KeyRequest(msgspec.Struct, gc=False):
 
     scope: str
     key: str
+    meta: bool | None = None
 
 
 class DeleteRequest(msgspec.Struct, gc=False):
@@ -31,6 +44,18 @@ class DeleteRequest(msgspec.Struct, gc=False):
 
     scope: str
     key: str
+    _iii_state_request: Raw | UnsetType = UNSET
+    only_if: Raw | UnsetType = msgspec.field(default=UNSET, name="if")
+    if_failed: IfFailed = None
+    meta: bool | None = None
+
+
+class TouchRequest(msgspec.Struct, gc=False):
+    """`state::touch`: the value is to go after `ttl_ms` from now on, or, with null, to stay."""
+
+    scope: str
+    key: str
+    ttl_ms: int | None
     _iii_state_request: Raw | UnsetType = UNSET
 
 
@@ -44,6 +69,11 @@ class UpdateRequest(msgspec.Struct):
     ttl_ms: int | None = None
     _iii_state_limit: int | None = None
     """What an engine with a bridge to this one allows (bytes)."""
+    only_if: Raw | UnsetType = msgspec.field(default=UNSET, name="if")
+    if_failed: IfFailed = None
+    meta: bool | None = None
+    returned: Returned = msgspec.field(default=None, name="return")
+    strict: bool | None = None
 
 
 class RawUpdateRequest(msgspec.Struct, gc=False):
@@ -55,6 +85,11 @@ class RawUpdateRequest(msgspec.Struct, gc=False):
     _iii_state_request: Raw | UnsetType = UNSET
     ttl_ms: int | None = None
     _iii_state_limit: int | None = None
+    only_if: Raw | UnsetType = msgspec.field(default=UNSET, name="if")
+    if_failed: IfFailed = None
+    meta: bool | None = None
+    returned: Returned = msgspec.field(default=None, name="return")
+    strict: bool | None = None
 
 
 class ScopeRequest(msgspec.Struct):

@@ -16,6 +16,7 @@ from iii_state.errors import Code, FunctionError, InvalidOp, InvalidValue, Store
 from iii_state.host import Caller, Handler
 from iii_state.sessions import Request, parse_request
 from iii_state.state.dispatch.loops import Loops
+from iii_state.state.functions import extended
 from iii_state.state.functions.declared import (
     UNREADABLE,
     Declared,
@@ -33,11 +34,13 @@ from iii_state.state.functions.requests import (
     RawUpdateRequest,
     ScopeRequest,
     SetRequest,
+    TouchRequest,
     UpdateRequest,
 )
 from iii_state.state.functions.snapshots import Snapshots
 from iii_state.tasks.results import Result, then
 from iii_state.values import Json
+from iii_state.values.conditions import Conditions
 from iii_state.values.ops import compile_text
 from iii_state.values.requests import within
 
@@ -50,6 +53,7 @@ _set = msgspec.json.Decoder(SetRequest)
 _key = msgspec.json.Decoder(KeyRequest)
 _delete = msgspec.json.Decoder(DeleteRequest)
 _update = msgspec.json.Decoder(RawUpdateRequest)
+_touch = msgspec.json.Decoder(TouchRequest)
 _scope = msgspec.json.Decoder(ScopeRequest)
 _entries = msgspec.json.Decoder(EntriesRequest)
 
@@ -73,6 +77,7 @@ class ValueFunctions:
         yield "state::get", self._get, "Get the value at a scope and a key"
         yield "state::delete", self._delete(), "Delete the value at a scope and a key"
         yield "state::update", self._update, "Apply a list of operations to a value, atomically"
+        yield "state::touch", self._touch(), "Let a value go after a time, or stay, without changing it"
         yield "state::list", self._list(), "List the values of a scope"
         yield "state::list_keys", self._list_keys(), "List the keys of a scope"
         yield "state::list_entries", self._list_entries(), "Read a scope in pages, as it was at one moment: keys and values"
@@ -94,14 +99,22 @@ class ValueFunctions:
                 within("ttl_ms", request.ttl_ms, 1, MAX_TTL_MS)
             request_id = None if request._iii_state_request is UNSET else _request_id(request._iii_state_request, caller)
             new = values.to_stored(given)
+            is_plain = request.only_if is UNSET and not request.meta and request.returned is None
+            conditions = None if is_plain else extended.conditions_of(request.only_if)
         except UNREADABLE as error:
             refuse("state::set", data, SetRequest, error)
         if caller.access is not None:
             caller.access.check_write(request.scope)
         if len(new) > self.limit and (size := values.compact_size(new)) > self.limit:
-            raise too_large(size, self.limit)
+            if conditions is None:
+                raise too_large(size, self.limit)
+            return self._refuse_too_large(request, new, request_id, conditions)
         if self.loops is not None and self.loops.are_handled:
             self._written(request, caller)
+        if not is_plain:
+            place = (request.scope, request.key)
+            make = partial(self._values.set, *place, new, ttl_ms=request.ttl_ms, request=request_id, conditions=conditions)
+            return extended.answered(make, lambda old: extended.replaced(request, old, new), _set_failed, request.if_failed)
         try:
             answer = self._values.set(request.scope, request.key, new, ttl_ms=request.ttl_ms, request=request_id)
         except StoreError as error:
@@ -117,6 +130,8 @@ class ValueFunctions:
             refuse("state::get", data, KeyRequest, error)
         if caller.access is not None:
             caller.access.check_read(request.scope)
+        if request.meta:
+            return extended.answered(partial(self._values.read, request.scope, request.key), extended.read, _get_failed, None)
         try:
             answer = self._values.get(request.scope, request.key)
         except StoreError as error:
@@ -130,6 +145,8 @@ class ValueFunctions:
                 within("ttl_ms", request.ttl_ms, 1, MAX_TTL_MS)
             request_id = None if request._iii_state_request is UNSET else _request_id(request._iii_state_request, caller)
             plan = compile_text(request.ops)
+            is_plain = request.only_if is UNSET and not request.meta and request.returned is None and not request.strict
+            conditions = None if is_plain else extended.conditions_of(request.only_if)
         except (*UNREADABLE, InvalidOp) as error:
             refuse("state::update", data, UpdateRequest, error)
         if caller.access is not None:
@@ -137,11 +154,24 @@ class ValueFunctions:
         if self.loops is not None and self.loops.are_handled:
             self._written(request, caller)
         limit = self.limit if request._iii_state_limit is None else min(self.limit, request._iii_state_limit)
+        if not is_plain:
+            place = (request.scope, request.key)
+            what = partial(self._values.update, *place, plan, limit, ttl_ms=request.ttl_ms, request=request_id)
+            make = partial(what, conditions=conditions, strict=bool(request.strict))
+            return extended.answered(make, partial(extended.updated, request), _update_failed, request.if_failed)
         try:
             answer = self._values.update(request.scope, request.key, plan, limit, ttl_ms=request.ttl_ms, request=request_id)
         except StoreError as error:
             raise _update_failed(error) from None
         return then(answer, _updated, _update_failed) if isinstance(answer, asyncio.Future) else _updated(answer)
+
+    def _refuse_too_large(
+        self, request: SetRequest, new: bytes, request_id: Request | None, conditions: Conditions
+    ) -> Result[bytes | None]:
+        """Conditions are judged before sizes: an update with the same value finds out which of the two refuses the call."""
+        plan = compile_text(b'[{"type":"set","value":%b}]' % values.unframe(new))
+        make = partial(self._values.update, request.scope, request.key, plan, self.limit, request=request_id, conditions=conditions)
+        return extended.answered(make, partial(extended.updated, request), _set_failed, request.if_failed)
 
     def _written(self, request: SetRequest | RawUpdateRequest | DeleteRequest, caller: Caller) -> None:
         if self.loops is not None and caller.worker_id and not lineages.within.get():
@@ -156,14 +186,29 @@ class ValueFunctions:
     # --- the others
 
     def _delete(self) -> Handler:
+        failed = failing_with(Code.DELETE_ERROR, "delete value")
+
         def delete(request: DeleteRequest, caller: Caller) -> Result[bytes | None]:
             request_id = None if request._iii_state_request is UNSET else _request_id(request._iii_state_request, caller)
+            conditions = extended.conditions_of(request.only_if)
             if self.loops is not None and self.loops.are_handled:
                 self._written(request, caller)
-            return self._values.delete(request.scope, request.key, request=request_id)
+            if conditions is None and not request.meta:
+                return self._values.delete(request.scope, request.key, request=request_id)
+            make = partial(self._values.delete, request.scope, request.key, request=request_id, conditions=conditions)
+            return extended.answered(make, extended.removed if request.meta else as_it_is, failed, request.if_failed)
 
-        failed = failing_with(Code.DELETE_ERROR, "delete value")
         return Declared("state::delete", DeleteRequest, _delete.decode, delete, as_it_is, failed, writes_scope)
+
+    def _touch(self) -> Handler:
+        def touch(request: TouchRequest, caller: Caller) -> Result[bool]:
+            request_id = None if request._iii_state_request is UNSET else _request_id(request._iii_state_request, caller)
+            if request.ttl_ms is not None:
+                within("ttl_ms", request.ttl_ms, 1, MAX_TTL_MS)
+            return self._values.touch(request.scope, request.key, request.ttl_ms, request=request_id)
+
+        failed = failing_with(Code.STORE_ERROR, "touch value")
+        return Declared("state::touch", TouchRequest, _touch.decode, touch, _touched, failed, writes_scope)
 
     def _list(self) -> Handler:
         def texts(request: ScopeRequest, caller: Caller) -> Result[list[bytes]]:
@@ -213,6 +258,10 @@ def _updated(updated: Updated) -> bytes:
     if not errors:
         return _replaced(new, old)
     return b'{"old_value":%b,"new_value":%b,"errors":%b}' % (b"null" if old is None else old, new, values.encode(errors))
+
+
+def _touched(found: bool) -> bytes:
+    return b'{"found":true}' if found else b'{"found":false}'
 
 
 def _listed(texts: list[bytes]) -> bytes:

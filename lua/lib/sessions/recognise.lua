@@ -6,7 +6,8 @@
 --
 -- A session is a hash of the engine that calls, or of whoever calls the engine: `epoch`, a field per slot, and
 -- `<slot>:old` with the value that the slot's last call found. A slot's field is `<sequence><mark><failures>`; the mark says where
--- the old value is: `+` recorded, `-` there was none, `!` too large to be recorded.
+-- the old value is: `+` recorded, `-` there was none, `!` too large to be recorded. Of a call one of whose conditions did not hold
+-- it is `0<sequence><mark><condition>`, with what was there then: scripts of 0.2.0 take that for another call's, and answer FENCED.
 
 do
   local held = redis.call('HMGET', session, 'epoch', slot)
@@ -16,7 +17,10 @@ do
   local recorded = held[2] and string.match(held[2], '^%d+')
   if recorded and tonumber(recorded) >= tonumber(sequence) then
     local mark = string.sub(held[2], #recorded + 1, #recorded + 1)
-    if recorded ~= sequence then
+    if recorded == '0' .. sequence then
+      local found = mark == '+' and redis.call('HGET', session, slot .. ':old')
+      return {'UNMET', string.sub(held[2], #recorded + 2), found, mark == '!' and 'unrecorded'}
+    elseif recorded ~= sequence then
       return {'FENCED'}
     elseif mark == '!' then
       return {'FORGOTTEN'}

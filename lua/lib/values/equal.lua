@@ -22,7 +22,11 @@ end
 -- in any order; of one name the last counts. The first text is walked once, whatever its size; the other is taken apart.
 local function is_equal(text, start, stop, other)
   local byte, find, sub = string.byte, string.find, string.sub
-  if stop - start + 1 == #other and sub(text, start, stop) == other then
+  if start == 1 and stop == #text then
+    if text == other then
+      return true
+    end
+  elseif stop - start + 1 == #other and sub(text, start, stop) == other then
     return true
   end
   local BRACKET, BRACE, QUOTE = 91, 123, 34

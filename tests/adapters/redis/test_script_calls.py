@@ -160,6 +160,7 @@ async def test_every_call_has_the_keys_that_the_header_of_its_script_names(own_s
 async def use_values(adapter: RedisAdapter) -> None:
     await answer_of(adapter.values.set("s", "k", b"1", ttl_ms=600_000))
     await answer_of(adapter.values.set("s", "soon", b"1", ttl_ms=30))
+    await answer_of(adapter.values.touch("s", "k", 700_000))
     await answer_of(adapter.values.update("s", "k", INCREMENT, values.MAX_VALUE_BYTES))
     await answer_of(adapter.values.set("without deadlines", "k", b"1"))
     await answer_of(adapter.values.get("s", "k"))

@@ -15,7 +15,7 @@ from typing import Any
 from iii_state import lineages
 from iii_state.adapters.bridge.remote.link import Link
 from iii_state.adapters.bridge.remote.session import RemoteSession, session_error
-from iii_state.errors import Code, ConnectionLost, FunctionError, OutcomeUnknown, StoreError
+from iii_state.errors import Code, ConnectionLost, FunctionError, OutcomeUnknown, StoreError, unsupported
 from iii_state.tasks.effects import Afterwards
 from iii_state.wire.messages import STOPPED
 
@@ -44,6 +44,7 @@ class RemoteCall:
         "calls",
         "data",
         "deadline",
+        "feature",
         "function",
         "future",
         "needs",
@@ -63,6 +64,7 @@ class RemoteCall:
         data: bytes,
         request: bytes | None,
         needs: str,
+        feature: str,
         future: asyncio.Future[Any],
     ) -> None:
         self.calls = calls
@@ -73,6 +75,8 @@ class RemoteCall:
         """What the remote is to recognise the call by, where the caller of this engine has given it."""
         self.needs = needs
         """What only an engine of this project has, and why it is not sent to another; empty for nothing."""
+        self.feature = feature
+        """Which of the features that engines announce it needs; empty for none."""
         self.trace = _trace()
         """What it is made within."""
         self.future = future
@@ -125,13 +129,23 @@ class RemoteCalls:
     """The calls on a link, `max_in_flight` at once, each given up after `timeout` seconds; `start` first.
 
     `renew` is called when the remote has lost the session on the connection there is; `go_on` when there is another one.
+    `look_again` is called when a call needs a feature that the remote is not known to have.
     """
 
-    def __init__(self, link: Link, *, timeout: float, max_in_flight: int, renew: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        link: Link,
+        *,
+        timeout: float,
+        max_in_flight: int,
+        renew: Callable[[], None],
+        look_again: Callable[[], None],
+    ) -> None:
         self._link = link
         self._client = link.client
         self._timeout = timeout
         self._renew = renew
+        self._look_again = look_again
         self._slots = list(range(max_in_flight - 1, -1, -1))
         self._seq = 0
         self._open: dict[RemoteCall, None] = {}
@@ -158,18 +172,18 @@ class RemoteCalls:
             call.give_up(why)
 
     def __call__(
-        self, function: RemoteFunction, data: bytes, *, request: bytes | None = None, needs: str = ""
+        self, function: RemoteFunction, data: bytes, *, request: bytes | None = None, needs: str = "", feature: str = ""
     ) -> asyncio.Future[Any]:
         """Call a function; `data` is its argument without the closing brace.
 
         The Future gives what the function's `read` makes of the result. It fails with the remote's `FunctionError`, or with
         `StoreError`: no answer in time, a mutation whose outcome is not known, or a remote that has not what the call `needs` (in
-        words).
+        words), or a `feature` (`UNSUPPORTED`).
         """
         if self._link.ring is not None:
             raise StoreError(self._link.ring)
         loop = self._loop
-        call = RemoteCall(self, function, data, request, needs, loop.create_future())
+        call = RemoteCall(self, function, data, request, needs, feature, loop.create_future())
         call.deadline = loop.time() + self._timeout
         self._open[call] = None
         if self._timer is None:
@@ -185,6 +199,10 @@ class RemoteCalls:
     def _send(self, call: RemoteCall) -> None:
         if call.needs and not self._link.is_ours:
             call.give_up(f"the engine at {self._link.url} has no {call.needs}; ")
+            return
+        if call.feature and call.feature not in self._link.features:
+            call.fail(unsupported(f"the engine at {self._link.url}", call.feature))
+            self._look_again()
             return
         if call.request is not None:
             data = b'%b,"_iii_state_request":%b}' % (call.data, call.request)

@@ -20,6 +20,8 @@ class Link:
         """Whether calls can be sent: there is a connection, it has been greeted, and a session is open where the remote has any."""
         self.is_ours = False
         """Whether the remote is of this project: it delivers events until they are acknowledged."""
+        self.features: frozenset[str] = frozenset()
+        """What the remote announces that it can do, and older ones cannot."""
         self.store: str | None = None
         """What the remote calls its store, where calls made again are recognised."""
         self.session: RemoteSession | None = None

@@ -27,6 +27,8 @@ GREETING_AGAIN_SECONDS = 0.5
 
 ROUTE = b'"iii-state::route"'
 
+INFO = b'"engine::functions::info"'
+
 FUNCTIONS = b'"engine::functions::list"'
 """What every engine tells its workers."""
 
@@ -38,6 +40,20 @@ class _Function(msgspec.Struct):
 
 class _Functions(msgspec.Struct):
     functions: list[_Function]
+
+
+class _About(msgspec.Struct):
+    features: list[str] = []
+
+
+class _Metadata(msgspec.Struct):
+    iii_state: _About
+
+
+class _Info(msgspec.Struct):
+    """Of `state::set`."""
+
+    metadata: _Metadata
 
 
 _functions = msgspec.json.Decoder(_Functions)
@@ -68,7 +84,13 @@ class Remote:
             hooks=Hooks(greet=self._greet, lost=self._lost),
         )
         self.link = Link(self.url, self.client)
-        self.call = RemoteCalls(self.link, timeout=self._timeout, max_in_flight=settings.max_in_flight, renew=self._renew_session)
+        self.call = RemoteCalls(
+            self.link,
+            timeout=self._timeout,
+            max_in_flight=settings.max_in_flight,
+            renew=self._renew_session,
+            look_again=self._look_again,
+        )
         self.connected = Signal()
         """Emitted on every new connection, once it is known what the remote is."""
         self.lost = Signal()
@@ -77,6 +99,7 @@ class Remote:
         """Set as soon as it is known what the remote is."""
         self._tasks = Background()
         self._renewal: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Begin to connect. Returns when there is a connection, or the first attempt has failed, which is logged.
@@ -157,6 +180,33 @@ class Remote:
             if error.code != Code.FUNCTION_NOT_FOUND:
                 raise
             self.link.is_ours = False
+
+        link = self.link
+        link.features = await self._features() if link.is_ours else frozenset()
+
+    async def _features(self) -> frozenset[str]:
+        """What the remote announces that it can do. Raises `FunctionError` or `ConnectionLost`."""
+        try:
+            about = values.decode(await self.link.ask(INFO, b'{"function_id":"state::set"}') or b"null")
+        except FunctionError as error:
+            if error.code not in (Code.NOT_FOUND, Code.FUNCTION_NOT_FOUND, Code.FORBIDDEN):
+                raise
+            return frozenset()
+        try:
+            return frozenset(msgspec.convert(about, _Info).metadata.iii_state.features)
+        except msgspec.ValidationError:
+            return frozenset()
+
+    def _look_again(self) -> None:
+        """The worker that serves the state to the remote may have been replaced by a newer one."""
+        if self._looking is None or self._looking.done():
+            self._looking = self._tasks.start(self._look_for_features(), f"iii-state bridge to {self.url}: features")
+
+    async def _look_for_features(self) -> None:
+        try:
+            self.link.features = await self._features()
+        except (FunctionError, ConnectionLost) as error:
+            logger.info("what %s can do is not known: %s", self.url, error)
 
     # -- the session by which the remote recognises what this bridge calls again
 

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from iii_state import values
-from iii_state.adapters.base import Updated
+from iii_state.adapters.base import Reading, Updated
 from iii_state.adapters.bridge.remote.calls import RemoteFunction
 from iii_state.errors import InvalidValue, StoreError
 from iii_state.values import Json
@@ -23,6 +23,41 @@ from iii_state.values.transactions import Done
 
 class _Replaced(msgspec.Struct):
     old_value: Raw = Raw(b"null")
+
+
+class NotApplied(Exception):
+    """A condition did not hold: the index of which, and what is stored (None for nothing)."""
+
+    def __init__(self, condition: int, text: bytes | None) -> None:
+        super().__init__(condition)
+        self.condition = condition
+        self.text = text
+
+
+class NoConditions(Exception):
+    """The remote has answered as one that knows no conditions, and so has made the change without them."""
+
+
+class _Conditional(msgspec.Struct):
+    """What there is of a change with `if`, `if_failed` and `meta`. One that was applied has an etag, or null for nothing stored."""
+
+    applied: bool = True
+    condition: int = 0
+    value: Raw = Raw(b"null")
+    etag: str | UnsetType | None = UNSET
+
+
+class Meta(msgspec.Struct):
+    """`state::get` with `meta`."""
+
+    value: Raw
+    etag: str | None
+    ttl_ms: int | None = None
+    revision: int | None = None
+
+
+class _Touched(msgspec.Struct):
+    found: bool
 
 
 class _Updated(msgspec.Struct):
@@ -80,6 +115,9 @@ _steps = msgspec.json.Decoder(_Steps)
 _scopes = msgspec.json.Decoder(_Scopes)
 _keys = msgspec.json.Decoder(_Keys)
 _succession = msgspec.json.Decoder(_Succession)
+_conditional = msgspec.json.Decoder(_Conditional)
+_meta = msgspec.json.Decoder(Meta)
+_touched = msgspec.json.Decoder(_Touched)
 _texts = msgspec.json.Decoder(list[Raw])
 _page = msgspec.json.Decoder(Page)
 
@@ -110,6 +148,41 @@ def updated(text: bytes | None) -> Updated:
     """`state::update`."""
     result = _updated.decode(text or b"null")
     return Updated(_stored_or_none(result.old_value), stored(result.new_value), result.errors)
+
+
+def check_applied(text: bytes | None) -> None:
+    """Of a change with conditions. Raises `NotApplied` or `NoConditions`."""
+    try:
+        result = _conditional.decode(text or b"null")
+    except msgspec.ValidationError:
+        raise NoConditions from None
+    if not result.applied:
+        raise NotApplied(result.condition, None if result.etag is None else stored(result.value))
+    if result.etag is UNSET:
+        raise NoConditions
+
+
+def replaced_if(text: bytes | None) -> bytes | None:
+    """`state::set` and `state::delete` with conditions."""
+    check_applied(text)
+    return replaced(text)
+
+
+def updated_if(text: bytes | None) -> Updated:
+    """`state::update` with conditions."""
+    check_applied(text)
+    return updated(text)
+
+
+def meta(text: bytes | None) -> Reading:
+    """`state::get` with `meta`."""
+    found = _meta.decode(text or b"null")
+    return Reading(None if found.etag is None else stored(found.value), found.ttl_ms, found.revision)
+
+
+def touched(text: bytes | None) -> bool:
+    """`state::touch`."""
+    return _touched.decode(text or b"null").found
 
 
 def found(text: bytes | None) -> list[bytes | None]:

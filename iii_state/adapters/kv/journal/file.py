@@ -68,7 +68,7 @@ class Contents:
     store: str
     values: list[tuple[bytes, bytes, bytes]]
     deadlines: list[tuple[bytes, bytes, int]]
-    sessions: list[tuple[str, int, int, bytes | None, int]]
+    sessions: list[tuple[str, int, float, bytes | None, int]]
     subscriptions: list[Row]
     deliveries: list[Row]
     crashes: list[tuple[int, int]]

@@ -25,11 +25,43 @@ an older version both are the first: it takes the record of a transaction for no
 
 
 class Outcome(NamedTuple):
-    """Of a slot: the number of its last call, and what that replaced; `forgotten` (0, or one of these) where that is not it."""
+    """Of a slot: the number of its last call, and what that replaced; `forgotten` (0, or one of these) where that is not it.
+
+    With `unmet` the call changed nothing: a condition did not hold for `old`, the one of this index (of this step, if it had any).
+    """
 
     seq: int
     old: bytes | None
     forgotten: int
+    unmet: tuple[int, int | None] | None = None
+
+    def row(self) -> Row:
+        """It as the file has it: `seq`, `old`, `forgotten`.
+
+        Of an unmet condition the number is half of one too large: version 0.2.0 takes it for that of another call, and refuses.
+        """
+        if self.unmet is None:
+            return self.seq, self.old, self.forgotten
+        index, step = self.unmet
+        which = index + _CONDITIONS * (0 if step is None else step + 1)
+        return self.seq + 0.5 if self.seq < _HALVES else self.seq, self.old, self.forgotten + 2 * which + _UNMET
+
+    @classmethod
+    def of_row(cls, seq: float, old: bytes | None, forgotten: int) -> Outcome:
+        """What the file has."""
+        if forgotten < _UNMET:
+            return cls(int(seq), old, forgotten)
+        which, is_forgotten = divmod(forgotten - _UNMET, 2)
+        step, index = divmod(which, _CONDITIONS)
+        return cls(int(seq), old, is_forgotten, (index, step - 1 if step else None))
+
+
+_UNMET = 4
+"""From here on `forgotten` says which condition did not hold, and whether the text was forgotten."""
+_HALVES = 2**52
+"""Below it a float tells a number from half of one more."""
+_CONDITIONS = 32
+"""At most so many has a call, or a step of one (`MAX_CONDITIONS`)."""
 
 
 @dataclass(slots=True)
@@ -60,7 +92,7 @@ class Transaction:
         removals = [(scope, key) for (scope, key), value in self.values.items() if value is None]
         deadlines = [(scope, key, at) for (scope, key), at in self.deadlines.items() if at is not None]
         no_deadlines = [(scope, key) for (scope, key), at in self.deadlines.items() if at is None]
-        outcomes = [(*slot, *outcome) for slot, outcome in self.outcomes.items()]
+        outcomes = [(*slot, *outcome.row()) for slot, outcome in self.outcomes.items()]
         kept = [row for row in self.subscriptions.values() if row is not None]
         ended = [(name,) for name, row in self.subscriptions.items() if row is None]
         clock = [] if self.clock is None else [(self.clock,)]

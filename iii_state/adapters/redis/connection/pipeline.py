@@ -34,7 +34,7 @@ from iii_state.adapters.redis.connection.explain import (
 from iii_state.adapters.redis.connection.session import EngineSession
 from iii_state.adapters.redis.connection.socket import Socket
 from iii_state.adapters.redis.scripts.loader import load_commands
-from iii_state.errors import NoAnswer, OldValueUnknown, RequestFenced, SessionLost, StoreError
+from iii_state.errors import ConditionFailed, NoAnswer, OldValueUnknown, RequestFenced, SessionLost, StoreError
 from iii_state.tasks.signal import Signal
 
 logger = logging.getLogger(__name__)
@@ -296,8 +296,8 @@ class Pipeline:
         elif isinstance(error, OldValueUnknown):
             if call.in_session:
                 error = old_value_lost(self.address)
-        elif call.was_carried and not call.in_session:  # an earlier connection's calls are not fenced, see `RequestId`
-            error = carried_before(self.address, error)
+        elif call.was_carried and not call.in_session and not isinstance(error, ConditionFailed):
+            error = carried_before(self.address, error)  # an earlier connection's calls are not fenced, see `RequestId`
         self._fail(call, error)
 
     def _try_again(self, call: RedisCall[Any], leave: str | None) -> None:

@@ -8,11 +8,21 @@ from iii_state.adapters.base import Updated
 from iii_state.adapters.redis.connection.call import AGAIN, Again, Reply
 from iii_state.adapters.redis.mutations.fanout import Fanout
 from iii_state.adapters.redis.mutations.foreign_text import checked, is_ours
-from iii_state.adapters.redis.mutations.mutation import Mutation
-from iii_state.adapters.redis.scripts.mutations import KEEP_DEADLINE, plan_arguments, previous, update_arguments, updated
-from iii_state.adapters.redis.scripts.packing import packed
-from iii_state.errors import StoreError
+from iii_state.adapters.redis.mutations.mutation import Expire, Mutation
+from iii_state.adapters.redis.scripts.mutations import (
+    KEEP_DEADLINE,
+    Unmet,
+    all_or_nothing,
+    checked_text,
+    op_failed,
+    plan_arguments,
+    previous,
+    update_arguments,
+    updated,
+)
+from iii_state.errors import ConditionFailed, StoreError
 from iii_state.sessions import Request
+from iii_state.values.conditions import Conditions
 from iii_state.values.ops import Plan
 
 logger = logging.getLogger(__name__)
@@ -39,6 +49,62 @@ class Remove(Replace):
     name = "values/delete"
 
 
+class ReplaceIf(Replace):
+    """Stores a value where conditions hold for the one there is; `value` is the script's own argument, none for `RemoveIf`.
+
+    These are judged on checked text alone, and so what is no JSON is not replaced.
+    """
+
+    __slots__ = ("_conditions", "_value")
+
+    def __init__(
+        self,
+        fanout: Fanout,
+        scope: str,
+        key: str,
+        value: tuple[bytes, ...],
+        request: Request | None,
+        ttl_ms: int | None,
+        conditions: Conditions,
+    ) -> None:
+        self._value = value
+        self._conditions = conditions
+        super().__init__(fanout, scope, key, [*conditions.arguments(), *value], request, ttl_ms)
+
+    def take_on(self, text: bytes) -> Again:
+        """The stored text is another writer's, or its etag is asked for: it is given to the script with what there is to know."""
+        stored = checked(self.scope, self.key, text)
+        self.give([*self._conditions.arguments(stored), *(self._value or (b"",)), *checked_text(text, stored)])
+        return AGAIN
+
+    def unmet(self, refused: Unmet) -> ConditionFailed:
+        return failure(self._conditions, refused, self.scope, self.key)
+
+
+class RemoveIf(ReplaceIf):
+    """Removes a value for which conditions hold."""
+
+    __slots__ = ()
+    name = "values/delete"
+
+
+class Touch(Mutation[bool]):
+    """Gives a value the deadline of `ttl_ms`, or none; answered with whether there is a value."""
+
+    __slots__ = ()
+    name = "values/touch"
+
+    def applied(self, reply: Reply) -> bool:
+        return bool(int(reply[-1]))
+
+    def result(self, reply: Reply) -> bool | Again:
+        """A value that is over goes first, with its event; where that cannot be now, it is removed later, and is not there."""
+        if reply[0] == b"OVER":
+            self.give((b"over",))
+            return Again(Expire(self._fanout, self.scope, self.key))
+        return super().result(reply)
+
+
 class Update(Mutation[Updated]):
     """Applies a plan; `change` is that plan, and the most bytes that its result may have."""
 
@@ -58,9 +124,52 @@ class Update(Mutation[Updated]):
 
     def take_on(self, text: bytes) -> Again:
         """The stored text is another writer's: it is checked here, and given to the script with its stored form."""
-        self._own = update_arguments(self._ops, self.limit, text, checked(self.scope, self.key, text))
-        self._packed_own = packed(self._own)
+        self.give(update_arguments(self._ops, self.limit, text, checked(self.scope, self.key, text)))
         return AGAIN
+
+
+class UpdateIf(Update):
+    """Applies a plan where conditions hold, as a whole or not at all if it is `strict`."""
+
+    __slots__ = ("_conditions",)
+
+    def __init__(
+        self,
+        fanout: Fanout,
+        scope: str,
+        key: str,
+        change: tuple[Plan, int],
+        request: Request | None,
+        ttl_ms: int | None,
+        conditions: Conditions | None,
+        *,
+        strict: bool,
+    ) -> None:
+        self._conditions = conditions
+        super().__init__(fanout, scope, key, change, request, ttl_ms)
+        if strict:
+            self._ops = [*all_or_nothing(self._plan), *self._ops]
+        self.give([*(() if conditions is None else conditions.arguments()), *update_arguments(self._ops, self.limit)])
+
+    def result(self, reply: Reply) -> Updated | Again:
+        if reply[0] == b"OP_FAILED":
+            raise op_failed(self._plan, reply[1])
+        return super().result(reply)
+
+    def take_on(self, text: bytes) -> Again:
+        stored = checked(self.scope, self.key, text)
+        own = update_arguments(self._ops, self.limit, text, stored)
+        self.give(own if self._conditions is None else [*self._conditions.arguments(stored), *own])
+        return AGAIN
+
+    def unmet(self, refused: Unmet) -> ConditionFailed:
+        assert self._conditions is not None
+        return failure(self._conditions, refused, self.scope, self.key)
+
+
+def failure(conditions: Conditions, refused: Unmet, scope: str, key: str) -> ConditionFailed:
+    """The error of a condition that does not hold."""
+    return conditions.failure(refused.condition, scope, key, refused.text, is_recorded=refused.is_recorded)
 
 
 def replaced_text(scope: str, key: str, old: bytes | None) -> bytes | None:

@@ -19,6 +19,7 @@ from iii_state.adapters.redis.scripts.mutations import (
     QueueFull,
     RequestId,
     Stale,
+    Unmet,
     declared,
     is_applied,
     mutation,
@@ -26,7 +27,7 @@ from iii_state.adapters.redis.scripts.mutations import (
     refusal,
 )
 from iii_state.adapters.redis.scripts.packing import pack, packed
-from iii_state.errors import StoreError
+from iii_state.errors import ConditionFailed, StoreError
 from iii_state.events import Cause
 from iii_state.sessions import Request
 
@@ -171,6 +172,8 @@ class Mutation(RedisCall[T], Generic[T]):
             return self._make_room(refused)
         if isinstance(refused, ForeignText):
             return self.take_on(refused.text)
+        if isinstance(refused, Unmet):
+            raise self.unmet(refused)
         return self._capture()
 
     def _declared(self, reply: Reply) -> T | Again:
@@ -194,6 +197,15 @@ class Mutation(RedisCall[T], Generic[T]):
     def take_on(self, text: bytes) -> Again:
         """The stored text is another writer's. Most mutations do not read it."""
         raise AssertionError("this mutation does not depend on what is stored")
+
+    def unmet(self, refused: Unmet) -> ConditionFailed:
+        """What it fails with where a condition does not hold. Most mutations have none."""
+        raise AssertionError("this mutation has no conditions")
+
+    def give(self, own: Sequence[bytes]) -> None:
+        """Its own arguments are these from now on."""
+        self._own = own
+        self._packed_own = packed(own)
 
     def _catch_up(self, stale: Stale) -> Again:
         fanout = self._fanout

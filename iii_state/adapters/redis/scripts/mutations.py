@@ -12,7 +12,7 @@ from typing import NamedTuple, cast
 from iii_state import values
 from iii_state.adapters.base import Updated
 from iii_state.adapters.redis.keys import Keys, lane
-from iii_state.errors import OldValueUnknown, RequestFenced, SessionLost, SessionTaken, too_large
+from iii_state.errors import Code, FunctionError, OldValueUnknown, RequestFenced, SessionLost, SessionTaken, too_large
 from iii_state.events import Cause, write_id_of
 from iii_state.values.apply import apply
 from iii_state.values.ops import Failure, OpError, Plan
@@ -80,6 +80,17 @@ class ForeignText(NamedTuple):
     text: bytes
 
 
+class Unmet(NamedTuple):
+    """A refusal: the condition of this index does not hold for the text (None for none).
+
+    `is_recorded` is false where an earlier call was refused, and the text was too large to be kept.
+    """
+
+    condition: int
+    text: bytes | None
+    is_recorded: bool
+
+
 class Postponed(Enum):
     """A refusal for now."""
 
@@ -87,7 +98,7 @@ class Postponed(Enum):
     UNCAPTURED = "another program has changed the value, and that is no event yet: call foreign/capture, and again"
 
 
-Refusal = Stale | QueueFull | ForeignText | Postponed
+Refusal = Stale | QueueFull | ForeignText | Unmet | Postponed
 """Why a mutation has changed nothing, and can be made again when that has been seen to."""
 
 
@@ -193,7 +204,17 @@ def update_arguments(ops: Sequence[bytes], limit: int, foreign: bytes | None = N
     """The own arguments of values/update: `ops` as of `plan_arguments`; a foreign text that was checked, and its stored form."""
     if foreign is None:
         return [b"%d" % limit, *ops]
-    return [b"%d" % limit, b"f", foreign, b"" if stored == foreign else stored, *ops]
+    return [b"%d" % limit, *checked_text(foreign, stored), *ops]
+
+
+def checked_text(found: bytes, stored: bytes) -> tuple[bytes, ...]:
+    """A stored text that was checked, and its stored form, as arguments of a script that has asked for it."""
+    return b"f", found, b"" if stored == found else stored
+
+
+def all_or_nothing(plan: Plan) -> tuple[bytes, bytes]:
+    """Before the ops of a plan: one that fails refuses the call."""
+    return b"x", b"1" if plan.errors else b"0"
 
 
 def is_applied(reply: Reply) -> bool:
@@ -220,6 +241,11 @@ def failed_ops(plan: Plan, failures: bytes) -> list[OpError]:
     return plan.all_errors(_errors(plan, failures)) if failures or plan.errors else []
 
 
+def op_failed(plan: Plan, failures: bytes) -> FunctionError:
+    """The error of a change that was to be made whole or not at all: that of the first op that failed."""
+    return FunctionError(Code.OP_FAILED, plan.all_errors(_errors(plan, failures))[0].message)
+
+
 def refusal(reply: Reply, limit: int = 0) -> Refusal:
     """Why a mutation was not applied. Raises what it fails with for good: `SessionError`, `errors.too_large` of the `limit`."""
     match reply:
@@ -231,6 +257,8 @@ def refusal(reply: Reply, limit: int = 0) -> Refusal:
             return Postponed.UNCAPTURED
         case [b"FOREIGN", bytes(text)]:
             return ForeignText(text)
+        case [b"UNMET", bytes(condition), bytes() | None as text, *unrecorded]:
+            return Unmet(int(condition), text, not any(unrecorded))
         case [b"TOO_LARGE", int(size)]:
             raise too_large(size, limit)
         case [b"FENCED"]:
