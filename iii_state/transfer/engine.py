@@ -51,7 +51,8 @@ class _Applied(msgspec.Struct):
     """What a `set` with a condition answers: `applied` only where that does not hold."""
 
     applied: bool = True
-    value: Raw | None = None
+    value: Raw = Raw(b"null")
+    """What is there."""
 
 
 class _Trigger(msgspec.Struct):
@@ -188,7 +189,7 @@ class EngineStore:
         answer = await self._ask("state::set", call + b',"if":[{"absent":true}],"if_failed":"return"}', _Applied)
         if answer.applied:
             return RowOutcome.STORED
-        return RowOutcome.SAME if answer.value is not None and _stored(answer.value) == row.text else RowOutcome.TAKEN
+        return RowOutcome.SAME if _stored(answer.value) == row.text else RowOutcome.TAKEN
 
     async def look(self, rows: Sequence[ValueRow]) -> list[RowOutcome]:
         found = await asyncio.gather(*(self._read(row.scope, row.key) for row in rows))

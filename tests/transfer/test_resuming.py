@@ -63,15 +63,14 @@ async def test_an_export_that_is_killed_goes_on(kind: str, suffix: str, tmp_path
 @pytest.mark.parametrize("kind", KINDS)
 async def test_an_import_that_is_killed_goes_on(kind: str, tmp_path: Path) -> None:
     file = tmp_path / "export.jsonl.gz"
-    on_conflict = ["--on-conflict", "error" if kind in ("file", "redis") else "overwrite"]
     async with place_of("file", tmp_path / "a", 5) as origin, place_of(kind, tmp_path / "b", 6) as place:
         await fill(origin, ROWS)
         await run("export", str(file), *options_of(origin))
-        await run("import", str(file), *options_of(place), *on_conflict, killed_after=5000)
+        await run("import", str(file), *options_of(place), killed_after=5000)
         note = tmp_path / "export.jsonl.gz.import"
         assert note.exists()
         assert len(await held_in(place)) >= 5000
-        told = json.loads(await run("import", str(file), *options_of(place), *on_conflict, "--json"))
+        told = json.loads(await run("import", str(file), *options_of(place), "--json"))
         assert told["resumed"] >= 1000
         assert told["resumed"] + told["stored"] + told["same"] == len(ROWS)
         assert not note.exists()
