@@ -28,6 +28,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
+from iii_state.adapters.selection import KeySelection
 from iii_state.events import DeadLetter, Delivery, Failure, QueueStats, Subscription
 from iii_state.sessions import Request
 from iii_state.tasks.results import Awaited, Result
@@ -143,20 +144,20 @@ class Values(Protocol):
         """
         ...
 
-    def texts(self, scope: str) -> Result[list[bytes]]:
-        """The stored texts of a scope, in the adapter's own order."""
+    def texts(self, scope: str, selection: KeySelection | None = None) -> Result[list[bytes]]:
+        """The stored texts of a scope, in the adapter's own order, or those that are asked for."""
         ...
 
-    def entries(self, scope: str) -> Result[Entries]:
-        """Keys and stored texts of a scope, and until when they are there."""
+    def entries(self, scope: str, selection: KeySelection | None = None) -> Result[Entries]:
+        """Keys and stored texts of a scope, or those that are asked for (without a limit), and until when they are there."""
         ...
 
     def now(self) -> Result[int]:
         """The time that the deadlines of `entries` are told in: milliseconds since any moment, which stays the same one."""
         ...
 
-    def keys(self, scope: str) -> Result[list[str]]:
-        """The keys of a scope, each once, in the adapter's own order."""
+    def keys(self, scope: str, selection: KeySelection | None = None) -> Result[list[str]]:
+        """The keys of a scope, each once, in the adapter's own order, or those that are asked for."""
         ...
 
     def scopes(self) -> Result[list[str]]:

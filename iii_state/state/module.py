@@ -20,6 +20,7 @@ from iii_state.state.dispatch import Dispatcher
 from iii_state.state.features import FEATURES
 from iii_state.state.functions.admin import AdminFunctions
 from iii_state.state.functions.declared import FunctionGroup
+from iii_state.state.functions.lists import ListFunctions
 from iii_state.state.functions.many import ManyFunctions
 from iii_state.state.functions.peers import PeerFunctions
 from iii_state.state.functions.snapshots import Snapshots
@@ -44,7 +45,7 @@ class StateModule:
         self._settings = configuration.parse(config)
         self.adapter = adapter or open_adapter(self._settings)
         self._snapshots = Snapshots(self.adapter)
-        self._functions = ValueFunctions(self.adapter, self._snapshots)
+        self._functions = ValueFunctions(self.adapter)
         self.triggers = StateTriggers(self.adapter, self._settings)
         """The provider of the trigger type `state`."""
         self._dispatcher: Dispatcher | None = None
@@ -77,8 +78,13 @@ class StateModule:
             raise
 
     def _register_with(self, host: Host) -> None:
-        many = ManyFunctions(self.adapter, self._functions)
-        groups: tuple[FunctionGroup, ...] = (self._functions, many, PeerFunctions(self.adapter), AdminFunctions(self.adapter.admin))
+        groups: tuple[FunctionGroup, ...] = (
+            self._functions,
+            ManyFunctions(self.adapter, self._functions),
+            ListFunctions(self.adapter, self._snapshots),
+            PeerFunctions(self.adapter),
+            AdminFunctions(self.adapter.admin),
+        )
         for function_id, handler, description in (function for group in groups for function in group):
             metadata = self._about if function_id == "state::set" else None
             host.register_function(function_id, handler, description=description, metadata=metadata)

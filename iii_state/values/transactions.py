@@ -8,6 +8,7 @@ from typing import NamedTuple
 from iii_state import values
 from iii_state.errors import Code, FunctionError, too_large
 from iii_state.values.apply import apply
+from iii_state.values.conditions import Conditions
 from iii_state.values.ops import OpError, Plan
 
 MAX_STEPS = 128
@@ -19,13 +20,16 @@ MAX_TRANSACTION_BYTES = 16 * 1024 * 1024
 class Step(NamedTuple):
     """A change of one key: a `set` has a value, an `update` a plan, a `delete` neither.
 
-    After `ttl_ms` the value goes; without, it stays after a set, and keeps its deadline at an update.
+    After `ttl_ms` the value goes; without, it stays after a set, and keeps its deadline at an update. `conditions` are judged on
+    what the steps before have left; an op that fails in a `strict` update refuses the transaction.
     """
 
     key: str
     value: bytes | None = None
     plan: Plan | None = None
     ttl_ms: int | None = None
+    conditions: Conditions | None = None
+    strict: bool = False
 
 
 class Done(NamedTuple):
@@ -36,11 +40,13 @@ class Done(NamedTuple):
     errors: list[OpError]
 
 
-def carry_out(steps: Sequence[Step], find: Callable[[str], bytes | None], limit: int = values.MAX_VALUE_BYTES) -> list[Done]:
+def carry_out(
+    scope: str, steps: Sequence[Step], find: Callable[[str], bytes | None], limit: int = values.MAX_VALUE_BYTES
+) -> list[Done]:
     """What the steps do one behind the other, each finding what those before it have left.
 
-    `find` answers what a key holds before the first of them. Raises `FunctionError` (`VALUE_TOO_LARGE`) where the result of an
-    update has more than `limit` bytes, or all of it more than `MAX_TRANSACTION_BYTES`.
+    `find` answers what a key holds before the first of them. Raises `ConditionFailed`; and `FunctionError`: `OP_FAILED`, and
+    `VALUE_TOO_LARGE` where the result of an update has more than `limit` bytes, or all of it more than `MAX_TRANSACTION_BYTES`.
     """
     texts: dict[str, bytes | None] = {}
     results: list[Done] = []
@@ -50,8 +56,12 @@ def carry_out(steps: Sequence[Step], find: Callable[[str], bytes | None], limit:
         old = texts[key] if key in texts else find(key)
         errors: list[OpError] = []
         new = step.value
+        if step.conditions is not None and (index := step.conditions.failing(old)) is not None:
+            raise step.conditions.failure(index, scope, key, old, step=number)
         if step.plan is not None:
             new, errors = apply(step.plan, old)
+            if step.strict and errors:
+                raise in_step(number, FunctionError(Code.OP_FAILED, errors[0].message))
             if len(new) > limit and (size := values.compact_size(new)) > limit:
                 raise in_step(number, too_large(size, limit))
         texts[key] = new

@@ -11,8 +11,11 @@ Reply, an array that begins with a word, as that of values/set.lua, but
   OK then of each step        old of a set or delete; of an update: old, new, failures, as of values/update.lua
   AGAIN lengths texts         had been applied by an earlier call of this slot and number; nothing changed now. What the first step
                               of each key had found, in their order: one text behind the other, and their lengths, `-` for none
-  FOREIGN then pairs          of each step whose stored text is not known to be in stored form: its number, the text
+  FOREIGN then pairs          of each step whose stored text is not known to be in stored form, or whose etag cannot be worked out
+                              here: its number, the text
+  UNMET condition text        the first word is the condition's index and the step's number
   TOO_MUCH size               what the steps find and leave has so many bytes or more (compact): nothing changed
+  OP_FAILED failures step     as of values/update.lua, and the step's number (from 0)
   TOO_LARGE, FULL, UNCAPTURED as of values/update.lua and values/set.lua; the last word is the step's number (from 0)
 
 First all steps are carried out over what those before them would leave (`texts`, `ends`, `queued`), and nothing is written. What
@@ -33,8 +36,8 @@ end
 --- @include "fleet/check_routes"
 redis.call('SCARD', scopes)
 
--- Key -> text, and key -> deadline, after the steps so far; false for none. Key -> what was there before them, in `found`.
-local texts, ends, found, record = {}, {}, {}, {}
+-- Key -> text, and key -> deadline, after the steps so far; false for none. `record` is what was at the keys before them, in order.
+local texts, ends, record = {}, {}, {}
 -- Busy key -> what it holds after the steps so far: lane -> outstanding, entries, bytes, doubt.
 local queued = {}
 local now, stands
@@ -74,22 +77,39 @@ local function prepare(KEYS, ARGV, kind)
     end
   end
 
-  local before = old
   if kind == 's' then
     new = ARGV[own]
-  elseif kind == 'u' then
-    if not is_first then -- in stored form for certain
-      old = false
-    end
+  end
+  if kind == 'u' or conditions_at then
+    local left = not is_first and old -- by a step, and so in stored form for certain
+    old = is_first and old
     --- @include "values/check_form"
-    old = is_first and old or before
-    --- @include "values/apply_ops"
-    new, skipped = document, failures
-    local most_bytes = tonumber(ARGV[own])
-    if #new > most_bytes then
-      local size = compact_size(new)
-      if size > most_bytes then
-        return {'TOO_LARGE', size}
+    old = old or left
+    if conditions_at then
+      --- @include "values/judge"
+      local failing, needs_etag = failing_condition(old, ARGV, conditions_at, conditions_last, nil)
+      if needs_etag then
+        return {'FOREIGN', old}
+      elseif failing then
+        return {'UNMET', string.format('%d', failing), old}
+      end
+    end
+    if kind == 'u' then
+      local strict = ARGV[ops_at] == 'x'
+      if strict then
+        ops_at = ops_at + 2
+      end
+      --- @include "values/apply_ops"
+      if strict and (failures ~= '' or ARGV[ops_at - 1] == '1') then
+        return {'OP_FAILED', failures}
+      end
+      new, skipped = document, failures
+      local most_bytes = tonumber(ARGV[own])
+      if #new > most_bytes then
+        local size = compact_size(new)
+        if size > most_bytes then
+          return {'TOO_LARGE', size}
+        end
       end
     end
   end
@@ -159,6 +179,10 @@ while ARGV[at] do
     foreign[#foreign + 1], foreign[#foreign + 2] = number, refusal[2]
   elseif foreign[2] then -- the others are only looked at for what is foreign, too
     refusal = nil
+  elseif refusal and refusal[1] == 'UNMET' then
+    local unmet, old = refusal[2] .. ' ' .. number, refusal[3]
+    --- @include "sessions/record_unmet"
+    return {'UNMET', unmet, old}
   elseif refusal then
     refusal[#refusal + 1] = number
     return refusal

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,13 @@ import pytest
 
 from iii_state import values
 from iii_state.adapters.kv import KvAdapter
-from iii_state.errors import FunctionError, OldValueUnknown, RequestFenced, StoreError
+from iii_state.errors import ConditionFailed, FunctionError, OldValueUnknown, RequestFenced, StoreError
 from iii_state.events import QueueLimits, Subscription
 from iii_state.sessions import Request
+from iii_state.values.conditions import Conditions, parse
 from iii_state.values.transactions import MAX_STEPS, Done, Step
 from tests.support.stores import ALL, LIMIT, Store, drain, opened, plan, seen, stored
+from tests.support.vectors import CONDITION_VECTORS, condition_case
 
 INCREMENT = plan({"type": "increment", "path": "n", "by": 1})
 APPEND = plan({"type": "append", "path": "", "value": "x"})
@@ -278,3 +281,132 @@ async def test_a_transaction_whose_commit_fails_has_done_nothing(tmp_path: Path)
         assert await drain(store, ALL) == []
         await store.transact("s", STEPS, LIMIT, request=Request("session-1", 1, 0, 1))
         assert len(await drain(store, ALL)) == len(STEPS)
+
+
+# -- conditions, and all or nothing of an update
+
+
+def conditions(*wanted: dict[str, Any]) -> Conditions:
+    return parse(values.encode(list(wanted)))
+
+
+ABSENT = conditions({"absent": True})
+FIRST = Request("session-1", 1, 0, 1)
+Change = Callable[[str, Conditions], Step]
+CHANGES: dict[str, Change] = {
+    "set": lambda key, asked: Step(key, b"1", conditions=asked),
+    "delete": lambda key, asked: Step(key, conditions=asked),
+    "update": lambda key, asked: Step(key, plan=INCREMENT, conditions=asked),
+}
+every_change = pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+
+
+@every_change
+async def test_condition_vectors(store: Store, change: Change) -> None:
+    for vector in CONDITION_VECTORS:
+        text, asked = condition_case(vector)
+        await (store.delete("s", "k") if text is None else store.set("s", "k", text))
+        steps = [Step("first", b"1"), change("k", parse(asked))]
+        if vector["failing"] is None:
+            await store.transact("s", steps, LIMIT)
+            await store.delete("s", "first")
+            continue
+        with pytest.raises(ConditionFailed) as raised:
+            await store.transact("s", steps, LIMIT)
+        assert (raised.value.step, raised.value.index, raised.value.text) == (1, vector["failing"], text), vector["name"]
+        assert await store.get("s", "k") == text, vector["name"]
+        assert await store.get("s", "first") is None
+
+
+async def test_a_condition_is_judged_on_what_the_steps_before_have_left(store: Store) -> None:
+    text = stored({"é": ["é"], "n": 1})
+    of_text = conditions({"etag": values.etag(text)})
+    steps = [
+        Step("k", text, conditions=ABSENT),
+        Step("k", plan=INCREMENT, conditions=of_text),
+        Step("k", conditions=conditions({"path": "n", "equals": 2}, {"path": ["é"], "equals": ["é"]})),
+        Step("k", b"7", conditions=ABSENT),
+        Step("k", b"8", conditions=conditions({"equals": 7.0})),
+    ]
+    await store.subscribe(ALL)
+    await store.transact("s", steps, LIMIT)
+    assert await store.entries("s") == [("k", b"8")]
+    assert len(await drain(store, ALL)) == 5
+    with pytest.raises(ConditionFailed) as raised:
+        await store.transact("s", [Step("other", b"1"), Step("k"), *steps[:2], Step("k", b"1", conditions=of_text)], LIMIT)
+    assert raised.value.message == "steps[4]: Condition 0 does not hold at path 'root' of scope 's', key 'k'"
+    assert raised.value.text == stored({"é": ["é"], "n": 2})
+    assert await store.entries("s") == [("k", b"8")]
+    assert await drain(store, ALL) == []
+
+
+async def test_what_has_reached_its_deadline_is_absent(store: Store) -> None:
+    await store.set("s", "k", b"1", ttl_ms=1000)
+    store.elapse(2000)
+    await store.transact("s", [Step("k", b"2", conditions=ABSENT)], LIMIT)
+    assert await store.get("s", "k") == b"2"
+
+
+@every_change
+async def test_a_condition_that_did_not_hold_is_answered_again_as_it_was(store: Store, change: Change) -> None:
+    await store.open("session-1", 0, 1)
+    await store.set("s", "k", stored({"é": 1}))
+    await store.subscribe(ALL)
+    steps = [Step("first", b"1"), change("k", ABSENT)]
+    for _ in range(2):
+        with pytest.raises(ConditionFailed) as raised:
+            await store.transact("s", steps, LIMIT, request=FIRST)
+        assert (raised.value.step, raised.value.index, raised.value.text) == (1, 0, stored({"é": 1}))
+        await store.delete("s", "k")
+    assert await store.entries("s") == []
+    assert [event[2] for event in seen(await drain(store, ALL))] == ["k", "k"]
+    with pytest.raises((RequestFenced, OldValueUnknown)):
+        await store.transact("s", [Step("first", b"1")], LIMIT, request=FIRST)
+    with pytest.raises((RequestFenced, OldValueUnknown)):
+        await store.set("s", "k", b"1", request=FIRST)
+    assert await store.entries("s") == []
+    await store.transact("s", steps, LIMIT, request=Request("session-1", 1, 0, 2))
+
+
+async def test_a_condition_that_did_not_hold_is_known_after_a_restart(tmp_path: Path) -> None:
+    steps = [*[Step("first", b"1")] * 100, Step("k", b"2", conditions=conditions({"present": True}, {"absent": True}))]
+    async with opened("kv-file", tmp_path) as store:
+        await store.open("session-1", 0, 1)
+        await store.set("s", "k", b"1")
+        with pytest.raises(ConditionFailed):
+            await store.transact("s", steps, LIMIT, request=FIRST)
+    async with opened("kv-file", tmp_path) as store:
+        await store.delete("s", "k")
+        with pytest.raises(ConditionFailed) as raised:
+            await store.transact("s", steps, LIMIT, request=FIRST)
+        assert (raised.value.step, raised.value.index, raised.value.text) == (100, 1, b"1")
+
+
+async def test_the_first_refusal_counts(store: Store) -> None:
+    """A text that has to be looked at first is no reason to judge what comes after it."""
+    for key in ("foreign", "k"):
+        await store.set("s", key, stored(["é", {"a": 1}]))
+    await store.open("session-1", 0, 1)
+    fits = conditions({"equals": ["é", {"a": 1}]})
+    steps = [Step("foreign", plan=APPEND, conditions=fits), Step("k", b"1", conditions=ABSENT), Step("foreign", conditions=fits)]
+    with pytest.raises(ConditionFailed) as raised:
+        await store.transact("s", steps, LIMIT, request=FIRST)
+    assert (raised.value.step, raised.value.index) == (1, 0)
+    steps = [Step("foreign", plan=APPEND, conditions=fits), Step("k", b"1", conditions=fits), Step("foreign", conditions=fits)]
+    with pytest.raises(ConditionFailed) as raised:
+        await store.transact("s", steps, LIMIT)
+    assert (raised.value.step, raised.value.text) == (2, stored(["é", {"a": 1}, "x"]))
+
+
+async def test_an_op_that_fails_in_a_strict_update_refuses_all(store: Store) -> None:
+    await store.set("s", "k", stored({"t": "x"}))
+    before = await contents(store)
+    for op in ({"type": "increment", "path": "t", "by": 1}, {"type": "set", "path": "__proto__"}):
+        failing = plan({"type": "set", "path": "n", "value": 1}, op)
+        with pytest.raises(FunctionError) as raised:
+            await store.transact("s", [Step("first", b"1"), Step("k", plan=failing, strict=True)], LIMIT)
+        assert raised.value.code == "OP_FAILED"
+        assert raised.value.message.startswith("steps[1]: ")
+        assert await contents(store) == before
+    await store.transact("s", [Step("k", plan=plan({"type": "set", "path": "n", "value": 1}), strict=True)], LIMIT)
+    assert await store.get("s", "k") == stored({"t": "x", "n": 1})

@@ -16,7 +16,14 @@ ANYBODYS = ("", "s", "fuzz::a")
 """Functions that a connection may have registered: it never answers."""
 FUNCTIONS = (
     *("state::set", "state::get", "state::delete", "state::update", "state::list", "state::list_keys", "state::list_groups"),
-    *("state::list_entries", "engine::functions::list", "engine::functions::info", "engine::workers::list"),
+    *(
+        "state::get_many",
+        "state::transact",
+        "state::list_entries",
+        "engine::functions::list",
+        "engine::functions::info",
+        "engine::workers::list",
+    ),
     *("engine::triggers::list", "engine::registered-triggers::list", "iii-state::triggers", "iii-state::dead_list"),
     *("iii-state::dead_show", "iii-state::dead_retry", "iii-state::dead_drop", "iii-state::session_open"),
     *("nope::nope", "nope::é", "nope::" + "x" * 300, *ANYBODYS),

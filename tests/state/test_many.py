@@ -145,3 +145,92 @@ async def test_more_than_a_reply_holds_is_an_error() -> None:
             running, "transact", scope="s", steps=[{"type": "set", "key": key, "value": large[:-9]} for key in "ab"]
         )
         assert (code, "33554414 bytes" in message) == ("VALUE_TOO_LARGE", True)
+
+
+async def test_a_part_of_a_scope(engine: Engine) -> None:
+    for key in ("b", "a1", "a2", "a3"):
+        await call(engine, "set", scope="s", key=key, value=key)
+    assert await call(engine, "list", scope="s", prefix="a", order="desc", limit=2) == ["a3", "a2"]
+    assert await call(engine, "list", scope="s", limit=100_000, order="asc") == ["a1", "a2", "a3", "b"]
+    assert await call(engine, "list_keys", scope="s", limit=3) == {"keys": ["a1", "a2", "a3"], "next": "a3"}
+    assert await call(engine, "list_keys", scope="s", after="a3") == {"keys": ["b"], "next": None}
+    assert await call(engine, "list_keys", scope="s", prefix="a", order="desc", limit=3) == {
+        "keys": ["a3", "a2", "a1"],
+        "next": None,
+    }
+    assert await call(engine, "list_keys", scope="s", prefix="a", order="desc", after="a2") == {"keys": ["a1"], "next": None}
+    assert await call(engine, "list_keys", scope="s", prefix=None, order=None, limit=None, after=None) == {
+        "keys": ["b", "a1", "a2", "a3"]
+    }
+    page = await call(engine, "list_entries", scope="s", prefix="a", order="desc", limit=2)
+    assert (page["entries"], page["total"]) == ([["a3", "a3"], ["a2", "a2"]], 3)
+
+
+@pytest.mark.parametrize("function", ["list", "list_keys"])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"limit": 0}, "limit: invalid value: 0, expected an integer from 1 to 100000"),
+        ({"limit": 100_002}, "limit: invalid value: 100002, expected an integer from 1 to 100000"),
+        ({"limit": "1"}, "limit: invalid type: string, expected an integer"),
+        ({"prefix": 1}, "prefix: invalid type: integer, expected a string"),
+        ({"order": "up"}, "order: unknown variant `up`, expected one of `asc`, `desc`"),
+    ],
+)
+async def test_what_listings_cannot_use(engine: Engine, function: str, given: dict[str, Any], message: str) -> None:
+    assert await refused(engine, function, scope="s", **given) == ("deserialization_error", message)
+
+
+async def test_a_condition_of_a_step_refuses_or_is_told(engine: Engine) -> None:
+    await call(engine, "set", scope="s", key="k", value={"stock": 0})
+    steps = [
+        {"type": "set", "key": "order", "value": 1, "if": [{"absent": True}]},
+        {
+            "type": "update",
+            "key": "k",
+            "ops": [{"type": "decrement", "path": "stock", "by": 1}],
+            "if": [{"present": True}, {"path": "stock", "gte": 1}],
+        },
+    ]
+    message = "steps[1]: Condition 1 does not hold at path 'stock' of scope 's', key 'k'"
+    assert await refused(engine, "transact", scope="s", steps=steps) == ("CONDITION_FAILED", message)
+    told = await call(engine, "transact", scope="s", steps=steps, if_failed="return")
+    etag = (await call(engine, "get", scope="s", key="k", meta=True))["etag"]
+    assert told == {"applied": False, "condition": 1, "step": 1, "value": {"stock": 0}, "etag": etag}
+    assert await call(engine, "list_keys", scope="s") == {"keys": ["k"]}
+    await call(engine, "set", scope="s", key="k", value={"stock": 1})
+    told = await call(engine, "transact", scope="s", steps=steps, if_failed="return")
+    assert [result["new_value"] for result in told["results"]] == [1, {"stock": 0}]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"if": 1}, "steps[1]: if: "),
+        ({"if": []}, "steps[1]: if: "),
+        ({"if": [{"lt": "x"}]}, "steps[1]: if[0]"),
+        ({"strict": 1}, "steps[1].strict: invalid type: integer, expected a boolean"),
+    ],
+)
+async def test_what_a_step_cannot_ask_for(engine: Engine, given: dict[str, Any], message: str) -> None:
+    code, said = await refused(engine, "transact", scope="s", steps=[SET, {**SET, **given}])
+    assert (code, said[: len(message)]) == ("deserialization_error", message)
+    code, said = await refused(engine, "transact", scope="s", steps=[SET], if_failed="throw")
+    assert (code, said[:26]) == ("deserialization_error", "if_failed: unknown variant")
+
+
+async def test_conditions_are_judged_before_sizes(engine: Engine) -> None:
+    large = {**SET, "value": "x" * 99}
+    code, message = await refused(engine, "transact", scope="s", steps=[{**SET, "if": [{"present": True}]}, large])
+    assert (code, message[:9]) == ("CONDITION_FAILED", "steps[0]:")
+    code, message = await refused(engine, "transact", scope="s", steps=[{**SET, "if": [{"absent": True}]}, large])
+    assert (code, message[:9]) == ("VALUE_TOO_LARGE", "steps[1]:")
+
+
+async def test_a_strict_update_is_all_or_nothing(engine: Engine) -> None:
+    ops = [{"type": "increment", "path": "n", "by": 1}, {"type": "increment", "path": "t", "by": 1}]
+    await call(engine, "set", scope="s", key="k", value={"t": "x"})
+    step = {"type": "update", "key": "k", "ops": ops, "strict": True}
+    message = "steps[1]: Expected number at path 't', got string."
+    assert await refused(engine, "transact", scope="s", steps=[{**SET, "key": "j"}, step]) == ("OP_FAILED", message)
+    assert await call(engine, "list", scope="s") == [{"t": "x"}]

@@ -15,6 +15,7 @@ from iii_state.adapters.base import Adapter
 from iii_state.adapters.bridge import BridgeAdapter
 from iii_state.adapters.kv import KvAdapter
 from iii_state.adapters.redis import RedisAdapter
+from iii_state.adapters.selection import KeySelection
 from iii_state.adapters.wall_clock import now_ms
 from iii_state.config import BridgeSettings, RedisSettings
 from iii_state.engine import Engine
@@ -56,9 +57,9 @@ class Store:
             await asyncio.wait_for(answer, 10)
         self.adapter.queues.offer(subscription.id, True)
 
-    async def entries(self, scope: str) -> list[tuple[str, bytes]]:
+    async def entries(self, scope: str, selection: KeySelection | None = None) -> list[tuple[str, bytes]]:
         """Keys and stored texts of a scope."""
-        return (await asyncio.wait_for(result_of(self.adapter.values.entries(scope)), 10)).rows
+        return (await asyncio.wait_for(result_of(self.adapter.values.entries(scope, selection)), 10)).rows
 
     def replaced(self, old: bytes | None) -> bytes | None:
         """What `set` and `update` answer for a value that was replaced: a remote engine does not tell a stored null from none."""

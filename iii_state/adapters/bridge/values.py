@@ -13,6 +13,7 @@ from iii_state.adapters.base import Entries, Reading, Updated
 from iii_state.adapters.bridge.remote import results
 from iii_state.adapters.bridge.remote.calls import RemoteFunction
 from iii_state.adapters.bridge.remote.remote import Remote
+from iii_state.adapters.selection import KeySelection
 from iii_state.errors import Code, FunctionError, OutcomeUnknown, StoreError
 from iii_state.sessions import Request
 from iii_state.tasks.background import Background
@@ -132,65 +133,58 @@ class BridgeValues:
 
     def get_many(self, scope: str, keys: Sequence[str]) -> Result[list[bytes | None]]:
         data = b'{"scope":%b,"keys":%b' % (values.encode_string(scope), values.encode(keys))
-        return self._tasks.call(self._many(self._get_many, data))
+        return self._call(self._get_many, data, feature="many")
 
     def transact(self, scope: str, steps: Sequence[Step], limit: int, *, request: Request | None = None) -> Result[list[Done]]:
         data = b'{"scope":%b,"steps":[%b]' % (values.encode_string(scope), b",".join(map(_step, steps)))
         if limit < values.MAX_VALUE_BYTES:
             data = b'%b,"_iii_state_limit":%d' % (data, limit)
-        # Made now, and not by a task, so that calls reach the remote in their order.
-        answer = self._call(self._transact, data, request=_text(request))
-        return self._tasks.call(self._transacted(steps, answer))
+        if any(step.conditions is not None for step in steps):
+            data += b',"if_failed":"return"'
+        answer: Result[list[Done]] = self._call(self._transact, data, request=_text(request), feature="transact")
+        return then(answer, partial(self._transacted, steps), partial(self._no_step, scope, steps))
 
-    def texts(self, scope: str) -> Result[list[bytes]]:
-        return self._call(self._list, b'{"scope":%b' % values.encode_string(scope))
+    def texts(self, scope: str, selection: KeySelection | None = None) -> Result[list[bytes]]:
+        data = b'{"scope":%b%b' % (values.encode_string(scope), _selected(selection))
+        return self._call(self._list, data, feature="" if selection is None else "prefix")
 
     def scopes(self) -> Result[list[str]]:
         return self._call(self._list_groups, b"{")
 
-    def keys(self, scope: str) -> Result[list[str]]:
-        return self._tasks.call(self._keys_of(scope))
+    def keys(self, scope: str, selection: KeySelection | None = None) -> Result[list[str]]:
+        return self._tasks.call(self._keys_of(scope, selection))
 
-    def entries(self, scope: str) -> Result[Entries]:
-        return self._tasks.call(self._entries_of(scope))
+    def entries(self, scope: str, selection: KeySelection | None = None) -> Result[Entries]:
+        return self._tasks.call(self._entries_of(scope, selection))
 
     def now(self) -> int:
         """By this engine's clock: the remote tells how long its values have left."""
         return time.monotonic_ns() // 1_000_000
 
-    # -- by functions that older engines do not have
-
-    async def _transacted(self, steps: Sequence[Step], answer: asyncio.Future[list[Done]]) -> list[Done]:
-        try:
-            found = await answer
-        except FunctionError as error:
-            raise self._unsupported(error, self._transact) from None
+    def _transacted(self, steps: Sequence[Step], found: list[Done]) -> list[Done]:
         if len(found) != len(steps):
             raise OutcomeUnknown(f"{self._url} has answered a transaction of {len(steps)} steps with {len(found)} results")
         return [done if step.value is None else done._replace(new=step.value) for step, done in zip(steps, found, strict=True)]
 
-    async def _many(self, function: RemoteFunction, data: bytes) -> Any:
-        try:
-            return await self._call(function, data)
-        except FunctionError as error:
-            raise self._unsupported(error, function) from None
-
-    def _unsupported(self, error: FunctionError, function: RemoteFunction) -> FunctionError:
-        """What is said of an error of the remote's, where that may be that it has no such function."""
-        if error.code != Code.FUNCTION_NOT_FOUND:
+    def _no_step(self, scope: str, steps: Sequence[Step], error: BaseException) -> BaseException:
+        if not isinstance(error, results.NotApplied) or error.step is None:
             return error
-        told = f"the engine at {self._url} has no {values.decode(function.id)}; nothing was changed"
-        return FunctionError(Code.UNSUPPORTED, told)
+        step = steps[error.step]
+        assert step.conditions is not None
+        return step.conditions.failure(error.condition, scope, step.key, error.text, step=error.step)
 
-    async def _keys_of(self, scope: str) -> list[str]:
-        keys: list[str] = await self._newer(self._list_keys, b'{"scope":%b' % values.encode_string(scope))
+    # -- by functions that older engines do not have
+
+    async def _keys_of(self, scope: str, selection: KeySelection | None = None) -> list[str]:
+        data = b'{"scope":%b%b' % (values.encode_string(scope), _selected(selection))
+        keys: list[str] = await self._newer(self._list_keys, data, "" if selection is None else "prefix")
         return keys
 
-    async def _entries_of(self, scope: str) -> Entries:
+    async def _entries_of(self, scope: str, selection: KeySelection | None) -> Entries:
         """The pages of one snapshot. A cursor ends with its connection: where that breaks, the scope is read from its beginning."""
         for _ in range(MAX_READINGS):
             try:
-                return await self._pages(scope)
+                return await self._pages(scope, selection)
             except FunctionError as error:
                 if error.code != Code.INVALID_CURSOR:
                     raise
@@ -198,19 +192,20 @@ class BridgeValues:
             f"the connection to {self._url} broke {MAX_READINGS} times while the scope was read in pages: nothing was read"
         )
 
-    async def _pages(self, scope: str) -> Entries:
-        name = values.encode_string(scope)
+    async def _pages(self, scope: str, selection: KeySelection | None) -> Entries:
+        name = values.encode_string(scope) + _selected(selection)
+        feature = "" if selection is None else "prefix"
         found: list[tuple[str, bytes]] = []
         deadlines: dict[str, int] = {}
         cursor = b""
         while True:
             asked_at = self.now()
             try:
-                page: results.Page = await self._newer(self._list_entries, b'{"scope":%b%b%b' % (name, PAGE, cursor))
+                page: results.Page = await self._newer(self._list_entries, b'{"scope":%b%b%b' % (name, PAGE, cursor), feature)
             except FunctionError as error:
                 if error.code != Code.ROW_TOO_LARGE:
                     raise
-                return Entries([*found, *await self._large_entries(scope, dict(found))], deadlines, self.now())
+                return Entries([*found, *await self._large_entries(scope, selection, dict(found))], deadlines, self.now())
             found.extend((key, results.stored(text)) for key, text in page.entries)
             # From when it was asked, and a millisecond less: what is over at the remote must not be seen here for a moment longer.
             deadlines.update((key, asked_at + ttl_ms - 1) for key, ttl_ms in page.ttl_ms.items())
@@ -218,17 +213,17 @@ class BridgeValues:
                 return Entries(found, deadlines, self.now())
             cursor = b',"cursor":%b' % values.encode_string(page.next_cursor)
 
-    async def _large_entries(self, scope: str, known: dict[str, bytes]) -> list[tuple[str, bytes]]:
+    async def _large_entries(self, scope: str, selection: KeySelection | None, known: dict[str, bytes]) -> list[tuple[str, bytes]]:
         """What is too large for a page: it comes last, and is read one by one, as it is now."""
         found = []
-        for key in await self._keys_of(scope):
+        for key in await self._keys_of(scope, selection):
             if key not in known and (value := await self.get(scope, key)) is not None:
                 found.append((key, value))
         return found
 
-    async def _newer(self, function: RemoteFunction, data: bytes) -> Any:
+    async def _newer(self, function: RemoteFunction, data: bytes, feature: str) -> Any:
         try:
-            return await self._call(function, data)
+            return await self._call(function, data, feature=feature)
         except FunctionError as error:
             if error.code != Code.FUNCTION_NOT_FOUND:
                 raise
@@ -251,7 +246,25 @@ def _step(step: Step) -> bytes:
         head = b'%b,"type":"set","value":%b' % (head, step.value)
     else:
         head += b',"type":"delete"'
+    if step.conditions is not None:
+        head = b'%b,"if":%b' % (head, step.conditions.text)
+    if step.strict:
+        head += b',"strict":true'
     return head + (b"}" if step.ttl_ms is None else b',"ttl_ms":%d}' % step.ttl_ms)
+
+
+def _selected(selection: KeySelection | None) -> bytes:
+    """The members of a request that say what is asked for."""
+    if selection is None:
+        return b""
+    members = b',"prefix":%b' % values.encode_string(selection.prefix)
+    if selection.order is not None:
+        members = b'%b,"order":"%b"' % (members, selection.order.encode())
+    if selection.limit is not None:
+        members = b'%b,"limit":%d' % (members, selection.limit)
+    if selection.after is not None:
+        members = b'%b,"after":%b' % (members, values.encode_string(selection.after))
+    return members
 
 
 def _place(scope: str, key: str) -> bytes:

@@ -65,29 +65,11 @@ class KvSessions:
         self._record((session, EPOCH), Outcome(epoch, None, 0))
         return self._settled(None)
 
-    def recall(self, request: Request) -> Outcome | None:
+    def recall(self, request: Request, *, is_transaction: bool = False) -> Outcome | None:
         """What an earlier attempt of a call did; None if there was none that was applied, or found a condition that did not hold.
 
         Raises `SessionLost`, `RequestFenced`, `OldValueUnknown`.
         """
-        held = self._recorded(request)
-        if held is not None and held.forgotten and held.unmet is None:
-            raise OldValueUnknown
-        return held
-
-    def recall_transaction(self, request: Request) -> list[bytes | None] | None:
-        """What an earlier attempt of a transaction had found at its keys; None if there was none that was applied.
-
-        Raises as `recall` does.
-        """
-        held = self._recorded(request)
-        if held is None:
-            return None
-        if held.forgotten != TRANSACTION or held.old is None:
-            raise OldValueUnknown
-        return _found.decode(held.old)
-
-    def _recorded(self, request: Request) -> Outcome | None:
         epoch = self._latest((request.session, EPOCH))
         if epoch is None:
             raise SessionLost
@@ -99,7 +81,13 @@ class KvSessions:
             return None
         if held.seq > request.seq:
             raise RequestFenced
+        if held.unmet is None and held.forgotten != (TRANSACTION if is_transaction else 0):
+            raise OldValueUnknown
         return held
+
+    def found(self, outcome: Outcome) -> list[bytes | None]:
+        """What a transaction that was applied had found at its keys."""
+        return [] if outcome.old is None else _found.decode(outcome.old)
 
     def record(self, request: Request, old: bytes | None, unmet: tuple[int, int | None] | None = None) -> None:
         """A call has been applied, or will be with the next transaction; or, `unmet`, a condition did not hold for `old`."""

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import islice
 from typing import NoReturn, TypeVar
 
 from iii_state import lineages, values
@@ -17,7 +18,9 @@ from iii_state.adapters.kv.journal.file import Contents
 from iii_state.adapters.kv.journal.transaction import Outcome
 from iii_state.adapters.kv.queues import KvQueues, refuse_overflow
 from iii_state.adapters.kv.sessions import KvSessions, being_closed
+from iii_state.adapters.kv.sorted_keys import SortedKeys
 from iii_state.adapters.local_queue import Queue
+from iii_state.adapters.selection import KeySelection
 from iii_state.errors import Code, ConditionFailed, FunctionError, RequestFenced, too_large
 from iii_state.events import Cause, Change, Delivery, EventType, write_id_of
 from iii_state.sessions import Request
@@ -50,6 +53,8 @@ class KvValues:
         self._commits = commits
         self._held: dict[str, dict[str, bytes]] = {}
         """Scope → key → stored text, of what has been committed."""
+        self._sorted: dict[str, SortedKeys] = {}
+        """Scope → its keys in order, of scopes that have been listed so."""
         self._deadlines = KvDeadlines(self._has_deadline, self._end_if_over, clock)
         self._watched = self._deadlines.watched
         self._epoch = secrets.token_hex(6)
@@ -97,13 +102,15 @@ class KvValues:
         held, over = self._held.get(scope, {}), self._deadlines.over(scope)
         return [None if key in over else held.get(key) for key in keys]
 
-    def texts(self, scope: str) -> list[bytes]:
+    def texts(self, scope: str, selection: KeySelection | None = None) -> list[bytes]:
+        if selection is not None:
+            return [text for _, text in self._selected(scope, selection)]
         held = self._held.get(scope, {})
         over = self._deadlines.over(scope)
         return [text for key, text in held.items() if key not in over] if over else list(held.values())
 
-    def entries(self, scope: str) -> Entries:
-        rows = list(self._held.get(scope, {}).items())
+    def entries(self, scope: str, selection: KeySelection | None = None) -> Entries:
+        rows = list(self._held.get(scope, {}).items()) if selection is None else self._selected(scope, selection)
         deadlines, now = self._deadlines.of_scope(scope), self._deadlines.now()
         if deadlines:
             rows = [(key, text) for key, text in rows if deadlines.get(key, now + 1) > now]
@@ -112,9 +119,21 @@ class KvValues:
     def now(self) -> int:
         return self._deadlines.now()
 
-    def keys(self, scope: str) -> list[str]:
+    def keys(self, scope: str, selection: KeySelection | None = None) -> list[str]:
+        if selection is not None:
+            return [key for key, _ in self._selected(scope, selection)]
         over = self._deadlines.over(scope)
         return [key for key in self._held.get(scope, ()) if key not in over]
+
+    def _selected(self, scope: str, selection: KeySelection) -> list[tuple[str, bytes]]:
+        held = self._held.get(scope)
+        if held is None:
+            return []
+        keys = self._sorted.get(scope)
+        if keys is None:
+            keys = self._sorted[scope] = SortedKeys(held)
+        over = self._deadlines.over(scope)
+        return [(key, held[key]) for key in islice((key for key in keys.select(selection) if key not in over), selection.limit)]
 
     def scopes(self) -> list[str]:
         return [scope for scope, held in self._held.items() if len(self._deadlines.over(scope)) < len(held)]
@@ -208,9 +227,9 @@ class KvValues:
         settled = self._sessions.again(request, result)
         if done.unmet is None:
             return settled
-        if conditions is None:  # it has the id of another call
-            raise RequestFenced
         index, step = done.unmet
+        if conditions is None or step is not None:  # it has the id of another call
+            raise RequestFenced
         error = conditions.failure(index, scope, key, done.old, step=step, is_recorded=not done.forgotten)
         return then(settled, partial(_fail, error))
 
@@ -231,16 +250,36 @@ class KvValues:
         return then(self._commits.wait(None), partial(_fail, error))
 
     def transact(self, scope: str, steps: Sequence[Step], limit: int, *, request: Request | None = None) -> Result[list[Done]]:
-        if request is not None and (found := self._sessions.recall_transaction(request)) is not None:
-            before = dict(zip(dict.fromkeys(step.key for step in steps), found, strict=False))
-            return self._sessions.again(request, carry_out(steps, before.get))
         keys = list(dict.fromkeys(step.key for step in steps))
+        if request is not None and (done := self._sessions.recall(request, is_transaction=True)) is not None:
+            return self._transacted_again(scope, steps, keys, request, done)
         if self._watched:
             for key in keys:
                 self._end_if_over(scope, key)
         before = {key: self._current(scope, key) for key in keys}
-        results = carry_out(steps, before.get, limit)
+        try:
+            results = carry_out(scope, steps, before.get, limit)
+        except ConditionFailed as error:
+            return self._unmet(error, scope, steps[error.step or 0].key, request)
+        except FunctionError as error:
+            if error.code != Code.OP_FAILED or self._commits is None:
+                raise
+            return self._refused(error, scope, next((key for key in keys if self._commits.changes_of((scope, key))), keys[0]))
         return self._write_all(scope, steps, results, list(before.values()), request)
+
+    def _transacted_again(
+        self, scope: str, steps: Sequence[Step], keys: Sequence[str], request: Request, done: Outcome
+    ) -> Result[list[Done]]:
+        """The result of a transaction made again: what it was the first time."""
+        if done.unmet is None:
+            before = dict(zip(keys, self._sessions.found(done), strict=False))
+            return self._sessions.again(request, carry_out(scope, steps, before.get))
+        step = done.unmet[1]
+        conditions = None if step is None or step >= len(steps) else steps[step].conditions
+        if step is None or conditions is None:  # it has the id of another call
+            raise RequestFenced
+        error = conditions.failure(done.unmet[0], scope, steps[step].key, done.old, step=step, is_recorded=not done.forgotten)
+        return then(self._sessions.again(request, None), partial(_fail, error))
 
     def _current(self, scope: str, key: str) -> bytes | None:
         """What mutations see."""
@@ -354,12 +393,15 @@ class KvValues:
 
     def _store(self, scope: str, key: str, value: bytes | None) -> None:
         held = self._held.get(scope)
+        if self._sorted and held is not None and (keys := self._sorted.get(scope)) is not None and (value is None) == (key in held):
+            (keys.add if value is not None else keys.remove)(key)
         if value is not None:
             if held is None:
                 held = self._held[scope] = {}
             held[key] = value
         elif held is not None and held.pop(key, None) is not None and not held:
             del self._held[scope]
+            self._sorted.pop(scope, None)
 
     def committed(self, written: Changes) -> None:
         """What was written is seen from now on."""

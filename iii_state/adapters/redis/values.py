@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Sequence
 from typing import TypeVar
 
@@ -20,6 +21,7 @@ from iii_state.adapters.redis.scripts.mutations import Postponed
 from iii_state.adapters.redis.scripts.packing import pack
 from iii_state.adapters.redis.sessions import RedisSessions
 from iii_state.adapters.redis.shared import Shared
+from iii_state.adapters.selection import KeySelection
 from iii_state.errors import StoreError
 from iii_state.sessions import Request
 from iii_state.tasks.results import Result, result_of
@@ -28,6 +30,9 @@ from iii_state.values.ops import Plan
 from iii_state.values.transactions import Done, Step
 
 T = TypeVar("T")
+
+_GLOB = re.compile(rb"[*?\[\]\\^-]")
+"""What has a meaning in a pattern of Redis's."""
 
 INSTANT_VALUES = 2000
 INSTANT_BYTES = 1_000_000
@@ -140,13 +145,13 @@ class RedisValues:
 
     # -- the values of a scope
 
-    def texts(self, scope: str) -> Result[list[bytes]]:
-        """The stored texts of a scope."""
-        return self._background.call(self._texts(scope))
+    def texts(self, scope: str, selection: KeySelection | None = None) -> Result[list[bytes]]:
+        """The stored texts of a scope, or those that are asked for."""
+        return self._background.call(self._texts(scope) if selection is None else self._selected_texts(scope, selection))
 
-    def entries(self, scope: str) -> Result[Entries]:
-        """Keys and stored texts of a scope, and their deadlines."""
-        return self._background.call(self._entries(scope))
+    def entries(self, scope: str, selection: KeySelection | None = None) -> Result[Entries]:
+        """Keys and stored texts of a scope, or those that are asked for, and their deadlines."""
+        return self._background.call(self._entries(scope, selection))
 
     async def pages(self, scope: str) -> AsyncIterator[Entries]:
         """The same in parts, of a scope of any size. Of one that is not read at one instant, a key may be in several."""
@@ -158,9 +163,9 @@ class RedisValues:
         """The time of the fleet, in milliseconds since 1970."""
         return self._send(b"EVALSHA", script("deadlines/now").sha1, b"1", self._keys.clock)
 
-    def keys(self, scope: str) -> Result[list[str]]:
-        """The keys of a scope."""
-        return self._background.call(self._keys_of(scope))
+    def keys(self, scope: str, selection: KeySelection | None = None) -> Result[list[str]]:
+        """The keys of a scope, or those that are asked for."""
+        return self._background.call(self._keys_of(scope) if selection is None else self._selected_keys(scope, selection))
 
     def scopes(self) -> Result[list[str]]:
         """The scopes that have a key."""
@@ -169,32 +174,77 @@ class RedisValues:
     async def _texts(self, scope: str) -> list[bytes]:
         return [text for _, text in _rows(scope, await self._found(scope))]
 
-    async def _entries(self, scope: str) -> Entries:
+    async def _entries(self, scope: str, selection: KeySelection | None) -> Entries:
         ends: dict[bytes, bytes] = {}
-        rows = _rows(scope, await self._found(scope, ends))
-        deadlines = {key.decode(): int(float(end)) for key, end in ends.items()}
+        found = await self._found(scope, ends, selection)
+        rows = _rows(scope, found)
+        if selection is not None:
+            rows = selection.sorted_rows(rows)
+        deadlines = {key.decode(): int(float(end)) for key, end in ends.items() if key in found}
         return Entries(rows, deadlines, await result_of(self.now()) if deadlines else 0)
 
-    async def _found(self, scope: str, ends: dict[bytes, bytes] | None = None) -> dict[bytes, bytes]:
-        """Key → text of a scope. The deadlines of those that have one go into `ends`, where that is given."""
-        found: dict[bytes, bytes] = {}
-        async for texts, ends_of_page in self._read(scope, with_ends=ends is not None):
-            found.update(texts)
-            if ends is not None:
-                ends.update(ends_of_page)
+    async def _selected_texts(self, scope: str, selection: KeySelection) -> list[bytes]:
+        if selection.limit is None:
+            return [text for _, text in selection.sorted_rows(_rows(scope, await self._found(scope, None, selection)))]
+        if (page := await self._snapshot(scope)) is not None:
+            small = dict(zip(page[::2], page[1::2], strict=True))
+            return [
+                text for _, text in _rows(scope, {key: small[key] for key in selection.first(filter(selection.matches, small))})
+            ]
+        keys = await self._selected_keys(scope, selection)
+        found: list[bytes] = []
+        for first in range(0, len(keys), PAGE_VALUES):
+            texts = await result_of(self.get_many(scope, keys[first : first + PAGE_VALUES]))
+            found += [text for text in texts if text is not None]
         return found
 
-    async def _read(self, scope: str, *, with_ends: bool) -> AsyncIterator[tuple[dict[bytes, bytes], dict[bytes, bytes]]]:
-        """Key → text of a scope, and key → deadline of those that have one: at one instant, or page by page.
-
-        Of pages a key may be in several.
-        """
+    async def _selected_keys(self, scope: str, selection: KeySelection) -> list[str]:
+        """There is no index of them: all keys of the scope are looked at, but where any will do."""
         names = self._names_of(scope)
-        with_ends = with_ends and len(names) > 1
+        if len(names) == 1 and await self._send(b"HLEN", *names, scope=scope) <= INSTANT_KEYS:
+            keys = selection.first(filter(selection.matches, await self._send(b"HKEYS", *names, scope=scope)))
+        else:
+            keys = []
+            enough = None if selection.limit is None else selection.limit if selection.order is None else 4 * selection.limit + 1000
+            async for page in self._pages(names, scope, selection=selection):
+                keys += filter(selection.matches, page[::2])
+                if enough is not None and len(keys) >= enough:
+                    keys = selection.first(dict.fromkeys(keys))
+                    if selection.order is None and len(keys) >= enough:
+                        break
+            keys = selection.first(dict.fromkeys(keys))
+        return [_decoded(scope, key) for key in keys]
+
+    async def _snapshot(self, scope: str, *, with_ends: bool = False) -> list[bytes] | None:
+        """A scope at one instant, as `_pages` has it; None for one that is too large for that."""
+        names = self._names_of(scope)
         arguments = [b"%d" % INSTANT_VALUES, b"%d" % INSTANT_BYTES, *([b"1"] if with_ends else [])]
         snapshot = script("values/snapshot").sha1
         page: list[bytes] | None = await self._send(b"EVALSHA", snapshot, b"%d" % len(names), *names, *arguments, scope=scope)
-        pages = _only(page) if page is not None else self._pages(names, scope, with_ends=with_ends)
+        return page
+
+    async def _found(
+        self, scope: str, ends: dict[bytes, bytes] | None = None, selection: KeySelection | None = None
+    ) -> dict[bytes, bytes]:
+        """Key → text of a scope, or of what matches there. The deadlines of those that have one go into `ends`, if given."""
+        found: dict[bytes, bytes] = {}
+        async for texts, ends_of_page in self._read(scope, selection, with_ends=ends is not None):
+            found.update(texts)
+            if ends is not None:
+                ends.update(ends_of_page)
+        return found if selection is None else {key: text for key, text in found.items() if selection.matches(key)}
+
+    async def _read(
+        self, scope: str, selection: KeySelection | None = None, *, with_ends: bool
+    ) -> AsyncIterator[tuple[dict[bytes, bytes], dict[bytes, bytes]]]:
+        """Key → text of a scope, and key → deadline of those that have one: at one instant, or page by page.
+
+        Of pages a key may be in several. Of a selection at least what matches is there.
+        """
+        names = self._names_of(scope)
+        with_ends = with_ends and len(names) > 1
+        page = await self._snapshot(scope, with_ends=with_ends)
+        pages = _only(page) if page is not None else self._pages(names, scope, with_ends=with_ends, selection=selection)
         width = 3 if with_ends else 2
         async for page in pages:
             ends = {key: end for key, end in zip(page[::3], page[2::3], strict=True) if end} if with_ends else {}
@@ -214,19 +264,29 @@ class RedisValues:
         name = self._keys.values(encoded)
         return (name, self._keys.deadlines_of(encoded), self._keys.clock) if scope in self._routes.with_deadlines else (name,)
 
-    async def _pages(self, names: tuple[bytes, ...], scope: str, *, with_ends: bool = False) -> AsyncIterator[list[bytes]]:
-        """Keys and values (and deadlines) in turn of a scope of any size; a key may come twice."""
+    async def _pages(
+        self, names: tuple[bytes, ...], scope: str, *, with_ends: bool = False, selection: KeySelection | None = None
+    ) -> AsyncIterator[list[bytes]]:
+        """Keys and values (and deadlines) in turn of a scope of any size; a key may come twice. Of a selection, as far as Redis can
+        tell, those whose keys have its prefix."""
         cursor, count = b"0", PAGE_VALUES
+        match = (
+            ()
+            if selection is None or not selection.prefix
+            else (b"MATCH", _GLOB.sub(rb"\\\g<0>", selection.prefix.encode()) + b"*")
+        )
         flag = (b"1",) if with_ends else ()
         while True:
             if len(names) == 1:
-                words: tuple[bytes, ...] = (b"HSCAN", *names, cursor, b"COUNT", b"%d" % count)
+                words: tuple[bytes, ...] = (b"HSCAN", *names, cursor, *match, b"COUNT", b"%d" % count)
             else:
                 words = (b"EVALSHA", script("values/page").sha1, b"3", *names, cursor, b"%d" % count, *flag)
             cursor, page = await self._send(*words, scope=scope)
             yield page
             if cursor == b"0":
                 break
+            if match:
+                continue
             each = sum(map(len, page)) // (len(page) // (3 if with_ends else 2) or 1) + 1
             count = max(10, min(5 * PAGE_VALUES, PAGE_BYTES // each))
 

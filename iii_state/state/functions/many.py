@@ -15,8 +15,11 @@ from iii_state.access import Access
 from iii_state.adapters.base import Adapter
 from iii_state.errors import Code, FunctionError, InvalidOp, InvalidValue, too_large
 from iii_state.host import Caller, Handler
-from iii_state.state.functions.declared import Declared, Registration, failing_with
-from iii_state.state.functions.values import LIST_BYTES, MAX_TTL_MS, ValueFunctions, request_id_of
+from iii_state.state.functions import extended
+from iii_state.state.functions.declared import Declared, Registration, as_it_is, failing_with
+from iii_state.state.functions.lists import LIST_BYTES
+from iii_state.state.functions.requests import IfFailed
+from iii_state.state.functions.values import MAX_TTL_MS, ValueFunctions, request_id_of
 from iii_state.tasks.results import Result, then
 from iii_state.values.ops import OpRequest, compile_text
 from iii_state.values.requests import describe, within
@@ -49,6 +52,8 @@ class StepRequest(msgspec.Struct):
     value: Raw | UnsetType = UNSET
     ops: Raw | UnsetType = UNSET
     ttl_ms: int | None = None
+    only_if: Raw | UnsetType = msgspec.field(default=UNSET, name="if")
+    strict: bool | None = None
 
 
 class OpsRequest(msgspec.Struct):
@@ -62,6 +67,7 @@ class TransactRequest(msgspec.Struct):
 
     scope: str
     steps: list[StepRequest]
+    if_failed: IfFailed = None
     _iii_state_request: Raw | UnsetType = UNSET
     _iii_state_limit: int | None = None
     """What an engine with a bridge to this one allows (bytes)."""
@@ -98,19 +104,19 @@ class ManyFunctions:
         return Declared("state::get_many", GetManyRequest, _get_many.decode, get, _values_listed, failed, _reads_all)
 
     def _transact(self) -> Handler:
-        def transact(request: TransactRequest, caller: Caller) -> Result[tuple[Sequence[Step], list[Done]]]:
+        failed = failing_with(Code.TRANSACT_ERROR, "carry out the transaction")
+
+        def transact(request: TransactRequest, caller: Caller) -> Result[bytes | None]:
             single = self._single
             within("steps: number of steps", len(request.steps), 1, MAX_STEPS)
             request_id = request_id_of(request._iii_state_request, caller)
             limit = single.limit if request._iii_state_limit is None else min(single.limit, request._iii_state_limit)
-            steps = [_step(number, step) for number, step in enumerate(request.steps)]
-            _check_sizes(steps, limit)
+            steps = _within_limits([_step(number, step) for number, step in enumerate(request.steps)], limit)
             single.written(request.scope, (step.key for step in steps), caller)
-            answer = self._values.transact(request.scope, steps, limit, request=request_id)
-            return then(answer, lambda results: (steps, results))
+            make = partial(self._values.transact, request.scope, steps, limit, request=request_id)
+            return extended.answered(make, partial(_carried_out, steps), failed, request.if_failed)
 
-        failed = failing_with(Code.TRANSACT_ERROR, "carry out the transaction")
-        return Declared("state::transact", TransactRequest, _transact.decode, transact, _carried_out, failed, _writes_scope)
+        return Declared("state::transact", TransactRequest, _transact.decode, transact, as_it_is, failed, _writes_scope)
 
 
 def _places(request: GetManyRequest) -> list[tuple[str, str]]:
@@ -167,15 +173,16 @@ def _step(number: int, step: StepRequest) -> Step:
     try:
         if step.ttl_ms is not None:
             within("ttl_ms", step.ttl_ms, 1, MAX_TTL_MS)
+        conditions = extended.conditions_of(step.only_if)
         if step.type == "delete":
-            return Step(step.key)
+            return Step(step.key, conditions=conditions)
         if step.type == "set":
             if step.value is UNSET:
                 raise InvalidValue("missing field `value`")
-            return Step(step.key, values.to_stored(step.value), ttl_ms=step.ttl_ms)
+            return Step(step.key, values.to_stored(step.value), None, step.ttl_ms, conditions)
         if step.ops is UNSET:
             raise InvalidValue("missing field `ops`")
-        return Step(step.key, plan=compile_text(step.ops), ttl_ms=step.ttl_ms)
+        return Step(step.key, None, compile_text(step.ops), step.ttl_ms, conditions, bool(step.strict))
     except msgspec.MsgspecError as error:
         ops = b'{"ops":%b}' % step.ops if isinstance(step.ops, Raw) else b"{}"
         raise InvalidValue(f"steps[{number}].{describe(ops, OpsRequest, error)}") from None
@@ -185,23 +192,31 @@ def _step(number: int, step: StepRequest) -> Step:
         raise InvalidValue(f"steps[{number}]: {error}") from None
 
 
-def _check_sizes(steps: Sequence[Step], limit: int) -> None:
-    """Raises `FunctionError` (`VALUE_TOO_LARGE`) for a value, or a request, that is too large whatever it finds."""
+def _within_limits(steps: list[Step], limit: int) -> list[Step]:
+    """Raises `FunctionError` (`VALUE_TOO_LARGE`) for a value, or a request, that is too large whatever it finds.
+
+    Conditions are judged before sizes: where there are any, a set that is too large is made an update with that value, which the
+    adapter refuses, unless a condition does not hold.
+    """
     total = 0
+    are_judged = any(step.conditions is not None for step in steps)
     for number, step in enumerate(steps):
         if step.plan is not None:
             total += len(step.plan.text)
         elif step.value is not None:
             size = values.compact_size(step.value)
-            if size > limit:
-                raise in_step(number, too_large(size, limit))
             total += size
+            if size > limit and not are_judged:
+                raise in_step(number, too_large(size, limit))
+            if size > limit:
+                plan = compile_text(b'[{"type":"set","value":%b}]' % values.unframe(step.value))
+                steps[number] = step._replace(value=None, plan=plan)
     if total > MAX_TRANSACTION_BYTES:
         raise too_much(total)
+    return steps
 
 
-def _carried_out(outcome: tuple[Sequence[Step], list[Done]]) -> bytes:
-    steps, results = outcome
+def _carried_out(steps: Sequence[Step], results: list[Done]) -> bytes:
     return b'{"results":[%b]}' % b",".join(_result(step, done) for step, done in zip(steps, results, strict=True))
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
+from iii_state.adapters.selection import Order
 from iii_state.values.ops import OpRequest
 
 IfFailed = Literal["return"] | None
@@ -92,10 +93,24 @@ class RawUpdateRequest(msgspec.Struct, gc=False):
     strict: bool | None = None
 
 
-class ScopeRequest(msgspec.Struct):
-    """`state::list` and `state::list_keys`."""
+class ListRequest(msgspec.Struct):
+    """`state::list`."""
 
     scope: str
+    prefix: str | None = None
+    limit: int | None = None
+    order: Order | None = None
+
+
+class KeysRequest(msgspec.Struct):
+    """`state::list_keys`."""
+
+    scope: str
+    prefix: str | None = None
+    limit: int | None = None
+    order: Order | None = None
+    after: str | None = None
+    """A key: those behind it are asked for, in this order."""
 
 
 class EntriesRequest(msgspec.Struct):
@@ -105,5 +120,7 @@ class EntriesRequest(msgspec.Struct):
     cursor: str | None = None
     limit: int | None = None
     max_bytes: int | None = None
+    prefix: str | None = None
+    order: Order | None = None
     _iii_state_deadlines: bool = False
     """Whether to tell, as `ttl_ms`, how long the entries of the page have left: for an engine with a bridge to this one."""

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from iii_state import values
 from iii_state.adapters.base import Adapter, Entries
+from iii_state.adapters.selection import KeySelection
 from iii_state.errors import Code, FunctionError
 from iii_state.state.functions.requests import EntriesRequest
 from iii_state.tasks.awake import AwakeTimer
@@ -76,7 +77,10 @@ class Snapshots:
             reader = self._readers.setdefault(worker_id, _Reader(worker_id))
             reader.open += 1
             try:
-                answer = self._adapter.values.entries(request.scope)
+                if request.prefix is None and request.order is None:
+                    answer = self._adapter.values.entries(request.scope)
+                else:
+                    answer = self._adapter.values.entries(request.scope, KeySelection(request.prefix or "", request.order))
             except BaseException:
                 self._leave(reader)
                 raise

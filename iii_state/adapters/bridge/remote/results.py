@@ -28,10 +28,12 @@ class _Replaced(msgspec.Struct):
 class NotApplied(Exception):
     """A condition did not hold: the index of which, and what is stored (None for nothing)."""
 
-    def __init__(self, condition: int, text: bytes | None) -> None:
+    def __init__(self, condition: int, text: bytes | None, step: int | None = None) -> None:
         super().__init__(condition)
         self.condition = condition
         self.text = text
+        self.step = step
+        """Of a transaction."""
 
 
 class NoConditions(Exception):
@@ -43,6 +45,7 @@ class _Conditional(msgspec.Struct):
 
     applied: bool = True
     condition: int = 0
+    step: int | None = None
     value: Raw = Raw(b"null")
     etag: str | UnsetType | None = UNSET
 
@@ -82,7 +85,7 @@ class _StepResult(msgspec.Struct):
 
 
 class _Steps(msgspec.Struct):
-    results: list[_StepResult]
+    results: list[_StepResult] | UnsetType = UNSET
 
 
 class _Scopes(msgspec.Struct):
@@ -157,7 +160,7 @@ def check_applied(text: bytes | None) -> None:
     except msgspec.ValidationError:
         raise NoConditions from None
     if not result.applied:
-        raise NotApplied(result.condition, None if result.etag is None else stored(result.value))
+        raise NotApplied(result.condition, None if result.etag is None else stored(result.value), result.step)
     if result.etag is UNSET:
         raise NoConditions
 
@@ -191,10 +194,14 @@ def found(text: bytes | None) -> list[bytes | None]:
 
 
 def steps(text: bytes | None) -> list[Done]:
-    """`state::transact`: of a set or a delete the new text is not looked at."""
+    """`state::transact`: of a set or a delete the new text is not looked at. Raises `NotApplied`."""
+    told = _steps.decode(text or b"null")
+    if told.results is UNSET:
+        check_applied(text)
+        raise InvalidValue("there are no results")
     return [
         Done(_stored_or_none(one.old_value), None if one.new_value is UNSET else stored(one.new_value), one.errors)
-        for one in _steps.decode(text or b"null").results
+        for one in told.results
     ]
 
 

@@ -16,13 +16,16 @@ from iii_state.adapters.redis.scripts.mutations import (
     KEEP_DEADLINE,
     NO_DEADLINE,
     RequestId,
+    all_or_nothing,
+    checked_text,
     is_applied,
+    op_failed,
     plan_arguments,
     update_arguments,
 )
 from iii_state.adapters.redis.scripts.packing import pack
 from iii_state.adapters.redis.scripts.transactions import StepCall, found_before, step_result, transaction
-from iii_state.errors import FunctionError
+from iii_state.errors import FunctionError, RequestFenced
 from iii_state.sessions import Request
 from iii_state.values.transactions import Done, Step, carry_out, in_step, too_much
 
@@ -87,6 +90,12 @@ class Transact(Mutation[list[Done]]):
                 return self._take_on_all(pairs)
             case [b"TOO_MUCH", int(size)]:
                 raise too_much(size)
+            case [b"UNMET", bytes(which), bytes() | None as text, *unrecorded]:
+                raise self._unmet(which, text, is_recorded=not any(unrecorded))
+            case [b"OP_FAILED", bytes(failures), int(number)]:
+                plan = self._steps[number].plan
+                assert plan is not None
+                raise in_step(number, op_failed(plan, failures))
             case [b"TOO_LARGE" | b"FULL" | b"UNCAPTURED", *_, int(number)]:
                 return self._refused_at(number, reply[:-1])
             case _:
@@ -113,16 +122,22 @@ class Transact(Mutation[list[Done]]):
             assert isinstance(number, int)
             assert isinstance(text, bytes)
             step = self._steps[number]
-            assert step.plan is not None
-            form = checked(self.scope, step.key, text)
-            self._owns[number] = update_arguments(plan_arguments(step.plan), self.limit, text, form)
+            self._owns[number] = _own(step, self.limit, text, checked(self.scope, step.key, text))
         return AGAIN
+
+    def _unmet(self, which: bytes, text: bytes | None, *, is_recorded: bool) -> Exception:
+        """The error of a condition, of which index and step are told."""
+        index, _, number = which.partition(b" ")
+        step = self._steps[int(number)] if number and int(number) < len(self._steps) else None
+        if step is None or step.conditions is None:  # it has the id of another call
+            return RequestFenced()
+        return step.conditions.failure(int(index), self.scope, step.key, text, step=int(number), is_recorded=is_recorded)
 
     def applied(self, reply: Reply) -> list[Done]:
         if reply[0] == b"AGAIN":
             keys = dict.fromkeys(step.key for step in self._steps)
             found = dict(zip(keys, found_before(reply), strict=True))
-            return carry_out(self._steps, lambda key: replaced_text(self.scope, key, found[key]))
+            return carry_out(self.scope, self._steps, lambda key: replaced_text(self.scope, key, found[key]))
         results = []
         left: set[str] = set()
         for step, told in zip(self._steps, reply[1:], strict=True):
@@ -138,7 +153,13 @@ def _kind(step: Step) -> bytes:
     return b"u" if step.plan is not None else b"d" if step.value is None else b"s"
 
 
-def _own(step: Step, limit: int) -> list[bytes]:
+def _own(step: Step, limit: int, found: bytes | None = None, form: bytes = b"") -> list[bytes]:
+    """The own arguments of a step; with a text that was `found` in its way and checked, and its stored form."""
+    own = [] if step.conditions is None else list(step.conditions.arguments(None if found is None else form))
     if step.plan is not None:
-        return update_arguments(plan_arguments(step.plan), limit)
-    return [] if step.value is None else [step.value]
+        ops = plan_arguments(step.plan)
+        return own + update_arguments([*all_or_nothing(step.plan), *ops] if step.strict else ops, limit, found, form)
+    own += [] if step.value is None else [step.value]
+    if found is not None:
+        own += [*([b""] if step.value is None else []), *checked_text(found, form)]
+    return own

@@ -257,6 +257,8 @@ def refusal(reply: Reply, limit: int = 0) -> Refusal:
             return Postponed.UNCAPTURED
         case [b"FOREIGN", bytes(text)]:
             return ForeignText(text)
+        case [b"UNMET", bytes(condition), *_] if b" " in condition:  # of a step: it has the id of another call
+            raise RequestFenced
         case [b"UNMET", bytes(condition), bytes() | None as text, *unrecorded]:
             return Unmet(int(condition), text, not any(unrecorded))
         case [b"TOO_LARGE", int(size)]:
