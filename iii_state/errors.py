@@ -27,6 +27,7 @@ class Code(StrEnum):
     ROW_TOO_LARGE = "ROW_TOO_LARGE"
     INVALID_NAMESPACE = "INVALID_NAMESPACE"
     NOT_FOUND = "NOT_FOUND"
+    COMPACTED = "COMPACTED"
     UNSUPPORTED = "UNSUPPORTED"
 
     # What the store could not do; nothing was changed.
@@ -38,6 +39,7 @@ class Code(StrEnum):
     LIST_KEYS_ERROR = "LIST_KEYS_ERROR"
     LIST_ENTRIES_ERROR = "LIST_ENTRIES_ERROR"
     LIST_GROUPS_ERROR = "LIST_GROUPS_ERROR"
+    HISTORY_ERROR = "HISTORY_ERROR"
     TRANSACT_ERROR = "TRANSACT_ERROR"
     STORE_ERROR = "STORE_ERROR"
     SNAPSHOT_CAPACITY = "SNAPSHOT_CAPACITY"
@@ -165,6 +167,12 @@ class NotConfirmed(StoreError):
     """A mutation was applied, but the replicas that `wait_replicas` asks for have not confirmed it: a failover may lose it."""
 
     code = Code.NOT_CONFIRMED
+
+
+class Compacted(StoreError):
+    """What comes after a position in a change log is kept no more, or has never been known here: read the values again."""
+
+    code = Code.COMPACTED
 
 
 class SessionError(StoreError):

@@ -30,6 +30,7 @@ from typing import NamedTuple, Protocol
 
 from iii_state.adapters.selection import KeySelection
 from iii_state.events import DeadLetter, Delivery, Failure, QueueStats, Subscription
+from iii_state.history import LogPage
 from iii_state.sessions import Request
 from iii_state.tasks.results import Awaited, Result
 from iii_state.values.conditions import Conditions
@@ -269,6 +270,20 @@ class Admin(Protocol):
         ...
 
 
+class History(Protocol):
+    """The change logs of the scopes that have one: each change is written there in the same step as its value."""
+
+    def page(self, scope: str, key: str | None, after: str | None, limit: int) -> Result[LogPage]:
+        """Up to `limit` changes of a scope, or of one of its keys, behind a position; without one, from the oldest that is kept.
+
+        The page ends earlier where it has become large (`history.PAGE_BYTES`), or where many changes of other keys had to be
+        looked at. The end has been reached when `next_after` is the position that was given.
+        With the limit 0 no change is read, and `next_after` is the position of the end.
+        Raises `StoreError` for a scope without a log, `Compacted`, and `InvalidValue` for what is no position.
+        """
+        ...
+
+
 class Succession(Protocol):
     """Which of the processes that serve one store to engines is the leader, and which stand by."""
 
@@ -302,6 +317,9 @@ class Adapter(Protocol):
 
     @property
     def succession(self) -> Succession: ...
+
+    @property
+    def history(self) -> History: ...
 
     @property
     def store(self) -> str | None:

@@ -12,6 +12,7 @@ from iii_state.cli.command_group import CommandGroup
 from iii_state.cli.config import config
 from iii_state.cli.data import delete, entries, get, groups, keys, list_values, set_value, update
 from iii_state.cli.docs import docs
+from iii_state.cli.history import history
 from iii_state.cli.lua_load import lua_load
 from iii_state.cli.move import backup, export, import_
 from iii_state.cli.operate import dead, triggers
@@ -64,6 +65,7 @@ for command in (
     keys,
     entries,
     groups,
+    history,
     watch,
     triggers,
     dead,

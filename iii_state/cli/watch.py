@@ -16,12 +16,14 @@ import msgspec
 from iii_state import values
 from iii_state.access import WATCH_FUNCTIONS
 from iii_state.cli.calls import engine_at, engine_options, request, run
-from iii_state.cli.terminal import is_terminal, name, printable
+from iii_state.cli.changes import change_line
+from iii_state.cli.log_watch import PAUSE_SECONDS, LogWatch
+from iii_state.cli.terminal import is_terminal, name
 from iii_state.client.about import About
 from iii_state.client.address import shown
 from iii_state.client.client import Client
+from iii_state.client.following import Following
 from iii_state.errors import ConnectionLost
-from iii_state.events import known_cause
 from iii_state.host import Caller, Handler
 from iii_state.values import Json
 
@@ -29,23 +31,34 @@ from iii_state.values import Json
 @click.command(short_help="Print changes as they happen, until Ctrl-C.")
 @click.argument("scope", required=False)
 @click.argument("key", required=False)
+@click.option("--after", metavar="POSITION", help="Begin behind this position of SCOPE's change log.")
+@click.option("--initial", is_flag=True, help="Show what is there first, as created; SCOPE needs a change log.")
 @engine_options
-def watch(scope: str | None, key: str | None, url: str, as_json: bool) -> None:
+def watch(scope: str | None, key: str | None, after: str | None, initial: bool, url: str, as_json: bool) -> None:
     """Print changes as they happen, until Ctrl-C: all of them, or those of SCOPE, or of SCOPE and KEY.
 
     When the engine goes away, it is waited for, and so is said on standard error; what changes meanwhile is not shown.
+    With --after or --initial it is, from the change log of SCOPE: nothing is missed, and nothing comes twice. The position
+    where it has ended goes to standard error: --after goes on from there.
     """
+    if (after is not None or initial) and scope is None:
+        raise click.UsageError("--after and --initial need a SCOPE, whose change log is read.")
+    if after is not None and initial:
+        raise click.UsageError("--after goes on behind what has been seen, and --initial begins with what is there: give one.")
 
     stop = asyncio.Event()
 
-    def show_event(event: Json, caller: Caller) -> None:
+    def show(event: Json) -> None:
         try:
             if as_json or not is_terminal():
-                click.echo(msgspec.json.format(_without_caller(event), indent=-1))
+                click.echo(msgspec.json.format(event, indent=-1))
             else:
-                click.echo(_event_line(values.decode(event)))
+                click.echo(change_line(values.decode(event), datetime.now()))
         except BrokenPipeError:  # the reader of the output has gone
             stop.set()
+
+    def show_event(event: Json, caller: Caller) -> None:
+        show(_without_caller(event))
 
     what = "everything" if scope is None else name(scope) if key is None else f"{name(scope)} {name(key)}"
     config = msgspec.json.decode(request(scope=scope, key=key, retention_ms=0, concurrency=1))
@@ -53,6 +66,10 @@ def watch(scope: str | None, key: str | None, url: str, as_json: bool) -> None:
     async def action() -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
         function_id = f"{WATCH_FUNCTIONS}{uuid.uuid4()}"
+        if scope is not None and (after is not None or initial):
+            words = f"watching {what} at {shown(url)}; Ctrl-C ends" * is_terminal()
+            await LogWatch(url, (scope, key), Following(after, initial=initial), show, stop).run(words)
+            return
         async with Client(engine_at(url), About(f"iii-state-watch:{os.getpid()}")) as client:
             await _watch(
                 client, function_id, show_event, config, stop, f"watching {what} at {shown(url)}; Ctrl-C ends" * is_terminal()
@@ -62,10 +79,6 @@ def watch(scope: str | None, key: str | None, url: str, as_json: bool) -> None:
             await _come_back(url, function_id, show_event, config, stop)
 
     run(action)
-
-
-PAUSE_SECONDS = 0.5
-"""Between two attempts to connect to an engine that has gone away."""
 
 
 async def _watch(
@@ -103,20 +116,3 @@ async def _come_back(url: str, function_id: str, show_event: Handler, config: di
 def _without_caller(event: Json) -> bytes:
     members = {name: text for name, text in values.members(event).items() if name != "_caller_worker_id"}
     return values.compact_members(members)
-
-
-def _event_line(event: dict[str, Any]) -> str:
-    kind = event["event_type"].removeprefix("state:")
-    colour = {"created": "green", "updated": "yellow", "deleted": "red"}.get(kind)
-    old, new = (_short(event[name]) for name in ("old_value", "new_value"))
-    change = {"created": new, "deleted": old}.get(kind, f"{old} → {new}")
-    time = click.style(f"{datetime.now():%H:%M:%S}", dim=True)
-    place = click.style(f"{name(event['scope'])} {name(event['key'])}", bold=True)
-    cause = known_cause(event.get("cause"))
-    why = "" if cause is None else click.style(f"  ({cause})", dim=True)
-    return f"{time} {click.style(f'{kind:<8}', fg=colour)} {place}  {change}{why}"
-
-
-def _short(value: Any) -> str:
-    text = values.encode(value).decode()
-    return printable(text if len(text) <= 100 else f"{text[:97]}…")

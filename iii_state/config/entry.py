@@ -21,6 +21,7 @@ from iii_state.config.checks import (
     string,
     websocket_url,
 )
+from iii_state.config.history import history
 from iii_state.config.server import file_path, server
 from iii_state.config.settings import BridgeSettings, KvSettings, RedisSettings, RedisTls, Settings
 from iii_state.errors import ConfigError
@@ -39,6 +40,8 @@ def parse(config: Mapping[str, Any] | None) -> Settings:
         if dispatch:
             raise ConfigError("dispatch is given twice: at the top and in adapter.config; keep one")
         dispatch = older
+    if name == "bridge" and given.get("history"):
+        raise ConfigError("history is a setting of the engine that stores the values: set it there, not at one with a bridge")
     save_interval = given.pop("save_interval_ms", None)
     if save_interval is not None and name == "kv":
         adapter["save_interval_ms"] = save_interval
@@ -103,6 +106,7 @@ _CHECKS: dict[str, Check] = {
     "dispatch": _dispatch,
     "log_level": one_of("debug", "info", "warning", "error"),
     "server": server,
+    "history": history,
 }
 
 KEYS = frozenset(_CHECKS)

@@ -50,7 +50,13 @@ def _flat(where: str, given: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         if isinstance(value, msgspec.Struct):
             yield from _flat(f"{where}{key}.", msgspec.structs.asdict(value))
         else:
-            yield f"{where}{key}", str(value) if isinstance(value, Path) else value
+            yield f"{where}{key}", str(value) if isinstance(value, Path) else _in_builtins(value)
+
+
+def _in_builtins(value: Any) -> Any:
+    """A list of structs as it stands in a configuration."""
+    is_of_structs = isinstance(value, tuple) and value and isinstance(value[0], msgspec.Struct)
+    return msgspec.to_builtins(list(value)) if is_of_structs else value
 
 
 def need_restart(before: Settings, after: Settings) -> list[str]:

@@ -9,6 +9,7 @@ import msgspec
 
 from iii_state.config.server import ServerSettings
 from iii_state.events import DispatchLimits, QueueLimits, RetryPolicy
+from iii_state.history import LogRule
 
 
 class KvSettings(msgspec.Struct, frozen=True):
@@ -69,6 +70,8 @@ class Settings(msgspec.Struct, frozen=True):
     retry: RetryPolicy = RetryPolicy()
     retention_ms: int | Literal["forever"] = 300_000
     queue: QueueLimits = QueueLimits()
+    history: tuple[LogRule, ...] = ()
+    """The scopes that have a change log."""
     log_level: Literal["debug", "info", "warning", "error"] = "warning"
     """Which lines of the log are written; of no meaning to the module itself."""
     server: ServerSettings = ServerSettings()

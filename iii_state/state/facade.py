@@ -9,7 +9,9 @@ from typing import Any, Literal, TypedDict, TypeVar
 
 import msgspec
 
+from iii_state.client.following import Following
 from iii_state.state.handlers import EmbeddingEngine, EventHandler, Handlers
+from iii_state.state.log_source import FollowedScope
 from iii_state.state.watch import Watch, Watches
 from iii_state.values.ops import OpError
 
@@ -213,7 +215,15 @@ class State:
 
     # -- events
 
-    def watch(self, *, scope: str | None = None, key: str | None = None, buffer: int = WATCH_EVENTS) -> Watch:
+    def watch(
+        self,
+        *,
+        scope: str | None = None,
+        key: str | None = None,
+        buffer: int = WATCH_EVENTS,
+        after: str | None = None,
+        initial: bool = False,
+    ) -> Watch:
         """The changes of values from now on: all of them, or those of `scope`, of `key`, or of both. To iterate over; see `Watch`.
 
         >>> async def follow() -> None:
@@ -246,12 +256,39 @@ class State:
         ...     await asyncio.sleep(0.01)
         {'tea': 3}
 
-        Raises `ValueError` for a buffer of less than one event. Beginning it raises `FunctionError`
-        `trigger_registration_failed` in an engine without state.
+        With `initial` or `after` it reads the change log of `scope`, which the setting `history` has to name: then nothing is
+        missed, and nothing comes twice, also across restarts of the program. `initial` begins with the values that are there, as
+        `state:created` without an old value; `after` goes on behind a position, which each event has as its `after`, and the
+        watch. There is no `Gap`, and `buffer` does not matter.
+
+        >>> async def follow_from(position: str | None) -> str | None:
+        ...     async with state.watch(scope="ledger", after=position, initial=position is None) as events:
+        ...         async for event in events:
+        ...             print(event.event_type, event.key, event.new_value)
+        ...             return event.after
+        >>> await state.set("ledger", "l1", 10)
+        SetResult(old_value=None, new_value=10)
+        >>> position = await follow_from(None)
+        state:created l1 10
+        >>> await state.set("ledger", "l1", 12)
+        SetResult(old_value=10, new_value=12)
+        >>> position = await follow_from(position)
+        state:updated l1 12
+
+        Raises `ValueError` for a buffer of less than one event, for `after` or `initial` without a `scope`, and for both. Beginning
+        it raises `FunctionError`: `trigger_registration_failed` in an engine without state, `HISTORY_ERROR` where the scope has no
+        change log; `COMPACTED`, also later, where what comes next is kept no more: begin with `initial` then.
         """
+        if (after is not None or initial) and scope is None:
+            raise ValueError("after and initial need a scope: each has a change log of its own")
+        if after is not None and initial:
+            raise ValueError("after goes on behind what has been seen, and initial begins with what is there: give one")
         if buffer < 1:
             raise ValueError(f"buffer has to be 1 or more events, not {buffer}")
-        return Watch(self._watches, _given(scope=scope, key=key) | {"retention_ms": 0}, buffer)
+        config = _given(scope=scope, key=key) | {"retention_ms": 0}
+        if scope is None or (after is None and not initial):
+            return Watch(self._watches, config, buffer)
+        return Watch(self._watches, config, buffer, FollowedScope(self._call, scope, key, Following(after, initial=initial)))
 
     def on_change(
         self,

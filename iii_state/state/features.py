@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-FEATURES: list[str] = ["if", "meta", "many", "transact", "prefix", "touch"]
+FEATURES: list[str] = ["if", "meta", "many", "transact", "prefix", "touch", "history"]
 """`features` in the metadata of `state::set`. Engines ignore members that they do not know: a `set` with `if` would be carried out
 without it. So callers look here, and refuse what is missing (`UNSUPPORTED`)."""

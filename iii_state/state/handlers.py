@@ -35,6 +35,9 @@ class Event:
     An event may come more than once: `event_id` is the same then, `attempt` counts from 1. `fence` grows whenever another engine
     takes over: work of a lower fence is late.
 
+    `after` is its position in the change log of its scope, where it comes from a watch that reads one: `State.watch(after=...)`
+    goes on behind it.
+
         >>> Event("orders", "o1", "state:created", None, {"n": 1})
         Event(scope='orders', key='o1', event_type='state:created', old_value=None, new_value={'n': 1}, ...)
     """
@@ -48,6 +51,7 @@ class Event:
     event_id: str = ""
     attempt: int = 1
     fence: int = 0
+    after: str | None = None
 
 
 class EmbeddingEngine(Protocol):

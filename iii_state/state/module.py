@@ -20,6 +20,7 @@ from iii_state.state.dispatch import Dispatcher
 from iii_state.state.features import FEATURES
 from iii_state.state.functions.admin import AdminFunctions
 from iii_state.state.functions.declared import FunctionGroup
+from iii_state.state.functions.history import HistoryFunctions
 from iii_state.state.functions.lists import ListFunctions
 from iii_state.state.functions.many import ManyFunctions
 from iii_state.state.functions.peers import PeerFunctions
@@ -81,6 +82,7 @@ class StateModule:
         groups: tuple[FunctionGroup, ...] = (
             self._functions,
             ManyFunctions(self.adapter, self._functions),
+            HistoryFunctions(self.adapter.history),
             ListFunctions(self.adapter, self._snapshots),
             PeerFunctions(self.adapter),
             AdminFunctions(self.adapter.admin),

@@ -19,6 +19,7 @@ from iii_state.access import WATCH_FUNCTIONS
 from iii_state.errors import Code, FunctionError, Gap
 from iii_state.host import Host
 from iii_state.state.handlers import EmbeddingEngine, Event, event_of
+from iii_state.state.log_source import FollowedScope
 from iii_state.tasks.background import Background
 from iii_state.tasks.closing import in_turn
 
@@ -42,11 +43,18 @@ class Watch:
     kept in a variable is closed when Python drops it.
     """
 
-    def __init__(self, watches: Watches, config: dict[str, Any], size: int) -> None:
+    def __init__(self, watches: Watches, config: dict[str, Any], size: int, log: FollowedScope | None = None) -> None:
         self._watches = watches
         self._config = config
         self._buffer = Buffer(size)
+        self._log = log
         self._beginning = asyncio.Lock()
+
+    @property
+    def after(self) -> str | None:
+        """Up to which position of the change log everything has been read: `State.watch(after=...)` goes on from there. None for a
+        watch without a change log, and before the last of the values that are there at the beginning."""
+        return None if self._log is None else self._log.position
 
     async def __aenter__(self) -> Self:
         """Begin, if it has not. Raises `RuntimeError` for one that is over, and for an engine that does not run."""
@@ -62,10 +70,11 @@ class Watch:
         return self
 
     async def __anext__(self) -> Event:
-        """The next event. Waiting for it can be given up (`asyncio.timeout`) without losing one. Raises `Gap`."""
+        """The next event. Waiting for it can be given up (`asyncio.timeout`) without losing one. Raises `Gap`, or, of a watch that
+        reads a change log, `FunctionError`."""
         if not self._watches.has(self._buffer):
             await self._begin()
-        event = await self._buffer.next()
+        event = await (self._buffer.next() if self._log is None else self._log.next(self._buffer))
         if event is None:
             raise StopAsyncIteration
         return event
@@ -74,6 +83,12 @@ class Watch:
         async with self._beginning:
             if not self._buffer.is_over and not self._watches.has(self._buffer):
                 await self._watches.open(self._buffer, self._config)
+                if self._log is not None:
+                    try:
+                        await self._log.begin()
+                    except BaseException:
+                        await self._watches.close(self._buffer)
+                        raise
 
     async def aclose(self) -> None:
         """End it: what has not been read is dropped, and a loop that waits for an event ends. Any number of times."""
@@ -119,6 +134,16 @@ class Buffer:
             if self.is_over:
                 return None
             self._changed.clear()
+            await self._changed.wait()
+
+    def clear(self) -> None:
+        """Forget what has come. Of a change log, which is read itself, events only say that there is something."""
+        self.drop_all()
+        self._changed.clear()
+
+    async def wait(self) -> None:
+        """Until an event has come since `clear`, or it is over."""
+        if not self.is_over:
             await self._changed.wait()
 
     def drop_all(self) -> None:

@@ -17,6 +17,9 @@ if not expired then
   end
   return {'OK', false}
 end
-old, expired = expired, false
+old, expired, cause = expired, false, 'expired'
 --- @include "values/remove"
+if revision then
+  return {'OK', old, revision}
+end
 return {'OK', old}

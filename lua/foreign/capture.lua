@@ -16,14 +16,17 @@ local expired, old, new = false, redis.call('HGET', shadow, key), redis.call('HG
 if old == new then
   return {'OK'}
 end
+cause = 'foreign'
 local all_checked, queued = true, nil
 --- @include "queues/check_room"
+--- @include "values/check_log"
 redis.call('SCARD', scopes)
 
 if not new then
   redis.call('HDEL', shadow, key) -- when memory is full, what goes has to go on
 end
 --- @include "queues/enqueue"
+--- @include "values/log_change"
 if new then
   redis.call('HSET', shadow, key, new)
   redis.call('SADD', scopes, scope)

@@ -11,9 +11,13 @@ KEYS, ARGV and reply are those of values/set.lua, without the value ('' in its p
 local old, new, failures = redis.call('HGET', values, key), false, ''
 --- @include "foreign/check_captured"
 --- @include "deadlines/apply_deadline"
+--- @include "values/check_log"
 if conditions_at then
   --- @include "values/check_form"
   --- @include "values/check_conditions"
 end
 --- @include "values/remove"
+if revision then
+  return {'OK', old, revision}
+end
 return {'OK', old}

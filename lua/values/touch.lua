@@ -13,7 +13,7 @@ Reply, an array that begins with a word, as that of values/set.lua, but
 --- @include "sessions/recognise"
 --- @include "fleet/check_routes"
 
-local old, new, failures = redis.call('HGET', values, key), false, '0'
+local old, new, failures, revision = redis.call('HGET', values, key), false, '0', false
 --- @include "foreign/check_captured"
 --- @include "deadlines/apply_deadline"
 if expired and ARGV[own] ~= 'over' then

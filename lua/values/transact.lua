@@ -43,6 +43,7 @@ local queued = {}
 local now, stands
 local raw_bytes, stores, creates, removes = 0, false, false, false
 local both, watched, channel, scope_ends_at = {}, false, nil, false
+local logged -- the revision of the change log, once a step has been logged
 
 --- @include "values/compact_size"
 -- Carries out a step, whose keys and arguments are those of a call of its own. Answers why not, or nil, what writes it down, and
@@ -116,6 +117,7 @@ local function prepare(KEYS, ARGV, kind)
 
   local all_checked = true
   --- @include "queues/check_room"
+  --- @include "values/check_log"
   for queue = 1, queue_count do
     local busy, count = KEYS[4 + 3 * queue], counts[queue]
     local events, held = expired and 2 or 1, queued[busy] or {}
@@ -146,6 +148,11 @@ local function prepare(KEYS, ARGV, kind)
       end
       redis.call('HSET', values, key, new)
     end
+    if logged then
+      revision, begins_anew = logged, false
+    end
+    --- @include "values/log_change"
+    logged = revision
     local earliest = new_deadline and tonumber(redis.call('ZSCORE', deadlines, scope) or nil)
     --- @include "deadlines/store_deadline"
   end

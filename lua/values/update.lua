@@ -12,7 +12,7 @@ KEYS and ARGV are those of values/set.lua, where ttl may also be `keep`, for the
       that of a member of the root is given as the start of its line: LF, the name, a colon.
 
 Reply, an array that begins with a word, as that of values/set.lua, but
-  OK old new failures         stored; old is as of values/set.lua; failures are words, three of each op that was skipped:
+  OK old new failures revision  stored; old is as of values/set.lua; failures are words, three of each op that was skipped:
                               its position in the arguments (from 0), the failure, the JSON type that was in the way
   FOREIGN text                the stored text is not known to be in stored form: nothing changed. Check it, and call again
                               with the text and its stored form, which takes its place if the text is still the same
@@ -29,6 +29,7 @@ Reply, an array that begins with a word, as that of values/set.lua, but
 local old = redis.call('HGET', values, key)
 --- @include "foreign/check_captured"
 --- @include "deadlines/apply_deadline"
+--- @include "values/check_log"
 --- @include "values/check_form"
 if conditions_at then
   --- @include "values/check_conditions"
@@ -51,4 +52,7 @@ if #new > most_bytes then
   end
 end
 --- @include "values/store"
+if revision then
+  return {'OK', old, new, failures, revision}
+end
 return {'OK', old, new, failures}

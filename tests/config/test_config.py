@@ -53,8 +53,8 @@ def test_every_key() -> None:
         ({"trigers_enabled": True}, "unknown key trigers_enabled; did you mean triggers_enabled?"),
         (
             {"zzz": 1},
-            "unknown key zzz; known here: adapter, dispatch, log_level, max_value_bytes, save_interval_ms, server, "
-            "triggers_enabled",
+            "unknown key zzz; known here: adapter, dispatch, history, log_level, max_value_bytes, save_interval_ms, "
+            "server, triggers_enabled",
         ),
         ({"adapter": {"name": "redys"}}, "adapter.name has to be one of kv, redis, bridge, not 'redys'; did you mean redis?"),
         (

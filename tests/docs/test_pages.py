@@ -37,7 +37,7 @@ TEXTS = {path: path.read_text(encoding="utf-8") for path in (README, *PAGES)}
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)]*)\)")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
-_CODE = re.compile(r"[A-Z]+(_[A-Z]+)+|[a-z]+(_[a-z]+)+|TIMEOUT|FORBIDDEN|UNSUPPORTED")
+_CODE = re.compile(r"[A-Z]+(_[A-Z]+)+|[a-z]+(_[a-z]+)+|TIMEOUT|FORBIDDEN|COMPACTED|UNSUPPORTED")
 
 every_page = pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
 
@@ -198,6 +198,7 @@ def settings() -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {"": {f"dispatch.{name}": value for name, value in dispatch.items()}}
     found[""] |= {"adapter.name": "kv", "triggers_enabled": True, "max_value_bytes": None, "save_interval_ms": 5000}
     found[""]["log_level"] = defaults.log_level
+    found[""]["history"] = defaults.history or None
     assert known_keys(NO_KEY) == {"adapter", "dispatch", "server"} | {name for name in found[""] if "." not in name}
     found["server"] = {
         f"{within}{name}": getattr(kind, name, None) or None

@@ -116,18 +116,22 @@ def needed(sdk: Sdk) -> None:
         pytest.skip(reason)
 
 
+LOGGED: dict[str, Any] = {"history": [{"scope": "ledger"}]}
+"""What the page of `state::history` needs of an engine."""
+
+
 @pytest.fixture(scope="module")
 def engine_for_python() -> Iterator[EngineProcess]:
     """All examples of a language run on one engine, on scopes and functions of their own."""
     needed(PYTHON_NEW)
-    with running_engine() as engine:
+    with running_engine(config=LOGGED) as engine:
         yield engine
 
 
 @pytest.fixture(scope="module")
 def engine_for_node() -> Iterator[EngineProcess]:
     needed(NODE_NEW)
-    with running_engine() as engine:
+    with running_engine(config=LOGGED) as engine:
         yield engine
 
 
@@ -298,7 +302,7 @@ def shown(page: Path, section: str) -> list[Any]:
 
 async def test_requests_are_accepted_and_results_have_the_shape_shown() -> None:
     async with Engine() as engine:
-        await engine.add_module(StateModule())
+        await engine.add_module(StateModule(LOGGED))
         for page in HOW_TOS:
             if page == TRIGGERS:
                 continue

@@ -45,7 +45,7 @@ async def test_through_a_bridge_the_bridges_token_counts(tmp_path: Path) -> None
         assert (await caller.call("state::get", {"scope": "mine", "key": "k"}))["result"] == 1
         for function_id, more in (("get", {}), ("set", {"value": 1}), ("delete", {}), ("update", {"ops": []})):
             assert code(await caller.call(f"state::{function_id}", {"scope": "secret", "key": "k", **more})) == "FORBIDDEN"
-        for function_id in ("list", "list_keys", "list_entries"):
+        for function_id in ("list", "list_keys", "list_entries", "history"):
             assert code(await caller.call(f"state::{function_id}", {"scope": "secret"})) == "FORBIDDEN"
         assert (await caller.call("state::list_groups", {}))["result"] == {"groups": ["mine"]}
         assert code(await caller.call("iii-state::dead_list", {})) == "FORBIDDEN"

@@ -20,6 +20,7 @@ from iii_state.adapters.wall_clock import now_ms
 from iii_state.config import BridgeSettings, RedisSettings
 from iii_state.engine import Engine
 from iii_state.events import Delivery, Failure, QueueLimits, Subscription
+from iii_state.history import NO_LOGS, LogRules
 from iii_state.state.module import StateModule
 from iii_state.tasks.results import result_of
 from iii_state.values.ops import Plan, compile_text
@@ -91,7 +92,15 @@ class Store:
 
     def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
         adapter = self.adapter
-        parts: tuple[object, ...] = (adapter.values, adapter.sessions, adapter.queues, adapter.admin, adapter.succession, adapter)
+        parts: tuple[object, ...] = (
+            adapter.values,
+            adapter.sessions,
+            adapter.queues,
+            adapter.admin,
+            adapter.succession,
+            adapter.history,
+            adapter,
+        )
         method = next(getattr(part, name) for part in parts if hasattr(part, name))
 
         async def call(*arguments: Any, **named: Any) -> Any:
@@ -101,24 +110,29 @@ class Store:
 
 
 @asynccontextmanager
-async def engine_over(kind: str, directory: Path, limits: QueueLimits | None) -> AsyncIterator[tuple[str, Callable[[int], None]]]:
+async def engine_over(
+    kind: str, directory: Path, limits: QueueLimits | None, history: LogRules = NO_LOGS
+) -> AsyncIterator[tuple[str, Callable[[int], None]]]:
     """The address of an engine whose state is of a kind, and what brings its deadlines nearer."""
     bounds = {} if limits is None else msgspec.structs.asdict(limits)
     async with AsyncExitStack() as stack:
         elapse: Callable[[int], None]
         store: KvAdapter | None = None
         if kind.startswith("bridge-"):
-            url, elapse = await stack.enter_async_context(engine_over(kind.removeprefix("bridge-"), directory, limits))
+            url, elapse = await stack.enter_async_context(engine_over(kind.removeprefix("bridge-"), directory, limits, history))
             adapter = {"name": "bridge", "config": {"bridge_url": url}}
         elif kind == "kv":
             clock, elapse = _clock()
-            adapter, store = {"name": "kv"}, KvAdapter(limits=limits, clock=clock)
+            adapter, store = {"name": "kv"}, KvAdapter(limits=limits, clock=clock, history=history)
         else:
             server = await asyncio.to_thread(shared_server)
             await asyncio.to_thread(server.empty, str(directory))
             adapter, elapse = {"name": "redis", "config": {"redis_url": server.url}}, server.elapse
         engine = await stack.enter_async_context(Engine())
-        await engine.add_module(StateModule({"adapter": adapter, "dispatch": bounds}, adapter=store))
+        config: dict[str, Any] = {"adapter": adapter, "dispatch": bounds}
+        if adapter["name"] != "bridge":
+            config["history"] = msgspec.to_builtins(history.rules)
+        await engine.add_module(StateModule(config, adapter=store))
         host, port = await engine.serve("127.0.0.1", 0)
         yield f"ws://{host}:{port}", elapse
 
@@ -134,26 +148,29 @@ def _clock() -> tuple[Callable[[], int], Callable[[int], None]]:
     return lambda: now_ms() + ahead, go_ahead
 
 
-async def new_store(kind: str, directory: Path) -> Store:
+async def new_store(kind: str, directory: Path, history: LogRules = NO_LOGS) -> Store:
     if kind.startswith("kv"):
         target = directory if kind == "kv-file" else None
         clock, elapse = _clock()
-        return Store(lambda limits: KvAdapter(target, limits=limits, clock=clock), elapse)
+        return Store(lambda limits: KvAdapter(target, limits=limits, clock=clock, history=history), elapse)
     server = await asyncio.to_thread(fake_server if kind == "fakeredis" else shared_server)
     await asyncio.to_thread(server.empty, str(directory))
-    return Store(lambda limits: RedisAdapter(RedisSettings(redis_url=server.url), limits=limits), server.elapse)
+    settings = RedisSettings(redis_url=server.url)
+    return Store(lambda limits: RedisAdapter(settings, limits=limits, history=history), server.elapse)
 
 
 @asynccontextmanager
-async def opened(kind: str, directory: Path, limits: QueueLimits | None = None) -> AsyncIterator[Store]:
+async def opened(
+    kind: str, directory: Path, limits: QueueLimits | None = None, history: LogRules = NO_LOGS
+) -> AsyncIterator[Store]:
     """A started store of a kind; `directory` is empty, or holds what an earlier one left."""
     async with AsyncExitStack() as stack:
         if kind.startswith("bridge-"):
-            url, elapse = await stack.enter_async_context(engine_over(kind.removeprefix("bridge-"), directory, limits))
+            url, elapse = await stack.enter_async_context(engine_over(kind.removeprefix("bridge-"), directory, limits, history))
             settings = BridgeSettings(bridge_url=url)
             store = Store(lambda limits: BridgeAdapter(settings, limits=limits), elapse, is_remote=True)
         else:
-            store = await new_store(kind, directory)
+            store = await new_store(kind, directory, history)
         await store.start(limits)
         stack.push_async_callback(lambda: store.adapter.stop())
         yield store

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from iii_state.adapters.bridge.admin import BridgeAdmin
+from iii_state.adapters.bridge.history import BridgeHistory
 from iii_state.adapters.bridge.queues import BridgeQueues
 from iii_state.adapters.bridge.remote.remote import Remote
 from iii_state.adapters.bridge.sessions import BridgeSessions
@@ -38,6 +39,7 @@ class BridgeAdapter:
         self._dead_letters = dead_letters = DeadLetters(limits, now_ms)
         self.values = BridgeValues(self._remote, self._tasks)
         self.sessions = BridgeSessions(self._remote, self._tasks)
+        self.history = BridgeHistory(self._remote, self._tasks)
         self.queues = BridgeQueues(self._remote, limits, dispatch, self._wake_up, dead_letters)
         self.admin = BridgeAdmin(self._remote, self.queues, dead_letters)
         self.succession = BridgeSuccession(self._remote, self._tasks)

@@ -13,6 +13,7 @@ from iii_state.adapters.kv.clock import Clock
 from iii_state.adapters.kv.journal.commits import Commits
 from iii_state.adapters.kv.journal.file import FILE_NAME
 from iii_state.adapters.kv.journal.journal import Journal
+from iii_state.adapters.kv.log import KvHistory
 from iii_state.adapters.kv.queues import KvQueues
 from iii_state.adapters.kv.sessions import KvSessions
 from iii_state.adapters.kv.succession import KvSuccession
@@ -22,6 +23,7 @@ from iii_state.adapters.wakeup import WakeUp
 from iii_state.adapters.wall_clock import now_ms
 from iii_state.errors import StoreError
 from iii_state.events import QueueLimits
+from iii_state.history import NO_LOGS, LogRules
 from iii_state.sessions import SESSION_SECONDS
 from iii_state.tasks.closing import Stopping, in_turn
 from iii_state.tasks.starting import Starting
@@ -45,21 +47,24 @@ class KvAdapter:
         limits: QueueLimits | None = None,
         clock: Callable[[], int] = now_ms,
         session_seconds: float = SESSION_SECONDS,
+        history: LogRules = NO_LOGS,
     ) -> None:
         limits = limits or QueueLimits()
         self.store = secrets.token_hex(8)
         self._clock = Clock(clock)
-        self._journal = None if directory is None else Journal(directory, save_interval_ms)
+        self._journal = None if directory is None else Journal(directory, save_interval_ms, history)
         self._commits = None if self._journal is None else Commits(self._journal, self._clock)
         self._wake_up = WakeUp()
         dead_letters = DeadLetters(limits, self._clock)
         self.sessions = KvSessions(self._commits, expiry_seconds=session_seconds)
         self.queues = KvQueues(limits, self._wake_up, self._commits, dead_letters, self._clock)
-        self.values = KvValues(self.queues, self.sessions, self._commits, self._clock)
+        self.history = KvHistory(history, self._commits, self._clock, lambda: self.store)
+        self.values = KvValues(self.queues, self.sessions, self._commits, self._clock, self.history if history else None)
         self.admin = KvAdmin(self.queues, dead_letters, self._journal)
         self.succession = KvSuccession()
         if self._commits is not None:
             self._commits.on_commit(self.sessions.committed)
+            self._commits.on_commit(self.history.committed)
             self._commits.on_commit(self.values.committed)
             self._commits.on_commit(self.queues.committed)  # last: a handler that is called with an event sees the value
         self._starting = Starting("kv adapter")
@@ -77,12 +82,15 @@ class KvAdapter:
         self._starting.has_begun = True
         if contents is not None:
             self.store = contents.store
+            self.history.load(contents)
             self.sessions.load(contents.sessions)
             self.values.load(contents)
             self.queues.load(contents)
             self.values.end_due()
             if contents.unwritten is not None and self._commits is not None:
                 self._wait_for_room(self._commits, contents.unwritten)
+
+        self.history.start()
 
     def _wait_for_room(self, commits: Commits, why: StoreError) -> None:
         """Serve what can be read. Events are delivered when the file knows that it was opened: until then their `fence`, and
@@ -103,6 +111,7 @@ class KvAdapter:
     async def _stop(self) -> None:
         self.queues.close()
         self.values.close()
+        self.history.stop()
         self.sessions.close()
         if self._journal is not None and self._commits is not None:
             journal = self._journal

@@ -16,6 +16,7 @@ from iii_state.adapters.kv.journal.changes import Changes
 from iii_state.adapters.kv.journal.commits import Commits
 from iii_state.adapters.kv.journal.file import Contents
 from iii_state.adapters.kv.journal.transaction import Outcome
+from iii_state.adapters.kv.log import KvHistory
 from iii_state.adapters.kv.queues import KvQueues, refuse_overflow
 from iii_state.adapters.kv.sessions import KvSessions, being_closed
 from iii_state.adapters.kv.sorted_keys import SortedKeys
@@ -41,16 +42,25 @@ def _fail(error: FunctionError, settled: object) -> NoReturn:
 
 
 class KvValues:
-    """See `base.Values`. `commits` are those of the store's journal, None where it lives in memory.
+    """See `base.Values`. `commits` are those of the store's journal, None where it lives in memory; `history` is there where any
+    scope has a change log.
 
     What has been committed is read; mutations see what is on its way into the journal, too.
     """
 
-    def __init__(self, queues: KvQueues, sessions: KvSessions, commits: Commits | None, clock: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        queues: KvQueues,
+        sessions: KvSessions,
+        commits: Commits | None,
+        clock: Callable[[], int],
+        history: KvHistory | None = None,
+    ) -> None:
         self._queues = queues
         self._routes = queues.routes
         self._sessions = sessions
         self._commits = commits
+        self._history = history
         self._held: dict[str, dict[str, bytes]] = {}
         """Scope → key → stored text, of what has been committed."""
         self._sorted: dict[str, SortedKeys] = {}
@@ -96,7 +106,8 @@ class KvValues:
         if left is not None and left <= 0:
             return Reading(None)
         text = self._held.get(scope, {}).get(key)
-        return Reading(text, None if text is None else left)
+        revision = None if text is None or self._history is None else self._history.revision(scope, key)
+        return Reading(text, None if text is None else left, revision)
 
     def get_many(self, scope: str, keys: Sequence[str]) -> list[bytes | None]:
         held, over = self._held.get(scope, {}), self._deadlines.over(scope)
@@ -155,7 +166,7 @@ class KvValues:
         if self._watched:
             self._end_if_over(scope, key)
         old = self._current(scope, key)
-        if conditions is not None and (failing := conditions.failing(old)) is not None:
+        if conditions is not None and (failing := conditions.failing(old, self._revision(scope, key))) is not None:
             return self._unmet(conditions.failure(failing, scope, key, old), scope, key, request)
         return self._write(scope, key, old, value, old, request, None if ttl_ms is None else self._deadlines.now() + ttl_ms)
 
@@ -167,7 +178,7 @@ class KvValues:
         if self._watched:
             self._end_if_over(scope, key)
         old = self._current(scope, key)
-        if conditions is not None and (failing := conditions.failing(old)) is not None:
+        if conditions is not None and (failing := conditions.failing(old, self._revision(scope, key))) is not None:
             return self._unmet(conditions.failure(failing, scope, key, old), scope, key, request)
         return self._write(scope, key, old, None, old, request)
 
@@ -188,7 +199,7 @@ class KvValues:
         if self._watched:
             self._end_if_over(scope, key)
         old = self._current(scope, key)
-        if conditions is not None and (failing := conditions.failing(old)) is not None:
+        if conditions is not None and (failing := conditions.failing(old, self._revision(scope, key))) is not None:
             return self._unmet(conditions.failure(failing, scope, key, old), scope, key, request)
         new, errors = apply(plan, old)
         if strict and errors:
@@ -267,6 +278,10 @@ class KvValues:
             return self._refused(error, scope, next((key for key in keys if self._commits.changes_of((scope, key))), keys[0]))
         return self._write_all(scope, steps, results, list(before.values()), request)
 
+    def _revision(self, scope: str, key: str) -> int | None:
+        """The revision of what mutations see."""
+        return None if self._history is None else self._history.current_revision(scope, key)
+
     def _transacted_again(
         self, scope: str, steps: Sequence[Step], keys: Sequence[str], request: Request, done: Outcome
     ) -> Result[list[Done]]:
@@ -311,6 +326,8 @@ class KvValues:
             for queue in queues:
                 refuse_overflow(queue, event)
         changes_deadline = deadline is not None or (self._watched and self._deadline(scope, key) is not None)
+        if self._history is not None:
+            self._history.append(scope, key, old, new, cause)
         if request is not None:
             self._sessions.record(request, old)
         commits = self._commits
@@ -349,8 +366,10 @@ class KvValues:
         commits = self._commits
         now = self._deadlines.now()
         deliveries: list[tuple[Queue, Delivery]] = []
-        for step, (_, new, _), (queues, event) in zip(steps, results, events, strict=True):
+        for step, (old, new, _), (queues, event) in zip(steps, results, events, strict=True):
             place = (scope, step.key)
+            if self._history is not None:
+                self._history.append(scope, step.key, old, new, None)
             had = self._deadline(*place)
             deadline = now + step.ttl_ms if step.ttl_ms is not None and new is not None else had if step.plan is not None else None
             if commits is None:

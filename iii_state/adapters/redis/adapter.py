@@ -20,11 +20,13 @@ from iii_state.adapters.redis.connection.socket import Socket
 from iii_state.adapters.redis.fleet.aside import Aside
 from iii_state.adapters.redis.fleet.checking import Checking
 from iii_state.adapters.redis.fleet.heartbeat import Heartbeat
+from iii_state.adapters.redis.fleet.log_retention import LogRetention
 from iii_state.adapters.redis.fleet.mending import Mending
 from iii_state.adapters.redis.fleet.retention import Retention
 from iii_state.adapters.redis.fleet.shared_keys import SharedKeys
 from iii_state.adapters.redis.fleet.subscriptions import Subscriptions
 from iii_state.adapters.redis.fleet.takeover import Takeover
+from iii_state.adapters.redis.history import RedisHistory
 from iii_state.adapters.redis.identity import EngineIdentity
 from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.keyspace.deadlines import RedisDeadlines
@@ -43,6 +45,7 @@ from iii_state.adapters.redis.values import RedisValues
 from iii_state.config import RedisSettings
 from iii_state.errors import StoreError
 from iii_state.events import QueueLimits
+from iii_state.history import NO_LOGS, LogRules
 from iii_state.tasks.background import Background
 from iii_state.tasks.closing import Stopping, in_turn
 from iii_state.tasks.maintenance import Maintenance
@@ -58,7 +61,7 @@ AWAY_SECONDS = 1
 class RedisAdapter:
     """Values and queues on a Redis that any number of engines share."""
 
-    def __init__(self, settings: RedisSettings, *, limits: QueueLimits | None = None) -> None:
+    def __init__(self, settings: RedisSettings, *, limits: QueueLimits | None = None, history: LogRules = NO_LOGS) -> None:
         self._settings = settings
         self._has_started = False
         self._stopping = Stopping(self._stop)
@@ -75,9 +78,10 @@ class RedisAdapter:
         self._scopes = Scopes(shared, self._foreign_writes)
         self._deadlines = RedisDeadlines(shared)
 
-        self._heartbeat = Heartbeat(shared, settings.heartbeat_ttl_ms, settings.foreign_writes)
+        self._heartbeat = Heartbeat(shared, settings.heartbeat_ttl_ms, settings.foreign_writes, history)
         self._takeover = Takeover(shared, self._notifications, settings.heartbeat_ttl_ms)
         self._retention = Retention(shared)
+        self._log_retention = LogRetention(shared, self._takeover)
         aside = Aside(shared)
         self._subscriptions = Subscriptions(shared, self._retention, aside)
         self._mending = Mending(shared, aside)
@@ -86,6 +90,7 @@ class RedisAdapter:
 
         self.sessions = RedisSessions(shared)
         self.values = RedisValues(shared, self.sessions, self._scopes, self._replicas)
+        self.history = RedisHistory(shared, history)
         self.queues = RedisQueues(shared, self._subscriptions)
         self.admin = RedisAdmin(shared.keys, shared.connection, shared.fanout.limits)
         self.succession = RedisSuccession(shared)
@@ -132,7 +137,8 @@ class RedisAdapter:
         self._takeover.start()
         retention = self._retention
         duties = (self._subscriptions.host_again, self.queues.start_due_attempts, retention.end_orphans, self.queues.recover)
-        shared.maintenance.start(*duties, retention.drop_old_dead_letters, swept=shared.wake_ups.sweep)
+        logs = self._log_retention.sweep
+        shared.maintenance.start(*duties, retention.drop_old_dead_letters, logs, swept=shared.wake_ups.sweep)
         self._scopes.start()
         self._checking.start()
         if self._foreign_writes is not None:

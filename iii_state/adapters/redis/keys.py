@@ -15,6 +15,9 @@ from typing import Protocol
 FORMAT = 1
 """The version of this layout, held in the key that `Keys.format` names. An engine refuses a newer one."""
 
+LOG_FORMAT = 2
+"""The same while any scope has a change log: engines that do not know of it must not write there, and refuse this one."""
+
 MAX_LANE_BYTES = 64
 """A longer lane is named by a hash of it."""
 
@@ -165,6 +168,14 @@ class Keys:
     def hosts(self, engine: bytes) -> bytes:
         """Set: queues in which something may be pending at an engine."""
         return b"%bhosts:%b" % (self._own, engine)
+
+    def history(self, scope: bytes) -> bytes:
+        """Stream: the changes of a scope that has a change log; the entry of a revision has the id `<revision>-<milliseconds>`."""
+        return b"%bhistory:%b" % (self._own, scope)
+
+    def revisions(self, scope: bytes) -> bytes:
+        """Hash: the latest revision of a scope's change log, and that of each of its values."""
+        return b"%brevisions:%b" % (self._own, scope)
 
     def session(self, name: bytes) -> bytes:
         """Hash: epoch, and the outcomes of calls in flight: an engine's own, or, as `caller_session` names them, a caller's."""

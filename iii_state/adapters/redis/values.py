@@ -67,8 +67,13 @@ class RedisValues:
         return self._call(Get(scope, key, self._names_of(scope)))
 
     def read(self, scope: str, key: str) -> Result[Reading]:
-        """The stored text, and how long it has left."""
-        return self._call(Read(scope, key, self._names_of(scope)))
+        """The stored text, how long it has left, and its revision."""
+        names, generation = self._names_of(scope), None
+        logs = self._routes.logs
+        if logs is not None and (log := logs.of(scope)) is not None:
+            encoded, generation = scope.encode(), log.generation
+            names = (names[0], self._keys.deadlines_of(encoded), self._keys.clock, self._keys.revisions(encoded))
+        return self._call(Read(scope, key, names, generation))
 
     def get_many(self, scope: str, keys: Sequence[str]) -> Result[list[bytes | None]]:
         """The stored texts at these keys, at one instant."""
@@ -315,27 +320,30 @@ class Get(RedisCall[bytes | None]):
 
 
 class Read(RedisCall[Reading]):
-    """Reads one value and what is left of its time. `names` are as of `Get`."""
+    """Reads one value, what is left of its time, and its revision. `names` are as of `Get`, or, of a scope whose change log has a
+    `generation`, all of those and that of its revisions."""
 
-    __slots__ = ("_key", "_names")
+    __slots__ = ("_generation", "_key", "_names")
 
     scope: str
 
-    def __init__(self, scope: str, key: str, names: tuple[bytes, ...]) -> None:
+    def __init__(self, scope: str, key: str, names: tuple[bytes, ...], generation: bytes | None) -> None:
         super().__init__(scope=scope)
         self._key = key
         self._names = names
+        self._generation = generation
 
     def command(self, session: bytes, epoch: int) -> bytes:
         if len(self._names) == 1:
             return pack((b"HGET", self._names[0], self._key.encode()))
-        return pack((b"EVALSHA", script("values/get").sha1, b"3", *self._names, self._key.encode(), b"1"))
+        words = (self._key.encode(), b"1") if self._generation is None else (self._key.encode(), b"1", self._generation)
+        return pack((b"EVALSHA", script("values/get").sha1, b"%d" % len(self._names), *self._names, *words))
 
     def result(self, reply: Reply) -> Reading:
-        text, ttl_ms = (reply, None) if len(self._names) == 1 else reply
+        text, ttl_ms, revision = (reply, None, None) if len(self._names) == 1 else reply
         if text is None:
             return Reading(None)
-        return Reading(text if is_ours(text) else checked(self.scope, self._key, text), ttl_ms)
+        return Reading(text if is_ours(text) else checked(self.scope, self._key, text), ttl_ms, revision)
 
 
 class GetMany(RedisCall[list[bytes | None]]):

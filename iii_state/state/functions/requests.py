@@ -113,6 +113,15 @@ class KeysRequest(msgspec.Struct):
     """A key: those behind it are asked for, in this order."""
 
 
+class HistoryRequest(msgspec.Struct):
+    """`state::history`."""
+
+    scope: str
+    key: str | None = None
+    after: str | None = None
+    limit: int | None = None
+
+
 class EntriesRequest(msgspec.Struct):
     """`state::list_entries`."""
 

@@ -15,6 +15,7 @@ from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.scripts.loader import names, script
 from iii_state.config import RedisSettings
 from iii_state.events import Delivery, Failure, QueueLimits, Subscription
+from iii_state.history import LogRule, LogRules
 from iii_state.values.transactions import Step
 from tests.support.redis.adapters import INCREMENT
 from tests.support.redis.script_headers import ALIASES, header
@@ -29,6 +30,9 @@ COMMANDS = {script(name).sha1: name for name in names()}
 _WORD = re.compile(rb'"((?:[^"\\]|\\.)*)"')
 
 
+LOGS = ("history", "revisions")
+
+
 def _names_of_keys() -> tuple[dict[bytes, str], dict[bytes, str]]:
     """Names that are fixed, and what the others begin with."""
     spelled = {made: name for name, made in ALIASES.items()}
@@ -37,7 +41,19 @@ def _names_of_keys() -> tuple[dict[bytes, str], dict[bytes, str]]:
         name = spelled.get(made, made)
         if isinstance(value, cached_property):
             fixed[getattr(KEYS, made)] = name
-        elif made in ("values", "engine", "hosts", "session", "subscription", "stream", "busy", "lineages", "dead", "deadlines_of"):
+        elif made in (
+            "values",
+            "engine",
+            "hosts",
+            "session",
+            "subscription",
+            "stream",
+            "busy",
+            "lineages",
+            "dead",
+            "deadlines_of",
+            *LOGS,
+        ):
             beginnings[getattr(KEYS, made)(b"")] = name
     return fixed, {**beginnings, KEYS.wait(b"", b"")[:-1]: "wait", KEYS.shadow(b"", b"")[:-2]: "shadow"}
 
@@ -90,7 +106,8 @@ async def listening(server: RedisServer) -> AsyncIterator[Calls]:
 
 @asynccontextmanager
 async def engine_on(server: RedisServer, limits: QueueLimits | None = None, **settings: Any) -> AsyncIterator[RedisAdapter]:
-    adapter = RedisAdapter(RedisSettings(redis_url=server.url, heartbeat_ttl_ms=1000, **settings), limits=limits)
+    history = LogRules([LogRule(scope="s")])
+    adapter = RedisAdapter(RedisSettings(redis_url=server.url, heartbeat_ttl_ms=1000, **settings), limits=limits, history=history)
     await adapter.start(lambda subscription_id: None)
     try:
         yield adapter

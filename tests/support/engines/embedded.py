@@ -13,6 +13,9 @@ import pytest
 from iii_state import Engine, State, StateModule
 from tests.support.redis.server import shared_server
 
+HISTORY = [{"scope": "ledger"}, {"scope": "short", "max_length": 5}]
+"""The scopes that have a change log."""
+
 KINDS = ["kv-memory", "kv-file", "redis", "bridge-kv"]
 
 
@@ -31,6 +34,8 @@ async def engine_over(kind: str, directory: Path, dispatch: dict[str, Any] | Non
             remote = await stack.enter_async_context(engine_over(kind.removeprefix("bridge-"), directory))
             host, port = await remote.serve("127.0.0.1", 0)
             config = {"adapter": {"name": "bridge", "config": {"bridge_url": f"ws://{host}:{port}"}}}
+        if not kind.startswith("bridge-"):
+            config["history"] = HISTORY
         engine = await stack.enter_async_context(Engine())
         await engine.add_module(StateModule({**config, "dispatch": dispatch or {}}))
         yield engine

@@ -16,6 +16,7 @@ from iii_state import values
 from iii_state.adapters.base import Reading, Updated
 from iii_state.adapters.bridge.remote.calls import RemoteFunction
 from iii_state.errors import InvalidValue, StoreError
+from iii_state.history import Logged, LogPage
 from iii_state.values import Json
 from iii_state.values.ops import OpError
 from iii_state.values.transactions import Done
@@ -111,6 +112,18 @@ class Page(msgspec.Struct):
     ttl_ms: dict[str, int] = {}
 
 
+class _Logged(msgspec.Struct):
+    revision: int
+    at_ms: int
+    event: Raw
+
+
+class _LogPage(msgspec.Struct):
+    changes: list[_Logged]
+    next_after: str
+    first: int
+
+
 _replaced = msgspec.json.Decoder(_Replaced)
 _updated = msgspec.json.Decoder(_Updated)
 _many = msgspec.json.Decoder(_Many)
@@ -123,6 +136,7 @@ _meta = msgspec.json.Decoder(Meta)
 _touched = msgspec.json.Decoder(_Touched)
 _texts = msgspec.json.Decoder(list[Raw])
 _page = msgspec.json.Decoder(Page)
+_log_page = msgspec.json.Decoder(_LogPage)
 
 
 def stored(text: Json) -> bytes:
@@ -228,6 +242,13 @@ def before(text: bytes | None) -> list[str]:
 def page(text: bytes | None) -> Page:
     """`state::list_entries`."""
     return _page.decode(text or b"null")
+
+
+def log_page(text: bytes | None) -> LogPage:
+    """`state::history`. The events are passed on as they came."""
+    found = _log_page.decode(text or b"null")
+    changes = [Logged(change.revision, change.at_ms, bytes(change.event)) for change in found.changes]
+    return LogPage(changes, found.next_after, found.first)
 
 
 def function(url: str, function_id: str, read: Callable[[bytes | None], Any], *, is_mutation: bool = False) -> RemoteFunction:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from iii_state import lineages
 from iii_state.adapters.kv.journal.transaction import Outcome, Row, Slot, Transaction
 from iii_state.adapters.local_queue import Queue, number_of
-from iii_state.events import Change, DeadLetter, Delivery
+from iii_state.events import Cause, Change, DeadLetter, Delivery
 
 Place = tuple[str, str]
 """Scope and key."""
@@ -25,6 +25,18 @@ class Write:
     deliveries: list[tuple[Queue, Delivery]]
 
 
+class LoggedChange(NamedTuple):
+    """A change of a scope that has a change log."""
+
+    scope: str
+    revision: int
+    at_ms: int
+    key: str
+    old: bytes | None
+    new: bytes | None
+    cause: Cause | None
+
+
 @dataclass(slots=True)
 class Changes:
     """What is gathered or being written: mutations, which fail with their transaction, and records, which are tried again."""
@@ -34,6 +46,13 @@ class Changes:
     deadlines: dict[Place, int | None] = field(default_factory=dict)
     """Of what the overlay holds, where it has one, or takes one away."""
     outcomes: dict[Slot, Outcome] = field(default_factory=dict)
+    logged: list[LoggedChange] = field(default_factory=list)
+    last_revisions: dict[str, int] = field(default_factory=dict)
+    """Of each scope that has changes among the `logged`."""
+    revisions: dict[Place, int | None] = field(default_factory=dict)
+    """Of the values in the overlay whose scope has a change log; None for one that goes."""
+    trimmed: dict[str, int] = field(default_factory=dict)
+    """Scope → the revision up to which the log forgets its changes."""
     writes: list[Write] = field(default_factory=list)
     subscriptions: dict[str, Row | None] = field(default_factory=dict)
     attempts: dict[int, tuple[int, int]] = field(default_factory=dict)
@@ -63,6 +82,10 @@ class Changes:
         self.overlay.clear()
         self.deadlines.clear()
         self.outcomes.clear()
+        self.logged.clear()
+        self.last_revisions.clear()
+        self.revisions.clear()
+        self.trimmed.clear()
         self.writes.clear()
 
     def transaction(self, clock: Callable[[], int]) -> Transaction:
@@ -71,6 +94,10 @@ class Changes:
         return Transaction(
             values={(scope.encode(), key.encode()): value for (scope, key), value in self.overlay.items()},
             deadlines={(scope.encode(), key.encode()): at for (scope, key), at in self.deadlines.items()},
+            logged=[_logged_row(change) for change in self.logged],
+            last_revisions={scope.encode(): revision for scope, revision in self.last_revisions.items()},
+            revisions={(scope.encode(), key.encode()): revision for (scope, key), revision in self.revisions.items()},
+            trimmed={scope.encode(): upto for scope, upto in self.trimmed.items()},
             outcomes=self.outcomes,
             ended_sessions=self.ended_sessions,
             subscriptions=self.subscriptions,
@@ -88,6 +115,10 @@ class Changes:
     def is_empty(self) -> bool:
         """Whether there is nothing to write, and nothing waits."""
         return not any(getattr(self, name) for name in self.__slots__)
+
+
+def _logged_row(change: LoggedChange) -> Row:
+    return (change.scope.encode(), *change[1:3], change.key.encode(), *change[4:])
 
 
 def delivery_row(delivery: Delivery) -> Row:

@@ -79,6 +79,18 @@ class Commits:
         outcome = self.filling.outcomes.get(slot)
         return outcome if outcome is not None or self._writing is None else self._writing.outcomes.get(slot)
 
+    def revision_of_scope(self, scope: str) -> int | None:
+        """The latest revision of a scope's change log on its way; None if none is."""
+        revision = self.filling.last_revisions.get(scope)
+        return revision if revision is not None or self._writing is None else self._writing.last_revisions.get(scope)
+
+    def revision_of(self, place: Place, committed: int | None) -> int | None:
+        """The revision of the value that mutations see, which is the one that is `committed` where no other is on its way."""
+        for changes in (self.filling, self._writing):
+            if changes is not None and place in changes.revisions:
+                return changes.revisions[place]
+        return committed
+
     def deliveries_to(self, queue: Queue) -> list[Delivery]:
         """What is on its way into a queue."""
         pending = [self.filling] if self._writing is None else [self._writing, self.filling]

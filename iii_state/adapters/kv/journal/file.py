@@ -11,6 +11,7 @@ from pathlib import Path
 from iii_state.adapters.kv.journal.space import rewrite_if_mostly_free
 from iii_state.adapters.kv.journal.transaction import CLOCK_HEAD, CLOCK_ROW, CLOCK_TAIL, Row
 from iii_state.errors import StoreError
+from iii_state.history import NO_LOGS, LogRules
 
 logger = logging.getLogger(__name__)
 
@@ -18,6 +19,9 @@ FILE_NAME = "state.sqlite3"
 APPLICATION_ID = 0x6969_6973  # "iiis"
 FORMAT = 2
 """`user_version` of the file: the layout below. A newer one is refused, an older one brought up to it."""
+
+LOG_FORMAT = 3
+"""That of a file of which scopes have a change log: a version that does not know of it would write values and no changes."""
 
 _SCHEMA = """
 CREATE TABLE state (scope BLOB NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, PRIMARY KEY (scope, key)) WITHOUT ROWID;
@@ -52,6 +56,14 @@ CREATE TABLE IF NOT EXISTS crash (number INTEGER PRIMARY KEY, crashes INTEGER NO
 DELETE FROM crash WHERE number NOT IN (SELECT number FROM delivery);
 CREATE TABLE IF NOT EXISTS lineage (number INTEGER PRIMARY KEY, lineage BLOB NOT NULL);
 DELETE FROM lineage WHERE number NOT IN (SELECT number FROM delivery);
+CREATE TABLE IF NOT EXISTS log (scope BLOB PRIMARY KEY, last INTEGER NOT NULL, is_kept INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS history (
+    scope BLOB NOT NULL, revision INTEGER NOT NULL, at_ms INTEGER NOT NULL, key BLOB NOT NULL, old BLOB, new BLOB, cause TEXT,
+    PRIMARY KEY (scope, revision)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS revision (
+    scope BLOB NOT NULL, key BLOB NOT NULL, revision INTEGER NOT NULL, PRIMARY KEY (scope, key)
+) WITHOUT ROWID;
 """
 
 LOG_PAGES = 8192
@@ -74,15 +86,20 @@ class Contents:
     crashes: list[tuple[int, int]]
     lineages: list[tuple[int, bytes]]
     dead_letters: list[Row]
+    logs: list[tuple[bytes, int]]
+    revisions: list[tuple[bytes, bytes, int]]
+    history: list[Row]
     unwritten: StoreError | None = None
     """Why the file could not be told that it was opened, which `note_opening` has to do before anything else is written."""
 
 
-def open_file(path: Path, now: int) -> tuple[sqlite3.Connection, Contents]:
+def open_file(path: Path, now: int, history: LogRules = NO_LOGS) -> tuple[sqlite3.Connection, Contents]:
     """Open or make the file and read it. Raises `StoreError` in words when that cannot be, and `sqlite3.Error`.
 
     `now` is what the store's clock shows, in milliseconds. Where it showed more when the file was written last, the moments in
     it are moved back by the difference, so that nothing waits for longer than was asked.
+
+    `history` are the scopes that have a change log. That of any other scope ends, and does not go on later as if nothing had been.
 
     A file that was written before is opened on a full disk, too: `unwritten` of the contents then says so.
     """
@@ -90,7 +107,7 @@ def open_file(path: Path, now: int) -> tuple[sqlite3.Connection, Contents]:
     try:
         connection.execute("PRAGMA cache_spill=OFF")  # a full disk is met by the COMMIT, when everything has been read
         connection.execute("BEGIN IMMEDIATE")
-        back = _note_opening(connection, path, now)
+        back = _note_opening(connection, path, now, history)
         contents = _read(connection)
         try:
             connection.execute("COMMIT")
@@ -156,11 +173,11 @@ def connected(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def note_opening(connection: sqlite3.Connection, path: Path, now: int, store: str) -> None:
+def note_opening(connection: sqlite3.Connection, path: Path, now: int, history: LogRules, store: str) -> None:
     """Tell a file that was opened on a full disk, with the same `now`, that it was: what it then holds is what was read."""
     connection.execute("BEGIN IMMEDIATE")
     try:
-        _note_opening(connection, path, now)
+        _note_opening(connection, path, now, history)
         connection.execute("UPDATE meta SET value=? WHERE name='store'", (int(store, 16),))
         connection.execute("COMMIT")
     except BaseException:
@@ -208,9 +225,10 @@ def _force_names_to_disk(directory: Path) -> None:
             logger.debug("cannot force the names in %s to disk: %s", parent, error)
 
 
-def _note_opening(connection: sqlite3.Connection, path: Path, now: int) -> int:
+def _note_opening(connection: sqlite3.Connection, path: Path, now: int, history: LogRules) -> int:
     """Bring a file up to the format, give it the next epoch, and move its moments back, by what is answered."""
-    check_format(connection, path)
+    check_format(connection, path, LOG_FORMAT if history else FORMAT)
+    _end_logs(connection, history)
     connection.execute("UPDATE meta SET value = value + 1 WHERE name='epoch'")
     row = connection.execute("SELECT value FROM meta WHERE name='clock'").fetchone()
     back: int = 0 if row is None else row[0] - now
@@ -219,6 +237,24 @@ def _note_opening(connection: sqlite3.Connection, path: Path, now: int) -> int:
         connection.execute("UPDATE delivery SET due_at_ms = due_at_ms - ? WHERE due_at_ms > 0", (back,))
     connection.execute(f"{CLOCK_HEAD} {CLOCK_ROW}{CLOCK_TAIL}", (now,))
     return back
+
+
+def _end_logs(connection: sqlite3.Connection, history: LogRules) -> None:
+    """Forget the changes of scopes that have no change log any more. One that has one again begins behind a revision that is no
+    change: it stands for what was not logged meanwhile, and who has read up to there before is told so."""
+    for scope, is_kept in connection.execute("SELECT scope, is_kept FROM log").fetchall():
+        has_log = history.of(scope.decode()) is not None
+        if is_kept and not has_log:
+            end_log(connection, scope)
+        elif has_log and not is_kept:
+            connection.execute("UPDATE log SET is_kept=1, last=last+1 WHERE scope=?", (scope,))
+
+
+def end_log(connection: sqlite3.Connection, scope: bytes) -> None:
+    """Forget the changes of a scope, which is going to be written without them."""
+    connection.execute("UPDATE log SET is_kept=0 WHERE scope=?", (scope,))
+    connection.execute("DELETE FROM history WHERE scope=?", (scope,))
+    connection.execute("DELETE FROM revision WHERE scope=?", (scope,))
 
 
 def _read(connection: sqlite3.Connection) -> Contents:
@@ -233,11 +269,15 @@ def _read(connection: sqlite3.Connection) -> Contents:
         crashes=connection.execute("SELECT number, crashes FROM crash").fetchall(),
         lineages=connection.execute("SELECT number, lineage FROM lineage").fetchall(),
         dead_letters=connection.execute("SELECT * FROM dead_letter ORDER BY rowid").fetchall(),
+        logs=connection.execute("SELECT scope, last FROM log WHERE is_kept").fetchall(),
+        revisions=connection.execute("SELECT scope, key, revision FROM revision").fetchall(),
+        history=connection.execute("SELECT * FROM history ORDER BY scope, revision").fetchall(),
     )
 
 
-def check_format(connection: sqlite3.Connection, path: Path) -> None:
-    """Bring a file up to the format, within a transaction. Raises `StoreError` for one of another program, or a newer version."""
+def check_format(connection: sqlite3.Connection, path: Path, layout: int | None = None) -> None:
+    """Bring a file up to a format (that which it has, or `FORMAT`), within a transaction. Raises `StoreError` for one of another
+    program, or a newer version."""
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
@@ -247,11 +287,11 @@ def check_format(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
     elif application != APPLICATION_ID:
         raise StoreError(f"{path} is an SQLite database of another program; nothing was changed")
-    elif version > FORMAT:
-        raise StoreError(f"{path} has format {version}; this version of iii-state knows up to {FORMAT}. Use a newer one")
+    elif version > LOG_FORMAT:
+        raise StoreError(f"{path} has format {version}; this version of iii-state knows up to {LOG_FORMAT}. Use a newer one")
     for statement in _ADDED.split(";"):
         connection.execute(statement)
-    connection.execute(f"PRAGMA user_version={FORMAT}")
+    connection.execute(f"PRAGMA user_version={layout or max(version, FORMAT)}")
 
 
 def is_full(error: sqlite3.Error) -> bool:

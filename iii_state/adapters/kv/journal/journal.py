@@ -21,6 +21,7 @@ from iii_state.adapters.kv.journal.file import FILE_NAME, Contents, close_file, 
 from iii_state.adapters.kv.journal.space import FreeSpace
 from iii_state.adapters.kv.journal.transaction import Transaction, commit
 from iii_state.errors import StoreError
+from iii_state.history import NO_LOGS, LogRules
 from iii_state.tasks.background import Background
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,8 @@ REST_PER_STEP = 4
 class Journal:
     """Writes transactions to the file of a directory, one after the other, off the event loop."""
 
-    def __init__(self, directory: Path, save_interval_ms: int) -> None:
+    def __init__(self, directory: Path, save_interval_ms: int, history: LogRules = NO_LOGS) -> None:
+        self._history = history
         self.path = directory / FILE_NAME
         self._interval = save_interval_ms / 1000
         self._interval_changed = asyncio.Event()
@@ -215,10 +217,10 @@ class Journal:
             work()
 
     def _open(self, now: int) -> Contents:
-        self._connection, contents = open_file(self.path, now)
+        self._connection, contents = open_file(self.path, now, self._history)
         if contents.unwritten is not None:
             store = contents.store
-            self._note_opening = lambda connection: note_opening(connection, self.path, now, store)
+            self._note_opening = lambda connection: note_opening(connection, self.path, now, self._history, store)
         return contents
 
     def _close(self, now: int | None = None) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from iii_state.adapters.kv.journal.file import FILE_NAME, check_format, close_file, connected, in_words
+from iii_state.adapters.kv.journal.file import FILE_NAME, check_format, close_file, connected, end_log, in_words
 from iii_state.adapters.wall_clock import now_ms
 from iii_state.errors import StoreError
 
@@ -43,6 +43,8 @@ class StoppedFile:
         self.store: str = connection.execute("SELECT printf('%016x', value) FROM meta WHERE name='store'").fetchone()[0]
         clock = connection.execute("SELECT value FROM meta WHERE name='clock'").fetchone()
         # Where the wall clock has been set back, the next start moves the moments in the file back by this.
+        self._written: set[str] = set()
+        """The scopes of which values were stored here."""
         self._ahead = 0 if clock is None else max(0, clock[0] - now_ms())
 
     def scopes(self) -> list[str]:
@@ -76,7 +78,10 @@ class StoppedFile:
         return None if row is None or (row[1] is not None and row[1] <= now_ms() + self._ahead) else row[0]
 
     def put(self, scope: str, key: str, text: bytes, deadline_ms: int | None) -> None:
-        """Store a value, within `transaction`."""
+        """Store a value, within `transaction`. No event tells of it, and so no change log does: that of the scope begins anew."""
+        if scope not in self._written:
+            self._written.add(scope)
+            end_log(self._connection, scope.encode())
         place = (scope.encode(), key.encode())
         self._connection.execute(_STORE, (*place, text))
         if deadline_ms is None:

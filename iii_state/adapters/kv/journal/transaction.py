@@ -70,6 +70,10 @@ class Transaction:
 
     values: dict[tuple[bytes, bytes], bytes | None] = field(default_factory=dict)
     deadlines: dict[tuple[bytes, bytes], int | None] = field(default_factory=dict)
+    logged: list[Row] = field(default_factory=list)
+    last_revisions: dict[bytes, int] = field(default_factory=dict)
+    revisions: dict[tuple[bytes, bytes], int | None] = field(default_factory=dict)
+    trimmed: dict[bytes, int] = field(default_factory=dict)
     outcomes: dict[Slot, Outcome] = field(default_factory=dict)
     ended_sessions: list[str] = field(default_factory=list)
     subscriptions: dict[str, Row | None] = field(default_factory=dict)
@@ -92,6 +96,8 @@ class Transaction:
         removals = [(scope, key) for (scope, key), value in self.values.items() if value is None]
         deadlines = [(scope, key, at) for (scope, key), at in self.deadlines.items() if at is not None]
         no_deadlines = [(scope, key) for (scope, key), at in self.deadlines.items() if at is None]
+        revisions = [(scope, key, revision) for (scope, key), revision in self.revisions.items() if revision is not None]
+        no_revisions = [(scope, key) for (scope, key), revision in self.revisions.items() if revision is None]
         outcomes = [(*slot, *outcome.row()) for slot, outcome in self.outcomes.items()]
         kept = [row for row in self.subscriptions.values() if row is not None]
         ended = [(name,) for name, row in self.subscriptions.items() if row is None]
@@ -101,6 +107,15 @@ class Transaction:
             ("DELETE FROM state WHERE (scope, key) IN (VALUES", "(?,?)", ")", removals),
             ("INSERT INTO deadline VALUES", "(?,?,?)", " ON CONFLICT DO UPDATE SET at_ms=excluded.at_ms", deadlines),
             ("DELETE FROM deadline WHERE (scope, key) IN (VALUES", "(?,?)", ")", no_deadlines),
+            ("INSERT INTO history VALUES", "(?,?,?,?,?,?,?)", "", self.logged),
+            (
+                "INSERT INTO log VALUES",
+                "(?,?,1)",
+                " ON CONFLICT DO UPDATE SET last=excluded.last",
+                list(self.last_revisions.items()),
+            ),
+            ("INSERT INTO revision VALUES", "(?,?,?)", " ON CONFLICT DO UPDATE SET revision=excluded.revision", revisions),
+            ("DELETE FROM revision WHERE (scope, key) IN (VALUES", "(?,?)", ")", no_revisions),
             (CLOCK_HEAD, CLOCK_ROW, CLOCK_TAIL, clock),
             ("DELETE FROM session WHERE id IN (VALUES", "(?)", ")", [(session,) for session in self.ended_sessions]),
             ("INSERT OR REPLACE INTO session VALUES", "(?,?,?,?,?)", "", outcomes),
@@ -125,6 +140,8 @@ def commit(connection: sqlite3.Connection, transaction: Transaction) -> None:
         if transaction.attempts:
             planned = [(attempt, due, number) for number, (attempt, due) in transaction.attempts.items()]
             connection.executemany("UPDATE delivery SET attempt=?, due_at_ms=? WHERE number=?", planned)
+        if transaction.trimmed:
+            connection.executemany("DELETE FROM history WHERE scope=? AND revision<=?", list(transaction.trimmed.items()))
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:

@@ -9,7 +9,7 @@ from hiredis import ReplyError
 from iii_state.adapters.redis.connection.address import Address
 from iii_state.adapters.redis.connection.explain import explain
 from iii_state.adapters.redis.connection.socket import Socket
-from iii_state.adapters.redis.keys import FORMAT, Keys
+from iii_state.adapters.redis.keys import LOG_FORMAT, Keys
 from iii_state.adapters.redis.scripts.loader import script
 from iii_state.errors import StoreError
 
@@ -34,8 +34,8 @@ async def check_permissions(socket: Socket, keys: Keys, prefix: str, trial: byte
 
 def refuse_newer(address: Address, held: bytes) -> None:
     """Raises `StoreError` where the data has the format `held`, which this version does not know."""
-    if not held.isdigit() or int(held) > FORMAT:
+    if not held.isdigit() or int(held) > LOG_FORMAT:
         raise StoreError(
             f"the data in Redis at {address} has format {held.decode('utf-8', 'replace')}, which a newer "
-            f"version of iii-state has written; this one reads up to {FORMAT}"
+            f"version of iii-state has written; this one reads up to {LOG_FORMAT}"
         )

@@ -7,25 +7,28 @@ import logging
 from functools import partial
 
 from iii_state.adapters.redis.identity import steady
+from iii_state.adapters.redis.mutations.logs import setting_of
+from iii_state.adapters.redis.mutations.routes import HISTORY
 from iii_state.adapters.redis.scripts import engines
 from iii_state.adapters.redis.shared import Shared
 from iii_state.errors import ConfigError, StoreError
+from iii_state.history import NO_LOGS, LogRules
 from iii_state.tasks.background import Background
 from iii_state.tasks.signal import Signal
 
 logger = logging.getLogger(__name__)
 
-FEATURES = b"lineages"
-"""What this version reads of a queue's entries and 0.2.0 does not."""
+FEATURES = b"lineages history"
+"""What this version knows and 0.2.0 does not: what a write was made within, among a queue's entries; change logs."""
 
 LEASE = 0.9
 """Of its time to live an engine counts on so much: others see its heartbeat up to one look later than it was, and no earlier."""
 
 
 class Heartbeat:
-    """Keeps this engine among the engines. All of them have to agree on `foreign_writes`."""
+    """Keeps this engine among the engines. All of them have to agree on `foreign_writes` and `history`."""
 
-    def __init__(self, shared: Shared, ttl_ms: int, foreign_writes: bool) -> None:
+    def __init__(self, shared: Shared, ttl_ms: int, foreign_writes: bool, history: LogRules = NO_LOGS) -> None:
         self._keys = shared.keys
         self._engine = shared.engine
         self._run = shared.connection.run
@@ -34,6 +37,7 @@ class Heartbeat:
         self._store = shared.store
         self._ttl_ms = ttl_ms
         self._foreign_writes = foreign_writes
+        self._history = history
         self._background = Background()
         self._count = 0
         self.began_afresh = Signal()
@@ -54,10 +58,14 @@ class Heartbeat:
             began, read_at = loop.time(), steady()
             others = [other for other in await self._send(b"HKEYS", self._keys.engines) if other != engine.id]
             self._count += 1
-            reply = await self._run("fleet/join", partial(self._joining, others, stood))
+            found = await self._send(b"HGET", self._keys.routes, HISTORY) or b""
+            history = (found, setting_of(self._history, found))
+            reply = await self._run("fleet/join", partial(self._joining, others, stood, history))
             if reply[0] == b"OK":
                 engine.was_told_time(reply[1], read_at)
                 break
+            if reply[0] == b"DISAGREE" and reply[2] == b"history":
+                raise await self._other_history(reply[1])
             if reply[0] == b"DISAGREE":
                 wanted, found = ("true", "false") if self._foreign_writes else ("false", "true")
                 other = reply[1].decode(errors="replace")
@@ -75,6 +83,20 @@ class Heartbeat:
                 await asyncio.sleep(max(0.0, min(left, self._ttl_ms / 10_000)))
         engine.lease_until = began + LEASE * self._ttl_ms / 1000
         engine.is_member.set()
+
+    async def _other_history(self, other: bytes) -> ConfigError:
+        """Why this engine's `history` cannot be."""
+        reads = (await self._send(b"HGET", self._keys.features, other) or b"").split()
+        name = other.decode(errors="replace")
+        if b"history" not in reads:
+            return ConfigError(
+                f"the engine {name}, which runs on the same Redis, is of a version without change logs, and would write "
+                "without them: `history` can be set when all engines have been upgraded"
+            )
+        return ConfigError(
+            f"history is not what it is at the engine {name}, which runs on the same Redis: it has to be the same at all. To "
+            "change it, stop them all (one that was killed counts for heartbeat_ttl_ms), and start them with the new setting"
+        )
 
     def start(self) -> None:
         """Let the heart beat."""
@@ -146,7 +168,7 @@ class Heartbeat:
         engine = self._engine
         return engines.heartbeat(self._keys, engine.id, self._ttl_ms, engine.name, self._count, engine.own_now_ms())
 
-    def _joining(self, others: list[bytes], stood: bytes) -> list[bytes]:
+    def _joining(self, others: list[bytes], stood: bytes, history: tuple[bytes, bytes]) -> list[bytes]:
         """The call that makes this one of the engines, as it is sent."""
         engine, agreed = self._engine, (self._ttl_ms, self._foreign_writes)
-        return engines.join(self._keys, engine.id, engine.name, *agreed, others, self._count, engine.own_now_ms(), stood)
+        return engines.join(self._keys, engine.id, engine.name, *agreed, others, self._count, engine.own_now_ms(), stood, history)

@@ -10,7 +10,7 @@ import msgspec
 from iii_state.adapters.redis.fleet.aside import Aside
 from iii_state.adapters.redis.fleet.batches import batches
 from iii_state.adapters.redis.fleet.takeover import Takeover
-from iii_state.adapters.redis.keys import FORMAT
+from iii_state.adapters.redis.keys import FORMAT, LOG_FORMAT
 from iii_state.adapters.redis.keyspace.scan import hashes
 from iii_state.adapters.redis.keyspace.scopes import PAUSE_SECONDS
 from iii_state.adapters.redis.keyspace.shadows import LOCK_SECONDS
@@ -68,7 +68,8 @@ class SharedKeys:
         """Whether the keys that all share are as they should be by now."""
         typed = self._fleet_keys()
         held = (10 * HOLD_MS, 1000 * LOCK_SECONDS, 1000 * PAUSE_SECONDS)
-        words = [b"%d" % FORMAT, *(b"%d" % ms for ms in held), *(kind for _, kind in typed)]
+        layout = FORMAT if self._fanout.routes.logs is None else LOG_FORMAT
+        words = [b"%d" % layout, *(b"%d" % ms for ms in held), *(kind for _, kind in typed)]
         is_routed, wrong = await self._run("repair/check_fleet", [b"%d" % len(typed), *(key for key, _ in typed), *words])
         for number in wrong:
             await self._aside.move(*typed[number - 1])

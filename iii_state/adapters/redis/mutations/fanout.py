@@ -12,8 +12,9 @@ from iii_state.adapters.redis.identity import EngineIdentity
 from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.mutations.routes import BEGAN, RedisRoutes, deadlines_setting
 from iii_state.adapters.redis.mutations.wake_ups import WakeUps
-from iii_state.adapters.redis.scripts.mutations import BoundedQueue, Stale, declare
+from iii_state.adapters.redis.scripts.mutations import BoundedQueue, Log, Stale, declare
 from iii_state.adapters.redis.scripts.packing import Packing, pack
+from iii_state.adapters.wall_clock import now_ms
 from iii_state.events import QueueLimits
 from iii_state.tasks.effects import Afterwards
 from iii_state.tasks.maintenance import Maintenance
@@ -141,6 +142,17 @@ class Fanout:
             del self._undeclared[undeclared]
         settings = [(deadlines_setting(name.encode()), b"1") for name in dict.fromkeys((*scopes, scope))]
         return declare(self.keys, self.routes.version, *settings, told=bool(scopes)), bool(scopes)
+
+    # -- scopes that have change logs
+
+    def log(self, scope: str) -> Log | None:
+        """The change log of a scope, for a change that is made now."""
+        setting = self.routes.logs
+        found = None if setting is None else setting.of(scope)
+        if found is None:
+            return None
+        own_now_ms = self._engine.own_now_ms()
+        return Log(found.generation, found.rule.max_length, now_ms() if own_now_ms is None else own_now_ms)
 
     # -- bounds
 

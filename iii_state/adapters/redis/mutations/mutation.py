@@ -130,9 +130,8 @@ class Mutation(RedisCall[T], Generic[T]):
             session, epoch = caller_session(request.session), request.epoch
         is_silent = not fanout.enabled or (self.cause == "foreign" and routes.is_filling)
         wanted = self._wanted = [] if is_silent else routes.matching(self.scope, self.key)
-        shadows = routes.shadows
         scope, key = self._place
-        if not wanted and shadows is None and ttl is None:
+        if not wanted and ttl is None and not routes.takes_more:
             values_key, own, words = fanout.keys.values(scope), self._packed_own, len(self._own)
             return packing.mutation(
                 script(self.name), values_key, session, epoch, slot, sequence, routes.version, scope, key, own, words
@@ -142,10 +141,12 @@ class Mutation(RedisCall[T], Generic[T]):
         unbounded = () if self._room is None else self._room.unbounded
         targets = [fanout.target(queue, is_bounded=queue not in unbounded) for queue, _ in wanted]
         request_id = RequestId(session, epoch, slot, sequence)
+        shadows = routes.shadows
         watched = None if shadows is None else (fanout.keys.shadow(shadows, scope), fanout.marks)
+        log = None if routes.logs is None or (self.cause == "foreign" and routes.is_filling) else fanout.log(self.scope)
         lineage = b"" if self._lineage is None or not wanted or not fanout.tells_lineages else lineages.encode(self._lineage)
         known = (fanout.keys, request_id, routes.version, scope, key, targets, self._own, watched, ttl)
-        call = mutation(*known, cause=self.cause, lineage=lineage)
+        call = mutation(*known, cause=self.cause, lineage=lineage, log=log)
         return pack((b"EVALSHA", script(self.name).sha1, *call))
 
     def _declare(self) -> bytes:

@@ -9,12 +9,16 @@ from collections.abc import Sequence, Set
 
 import msgspec
 
+from iii_state.adapters.redis.mutations.logs import LogSetting
 from iii_state.adapters.redis.scripts.mutations import Stale
 from iii_state.errors import StoreError
 from iii_state.events import Subscription
 
 FOREIGN_WRITES = b":foreign_writes"
 """The setting that has foreign writes watched: the generation of the shadows, and ` filling` until they are complete."""
+
+HISTORY = b":history"
+"""The setting that scopes have change logs: rules, each with its generation (`logs.LogSetting`)."""
 
 BEGAN = b":began"
 """The first version of the routes: another one after the database has been emptied."""
@@ -61,6 +65,10 @@ class RedisRoutes:
         """The generation of the scopes' shadows, where foreign writes are watched."""
         self.is_filling = False
         """Whether the shadows are not complete yet: what is found missing in them is no event."""
+        self.logs: LogSetting | None = None
+        """The scopes that have change logs, where any has."""
+        self.takes_more = False
+        """Whether a write may take more than its value, events and deadline: a shadow, or a change log."""
         self._routes: dict[bytes, Route] = {}
         self._queues: dict[Wanted, dict[bytes, str]] = {}
         self.with_deadlines: set[str] = set()
@@ -115,7 +123,7 @@ class RedisRoutes:
         self._queues.clear()
         self.with_deadlines.clear()
         self.settings.clear()
-        self.shadows, self.is_filling = None, False
+        self.shadows, self.is_filling, self.logs, self.takes_more = None, False, None, False
         for queue, text in zip(table[::2], table[1::2], strict=True):
             self._change(queue, text)
 
@@ -174,3 +182,6 @@ class RedisRoutes:
         if setting == FOREIGN_WRITES:
             generation, _, rest = text.partition(b" ")
             self.shadows, self.is_filling = generation or None, bool(rest)
+        elif setting == HISTORY:
+            self.logs = LogSetting(text) if text else None
+        self.takes_more = self.shadows is not None or self.logs is not None

@@ -77,8 +77,11 @@ class Transact(Mutation[list[Done]]):
         is_told = self._lineage is not None and fanout.tells_lineages and any(self._wanted_of)
         lineage = lineages.encode(self._lineage) if is_told and self._lineage is not None else b""
         request_id = RequestId(session, epoch, slot, sequence)
+        log = None if routes.logs is None else fanout.log(self.scope)
         known = (fanout.keys, request_id, routes.version, scope, calls, watched)
-        return pack((b"EVALSHA", script(self.name).sha1, *transaction(*known, has_deadlines=has_deadlines, lineage=lineage)))
+        return pack(
+            (b"EVALSHA", script(self.name).sha1, *transaction(*known, has_deadlines=has_deadlines, lineage=lineage, log=log))
+        )
 
     # -- reading the reply
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from iii_state.adapters.redis.keys import FORMAT, Keys
+from iii_state.adapters.redis.keys import FORMAT, LOG_FORMAT, Keys
 
 
 def join(
@@ -17,20 +17,22 @@ def join(
     count: int = 0,
     now_ms: int | None = None,
     stood: bytes = b"",
+    history: tuple[bytes, bytes] = (b"", b""),
 ) -> list[bytes]:
     """What follows the digest of join.lua in EVALSHA; `now_ms` is the time of the fleet by the engine's own clock, `stood` where it
-    has stood still for as long as the script has said."""
+    has stood still for as long as the script has said. `history` is the setting of the change logs, as found and as it is to be."""
     names = (keys.routes, keys.routes_version, keys.routes_log, keys.engines, keys.format)
     more = (keys.engine(engine), keys.clock, keys.orphans, *(keys.engine(other) for other in others))
     words = (
         engine,
         b"%d" % ttl_ms,
-        b"%d" % FORMAT,
+        b"%d" % (LOG_FORMAT if history[1] else FORMAT),
         b"%d" % foreign_writes,
         name,
         heartbeat_text(ttl_ms, count),
         _optional(now_ms),
         stood,
+        *history,
     )
     return [b"%d" % (len(names) + len(more)), *names, *more, *words, *others]
 

@@ -102,6 +102,14 @@ Refusal = Stale | QueueFull | ForeignText | Unmet | Postponed
 """Why a mutation has changed nothing, and can be made again when that has been seen to."""
 
 
+class Log(NamedTuple):
+    """The change log of a scope: which time it is switched on, how many changes it keeps at least, when this one is made."""
+
+    generation: bytes
+    max_length: int
+    made_at_ms: int
+
+
 def mutation(
     keys: Keys,
     request: RequestId,
@@ -114,19 +122,22 @@ def mutation(
     ttl: bytes | None = None,
     cause: Cause | None = None,
     lineage: bytes = b"",
+    log: Log | None = None,
 ) -> list[bytes]:
     """What follows the digest in EVALSHA: number of keys, keys, arguments.
 
     `arguments` are the command's own; `watched` is the scope's shadow and the channel of the marks, where foreign writes are;
     `cause` is what the id of the write says. `ttl` is for a scope that has deadlines, and None for any other: milliseconds,
     `NO_DEADLINE` or `KEEP_DEADLINE`. `lineage` is what the write was made within (`lineages.encode`), empty where that is not to be
-    told: then the call is what it was in 0.2.0.
+    told: then the call is what it was in 0.2.0. `log` is for a scope that has a change log.
     """
     extra: tuple[bytes, ...] = ()
-    if watched is not None or ttl is not None:
+    if watched is not None or ttl is not None or log is not None:
         none = (keys.routes_version, keys.routes_version)
         times = (keys.deadlines_of(scope), keys.deadlines, keys.clock)
         extra = (*(watched or none), *((*none, keys.routes_version) if ttl is None else times))
+        if log is not None:
+            extra += (keys.history(scope), keys.revisions(scope))
     call = [
         b"%d" % (5 + (4 if lineage else 3) * len(targets) + len(extra)),
         keys.values(scope),
@@ -152,6 +163,8 @@ def mutation(
             call.append(lineage)
     if ttl is not None:
         call.append(ttl)
+    if log is not None:
+        call += (log.generation, b"%d" % log.max_length, b"%d" % log.made_at_ms)
     call += arguments
     return call
 
@@ -227,12 +240,20 @@ def previous(reply: Reply) -> bytes | None:
     return cast("bytes | None", reply[1])
 
 
+def revision(reply: Reply) -> int | None:
+    """The revision of an applied mutation, None where its scope has no change log."""
+    if reply[0] == b"AGAIN":
+        told = cast(bytes, reply[2]).rpartition(b"@")
+        return int(told[2]) if told[1] else None
+    return reply[-1] if isinstance(reply[-1], int) else None
+
+
 def updated(reply: Reply, plan: Plan) -> Updated:
     """What an applied update has done."""
     if reply[0] == b"AGAIN":
         old = previous(reply)
         return Updated(old, *apply(plan, old))
-    _, old, new, failures = cast("tuple[bytes, bytes | None, bytes, bytes]", reply)
+    _, old, new, failures = cast("tuple[bytes, bytes | None, bytes, bytes]", reply if len(reply) == 4 else reply[:4])
     return Updated(old, new, failed_ops(plan, failures))
 
 

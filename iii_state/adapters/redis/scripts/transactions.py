@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from iii_state.adapters.redis.keys import Keys, lane
-from iii_state.adapters.redis.scripts.mutations import BoundedQueue, Reply, RequestId, failed_ops
+from iii_state.adapters.redis.scripts.mutations import BoundedQueue, Log, Reply, RequestId, failed_ops
 from iii_state.errors import OldValueUnknown
 from iii_state.values.ops import OpError, Plan
 
@@ -32,13 +32,16 @@ def transaction(
     *,
     has_deadlines: bool = False,
     lineage: bytes = b"",
+    log: Log | None = None,
 ) -> list[bytes]:
-    """What follows the digest in EVALSHA: number of keys, keys, arguments. `watched`, `lineage`: see `mutations.mutation`."""
+    """What follows the digest in EVALSHA: number of keys, keys, arguments. For `watched`, `lineage`, `log` see `mutation`."""
     extra: tuple[bytes, ...] = ()
-    if watched is not None or has_deadlines:
+    if watched is not None or has_deadlines or log is not None:
         none = (keys.routes_version, keys.routes_version)
         times = (keys.deadlines_of(scope), keys.deadlines, keys.clock) if has_deadlines else (*none, keys.routes_version)
         extra = (*(watched or none), *times)
+        if log is not None:
+            extra += (keys.history(scope), keys.revisions(scope))
     names = [keys.values(scope), keys.scopes, keys.session(request.session), keys.routes_version, keys.routes_log]
     words: list[bytes] = []
     for number, (key, kind, targets, own, ttl) in enumerate(steps):
@@ -54,6 +57,8 @@ def transaction(
                 step.append(lineage)
         if ttl is not None:
             step.append(ttl)
+        if log is not None:
+            step += (log.generation, b"%d" % log.max_length, b"%d" % log.made_at_ms)
         step += own
         words += (kind, b"%d" % len(targets), b"%d" % len(step), *step)
     names += extra
