@@ -16,7 +16,7 @@ import msgspec
 from iii_state import values
 from iii_state.errors import StateError, TransferError
 from iii_state.transfer.files import STANDARD, Lines
-from iii_state.transfer.lines import End, Reading, Selection
+from iii_state.transfer.lines import End, LineReader, Selection
 from iii_state.transfer.rows import PART_BYTES, PART_ROWS, OnConflict, RowOutcome, Target, ValueRow
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class ExportFile:
         self.id: str | None = None
 
     def read(self, told: Callable[[int, int | None], None]) -> Iterator[tuple[str, ValueRow]]:
-        lines, reading = Lines(self._file), Reading()
+        lines, reading = Lines(self._file), LineReader()
         try:
             for line in lines:
                 try:
