@@ -5,21 +5,27 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from iii_state import values
 from iii_state.errors import MAX_CODE, MAX_MESSAGE, bounded
+from iii_state.filters import LEFT_OUT, Filter
 from iii_state.lineages import Lineage
 
 EventType = Literal["state:created", "state:updated", "state:deleted"]
+Payload = Literal["full", "new", "keys"]
+OnFull = Literal["reject", "drop_oldest"]
 Cause = Literal["expired", "foreign"]
 """Why there is an event that no call has made: a deadline, or another program's write that was found by comparison."""
 
 _FOREIGN = "foreign-"
 _OVER = "-over"
 FOREVER = "forever"
+
+TRIGGERS_V2 = "triggers.v2"
+"""The feature that narrowed triggers are: engines without it take no notice of what narrows one."""
 
 BRIDGE_FUNCTIONS = "iii-state::bridge::"
 """How the ids of functions begin with which a bridge hears of a remote's events: it stands for all the callers of its engine."""
@@ -54,6 +60,8 @@ class Change(msgspec.Struct):
 
     def payload(self) -> bytes:
         """The JSON object that handlers are called with."""
+        if self.old == LEFT_OUT or self.new == LEFT_OUT:
+            return self.payload_without(self.old == LEFT_OUT, self.new == LEFT_OUT)
         return b'{"type":"state","event_type":"%b","scope":%b,"key":%b,"old_value":%b,"new_value":%b%b}' % (
             self.event_type.encode(),
             values.encode_string(self.scope),
@@ -62,6 +70,34 @@ class Change(msgspec.Struct):
             b"null" if self.new is None else self.new,
             b"" if self.cause is None else b',"cause":"%b"' % self.cause.encode(),
         )
+
+    def payload_without(self, old: bool, new: bool) -> bytes:
+        """The same without the member `old_value`, or `new_value`, as a trigger's `payload` has it."""
+        return b'{"type":"state","event_type":"%b","scope":%b,"key":%b%b%b%b}' % (
+            self.event_type.encode(),
+            values.encode_string(self.scope),
+            values.encode_string(self.key),
+            b"" if old else b',"old_value":%b' % (b"null" if self.old is None else self.old),
+            b"" if new else b',"new_value":%b' % (b"null" if self.new is None else self.new),
+            b"" if self.cause is None else b',"cause":"%b"' % self.cause.encode(),
+        )
+
+    def with_payload(self, payload: Payload) -> Change:
+        """The event as a queue of this payload holds it: what is left out of it takes no room."""
+        if payload == "full":
+            return self
+        old = None if self.old is None else LEFT_OUT
+        new = self.new if payload == "new" or self.new is None else LEFT_OUT
+        return msgspec.structs.replace(self, old=old, new=new)
+
+    def behind(self, earlier: Change) -> Change:
+        """The one event in which this and one that waits before it in its lane are told together, where a trigger coalesces."""
+        existed = earlier.event_type == "state:updated" or (earlier.event_type == "state:deleted" and earlier.old is not None)
+        if self.event_type == "state:deleted":
+            event_type: EventType = "state:deleted"
+        else:
+            event_type = "state:updated" if existed else "state:created"
+        return msgspec.structs.replace(self, old=earlier.old if existed else None, event_type=event_type)
 
 
 def write_id_of(plain: str, cause: Cause | None) -> str:
@@ -104,7 +140,7 @@ class QueueLimits(msgspec.Struct, frozen=True):
 
     max_queue_length: int = 100_000
     max_queue_bytes: int = 256 * 1024 * 1024
-    on_full: Literal["reject", "drop_oldest"] = "reject"
+    on_full: OnFull = "reject"
     dead_letter_retention_ms: int | Literal["forever"] = "forever"
     """For how long a dead letter is kept. Their number is bounded by `max_queue_length` as well."""
 
@@ -120,11 +156,19 @@ class DispatchLimits(msgspec.Struct, frozen=True):
     loop_limit: int | None = None
 
 
+class Batch(msgspec.Struct, frozen=True):
+    """How many events a handler is called with at once, at most, and for how many milliseconds the first waits for others."""
+
+    max: int
+    wait_ms: int = 0
+
+
 class Subscription(msgspec.Struct, frozen=True, dict=True):
     """Which function wants which events, and how they are delivered: the durable identity of one or more equal triggers.
 
-    The same (namespace, function, scope, key, condition, delivery) is one subscription, on whichever engine it is registered;
-    of everything else the last registration counts. None for scope, key or condition means not given.
+    The same (namespace, function, scope, key, condition, delivery), and, where there are any, prefixes, filter and coalescing,
+    is one subscription, on whichever engine it is registered; of everything else the last registration counts. None for scope,
+    key, their prefixes or condition means not given.
     """
 
     function_id: str
@@ -137,12 +181,64 @@ class Subscription(msgspec.Struct, frozen=True, dict=True):
     concurrency: int | None = None
     retention_ms: int | Literal["forever"] = 300_000
     metadata: bytes | None = None
+    scope_prefix: str | None = None
+    key_prefix: str | None = None
+    filter: Filter | None = None
+    coalesce: bool = False
+    payload: Payload = "full"
+    batch: Batch | None = None
+    on_full: OnFull | None = None
+    max_queue_length: int | None = None
+    max_queue_bytes: int | None = None
 
     @cached_property
     def id(self) -> str:
         """32 hex digits, the same on every engine."""
         identity = (self.namespace, self.function_id, self.scope, self.key, self.condition_function_id, self.delivery)
+        if self.is_narrowed:
+            return hashlib.sha256(
+                values.encode((*identity, self.scope_prefix, self.key_prefix, self.filter, self.coalesce))
+            ).hexdigest()[:32]
         return hashlib.sha256(values.encode(identity)).hexdigest()[:32]
+
+    @property
+    def is_narrowed(self) -> bool:
+        """Whether its identity has anything that engines without the feature `triggers.v2` do not know."""
+        return self.filter is not None or self.coalesce or self.scope_prefix is not None or self.key_prefix is not None
+
+    def limits(self, others: QueueLimits) -> QueueLimits:
+        """The bounds of its queue: its own, where it has any, and otherwise the adapter's."""
+        own = {name: getattr(self, name) for name in ("on_full", "max_queue_length", "max_queue_bytes")}
+        given = {name: value for name, value in own.items() if value is not None}
+        return msgspec.structs.replace(others, **given) if given else others
+
+    def still_wants(self, event: Change) -> bool:
+        """Whether an event that was queued for it is for it: an engine that does not know all of its config may have queued it.
+
+        What has been coalesced is more than one event, of which each was judged.
+        """
+        return (
+            (self.scope_prefix is None or event.scope.startswith(self.scope_prefix))
+            and (self.key_prefix is None or event.key.startswith(self.key_prefix))
+            and (self.filter is None or self.coalesce or self.filter.may_want(event.event_type, event.old, event.new))
+        )
+
+
+def particulars(subscription: Subscription) -> dict[str, Any]:
+    """What a subscription has of the members of a trigger's config that came with the feature `triggers.v2`."""
+    config: dict[str, Any] = {}
+    for name in ("scope_prefix", "key_prefix", "on_full", "max_queue_length", "max_queue_bytes"):
+        if (given := getattr(subscription, name)) is not None:
+            config[name] = given
+    if subscription.filter is not None:
+        config |= subscription.filter.config()
+    if subscription.coalesce:
+        config["coalesce"] = True
+    if subscription.payload != "full":
+        config["payload"] = subscription.payload
+    if subscription.batch is not None:
+        config["batch"] = msgspec.structs.asdict(subscription.batch)
+    return config
 
 
 @dataclass(slots=True, eq=False)
@@ -163,6 +259,8 @@ class Delivery:
     crashes: int = 0
     begun: bool = False
     """Whether it has been handed on to its handler or condition since it was taken."""
+    dropped: int = 0
+    """How many events of its queue had been dropped because it was full when it was taken, where the trigger bounds it so."""
 
     @property
     def event_id(self) -> str:

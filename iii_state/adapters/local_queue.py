@@ -21,9 +21,10 @@ class Queue:
     """
 
     def __init__(self, subscription: Subscription, limits: QueueLimits, wake: Callable[[str], None]) -> None:
-        self.subscription = subscription
         self.id = subscription.id
-        self.limits = limits
+        self.has_prefix = subscription.scope_prefix is not None or subscription.key_prefix is not None
+        self._adapter_limits = limits
+        self.take_settings(subscription)
         self.hosted = False
         self.orphaned_at_ms: int | None = None
         self.dropped = 0
@@ -33,6 +34,8 @@ class Queue:
         """When a loop through it was noted last, by the loop's clock."""
         self._reserved = 0
         self._reserved_bytes = 0
+        self.on_coalesced: Callable[[Delivery, Delivery], None] = lambda replaced, delivery: None
+        """Told of a delivery that has gone, and of the one that tells of both."""
         self._wake = wake
         self._bytes = 0
         self._deliveries: dict[int, Delivery] = {}
@@ -40,6 +43,14 @@ class Queue:
         self._ready: deque[Delivery] = deque()
         self._pending: dict[int, Delivery] = {}
         self._timers: dict[int, asyncio.TimerHandle] = {}
+
+    def take_settings(self, subscription: Subscription) -> None:
+        """The subscription has been registered, again perhaps, and with other settings."""
+        self.subscription = subscription
+        self.limits = subscription.limits(self._adapter_limits)
+        self.coalesces = subscription.coalesce
+        self.is_particular = subscription.filter is not None or subscription.payload != "full"
+        """Whether it wants only some of the events of its scope and key, or only a part of each."""
 
     def __len__(self) -> int:
         return len(self._deliveries)
@@ -69,8 +80,18 @@ class Queue:
     def overflow(self, event: Change) -> str | None:
         """Why one more event does not fit, None if it does."""
         if len(self._deliveries) + self._reserved >= self.limits.max_queue_length:
-            return f"max_queue_length {self.limits.max_queue_length}"
-        if self._bytes + self._reserved_bytes + event.size > self.limits.max_queue_bytes:
+            bound = f"max_queue_length {self.limits.max_queue_length}"
+        elif self._bytes + self._reserved_bytes + event.size > self.limits.max_queue_bytes:
+            bound = f"max_queue_bytes {self.limits.max_queue_bytes}"
+        else:
+            return None
+        return self._overflow_together(event) if self.coalesces and self._to_coalesce(event) is not None else bound
+
+    def _overflow_together(self, event: Change) -> str | None:
+        """The same where it takes the place of one that waits."""
+        waiting = self._to_coalesce(event)
+        more = len(event.new or b"") - (0 if waiting is None else len(waiting.event.new or b""))
+        if more > 0 and self._bytes + self._reserved_bytes + more > self.limits.max_queue_bytes:
             return f"max_queue_bytes {self.limits.max_queue_bytes}"
         return None
 
@@ -84,8 +105,14 @@ class Queue:
         self._reserved -= 1
         self._reserved_bytes -= event.size
 
+    def _to_coalesce(self, event: Change) -> Delivery | None:
+        """The delivery that waits behind the first of the event's lane, if there is one; that first one may be out."""
+        lane = self._lanes.get((event.scope, event.key))
+        return lane[-1] if lane is not None and len(lane) > 1 else None
+
     def push(self, delivery: Delivery, due_in_ms: int = 0) -> None:
-        """Add a delivery behind all others of its lane."""
+        """Add a delivery behind all others of its lane, or, where its trigger coalesces, told together with what waits there in the
+        place of that."""
         number = number_of(delivery)
         event = delivery.event
         delivery.queued_at_ms = now_ms()
@@ -94,6 +121,12 @@ class Queue:
         lane = (event.scope, event.key)
         waiting = self._lanes.get(lane)
         if waiting is not None:
+            if self.coalesces and len(waiting) > 1:
+                replaced = waiting[-1]
+                delivery.event = event.behind(replaced.event)
+                self._bytes += delivery.event.size - event.size
+                self._forget(number_of(replaced))
+                self.on_coalesced(replaced, delivery)
             waiting.append(delivery)
             return
         self._lanes[lane] = deque((delivery,))

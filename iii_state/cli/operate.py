@@ -200,12 +200,24 @@ def _trigger_cells(row: dict[str, Any]) -> tuple[str, ...]:
     function = row["function_id"] if row["namespace"] == "default" else f"{row['namespace']}/{row['function_id']}"
     if row["condition_function_id"] is not None:
         function += f" if {row['condition_function_id']}"
+    if only := _particulars(row):
+        function += f" ({only})"
     counts = [str(row[name]) for name in ("waiting", "pending", "retrying")]
     oldest = "-" if row["oldest_at_ms"] is None else _age(row["oldest_at_ms"])
-    scope, key = ("*" if row[name] is None else row[name] for name in ("scope", "key"))
+    scope, key = (f"{row.get(f'{name}_prefix', '')}*" if row[name] is None else row[name] for name in ("scope", "key"))
     hosts = ", ".join(row["hosts"]) or "nobody"
     loop = "looping" if row.get("looping") else "-"
     return (function, scope, key, row["delivery"], hosts, *counts, oldest, str(row["dead"]), str(row["dropped"]), loop)
+
+
+def _particulars(row: dict[str, Any]) -> str:
+    """What else a trigger's config says of which events it wants, and how."""
+    told = [kind.removeprefix("state:") for kind in row.get("event_types", ())]
+    for member in ("changed", "when", "payload", "batch", "on_full", "max_queue_length", "max_queue_bytes"):
+        if member in row:
+            text = values.encode(row[member]).decode() if not isinstance(row[member], str) else row[member]
+            told.append(f"{member} {text if len(text) <= 60 else text[:57] + '…'}")
+    return ", ".join([*told, "coalesce"] if row.get("coalesce") else told)
 
 
 def _kind(row: dict[str, Any]) -> str:

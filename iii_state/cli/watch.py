@@ -23,8 +23,9 @@ from iii_state.client.about import About
 from iii_state.client.address import shown
 from iii_state.client.client import Client
 from iii_state.client.following import Following
+from iii_state.client.serving import Listener
 from iii_state.errors import ConnectionLost
-from iii_state.host import Caller, Handler
+from iii_state.state.watch import WATCH_BOUNDS, dropped_before
 from iii_state.values import Json
 
 
@@ -47,6 +48,7 @@ def watch(scope: str | None, key: str | None, after: str | None, initial: bool, 
         raise click.UsageError("--after goes on behind what has been seen, and --initial begins with what is there: give one.")
 
     stop = asyncio.Event()
+    dropped = 0
 
     def show(event: Json) -> None:
         try:
@@ -57,11 +59,16 @@ def watch(scope: str | None, key: str | None, after: str | None, initial: bool, 
         except BrokenPipeError:  # the reader of the output has gone
             stop.set()
 
-    def show_event(event: Json, caller: Caller) -> None:
+    def show_event(event: Json, metadata: Json | None) -> None:
+        nonlocal dropped
+        before = 0 if metadata is None else dropped_before(values.decode(metadata))
+        if before > dropped:
+            click.echo(f"{before - dropped} events were dropped, since they were not taken in time", err=True)
+        dropped = before
         show(_without_caller(event))
 
     what = "everything" if scope is None else name(scope) if key is None else f"{name(scope)} {name(key)}"
-    config = msgspec.json.decode(request(scope=scope, key=key, retention_ms=0, concurrency=1))
+    config = msgspec.json.decode(request(scope=scope, key=key, concurrency=1)) | WATCH_BOUNDS
 
     async def action() -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
@@ -82,10 +89,10 @@ def watch(scope: str | None, key: str | None, after: str | None, initial: bool, 
 
 
 async def _watch(
-    client: Client, function_id: str, show_event: Handler, config: dict[str, Any], stop: asyncio.Event, words: str
+    client: Client, function_id: str, show_event: Listener, config: dict[str, Any], stop: asyncio.Event, words: str
 ) -> None:
     """Show the events of a connection until it is over, or `stop`."""
-    client.serving.register_function(function_id, show_event)
+    client.serving.register_listener(function_id, show_event, "A watch of the command line")
     stopped = asyncio.create_task(stop.wait())
     lost = asyncio.create_task(client.closed())
     try:
@@ -101,7 +108,7 @@ async def _watch(
         await asyncio.gather(stopped, lost, return_exceptions=True)
 
 
-async def _come_back(url: str, function_id: str, show_event: Handler, config: dict[str, Any], stop: asyncio.Event) -> None:
+async def _come_back(url: str, function_id: str, show_event: Listener, config: dict[str, Any], stop: asyncio.Event) -> None:
     """Try to connect until the engine is there or `stop` is set; then watch on, until that connection is over."""
     while not stop.is_set():
         try:

@@ -12,7 +12,7 @@ import msgspec
 from iii_state.client.following import Following
 from iii_state.state.handlers import EmbeddingEngine, EventHandler, Handlers
 from iii_state.state.log_source import FollowedScope
-from iii_state.state.watch import Watch, Watches
+from iii_state.state.watch import WATCH_BOUNDS, Watch, Watches
 from iii_state.values.ops import OpError
 
 H = TypeVar("H", bound=EventHandler)
@@ -285,7 +285,7 @@ class State:
             raise ValueError("after goes on behind what has been seen, and initial begins with what is there: give one")
         if buffer < 1:
             raise ValueError(f"buffer has to be 1 or more events, not {buffer}")
-        config = _given(scope=scope, key=key) | {"retention_ms": 0}
+        config = _given(scope=scope, key=key) | WATCH_BOUNDS
         if scope is None or (after is None and not initial):
             return Watch(self._watches, config, buffer)
         return Watch(self._watches, config, buffer, FollowedScope(self._call, scope, key, Following(after, initial=initial)))

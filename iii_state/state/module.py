@@ -91,7 +91,9 @@ class StateModule:
             metadata = self._about if function_id == "state::set" else None
             host.register_function(function_id, handler, description=description, metadata=metadata)
         host.watch_workers(self._snapshots.end)
-        host.register_trigger_type("state", self.triggers, description="State trigger: a function runs after every change")
+        host.register_trigger_type(
+            "state", self.triggers, description="State trigger: a function runs after every change", reads_scope_prefix=True
+        )
 
     def _about(self) -> bytes:
         """Which store this is, as it is now: one that has been emptied is another one."""

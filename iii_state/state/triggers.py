@@ -3,34 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Literal
 
 import msgspec
 
-from iii_state import config as configuration
 from iii_state.adapters.base import Adapter
 from iii_state.config import Settings
 from iii_state.errors import Code, ConfigError, FunctionError, StoreError
 from iii_state.events import Subscription
 from iii_state.host import Trigger
 from iii_state.state.dispatch import Dispatcher
+from iii_state.state.trigger_config import TriggerConfig, subscription_of
 from iii_state.tasks.results import Result, then
 from iii_state.values.requests import describe
-
-
-class TriggerConfig(msgspec.Struct):
-    """The config of a `state` trigger; unknown members are ignored."""
-
-    scope: str | None = None
-    key: str | None = None
-    condition_function_id: str | None = None
-    delivery: Literal["once", "broadcast"] | None = None
-    retry: dict[str, Any] | None = None
-    retention_ms: int | Literal["forever"] | None = None
-    concurrency: int | None = None
-
-
-_trigger = msgspec.json.Decoder(TriggerConfig)
 
 
 class StateTriggers:
@@ -60,7 +44,7 @@ class StateTriggers:
         if dispatcher is None:
             raise _registration_failure("the state module is not running")
         try:
-            subscription = self._subscription(trigger)
+            subscription = self._subscription(trigger, warns=True)
         except FunctionError:
             if replaces is not None:
                 self.unregister(replaces, disconnected=True)
@@ -98,29 +82,12 @@ class StateTriggers:
         queues = self._adapter.queues
         return queues.abandon(subscription_id) if disconnected else queues.unsubscribe(subscription_id)
 
-    def _subscription(self, trigger: Trigger) -> Subscription:
+    def _subscription(self, trigger: Trigger, *, warns: bool = False) -> Subscription:
         try:
-            given = _trigger.decode(trigger.config) if trigger.config is not None and trigger.config != b"null" else TriggerConfig()
-            retry = configuration.section("retry.", given.retry or {}, configuration.RETRY_CHECKS)
-            if given.retention_ms is not None:
-                configuration.retention("retention_ms", given.retention_ms)
-            if given.concurrency is not None:
-                configuration.integer(1, 100_000)("concurrency", given.concurrency)
+            return subscription_of(trigger, self._settings, warns=warns)
         except (msgspec.MsgspecError, ConfigError, RecursionError, UnicodeError) as error:
             cause = describe(trigger.config or b"null", TriggerConfig, error)
             raise _registration_failure(f"Failed to parse trigger config: {cause}") from None
-        return Subscription(
-            function_id=trigger.function_id,
-            namespace=trigger.namespace,
-            scope=given.scope,
-            key=given.key,
-            condition_function_id=given.condition_function_id,
-            delivery=given.delivery or "once",
-            retry=msgspec.structs.replace(self._settings.retry, **retry),
-            concurrency=given.concurrency,
-            retention_ms=self._settings.retention_ms if given.retention_ms is None else given.retention_ms,
-            metadata=trigger.metadata,
-        )
 
 
 def _registration_failure(message: str) -> FunctionError:

@@ -1,7 +1,8 @@
 """Watching: the changes of values as they happen, for a reader in the engine's own process.
 
 What a watch gets lies in a bounded buffer until it is read. The function that the engine calls only puts events there, and so is
-always done at once: a reader that is slow loses events, and is told so, but never fills a queue, and no writer fails because of it.
+always done at once: a reader that is slow loses events, and is told so. Its queue is bounded as well, and drops its oldest events:
+no writer fails because somebody looks.
 """
 
 from __future__ import annotations
@@ -22,6 +23,16 @@ from iii_state.state.handlers import EmbeddingEngine, Event, event_of
 from iii_state.state.log_source import FollowedScope
 from iii_state.tasks.background import Background
 from iii_state.tasks.closing import in_turn
+
+WATCH_BOUNDS: dict[str, Any] = {"retention_ms": 0, "on_full": "drop_oldest", "max_queue_length": 1000}
+"""What every watch registers with, beside what it wants to see."""
+
+
+def dropped_before(metadata: object) -> int:
+    """How many events of its queue had been dropped when the one of a call with these metadata was handed out."""
+    delivery = metadata.get("iii_state") if isinstance(metadata, dict) else None
+    dropped = delivery.get("dropped") if isinstance(delivery, dict) else None
+    return dropped if isinstance(dropped, int) else 0
 
 
 class Watch:
@@ -111,12 +122,17 @@ class Buffer:
         self._size = size
         self._events: deque[Event] = deque()
         self._dropped = 0
+        self._dropped_before = 0
+        """How many its queue has dropped, as far as is known."""
         self._changed = asyncio.Event()
 
     def put(self, payload: dict[str, Any], metadata: object) -> None:
         """Take an event: the function that the engine calls."""
         if self.is_over:
             return
+        if (dropped := dropped_before(metadata)) > self._dropped_before:
+            self._dropped += dropped - self._dropped_before
+            self._dropped_before = dropped
         if len(self._events) >= self._size:
             self._events.popleft()
             self._dropped += 1

@@ -96,6 +96,18 @@ class Condition(NamedTuple):
             return kind.encode() == value
         return kind == "number" and compared(found, value) in _ORDERS[test]
 
+    def canonical(self) -> bytes:
+        """It as JSON text, the same for all that mean the same and are only written in another way."""
+        test = self.test
+        if test in ("absent", "present"):
+            value = b"true"
+        elif test in ("type", "etag"):
+            value = values.encode_string(self.value.decode())
+        else:
+            value = values.unframe(self.value)
+        path = b'"path":[%b],' % b",".join(self.tokens) if self.tokens else b""
+        return b'{%b"%b":%b}' % (path, test.encode(), value)
+
     def words(self) -> tuple[bytes, ...]:
         """It as arguments of a script: test, number of names, the names, value."""
         if not self.names:

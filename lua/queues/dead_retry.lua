@@ -25,7 +25,7 @@ end
 local event = dead_letter[2]
 local held = redis.call('HMGET', busy, lane, 'entries', 'bytes', 'doubt')
 local outstanding, entries, bytes = tonumber(held[1] or 0), tonumber(held[2] or 0), tonumber(held[3] or 0)
-local doubt = held[4] or not held[2] and (redis.call('XLEN', stream) > 0 or redis.call('LLEN', wait) > 0)
+local doubt = held[4] or not held[2] and (redis.call('XLEN', stream) > 0 or redis.call('EXISTS', stream) == 0)
 if outstanding == 0 and doubt then -- see lib/queues/check_room.lua
   outstanding = 1 + math.floor(redis.call('LLEN', wait) / 6)
   entries = entries + outstanding

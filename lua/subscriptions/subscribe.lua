@@ -3,7 +3,7 @@ Hosts subscriptions at an engine: makes their queues, or takes over those that w
 answered, no later mutation of any engine misses them. What is registered together is one change of the routes.
 
 KEYS  1 routes (hash)   2 routes_version (string)   3 routes_log (stream)   4 engines (hash)   5 hold (string)   6 hosts (set)
-      7 orphans (sorted set)   then of each subscription: subscription (hash), stream (stream)
+      7 orphans (sorted set)   then of each subscription: subscription (hash), stream (stream), busy (hash)
 ARGV  1 engine   then of each subscription: queue, route, settings, retention in milliseconds ('' for ever)
 
 Reply, an array that begins with a word:
@@ -32,14 +32,14 @@ if redis.call('EXISTS', hold) == 1 then
 end
 
 -- Reads first: what changes, and that every key is what it should be.
-local subscriptions = (#KEYS - 7) / 2
+local subscriptions = (#KEYS - 7) / 3
 local before = tonumber(redis.call('GET', routes_version) or 0)
 redis.call('XLEN', routes_log)
 redis.call('SCARD', hosts)
 redis.call('ZCARD', orphans)
 local changes = {}
 for number = 1, subscriptions do
-  local subscription, stream = KEYS[6 + 2 * number], KEYS[7 + 2 * number]
+  local subscription, stream = KEYS[5 + 3 * number], KEYS[6 + 3 * number]
   local queue, route = ARGV[4 * number - 2], ARGV[4 * number - 1]
   if redis.call('HEXISTS', subscription, 'ending') == 1 then
     return {'ENDING', queue}
@@ -52,13 +52,16 @@ for number = 1, subscriptions do
 end
 
 for number = 1, subscriptions do
-  local subscription, stream = KEYS[6 + 2 * number], KEYS[7 + 2 * number]
+  local subscription, stream, busy = KEYS[5 + 3 * number], KEYS[6 + 3 * number], KEYS[7 + 3 * number]
   local queue, settings, retention = ARGV[4 * number - 2], ARGV[4 * number], ARGV[4 * number + 1]
   local made = redis.pcall('XGROUP', 'CREATE', stream, 'engines', '$', 'MKSTREAM')
   if made.err and not string.find(tostring(made.err), 'BUSYGROUP', 1, true) then
     return made
   elseif not made.err and redis.call('HEXISTS', subscription, 'settings') == 1 then -- somebody has removed it
     redis.call('HSET', subscription, 'cut', '')
+    if redis.pcall('HEXISTS', busy, 'entries') == 0 then
+      redis.call('HSET', busy, 'doubt', '1') -- there may be events that wait, see lib/queues/check_room.lua
+    end
   end
   redis.call('HSET', subscription, 'settings', settings, 'at:' .. engine, '1')
   if retention ~= '' then

@@ -16,6 +16,7 @@ ARGV  1 epoch   2 slot   3 sequence   4 known_version: of the routes   5 scope  
       made_at, milliseconds since 1970
       then, where there are conditions: `if`, number of words, and of each: test, number of names, the names (the first as the start
       of its line: LF, the name, a colon), what is compared with (lib/values/judge.lua)
+      then, where queues want only some events or a part of each: `want`, how many words follow, and these (lib/queues/narrow.lua)
       then new, the value in stored form
       then, where there are conditions and the text was checked: `f`, the text, its stored form ('' when it is the same)
 

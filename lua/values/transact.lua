@@ -120,9 +120,16 @@ local function prepare(KEYS, ARGV, kind)
   --- @include "values/check_log"
   for queue = 1, queue_count do
     local busy, count = KEYS[4 + 3 * queue], counts[queue]
-    local events, held = expired and 2 or 1, queued[busy] or {}
-    held[lane], held.entries, held.bytes, held.doubt = count[1] + events, count[2] + events, count[3] + size, count[4]
-    queued[busy] = held
+    if count then
+      local events, held = count[5] or expired and 2 or 1, queued[busy] or {}
+      held[lane], held.entries, held.bytes = count[1] + events, count[2] + events, count[3] + (count[6] or size)
+      held.doubt = count[4]
+      if count[7] then
+        held.tails = held.tails or {}
+        held.tails[lane] = count[7]
+      end
+      queued[busy] = held
+    end
   end
   if is_first then
     record[#record + 1] = old

@@ -96,6 +96,22 @@ async def test_triggers_shows_who_wants_what_and_what_waits(running: Running, so
 
 
 @pytest.mark.parametrize("source", [0, 1], ids=["engine", "redis"])
+async def test_triggers_shows_what_a_trigger_asks_for(running: Running, source: int) -> None:
+    config = {"scope_prefix": "or", "event_types": ["created"], "changed": ["email"], "coalesce": True, "batch": {"max": 5}}
+    running.engine.register_function("orders::narrow", lambda event: None)
+    await running.engine.register_trigger({"type": "state", "function_id": "orders::narrow", "config": config})
+    result = await running.ask(source, "triggers", "--json")
+    rows = {row["function_id"]: row for row in json.loads(result.stdout)["triggers"]}
+    row = rows["orders::narrow"]
+    assert (row["scope"], row["scope_prefix"], row["event_types"], row["changed"]) == (None, "or", ["state:created"], [["email"]])
+    assert (row["coalesce"], row["batch"]) == (True, {"max": 5, "wait_ms": 0})
+    assert not {"scope_prefix", "coalesce", "payload", "when"} & set(rows["orders::changed"])
+    table = await running.ask(source, "triggers")
+    [line] = [line.split("\t") for line in table.stdout.splitlines() if line.startswith("orders::narrow")]
+    assert line[:3] == ['orders::narrow (created, changed [["email"]], batch {"max":5,"wait_ms":0}, coalesce)', "or*", "*"]
+
+
+@pytest.mark.parametrize("source", [0, 1], ids=["engine", "redis"])
 async def test_dead_letters_are_listed_shown_retried_and_dropped(running: Running, source: int) -> None:
     for key in ("a", "b", "c"):
         await running.set(key, "bad")

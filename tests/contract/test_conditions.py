@@ -12,6 +12,7 @@ import pytest
 
 from iii_state import values
 from iii_state.adapters.kv import KvAdapter
+from iii_state.adapters.kv.journal.transaction import Outcome
 from iii_state.errors import MAX_RECORDED_BYTES, Code, ConditionFailed, FunctionError, RequestFenced, StoreError
 from iii_state.sessions import Request
 from iii_state.values.conditions import Conditions, parse
@@ -325,3 +326,18 @@ async def test_texts_of_other_writers_are_checked_before_they_are_judged(kind: s
             with pytest.raises(StoreError, match="scope 's', key 'k' is not ours, and no JSON"):
                 await change(store, conditions({"present": True}), None)
             assert client.hget("state:s", "k") == b'{"n": 1'
+
+
+async def test_versions_that_know_no_conditions_take_a_refusal_for_another_calls(tmp_path: Path) -> None:
+    """Redis: 0.2.0 compares the digits with its number as texts, and answers FENCED; a file: it finds a larger number."""
+    async with opened("redis", tmp_path) as store:
+        await store.open("session-1", 0, 1)
+        with pytest.raises(ConditionFailed):
+            await store.set("s", "k", b"1", conditions=conditions({"present": True}), request=FIRST)
+        assert shared_server().client.hget("iii-state:session:caller:session-1", "0") == b"01-0"
+    for outcome in (Outcome(7, b"1", 0, (3, None)), Outcome(7, None, 1, (31, 0)), Outcome(7, None, 0, (0, 127))):
+        seq, old, forgotten = outcome.row()
+        assert seq == 7.5
+        assert Outcome.of_row(seq, old, forgotten) == outcome
+    for plain in (Outcome(7, b"1", 0), Outcome(7, None, 1), Outcome(7, b"x", 2)):
+        assert Outcome.of_row(*plain.row()) == plain

@@ -111,6 +111,22 @@ async def test_look_alikes_of_a_scope_are_other_scopes(engine: Guarded, scope: s
     assert code(await own.call("state::set", {"scope": scope, "key": "k", "value": 1})) == "FORBIDDEN"
 
 
+async def test_conditions_meta_and_touches_show_and_change_no_scope_of_others(engine: Guarded) -> None:
+    root, own = await engine.join("root"), await engine.join("own")
+    await root.call("state::set", {"scope": "secret", "key": "k", "value": 1})
+    place = {"scope": "secret", "key": "k"}
+    unmet = {"if": [{"absent": True}], "if_failed": "return", "meta": True}
+    for function, payload in (
+        ("set", {"value": 2, **unmet}),
+        ("update", {"ops": [], **unmet}),
+        ("delete", unmet),
+        ("get", {"meta": True}),
+        ("touch", {"ttl_ms": 1}),
+    ):
+        assert code(await own.call(f"state::{function}", {**place, **payload})) == "FORBIDDEN", function
+    assert (await root.call("state::get", {**place, "meta": True}))["result"]["ttl_ms"] is None
+
+
 async def test_a_path_that_climbs_out_does_not(engine: Guarded) -> None:
     """A slash is an ordinary character: `mine/../secret` is a scope of that name, and no way to another."""
     root, own = await engine.join("root"), await engine.join("own")

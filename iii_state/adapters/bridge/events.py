@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from msgspec import Raw
+from msgspec import UNSET, Raw, UnsetType
 
 from iii_state import lineages
 from iii_state.adapters.bridge.remote import results
 from iii_state.errors import Code, FunctionError, InvalidValue
 from iii_state.events import Change, EventType, known_cause
+from iii_state.filters import LEFT_OUT
 from iii_state.values import Json
 
 
@@ -18,18 +19,20 @@ class _Event(msgspec.Struct):
     event_type: EventType
     scope: str
     key: str
-    old_value: Raw = Raw(b"null")
-    new_value: Raw = Raw(b"null")
+    old_value: Raw | UnsetType = UNSET
+    new_value: Raw | UnsetType = UNSET
     cause: Any = None
 
 
 class Mark(msgspec.Struct):
-    """What a remote of this project says of the delivery: the event's id there, attempt, fence, crashes."""
+    """What a remote of this project says of the delivery: the event's id there, attempt, fence, crashes, and how many events were
+    dropped before it, where the trigger bounds its queue so."""
 
     event_id: str
     attempt: int = 1
     fence: int = 0
     crashes: int = 0
+    dropped: int = 0
 
 
 class _Metadata(msgspec.Struct):
@@ -54,11 +57,16 @@ def read_event(data: Json, write_id: str) -> Change:
     """The event of a call. Raises `FunctionError` for what is none."""
     try:
         event = _event.decode(data)
-        old = None if event.event_type == "state:created" else results.stored(event.old_value)
+        old = None if event.event_type == "state:created" else _stored(event.old_value)
         if event.event_type == "state:deleted" and old == b"null":  # which is said of a missing key, too
             old = None
-        new = None if event.event_type == "state:deleted" else results.stored(event.new_value)
+        new = None if event.event_type == "state:deleted" else _stored(event.new_value)
     except (msgspec.MsgspecError, InvalidValue, RecursionError, UnicodeError) as error:
         raise FunctionError(Code.DESERIALIZATION_ERROR, f"this is no event of a state trigger: {error}") from None
     place = (write_id, event.scope, event.key, event.event_type)
     return Change(*place, old, new, known_cause(event.cause), lineages.before_delivery(lineages.current()))
+
+
+def _stored(text: Raw | UnsetType) -> bytes | None:
+    """The stored form of a value; one that is absent has been left out, as the trigger's `payload` has it."""
+    return LEFT_OUT if text is UNSET or isinstance(text, UnsetType) else results.stored(text)

@@ -23,7 +23,18 @@ from iii_state.adapters.local_dead_letters import DeadLetters
 from iii_state.adapters.local_queue import Queue
 from iii_state.adapters.wakeup import WakeUp
 from iii_state.errors import Code, ConnectionLost, FunctionError, NotCarriedOut, StoreError
-from iii_state.events import FOREVER, DeadLetter, Delivery, DispatchLimits, Failure, QueueLimits, Subscription, begun_anew
+from iii_state.events import (
+    FOREVER,
+    TRIGGERS_V2,
+    DeadLetter,
+    Delivery,
+    DispatchLimits,
+    Failure,
+    QueueLimits,
+    Subscription,
+    begun_anew,
+    particulars,
+)
 from iii_state.tasks.awake import AwakeTimer
 from iii_state.tasks.background import Background
 from iii_state.tasks.results import Result
@@ -89,13 +100,15 @@ class BridgeQueues:
         self._enabled = enabled  # where they are not, what arrives counts as done
 
     def subscribe(self, subscription: Subscription) -> Result[None]:
+        if self._is_known and (lacking := self._lacking(subscription)) is not None:
+            raise StoreError(lacking)
         relay = self._relays.get(subscription.id)
         if relay is None:
             relay = self._relays[subscription.id] = Relay(Queue(subscription, self._limits, self._wake_up))
         if relay.ends is not None:
             relay.ends.cancel()
             relay.ends = None
-        relay.queue.subscription = subscription
+        relay.queue.take_settings(subscription)
         relay.queue.hosted = True
         if self._sweeper is None:
             self._sweeper = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
@@ -186,8 +199,22 @@ class BridgeQueues:
                 self._drop(relay)
             raise StoreError(f"{self._remote.url} refuses the trigger: {error}") from None
 
+    def _lacking(self, subscription: Subscription) -> str | None:
+        """In words that the remote does not know what narrows a trigger, and would call for every event; None where it does."""
+        is_plain = not subscription.is_narrowed and subscription.payload == "full"
+        if is_plain or TRIGGERS_V2 in self._remote.link.features:
+            return None
+        return (
+            f"{self._remote.url} has not the feature {TRIGGERS_V2}: it would take no notice of what narrows this "
+            "trigger (prefixes, event_types, changed, when, coalesce, payload)"
+        )
+
     def _register(self, relay: Relay) -> None:
         subscription = relay.subscription
+        if (lacking := self._lacking(subscription)) is not None:
+            logger.error("%s gets no events: %s", subscription.function_id, lacking)
+            self._unregister(relay)
+            return
         function_id = function_of(subscription, None if self._is_shared(subscription) else self._remote.id)
         if relay.function_id != function_id:
             if relay.function_id is not None:
@@ -205,12 +232,15 @@ class BridgeQueues:
                 "timeout_ms": min(2 * policy.timeout_ms + 10_000, 10**13),
             },
             "retention_ms": self._retention(subscription),
-            "concurrency": min(subscription.concurrency or self._ahead, 100_000),
+            "concurrency": min(self._concurrency(subscription), 100_000),
         }
         if subscription.scope is not None:
             config["scope"] = subscription.scope
         if subscription.key is not None:
             config["key"] = subscription.key
+        if TRIGGERS_V2 in self._remote.link.features:
+            config |= particulars(subscription)
+            config.pop("batch", None)  # batches are made here, of what comes
         self._client.triggers.keep(relay.trigger_id, "state", function_id, config)
 
     def _unregister(self, relay: Relay) -> None:
@@ -237,6 +267,12 @@ class BridgeQueues:
 
     def _is_shared(self, subscription: Subscription) -> bool:
         return self._remote.link.is_ours and subscription.delivery == "once"
+
+    def _concurrency(self, subscription: Subscription) -> int:
+        """How many events the remote is to have out here at once."""
+        if subscription.batch is not None:
+            return max(self._ahead, (subscription.concurrency or 1) * subscription.batch.max)
+        return subscription.concurrency or self._ahead
 
     def _retention(self, subscription: Subscription) -> int | str:
         """How long the remote keeps the queue while the connection is away; a bridge that died does not come back for its own."""
@@ -281,7 +317,7 @@ class BridgeQueues:
 
     def take(self, subscription_id: str, count: int) -> list[Delivery]:
         relay = self._relays.get(subscription_id)
-        return [] if relay is None or not relay.queue.hosted else relay.queue.take(count)
+        return [] if relay is None or not relay.queue.hosted else relay.take(count)
 
     def holds(self, delivery: Delivery) -> bool:
         relay = self._relays.get(delivery.subscription_id)
@@ -293,7 +329,7 @@ class BridgeQueues:
             return []
         for delivery in deliveries:
             relay.finish(delivery)
-        return relay.queue.take(want) if want and relay.queue.hosted else []
+        return relay.take(want) if want and relay.queue.hosted else []
 
     def retry(self, delivery: Delivery, delay_ms: int, failure: Failure, *, crashed: bool = False) -> None:
         relay = self._relays.get(delivery.subscription_id)

@@ -105,11 +105,12 @@ class Relay:
         if earlier is not None and not earlier.answer.done():
             earlier.answer.set_result(None)  # the remote has given it up
         if event_id not in self._held:
-            self._begin(event_id, event, (mark.attempt, mark.fence), mark.crashes)
+            self._begin(event_id, event, (mark.attempt, mark.fence), mark.crashes, mark.dropped)
         return answer
 
-    def _begin(self, event_id: str, event: Change, number: Number, crashes: int) -> None:
+    def _begin(self, event_id: str, event: Change, number: Number, crashes: int, dropped: int) -> None:
         delivery = self._delivery(event, *number, crashes)
+        delivery.dropped = dropped
         self._held[event_id] = delivery
         self._ids[self._numbers] = event_id
         self.queue.push(delivery)
@@ -117,6 +118,14 @@ class Relay:
     def _delivery(self, event: Change, attempt: int = 1, fence: int = 0, crashes: int = 0) -> Delivery:
         self._numbers += 1
         return Delivery(self.queue.id, event, attempt, fence, self._numbers, crashes=crashes)
+
+    def take(self, count: int) -> list[Delivery]:
+        """Up to so many that are ready."""
+        taken = self.queue.take(count)
+        if dropped := self.queue.dropped:
+            for delivery in taken:
+                delivery.dropped = max(delivery.dropped, dropped)
+        return taken
 
     # -- what becomes of them
 
@@ -143,7 +152,7 @@ class Relay:
         waiting = self._open.get(event_id)
         if waiting is not None and failure is not None and waiting.number != number:
             # It was an earlier call that failed, and this one has not begun.
-            self._begin(event_id, delivery.event, waiting.number, delivery.crashes + crashed)
+            self._begin(event_id, delivery.event, waiting.number, delivery.crashes + crashed, delivery.dropped)
             return
         self._open.pop(event_id, None)
         if waiting is None and failure is None:

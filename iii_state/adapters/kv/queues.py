@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
@@ -123,7 +123,9 @@ class KvQueues:
         timer = self._removals.pop(queue.id, None)
         if timer is not None:
             timer.cancel()
-        queue.subscription = subscription
+        if queue.subscription is not subscription:
+            queue.take_settings(subscription)
+            self.routes.add(queue)
         queue.orphaned_at_ms = None
         queue.hosted = True
         queue.wake()
@@ -146,6 +148,7 @@ class KvQueues:
 
     def _add(self, subscription: Subscription) -> Queue:
         queue = Queue(subscription, self._limits, self._wake_up)
+        queue.on_coalesced = self._coalesced
         self._queues[queue.id] = queue
         self.routes.add(queue)
         return queue
@@ -210,15 +213,15 @@ class KvQueues:
         except Exception as error:
             _queueing.failed(error)
 
-    def reserve(self, queues: Sequence[Queue], event: Change) -> list[tuple[Queue, Delivery]]:
+    def reserve(self, wanted: Sequence[tuple[Queue, Change]]) -> list[tuple[Queue, Delivery]]:
         """Keep room for the event of a write that is on its way into the journal; `committed` hands it over."""
-        for queue in queues:
+        for queue, event in wanted:
             queue.reserve(event)
-        return self.deliveries(queues, event)
+        return self.deliveries(wanted)
 
-    def deliveries(self, queues: Iterable[Queue], event: Change) -> list[tuple[Queue, Delivery]]:
+    def deliveries(self, wanted: Sequence[tuple[Queue, Change]]) -> list[tuple[Queue, Delivery]]:
         """What `reserve` answers, where room is kept already."""
-        return [(queue, self._new_delivery(queue, event)) for queue in queues]
+        return [(queue, self._new_delivery(queue, event)) for queue, event in wanted]
 
     def committed(self, written: Changes) -> None:
         """The events of what was written can be delivered from now on."""
@@ -233,6 +236,13 @@ class KvQueues:
                         queue.push(delivery)
                     except Exception as error:
                         _queueing.failed(error)
+
+    def _coalesced(self, replaced: Delivery, delivery: Delivery) -> None:
+        """One delivery tells of another that waited, too. Both rows stand in the file until this is written, and are told together
+        again by whoever reads them."""
+        number, row = number_of(delivery), delivery_row(delivery)
+        self._keep(lambda changes: changes.coalesced.update({number: row}))
+        self._finish([number_of(replaced)])
 
     def _new_delivery(self, queue: Queue, event: Change) -> Delivery:
         self._number = number = self._number + 1
@@ -264,6 +274,7 @@ class KvQueues:
         taken = queue.take(count) if count and queue.hosted and not self._paused else []
         for delivery in taken:
             delivery.fence = self._fence + queue.fence
+            delivery.dropped = queue.dropped
         return taken
 
     def holds(self, delivery: Delivery) -> bool:
@@ -361,6 +372,15 @@ class KvQueues:
             return False
         self._keep(lambda changes: changes.gone_dead_letters.append(dead_letter_id))
         return True
+
+
+def particular(queues: Sequence[Queue], event: Change) -> list[tuple[Queue, Change]]:
+    """Which of the queues that want the events of its scope and key want this one, and what of it."""
+    return [
+        (queue, event.with_payload(queue.subscription.payload))
+        for queue in queues
+        if queue.subscription.filter is None or queue.subscription.filter.wants(event.event_type, event.old, event.new)
+    ]
 
 
 def refuse_overflow(queue: Queue, event: Change) -> None:

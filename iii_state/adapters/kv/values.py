@@ -17,7 +17,7 @@ from iii_state.adapters.kv.journal.commits import Commits
 from iii_state.adapters.kv.journal.file import Contents
 from iii_state.adapters.kv.journal.transaction import Outcome
 from iii_state.adapters.kv.log import KvHistory
-from iii_state.adapters.kv.queues import KvQueues, refuse_overflow
+from iii_state.adapters.kv.queues import KvQueues, particular, refuse_overflow
 from iii_state.adapters.kv.sessions import KvSessions, being_closed
 from iii_state.adapters.kv.sorted_keys import SortedKeys
 from iii_state.adapters.local_queue import Queue
@@ -321,10 +321,16 @@ class KvValues:
             raise being_closed()
         queues = self._routes.matching(scope, key)
         event: Change | None = None
+        wanted: Sequence[tuple[Queue, Change]] | None = None
         if queues:
             event = self._event(scope, key, old, new, cause)
-            for queue in queues:
-                refuse_overflow(queue, event)
+            if self._routes.are_particular:
+                wanted = particular(queues, event)
+                for queue, part in wanted:
+                    refuse_overflow(queue, part)
+            else:
+                for queue in queues:
+                    refuse_overflow(queue, event)
         changes_deadline = deadline is not None or (self._watched and self._deadline(scope, key) is not None)
         if self._history is not None:
             self._history.append(scope, key, old, new, cause)
@@ -335,13 +341,18 @@ class KvValues:
             self._store(scope, key, new)
             if changes_deadline:
                 self._deadlines.commit(scope, key, deadline)
-            if event is not None:
+            if wanted is not None:
+                for queue, part in wanted:
+                    self._queues.push(queue, part)
+            elif event is not None:
                 for queue in queues:
                     self._queues.push(queue, event)
             if deadline is not None:
                 self._watch(scope, key, deadline)
             return result
-        written = commits.write((scope, key), new, result, [] if event is None else self._queues.reserve(queues, event))
+        if wanted is None:
+            wanted = [] if event is None else [(queue, event) for queue in queues]
+        written = commits.write((scope, key), new, result, self._queues.reserve(wanted))
         if changes_deadline:
             commits.filling.deadlines[scope, key] = deadline
         if deadline is not None:
@@ -366,7 +377,7 @@ class KvValues:
         commits = self._commits
         now = self._deadlines.now()
         deliveries: list[tuple[Queue, Delivery]] = []
-        for step, (old, new, _), (queues, event) in zip(steps, results, events, strict=True):
+        for step, (old, new, _), wanted in zip(steps, results, events, strict=True):
             place = (scope, step.key)
             if self._history is not None:
                 self._history.append(scope, step.key, old, new, None)
@@ -380,27 +391,28 @@ class KvValues:
                 commits.filling.overlay[place] = new
                 if deadline is not None or had is not None:
                     commits.filling.deadlines[place] = deadline
-                deliveries += self._queues.deliveries(queues, event)
+                deliveries += self._queues.deliveries(wanted)
             if deadline is not None and deadline != had:
                 self._watch(scope, step.key, deadline)
         if commits is not None:
             return commits.wait(results, deliveries)
-        for queues, event in events:
-            for queue in queues:
+        for wanted in events:
+            for queue, event in wanted:
                 queue.unreserve(event)
                 self._queues.push(queue, event)
         return results
 
-    def _reserve_all(self, scope: str, steps: Sequence[Step], results: list[Done]) -> list[tuple[list[Queue], Change]]:
+    def _reserve_all(self, scope: str, steps: Sequence[Step], results: list[Done]) -> list[list[tuple[Queue, Change]]]:
         """Of each step the queues that want its event, and the event, which has room reserved there."""
-        events: list[tuple[list[Queue], Change]] = []
+        events: list[list[tuple[Queue, Change]]] = []
         reserved: list[tuple[Queue, Change]] = []
         try:
             for step, (old, new, _) in zip(steps, results, strict=True):
                 queues = self._routes.matching(scope, step.key)
                 event = self._event(scope, step.key, old, new)
-                events.append((queues, event))
-                for queue in queues:
+                wanted = particular(queues, event) if self._routes.are_particular else [(queue, event) for queue in queues]
+                events.append(wanted)
+                for queue, event in wanted:
                     refuse_overflow(queue, event)
                     queue.reserve(event)
                     reserved.append((queue, event))

@@ -6,9 +6,9 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from iii_state.adapters.redis.connection.call import Reply, ScriptCall
+from iii_state.adapters.redis.connection.call import Command, Reply, ScriptCall
 from iii_state.adapters.redis.fleet.subscriptions import Subscriptions
 from iii_state.adapters.redis.mutations.foreign_text import check_event
 from iii_state.adapters.redis.scripts import queues
@@ -36,6 +36,8 @@ class RedisQueues:
         self._engine = shared.engine
         self._subscriptions = subscriptions
         self._held: defaultdict[bytes, set[bytes]] = defaultdict(set)
+        self._dropped: dict[str, int] = {}
+        """How many events have been dropped from queues whose triggers bound them so, as far as is known, by subscription id."""
         self._may_hold_more = False
         """Whether something may have been taken by a call whose reply got lost."""
         self.subscribe = subscriptions.subscribe
@@ -90,9 +92,19 @@ class RedisQueues:
         return self._taking("queues/ack", queues.ack(self._keys, queue, engine, parts[-1], want), place, parts[-1])
 
     def _taking(self, name: str, arguments: list[bytes], place: _Place, ended: Sequence[Entry]) -> asyncio.Future[list[Delivery]]:
+        hosted = self._subscriptions.hosted.get(place.subscription_id)
+        if hosted is not None and hosted.subscription.on_full == "drop_oldest":
+            self._ask_for_dropped(hosted.subscription.id, place.queue)
         call = _Taking(self, name, arguments, place, ended)
         self._connection.call(call).add_done_callback(call.over)
         return call.taken
+
+    def _ask_for_dropped(self, subscription_id: str, queue: bytes) -> None:
+        """Ask, ahead of what is taken, how many events were dropped: who takes is told with what came after them."""
+        if len(self._dropped) > len(self._subscriptions.hosted):
+            self._dropped = {name: count for name, count in self._dropped.items() if name in self._subscriptions.hosted}
+        asking = _Dropped((b"HGET", self._keys.subscription(queue), b"dropped"), self._dropped, subscription_id)
+        self._connection.call(asking).add_done_callback(asyncio.Future.exception)  # if it fails, so does the taking
 
     def received(self, reply: Reply, place: _Place, ended: Sequence[Entry], taken: asyncio.Future[list[Delivery]]) -> None:
         """A script has taken deliveries, and ended others. Nothing is pending here unknown: what comes too late is given back."""
@@ -117,8 +129,10 @@ class RedisQueues:
         held.update(ids)
         if not held:
             del self._held[queue]
+        dropped = self._dropped.get(place.subscription_id, 0) if self._dropped else 0
         for delivery in deliveries:
             check_event(delivery.event)
+            delivery.dropped = dropped
         taken.set_result(deliveries)
 
     def retry(self, delivery: Delivery, delay_ms: int, failure: Failure, *, crashed: bool = False) -> Result[None]:
@@ -277,6 +291,22 @@ class _Taking(ScriptCall[None]):
             self.taken.set_result([])
         else:
             self.taken.set_exception(error)
+
+
+class _Dropped(Command):
+    """Asks how many events of a queue have been dropped. What is taken behind it reads the answer: no other turn lies between."""
+
+    __slots__ = ("_counts", "_subscription_id")
+
+    def __init__(self, words: tuple[bytes, ...], counts: dict[str, int], subscription_id: str) -> None:
+        super().__init__(words)
+        self._counts = counts
+        self._subscription_id = subscription_id
+
+    def result(self, reply: Any) -> Any:
+        if reply is not None:
+            self._counts[self._subscription_id] = int(reply)
+        return super().result(reply)
 
 
 def _entry(delivery: Delivery) -> Entry:

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from functools import partial
 
 from iii_state import lineages
-from iii_state.errors import Code, FunctionError
-from iii_state.events import Delivery
+from iii_state.errors import Code, FunctionError, NotCarriedOut
+from iii_state.events import Change, Delivery
 from iii_state.host import Runner
+from iii_state.state.dispatch.batches import Batches, batch_payload, event_payload, failed_ids
 from iii_state.state.dispatch.consumers import Attempt, Capacity, Consumer
 from iii_state.state.dispatch.isolation import Isolation
 from iii_state.state.dispatch.loops import Loops
@@ -21,13 +22,14 @@ from iii_state.tasks.awake import LATE_SECONDS
 class Attempts:
     """Starts attempts, and tells `outcomes` how each of them ends."""
 
-    def __init__(self, context: Context, isolation: Isolation, outcomes: Outcomes, loops: Loops) -> None:
+    def __init__(self, context: Context, isolation: Isolation, outcomes: Outcomes, loops: Loops, batches: Batches) -> None:
         self._host = context.host
         self._loop = context.loop
         self._schedule = context.schedule
         self._isolation = isolation
         self._outcomes = outcomes
         self._loops = loops
+        self._batches = batches
 
     def start(self, consumer: Consumer, delivery: Delivery) -> None:
         """Hand a delivery to the workers whose turn it is."""
@@ -38,6 +40,16 @@ class Attempts:
         if consumer.condition is not None:
             attempt.condition_runner = pick(consumer.condition[1], namespace, claims)
         attempt.runner = pick(function_id, namespace, claims)
+        self._begin(attempt)
+
+    def start_batch(self, consumer: Consumer, deliveries: list[Delivery]) -> None:
+        """Hand out several deliveries together, whose conditions have said yes."""
+        for delivery in deliveries:
+            delivery.begun = True
+        attempt = self._attempt(consumer, deliveries[0])
+        attempt.batch = deliveries
+        namespace, function_id = consumer.function
+        attempt.runner = self._host.pick(function_id, namespace, self._isolation.claims)
         self._begin(attempt)
 
     def start_alone(self, consumer: Consumer, delivery: Delivery, condition_runner: Runner | None, runner: Runner | None) -> None:
@@ -57,17 +69,20 @@ class Attempts:
         consumer.running[attempt] = None
         capacity = consumer.capacity
         capacity.running += 1
-        consumer.event_bytes = size = event.size
-        capacity.bytes += size
+        consumer.event_bytes = attempt.size = event.size
+        if attempt.batch:
+            attempt.size = sum(delivery.event.size for delivery in attempt.batch)
+            event = max((delivery.event for delivery in attempt.batch), key=_hops)
+        capacity.bytes += attempt.size
         if consumer.timer is None:
             self._arm(consumer)
-        attempt.payload = event.payload()
+        attempt.payload = event_payload(event, consumer.subscription.payload)
         attempt.trace, remembered = lineages.delivery_members(event.lineage)
         if remembered is not None and event.lineage is not None:
             attempt.remembered = (remembered, event.lineage.hops + 1)
             lineages.begin(*attempt.remembered)
         self._loops.begin(attempt)
-        if consumer.condition is None:
+        if consumer.condition is None or attempt.batch:
             self._call(attempt)
             return
         namespace, condition = consumer.condition
@@ -81,22 +96,34 @@ class Attempts:
 
     def _call_in_turn(self, attempt: Attempt) -> None:
         """Call the handler, when its worker takes more, unless it is too late then."""
-        namespace, function_id = attempt.consumer.function
+        consumer = attempt.consumer
+        if consumer.subscription.batch is not None and not self._isolation.is_alone(attempt):
+            if attempt in consumer.running:
+                self._end(attempt)
+                self._batches.add(consumer, attempt.delivery)
+            return
+        namespace, function_id = consumer.function
         go_on = partial(self._call_in_turn, attempt)
         if attempt in attempt.consumer.running and self._host.takes_events(function_id, namespace, go_on):
             self._call(attempt)
 
     def _call(self, attempt: Attempt) -> None:
         consumer, delivery = attempt.consumer, attempt.delivery
-        if consumer.metadata_head is None:
+        if consumer.subscription.batch is not None:
+            attempt.batch = attempt.batch or [delivery]
+            attempt.payload = batch_payload(attempt.batch, consumer.subscription.payload)
+            metadata = consumer.subscription.metadata
+        elif consumer.metadata_head is None:
             metadata = consumer.subscription.metadata
         else:
-            metadata = b'%b"iii_state":{"event_id":"%b","attempt":%d,"fence":%d%b}}' % (
+            tells_dropped = delivery.dropped and consumer.subscription.on_full == "drop_oldest"
+            metadata = b'%b"iii_state":{"event_id":"%b","attempt":%d,"fence":%d%b%b}}' % (
                 consumer.metadata_head,
                 delivery.event_id.encode(),
                 delivery.attempt,
                 delivery.fence,
                 b',"crashes":%d' % delivery.crashes if delivery.crashes else b"",
+                b',"dropped":%d' % delivery.dropped if tells_dropped else b"",
             )
         namespace, function_id = consumer.function
         self._invoke(attempt, function_id, namespace, metadata, attempt.runner, self._done)
@@ -139,11 +166,24 @@ class Attempts:
 
     def _done(self, attempt: Attempt, result: bytes | None = None) -> None:
         self._end(attempt)
-        self._outcomes.done(attempt)
+        if attempt.batch:
+            failed = failed_ids(result)
+            for each in attempt.each():
+                if each.delivery.event_id in failed:
+                    self._outcomes.failed(each, FunctionError(Code.INVOCATION_FAILED, "its handler says that it has failed"))
+                else:
+                    self._outcomes.done(each)
+        else:
+            self._outcomes.done(attempt)
 
     def _failed(self, attempt: Attempt, error: BaseException) -> None:
         self._end(attempt)
-        self._outcomes.failed(attempt, error)
+        if len(attempt.batch) > 1 and isinstance(error, NotCarriedOut) and error.code == Code.PAYLOAD_TOO_LARGE:
+            for delivery in attempt.batch:  # they may be so only together
+                self.start_batch(attempt.consumer, [delivery])
+            return
+        for each in attempt.each():
+            self._outcomes.failed(each, error)
 
     def stop(self, attempt: Attempt) -> None:
         """Wait for an attempt no longer; it has no outcome."""
@@ -160,7 +200,7 @@ class Attempts:
         if attempt.remembered is not None:
             lineages.end(*attempt.remembered)
         capacity.running -= 1
-        capacity.bytes -= attempt.delivery.event.size
+        capacity.bytes -= attempt.size
         if capacity.blocked:
             self.unblock(capacity)
         self._schedule.add(consumer)
@@ -194,3 +234,7 @@ class Attempts:
                 attempt.waiting_for.cancel()
             self._failed(attempt, FunctionError(Code.TIMEOUT, f"the handler has not answered within {timeout} ms"))
         self._arm(consumer)
+
+
+def _hops(event: Change) -> int:
+    return -1 if event.lineage is None else event.lineage.hops

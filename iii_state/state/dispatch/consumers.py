@@ -66,10 +66,18 @@ class Consumer:
     capacity: Capacity
     metadata_head: bytes | None
     """The trigger's metadata as the beginning of an object to which `iii_state` is added; None where it is sent untouched."""
+    is_narrowed: bool
+    """Whether an event has to be looked at before it is handed out: it may have been queued although it does not match."""
     is_bridge: bool
     """Whether its worker is a bridge, by whose writes nothing is told of its handler."""
     buffer: deque[Delivery] = field(default_factory=deque)
     """Taken, and not handed out yet."""
+    gathered: list[Delivery] = field(default_factory=list)
+    """To be handed out together with others, where its trigger wants batches."""
+    gathering: asyncio.TimerHandle | None = None
+    """Until when the first of them waits."""
+    has_waited: bool = False
+    """Whether that is over."""
     running: dict[Attempt, None] = field(default_factory=dict)
     done: list[Delivery] = field(default_factory=list)
     """Handled, and not acknowledged yet."""
@@ -98,7 +106,8 @@ class Consumer:
         if subscription.condition_function_id is not None:
             condition = (subscription.namespace, subscription.condition_function_id)
         is_bridge = subscription.function_id.startswith(BRIDGE_FUNCTIONS)
-        return cls(subscription, function, condition, capacity_of(function), _metadata_head(subscription.metadata), is_bridge)
+        head, is_narrowed = _metadata_head(subscription.metadata), subscription.is_narrowed
+        return cls(subscription, function, condition, capacity_of(function), head, is_narrowed, is_bridge)
 
     def take_settings(self, subscription: Subscription) -> None:
         """The subscription has been registered again, with other settings perhaps."""
@@ -130,6 +139,10 @@ class Attempt:
     delivery: Delivery
     deadline: float
     """By the event loop's clock."""
+    batch: list[Delivery] = field(default_factory=list)
+    """All that the handler is called with, `delivery` the first of it, where that is a batch."""
+    size: int = 0
+    """Of its events, in bytes."""
     condition_runner: Runner | None = None
     runner: Runner | None = None
     payload: bytes = b""
@@ -140,6 +153,17 @@ class Attempt:
     has_written: bool = False
     """Whether its worker has meanwhile written the key of its event, without saying what that comes from."""
     waiting_for: asyncio.Future[bytes | None] | None = None
+
+    @property
+    def deliveries(self) -> list[Delivery]:
+        """What is being delivered."""
+        return self.batch or [self.delivery]
+
+    def each(self) -> list[Attempt]:
+        """An attempt of each delivery by itself, as far as its outcome goes."""
+        if not self.batch:
+            return [self]
+        return [Attempt(self.consumer, delivery, self.deadline, runner=self.runner) for delivery in self.batch]
 
 
 def _metadata_head(metadata: bytes | None) -> bytes | None:

@@ -17,6 +17,7 @@ from iii_state.adapters.base import Adapter
 from iii_state.events import Delivery, DispatchLimits, Subscription
 from iii_state.host import Host
 from iii_state.state.dispatch.attempts import Attempts
+from iii_state.state.dispatch.batches import Batches
 from iii_state.state.dispatch.consumers import Capacity, Consumer, FunctionName
 from iii_state.state.dispatch.intake import Intake
 from iii_state.state.dispatch.isolation import LOOK_AGAIN_SECONDS, Isolation
@@ -54,7 +55,8 @@ class Dispatcher:
         self._intake = Intake(context, self._isolation, self._settling)
         self.loops = Loops(context)
         """What is seen of handlers that lead to themselves."""
-        self._attempts = Attempts(context, self._isolation, self._outcomes, self.loops)
+        self._batches = Batches(context, self._settling)
+        self._attempts = Attempts(context, self._isolation, self._outcomes, self.loops, self._batches)
         self._consumers: dict[str, Consumer] = {}
         self._capacities: WeakValueDictionary[FunctionName, Capacity] = WeakValueDictionary()
         self._by_function: dict[FunctionName, dict[str, Consumer]] = {}
@@ -212,12 +214,21 @@ class Dispatcher:
                 if consumer not in capacity.blocked:
                     capacity.blocked.append(consumer)
                 return
+            if consumer.gathered and self._batches.is_due(consumer):
+                if self._isolation.is_claimed(consumer):
+                    return
+                if batch := self._batches.next_batch(consumer):
+                    self._attempts.start_batch(consumer, batch)
+                continue
             if not consumer.buffer:
                 if consumer.taking or not consumer.more or not consumer.is_served(self._host) or consumer.suspects >= limit:
                     return
                 if self._intake.waits(consumer):
                     return
-                if not self._intake.take(consumer, min(own or limit, limit - capacity.running) + self._limits.prefetch):
+                count = min(own or limit, limit - capacity.running) + self._limits.prefetch
+                if consumer.subscription.batch is not None:
+                    count = max(count, consumer.subscription.batch.max)
+                if not self._intake.take(consumer, count):
                     return
                 continue
             delivery = consumer.buffer[0]
@@ -236,10 +247,17 @@ class Dispatcher:
                 unasked = ASK_AGAIN_BYTES
             consumer.buffer.popleft()
             unasked -= delivery.event.size + EVENT_BYTES
+            if consumer.is_narrowed and not consumer.subscription.still_wants(delivery.event):
+                consumer.done.append(delivery)
+                self._schedule.add(consumer)
+                continue
             if delivery.event.lineage is not None and (refused := self.loops.refuses(consumer, delivery.event)) is not None:
                 self._outcomes.refuse(consumer, delivery, refused)
                 continue
-            self._attempts.start(consumer, delivery)
+            if consumer.subscription.batch is not None and consumer.condition is None:
+                self._batches.add(consumer, delivery)
+            else:
+                self._attempts.start(consumer, delivery)
 
     def _start_suspects(self, capacity: Capacity) -> None:
         """Start the first suspect of a function if its workers have nothing else to do."""

@@ -8,6 +8,7 @@ from functools import partial
 
 from iii_state.errors import StoreError
 from iii_state.events import Delivery
+from iii_state.state.dispatch.batches import Batches
 from iii_state.state.dispatch.consumers import Consumer
 from iii_state.state.dispatch.isolation import Isolation
 from iii_state.state.dispatch.schedule import Context
@@ -71,7 +72,9 @@ class Intake:
 
     def give_back(self, consumer: Consumer) -> None:
         """Release all that was taken and has not begun."""
-        held = list(consumer.buffer)
+        held = [*consumer.gathered, *consumer.buffer]
+        consumer.gathered.clear()
+        Batches.stop_waiting(consumer)
         consumer.buffer.clear()
         held += self._isolation.withdraw(consumer)
         if held:

@@ -110,6 +110,10 @@ class Isolation:
         attempt.consumer.suspects -= 1
         suspects.alone = attempt
 
+    def is_alone(self, attempt: Attempt) -> bool:
+        """Whether it is one that was handed out alone."""
+        return attempt.consumer.capacity.suspects.alone is attempt
+
     def choose(self, consumer: Consumer) -> Chosen | None:
         """The workers to run its next suspect, once they have nothing else to do; until then see that they get nothing more."""
         capacity = consumer.capacity

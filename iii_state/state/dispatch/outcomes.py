@@ -39,7 +39,7 @@ class Outcomes:
 
     def release(self, attempt: Attempt) -> None:
         """Give back an event whose handler may still be running."""
-        self._settling.settle(partial(self._context.adapter.queues.release, [attempt.delivery], begun=True))
+        self._settling.settle(partial(self._context.adapter.queues.release, attempt.deliveries, begun=True))
 
     def failed(self, attempt: Attempt, error: BaseException) -> None:
         """The condition or the handler has failed, or could not be called."""

@@ -15,7 +15,7 @@ from msgspec import Meta, Raw
 from iii_state import values
 from iii_state.adapters.base import Admin, Backup
 from iii_state.errors import MAX_CODE, MAX_MESSAGE, Code, FunctionError, StoreError, bounded
-from iii_state.events import DeadLetter, QueueStats
+from iii_state.events import DeadLetter, QueueStats, particulars
 from iii_state.host import Caller, Handler
 from iii_state.state.functions.declared import Registration, for_operators
 from iii_state.tasks.results import Awaited, Result, result_of, then
@@ -213,6 +213,7 @@ def _queue_row(stats: QueueStats) -> dict[str, Any]:
         "dropped": stats.dropped,
         "retention_ms": subscription.retention_ms,
         **({"looping": True} if stats.is_looping else {}),
+        **particulars(subscription),
     }
 
 

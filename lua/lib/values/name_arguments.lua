@@ -1,11 +1,13 @@
 -- Step: names what every mutation takes; values/set.lua says what each is. `queue_count` is how many queues want the event; `own`
 -- says where in ARGV the command's own arguments begin. What is not there is false, or nil.
+-- Groups of words may begin the own arguments, each a mark, how many words follow, and these: `filters_at` is where the number of
+-- the group `want` stands (lib/queues/narrow.lua).
 -- `lineage` is what the write was made within, '' for nothing; the keys `lineages` of the queues stand behind `lineages_at`.
 -- The conditions on what is stored are the arguments from `conditions_at` to `conditions_last`.
 -- `cause` is what the change comes from, '' for a call: scripts that make others say so.
 -- Gives: values, scopes, session, routes_version, routes_log, shadow, marks, scope_deadlines, deadlines, clock, history, revisions,
 -- epoch, slot, sequence, known_version, scope, key, lane, write_id, lineage, lineages_at, ttl, generation, most_changes, made_at,
--- cause, queue_count, own, conditions_at, conditions_last.
+-- cause, queue_count, own, conditions_at, conditions_last, filters_at.
 
 local values, scopes, session, routes_version, routes_log = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local epoch, slot, sequence, known_version, scope, key = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
@@ -41,4 +43,8 @@ local conditions_at, conditions_last = false, false
 if ARGV[own] == 'if' then
   conditions_at, conditions_last = own + 2, own + 1 + ARGV[own + 1]
   own = conditions_last + 1
+end
+local filters_at = false
+if ARGV[own] == 'want' then
+  filters_at, own = own + 1, own + 2 + ARGV[own + 1]
 end

@@ -1,7 +1,7 @@
 -- Step: emits the events, removes the value and its deadline, keeps the index of scopes, records the outcome. `new` is false.
 -- Takes: values, scopes, session, shadow, marks, scope_deadlines, deadlines, history, revisions, slot, sequence, scope, key, lane,
--- write_id, ttl, generation, most_changes, made_at, cause, lineage, lineages_at, queue_count, old, new, failures, expired,
--- deadline, new_deadline, earliest.
+-- write_id, ttl, generation, most_changes, made_at, cause, lineage, lineages_at, filters_at, queue_count, old, new, failures,
+-- expired, deadline, new_deadline, earliest.
 --
 -- The value goes first: when memory is full, Redis refuses a script's first write if it could need some, and none after it.
 -- Everything that could fail for another reason is looked at before.

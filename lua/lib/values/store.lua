@@ -1,7 +1,7 @@
 -- Step: emits the events, stores `new`, keeps the index of scopes and the deadlines, records the outcome.
 -- Takes: values, scopes, session, shadow, marks, scope_deadlines, deadlines, history, revisions, slot, sequence, scope, key, lane,
--- write_id, ttl, generation, most_changes, made_at, cause, lineage, lineages_at, queue_count, old, new, failures, expired,
--- deadline, new_deadline, earliest.
+-- write_id, ttl, generation, most_changes, made_at, cause, lineage, lineages_at, filters_at, queue_count, old, new, failures,
+-- expired, deadline, new_deadline, earliest.
 --
 -- What can fail comes first, and nothing is written before it has been looked at: the scopes here, the queues in
 -- lib/queues/check_room.lua.

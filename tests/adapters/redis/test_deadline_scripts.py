@@ -85,7 +85,8 @@ def test_what_is_over_goes_first_with_an_event_of_its_own(
     engine.targets = [BoundedQueue(b"q1", 10, 10**6), BoundedQueue(b"q2", 10, 10**6)]
     put_over(engine, value=b"17")
     for queue in (b"q1", b"q2"):
-        client.delete(KEYS.stream(queue), KEYS.busy(queue))
+        client.delete(KEYS.busy(queue))
+        client.xtrim(KEYS.stream(queue), maxlen=0)
     request = engine.request()
     outcome = mutate(engine, request)
     after = everything(client)

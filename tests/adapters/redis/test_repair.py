@@ -152,18 +152,24 @@ async def test_a_stream_that_goes_after_the_queue_was_looked_at_is_one_that_is_g
         assert await drain(adapter) == {f"k{lane}": [1] for lane in range(3)}
 
 
-async def test_no_event_overtakes_those_that_wait_where_stream_and_counts_are_gone(server: RedisServer) -> None:
+@pytest.mark.parametrize("is_made_anew", ["", "by mending", "by registering"])
+async def test_no_event_overtakes_those_that_wait_where_stream_and_counts_are_gone(server: RedisServer, is_made_anew: str) -> None:
     """Other programs may remove both between two writes."""
     async with adapter_on(server.url) as adapter:
         await adapter._checking.stop()
         await answer_of(adapter.queues.subscribe(ONE))
         await fill(adapter, 3, 4)
         server.client.delete(f"iii-state:busy:{QUEUE}", f"iii-state:q:{QUEUE}")
+        if is_made_anew == "by mending":
+            await adapter._mending.look_at_page(QUEUE.encode())
+        elif is_made_anew == "by registering":
+            await answer_of(adapter.queues.subscribe(ONE))
+        await answer_of(adapter.values.set("s", "another", b"1"))  # of which nothing waits
         for lane in range(3):
             await answer_of(adapter.values.set("s", f"k{lane}", b"4"))
         assert server.client.xlen(f"iii-state:q:{QUEUE}") == 0
         adapter._checking.start()
-        assert await drain(adapter) == {f"k{lane}": [1, 2, 3, 4] for lane in range(3)}
+        assert await drain(adapter) == {"another": [1], **{f"k{lane}": [1, 2, 3, 4] for lane in range(3)}}
 
 
 async def test_a_stream_that_goes_again_gives_those_that_are_out_their_time_again(server: RedisServer) -> None:

@@ -81,7 +81,7 @@ class Engine:
         self.epoch = 0
         self.reopen()
         self.routes_version = int(client.get(self.keys.routes_version) or 0)
-        self.targets: list[BoundedQueue] = []
+        self._targets = list[BoundedQueue]()
         self.sequence = itertools.count(1)
         self.with_deadlines = False
         """Whether the scopes have deadlines, as far as this engine knows."""
@@ -93,6 +93,18 @@ class Engine:
 
     def request(self, slot: int = 0) -> RequestId:
         return RequestId(self.session, self.epoch, slot, next(self.sequence))
+
+    @property
+    def targets(self) -> list[BoundedQueue]:
+        """The queues that want every event. They are made, as registering does: a stream that is not there has been removed."""
+        return self._targets
+
+    @targets.setter
+    def targets(self, targets: list[BoundedQueue]) -> None:
+        self._targets = targets
+        for target in targets:
+            if not self.client.exists(stream := self.keys.stream(target.queue)):
+                self.client.xgroup_create(stream, "engines", "$", mkstream=True)
 
     def run(
         self,

@@ -9,13 +9,14 @@ import re
 from typing import Any
 
 import msgspec
-from msgspec import Raw
+from msgspec import UNSET, Raw, UnsetType
 
 from iii_state import values
 from iii_state.adapters.bridge.remote import results
 from iii_state.adapters.bridge.remote.remote import Remote
 from iii_state.errors import Code, FunctionError
 from iii_state.events import BRIDGE_FUNCTIONS, Change, DeadLetter, EventType, Subscription, known_cause
+from iii_state.filters import LEFT_OUT
 
 _OF_ONE_BRIDGE = re.compile("^[0-9a-f]{16}::")
 """What follows the subscription in the name of a function that one bridge alone has: its id."""
@@ -48,8 +49,8 @@ class _Event(msgspec.Struct):
     event_type: EventType
     scope: str
     key: str
-    old_value: Raw
-    new_value: Raw
+    old_value: Raw | UnsetType = UNSET
+    new_value: Raw | UnsetType = UNSET
     cause: Any = None
 
 
@@ -141,8 +142,8 @@ def _read_dead_letters(text: bytes | None) -> list[_DeadLetter]:
 def _dead_letter(row: _DeadLetter, event: _Event) -> DeadLetter:
     subscription_id, _, function_id = row.function_id.removeprefix(BRIDGE_FUNCTIONS).partition("::")
     function_id = _OF_ONE_BRIDGE.sub("", function_id)
-    old = None if event.event_type == "state:created" else results.value(bytes(event.old_value))
-    new = None if event.event_type == "state:deleted" else results.value(bytes(event.new_value))
+    old = None if event.event_type == "state:created" else _value(event.old_value)
+    new = None if event.event_type == "state:deleted" else _value(event.new_value)
     return DeadLetter(
         id=row.id,
         subscription_id=subscription_id,
@@ -152,3 +153,7 @@ def _dead_letter(row: _DeadLetter, event: _Event) -> DeadLetter:
         error=row.error,
         buried_at_ms=row.buried_at_ms,
     )
+
+
+def _value(text: Raw | UnsetType) -> bytes | None:
+    return LEFT_OUT if isinstance(text, UnsetType) else results.value(bytes(text))

@@ -60,6 +60,8 @@ class Changes:
     dead_letters: list[Row] = field(default_factory=list)
     retried: list[Row] = field(default_factory=list)
     """Deliveries of events that were dead letters."""
+    coalesced: dict[int, Row] = field(default_factory=dict)
+    """Deliveries, by their numbers, that have been told together with one that waited before them."""
     finished: list[int] = field(default_factory=list)
     """Numbers of deliveries that are done with."""
     gone_dead_letters: list[str] = field(default_factory=list)
@@ -74,6 +76,7 @@ class Changes:
         self.subscriptions = {**other.subscriptions, **self.subscriptions}
         self.attempts = {**other.attempts, **self.attempts}
         self.crashes = {**other.crashes, **self.crashes}
+        self.coalesced = {**other.coalesced, **self.coalesced}
         for name in ("dead_letters", "retried", "finished", "gone_dead_letters", "gone_lineages", "ended_sessions", "settled"):
             setattr(self, name, getattr(other, name) + getattr(self, name))
 
@@ -107,6 +110,7 @@ class Changes:
             attempts=self.attempts,
             clock=clock() if self.attempts or self.deadlines else None,
             crashes=self.crashes,
+            coalesced=list(self.coalesced.values()),
             dead_letters=self.dead_letters,
             finished=self.finished,
             gone_dead_letters=self.gone_dead_letters,

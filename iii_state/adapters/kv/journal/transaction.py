@@ -78,6 +78,8 @@ class Transaction:
     ended_sessions: list[str] = field(default_factory=list)
     subscriptions: dict[str, Row | None] = field(default_factory=dict)
     deliveries: list[Row] = field(default_factory=list)
+    coalesced: list[Row] = field(default_factory=list)
+    """Deliveries that are written anew."""
     attempts: dict[int, tuple[int, int]] = field(default_factory=dict)
     clock: int | None = None
     """What the store's clock shows, in one that holds moments: none of them is further from it than was asked."""
@@ -121,6 +123,7 @@ class Transaction:
             ("INSERT OR REPLACE INTO session VALUES", "(?,?,?,?,?)", "", outcomes),
             ("INSERT OR REPLACE INTO subscription VALUES", "(?,?,?,?)", "", kept),
             ("INSERT INTO delivery VALUES", "(?,?,?,?,?,?,?,?,?,?)", "", self.deliveries),
+            ("INSERT OR REPLACE INTO delivery VALUES", "(?,?,?,?,?,?,?,?,?,?)", "", self.coalesced),
             ("INSERT OR REPLACE INTO crash VALUES", "(?,?)", "", list(self.crashes.items())),
             ("INSERT INTO dead_letter VALUES", "(?,?,?,?,?,?,?,?,?,?,?,?)", "", self.dead_letters),
             ("DELETE FROM delivery WHERE number IN (VALUES", "(?)", ")", [(number,) for number in self.finished]),

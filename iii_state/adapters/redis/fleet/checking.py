@@ -20,7 +20,7 @@ from iii_state.adapters.redis.fleet.shared_keys import SharedKeys
 from iii_state.adapters.redis.fleet.subscriptions import BROADCAST_RETENTION_MS, Subscriptions
 from iii_state.adapters.redis.fleet.takeover import Takeover
 from iii_state.adapters.redis.keyspace.scan import escaped
-from iii_state.adapters.redis.mutations.routes import Wanted
+from iii_state.adapters.redis.mutations.routes import Wanted, described
 from iii_state.adapters.redis.scripts import engines
 from iii_state.adapters.redis.shared import Shared
 from iii_state.tasks.maintenance import SWEEP_SECONDS, Maintenance
@@ -167,12 +167,12 @@ class Checking:
         """Every write that many queues want pays for each of them, whether anybody serves it or not."""
         wanted = Counter(self._routes.wanted_by(queue) for queue in self._unserved)
         many = {match: count for match, count in wanted.items() if match is not None and count > UNSERVED}
-        for (scope, key), count in many.items():
-            if (scope, key) not in self._warned:
+        for match, count in many.items():
+            if match not in self._warned:
                 logger.warning(
-                    "%d subscriptions with scope %s and key %s are served by nobody, and each write that they want pays for "
+                    "%d subscriptions with %s are served by nobody, and each write that they want pays for "
                     "each of them: unregister what is not needed any more, or give it a shorter retention_ms",
-                    *(count, "(any)" if scope is None else repr(scope), "(any)" if key is None else repr(key)),
+                    *(count, described(match)),
                 )
         self._warned = set(many)
 

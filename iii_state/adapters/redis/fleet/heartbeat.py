@@ -12,14 +12,24 @@ from iii_state.adapters.redis.mutations.routes import HISTORY
 from iii_state.adapters.redis.scripts import engines
 from iii_state.adapters.redis.shared import Shared
 from iii_state.errors import ConfigError, StoreError
+from iii_state.events import TRIGGERS_V2
 from iii_state.history import NO_LOGS, LogRules
 from iii_state.tasks.background import Background
 from iii_state.tasks.signal import Signal
 
 logger = logging.getLogger(__name__)
 
-FEATURES = b"lineages history"
-"""What this version knows and 0.2.0 does not: what a write was made within, among a queue's entries; change logs."""
+LINEAGES = b"lineages"
+"""Reads in a queue's entry what its write was made within."""
+
+NARROWED = TRIGGERS_V2.encode()
+"""Goes by all of a route, also by what narrows it."""
+
+LOGS = b"history"
+"""Writes change logs."""
+
+FEATURES = b" ".join((LINEAGES, NARROWED, LOGS))
+"""What this version knows and 0.2.0 does not."""
 
 LEASE = 0.9
 """Of its time to live an engine counts on so much: others see its heartbeat up to one look later than it was, and no earlier."""

@@ -15,7 +15,8 @@ from iii_state.adapters.redis.keyspace.scan import hashes
 from iii_state.adapters.redis.keyspace.scopes import PAUSE_SECONDS
 from iii_state.adapters.redis.keyspace.shadows import LOCK_SECONDS
 from iii_state.adapters.redis.mutations.mutation import HOLD_MS
-from iii_state.adapters.redis.mutations.routes import BEGAN, deadlines_setting, route_text
+from iii_state.adapters.redis.mutations.route import route_text
+from iii_state.adapters.redis.mutations.routes import BEGAN, deadlines_setting
 from iii_state.adapters.redis.shared import Shared
 from iii_state.adapters.wall_clock import now_ms
 from iii_state.events import Subscription

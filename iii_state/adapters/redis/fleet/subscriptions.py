@@ -11,8 +11,10 @@ from typing import NamedTuple
 from iii_state import values
 from iii_state.adapters.redis.connection.explain import trouble_of
 from iii_state.adapters.redis.fleet.aside import Aside
+from iii_state.adapters.redis.fleet.heartbeat import NARROWED
 from iii_state.adapters.redis.fleet.retention import HOLD_SECONDS, Retention
-from iii_state.adapters.redis.mutations.routes import Wanted, route_text
+from iii_state.adapters.redis.mutations.route import route_text
+from iii_state.adapters.redis.mutations.routes import Wanted, wanted_of
 from iii_state.adapters.redis.scripts import subscriptions as scripts
 from iii_state.adapters.redis.shared import Shared
 from iii_state.errors import NoAnswer, StoreError
@@ -59,7 +61,7 @@ class Subscriptions:
         self.hosted: dict[str, Hosted] = {}
         """By subscription id."""
         self._keys = shared.keys
-        self._run = shared.connection.run
+        self._run, self._send = shared.connection.run, shared.connection.send
         self._engine = shared.engine
         self._pubsub = shared.pubsub
         self._wake_ups = shared.wake_ups
@@ -90,7 +92,7 @@ class Subscriptions:
     def subscribe(self, subscription: Subscription) -> asyncio.Future[None]:
         """Host it. Raises `StoreError` where there are too many with its scope and key."""
         queue = self._queue_of(subscription)
-        wanted = (subscription.scope, subscription.key)
+        wanted = wanted_of(subscription)
         under_way = self._under_way.setdefault(wanted, set())
         self._routes.refuse_too_many(wanted, queue, under_way)
         answer = self._request(subscription.id, subscription=subscription, queue=queue)
@@ -232,6 +234,8 @@ class Subscriptions:
 
     async def _host(self, batch: list[_Request]) -> None:
         batch = [request for request in batch if self._is_wanted(request)]
+        if any(request.subscription is not None and request.subscription.is_narrowed for request in batch):
+            batch = await self._without_refused(batch)
         if not batch:
             return
         registrations = []
@@ -265,6 +269,28 @@ class Subscriptions:
             self._wake_ups.add(request.queue, request.subscription_id)
             self._wake_ups.wake(request.subscription_id)
         self._pubsub.listen([self._keys.stream(request.queue) for request in batch], self._wake_ups.heard)
+
+    async def _without_refused(self, batch: list[_Request]) -> list[_Request]:
+        """Refuse what an engine would take no notice of: that one would queue all events for a trigger that wants some. What is
+        routed already stays: what is queued too much is found before it is handed out."""
+        table = await self._send(b"HGETALL", self._keys.features)
+        told = dict(zip(table[::2], table[1::2], strict=True))
+        engines = await self._send(b"HKEYS", self._keys.engines)
+        lacking = [engine for engine in engines if NARROWED not in told.get(engine, b"").split()]
+        if not lacking:
+            return batch
+        error = StoreError(
+            f"the engine {lacking[0].decode(errors='replace')} on the same Redis has not the feature {NARROWED.decode()}: "
+            "it takes no notice of what narrows a trigger (prefixes, event_types, changed, when, coalesce). Such a trigger can be "
+            "registered when all engines have been brought up to date"
+        )
+        kept: list[_Request] = []
+        for request in batch:
+            if request.subscription is None or not request.subscription.is_narrowed or self._routes.wanted_by(request.queue):
+                kept.append(request)
+            elif not request.answer.done():
+                request.answer.set_exception(error)
+        return kept
 
     def _is_wanted(self, request: _Request) -> bool:
         """Whether what is to be registered again is hosted still, and as it was: what has changed is a request of its own."""

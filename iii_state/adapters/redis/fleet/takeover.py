@@ -7,6 +7,7 @@ import logging
 import re
 from typing import NamedTuple
 
+from iii_state.adapters.redis.fleet.heartbeat import LINEAGES
 from iii_state.adapters.redis.keyspace.notifications import Notifications
 from iii_state.adapters.redis.scripts import engines as calls
 from iii_state.adapters.redis.shared import Shared
@@ -132,7 +133,7 @@ class Takeover:
             return
         table = await self._send(b"HGETALL", self._keys.features)
         told = dict(zip(table[::2], table[1::2], strict=True))
-        self._fanout.tells_lineages = all(b"lineages" in told.get(engine, b"").split() for engine in (self._engine.id, *others))
+        self._fanout.tells_lineages = all(LINEAGES in told.get(engine, b"").split() for engine in (self._engine.id, *others))
         self._compared = others
 
     async def _dies_in(self, engine: bytes, heartbeat: bytes, before: float) -> float:

@@ -10,6 +10,7 @@ from iii_state.adapters.redis.connection.call import RedisCall, Reply
 from iii_state.adapters.redis.connection.connection import RedisConnection
 from iii_state.adapters.redis.identity import EngineIdentity
 from iii_state.adapters.redis.keys import Keys
+from iii_state.adapters.redis.mutations.route import Route
 from iii_state.adapters.redis.mutations.routes import BEGAN, RedisRoutes, deadlines_setting
 from iii_state.adapters.redis.mutations.wake_ups import WakeUps
 from iii_state.adapters.redis.scripts.mutations import BoundedQueue, Log, Stale, declare
@@ -156,10 +157,11 @@ class Fanout:
 
     # -- bounds
 
-    def target(self, queue: bytes, *, is_bounded: bool) -> BoundedQueue:
+    def target(self, queue: bytes, route: Route, *, is_bounded: bool) -> BoundedQueue:
         """A queue with its bounds, or with none where nothing is left to drop in it."""
         if is_bounded:
-            return BoundedQueue(queue, self.limits.max_queue_length, self.limits.max_queue_bytes)
+            limits = route.limits(self.limits) if route.own_limits else self.limits
+            return BoundedQueue(queue, limits.max_queue_length, limits.max_queue_bytes)
         return BoundedQueue(queue, UNBOUNDED, UNBOUNDED)
 
     def dropped(self, queue: bytes, function_id: str, count: int) -> None:

@@ -10,6 +10,7 @@ from msgspec import Raw
 from iii_state import values
 from iii_state.errors import InvalidValue, StoreError
 from iii_state.events import Change
+from iii_state.filters import LEFT_OUT
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ def check_event(event: Change) -> None:
 
 
 def _checked(event: Change, text: bytes | None, which: str) -> bytes | None:
-    if text is None or is_ours(text):
+    if text is None or is_ours(text) or text == LEFT_OUT:
         return text
     try:
         return stored_form(text)

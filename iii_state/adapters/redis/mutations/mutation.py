@@ -11,6 +11,7 @@ from iii_state.adapters.redis.connection.call import AGAIN, Again, Command, Redi
 from iii_state.adapters.redis.keys import caller_session, lane
 from iii_state.adapters.redis.mutations.fanout import Fanout
 from iii_state.adapters.redis.mutations.room import EndOrphan, Room
+from iii_state.adapters.redis.mutations.route import Route, with_filters
 from iii_state.adapters.redis.scripts.loader import script
 from iii_state.adapters.redis.scripts.mutations import (
     NO_DEADLINE,
@@ -101,7 +102,7 @@ class Mutation(RedisCall[T], Generic[T]):
         self.ttl_ms = ttl_ms
         self._is_declaring = False
         self._stale = 0
-        self._wanted: list[tuple[bytes, str]] = []
+        self._wanted: list[tuple[bytes, Route]] = []
         self._room: Room | None = None
         self._capture_failure = ""
         """Why what another program has done to the value could not become an event."""
@@ -136,16 +137,21 @@ class Mutation(RedisCall[T], Generic[T]):
             return packing.mutation(
                 script(self.name), values_key, session, epoch, slot, sequence, routes.version, scope, key, own, words
             )
-        for queue, _ in wanted:  # also of a call that is sent again: it may have been applied already
+        arguments: Sequence[bytes] = self._own
+        is_narrowed = False
+        for queue, route in wanted:  # also of a call that is sent again: it may have been applied already
             fanout.wake_ups.written(queue)
+            is_narrowed = is_narrowed or route.is_narrowed
+        if is_narrowed:
+            arguments = with_filters(arguments, wanted)
         unbounded = () if self._room is None else self._room.unbounded
-        targets = [fanout.target(queue, is_bounded=queue not in unbounded) for queue, _ in wanted]
+        targets = [fanout.target(queue, route, is_bounded=queue not in unbounded) for queue, route in wanted]
         request_id = RequestId(session, epoch, slot, sequence)
         shadows = routes.shadows
         watched = None if shadows is None else (fanout.keys.shadow(shadows, scope), fanout.marks)
         log = None if routes.logs is None or (self.cause == "foreign" and routes.is_filling) else fanout.log(self.scope)
         lineage = b"" if self._lineage is None or not wanted or not fanout.tells_lineages else lineages.encode(self._lineage)
-        known = (fanout.keys, request_id, routes.version, scope, key, targets, self._own, watched, ttl)
+        known = (fanout.keys, request_id, routes.version, scope, key, targets, arguments, watched, ttl)
         call = mutation(*known, cause=self.cause, lineage=lineage, log=log)
         return pack((b"EVALSHA", script(self.name).sha1, *call))
 
@@ -227,8 +233,8 @@ class Mutation(RedisCall[T], Generic[T]):
         self._capture_failure = str(error)
 
     def _make_room(self, full: QueueFull) -> Again:
-        limits = self._fanout.limits
-        queue, function_id = self._wanted[full.queue]
+        queue, route = self._wanted[full.queue]
+        limits, function_id = route.limits(self._fanout.limits), route.function_id
         if self._room is None:
             self._room = Room(self._fanout, (*self._place, lane(*self._place)))
         if limits.on_full == "reject":
@@ -236,7 +242,7 @@ class Mutation(RedisCall[T], Generic[T]):
                 return Again(EndOrphan(self._fanout, queue, function_id))
             bound = f"{full.bound} {getattr(limits, full.bound)}"
             raise StoreError(f"the queue of {function_id} is full ({bound}); its handler does not keep up, or nobody serves it")
-        return Again(self._room.drop_oldest(queue, function_id, full.size, self._events_for(queue)))
+        return Again(self._room.drop_oldest(queue, route, full.size, self._events_for(queue)))
 
     def _events_for(self, queue: bytes) -> int:
         """How many events it has for a queue."""

@@ -9,6 +9,7 @@ import msgspec
 from iii_state.adapters.redis.connection.call import RedisCall, Reply
 from iii_state.adapters.redis.keys import lane
 from iii_state.adapters.redis.mutations.fanout import Fanout
+from iii_state.adapters.redis.mutations.route import Route
 from iii_state.adapters.redis.scripts.loader import script
 from iii_state.adapters.redis.scripts.packing import pack
 from iii_state.adapters.redis.scripts.queues import drop_oldest
@@ -39,14 +40,14 @@ class Room:
         self._tried.add(queue)
         return is_new
 
-    def drop_oldest(self, queue: bytes, function_id: str, size: int, events: int = 1) -> RedisCall[None]:
+    def drop_oldest(self, queue: bytes, route: Route, size: int, events: int = 1) -> RedisCall[None]:
         """The call that drops what is oldest, until so many events of so many bytes have room or another victim is needed."""
-        return DropOldest(self, queue, function_id, size, events)
+        return DropOldest(self, queue, route, size, events)
 
-    def arguments(self, queue: bytes, size: int, events: int) -> list[bytes]:
+    def arguments(self, queue: bytes, route: Route, size: int, events: int) -> list[bytes]:
         """Those of the script."""
         victim = self._victims.pop(queue, None) or self._place
-        limits = self._fanout.limits
+        limits = route.limits(self._fanout.limits)
         if events > 1:
             limits = msgspec.structs.replace(limits, max_queue_length=max(1, limits.max_queue_length - events + 1))
         return drop_oldest(self._fanout.keys, queue, *victim, limits, size)
@@ -71,12 +72,12 @@ class DropOldest(RedisCall[None]):
 
     __slots__ = ("_function_id", "_packet", "_queue", "_room")
 
-    def __init__(self, room: Room, queue: bytes, function_id: str, size: int, events: int) -> None:
+    def __init__(self, room: Room, queue: bytes, route: Route, size: int, events: int) -> None:
         super().__init__()
         self._room = room
         self._queue = queue
-        self._function_id = function_id
-        self._packet = pack((b"EVALSHA", script("queues/drop_oldest").sha1, *room.arguments(queue, size, events)))
+        self._function_id = route.function_id
+        self._packet = pack((b"EVALSHA", script("queues/drop_oldest").sha1, *room.arguments(queue, route, size, events)))
 
     def command(self, session: bytes, epoch: int) -> bytes:
         return self._packet

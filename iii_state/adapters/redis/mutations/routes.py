@@ -9,7 +9,9 @@ from collections.abc import Sequence, Set
 
 import msgspec
 
+from iii_state.adapters.prefix_routes import PrefixRoutes
 from iii_state.adapters.redis.mutations.logs import LogSetting
+from iii_state.adapters.redis.mutations.route import Route
 from iii_state.adapters.redis.scripts.mutations import Stale
 from iii_state.errors import StoreError
 from iii_state.events import Subscription
@@ -24,16 +26,8 @@ BEGAN = b":began"
 """The first version of the routes: another one after the database has been emptied."""
 
 
-class Route(msgspec.Struct, frozen=True):
-    """What lies in Redis for a queue: which events it wants (None for any), and whose it is."""
-
-    scope: str | None
-    key: str | None
-    function_id: str
-
-
-Wanted = tuple[str | None, str | None]
-"""Scope and key of the events that a subscription wants, None for any."""
+Wanted = tuple[str | None, ...]
+"""Scope and key of the events that a subscription wants, None for any; where it has a prefix, those of both behind them."""
 
 MOST_ALIKE = 500
 """So many subscriptions may want the events of the same scope and key: a write pays some 10 µs of Redis's time for each."""
@@ -49,13 +43,26 @@ def deadlines_setting(scope: bytes) -> bytes:
     return _DEADLINES + scope
 
 
-def route_text(subscription: Subscription) -> bytes:
-    """The route of a subscription's queue."""
-    return _encode(Route(subscription.scope, subscription.key, subscription.function_id))
+def wanted_of(subscription: Subscription) -> Wanted:
+    """What a subscription wants."""
+    return _wanted(subscription.scope, subscription.key, subscription.scope_prefix, subscription.key_prefix)
+
+
+def _wanted(scope: str | None, key: str | None, scope_prefix: str | None, key_prefix: str | None) -> Wanted:
+    return (scope, key) if scope_prefix is None and key_prefix is None else (scope, key, scope_prefix, key_prefix)
+
+
+def described(wanted: Wanted) -> str:
+    """What subscriptions want, in words."""
+    names = ["(any)" if name is None else repr(name) for name in wanted[:2]]
+    for place, prefix in enumerate(wanted[2:]):
+        if prefix is not None:
+            names[place] = f"{prefix!r}…"
+    return f"scope {names[0]} and key {names[1]}"
 
 
 class RedisRoutes:
-    """Four look-ups, whatever the number of subscriptions."""
+    """Four look-ups, whatever the number of subscriptions; and where prefixes are wanted, one for each length that they have."""
 
     def __init__(self) -> None:
         self.version = 0
@@ -70,7 +77,9 @@ class RedisRoutes:
         self.takes_more = False
         """Whether a write may take more than its value, events and deadline: a shadow, or a change log."""
         self._routes: dict[bytes, Route] = {}
-        self._queues: dict[Wanted, dict[bytes, str]] = {}
+        self._queues: dict[Wanted, dict[bytes, Route]] = {}
+        self._prefixed: PrefixRoutes[bytes, Route] | None = None
+        """None where no prefix is wanted."""
         self.with_deadlines: set[str] = set()
         """The scopes that have deadlines, or had some not long ago."""
 
@@ -82,16 +91,20 @@ class RedisRoutes:
     def wanted_by(self, queue: bytes) -> Wanted | None:
         """What a queue wants, None for an unknown one."""
         route = self._routes.get(queue)
-        return None if route is None else (route.scope, route.key)
+        return None if route is None else _wanted(route.scope, route.key, route.scope_prefix, route.key_prefix)
 
     def refuse_too_many(self, wanted: Wanted, queue: bytes, under_way: Set[bytes]) -> None:
         """Raises `StoreError` in words where one more subscription with this scope and key would make writes too slow; others are
         `under_way`."""
-        alike = self._queues.get(wanted, {}).keys()
+        if len(wanted) == 2:
+            alike: Set[bytes] = self._queues.get(wanted, {}).keys()
+        else:  # those that want all that it wants
+            scope, key, scope_prefix, key_prefix = wanted
+            prefixed = self._prefixed or PrefixRoutes[bytes, Route]()
+            alike = {name for name, _ in prefixed.matching(scope or scope_prefix or "", key or key_prefix or "")}
         if queue not in alike and len(alike) + len(under_way - alike - {queue}) >= MOST_ALIKE:
-            scope, key = ("(any)" if name is None else repr(name) for name in wanted)
             raise StoreError(
-                f"there are {MOST_ALIKE} subscriptions with scope {scope} and key {key} already, and no more are taken: each write "
+                f"there are {MOST_ALIKE} subscriptions with {described(wanted)} already, and no more are taken: each write "
                 "that they want pays for each of them"
             )
 
@@ -105,15 +118,17 @@ class RedisRoutes:
         entries |= {deadlines_setting(scope.encode()): b"1" for scope in self.with_deadlines}
         return [word for entry in entries.items() for word in entry]
 
-    def matching(self, scope: str, key: str) -> list[tuple[bytes, str]]:
-        """The queues that want the events of this scope and key, each with the function that it is for."""
-        queues = self._queues
-        if not queues:
+    def matching(self, scope: str, key: str) -> list[tuple[bytes, Route]]:
+        """The queues that want the events of this scope and key, and their routes."""
+        queues, prefixed = self._queues, self._prefixed
+        if not queues and prefixed is None:
             return []
-        found: list[tuple[bytes, str]] = []
+        found: list[tuple[bytes, Route]] = []
         for wanted in ((scope, key), (scope, None), (None, key), (None, None)):
             if wanted in queues:
                 found.extend(queues[wanted].items())
+        if prefixed is not None:
+            found += prefixed.matching(scope, key)
         return found
 
     def load(self, version: int, table: Sequence[bytes]) -> None:
@@ -121,6 +136,7 @@ class RedisRoutes:
         self.version = version
         self._routes.clear()
         self._queues.clear()
+        self._prefixed = None
         self.with_deadlines.clear()
         self.settings.clear()
         self.shadows, self.is_filling, self.logs, self.takes_more = None, False, None, False
@@ -154,7 +170,11 @@ class RedisRoutes:
             self._set(queue, text)
             return
         known = self._routes.pop(queue, None)
-        if known is not None:
+        if known is not None and known.prefixes is not None:
+            if self._prefixed is not None:
+                self._prefixed.remove(known.prefixes, queue)
+                self._prefixed = self._prefixed or None
+        elif known is not None:
             wanted = (known.scope, known.key)
             del self._queues[wanted][queue]
             if not self._queues[wanted]:
@@ -165,7 +185,12 @@ class RedisRoutes:
             except msgspec.MsgspecError as error:
                 raise StoreError(f"a route in Redis cannot be read: {text[:200]!r}: {error}") from None
             self._routes[queue] = route
-            self._queues.setdefault((route.scope, route.key), {})[queue] = route.function_id
+            if route.prefixes is not None:
+                if self._prefixed is None:
+                    self._prefixed = PrefixRoutes()
+                self._prefixed.add(route.prefixes, queue, route)
+            else:
+                self._queues.setdefault((route.scope, route.key), {})[queue] = route
 
     def _set(self, setting: bytes, text: bytes) -> None:
         if setting.startswith(_DEADLINES):  # there may be many, so these are not kept twice

@@ -11,6 +11,7 @@ from iii_state.adapters.redis.mutations.commands import replaced_text
 from iii_state.adapters.redis.mutations.fanout import Fanout
 from iii_state.adapters.redis.mutations.foreign_text import checked
 from iii_state.adapters.redis.mutations.mutation import Mutation
+from iii_state.adapters.redis.mutations.route import Route, with_filters
 from iii_state.adapters.redis.scripts.loader import script
 from iii_state.adapters.redis.scripts.mutations import (
     KEEP_DEADLINE,
@@ -44,7 +45,7 @@ class Transact(Mutation[list[Done]]):
         self._keys = [step.key.encode() for step in steps]
         self._owns = [_own(step, limit) for step in steps]
         self.size = sum(len(word) for own in self._owns for word in own)
-        self._wanted_of: list[list[tuple[bytes, str]]] = []
+        self._wanted_of: list[list[tuple[bytes, Route]]] = []
         self._first = 0
         """The furthest step that has been refused: where it gets further, it is not put off for ever."""
 
@@ -66,11 +67,13 @@ class Transact(Mutation[list[Done]]):
             fanout.wake_ups.written(queue)
         calls = []
         for step, key, own, wanted in zip(self._steps, self._keys, self._owns, self._wanted_of, strict=True):
-            targets = [fanout.target(queue, is_bounded=queue not in unbounded) for queue, _ in wanted]
+            targets = [fanout.target(queue, route, is_bounded=queue not in unbounded) for queue, route in wanted]
             ttl = None
             if has_deadlines:
                 keeps = KEEP_DEADLINE if step.plan is not None else NO_DEADLINE
                 ttl = keeps if step.ttl_ms is None else fanout.lifetime(step.ttl_ms)
+            if any(route.is_narrowed for _, route in wanted):
+                own = with_filters(own, wanted)
             calls.append(StepCall(key, _kind(step), targets, own, ttl))
         scope = self._place[0]
         watched = None if routes.shadows is None else (fanout.keys.shadow(routes.shadows, scope), fanout.marks)

@@ -2,7 +2,8 @@
 
 A command's name is its path, as in `script("queues/ack")`: what a call names is the file to open. `lua/lib/` holds parts, which
 are no commands. A line `--- @include "queues/take"` stands for the text of `lua/lib/queues/take.lua`, which may include others.
-Each part is joined once, where it is first asked for.
+Each part is joined once, where it is first asked for; with `again` behind its name, for functions that are only made inside of a
+block, it and what it includes are joined there in any case.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import NamedTuple
 
 from iii_state.errors import ScriptError
 
-_INCLUDE = re.compile(r'^[ \t]*--- @include "([^"\n]*)"[ \t]*\n?', re.MULTILINE)
+_INCLUDE = re.compile(r'^[ \t]*--- @include "([^"\n]*)"( again)?[ \t]*\n?', re.MULTILINE)
 _PARTS = "lib"
 
 
@@ -66,6 +67,8 @@ def _join(file: Traversable, library: Traversable, chain: tuple[str, ...], joine
         part = match[1]
         if part in chain:
             raise ScriptError(f"{file}: circular include {' -> '.join((*chain, part))}")
+        if match[2]:
+            return _join(_file(library, part), library, (*chain, part), set())
         if part in joined:
             return ""
         text = _join(_file(library, part), library, (*chain, part), joined)

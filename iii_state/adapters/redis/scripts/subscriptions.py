@@ -23,10 +23,11 @@ class Registration(NamedTuple):
 
 def subscribe(keys: Keys, engine: bytes, registrations: Sequence[Registration]) -> list[bytes]:
     """What follows the digest of subscriptions/subscribe.lua in EVALSHA."""
-    call = [b"%d" % (7 + 2 * len(registrations)), keys.routes, keys.routes_version, keys.routes_log, keys.engines]
+    call = [b"%d" % (7 + 3 * len(registrations)), keys.routes, keys.routes_version, keys.routes_log, keys.engines]
     call += (keys.hold, keys.hosts(engine), keys.orphans)
     for registration in registrations:
-        call += (keys.subscription(registration.queue), keys.stream(registration.queue))
+        queue = registration.queue
+        call += (keys.subscription(queue), keys.stream(queue), keys.busy(queue))
     call.append(engine)
     for registration in registrations:
         call += registration
