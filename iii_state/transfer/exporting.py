@@ -81,7 +81,7 @@ class Export:
             await self._export_all(scopes, output, written, done)
         except StateError as error:
             goes_on = "; the same command goes on from there" if output.path is not None else ""
-            raise TransferError(f"{error}\n{written.values} values were exported before that{goes_on}") from None
+            raise TransferError(f"{error}; {written.values} values were exported before that{goes_on}") from None
         finally:
             output.close()
         return done

@@ -115,7 +115,7 @@ def check(source: Rows, progress: Progress) -> int | None:
         for _ in source.read(told):
             done.checked += 1
     except TransferError as error:
-        raise TransferError(f"{error}\nnothing was imported") from None
+        raise TransferError(f"{error}; nothing was imported") from None
     return done.checked
 
 
@@ -204,9 +204,9 @@ class Import:
     def _told_how_far(self, error: StateError, done: Imported) -> TransferError:
         put = done.outcomes[RowOutcome.STORED]
         if not put and not done.resumed:
-            return TransferError(f"{error}\nnothing was imported before that")
+            return TransferError(f"{error}; nothing was imported before that")
         goes_on = "; the same command goes on from there" if self.note is not None else ""
-        return TransferError(f"{error}\n{put} values were imported before that{goes_on}")
+        return TransferError(f"{error}; {put} values were imported before that{goes_on}")
 
     # --- how far it is
 

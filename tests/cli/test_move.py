@@ -76,6 +76,8 @@ def test_from_standard_output_to_standard_input(store: Path, tmp_path: Path) -> 
     assert cut.exit_code == 1
     assert "standard input: the file ends behind line 3, without a trailer" in cut.stderr
     assert "nothing was imported before that" in cut.stderr
+    assert len(cut.stderr.splitlines()) == 1
+    assert "\\n" not in cut.stderr
 
 
 def test_a_pipe_is_read_once(store: Path, tmp_path: Path) -> None:
