@@ -12,11 +12,13 @@ from iii_state.adapters.kv import KvAdapter
 from iii_state.adapters.kv.journal.file import FILE_NAME
 from iii_state.adapters.kv.journal.stopped import stopped_file
 from iii_state.adapters.redis import RedisAdapter
+from iii_state.adapters.redis.connection.address import Address
 from iii_state.adapters.redis.reading import reading
 from iii_state.client.address import EngineAddress
 from iii_state.client.client import Client
 from iii_state.config import RedisSettings
-from iii_state.errors import TransferError
+from iii_state.errors import ConfigError, TransferError
+from iii_state.history import NO_LOGS, LogRules
 from iii_state.transfer.adapter import AdapterTarget
 from iii_state.transfer.engine import CALL_SECONDS, EngineStore
 from iii_state.transfer.file import FileStore, NewStore
@@ -31,6 +33,8 @@ class StorePlace:
     engine: EngineAddress | None = None
     redis: RedisSettings | None = None
     directory: Path | None = None
+    history: LogRules = NO_LOGS
+    """Which scopes have a change log, where that is known: engines of one Redis have to agree on it."""
 
 
 @asynccontextmanager
@@ -68,13 +72,28 @@ async def target(place: StorePlace, on_conflict: OnConflict, *, events: bool, is
         with stopped_file(place.directory, is_written=not is_dry) as file:
             yield FileStore(file)
     else:
-        adapter: Adapter = RedisAdapter(place.redis) if place.redis is not None else KvAdapter(place.directory)
-        await adapter.start(lambda subscription_id: None)
+        adapter: Adapter = _adapter_of(place)
+        try:
+            await adapter.start(lambda subscription_id: None)
+        except ConfigError as error:
+            raise ConfigError(f"{error}. To import beside them, name their configuration: --config FILE") from None
         try:
             adapter.queues.enable_events(events)
-            yield AdapterTarget(adapter, "Redis" if place.redis is not None else str(place.directory))
+            yield AdapterTarget(adapter, _name_of(place))
         finally:
             await adapter.stop()
+
+
+def _adapter_of(place: StorePlace) -> Adapter:
+    if place.redis is not None:
+        return RedisAdapter(place.redis, history=place.history)
+    return KvAdapter(place.directory, history=place.history)
+
+
+def _name_of(place: StorePlace) -> str:
+    if place.redis is not None:
+        return f"Redis at {Address.parse(place.redis.redis_url, place.redis.tls)}"
+    return str(place.directory)
 
 
 async def _refuse_events(store: EngineStore) -> None:

@@ -38,7 +38,8 @@ class RedisReader:
         return str(self._shared.connection.address)
 
     async def scopes(self) -> list[str]:
-        """The scopes that have a key."""
+        """The scopes that have a key, those of other programs included."""
+        await self._scopes.scan()
         return await self._scopes.all()
 
     async def count(self, scopes: Sequence[str]) -> int:
