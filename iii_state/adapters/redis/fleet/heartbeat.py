@@ -36,9 +36,10 @@ LEASE = 0.9
 
 
 class Heartbeat:
-    """Keeps this engine among the engines. All of them have to agree on `foreign_writes` and `history`."""
+    """Keeps this engine among the engines. All of them have to agree on `foreign_writes` and `history`; with a `history`
+    of None it goes by what they have agreed on."""
 
-    def __init__(self, shared: Shared, ttl_ms: int, foreign_writes: bool, history: LogRules = NO_LOGS) -> None:
+    def __init__(self, shared: Shared, ttl_ms: int, foreign_writes: bool, history: LogRules | None = NO_LOGS) -> None:
         self._keys = shared.keys
         self._engine = shared.engine
         self._run = shared.connection.run
@@ -70,7 +71,7 @@ class Heartbeat:
             others = [other for other in await self._send(b"HKEYS", self._keys.engines) if other != engine.id]
             self._count += 1
             found = await self._send(b"HGET", self._keys.routes, HISTORY) or b""
-            history = (found, setting_of(self._history, found))
+            history = (found, found if self._history is None else setting_of(self._history, found))
             reply = await self._run("fleet/join", partial(self._joining, others, stood, history))
             if reply[0] == b"OK":
                 engine.was_told_time(reply[1], read_at)
