@@ -49,6 +49,16 @@ class Updated(NamedTuple):
     old: bytes | None
     new: bytes
     errors: list[OpError]
+    revision: int | None = None
+    """Where `meta` asks for it, and the scope has a change log."""
+
+
+class Replaced(NamedTuple):
+    """What a `replace` did: the stored text before it (None for a missing key), and the revision of the change, where the scope has
+    a change log."""
+
+    old: bytes | None
+    revision: int | None = None
 
 
 class Reading(NamedTuple):
@@ -127,12 +137,26 @@ class Values(Protocol):
         request: Request | None = None,
         conditions: Conditions | None = None,
         strict: bool = False,
+        meta: bool = False,
     ) -> Result[Updated]:
         """Apply a plan atomically. Raises `errors.too_large` when the result has more than `limit` bytes (compact).
 
         After `ttl_ms` the value goes, with its event; without, the deadline stays what it was. Conditions are as for `set`. Where
-        it is `strict`, an op that fails is raised (`OP_FAILED`), and nothing has changed.
+        it is `strict`, an op that fails is raised (`OP_FAILED`), and nothing has changed. With `meta` the revision is told, too.
         """
+        ...
+
+    def replace(
+        self,
+        scope: str,
+        key: str,
+        value: bytes | None,
+        *,
+        ttl_ms: int | None = None,
+        request: Request | None = None,
+        conditions: Conditions | None = None,
+    ) -> Result[Replaced]:
+        """`set`, or `delete` where `value` is None, which tells the revision, too."""
         ...
 
     def touch(self, scope: str, key: str, ttl_ms: int | None, *, request: Request | None = None) -> Result[bool]:

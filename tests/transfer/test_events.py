@@ -14,6 +14,7 @@ from iii_state.client.address import EngineAddress
 from iii_state.client.client import Client
 from iii_state.errors import ConfigError, TransferError
 from iii_state.events import Subscription
+from iii_state.history import LogRule, LogRules
 from iii_state.tasks.results import result_of
 from iii_state.transfer import stores
 from iii_state.transfer.rows import ValueRow
@@ -54,6 +55,40 @@ async def test_events_wait_only_where_they_were_asked_for(kind: str, events: boo
         await result_of(after.queues.ack(taken))
         await after.stop()
         assert sorted(await held_in(place)) == ROWS
+
+
+@pytest.mark.parametrize(("kind", "is_running"), [("file", False), ("redis", False), ("redis", True)])
+async def test_an_import_goes_by_the_settings_of_the_fleet(kind: str, is_running: bool, tmp_path: Path) -> None:
+    """It is taken in while other engines run, is in their change logs, and ends none of them when none runs."""
+    rules = LogRules([LogRule(scope="orders", max_length=5), LogRule(scope_prefix="log")])
+    async with place_of(kind, tmp_path, 6) as place:
+
+        async def engine() -> Adapter:
+            if place.redis is None:
+                adapter: Adapter = KvAdapter(place.directory, history=rules)
+            else:
+                settings = msgspec.structs.replace(place.redis, foreign_writes=True)
+                adapter = RedisAdapter(settings, history=rules)
+            await adapter.start(lambda subscription_id: None)
+            return adapter
+
+        before = await engine()
+        for scope in ("orders", "logged"):
+            await result_of(before.values.set(scope, "first", b"1"))
+        begun = await result_of(before.history.page("orders", None, None, 0))
+        other = await result_of(before.history.page("logged", None, None, 0))
+        if not is_running:
+            await before.stop()
+        await put(place, events=True)
+        after = before if is_running else await engine()
+        try:
+            found = await result_of(after.history.page("orders", None, begun.next_after, 10))
+            assert [change.revision for change in found.changes] == [2, 3, 4]
+            await result_of(after.values.set("logged", "second", b"1"))
+            found = await result_of(after.history.page("logged", None, other.next_after, 10))
+            assert [change.revision for change in found.changes] == [2]
+        finally:
+            await after.stop()
 
 
 async def test_an_engine_that_would_fire_events_is_refused_without_them(tmp_path: Path) -> None:

@@ -91,10 +91,16 @@ class KvSessions:
         """What a transaction that was applied had found at its keys."""
         return [] if outcome.old is None else _found.decode(outcome.old)
 
-    def record(self, request: Request, old: bytes | None, unmet: tuple[int, int | None] | None = None) -> None:
+    def record(
+        self,
+        request: Request,
+        old: bytes | None,
+        unmet: tuple[int, int | None] | None = None,
+        revision: int | None = None,
+    ) -> None:
         """A call has been applied, or will be with the next transaction; or, `unmet`, a condition did not hold for `old`."""
         forgotten = old is not None and len(old) > MAX_RECORDED_BYTES
-        outcome = Outcome(request.seq, None if forgotten else old, FORGOTTEN if forgotten else 0, unmet)
+        outcome = Outcome(request.seq, None if forgotten else old, FORGOTTEN if forgotten else 0, unmet, revision)
         self._record((request.session, request.slot), outcome)
 
     def record_transaction(self, request: Request, found: list[bytes | None]) -> None:

@@ -62,11 +62,11 @@ AWAY_SECONDS = 1
 
 
 class RedisAdapter:
-    """Values and queues on a Redis that any number of engines share."""
+    """Values and queues on a Redis that any number of engines share. With `history` None it goes by what these have agreed on."""
 
     name = "redis"
 
-    def __init__(self, settings: RedisSettings, *, limits: QueueLimits | None = None, history: LogRules = NO_LOGS) -> None:
+    def __init__(self, settings: RedisSettings, *, limits: QueueLimits | None = None, history: LogRules | None = NO_LOGS) -> None:
         self._settings = settings
         self._has_started = False
         self._stopping = Stopping(self._stop)
@@ -97,7 +97,7 @@ class RedisAdapter:
 
         self.sessions = RedisSessions(shared)
         self.values = RedisValues(shared, self.sessions, self._scopes, self._replicas)
-        self.history = RedisHistory(shared, history)
+        self.history = RedisHistory(shared, history or NO_LOGS)
         self.queues = RedisQueues(shared, self._subscriptions)
         self.admin = RedisAdmin(shared.keys, shared.connection, shared.fanout.limits)
         self.succession = RedisSuccession(shared)

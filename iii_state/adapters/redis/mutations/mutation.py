@@ -28,7 +28,7 @@ from iii_state.adapters.redis.scripts.mutations import (
     refusal,
 )
 from iii_state.adapters.redis.scripts.packing import pack, packed
-from iii_state.errors import ConditionFailed, StoreError
+from iii_state.errors import RequestFenced, StoreError
 from iii_state.events import Cause
 from iii_state.sessions import Request
 
@@ -207,9 +207,9 @@ class Mutation(RedisCall[T], Generic[T]):
         """The stored text is another writer's. Most mutations do not read it."""
         raise AssertionError("this mutation does not depend on what is stored")
 
-    def unmet(self, refused: Unmet) -> ConditionFailed:
-        """What it fails with where a condition does not hold. Most mutations have none."""
-        raise AssertionError("this mutation has no conditions")
+    def unmet(self, refused: Unmet) -> Exception:
+        """What it fails with where a condition does not hold. Most mutations have none: it has the id of another call."""
+        return RequestFenced()
 
     def give(self, own: Sequence[bytes]) -> None:
         """Its own arguments are these from now on."""
