@@ -19,7 +19,6 @@ from iii_state.cli.calls import engine_at, engine_options, request, run, url_opt
 from iii_state.cli.terminal import printable, show
 from iii_state.client.client import Client
 from iii_state.config import BridgeSettings, KvSettings, RedisSettings
-from iii_state.history import LogRules
 from iii_state.transfer import stores
 from iii_state.transfer.exporting import Export, Exported
 from iii_state.transfer.files import STANDARD
@@ -197,12 +196,12 @@ def _place(where: dict[str, Any]) -> StorePlace:
     if config_path is None:
         return StorePlace(engine=engine_at(where["url"]))
     settings = configuration.parse(configuration.load(config_path))
-    adapter, history = settings.adapter, LogRules(settings.history)
+    adapter = settings.adapter
     match adapter:
         case RedisSettings():
-            return StorePlace(redis=adapter, history=history)
+            return StorePlace(redis=adapter)
         case KvSettings(directory=Path() as kept):
-            return StorePlace(directory=kept, history=history)
+            return StorePlace(directory=kept)
         case BridgeSettings():
             return StorePlace(engine=engine_at(adapter.bridge_url))
     raise click.UsageError(f"the store of {config_path} lives in the memory of its engine: give --url to go through that.")

@@ -20,7 +20,7 @@ from iii_state.client.address import EngineAddress
 from iii_state.client.client import Client
 from iii_state.config import RedisSettings
 from iii_state.errors import TransferError
-from iii_state.history import NO_LOGS, LogRules
+from iii_state.history import NO_LOGS
 from iii_state.transfer.adapter import AdapterTarget
 from iii_state.transfer.engine import CALL_SECONDS, EngineStore
 from iii_state.transfer.file import FileStore, NewStore
@@ -35,8 +35,6 @@ class StorePlace:
     engine: EngineAddress | None = None
     redis: RedisSettings | None = None
     directory: Path | None = None
-    history: LogRules = NO_LOGS
-    """Which scopes have a change log, where that is known: engines of one Redis have to agree on it."""
 
 
 @asynccontextmanager

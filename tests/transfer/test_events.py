@@ -12,7 +12,7 @@ from iii_state.adapters.kv import KvAdapter
 from iii_state.adapters.redis import RedisAdapter
 from iii_state.client.address import EngineAddress
 from iii_state.client.client import Client
-from iii_state.errors import ConfigError, TransferError
+from iii_state.errors import TransferError
 from iii_state.events import Subscription
 from iii_state.history import LogRule, LogRules
 from iii_state.tasks.results import result_of
@@ -104,14 +104,11 @@ async def test_an_engine_that_would_fire_events_is_refused_without_them(tmp_path
         assert sorted(await held_in(place)) == ROWS
 
 
-async def test_beside_engines_that_have_agreed_on_something_their_configuration_is_needed(tmp_path: Path) -> None:
+async def test_an_import_goes_by_what_the_engines_beside_it_have_agreed_on(tmp_path: Path) -> None:
     async with place_of("redis", tmp_path, 5) as place:
         assert place.redis is not None
-        agreed = StorePlace(redis=msgspec.structs.replace(place.redis, foreign_writes=True))
-        engine = adapter_of(agreed)
+        engine = adapter_of(StorePlace(redis=msgspec.structs.replace(place.redis, foreign_writes=True)))
         await engine.start(lambda subscription_id: None)
-        with pytest.raises(ConfigError, match="To import beside them, name their configuration: --config FILE"):
-            await put(place, events=False)
-        await put(agreed, events=False)
+        await put(place, events=False)
         assert sorted(await held_in(place)) == ROWS
         await engine.stop()
