@@ -25,11 +25,12 @@ remote engine, is a `FunctionError`, and reaches the caller as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from iii_state.adapters.selection import KeySelection
 from iii_state.events import DeadLetter, Delivery, Failure, QueueStats, Subscription
+from iii_state.figures import Figure
 from iii_state.history import LogPage
 from iii_state.sessions import Request
 from iii_state.tasks.results import Awaited, Result
@@ -343,6 +344,11 @@ class Adapter(Protocol):
     def succession(self) -> Succession: ...
 
     @property
+    def name(self) -> str:
+        """What it is called in a configuration."""
+        ...
+
+    @property
     def history(self) -> History: ...
 
     @property
@@ -366,6 +372,14 @@ class Adapter(Protocol):
 
     async def health(self) -> str | None:
         """None when the backend answers, else why not, in words; bounded to two seconds."""
+        ...
+
+    def figures(self) -> Iterable[Figure]:
+        """What has been counted here; asks nobody."""
+        ...
+
+    def tells_of_queues(self) -> Awaited[bool]:
+        """Whether this engine is the one that tells what the queues hold (`Admin.stats`): of all that share a store, one does."""
         ...
 
     def route(self, visited: list[str]) -> Result[list[str]]:

@@ -14,6 +14,7 @@ from iii_state.cli.data import delete, entries, get, groups, keys, list_values, 
 from iii_state.cli.docs import docs
 from iii_state.cli.history import history
 from iii_state.cli.lua_load import lua_load
+from iii_state.cli.metrics import metrics
 from iii_state.cli.move import backup, export, import_
 from iii_state.cli.operate import dead, triggers
 from iii_state.cli.run.attach import attach
@@ -73,6 +74,7 @@ for command in (
     import_,
     backup,
     lua_load,
+    metrics,
     token,
     config,
     docs,

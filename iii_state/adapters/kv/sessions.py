@@ -38,6 +38,8 @@ class KvSessions:
         """Session → slot → what was recorded last, of what has been committed."""
         self._used: dict[str, int] = {}
         """Session → how many sweeps there had been when it was used last."""
+        self.recognised = 0
+        """How many calls made again were answered as they had been."""
         self._sweeps = 0
         self._closed = False
         self._timer: AwakeTimer | None = None
@@ -110,6 +112,7 @@ class KvSessions:
     def again(self, request: Request, result: T) -> Result[T]:
         """The result of a call made again, once it lasts."""
         slot = (request.session, request.slot)
+        self.recognised += 1
         return result if self._commits is None or self._commits.outcome_of(slot) is None else self._settled(result)
 
     def committed(self, written: Changes) -> None:

@@ -65,7 +65,7 @@ class KvValues:
         """Scope → key → stored text, of what has been committed."""
         self._sorted: dict[str, SortedKeys] = {}
         """Scope → its keys in order, of scopes that have been listed so."""
-        self._deadlines = KvDeadlines(self._has_deadline, self._end_if_over, clock)
+        self.deadlines = self._deadlines = KvDeadlines(self._has_deadline, self._end_if_over, clock)
         self._watched = self._deadlines.watched
         self._epoch = secrets.token_hex(6)
         """What the ids of the writes made here begin with."""
@@ -494,9 +494,11 @@ class KvValues:
         except Exception as error:
             _watching.failed(error)
 
-    def _end_if_over(self, scope: str, key: str) -> None:
-        """A value that is over goes, as a mutation of its own, before anything else happens to its key."""
-        if self._is_over(self._deadline(scope, key)):
+    def _end_if_over(self, scope: str, key: str) -> bool:
+        """A value that is over goes, as a mutation of its own, before anything else happens to its key. Whether it was over."""
+        is_over = self._is_over(self._deadline(scope, key))
+        if is_over:
             removal = self._write(scope, key, self._current(scope, key), None, None, None, cause="expired")
             if removal is not None:
                 removal.add_done_callback(asyncio.Future.exception)  # if it fails, the value is looked at again
+        return is_over

@@ -43,7 +43,8 @@ class RedisReader:
         return self._shared.fanout.routes.shadows is not None
 
     async def scopes(self) -> list[str]:
-        """The scopes that have a key."""
+        """The scopes that have a key, those of other programs included."""
+        await self._scopes.scan()
         return await self._scopes.all()
 
     async def count(self, scopes: Sequence[str]) -> int:

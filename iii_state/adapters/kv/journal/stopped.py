@@ -43,9 +43,9 @@ class StoppedFile:
         self.path = path
         self.store: str = connection.execute("SELECT printf('%016x', value) FROM meta WHERE name='store'").fetchone()[0]
         clock = connection.execute("SELECT value FROM meta WHERE name='clock'").fetchone()
-        # Where the wall clock has been set back, the next start moves the moments in the file back by this.
         self._written: set[str] = set()
         """The scopes of which values were stored here."""
+        # Where the wall clock has been set back, the next start moves the moments in the file back by this.
         self._ahead = 0 if clock is None else max(0, clock[0] - now_ms())
 
     def logs(self) -> LogRules:

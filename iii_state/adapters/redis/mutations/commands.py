@@ -26,10 +26,11 @@ from iii_state.errors import RequestFenced, StoreError
 from iii_state.sessions import Request
 from iii_state.values.conditions import Conditions
 from iii_state.values.ops import Plan
+from iii_state.wire.quiet_log import QuietLog
 
 T = TypeVar("T")
 
-logger = logging.getLogger(__name__)
+_quiet = QuietLog(logging.getLogger(__name__))
 
 MAX_ANSWERED_BYTES = 40 * 1024 * 1024
 """Another program may have written more than an answer holds: the change would be made, and its answer could not be sent."""
@@ -219,10 +220,10 @@ def replaced_text(scope: str, key: str, old: bytes | None) -> bytes | None:
         return old
     if len(old) > MAX_ANSWERED_BYTES:
         told = "the value of %d bytes at scope %r, key %r has been replaced, and counts as null"
-        logger.warning(told, len(old), scope, key)
+        _quiet.warning(told, len(old), scope, key, ids={"scope": scope, "key": key})
         return None
     try:
         return checked(scope, key, old)
     except StoreError as error:
-        logger.warning("%s; it has been replaced, and counts as null", error)
+        _quiet.warning("%s; it has been replaced, and counts as null", error, ids={"scope": scope, "key": key})
         return None

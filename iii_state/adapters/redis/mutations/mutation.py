@@ -168,6 +168,8 @@ class Mutation(RedisCall[T], Generic[T]):
             return self._declared(reply)
         if is_applied(reply):
             applied = self.applied(reply)
+            if reply[0] != b"OK":
+                self._fanout.counts.recognised += 1
             if self.ttl_ms is not None:
                 self._fanout.deadline_set(self.ttl_ms)
             return applied
@@ -257,7 +259,9 @@ class Expire(Mutation[bytes | None]):
     cause = "expired"
 
     def applied(self, reply: Reply) -> bytes | None:
-        return previous(reply)
+        if (old := previous(reply)) is not None:
+            self._fanout.counts.expired += 1
+        return old
 
 
 class Capture(Mutation[None]):
@@ -272,7 +276,7 @@ class Capture(Mutation[None]):
         self._before = before
 
     def applied(self, reply: Reply) -> None:
-        pass
+        self._fanout.counts.captured += 1
 
     def result(self, reply: Reply) -> Again | None:
         try:
