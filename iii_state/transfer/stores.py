@@ -19,7 +19,7 @@ from iii_state.adapters.redis.reading import reading
 from iii_state.client.address import EngineAddress
 from iii_state.client.client import Client
 from iii_state.config import RedisSettings
-from iii_state.errors import ConfigError, TransferError
+from iii_state.errors import TransferError
 from iii_state.history import NO_LOGS, LogRules
 from iii_state.transfer.adapter import AdapterTarget
 from iii_state.transfer.engine import CALL_SECONDS, EngineStore
@@ -35,8 +35,8 @@ class StorePlace:
     engine: EngineAddress | None = None
     redis: RedisSettings | None = None
     directory: Path | None = None
-    history: LogRules | None = None
-    """Which scopes have a change log, as a configuration says it; else those have one that have it there."""
+    history: LogRules = NO_LOGS
+    """Which scopes have a change log, where that is known: engines of one Redis have to agree on it."""
 
 
 @asynccontextmanager
@@ -74,11 +74,8 @@ async def target(place: StorePlace, on_conflict: OnConflict, *, events: bool, is
         with stopped_file(place.directory, is_written=not is_dry) as file:
             yield FileStore(file)
     else:
-        adapter = await _joining(place) if place.redis is not None else _opening(place)
-        try:
-            await adapter.start(lambda subscription_id: None)
-        except ConfigError as error:
-            raise ConfigError(f"{error}. To import beside them, name their configuration: --config FILE") from None
+        adapter = await _joining(place.redis) if place.redis is not None else _opening(place.directory)
+        await adapter.start(lambda subscription_id: None)
         try:
             adapter.queues.enable_events(events)
             yield AdapterTarget(adapter, _name_of(place))
@@ -86,31 +83,26 @@ async def target(place: StorePlace, on_conflict: OnConflict, *, events: bool, is
             await adapter.stop()
 
 
-async def _joining(place: StorePlace) -> Adapter:
-    """An engine more for a Redis. Without a configuration it goes by what the others have agreed on, and ends no change log."""
-    assert place.redis is not None
-    settings = place.redis
-    if place.history is None:
-        async with reading(settings) as reader:
-            settings = msgspec.structs.replace(settings, foreign_writes=reader.has_foreign_writes)
-    return RedisAdapter(settings, history=place.history)
-
-
-def _opening(place: StorePlace) -> Adapter:
-    """The engine of a kv store. Without a configuration the scopes of its file that have a change log keep it, and all of it."""
-    logs = place.history
-    if logs is None:
-        logs = NO_LOGS
-        if place.directory is not None and (place.directory / FILE_NAME).exists():
-            with stopped_file(place.directory, is_written=False) as file:
-                logs = file.logs()
-    return KvAdapter(place.directory, history=logs)
-
-
 def _name_of(place: StorePlace) -> str:
     if place.redis is not None:
         return f"Redis at {Address.parse(place.redis.redis_url, place.redis.tls)}"
     return str(place.directory)
+
+
+async def _joining(settings: RedisSettings) -> Adapter:
+    """An engine more for a Redis, which goes by what the others have agreed on, or had: it ends no change log."""
+    async with reading(settings) as reader:
+        settings = msgspec.structs.replace(settings, foreign_writes=reader.has_foreign_writes)
+    return RedisAdapter(settings, history=None)
+
+
+def _opening(directory: Path | None) -> Adapter:
+    """The engine of a kv store. The scopes of its file that have a change log keep it, and all that is in it."""
+    logs = NO_LOGS
+    if directory is not None and (directory / FILE_NAME).exists():
+        with stopped_file(directory, is_written=False) as file:
+            logs = file.logs()
+    return KvAdapter(directory, history=logs)
 
 
 async def _refuse_events(store: EngineStore) -> None:

@@ -6,12 +6,12 @@ on from there, or come back. With G. Lowe, "Testing for linearizability" (Concur
 remembered by its operations and state, and never tried again, and operations are taken just in time: before an answer that wants
 them. Keys are checked one by one, since a history is linearizable exactly if that of each object is (M. Herlihy and J. Wing,
 "Linearizability", TOPLAS 12(3), 1990; A. Horn and D. Kroening, "Faster linearizability checking via P-compositionality", FORTE
-2015), as in Porcupine and Knossos.
+2015), as in Porcupine and Knossos. Keys that transactions join are one such object.
 
 An open operation (no answer, or one that says that the outcome is not known) may take effect at any time after its call, or never.
 They are what makes the search long, so three rules leave out what cannot matter: those with the same effect are taken in the order
 of their calls; one that changes nothing is not taken; and none is taken directly before an open `set` or `delete`, which would undo
-it unseen.
+it unseen; the last holds for an object of one key only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,15 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tests.linearizability.operations import UNTOLD, Operation, canonical, carried_out, unseen_marks_as_one
+from tests.linearizability.operations import (
+    UNTOLD,
+    Operation,
+    canonical,
+    carried_out,
+    carried_out_on_several,
+    of_several,
+    unseen_marks_as_one,
+)
 
 MAX_CONFIGURATIONS = 1_000_000
 """So many are tried; a history that needs more is undecided."""
@@ -55,8 +63,8 @@ class Violation:
 
 
 def check(operations: Sequence[Operation], initial: str | None = None) -> list[Operation] | Violation:
-    """An order of the operations of one key that explains all answers (open ones that it does not need are left out), or where
-    there is none. Raises `Undecided`."""
+    """An order of the operations of one key, or of several, that explains all answers (open ones that it does not need are left
+    out), or where there is none. Raises `Undecided`."""
     return _Search(unseen_marks_as_one(operations), initial).run()
 
 
@@ -73,6 +81,7 @@ class _Search:
         self._bits = _bits(self._answered, len(self._open))
         self._candidates = _candidates(self._answered)
         self._before = _twins(self._open, self._bits[len(self._answered) :])
+        self._is_of_several = of_several(operations)
         self._states: list[str | None] = [initial]
         self._numbers: dict[str | None, int] = {initial: 0}
         self._steps: dict[tuple[int, int], int] = {}
@@ -110,11 +119,11 @@ class _Search:
             number = len(self._answered) + at
             if operation.invoked > deadline or taken & self._bits[number] or self._before[at] & ~taken:
                 continue
-            if after_open and operation.kind != "update":
+            if after_open and operation.overwrites:
                 continue
             new = self._step(number, state)
             if new != state:
-                found.append((number, (answers, taken | self._bits[number], new, True)))
+                found.append((number, (answers, taken | self._bits[number], new, not self._is_of_several)))
         for number in reversed(self._candidates[answers]):
             if taken & self._bits[number]:
                 continue
@@ -135,7 +144,10 @@ class _Search:
         if known is not None:
             return known
         operation = self._operations[number]
-        new, response = carried_out(operation.kind, operation.argument, self._states[state])
+        if self._is_of_several:
+            new, response = carried_out_on_several(operation, self._states[state])
+        else:
+            new, response = carried_out(operation.kind, operation.argument, self._states[state])
         told = self._told[number]
         if told is not None and canonical(response) != told:
             after = -1
@@ -190,10 +202,10 @@ def _candidates(answered: Sequence[Operation]) -> list[list[int]]:
 
 def _twins(operations: Sequence[Operation], bits: Sequence[int]) -> list[int]:
     """Of each open operation, the bit of the one with the same effect that was called before it, 0 for none."""
-    last: dict[tuple[str, str], int] = {}
+    last: dict[tuple[str, str, str], int] = {}
     before = []
     for operation, bit in zip(operations, bits, strict=True):
-        effect = (operation.kind, canonical(operation.argument))
+        effect = (operation.kind, operation.place[1], canonical(operation.argument))
         before.append(last.get(effect, 0))
         last[effect] = bit
     return before

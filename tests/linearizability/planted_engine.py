@@ -8,19 +8,21 @@ from __future__ import annotations
 import asyncio
 import itertools
 import sys
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Sequence
 from typing import Any, cast
 
 import click
 import uvloop
 
 from iii_state import Engine, StateModule
-from iii_state.adapters.base import Adapter, Updated
+from iii_state.adapters.base import Adapter, Reading, Updated
 from iii_state.adapters.kv import KvAdapter
 from iii_state.cli.run.process import stopped_by_signals
-from iii_state.errors import StoreError
+from iii_state.errors import ConditionFailed, StoreError
 from iii_state.tasks.background import Background
 from iii_state.tasks.results import result_of
+from iii_state.values.conditions import Conditions
+from iii_state.values.transactions import Done, Step
 
 ONE_IN = 40
 LATE_SECONDS = 0.01
@@ -33,6 +35,9 @@ FAULTS = (
     "a straggler of a refused write",
     "a write after its answer",
     "a key that is not listed",
+    "a condition judged on a stale value",
+    "a transaction half applied",
+    "a failed condition applied after all",
 )
 
 
@@ -56,16 +61,21 @@ class PlantedValues:
     async def _note(self, scope: str, key: str) -> None:
         self._previous[scope, key] = await result_of(self._values.get(scope, key))
 
-    def get(self, scope: str, key: str) -> Any:
+    def read(self, scope: str, key: str) -> Any:
         if self._strikes("a stale read"):
-            return self._previous.get((scope, key))
-        return self._values.get(scope, key)
+            return Reading(self._previous.get((scope, key)))
+        return self._values.read(scope, key)
 
     def set(self, scope: str, key: str, value: bytes, **more: Any) -> Any:
         return self._tasks.call(self._set(scope, key, value, more))
 
     async def _set(self, scope: str, key: str, value: bytes, more: dict[str, Any]) -> bytes | None:
+        conditions: Conditions | None = more.get("conditions")
+        previous = self._previous.get((scope, key))
         await self._note(scope, key)
+        if conditions is not None and self._strikes("a condition judged on a stale value"):
+            conditions.check(scope, key, previous)
+            return await self._values_set(scope, key, value, {})
         if self._strikes("a straggler of a refused write", "a write after its answer"):
             self._later(self._values_set(scope, key, value, more))
             if self._fault != "a write after its answer":
@@ -74,9 +84,26 @@ class PlantedValues:
         return await self._values_set(scope, key, value, more)
 
     async def _values_set(self, scope: str, key: str, value: bytes, more: dict[str, Any]) -> bytes | None:
-        return await result_of(self._values.set(scope, key, value, **more))
+        try:
+            return await result_of(self._values.set(scope, key, value, **more))
+        except ConditionFailed:
+            if self._strikes("a failed condition applied after all"):
+                self._later(result_of(self._values.set(scope, key, value)))
+            raise
 
-    def _later(self, work: Coroutine[Any, Any, object]) -> None:
+    def transact(self, scope: str, steps: Sequence[Step], *arguments: Any, **more: Any) -> Any:
+        return self._tasks.call(self._transact(scope, steps, arguments, more))
+
+    async def _transact(self, scope: str, steps: Sequence[Step], arguments: tuple[Any, ...], more: dict[str, Any]) -> list[Done]:
+        last = steps[-1].key
+        before = await result_of(self._values.get(scope, last))
+        done: list[Done] = await result_of(self._values.transact(scope, steps, *arguments, **more))
+        if self._strikes("a transaction half applied"):
+            values = self._values
+            await result_of(values.delete(scope, last) if before is None else values.set(scope, last, before))
+        return done
+
+    def _later(self, work: Awaitable[object]) -> None:
         async def wait_and_do() -> None:
             await asyncio.sleep(LATE_SECONDS)
             await work

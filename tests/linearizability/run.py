@@ -32,7 +32,7 @@ class Outcome:
 
 def verdict(record: Record) -> list[str]:
     """What is wrong with one history, in words. One that could not be decided is wrong, too."""
-    histories, problems = by_place(record.operations, record.listings, record.keys)
+    histories, problems = by_place(record.operations, record.listings, record.keys, record.joined)
     for place, history in histories.items():
         try:
             found = check(history)

@@ -22,4 +22,7 @@ async def test_every_key_is_linearizable_whatever_is_hurt(adapter: str, tmp_path
         assert outcome.faults.keys() == arena.faults.keys()
         assert outcome.figures["answered"] > 50  # how many there are is a matter of the machine: 158 of a file at a load of 25
         assert outcome.figures["listings"] > 5
+        assert outcome.figures["changes"] > 5
+        assert outcome.figures["transacts"] > 5
+        assert outcome.figures["unmet"] > 5
         assert outcome.figures["open"] > 0

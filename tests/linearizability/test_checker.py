@@ -114,6 +114,66 @@ def test_a_violation_names_the_operation_and_what_could_be_reached() -> None:
     assert "get  -> 2 [2, 3]" in str(found)
 
 
+# -- conditions and transactions ---------------------------------------------------------------------------------------
+
+
+CREATE: dict[str, Any] = {"value": {"w": "a"}, "if": [{"absent": True}]}
+UNMET = {"unmet": 0, "step": None}
+
+
+def test_a_condition_is_judged_on_what_is_there_at_its_moment() -> None:
+    made = op("change", CREATE, 0, 10, (None, {"w": "a"}))
+    assert is_linearizable(made, op("change", CREATE, 0, 10, UNMET))
+    assert not is_linearizable(made, op("change", CREATE, 0, 10, (None, {"w": "a"}))), "both created it"
+    assert not is_linearizable(op("change", CREATE, 0, 10, UNMET)), "there was nothing"
+    assert not is_linearizable(op("set", 1, 0, 1), op("change", CREATE, 2, 3, (1, {"w": "a"}))), "a stale value"
+
+
+def test_a_refusal_tells_what_was_there_and_changes_nothing() -> None:
+    telling = {**CREATE, "if_failed": True}
+    refused = op("change", telling, 2, 3, {**UNMET, "value": 1})
+    assert is_linearizable(op("set", 1, 0, 1), refused, op("get", None, 4, 5, 1))
+    assert not is_linearizable(op("set", 2, 0, 1), refused)
+    assert not is_linearizable(op("set", 1, 0, 1), refused, op("get", None, 4, 5, {"w": "a"})), "applied after all"
+
+
+def test_an_open_change_takes_effect_only_where_its_condition_holds() -> None:
+    opened = op("change", CREATE, 0, None)
+    assert is_linearizable(opened, op("get", None, 5, 6, {"w": "a"}))
+    assert is_linearizable(op("set", 1, 0, 1), opened, op("delete", None, 5, 6, 1), op("get", None, 7, 8, {"w": "a"}))
+    assert not is_linearizable(op("set", 1, 0, 1), opened, op("get", None, 2, 3, 1), op("get", None, 4, 5, {"w": "a"}))
+
+
+OTHER = ("s", "other")
+
+
+def both(invoked: int, returned: int | None, response: Any = None, **more: Any) -> Operation:
+    steps = [{"key": "k", "value": 1}, {"key": "other", "value": 2, **more}]
+    return op("transact", {"steps": steps, "if_failed": False}, invoked, returned, response)
+
+
+def of_other(kind: str, argument: Any, invoked: int, returned: int | None, response: Any = None) -> Operation:
+    return replace(op(kind, argument, invoked, returned, response), place=OTHER)
+
+
+def test_a_transaction_changes_all_at_one_moment_or_nothing() -> None:
+    made = both(0, 10, [(None, 1), (None, 2)])
+    seen = (op("get", None, 3, 4, 1), of_other("get", None, 5, 6, 2))
+    assert is_linearizable(made, *seen)
+    assert not is_linearizable(made, seen[0], of_other("get", None, 5, 6)), "half of it"
+    assert not is_linearizable(both(0, None), op("get", None, 3, 4, 1), of_other("get", None, 5, 6)), "half of an open one"
+    refused = both(2, 3, {"unmet": 0, "step": 1}, **{"if": [{"absent": True}]})
+    assert is_linearizable(of_other("set", 7, 0, 1), refused, op("get", None, 4, 5))
+    assert not is_linearizable(of_other("set", 7, 0, 1), refused, op("get", None, 4, 5, 1)), "refused, and half applied"
+
+
+def test_an_open_write_of_one_key_stays_before_one_of_another() -> None:
+    """Of one key it could be left out there, since nobody would see it."""
+    opened = (op("set", 1, 0, None), of_other("set", 2, 0, None), both(90, None))
+    assert is_linearizable(*opened, op("get", None, 5, 6, 1), of_other("get", None, 7, 8, 2))
+    assert is_linearizable(*opened, of_other("get", None, 5, 6, 2), op("get", None, 7, 8, 1))
+
+
 # -- listings ----------------------------------------------------------------------------------------------------------
 
 

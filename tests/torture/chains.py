@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from tests.torture.history import Delivery, Place, Value, Write
-from tests.torture.writes import COUNTERS, FADING, applied, seen
+from tests.torture.writes import COUNTERS, FADING, applied, holds, seen
 
 
 class Step(NamedTuple):
@@ -103,10 +103,15 @@ def wrong_writes(chains: Chains, writes: list[Write]) -> list[str]:
             made = applied(write.kind.removeprefix("foreign "), write_id, step.old, write.size)
             if step.new != (seen(made) if write.size else made):
                 problems.append(f"wrong value: {name(place)}: {write.kind} {write_id} made {step.new} of {step.old}")
+            if not holds(write.condition, step.old):
+                problems.append(f"condition did not hold: {name(place)}: {write_id} ({write.condition}) was made of {step.old}")
             if write.outcome == "refused":
                 problems.append(f"refused and applied: {name(place)}: {write_id}: {write.error}")
             if write.has_values and (write.old, write.new) != (step.old, step.new):
                 problems.append(f"wrong answer: {name(place)}: {write_id} was told {write.old} and {write.new}, not as {step}")
+    for write_id in by_id:
+        if write_id.endswith("+") and (write_id in found) != (write_id[:-1] in found):
+            problems.append(f"half a transaction: {name(by_id[write_id].place)}: of {write_id[:-1]} and {write_id} one was made")
     last_foreign: dict[Place, int] = defaultdict(int)
     for write in writes:
         if write.is_foreign:

@@ -33,6 +33,8 @@ class Write:
     """Of the padding of a value that is set."""
     ttl_ms: int = 0
     """0 for none."""
+    condition: str = ""
+    """Under which it is made (`writes.CONDITIONS`), empty for none."""
 
     @property
     def place(self) -> Place:
@@ -157,6 +159,7 @@ def writes_of(notes: Iterable[dict[str, Any]]) -> Iterator[Write]:
         if "write" in note:
             write = Write(note["write"], note["kind"], note["scope"], note["key"], note["t"])
             write.size, write.ttl_ms = note.get("size", 0), note.get("ttl", 0)
+            write.condition = note.get("condition", "")
             open_writes[write.id] = write
         else:
             write = open_writes.pop(note["answered"])

@@ -48,9 +48,20 @@ def handler(spec: Spec, journal: Journal, numbers: "itertools.count[int]") -> An
         if failing:
             raise RuntimeError("this handler fails now and then")
 
+    async def handle_batch(batch: Any) -> Any:
+        failed = []
+        for each in batch["events"]:
+            try:
+                await handle(each["event"], {"iii_state": {name: value for name, value in each.items() if name != "event"}})
+            except RuntimeError:
+                failed.append(each["event_id"])
+        return {"failed": failed}
+
     async def handle_without_metadata(event: Any) -> None:
         await handle(event)
 
+    if spec.batch:
+        return handle_batch
     return handle_without_metadata if spec.is_old else handle
 
 
@@ -87,16 +98,17 @@ def write(client: Any, source: Source, journal: Journal, stopped: threading.Even
     while not stopped.wait(source.pause()):
         op = source.next()
         function_id, payload = op.call()
-        journal.note(**op.note())
+        for part in op.parts():
+            journal.note(**part.note())
         try:
             result = client.trigger({"function_id": function_id, "payload": payload, "timeout_ms": CALL_MS})
         except Exception as error:
             message = str(getattr(error, "message", error))
-            journal.note(answered=op.id, outcome=outcome_of(getattr(error, "code", "")), error=message)
+            for part in op.parts():
+                journal.note(answered=part.id, outcome=outcome_of(getattr(error, "code", "")), error=message)
             continue
-        values = {"old": result, "new": None} if op.kind == "delete" else {"old": result["old_value"], "new": result["new_value"]}
-        values = {name: seen(value) for name, value in values.items()}
-        journal.note(answered=op.id, outcome="ok", **values)
+        for part, values in zip(op.parts(), op.told(result), strict=True):
+            journal.note(answered=part.id, outcome="ok", **values)
 
 
 def main() -> None:

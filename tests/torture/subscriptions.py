@@ -31,6 +31,11 @@ class Spec:
     """Whether its handler raises now and then."""
     role: str = HANDLE
     """Of the workers that serve it."""
+    key_prefix: str = ""
+    changed: str = ""
+    """A member: it wants the events that change it."""
+    batch: int = 0
+    """So many events at most come with one call; 0 for one by one."""
     is_damaged: bool = False
     """Whether its queue is damaged: events may be lost, as many as are counted."""
 
@@ -51,6 +56,12 @@ class Spec:
         config: dict[str, Any] = {"scope": self.scope, "retry": {"max_attempts": attempts, "backoff_ms": 30, "max_backoff_ms": 200}}
         if self.key is not None:
             config["key"] = self.key
+        if self.key_prefix:
+            config["key_prefix"] = self.key_prefix
+        if self.changed:
+            config["changed"] = [self.changed]
+        if self.batch:
+            config["batch"] = {"max": self.batch, "wait_ms": 50}
         if self.has_condition:
             config["condition_function_id"] = CONDITION
         if self.is_broadcast:
@@ -59,7 +70,9 @@ class Spec:
 
     def matches(self, scope: str, key: str, old: Any, new: Any) -> bool:
         """Whether its handler should see such an event."""
-        if scope != self.scope or self.key not in (None, key):
+        if scope != self.scope or self.key not in (None, key) or not key.startswith(self.key_prefix):
+            return False
+        if self.changed and (old or {}).get(self.changed) == (new or {}).get(self.changed):
             return False
         return not self.has_condition or is_wanted(old, new)
 
@@ -73,6 +86,9 @@ _ALL = (
     Spec("wanted", MAIN, has_condition=True),
     Spec("one", MAIN, key="m0"),
     Spec("hot", MAIN, key=HOT, role=HANDLE_OLD),
+    Spec("prefixed", MAIN, key_prefix="m"),
+    Spec("changed", MAIN, key_prefix="m", changed="n"),
+    Spec("batched", SIDE, batch=10, fails=True),
     Spec("flaky", SIDE, is_base=True, fails=True),
     Spec("everywhere", SIDE, is_broadcast=True),
     Spec("fading", FADING, is_base=True),

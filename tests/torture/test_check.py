@@ -16,6 +16,8 @@ from tests.torture.writes import MAIN, applied
 ALL = Spec("all", MAIN, is_base=True)
 HOT = Spec("hot", MAIN, key="hot", role=HANDLE_OLD)
 WANTED = Spec("wanted", MAIN, has_condition=True)
+CHANGED = Spec("changed", MAIN, changed="n")
+PREFIXED = Spec("prefixed", MAIN, key_prefix="ho")
 EVERYWHERE = Spec("everywhere", MAIN, is_broadcast=True)
 
 BETWEEN_WRITES = 100
@@ -117,7 +119,7 @@ def test_a_lost_event_is_found(number: int) -> None:
     assert "broken chain" in words(history.verdict()) or "lost event" in words(history.verdict())
 
 
-@pytest.mark.parametrize("spec", [HOT, WANTED])
+@pytest.mark.parametrize("spec", [HOT, WANTED, CHANGED, PREFIXED])
 def test_an_event_that_one_subscription_lost_is_found(spec: Spec) -> None:
     history = told(ALL, spec)
     history.history.deliveries.remove(history.of(spec)[2])
@@ -128,6 +130,40 @@ def test_a_handler_that_never_completed_is_found() -> None:
     history = told()
     history.of(ALL)[3].ok = None
     assert words(history.verdict()) == {"lost event"}
+
+
+@pytest.mark.parametrize("spec", [CHANGED, PREFIXED])
+def test_an_event_that_a_filter_should_have_held_back_is_found(spec: Spec) -> None:
+    history = told(ALL, spec)
+    one = next(each for each in history.of(ALL) if not spec.matches(MAIN, each.key, each.old, each.new))
+    history.deliver(spec, str(one.write_id), one.key, one.old, one.new)
+    assert words(history.verdict()) == {"not wanted"}
+
+
+def test_a_write_whose_condition_did_not_hold_is_found() -> None:
+    history = told()
+    history.write("set", "fresh").condition = "absent"
+    for _ in range(4):
+        history.write("increment", "fresh").condition = "bounded"
+    assert history.verdict().problems == []
+    history.write("increment", "fresh").condition = "bounded"
+    history.write("set", "fresh").condition = "absent"
+    assert [problem.partition(":")[0] for problem in history.verdict().problems] == ["condition did not hold"] * 2
+
+
+@pytest.mark.parametrize("first_is_made", [True, False])
+def test_half_a_transaction_is_found(first_is_made: bool) -> None:
+    history = told()
+    first, second = history.write("append", "l", "unknown"), history.write("append", "m", "unknown")
+    second.id, lost = f"{first.id}+", second.id
+    for each in history.history.deliveries:
+        if each.new is not None and each.new["w"] == lost:
+            each.new["w"] = each.new["log"][0][0] = second.id
+    assert history.verdict().problems == []
+    gone = second if first_is_made else first
+    history.history.deliveries = [each for each in history.history.deliveries if (each.new or {}).get("w") != gone.id]
+    del history.history.final[gone.place]
+    assert words(history.verdict()) == {"half a transaction"}
 
 
 def test_an_event_that_no_write_made_is_found() -> None:

@@ -11,7 +11,7 @@ from iii_state import Engine, FunctionError
 from iii_state.errors import ConnectionLost
 from tests.support.engines.turning import TurningClient
 from tests.torture.journal import Journal
-from tests.torture.writes import Op, Source, outcome_of, seen
+from tests.torture.writes import Op, Source, outcome_of
 
 CALL_SECONDS = 7.0
 PAUSE_SECONDS = 0.1
@@ -66,18 +66,21 @@ class SocketCaller(TurningClient):
 async def write_once(op: Op, caller: Caller, journal: Journal) -> str:
     """Make one write, and note it before and after. Its outcome."""
     function_id, payload = op.call()
-    journal.note(**op.note())
+    for part in op.parts():
+        journal.note(**part.note())
     try:
         result = await caller.call(function_id, payload)
     except FunctionError as error:
         outcome = outcome_of(error.code)
-        journal.note(answered=op.id, outcome=outcome, error=f"{error.code}: {error.message}")
+        for part in op.parts():
+            journal.note(answered=part.id, outcome=outcome, error=f"{error.code}: {error.message}")
         return outcome
     except ConnectionLost as error:
-        journal.note(answered=op.id, outcome="unknown", error=str(error))
+        for part in op.parts():
+            journal.note(answered=part.id, outcome="unknown", error=str(error))
         return "unknown"
-    values = {"old": result, "new": None} if op.kind == "delete" else {"old": result["old_value"], "new": result["new_value"]}
-    journal.note(answered=op.id, outcome="ok", **{name: seen(value) for name, value in values.items()})
+    for part, values in zip(op.parts(), op.told(result), strict=True):
+        journal.note(answered=part.id, outcome="ok", **values)
     return "ok"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import random
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 MAIN, SIDE = "torture", "aside"
@@ -64,10 +64,29 @@ class Op:
     key: str
     size: int = 0
     ttl_ms: int = 0
+    condition: str = ""
+    """Empty, or one of `CONDITIONS`."""
+    beside: str = ""
+    """Another key, on which the same is done by the same transaction; its write has a `+` behind this one's id."""
+
+    def parts(self) -> list[Op]:
+        """The writes that are made at once."""
+        if not self.beside:
+            return [self]
+        return [replace(self, beside=""), replace(self, id=f"{self.id}+", key=self.beside, beside="", condition="")]
 
     def call(self) -> tuple[str, dict[str, Any]]:
         """The function to call, and its payload."""
+        if self.beside:
+            steps = []
+            for part in self.parts():
+                function_id, payload = part.call()
+                del payload["scope"]
+                steps.append({"type": function_id.partition("::")[2], **payload})
+            return "state::transact", {"scope": self.scope, "steps": steps}
         place: dict[str, Any] = {"scope": self.scope, "key": self.key}
+        if self.condition:
+            place["if"] = CONDITIONS[self.condition]
         if self.ttl_ms:
             place["ttl_ms"] = self.ttl_ms
         mark = {"type": "set", "path": "w", "value": self.id}
@@ -81,8 +100,26 @@ class Op:
 
     def note(self) -> dict[str, Any]:
         """What is noted of it before it is made."""
-        more = {name: number for name, number in (("size", self.size), ("ttl", self.ttl_ms)) if number}
+        given = (("size", self.size), ("ttl", self.ttl_ms), ("condition", self.condition))
+        more = {name: value for name, value in given if value}
         return {"write": self.id, "kind": self.kind, "scope": self.scope, "key": self.key, **more}
+
+    def told(self, result: Any) -> list[dict[str, Any]]:
+        """Of each of its parts the values before and after, as a result tells them."""
+        if self.kind == "delete":
+            return [{"old": seen(result), "new": None}]
+        results = result["results"] if self.beside else [result]
+        return [{"old": seen(each["old_value"]), "new": seen(each["new_value"])} for each in results]
+
+
+CONDITIONS = {"absent": [{"absent": True}], "bounded": [{"path": "n", "lt": 4}, {"path": ["w"], "present": True}]}
+
+
+def holds(condition: str, old: dict[str, Any] | None) -> bool:
+    """Whether a condition holds for a value."""
+    if condition == "absent":
+        return old is None
+    return not condition or (old is not None and "w" in old and "n" in old and old["n"] < 4)
 
 
 def applied(kind: str, write: str, old: dict[str, Any] | None, size: int = 0) -> dict[str, Any] | None:
@@ -155,7 +192,11 @@ class Source:
 
     def _mixed(self, name: str, scope: str, key: str) -> Op:
         kind = self._random.choices(("set", "increment", "append", "delete"), (25, 35, 20, 20))[0]
-        return Op(name, kind, scope, key)
+        condition = self._random.choices(("", "absent" if kind == "set" else "bounded"), (70, 30))[0]
+        beside = ""
+        if scope == MAIN and kind != "delete" and self._random.random() < 0.3:
+            beside = self._random.choice([other for other in MIXED if other != key])
+        return Op(name, kind, scope, key, condition=condition, beside=beside)
 
     def pause(self) -> float:
         """Seconds until the next write."""
@@ -164,6 +205,6 @@ class Source:
 
 def outcome_of(code: str) -> str:
     """What a failed write's code says of it: `refused` (nothing has changed), `unknown`, or `ok`, whatever it replaced."""
-    if code in ("SET_ERROR", "UPDATE_ERROR", "DELETE_ERROR", "function_not_found"):
+    if code in ("SET_ERROR", "UPDATE_ERROR", "DELETE_ERROR", "TRANSACT_ERROR", "CONDITION_FAILED", "function_not_found"):
         return "refused"
     return "ok" if code in ("NOT_CONFIRMED", "OLD_VALUE_UNKNOWN") else "unknown"

@@ -12,9 +12,9 @@ from iii_state.adapters.kv import KvAdapter
 from iii_state.adapters.redis import RedisAdapter
 from iii_state.client.address import EngineAddress
 from iii_state.client.client import Client
-from iii_state.errors import ConfigError, TransferError
+from iii_state.errors import TransferError
 from iii_state.events import Subscription
-from iii_state.history import NO_LOGS, LogRule, LogRules
+from iii_state.history import LogRule, LogRules
 from iii_state.tasks.results import result_of
 from iii_state.transfer import stores
 from iii_state.transfer.rows import ValueRow
@@ -104,14 +104,12 @@ async def test_an_engine_that_would_fire_events_is_refused_without_them(tmp_path
         assert sorted(await held_in(place)) == ROWS
 
 
-async def test_beside_engines_that_have_agreed_on_something_another_configuration_is_refused(tmp_path: Path) -> None:
+async def test_beside_engines_that_have_agreed_on_something_no_configuration_is_needed(tmp_path: Path) -> None:
     async with place_of("redis", tmp_path, 5) as place:
         assert place.redis is not None
         agreed = StorePlace(redis=msgspec.structs.replace(place.redis, foreign_writes=True))
         engine = adapter_of(agreed)
         await engine.start(lambda subscription_id: None)
-        with pytest.raises(ConfigError, match="To import beside them, name their configuration: --config FILE"):
-            await put(StorePlace(redis=place.redis, history=NO_LOGS), events=False)
         await put(place, events=False)
         assert sorted(await held_in(place)) == ROWS
         await engine.stop()

@@ -60,7 +60,8 @@ class Heartbeat:
         """Become one of the engines. Raises `ConfigError` where these have agreed on something else.
 
         An engine that serves knows the time. Where Redis's clock tells nothing and others stand among the engines, one of them
-        may live and know it: this one waits until it has said so, or has been silent for its time to live.
+        may live and know it: this one waits until it has said so, or has been silent for its time to live. While Redis does not
+        answer, nobody can say anything: that time does not count.
         """
         engine, loop = self._engine, asyncio.get_running_loop()
         await self._send(b"HSET", self._keys.features, engine.id, FEATURES)
@@ -86,10 +87,13 @@ class Heartbeat:
                     "heartbeat_ttl_ms), and start them with the new setting"
                 )
             if reply[0] == b"STANDS":
+                now = loop.time()
+                if reply[1] != standing or now - began > self._ttl_ms / 10_000:
+                    since = now
                 if reply[1] != standing:
-                    standing, since = reply[1], began
+                    standing = reply[1]
                     logger.info("Redis's clock does not tell the time: waiting up to %d ms for an engine that knows it", reply[2])
-                left = since + reply[2] / 1000 - loop.time()
+                left = since + reply[2] / 1000 - now
                 stood = standing if left <= 0 else b""
                 await asyncio.sleep(max(0.0, min(left, self._ttl_ms / 10_000)))
         engine.lease_until = began + LEASE * self._ttl_ms / 1000
