@@ -382,6 +382,10 @@ class Adapter(Protocol):
         """Whether this engine is the one that tells what the queues hold (`Admin.stats`): of all that share a store, one does."""
         ...
 
+    def has(self, feature: str) -> bool:
+        """Whether there is one of the features that engines announce: what a bridge leads to may be older than this engine."""
+        ...
+
     def route(self, visited: list[str]) -> Result[list[str]]:
         """The ids of the bridges that a call passes, those `visited` already first; what stores itself adds none.
 

@@ -10,7 +10,7 @@ from msgspec import Raw
 from iii_state import values
 from iii_state.cli.calls import request
 from iii_state.client.client import Client
-from iii_state.client.following import Followed, FollowedPage
+from iii_state.client.following import NO_PAGE, Followed, FollowedPage
 from iii_state.errors import Code, FunctionError
 
 
@@ -31,6 +31,15 @@ class _Entries(msgspec.Struct):
     next_cursor: str | None
 
 
+class _Keys(msgspec.Struct):
+    keys: list[str]
+
+
+class _Meta(msgspec.Struct):
+    value: Raw
+    etag: str | None
+
+
 class _Event(msgspec.Struct):
     event_type: str
     key: str
@@ -39,6 +48,8 @@ class _Event(msgspec.Struct):
 
 _page = msgspec.json.Decoder(_Page)
 _entries = msgspec.json.Decoder(_Entries)
+_keys = msgspec.json.Decoder(_Keys)
+_meta = msgspec.json.Decoder(_Meta)
 _event = msgspec.json.Decoder(_Event)
 
 
@@ -61,16 +72,37 @@ class LogSource:
         return FollowedPage([self._seen(change, found.next_after) for change in found.changes], found.next_after, found.first)
 
     async def present(self) -> AsyncIterator[tuple[str, Raw]]:
+        if self._key is not None:
+            async for found in self._values_at([self._key]):
+                yield found
+            return
         cursor = None
+        told = set()
         while True:
             asked = request(scope=self._scope, cursor=cursor, limit=1000, max_bytes=8_000_000)
-            page = _entries.decode(await self._client.call("state::list_entries", asked) or b"{}")
+            try:
+                page = _entries.decode(await self._client.call("state::list_entries", asked) or b"{}")
+            except FunctionError as error:
+                if error.code not in NO_PAGE:
+                    raise
+                break
             for key, value in page.entries:
-                if self._key is None or key == self._key:
-                    yield key, value
+                told.add(key)
+                yield key, value
             if page.next_cursor is None:
                 return
             cursor = page.next_cursor
+        listed = _keys.decode(await self._client.call("state::list_keys", request(scope=self._scope)) or b"{}")
+        async for found in self._values_at([key for key in listed.keys if key not in told]):
+            yield found
+
+    async def _values_at(self, keys: list[str]) -> AsyncIterator[tuple[str, Raw]]:
+        """Those that are there, each as it is when it is read."""
+        for key in keys:
+            asked = request(scope=self._scope, key=key, meta=True)
+            found = _meta.decode(await self._client.call("state::get", asked) or b"{}")
+            if found.etag is not None:
+                yield key, found.value
 
     def event_of(self, seen: Followed) -> Raw:
         members = {"type": b'"state"', "event_type": b'"state:created"', "scope": values.encode_string(self._scope)}

@@ -28,6 +28,9 @@ MAX_READINGS = 10
 FINAL = frozenset({Code.COMPACTED, Code.FORBIDDEN, Code.DESERIALIZATION_ERROR, Code.FUNCTION_NOT_FOUND, Code.UNSUPPORTED})
 """Errors that do not pass by themselves."""
 
+NO_PAGE = frozenset({Code.ROW_TOO_LARGE, Code.SNAPSHOT_CAPACITY})
+"""What has these errors comes in no page of `state::list_entries`: those values are read one by one, each at its own moment."""
+
 
 @dataclass(frozen=True, slots=True)
 class Followed:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from typing import Any
 
-from iii_state.client.following import Followed, FollowedPage, Following, Woken
+from iii_state.client.following import NO_PAGE, Followed, FollowedPage, Following, Woken
 from iii_state.errors import Code, FunctionError
 from iii_state.events import known_cause
 from iii_state.state.handlers import Event
@@ -55,15 +55,35 @@ class FollowedScope:
 
     async def present(self) -> AsyncIterator[tuple[str, Any]]:
         """See `following.ScopeSource`."""
+        if self._key:
+            async for found in self._values_at(self._key["key"]):
+                yield found
+            return
         cursor: dict[str, str] = {}
+        told = set()
         while True:
-            page = await self._call("list_entries", scope=self._scope, limit=1000, max_bytes=PAGE_BYTES, **cursor)
+            try:
+                page = await self._call("list_entries", scope=self._scope, limit=1000, max_bytes=PAGE_BYTES, **cursor)
+            except FunctionError as error:
+                if error.code not in NO_PAGE:
+                    raise
+                break
             for key, value in page["entries"]:
-                if not self._key or key == self._key["key"]:
-                    yield key, value
+                told.add(key)
+                yield key, value
             if page["done"]:
                 return
             cursor["cursor"] = page["next_cursor"]
+        async for found in self._values_at(*(await self._call("list_keys", scope=self._scope))["keys"], besides=told):
+            yield found
+
+    async def _values_at(self, *keys: str, besides: Collection[str] = ()) -> AsyncIterator[tuple[str, Any]]:
+        """Those that are there, each as it is when it is read."""
+        for key in keys:
+            if key not in besides:
+                found = await self._call("get", scope=self._scope, key=key, meta=True)
+                if found["etag"] is not None:
+                    yield key, found["value"]
 
     def event_of(self, seen: Followed) -> Event:
         """See `following.ScopeSource`."""

@@ -102,9 +102,10 @@ class StateModule:
         )
 
     def _about(self) -> bytes:
-        """Which store this is, as it is now: one that has been emptied is another one."""
+        """Which store this is, and what can be asked of it, as it is now: one that has been emptied is another one."""
         store = self.adapter.store
-        return values.encode({"iii_state": {"retry_safe": store is not None, "store": store, "features": FEATURES}})
+        features = [feature for feature in FEATURES if self.adapter.has(feature)]
+        return values.encode({"iii_state": {"retry_safe": store is not None, "store": store, "features": features}})
 
     async def stop(self) -> None:
         """Let running handlers finish (bounded), give the rest back, and close the store. It happens once (`closing.Stopping`)."""

@@ -15,6 +15,7 @@ import pytest
 
 from tests.cli.test_cli import iii_state
 from tests.support.engines.processes import EngineProcess, Lines, free_port, running_engine
+from tests.support.redis.server import shared_server
 
 HISTORY = {"history": [{"scope": "orders"}, {"scope": "short", "max_length": 2}]}
 
@@ -137,3 +138,27 @@ def test_what_a_watch_cannot_do_is_wrong_usage(engine: EngineProcess) -> None:
     for arguments in (("--initial",), ("orders", "--initial", "--after", "x:1")):
         done = iii_state("watch", *arguments, url=engine.url)
         assert done.returncode == 2
+
+
+def test_watch_misses_nothing_while_its_engine_is_killed_and_another_takes_over(tmp_path: Path) -> None:
+    server, port = shared_server(), free_port()
+    server.empty(str(tmp_path))
+    config = {**HISTORY, "adapter": {"name": "redis", "config": {"redis_url": server.url, "heartbeat_ttl_ms": 1000}}}
+    with running_engine(config=config) as other:
+        with running_engine(config=config, port=port) as engine:
+            iii_state("set", "orders", "k", "0", url=engine.url)
+            watching = Watching("orders", "--initial", "--url", engine.url)
+            watching.event('"new_value":0')
+            engine.kill()
+            iii_state("set", "orders", "k", "1", url=other.url)
+        try:
+            watching.err.wait_for(re.compile("waiting for the engine to come back"), 20)
+            iii_state("set", "orders", "k", "2", url=other.url)
+            with running_engine(config=config, port=port):
+                watching.event('"new_value":1')
+                watching.event('"new_value":2')
+                iii_state("set", "orders", "k", "3", url=other.url)
+                watching.event('"new_value":3')
+                watching.end()
+        finally:
+            watching.kill()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from iii_state import values
-from iii_state.errors import Code, ConditionFailed, FunctionError, InvalidValue, StateError, StoreError
+from iii_state.errors import Code, Compacted, ConditionFailed, FunctionError, InvalidValue, StateError, StoreError
 from iii_state.history import LogPage, LogRule, LogRules
 from iii_state.sessions import Request
 from iii_state.values.conditions import Conditions, parse
@@ -365,3 +365,21 @@ async def test_a_new_deadline_is_no_change(store: Store) -> None:
     await store.touch("s", "k", None)
     await store.update("s", "k", INCREMENT, LIMIT, conditions=at_revision(2))
     assert [change[0] for change in told(await page(store))] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("left_on", ["kv-file", "redis", "bridge-redis"])
+async def test_a_position_of_before_a_log_was_away_is_too_old(left_on: str, tmp_path: Path) -> None:
+    async with opened(left_on, tmp_path, history=RULES) as store:
+        await store.set("s", "k", b"1")
+        after = (await page(store)).next_after
+    async with opened(left_on, tmp_path) as store:
+        await store.set("s", "k", b"2")
+        with pytest.raises((FunctionError, StoreError)):
+            await page(store, after=after)
+    async with opened(left_on, tmp_path, history=RULES) as store:
+        await store.set("s", "k", b"3")
+        with pytest.raises((Compacted, FunctionError), match="not all that came after revision 1 is kept"):
+            await page(store, after=after)
+        kept = await page(store)
+        assert [change[2:5] for change in told(kept)] == [("k", 2, 3)]
+        assert kept.first == 3

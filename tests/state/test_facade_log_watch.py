@@ -95,6 +95,18 @@ async def test_it_goes_on_behind_the_position_of_any_event(state: State) -> None
                     await anext(events)
 
 
+async def test_values_that_are_too_large_for_a_page_are_there_too(state: State) -> None:
+    large = "x" * 9_000_000
+    await state.set("ledger", "large", [large])
+    await state.set("ledger", "small", None)
+    async with state.watch(scope="ledger", initial=True) as events, asyncio.timeout(30):
+        assert {event.key: event.new_value for event in await taken(events, 2)} == {"large": [large], "small": None}
+        await state.set("ledger", "large", 1)
+        assert [event.new_value for event in await taken(events, 1)] == [1]
+    async with state.watch(scope="ledger", key="large", initial=True) as events:
+        assert [event.new_value for event in await taken(events, 1)] == [1]
+
+
 async def test_it_can_be_about_one_key(state: State) -> None:
     await state.set("ledger", "other", 1)
     await state.set("ledger", "k", None)

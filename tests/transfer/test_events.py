@@ -104,10 +104,11 @@ async def test_an_engine_that_would_fire_events_is_refused_without_them(tmp_path
         assert sorted(await held_in(place)) == ROWS
 
 
-async def test_an_import_goes_by_what_the_engines_beside_it_have_agreed_on(tmp_path: Path) -> None:
+async def test_beside_engines_that_have_agreed_on_something_no_configuration_is_needed(tmp_path: Path) -> None:
     async with place_of("redis", tmp_path, 5) as place:
         assert place.redis is not None
-        engine = adapter_of(StorePlace(redis=msgspec.structs.replace(place.redis, foreign_writes=True)))
+        agreed = StorePlace(redis=msgspec.structs.replace(place.redis, foreign_writes=True))
+        engine = adapter_of(agreed)
         await engine.start(lambda subscription_id: None)
         await put(place, events=False)
         assert sorted(await held_in(place)) == ROWS

@@ -93,5 +93,8 @@ class BridgeAdapter:
         """Its queues are its own, under the names of its functions; the remote knows them by others."""
         return self._remote.link.trouble is None
 
+    def has(self, feature: str) -> bool:
+        return feature in self._remote.link.features
+
     def route(self, visited: list[str]) -> Result[list[str]]:
         return self._tasks.call(self._remote.route(visited))

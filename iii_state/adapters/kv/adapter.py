@@ -150,5 +150,9 @@ class KvAdapter:
     def tells_of_queues(self) -> bool:
         return True
 
+    def has(self, feature: str) -> bool:
+        """What stores itself has all that this version has."""
+        return True
+
     def route(self, visited: list[str]) -> list[str]:
         return visited

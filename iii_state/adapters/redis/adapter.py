@@ -117,6 +117,10 @@ class RedisAdapter:
         """Of all engines that are asked, one tells."""
         return await self._teller.is_here()
 
+    def has(self, feature: str) -> bool:
+        """What stores itself has all that this version has."""
+        return True
+
     def route(self, visited: list[str]) -> list[str]:
         """What stores itself adds no bridge."""
         return visited

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from iii_state.adapters.kv import KvAdapter
 from iii_state.adapters.selection import KeySelection
 from iii_state.errors import FunctionError
 from iii_state.state.features import FEATURES
 from iii_state.values.transactions import Step
+from tests.support.engines.embedded import engine_over
 from tests.support.stores import LIMIT, Store, opened
 
 PART = KeySelection("k")
@@ -40,3 +43,23 @@ async def test_what_a_remote_does_not_announce_is_not_asked_of_it(
         others = [name for name in ASKED if name.split()[0] != feature]
         for name in others:
             await ASKED[name](store)
+
+
+async def test_an_engine_announces_what_the_remote_of_its_bridge_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with engine_over("bridge-kv-memory", tmp_path) as engine:
+
+        async def announced() -> Any:
+            about = {"function_id": "engine::functions::info", "payload": {"function_id": "state::set"}}
+            return (await engine.trigger(about))["metadata"]["iii_state"]["features"]
+
+        assert await announced() == FEATURES
+    monkeypatch.setattr(KvAdapter, "has", lambda adapter, feature: feature not in ("many", "touch"))
+    async with engine_over("bridge-kv-memory", tmp_path) as engine:
+        assert await announced() == [known for known in FEATURES if known not in ("many", "touch")]
+        monkeypatch.setattr(KvAdapter, "has", lambda adapter, feature: feature != "touch")  # it has been upgraded
+        with pytest.raises(FunctionError, match="UNSUPPORTED"):
+            await engine.trigger({"function_id": "state::get_many", "payload": {"scope": "s", "keys": ["k"]}})
+        async with asyncio.timeout(10):
+            while "many" not in await announced():
+                await asyncio.sleep(0.01)
+        await engine.trigger({"function_id": "state::get_many", "payload": {"scope": "s", "keys": ["k"]}})

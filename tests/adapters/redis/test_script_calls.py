@@ -185,6 +185,7 @@ async def use_values(adapter: RedisAdapter) -> None:
     await answer_of(adapter.values.transact("s", [Step("k", b"1"), Step("l", plan=INCREMENT), Step("l")], values.MAX_VALUE_BYTES))
     await answer_of(adapter.values.entries("s"))
     await answer_of(adapter.values.entries("without deadlines"))
+    await answer_of(adapter.values.now())
     await answer_of(adapter.values.keys("s"))
     await answer_of(adapter.values.scopes())
     await answer_of(adapter.values.delete("without deadlines", "k"))
