@@ -172,9 +172,10 @@ async def test_an_alert_finds_loops_and_dead_letters() -> None:
 def test_every_program_of_a_page_is_marked_and_run() -> None:
     """What this module asks for is all there is: a program without a mark would not be noticed when it stops to work.
 
-    The page `guard` has a test of its own (`tests/guard/test_page.py`), which says the same of it.
+    The pages `guard` and `recipes` have tests of their own (`tests/guard/test_page.py`, `test_recipes.py`), which say the same.
     """
-    marked = {found for page in PAGES for found in re.findall(r"<!-- (\w+: [\w.]+) -->", page) if not page.startswith("# Guard")}
+    here = [page for page in PAGES if not page.startswith(("# Guard", "# Recipes"))]
+    marked = {found for page in here for found in re.findall(r"<!-- (\w+: [\w.]+) -->", page)}
     run_here = {f"{kind}: {name}" for kind, name in re.findall(r'block\("(\w+)", "([\w.]+)"\)', Path(__file__).read_text())}
     assert marked == run_here | {f"commands: {name}" for name in ("engines", "sentinels", "fleet")}
     for page in PAGES:
