@@ -314,3 +314,5 @@ class QueueStats:
     oldest_at_ms: int | None
     is_looping: bool = False
     """Whether its handler has lately been seen to lead to itself (`state/dispatch/loops.py`)."""
+    ready: int = 0
+    """How many of those that wait could be taken now: the first of each lane."""

@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Container, Sequence
-from typing import Protocol
+from collections.abc import Callable, Container, Iterable, Sequence
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
 from iii_state.access import Access, access_of
+from iii_state.figures import Figure
 from iii_state.rights import Identity
 from iii_state.tasks.results import Result
 from iii_state.values import Json
@@ -198,4 +199,13 @@ class Module(Protocol):
 
     async def health(self) -> str | None:
         """None when all is well, else the reason in words; answers within a second or two."""
+        ...
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A module that has something to tell in the metrics of its engine."""
+
+    async def figures(self) -> Iterable[Figure]:
+        """What it has counted; answers within a few seconds."""
         ...

@@ -25,11 +25,12 @@ remote engine, is a `FunctionError`, and reaches the caller as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from iii_state.adapters.selection import KeySelection
 from iii_state.events import DeadLetter, Delivery, Failure, QueueStats, Subscription
+from iii_state.figures import Figure
 from iii_state.history import LogPage
 from iii_state.sessions import Request
 from iii_state.tasks.results import Awaited, Result
@@ -48,6 +49,16 @@ class Updated(NamedTuple):
     old: bytes | None
     new: bytes
     errors: list[OpError]
+    revision: int | None = None
+    """Where `meta` asks for it, and the scope has a change log."""
+
+
+class Replaced(NamedTuple):
+    """What a `replace` did: the stored text before it (None for a missing key), and the revision of the change, where the scope has
+    a change log."""
+
+    old: bytes | None
+    revision: int | None = None
 
 
 class Reading(NamedTuple):
@@ -126,12 +137,26 @@ class Values(Protocol):
         request: Request | None = None,
         conditions: Conditions | None = None,
         strict: bool = False,
+        meta: bool = False,
     ) -> Result[Updated]:
         """Apply a plan atomically. Raises `errors.too_large` when the result has more than `limit` bytes (compact).
 
         After `ttl_ms` the value goes, with its event; without, the deadline stays what it was. Conditions are as for `set`. Where
-        it is `strict`, an op that fails is raised (`OP_FAILED`), and nothing has changed.
+        it is `strict`, an op that fails is raised (`OP_FAILED`), and nothing has changed. With `meta` the revision is told, too.
         """
+        ...
+
+    def replace(
+        self,
+        scope: str,
+        key: str,
+        value: bytes | None,
+        *,
+        ttl_ms: int | None = None,
+        request: Request | None = None,
+        conditions: Conditions | None = None,
+    ) -> Result[Replaced]:
+        """`set`, or `delete` where `value` is None, which tells the revision, too."""
         ...
 
     def touch(self, scope: str, key: str, ttl_ms: int | None, *, request: Request | None = None) -> Result[bool]:
@@ -319,6 +344,11 @@ class Adapter(Protocol):
     def succession(self) -> Succession: ...
 
     @property
+    def name(self) -> str:
+        """What it is called in a configuration."""
+        ...
+
+    @property
     def history(self) -> History: ...
 
     @property
@@ -342,6 +372,14 @@ class Adapter(Protocol):
 
     async def health(self) -> str | None:
         """None when the backend answers, else why not, in words; bounded to two seconds."""
+        ...
+
+    def figures(self) -> Iterable[Figure]:
+        """What has been counted here; asks nobody."""
+        ...
+
+    def tells_of_queues(self) -> Awaited[bool]:
+        """Whether this engine is the one that tells what the queues hold (`Admin.stats`): of all that share a store, one does."""
         ...
 
     def route(self, visited: list[str]) -> Result[list[str]]:

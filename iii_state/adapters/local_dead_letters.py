@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import takewhile
 
 from iii_state.events import DeadLetter, Delivery, Failure, QueueLimits, Subscription
+from iii_state.wire.quiet_log import QuietLog
 
 logger = logging.getLogger(__name__)
+_quiet = QuietLog(logger)
 
 MAX_WAIT_MS = 60_000
 """The clock may be set while the timer runs, so it is looked at so often."""
@@ -63,7 +65,9 @@ class DeadLetters:
         )
         if len(self._held) > self._most:
             oldest = next(iter(self._held.values()))
-            logger.warning("there are too many dead letters: that of event %s of %s is dropped", oldest.id, oldest.function_id)
+            about = "there are too many dead letters: that of event %s of %s is dropped"
+            ids = {"function_id": oldest.function_id, "event_id": oldest.id}
+            _quiet.warning(about, oldest.id, oldest.function_id, ids=ids)
             self._drop([oldest])
         self._drop_old()
         return dead_letter
@@ -99,4 +103,5 @@ class DeadLetters:
 
 def dropped_for_age(function_id: str, count: int, retention_ms: int) -> None:
     """Log what has gone."""
-    logger.warning("%d dead letters of %s are dropped: they are older than %d ms", count, function_id, retention_ms)
+    about = "%d dead letters of %s are dropped: they are older than %d ms"
+    logger.warning(about, count, function_id, retention_ms, extra={"function_id": function_id})

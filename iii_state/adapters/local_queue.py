@@ -64,6 +64,11 @@ class Queue:
         return len(self._pending)
 
     @property
+    def ready(self) -> int:
+        """How many deliveries could be taken now."""
+        return len(self._ready)
+
+    @property
     def retrying(self) -> int:
         """How many deliveries wait for their next attempt."""
         return len(self._timers)

@@ -15,12 +15,15 @@ from iii_state.client.about import About
 from iii_state.client.address import EngineAddress
 from iii_state.client.client import Client, Hooks
 from iii_state.errors import AttachRefused, Code, ConnectionLost, WorkerRejected
+from iii_state.figures import Figure, gauge
 from iii_state.state.module import StateModule
 from iii_state.tasks.background import first_of
 from iii_state.tasks.closing import in_turn
 from iii_state.wire import messages
 
 logger = logging.getLogger(__name__)
+
+ATTACHED = gauge("attached", "1 for what an attached worker is now: leader, standby, or waiting for the engine.", "role")
 
 MAX_NAMES = 100
 
@@ -64,6 +67,14 @@ class Attachment:
         finally:
             self._stopping = True
             await in_turn(self._retire, self._module.stop, self._close_client)
+
+    async def figures(self) -> list[Figure]:
+        """What its module has counted, and whether this process is the leader."""
+        client = self._client
+        is_connected = client is not None and client.connection.is_greeted
+        role = "leader" if self._host.serves else "standby" if is_connected else "waiting"
+        roles = [Figure(ATTACHED, int(role == each), (each,)) for each in ("leader", "standby", "waiting")]
+        return [*roles, *await self._module.figures()]
 
     async def _retire(self) -> None:
         self._host.retire()  # another one can take over while handlers that run here may finish

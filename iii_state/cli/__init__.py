@@ -16,6 +16,7 @@ from iii_state.cli.history import history
 from iii_state.cli.lists import entries, groups, keys, list_values
 from iii_state.cli.lua_load import lua_load
 from iii_state.cli.many import get_many, touch, transact
+from iii_state.cli.metrics import metrics
 from iii_state.cli.move import backup, export, import_
 from iii_state.cli.operate import dead, triggers
 from iii_state.cli.run.attach import attach
@@ -78,6 +79,7 @@ for command in (
     import_,
     backup,
     lua_load,
+    metrics,
     token,
     config,
     docs,

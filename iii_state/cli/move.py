@@ -19,6 +19,7 @@ from iii_state.cli.calls import engine_at, engine_options, request, run, url_opt
 from iii_state.cli.terminal import printable, show
 from iii_state.client.client import Client
 from iii_state.config import BridgeSettings, KvSettings, RedisSettings
+from iii_state.history import LogRules
 from iii_state.transfer import stores
 from iii_state.transfer.exporting import Export, Exported
 from iii_state.transfer.files import STANDARD
@@ -134,7 +135,7 @@ def import_(
     place = _place(where)
     begun = time.monotonic()
     source: Rows = IiiFiles(from_iii) if from_iii is not None else ExportFile(file or "")
-    note = None if from_iii is not None or file is None or file == STANDARD else Path(f"{file}.import")
+    note = Path(f"{file}.import") if from_iii is None and source.can_be_read_again else None
 
     async def action() -> None:
         with _bar("checking") as bar:
@@ -195,12 +196,13 @@ def _place(where: dict[str, Any]) -> StorePlace:
         return StorePlace(directory=directory)
     if config_path is None:
         return StorePlace(engine=engine_at(where["url"]))
-    adapter = configuration.parse(configuration.load(config_path)).adapter
+    settings = configuration.parse(configuration.load(config_path))
+    adapter, history = settings.adapter, LogRules(settings.history)
     match adapter:
         case RedisSettings():
-            return StorePlace(redis=adapter)
+            return StorePlace(redis=adapter, history=history)
         case KvSettings(directory=Path() as kept):
-            return StorePlace(directory=kept)
+            return StorePlace(directory=kept, history=history)
         case BridgeSettings():
             return StorePlace(engine=engine_at(adapter.bridge_url))
     raise click.UsageError(f"the store of {config_path} lives in the memory of its engine: give --url to go through that.")

@@ -54,6 +54,7 @@ class ServerSettings(msgspec.Struct, frozen=True):
     tls: TlsFiles | None = None
     limits: ServerLimits = ServerLimits()
     insecure: bool = False
+    metrics: bool = True
 
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
@@ -138,6 +139,7 @@ CHECKS: Mapping[str, Check] = {
     "tls": _tls,
     "limits": _limits,
     "insecure": boolean,
+    "metrics": boolean,
 }
 
 

@@ -13,6 +13,7 @@ from iii_state import lineages, values
 from iii_state.config import ServerLimits, ServerSettings
 from iii_state.engine.available import ChangeTriggers
 from iii_state.engine.checks import optional_text, wrong_member, wrong_request
+from iii_state.engine.figures import engine_figures
 from iii_state.engine.functions.function import Details, Invocation
 from iii_state.engine.functions.python_function import PythonCallable, PythonFunction, PythonTasks
 from iii_state.engine.functions.registry import FunctionRegistry
@@ -24,6 +25,7 @@ from iii_state.engine.triggers.binding import Binding
 from iii_state.engine.triggers.registry import TriggerRegistry, registration_error
 from iii_state.engine.workers.workers import Workers
 from iii_state.errors import Code, FunctionError, InvalidValue
+from iii_state.figures import Figure
 from iii_state.guard import Guard
 from iii_state.host import DEFAULT_NAMESPACE, LOCAL, Caller, Module, Trigger
 from iii_state.tasks.background import Background
@@ -92,7 +94,7 @@ class Engine:
             raise RuntimeError("an engine runs once: make another one")
         self._loop = asyncio.get_running_loop()
         self._tasks = PythonTasks(self._loop, self._call_timeout)
-        self._server = Server(self.workers, self.health, self.guard)
+        self._server = Server(self.workers, self.health, self.guard, self.figures)
         host = self._modules.host("engine")
         Introspection(self.functions, self.triggers, self.workers, self).register(host)
         ChangeTriggers(self.functions, self.workers, self.triggers, self._notify).register(host)
@@ -206,6 +208,10 @@ class Engine:
     async def health(self) -> dict[str, str]:
         """What is wrong, by the names of modules; empty when all is well."""
         return await self._modules.health()
+
+    async def figures(self) -> list[Figure]:
+        """What this engine and its modules have counted, as `/metrics` shows it."""
+        return [*engine_figures(self.functions, self.triggers, self.workers, self.server), *await self._modules.figures()]
 
     # --- functions
 

@@ -12,13 +12,15 @@ from iii_state.engine.triggers.binding import TriggerType
 from iii_state.engine.triggers.registry import TriggerRegistry
 from iii_state.engine.workers.workers import ConnectedWorker, Workers
 from iii_state.errors import Code, ConfigError, FunctionError, NotCarriedOut, own, words
-from iii_state.host import DEFAULT_NAMESPACE, Handler, Module, Runner, TriggerProvider
+from iii_state.figures import Figure
+from iii_state.host import DEFAULT_NAMESPACE, Handler, Measured, Module, Runner, TriggerProvider
 from iii_state.tasks.results import Result, result_of, then
 from iii_state.wire.messages import WORKER_GONE
 
 log = logging.getLogger(__name__)
 
 _HEALTH_SECONDS = 5
+_FIGURES_SECONDS = 8
 _MODULE_SECONDS = 30
 
 
@@ -78,6 +80,18 @@ class Modules:
             for name, reason in zip(names, reasons, strict=True)
             if reason is not None
         }
+
+    async def figures(self) -> list[Figure]:
+        """What the modules have counted; one that fails to tell is left out."""
+        found: list[Figure] = []
+        for module, _ in self._running:
+            if isinstance(module, Measured):
+                try:
+                    async with asyncio.timeout(_FIGURES_SECONDS):
+                        found += await module.figures()
+                except Exception as error:
+                    log.warning("module %s does not tell its figures: %s", module.name, words(error))
+        return found
 
 
 class ModuleHost:

@@ -5,22 +5,26 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 from aiohttp.web_protocol import RequestHandler
 
 from iii_state.engine import http_log
+from iii_state.engine.admission import ASKED, admit, asked, refusal
 from iii_state.engine.channels import Channels
 from iii_state.engine.listening import HANDSHAKE_SECONDS, Listener, bind, resolve
+from iii_state.engine.metrics_page import answer_with_metrics
+from iii_state.engine.socket_traffic import SocketTraffic
 from iii_state.engine.unfinished import Unfinished
 from iii_state.engine.workers import worker
 from iii_state.engine.workers.worker import Worker
 from iii_state.engine.workers.workers import Workers
 from iii_state.errors import AccessRefused
+from iii_state.figures import Figure
 from iii_state.guard import Asked, Guard
 from iii_state.guard.guard import bearer_protocols
-from iii_state.guard.tls import names
 from iii_state.rights import Identity
 from iii_state.wire import handshake
 from iii_state.wire.backlog import Backlog
@@ -36,7 +40,6 @@ _CLOSE_SECONDS = 2
 _WELCOME = """This is an iii engine: iii-state.
 Workers connect here with a WebSocket; GET /healthz tells whether all is well.
 """
-_ASKED = web.RequestKey("asked", Asked)
 
 
 class Server:
@@ -45,10 +48,18 @@ class Server:
     `guard` decides who is let in: its answer comes before anything else is done for a request, on every path.
     """
 
-    def __init__(self, workers: Workers, health: Callable[[], Awaitable[dict[str, str]]], guard: Guard) -> None:
+    def __init__(
+        self,
+        workers: Workers,
+        health: Callable[[], Awaitable[dict[str, str]]],
+        guard: Guard,
+        figures: Callable[[], Awaitable[list[Figure]]],
+    ) -> None:
         self.guard = guard
         self._workers = workers
         self._health = health
+        self._figures = figures
+        self.traffic = SocketTraffic()
         self._sockets: dict[WebSocket, _Held] = {}
         self._listeners: list[Listener] = []
         self._runner: web.AppRunner | None = None
@@ -61,6 +72,7 @@ class Server:
         self.app.router.add_get("/otel", self._serve_telemetry)
         self.app.router.add_get("/ws/channels/{channel_id}", self._serve_channel)
         self.app.router.add_get("/healthz", self._serve_health)
+        self.app.router.add_get("/metrics", self._serve_metrics)
 
     def __len__(self) -> int:
         """Connections that are open."""
@@ -147,12 +159,12 @@ class Server:
     @web.middleware
     async def _check_place(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         self._unfinished.asked(request.protocol)
-        asked = request[_ASKED] = _asked(request)
+        looked_at = request[ASKED] = asked(request)
         try:
             self._check_room()
-            self.guard.check_place(asked)
+            self.guard.check_place(looked_at)
         except AccessRefused as error:
-            return _refusal(error)
+            return refusal(error)
         return await handler(request)
 
     def _check_room(self) -> None:
@@ -164,34 +176,18 @@ class Server:
             quiet.warning("a request was refused: there are more than %d connections", limits.connections + limits.handshakes)
             raise AccessRefused(503, "too many connections are open")
 
-    async def admit(self, request: web.Request) -> Identity | None:
-        """Whose request this is. Raises HTTP 401, late where the address of the request has been wrong before."""
-        try:
-            return self.guard.admit(request[_ASKED])
-        except AccessRefused as error:
-            if error.seconds:
-                failures = self.guard.failures
-                failures.waiting += 1
-                try:
-                    await asyncio.sleep(error.seconds)
-                finally:
-                    failures.waiting -= 1
-            answer = web.HTTPUnauthorized(text=f"{error}\n", headers={"WWW-Authenticate": "Bearer"})
-            answer.force_close()
-            raise answer from None
-
     # --- what is served
 
     async def _serve_root(self, request: web.Request) -> web.StreamResponse:
         if "upgrade" not in request.headers.get("Connection", "").lower():
             return web.Response(text=_WELCOME)
-        identity = await self.admit(request)
+        identity = await admit(self.guard, request)
         return await self._serve_socket(
             request, identity, lambda socket: worker.connect(self._workers, socket, request.remote, identity)
         )
 
     async def _serve_telemetry(self, request: web.Request) -> web.StreamResponse:
-        return await self._serve_socket(request, await self.admit(request), lambda _: _Discard())
+        return await self._serve_socket(request, await admit(self.guard, request), lambda _: _Discard())
 
     async def _serve_channel(self, request: web.Request) -> web.StreamResponse:
         """A channel's key is as good as the token of the worker that opened it, which SDKs before 0.24.6 do not send here."""
@@ -212,6 +208,7 @@ class Server:
 
         def join(socket: WebSocket) -> MessageReceiver:
             joined.append(socket)
+            self.traffic.connections += 1
             held = self._sockets[socket] = _Held(identity)
             held.receiver = connect(socket)
             return self._limited(held, socket)
@@ -221,6 +218,7 @@ class Server:
         finally:
             for socket in joined:
                 del self._sockets[socket]
+                self.traffic.count(socket)
 
     def _message_bytes(self, identity: Identity | None) -> int:
         """How large a message of a connection may be."""
@@ -240,10 +238,23 @@ class Server:
     async def _serve_health(self, request: web.Request) -> web.Response:
         wrong = await self._health()
         told: dict[str, object] = {"status": "failing" if wrong else "ok"}
-        if not self.guard.wants_tokens or _brings_token(request[_ASKED]):
-            await self.admit(request)
+        if not self.guard.wants_tokens or _brings_token(request[ASKED]):
+            await admit(self.guard, request)
             told |= {"reasons": wrong} if wrong else {"workers": len(self._workers)}
         return web.json_response(told, status=503 if wrong else 200)
+
+    async def _serve_metrics(self, request: web.Request) -> web.Response:
+        """What has been counted, for operators."""
+        if not self.guard.settings.metrics:
+            raise web.HTTPNotFound(text="metrics are turned off (server.metrics)\n")
+        return await answer_with_metrics(self.guard, request, self._figures)
+
+    def current_traffic(self) -> SocketTraffic:
+        """What has gone over connections, those that are open among them."""
+        traffic = replace(self.traffic)
+        for socket in self._sockets:
+            traffic.count(socket)
+        return traffic
 
 
 class _Held:
@@ -263,29 +274,6 @@ class _Held:
             self.leaves_in = _CLOSE_SECONDS
             socket.start(_Leaving(self.receiver))
             socket.close(SERVICE_RESTART, b"the token is good no more")
-
-
-def _asked(request: web.Request) -> Asked:
-    local = request.get_extra_info("sockname")
-    headers = request.headers
-    return Asked(
-        target=request.raw_path,
-        local=str(local[0]) if local else "",
-        remote=request.remote or "",
-        is_tls=request.get_extra_info("ssl_object") is not None,
-        hosts=headers.getall("Host", ()),
-        origins=headers.getall("Origin", ()),
-        authorizations=headers.getall("Authorization", ()),
-        protocols=headers.getall("Sec-WebSocket-Protocol", ()),
-        queried=request.query.getall("access_token", ()),
-        certificate_names=names(request.get_extra_info("peercert")),
-    )
-
-
-def _refusal(error: AccessRefused) -> web.Response:
-    answer = web.Response(status=error.status, text=f"{error}\n")
-    answer.force_close()
-    return answer
 
 
 def _brings_token(asked: Asked) -> bool:

@@ -99,7 +99,7 @@ class Guard:
             place = check_host(asked, self.settings.allow_hosts)
             check_origin(asked, place, self.settings.allow_origins, self.settings.allow_hosts)
         except AccessRefused as error:
-            self._quiet.warning("a request from %s was refused: %s", asked.remote, error)
+            self._quiet.warning("a request from %s was refused: %s", asked.remote, error, ids={"remote": asked.remote})
             raise
 
     def admit(self, asked: Asked) -> Identity | None:
@@ -116,12 +116,14 @@ class Guard:
                 return known
             if mutual and not self.wants_tokens and asked.certificate_names:
                 return None
-            self._without_token.warning("a request from %s was refused: it brings no token", asked.remote)
+            self._without_token.warning(
+                "a request from %s was refused: it brings no token", asked.remote, ids={"remote": asked.remote}
+            )
             raise AccessRefused(401, "a token is needed: Authorization: Bearer, III_TOKEN or --token-file")
         if len(given) == 1 and (found := self.tokens.find(given[0])) is not None:
             return found
         seconds = self.failures.note(asked.remote, time.monotonic())
-        self._quiet.warning("a request from %s was refused: its token is not known", asked.remote)
+        self._quiet.warning("a request from %s was refused: its token is not known", asked.remote, ids={"remote": asked.remote})
         raise AccessRefused(401, "this token is not known here", seconds=seconds)
 
     def still_admits(self, identity: Identity | None) -> bool:

@@ -15,10 +15,12 @@ from iii_state.adapters.base import Adapter
 from iii_state.adapters.kv import KvAdapter
 from iii_state.config import KvSettings
 from iii_state.errors import ConfigError
+from iii_state.figures import Figure
 from iii_state.host import Host
 from iii_state.state.dispatch import Dispatcher
 from iii_state.state.features import FEATURES
 from iii_state.state.functions.admin import AdminFunctions
+from iii_state.state.functions.counted import CountedFunction
 from iii_state.state.functions.declared import FunctionGroup
 from iii_state.state.functions.history import HistoryFunctions
 from iii_state.state.functions.lists import ListFunctions
@@ -26,6 +28,7 @@ from iii_state.state.functions.many import ManyFunctions
 from iii_state.state.functions.peers import PeerFunctions
 from iii_state.state.functions.snapshots import Snapshots
 from iii_state.state.functions.values import ValueFunctions
+from iii_state.state.queue_figures import QueueFigures
 from iii_state.state.triggers import StateTriggers
 from iii_state.tasks.closing import Stopping, in_turn
 
@@ -50,6 +53,8 @@ class StateModule:
         self.triggers = StateTriggers(self.adapter, self._settings)
         """The provider of the trigger type `state`."""
         self._dispatcher: Dispatcher | None = None
+        self._counted: dict[str, CountedFunction] = {}
+        self._queue_figures = QueueFigures(self.adapter)
         self._has_started = False
         self._stopping = Stopping(self._stop)
         self._apply_live_settings()
@@ -89,7 +94,8 @@ class StateModule:
         )
         for function_id, handler, description in (function for group in groups for function in group):
             metadata = self._about if function_id == "state::set" else None
-            host.register_function(function_id, handler, description=description, metadata=metadata)
+            counted = self._counted[function_id] = CountedFunction(handler)
+            host.register_function(function_id, counted.call, description=description, metadata=metadata)
         host.watch_workers(self._snapshots.end)
         host.register_trigger_type(
             "state", self.triggers, description="State trigger: a function runs after every change", reads_scope_prefix=True
@@ -119,6 +125,13 @@ class StateModule:
     async def health(self) -> str | None:
         """None when the store answers, else why not."""
         return await self.adapter.health()
+
+    async def figures(self) -> list[Figure]:
+        """What has been counted of calls, deliveries and the store, and, where this engine is to tell it, what the queues hold."""
+        found = [figure for name, counted in self._counted.items() for figure in counted.figures(name, self.adapter.name)]
+        if self._dispatcher is not None:
+            found += self._dispatcher.tallies.figures()
+        return [*found, *self.adapter.figures(), *await self._queue_figures.figures()]
 
     def reconfigure(self, config: Mapping[str, Any] | None) -> list[str]:
         """Apply `triggers_enabled`, `max_value_bytes` and `save_interval_ms` of a new configuration at once.

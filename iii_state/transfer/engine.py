@@ -13,7 +13,7 @@ from iii_state import values
 from iii_state.adapters.wall_clock import now_ms
 from iii_state.client.client import Client
 from iii_state.errors import Code, FunctionError, InvalidValue, TransferError
-from iii_state.transfer.rows import OnConflict, RowOutcome, ValueRow, all_of, judged
+from iii_state.transfer.rows import PART_BYTES, OnConflict, RowOutcome, ValueRow, judged
 from iii_state.transfer.seen import Seen
 from iii_state.values import Json
 
@@ -24,7 +24,7 @@ CALL_SECONDS = 300.0
 """The first page of a scope comes when the engine has read all of it."""
 
 TOGETHER = 64
-"""So many values are read at once that come in no page."""
+"""So many values are read at once that come in no page, if they are not large."""
 
 
 class _Groups(msgspec.Struct):
@@ -51,7 +51,8 @@ class _Applied(msgspec.Struct):
     """What a `set` with a condition answers: `applied` only where that does not hold."""
 
     applied: bool = True
-    value: Raw | None = None
+    value: Raw = Raw(b"null")
+    """What is there."""
 
 
 class _Trigger(msgspec.Struct):
@@ -123,12 +124,16 @@ class EngineStore:
         """What comes in no page: a value that is too large for one, a scope that is too large for the engine's snapshots."""
         keys = (await self._ask("state::list_keys", b'{"scope":%b}' % values.encode_string(scope), _Keys)).keys
         missing = seen.new(keys)
-        step = 1 if len(missing) < TOGETHER else TOGETHER
-        for start in range(0, len(missing), step):
-            found = await asyncio.gather(*(self._read(scope, key) for key in missing[start : start + step]))
-            yield [row for row in found if row is not None]
+        start, step = 0, 1
+        while start < len(missing):
+            found = await asyncio.gather(*(self._at(scope, key) for key in missing[start : start + step]))
+            rows = [row for row in found if row is not None]
+            yield rows
+            start += step
+            size = sum(len(row.text) for row in rows)
+            step = 1 if size > PART_BYTES else min(2 * step, TOGETHER)
 
-    async def _read(self, scope: str, key: str) -> ValueRow | None:
+    async def _at(self, scope: str, key: str) -> ValueRow | None:
         place = _place(scope, key)
         if "meta" in self._features:
             found = await self._ask("state::get", b'{%b,"meta":true}' % place, _Meta)
@@ -165,38 +170,47 @@ class EngineStore:
             )
 
     async def put(self, rows: Sequence[ValueRow], on_conflict: OnConflict) -> list[RowOutcome]:
-        return all_of(await asyncio.gather(*(self._put(row, on_conflict) for row in rows), return_exceptions=True))
+        now = now_ms()
+        made = [self._begin(row, on_conflict, now) for row in rows]
+        if waiting := [answer for answer in made if not isinstance(answer, RowOutcome)]:
+            await asyncio.wait(waiting)
+            [answer.exception() for answer in waiting]  # of those that have failed the first is raised below
+        return [self._outcome(row, answer) for row, answer in zip(rows, made, strict=True)]
 
-    async def _put(self, row: ValueRow, on_conflict: OnConflict) -> RowOutcome:
-        if row.deadline_ms is None:
-            ttl = b""
-        elif (ttl_ms := row.deadline_ms - now_ms()) <= 0:
-            return RowOutcome.EXPIRED
-        elif not self._is_ours:
-            raise TransferError(
-                f"scope {row.scope!r}, key {row.key!r} has a deadline, which the engine at {self.name} would ignore; "
-                "import into an engine of iii-state"
-            )
-        else:
-            ttl = b',"ttl_ms":%d' % ttl_ms
-        call = b'{%b,"value":%b%b' % (_place(row.scope, row.key), row.text, ttl)
-        if "meta" in self._features:
-            call += b',"return":"none"'
-        if on_conflict == "overwrite":
-            await self._client.call("state::set", call + b"}")
-            return RowOutcome.STORED
-        answer = await self._ask("state::set", call + b',"if":[{"absent":true}],"if_failed":"return"}', _Applied)
+    def _begin(self, row: ValueRow, on_conflict: OnConflict, now: int) -> asyncio.Future[bytes | None] | RowOutcome:
+        ttl = b""
+        if row.deadline_ms is not None:
+            if row.deadline_ms <= now:
+                return RowOutcome.EXPIRED
+            if not self._is_ours:
+                raise TransferError(
+                    f"scope {row.scope!r}, key {row.key!r} has a deadline, which the engine at {self.name} would ignore; "
+                    "import into an engine of iii-state"
+                )
+            ttl = b',"ttl_ms":%d' % (row.deadline_ms - now)
+        returned = b',"return":"none"' if "meta" in self._features else b""
+        condition = b"" if on_conflict == "overwrite" else b',"if":[{"absent":true}],"if_failed":"return"'
+        place = _place(row.scope, row.key)
+        return self._client.call("state::set", b'{%b,"value":%b%b%b%b}' % (place, row.text, ttl, returned, condition))
+
+    def _outcome(self, row: ValueRow, made: asyncio.Future[bytes | None] | RowOutcome) -> RowOutcome:
+        """What became of a row. Raises what its call has failed with."""
+        if isinstance(made, RowOutcome):
+            return made
+        answer = self._read("state::set", made.result(), _Applied)
         if answer.applied:
             return RowOutcome.STORED
-        return RowOutcome.SAME if answer.value is not None and _stored(answer.value) == row.text else RowOutcome.TAKEN
+        return RowOutcome.SAME if _stored(answer.value) == row.text else RowOutcome.TAKEN
 
     async def look(self, rows: Sequence[ValueRow]) -> list[RowOutcome]:
-        found = await asyncio.gather(*(self._read(row.scope, row.key) for row in rows))
+        found = await asyncio.gather(*(self._at(row.scope, row.key) for row in rows))
         now = now_ms()
         return [judged(row, there, now) for row, there in zip(rows, found, strict=True)]
 
     async def _ask(self, function_id: str, data: Json, reply: type[T]) -> T:
-        text = await self._client.call(function_id, data)
+        return self._read(function_id, await self._client.call(function_id, data), reply)
+
+    def _read(self, function_id: str, text: bytes | None, reply: type[T]) -> T:
         try:
             return msgspec.json.decode(text or b"null", type=reply)
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:

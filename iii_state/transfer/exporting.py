@@ -11,7 +11,7 @@ from importlib.metadata import version
 
 import msgspec
 
-from iii_state.errors import TransferError
+from iii_state.errors import StateError, TransferError
 from iii_state.transfer.files import Output, blocks, compression_of
 from iii_state.transfer.lines import FORMAT, End, Header, Selection, header_line, line_of, read_header, trailer_line
 from iii_state.transfer.rows import Source
@@ -78,16 +78,22 @@ class Export:
         done.all_values = None if count is None else count + written.values
         output.open(written.offset)
         try:
-            if not written.offset:
-                self._write(output, written, header_line(written.header))
-            for scope in scopes:
-                await self._export(scope, output, written, done)
-            end = End(scopes=written.scopes, values=written.values, sha256=written.sum.hexdigest())
-            output.write(trailer_line(end))
-            output.finish()
+            await self._export_all(scopes, output, written, done)
+        except StateError as error:
+            goes_on = "; the same command goes on from there" if output.path is not None else ""
+            raise TransferError(f"{error}; {written.values} values were exported before that{goes_on}") from None
         finally:
             output.close()
         return done
+
+    async def _export_all(self, scopes: list[str], output: Output, written: _Written, done: Exported) -> None:
+        if not written.offset:
+            self._write(output, written, header_line(written.header))
+        for scope in scopes:
+            await self._export(scope, output, written, done)
+        end = End(scopes=written.scopes, values=written.values, sha256=written.sum.hexdigest())
+        output.write(trailer_line(end))
+        output.finish()
 
     async def _scopes(self) -> list[str]:
         return sorted(scope for scope in await self.source.scopes() if self.selection.has(scope))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import stat
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -142,7 +143,8 @@ class Lines:
             return
         with _in_words(Path(name), "read"):
             self._file = self._raw = Path(name).open("rb")  # noqa: SIM115  # `close` closes it
-            self.size = os.fstat(self._raw.fileno()).st_size
+            about = os.fstat(self._raw.fileno())
+            self.size = about.st_size if stat.S_ISREG(about.st_mode) else None
         if compression == "gz":
             self._file = gzip.GzipFile(fileobj=self._raw)  # type: ignore[assignment]
         elif compression == "zst":
@@ -224,5 +226,4 @@ def _in_words(path: Path | None, what: str) -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        hint = "; run it again when there is room: it goes on" if path is not None and what == "write" else ""
-        raise TransferError(f"cannot {what} {path or 'standard output'}: {error.strerror or error}{hint}") from None
+        raise TransferError(f"cannot {what} {path or 'standard output'}: {error.strerror or error}") from None

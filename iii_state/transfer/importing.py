@@ -16,7 +16,7 @@ import msgspec
 from iii_state import values
 from iii_state.errors import StateError, TransferError
 from iii_state.transfer.files import STANDARD, Lines
-from iii_state.transfer.lines import End, Reading, Selection
+from iii_state.transfer.lines import End, LineReader, Selection
 from iii_state.transfer.rows import PART_BYTES, PART_ROWS, OnConflict, RowOutcome, Target, ValueRow
 
 logger = logging.getLogger(__name__)
@@ -74,11 +74,11 @@ class ExportFile:
     def __init__(self, name: str) -> None:
         self.name = "standard input" if name == STANDARD else name
         self._file = name
-        self.can_be_read_again = name != STANDARD
+        self.can_be_read_again = name != STANDARD and not Path(name).is_fifo()
         self.id: str | None = None
 
     def read(self, told: Callable[[int, int | None], None]) -> Iterator[tuple[str, ValueRow]]:
-        lines, reading = Lines(self._file), Reading()
+        lines, reading = Lines(self._file), LineReader()
         try:
             for line in lines:
                 try:
@@ -115,7 +115,7 @@ def check(source: Rows, progress: Progress) -> int | None:
         for _ in source.read(told):
             done.checked += 1
     except TransferError as error:
-        raise TransferError(f"{error}\nnothing was imported") from None
+        raise TransferError(f"{error}; nothing was imported") from None
     return done.checked
 
 
@@ -204,9 +204,9 @@ class Import:
     def _told_how_far(self, error: StateError, done: Imported) -> TransferError:
         put = done.outcomes[RowOutcome.STORED]
         if not put and not done.resumed:
-            return TransferError(f"{error}\nnothing was imported before that")
+            return TransferError(f"{error}; nothing was imported before that")
         goes_on = "; the same command goes on from there" if self.note is not None else ""
-        return TransferError(f"{error}\n{put} values were imported before that{goes_on}")
+        return TransferError(f"{error}; {put} values were imported before that{goes_on}")
 
     # --- how far it is
 

@@ -108,7 +108,7 @@ def read_header(line: bytes) -> Header:
     return header
 
 
-class Reading:
+class LineReader:
     """Reads lines in turn, and checks them, counts and checksum against the trailer.
 
     `take` gives the row of each line, None for header and trailer; `finish` makes sure that there was a trailer.

@@ -92,13 +92,3 @@ def judged(row: ValueRow, there: ValueRow | None, now_ms: int) -> RowOutcome:
     if row.deadline_ms is not None and row.deadline_ms <= now_ms:
         return RowOutcome.EXPIRED
     return RowOutcome.STORED if there is None else RowOutcome.SAME if there.text == row.text else RowOutcome.TAKEN
-
-
-def all_of(answers: Sequence[RowOutcome | BaseException]) -> list[RowOutcome]:
-    """What has become of rows that were put together, when all have been answered. Raises the first error there is."""
-    outcomes = []
-    for answer in answers:
-        if isinstance(answer, BaseException):
-            raise answer
-        outcomes.append(answer)
-    return outcomes

@@ -7,16 +7,20 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from iii_state.adapters.base import Adapter
 from iii_state.adapters.kv import KvAdapter
 from iii_state.adapters.kv.journal.file import FILE_NAME
 from iii_state.adapters.kv.journal.stopped import stopped_file
 from iii_state.adapters.redis import RedisAdapter
+from iii_state.adapters.redis.connection.address import Address
 from iii_state.adapters.redis.reading import reading
 from iii_state.client.address import EngineAddress
 from iii_state.client.client import Client
 from iii_state.config import RedisSettings
 from iii_state.errors import TransferError
+from iii_state.history import NO_LOGS, LogRules
 from iii_state.transfer.adapter import AdapterTarget
 from iii_state.transfer.engine import CALL_SECONDS, EngineStore
 from iii_state.transfer.file import FileStore, NewStore
@@ -31,6 +35,8 @@ class StorePlace:
     engine: EngineAddress | None = None
     redis: RedisSettings | None = None
     directory: Path | None = None
+    history: LogRules = NO_LOGS
+    """Which scopes have a change log, where that is known: engines of one Redis have to agree on it."""
 
 
 @asynccontextmanager
@@ -68,13 +74,35 @@ async def target(place: StorePlace, on_conflict: OnConflict, *, events: bool, is
         with stopped_file(place.directory, is_written=not is_dry) as file:
             yield FileStore(file)
     else:
-        adapter: Adapter = RedisAdapter(place.redis) if place.redis is not None else KvAdapter(place.directory)
+        adapter = await _joining(place.redis) if place.redis is not None else _opening(place.directory)
         await adapter.start(lambda subscription_id: None)
         try:
             adapter.queues.enable_events(events)
-            yield AdapterTarget(adapter, "Redis" if place.redis is not None else str(place.directory))
+            yield AdapterTarget(adapter, _name_of(place))
         finally:
             await adapter.stop()
+
+
+def _name_of(place: StorePlace) -> str:
+    if place.redis is not None:
+        return f"Redis at {Address.parse(place.redis.redis_url, place.redis.tls)}"
+    return str(place.directory)
+
+
+async def _joining(settings: RedisSettings) -> Adapter:
+    """An engine more for a Redis, which goes by what the others have agreed on, or had: it ends no change log."""
+    async with reading(settings) as reader:
+        settings = msgspec.structs.replace(settings, foreign_writes=reader.has_foreign_writes)
+    return RedisAdapter(settings, history=None)
+
+
+def _opening(directory: Path | None) -> Adapter:
+    """The engine of a kv store. The scopes of its file that have a change log keep it, and all that is in it."""
+    logs = NO_LOGS
+    if directory is not None and (directory / FILE_NAME).exists():
+        with stopped_file(directory, is_written=False) as file:
+            logs = file.logs()
+    return KvAdapter(directory, history=logs)
 
 
 async def _refuse_events(store: EngineStore) -> None:

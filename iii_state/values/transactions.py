@@ -40,15 +40,28 @@ class Done(NamedTuple):
     errors: list[OpError]
 
 
+class Revisions(NamedTuple):
+    """Of a scope that has a change log: its latest revision, and of a key that of the value that is there, if it is known."""
+
+    latest: int
+    of: Callable[[str], int | None]
+
+
 def carry_out(
-    scope: str, steps: Sequence[Step], find: Callable[[str], bytes | None], limit: int = values.MAX_VALUE_BYTES
+    scope: str,
+    steps: Sequence[Step],
+    find: Callable[[str], bytes | None],
+    limit: int = values.MAX_VALUE_BYTES,
+    revisions: Revisions | None = None,
 ) -> list[Done]:
     """What the steps do one behind the other, each finding what those before it have left.
 
-    `find` answers what a key holds before the first of them. Raises `ConditionFailed`; and `FunctionError`: `OP_FAILED`, and
-    `VALUE_TOO_LARGE` where the result of an update has more than `limit` bytes, or all of it more than `MAX_TRANSACTION_BYTES`.
+    `find` answers what a key holds before the first of them, `revisions` are those before it. Raises `ConditionFailed`; and
+    `FunctionError`: `OP_FAILED`, and `VALUE_TOO_LARGE` where the result of an update has more than `limit` bytes, or all of it more
+    than `MAX_TRANSACTION_BYTES`.
     """
     texts: dict[str, bytes | None] = {}
+    numbers: dict[str, int | None] = {}
     results: list[Done] = []
     raw = 0
     for number, step in enumerate(steps):
@@ -56,8 +69,10 @@ def carry_out(
         old = texts[key] if key in texts else find(key)
         errors: list[OpError] = []
         new = step.value
-        if step.conditions is not None and (index := step.conditions.failing(old)) is not None:
-            raise step.conditions.failure(index, scope, key, old, step=number)
+        if step.conditions is not None:
+            revision = None if revisions is None else numbers[key] if key in numbers else revisions.of(key)
+            if (index := step.conditions.failing(old, revision)) is not None:
+                raise step.conditions.failure(index, scope, key, old, step=number)
         if step.plan is not None:
             new, errors = apply(step.plan, old)
             if step.strict and errors:
@@ -65,11 +80,18 @@ def carry_out(
             if len(new) > limit and (size := values.compact_size(new)) > limit:
                 raise in_step(number, too_large(size, limit))
         texts[key] = new
+        if revisions is not None:
+            numbers[key] = None if new is None else revisions.latest + number + 1
         results.append(Done(old, new, errors))
         raw += len(old or b"") + len(new or b"")
         if raw > MAX_TRANSACTION_BYTES and (size := _compact_size(results)) > MAX_TRANSACTION_BYTES:
             raise too_much(size)
     return results
+
+
+def carried_out(scope: str, steps: Sequence[Step], find: Callable[[str], bytes | None]) -> list[Done]:
+    """What a transaction has done that found these texts and was applied: so its conditions did hold."""
+    return carry_out(scope, [step._replace(conditions=None) for step in steps], find)
 
 
 def too_much(size: int) -> FunctionError:

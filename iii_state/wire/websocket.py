@@ -105,6 +105,7 @@ class WebSocket:
         self.send_call = self._outgoing.send_call
         self.send_binary = self._outgoing.send_binary
         self.flush = self._outgoing.flush
+        self.received_bytes = 0
         self._silent_seconds = 0
         self._stuck_seconds = 0
         # incoming: chunks not parsed yet, their size, and the size from which on parsing can go on
@@ -300,7 +301,9 @@ class WebSocket:
         """A chunk of bytes has arrived."""
         self._silent_seconds = 0
         self._chunks.append(data)
-        self._unparsed += len(data)
+        size = len(data)
+        self.received_bytes += size
+        self._unparsed += size
         if self._holds:
             if self._unparsed > _UNREAD_BYTES:
                 self._pause_reading()

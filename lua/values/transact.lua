@@ -44,6 +44,7 @@ local now, stands
 local raw_bytes, stores, creates, removes = 0, false, false, false
 local both, watched, channel, scope_ends_at = {}, false, nil, false
 local logged -- the revision of the change log, once a step has been logged
+local latest, numbers = false, {} -- what it will be after the steps so far, and key -> revision of what they leave, false for none
 
 --- @include "values/compact_size"
 -- Carries out a step, whose keys and arguments are those of a call of its own. Answers why not, or nil, what writes it down, and
@@ -78,6 +79,11 @@ local function prepare(KEYS, ARGV, kind)
     end
   end
 
+  --- @include "values/check_log"
+  if not is_first then
+    key_revision = numbers[key]
+  end
+
   if kind == 's' then
     new = ARGV[own]
   end
@@ -88,7 +94,8 @@ local function prepare(KEYS, ARGV, kind)
     old = old or left
     if conditions_at then
       --- @include "values/judge"
-      local failing, needs_etag = failing_condition(old, ARGV, conditions_at, conditions_last, nil)
+      local of_value = old and key_revision and string.format('%d', key_revision) or nil
+      local failing, needs_etag = failing_condition(old, ARGV, conditions_at, conditions_last, of_value)
       if needs_etag then
         return {'FOREIGN', old}
       elseif failing then
@@ -117,7 +124,6 @@ local function prepare(KEYS, ARGV, kind)
 
   local all_checked = true
   --- @include "queues/check_room"
-  --- @include "values/check_log"
   for queue = 1, queue_count do
     local busy, count = KEYS[4 + 3 * queue], counts[queue]
     if count then
@@ -135,6 +141,10 @@ local function prepare(KEYS, ARGV, kind)
     record[#record + 1] = old
   end
   texts[key], ends[key] = new, new_deadline
+  if revision then
+    latest = (latest or revision) + (expired and 2 or 1)
+    numbers[key] = new and latest
+  end
   stores, creates = stores or new, creates or new and not old
   removes = removes or (old or expired) and not new
   raw_bytes = raw_bytes + (old and #old or 0) + (new and #new or 0)

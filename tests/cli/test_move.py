@@ -8,6 +8,7 @@ import os
 import pty
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,20 @@ def test_from_standard_output_to_standard_input(store: Path, tmp_path: Path) -> 
     assert cut.exit_code == 1
     assert "standard input: the file ends behind line 3, without a trailer" in cut.stderr
     assert "nothing was imported before that" in cut.stderr
+    assert len(cut.stderr.splitlines()) == 1
+    assert "\\n" not in cut.stderr
+
+
+def test_a_pipe_is_read_once(store: Path, tmp_path: Path) -> None:
+    text = typed("export", "-", "--file-path", store).stdout_bytes
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(text,))
+    writer.start()
+    done = typed("import", pipe, "--file-path", tmp_path / "other")
+    writer.join()
+    assert (done.exit_code, done.stdout.split(":")[0]) == (0, "3 values imported")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "pipe", "store"]
 
 
 async def test_an_import_that_fails_says_how_far_it_came(store: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from iii_state.values.transactions import Step
 from tests.support.stores import LIMIT, Store, opened, plan, stored
 
 LONG = 3_600_000
+ABSENT = parse(b'[{"absent":true}]')
 INCREMENT = plan({"type": "increment", "path": "n", "by": 1})
 RULES = LogRules([LogRule(scope="s"), LogRule(scope_prefix="logged/"), LogRule(scope="short", max_length=3)])
 
@@ -285,6 +286,75 @@ async def test_conditions_are_judged_by_the_revision_of_the_value(store: Store) 
         (4, "updated", "k"),
         (5, "deleted", "k"),
     ]
+
+
+async def test_steps_are_judged_by_the_revision_that_those_before_them_leave(store: Store) -> None:
+    await store.set("s", "other", b"1")
+    await store.set("s", "k", stored({"n": 1}))
+    steps = [
+        Step("k", plan=INCREMENT, conditions=at_revision(2)),
+        Step("other", b"2", conditions=at_revision(1)),
+        Step("k", conditions=at_revision(3)),
+        Step("k", b"1", conditions=ABSENT),
+        Step("k", b"2", conditions=at_revision(6)),
+    ]
+    for number, wrong in ((0, 1), (1, 3), (2, 2), (2, 4), (3, 5), (4, 4)):
+        refused = list(steps)
+        refused[number] = refused[number]._replace(conditions=at_revision(wrong))
+        with pytest.raises((ConditionFailed, FunctionError), match=rf"steps\[{number}\]: Condition 0"):
+            await store.transact("s", refused, LIMIT)
+    assert (await store.read("s", "k")).revision == 2
+    await store.transact("s", steps, LIMIT)
+    assert [change[:3] for change in told(await page(store))][2:] == [
+        (3, "updated", "k"),
+        (4, "updated", "other"),
+        (5, "deleted", "k"),
+        (6, "created", "k"),
+        (7, "updated", "k"),
+    ]
+    with pytest.raises((ConditionFailed, FunctionError)):
+        await store.transact("unlogged", [Step("k", b"1"), Step("k", b"2", conditions=at_revision(1))], LIMIT)
+
+
+async def test_a_change_with_meta_tells_its_revision_again_and_again(store: Store) -> None:
+    await store.open("session-of-a-caller", 0, 1)
+    await store.set("s", "other", b"1")
+    number = 0
+
+    def request() -> Request:
+        return Request("session-of-a-caller", 1, 0, number)
+
+    for conditions in (None, parse(b'[{"not_equals":7}]')):
+        for value, old in ((b"1", None), (stored({"n": 1}), b"1"), (None, stored({"n": 1})), (None, None)):
+            number += 1
+            for _ in range(2):
+                done = await store.replace("s", "k", value, request=request(), conditions=conditions)
+                assert done == (old, (await page(store)).changes[-1].revision)
+        number += 1
+        for _ in range(2):
+            done = await store.update("s", "k", INCREMENT, LIMIT, request=request(), conditions=conditions, meta=True)
+            assert (done.old, done.revision) == (None, (await page(store)).changes[-1].revision)
+            assert done.revision == 1 + number
+            plain = await store.update("s", "k", INCREMENT, LIMIT, request=request(), conditions=conditions)
+            assert (plain.old, plain.revision) == (None, None)
+        number += 1
+        assert await store.replace("s", "k", None, request=request()) == (stored({"n": 1}), 1 + number)
+    with pytest.raises((ConditionFailed, FunctionError)):
+        await store.replace("s", "k", b"1", conditions=at_revision(2))
+    assert await store.replace("unlogged", "k", b"1", ttl_ms=LONG) == (None, None)
+    assert (await store.read("unlogged", "k")).ttl_ms is not None
+    assert (await store.update("unlogged", "k", plan(), LIMIT, meta=True)).revision is None
+    assert await store.replace("unlogged", "k", None) == (b"1", None)
+
+
+async def test_a_transaction_with_revisions_is_answered_again_as_it_was(store: Store) -> None:
+    await store.set("s", "k", b"1")
+    await store.open("session-of-a-caller", 0, 1)
+    steps = [Step("k", b"2", conditions=at_revision(1)), Step("k", b"3", conditions=at_revision(2))]
+    first = await store.transact("s", steps, LIMIT, request=Request("session-of-a-caller", 1, 0, 1))
+    await store.set("s", "k", b"4")
+    assert await store.transact("s", steps, LIMIT, request=Request("session-of-a-caller", 1, 0, 1)) == first
+    assert (await store.read("s", "k"))[::2] == (b"4", 4)
 
 
 async def test_a_new_deadline_is_no_change(store: Store) -> None:

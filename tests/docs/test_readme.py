@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from iii_state import Engine, StateModule
+from tests.docs.test_skills import WITHOUT_DEPRECATED
 from tests.support import ROOT
 from tests.support.engines.attached import attached
 from tests.support.engines.processes import free_port, running_engine
@@ -33,7 +34,8 @@ def block(kind: str, name: str) -> str:
 
 def run(python: str | Path, path: Path, source: str) -> list[str]:
     path.write_text(source, encoding="utf-8")
-    done = subprocess.run([python, path], capture_output=True, text=True, timeout=60, check=False, cwd=path.parent)
+    command = [python, *WITHOUT_DEPRECATED, path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=path.parent)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 

@@ -204,7 +204,7 @@ async def test_operators_functions_are_for_operators(engine: Guarded) -> None:
         assert code(await own.call(function_id, {})) == "FORBIDDEN"
         assert code(await operator.call(function_id, {})) is None
     assert code(await own.call("iii-state::backup", {})) == "FORBIDDEN"
-    assert code(await operator.call("iii-state::backup", {})) == "STORE_ERROR", "it is no file"
+    assert code(await operator.call("iii-state::backup", {})) in (None, "STORE_ERROR"), "but for a file there is nothing to copy"
     assert code(await own.call("iii-state::line_up", {"worker": "w", "ttl_ms": 0})) == "FORBIDDEN"
 
 

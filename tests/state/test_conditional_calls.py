@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from iii_state.engine import Engine
 from iii_state.errors import MAX_RECORDED_BYTES, FunctionError
 from iii_state.state.features import FEATURES
 from iii_state.state.module import StateModule
+from tests.support.engines.embedded import KINDS, engine_over
 
 Call = Any
 PLACE = {"scope": "s", "key": "k"}
@@ -211,3 +213,21 @@ async def test_a_bridge_refuses_what_the_other_engine_lacks(monkeypatch: pytest.
                 assert code == "UNSUPPORTED"
                 assert f"does not have the feature `{feature}`; nothing was changed" in message
             assert await call("get") == 1
+
+
+@pytest.mark.parametrize("logged_kind", KINDS)
+async def test_meta_tells_the_revision_where_there_is_a_change_log(logged_kind: str, tmp_path: Path) -> None:
+    async with engine_over(logged_kind, tmp_path) as engine:
+
+        async def call(name: str, **payload: Any) -> Any:
+            request = {"scope": "ledger", "key": "k", "meta": True, **payload}
+            return await engine.trigger({"function_id": f"state::{name}", "payload": request})
+
+        assert (await call("set", value=1))["revision"] == 1
+        changed = await call("update", ops=[{"type": "increment", "path": "", "by": 1}], **{"if": [{"revision": 1}]})
+        assert changed == {"old_value": 1, "new_value": 2, "etag": etag(b"2"), "revision": 2}
+        assert await call("set", value=3, **{"return": "none"}) == {"etag": etag(b"3"), "revision": 3}
+        assert (await call("get"))["revision"] == 3
+        assert await call("delete", **{"if": [{"revision": 3}]}) == {"old_value": 3, "etag": None, "revision": 4}
+        assert (await call("get"))["revision"] is None
+        assert (await call("set", scope="s", value=1))["revision"] is None

@@ -101,7 +101,7 @@ def test_a_damaged_file_is_named_and_nothing_is_imported(tmp_path: Path) -> None
     (tmp_path / "a.bin").write_bytes(content(TEXT))
     (tmp_path / "b.bin").write_bytes(content(TEXT)[:-1])
     with pytest.raises(
-        TransferError, match=r"b\.bin is no file of a stock engine's store, or is damaged: .*\nnothing was imported"
+        TransferError, match=r"b\.bin is no file of a stock engine's store, or is damaged: .*; nothing was imported"
     ):
         check(IiiFiles(tmp_path), lambda done: None)
     with pytest.raises(TransferError, match=r"holds no files <scope>\.bin"):

@@ -12,7 +12,7 @@ import pytest
 from iii_state.errors import MAX_VALUE_BYTES, TransferError
 from iii_state.transfer.files import zstandard
 from iii_state.transfer.importing import ExportFile, check
-from iii_state.transfer.lines import Reading
+from iii_state.transfer.lines import LineReader
 
 HEADER = b'{"iii_state_export":1,"version":"0.2.0","id":"x","from":"here","at":"now"}\n'
 ROWS = [b'{"scope":"s","key":"a","value":[1,2]}\n', b'{"scope":"t","key":"b","value":"x","deadline_ms":9999999999999}\n']
@@ -28,7 +28,7 @@ def whole(*rows: bytes, header: bytes = HEADER, **end: object) -> bytes:
 
 def read(text: bytes) -> int:
     """How many values it has."""
-    reading = Reading()
+    reading = LineReader()
     for line in text.splitlines(keepends=True):
         reading.take(line)
     return reading.finish().values

@@ -9,6 +9,7 @@ import pytest
 import redis
 
 from iii_state.adapters.wall_clock import now_ms
+from iii_state.errors import TransferError
 from iii_state.transfer import stores
 from iii_state.transfer.exporting import Export
 from iii_state.transfer.importing import ExportFile, Import, Imported, check
@@ -78,7 +79,7 @@ async def test_scopes_are_chosen_by_name_and_prefix(kind: str, tmp_path: Path) -
         assert [row.scope for row in await held_in(other)] == ["users:1", "users:2"]
 
 
-@pytest.mark.parametrize("kind", ["file", "redis"])
+@every_kind
 async def test_another_value_that_is_there_is_a_conflict(kind: str, tmp_path: Path) -> None:
     async with place_of("file", tmp_path, 5) as origin, place_of(kind, tmp_path, 6) as place:
         await fill(origin, [ValueRow("s", key, stored({"key": key})) for key in "abc"])
@@ -116,6 +117,15 @@ async def test_a_stock_engines_redis_is_read_as_ours(tmp_path: Path) -> None:
         client.hset("state:users", mapping={"ada": '{ "name": "Ada",\n "tags": [ ] }', "n": " 1.0"})
         client.close()
         file = await exported(place, tmp_path / "export.jsonl")
+        done = await imported(place, file, "error")
+        assert done.outcomes[RowOutcome.SAME] == 2, "the spelling is another program's, and the values are those"
+        client = redis.Redis.from_url(place.redis.redis_url)
+        client.hset("state:zz", "broken", "{no JSON")
+        client.close()
+        with pytest.raises(
+            TransferError, match=r"scope 'zz', key 'broken' is not ours, and no JSON.*; 2 values .*goes on from there"
+        ):
+            await exported(place, tmp_path / "broken.jsonl")
     lines = file.read_bytes().splitlines()[1:-1]
     assert sorted(lines) == [
         b'{"scope":"users","key":"ada","value":{"name":"Ada","tags":[]}}',

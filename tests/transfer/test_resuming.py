@@ -7,12 +7,18 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from iii_state.client.address import EngineAddress
+from iii_state.errors import TransferError
+from iii_state.transfer import stores
+from iii_state.transfer.importing import ExportFile, Import, Imported, check
 from iii_state.transfer.rows import ValueRow
 from iii_state.transfer.stores import StorePlace
+from tests.support.engines.processes import EngineProcess, running_engine
 from tests.support.stores import stored
 from tests.transfer.places import KINDS, assert_same, fill, held_in, many_rows, place_of
 from tests.transfer.test_pairs import exported
@@ -63,19 +69,56 @@ async def test_an_export_that_is_killed_goes_on(kind: str, suffix: str, tmp_path
 @pytest.mark.parametrize("kind", KINDS)
 async def test_an_import_that_is_killed_goes_on(kind: str, tmp_path: Path) -> None:
     file = tmp_path / "export.jsonl.gz"
-    on_conflict = ["--on-conflict", "error" if kind in ("file", "redis") else "overwrite"]
     async with place_of("file", tmp_path / "a", 5) as origin, place_of(kind, tmp_path / "b", 6) as place:
         await fill(origin, ROWS)
         await run("export", str(file), *options_of(origin))
-        await run("import", str(file), *options_of(place), *on_conflict, killed_after=5000)
+        await run("import", str(file), *options_of(place), killed_after=5000)
         note = tmp_path / "export.jsonl.gz.import"
         assert note.exists()
         assert len(await held_in(place)) >= 5000
-        told = json.loads(await run("import", str(file), *options_of(place), *on_conflict, "--json"))
+        told = json.loads(await run("import", str(file), *options_of(place), "--json"))
         assert told["resumed"] >= 1000
         assert told["resumed"] + told["stored"] + told["same"] == len(ROWS)
         assert not note.exists()
         assert_same(await held_in(place), ROWS)
+
+
+async def test_an_export_onto_a_full_disk_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    file = tmp_path / "export.jsonl"
+    async with place_of("engine", tmp_path / "a", 5) as origin:
+        await fill(origin, ROWS)
+        limited = f"ulimit -f 300; exec {sys.executable} -m iii_state export {file} {' '.join(options_of(origin))}"
+        done = await asyncio.to_thread(subprocess.run, ["bash", "-c", limited], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1
+        assert "export.jsonl.part: File too large" in done.stderr
+        assert "values were exported before that; the same command goes on from there" in done.stderr
+        told = json.loads(await run("export", str(file), *options_of(origin), "--json"))
+        assert told["values"] == len(ROWS)
+        assert told["resumed"] > 0
+
+
+async def test_an_import_into_an_engine_that_dies_goes_on_when_it_is_back(tmp_path: Path) -> None:
+    file, folder = tmp_path / "export.jsonl", tmp_path / "b"
+    async with place_of("file", tmp_path / "a", 5) as origin:
+        await fill(origin, ROWS)
+        await exported(origin, file)
+    source = ExportFile(str(file))
+    all_values = check(source, lambda done: None)
+
+    async def imported(engine: EngineProcess, progress: Callable[[Imported], None]) -> Imported:
+        place = StorePlace(engine=EngineAddress(engine.url))
+        async with stores.target(place, "error", events=False, is_dry=False) as target:
+            job = Import(source, target, note=tmp_path / "note", all_values=all_values, progress=progress)
+            return await job.run()
+
+    words = r"was lost.*; [1-9]\d* values were imported before that; .* goes on from there"
+    with running_engine(["--file-path", str(folder)]) as engine, pytest.raises(TransferError, match=words):
+        await imported(engine, lambda done: engine.kill() if sum(done.outcomes.values()) > 4000 else None)
+    with running_engine(["--file-path", str(folder)]) as engine:
+        done = await imported(engine, lambda done: None)
+        assert done.resumed >= 1000
+        assert done.resumed + sum(done.outcomes.values()) == len(ROWS)
+    assert_same(await held_in(StorePlace(directory=folder)), ROWS)
 
 
 async def test_a_note_of_another_store_or_file_counts_for_nothing(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from iii_state.adapters.bridge.admin import BridgeAdmin
 from iii_state.adapters.bridge.history import BridgeHistory
@@ -12,12 +12,14 @@ from iii_state.adapters.bridge.remote.remote import Remote
 from iii_state.adapters.bridge.sessions import BridgeSessions
 from iii_state.adapters.bridge.succession import BridgeSuccession
 from iii_state.adapters.bridge.values import BridgeValues
+from iii_state.adapters.figures import STORE_UP
 from iii_state.adapters.local_dead_letters import DeadLetters
 from iii_state.adapters.wakeup import WakeUp
 from iii_state.adapters.wall_clock import now_ms
 from iii_state.config import BridgeSettings
 from iii_state.errors import FunctionError
 from iii_state.events import DispatchLimits, QueueLimits
+from iii_state.figures import Figure
 from iii_state.tasks.background import Background
 from iii_state.tasks.closing import Stopping
 from iii_state.tasks.results import Result
@@ -28,6 +30,8 @@ HEALTH_SECONDS = 2.0
 
 class BridgeAdapter:
     """Uses the state of the engine at `bridge_url`."""
+
+    name = "bridge"
 
     def __init__(
         self, settings: BridgeSettings, *, limits: QueueLimits | None = None, dispatch: DispatchLimits | None = None
@@ -81,6 +85,13 @@ class BridgeAdapter:
         except FunctionError as error:
             return str(error)
         return None
+
+    def figures(self) -> Iterator[Figure]:
+        yield Figure(STORE_UP, int(self._remote.link.trouble is None), (self.name,))
+
+    def tells_of_queues(self) -> bool:
+        """Its queues are its own, under the names of its functions; the remote knows them by others."""
+        return self._remote.link.trouble is None
 
     def route(self, visited: list[str]) -> Result[list[str]]:
         return self._tasks.call(self._remote.route(visited))

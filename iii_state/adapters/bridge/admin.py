@@ -43,6 +43,7 @@ class BridgeAdmin:
                     hosts=[engine_name()] if queue.hosted else [],
                     oldest_at_ms=remote.oldest_at_ms if is_ours else oldest,
                     is_looping=queue.is_looping or remote.looping,
+                    ready=queue.ready,
                 )
             )
         return found

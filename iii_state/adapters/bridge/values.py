@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from iii_state import values
-from iii_state.adapters.base import Entries, Reading, Updated
+from iii_state.adapters.base import Entries, Reading, Replaced, Updated
 from iii_state.adapters.bridge.remote import results
 from iii_state.adapters.bridge.remote.calls import RemoteFunction
 from iii_state.adapters.bridge.remote.remote import Remote
@@ -47,6 +47,8 @@ class BridgeValues:
         self._set_if = results.function(url, "state::set", results.replaced_if, is_mutation=True)
         self._delete_if = results.function(url, "state::delete", results.replaced_if, is_mutation=True)
         self._update_if = results.function(url, "state::update", results.updated_if, is_mutation=True)
+        self._set_with_meta = results.function(url, "state::set", results.replaced_with_meta, is_mutation=True)
+        self._delete_with_meta = results.function(url, "state::delete", results.replaced_with_meta, is_mutation=True)
         self._touch = results.function(url, "state::touch", results.touched, is_mutation=True)
         self._list = results.function(url, "state::list", results.texts)
         self._list_groups = results.function(url, "state::list_groups", results.scopes)
@@ -97,6 +99,7 @@ class BridgeValues:
         request: Request | None = None,
         conditions: Conditions | None = None,
         strict: bool = False,
+        meta: bool = False,
     ) -> Result[Updated]:
         data = b'%b,"ops":%b' % (_place(scope, key), plan.text)
         needs = ""
@@ -107,8 +110,31 @@ class BridgeValues:
         if strict:
             data = data + b',"strict":true'
         if conditions is not None:
-            return self._if(self._update_if, data, (scope, key), conditions, request)
-        return self._call(self._update, data, request=_text(request), needs=needs, feature="meta" if strict else "")
+            answer: Result[Updated] = self._if(self._update_if, data, (scope, key), conditions, request)
+            return answer if meta else then(answer, _without_meta)
+        if meta:
+            data = data + b',"meta":true'
+        return self._call(self._update, data, request=_text(request), needs=needs, feature="meta" if strict or meta else "")
+
+    def replace(
+        self,
+        scope: str,
+        key: str,
+        value: bytes | None,
+        *,
+        ttl_ms: int | None = None,
+        request: Request | None = None,
+        conditions: Conditions | None = None,
+    ) -> Result[Replaced]:
+        function, data = self._delete_with_meta, _place(scope, key)
+        if value is not None:
+            function, data = self._set_with_meta, b'%b,"value":%b' % (data, value)
+        needs = ""
+        if ttl_ms is not None:
+            data, needs = b'%b,"ttl_ms":%d' % (data, ttl_ms), DEADLINES
+        if conditions is not None:
+            return self._if(function, data, (scope, key), conditions, request)
+        return self._call(function, data + b',"meta":true', request=_text(request), needs=needs, feature="meta")
 
     def _if(
         self, function: RemoteFunction, data: bytes, place: tuple[str, str], conditions: Conditions, request: Request | None
@@ -269,6 +295,10 @@ def _selected(selection: KeySelection | None) -> bytes:
 
 def _place(scope: str, key: str) -> bytes:
     return b'{"scope":%b,"key":%b' % (values.encode_string(scope), values.encode_string(key))
+
+
+def _without_meta(updated: Updated) -> Updated:
+    return updated._replace(revision=None)
 
 
 def _as_it_is(result: Any) -> Any:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from iii_state.adapters.figures import DEADLINES_DUE, DEADLINES_LATE, EVENTS_LOST, RECOGNISED, STORE_UP
 from iii_state.adapters.kv.admin import KvAdmin
 from iii_state.adapters.kv.clock import Clock
 from iii_state.adapters.kv.journal.commits import Commits
@@ -23,6 +24,7 @@ from iii_state.adapters.wakeup import WakeUp
 from iii_state.adapters.wall_clock import now_ms
 from iii_state.errors import StoreError
 from iii_state.events import QueueLimits
+from iii_state.figures import Figure
 from iii_state.history import NO_LOGS, LogRules
 from iii_state.sessions import SESSION_SECONDS
 from iii_state.tasks.closing import Stopping, in_turn
@@ -38,6 +40,8 @@ class KvAdapter:
 
     `clock` gives the milliseconds since 1970 of the wall clock.
     """
+
+    name = "kv"
 
     def __init__(
         self,
@@ -129,6 +133,22 @@ class KvAdapter:
             return str(error)
         failing = None if self._commits is None else self._commits.failing
         return None if failing is None else f"the last write failed: {failing}"
+
+    def figures(self) -> Iterator[Figure]:
+        """What has been counted here."""
+        failing = None if self._commits is None else self._commits.failing
+        deadlines = self.values.deadlines
+        counted = {
+            STORE_UP: int(failing is None),
+            RECOGNISED: self.sessions.recognised,
+            DEADLINES_DUE: deadlines.ended,
+            DEADLINES_LATE: deadlines.late,
+            EVENTS_LOST: 0,
+        }
+        return (Figure(family, value, (self.name,)) for family, value in counted.items())
+
+    def tells_of_queues(self) -> bool:
+        return True
 
     def route(self, visited: list[str]) -> list[str]:
         return visited

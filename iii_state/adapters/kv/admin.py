@@ -32,6 +32,7 @@ class KvAdmin:
                 hosts=[engine_name()] if queue.hosted else [],
                 oldest_at_ms=next((delivery.queued_at_ms for delivery in queue), None),
                 is_looping=queue.is_looping,
+                ready=queue.ready,
             )
             for queue in self._queues
         ]

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush, heapreplace
 
+from iii_state.adapters.figures import LATE_MS
 from iii_state.errors import StoreError
 
 logger = logging.getLogger(__name__)
@@ -25,13 +26,15 @@ class KvDeadlines:
     """Deadlines of values, in milliseconds since 1970; at its deadline a value is over.
 
     `has(scope, key, at)` tells whether a value, committed or on its way, has this deadline. `end(scope, key)` removes a value
-    that is over, or raises `StoreError`; it is called again for as long as something has the deadline.
+    that is over and says whether it did, or raises `StoreError`; it is called again for as long as something has the deadline.
     """
 
-    def __init__(self, has: Callable[[str, str, int], bool], end: Callable[[str, str], None], clock: Callable[[], int]) -> None:
+    def __init__(self, has: Callable[[str, str, int], bool], end: Callable[[str, str], bool], clock: Callable[[], int]) -> None:
         self.watched: list[tuple[int, int, str, str]] = []
         """A heap of when to look, deadline, scope, key; empty where nothing has a deadline."""
         self.now = clock
+        self.ended = self.late = 0
+        """How many values were ended when their deadline was over, and how many of them late."""
         self._of: dict[str, dict[str, int]] = {}
         """Scope → key → deadline of the committed value; only what has one."""
         self._has = has
@@ -86,7 +89,9 @@ class KvDeadlines:
             tried += 1
             if self._has(scope, key, at):
                 try:
-                    self._end(scope, key)
+                    if self._end(scope, key):
+                        self.ended += 1
+                        self.late += now - at > LATE_MS
                 except Exception as error:  # the others are to go all the same
                     trouble = error
             if self._has(scope, key, at):

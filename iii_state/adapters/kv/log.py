@@ -108,10 +108,10 @@ class KvHistory:
     def append(self, scope: str, key: str, old: bytes | None, new: bytes | None, cause: Cause | None) -> int | None:
         """Write a change that is being made; its revision, or None where the scope has no log."""
         log = self._log(scope)
-        if log is None:
+        last = self.latest(scope)
+        if log is None or last is None:
             return None
         commits = self._commits
-        last = log.last if commits is None else commits.revision_of_scope(scope) or log.last
         change = LoggedChange(scope, last + 1, self._clock(), key, old, new, cause)
         if commits is None:
             log.append(change)
@@ -124,6 +124,13 @@ class KvHistory:
         if trimmed > 0 and trimmed % TRIMMED_AT_ONCE == 0:
             filling.trimmed[scope] = trimmed
         return change.revision
+
+    def latest(self, scope: str) -> int | None:
+        """The latest revision of a scope, which mutations count on from; None where it has no log."""
+        log = self._log(scope)
+        if log is None:
+            return None
+        return log.last if self._commits is None else self._commits.revision_of_scope(scope) or log.last
 
     def current_revision(self, scope: str, key: str) -> int | None:
         """The revision of the value that mutations see, None where there is none, or it is older than the log."""

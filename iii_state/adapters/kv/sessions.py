@@ -38,6 +38,8 @@ class KvSessions:
         """Session → slot → what was recorded last, of what has been committed."""
         self._used: dict[str, int] = {}
         """Session → how many sweeps there had been when it was used last."""
+        self.recognised = 0
+        """How many calls made again were answered as they had been."""
         self._sweeps = 0
         self._closed = False
         self._timer: AwakeTimer | None = None
@@ -89,10 +91,16 @@ class KvSessions:
         """What a transaction that was applied had found at its keys."""
         return [] if outcome.old is None else _found.decode(outcome.old)
 
-    def record(self, request: Request, old: bytes | None, unmet: tuple[int, int | None] | None = None) -> None:
+    def record(
+        self,
+        request: Request,
+        old: bytes | None,
+        unmet: tuple[int, int | None] | None = None,
+        revision: int | None = None,
+    ) -> None:
         """A call has been applied, or will be with the next transaction; or, `unmet`, a condition did not hold for `old`."""
         forgotten = old is not None and len(old) > MAX_RECORDED_BYTES
-        outcome = Outcome(request.seq, None if forgotten else old, FORGOTTEN if forgotten else 0, unmet)
+        outcome = Outcome(request.seq, None if forgotten else old, FORGOTTEN if forgotten else 0, unmet, revision)
         self._record((request.session, request.slot), outcome)
 
     def record_transaction(self, request: Request, found: list[bytes | None]) -> None:
@@ -104,6 +112,7 @@ class KvSessions:
     def again(self, request: Request, result: T) -> Result[T]:
         """The result of a call made again, once it lasts."""
         slot = (request.session, request.slot)
+        self.recognised += 1
         return result if self._commits is None or self._commits.outcome_of(slot) is None else self._settled(result)
 
     def committed(self, written: Changes) -> None:

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import NoReturn, TypeVar
 
 from iii_state import lineages, values
-from iii_state.adapters.base import Entries, Reading, Updated
+from iii_state.adapters.base import Entries, Reading, Replaced, Updated
 from iii_state.adapters.kv.deadlines import KvDeadlines
 from iii_state.adapters.kv.journal.changes import Changes
 from iii_state.adapters.kv.journal.commits import Commits
@@ -30,7 +30,7 @@ from iii_state.tasks.results import Result, then
 from iii_state.values.apply import apply
 from iii_state.values.conditions import Conditions
 from iii_state.values.ops import Plan
-from iii_state.values.transactions import Done, Step, carry_out
+from iii_state.values.transactions import Done, Revisions, Step, carried_out, carry_out
 
 T = TypeVar("T")
 
@@ -65,7 +65,7 @@ class KvValues:
         """Scope → key → stored text, of what has been committed."""
         self._sorted: dict[str, SortedKeys] = {}
         """Scope → its keys in order, of scopes that have been listed so."""
-        self._deadlines = KvDeadlines(self._has_deadline, self._end_if_over, clock)
+        self.deadlines = self._deadlines = KvDeadlines(self._has_deadline, self._end_if_over, clock)
         self._watched = self._deadlines.watched
         self._epoch = secrets.token_hex(6)
         """What the ids of the writes made here begin with."""
@@ -193,9 +193,11 @@ class KvValues:
         request: Request | None = None,
         conditions: Conditions | None = None,
         strict: bool = False,
+        meta: bool = False,
     ) -> Result[Updated]:
         if request is not None and (done := self._sessions.recall(request)) is not None:
-            return self._again(scope, key, request, done, conditions, Updated(done.old, *apply(plan, done.old)))
+            again = Updated(done.old, *apply(plan, done.old), done.revision if meta else None)
+            return self._again(scope, key, request, done, conditions, again)
         if self._watched:
             self._end_if_over(scope, key)
         old = self._current(scope, key)
@@ -207,7 +209,28 @@ class KvValues:
         if len(new) > limit and (size := values.compact_size(new)) > limit:
             raise too_large(size, limit)
         deadline = self._deadline(scope, key) if ttl_ms is None else self._deadlines.now() + ttl_ms
-        return self._write(scope, key, old, new, Updated(old, new, errors), request, deadline)
+        updated = Updated(old, new, errors, self._next_revision(scope)) if meta else Updated(old, new, errors)
+        return self._write(scope, key, old, new, updated, request, deadline)
+
+    def replace(
+        self,
+        scope: str,
+        key: str,
+        value: bytes | None,
+        *,
+        ttl_ms: int | None = None,
+        request: Request | None = None,
+        conditions: Conditions | None = None,
+    ) -> Result[Replaced]:
+        if request is not None and (done := self._sessions.recall(request)) is not None:
+            return self._again(scope, key, request, done, conditions, Replaced(done.old, done.revision))
+        if self._watched:
+            self._end_if_over(scope, key)
+        old = self._current(scope, key)
+        if conditions is not None and (failing := conditions.failing(old, self._revision(scope, key))) is not None:
+            return self._unmet(conditions.failure(failing, scope, key, old), scope, key, request)
+        deadline = None if ttl_ms is None else self._deadlines.now() + ttl_ms
+        return self._write(scope, key, old, value, Replaced(old, self._next_revision(scope)), request, deadline)
 
     def touch(self, scope: str, key: str, ttl_ms: int | None, *, request: Request | None = None) -> Result[bool]:
         if request is not None and (done := self._sessions.recall(request)) is not None:
@@ -269,7 +292,7 @@ class KvValues:
                 self._end_if_over(scope, key)
         before = {key: self._current(scope, key) for key in keys}
         try:
-            results = carry_out(scope, steps, before.get, limit)
+            results = carry_out(scope, steps, before.get, limit, self._revisions(scope))
         except ConditionFailed as error:
             return self._unmet(error, scope, steps[error.step or 0].key, request)
         except FunctionError as error:
@@ -282,13 +305,23 @@ class KvValues:
         """The revision of what mutations see."""
         return None if self._history is None else self._history.current_revision(scope, key)
 
+    def _next_revision(self, scope: str) -> int | None:
+        """The revision of the change that is made next."""
+        latest = None if self._history is None else self._history.latest(scope)
+        return None if latest is None else latest + 1
+
+    def _revisions(self, scope: str) -> Revisions | None:
+        """Those that a transaction begins with, where the scope has a change log."""
+        latest = None if self._history is None else self._history.latest(scope)
+        return None if latest is None else Revisions(latest, partial(self._revision, scope))
+
     def _transacted_again(
         self, scope: str, steps: Sequence[Step], keys: Sequence[str], request: Request, done: Outcome
     ) -> Result[list[Done]]:
         """The result of a transaction made again: what it was the first time."""
         if done.unmet is None:
             before = dict(zip(keys, self._sessions.found(done), strict=False))
-            return self._sessions.again(request, carry_out(scope, steps, before.get))
+            return self._sessions.again(request, carried_out(scope, steps, before.get))
         step = done.unmet[1]
         conditions = None if step is None or step >= len(steps) else steps[step].conditions
         if step is None or conditions is None:  # it has the id of another call
@@ -332,10 +365,9 @@ class KvValues:
                 for queue in queues:
                     refuse_overflow(queue, event)
         changes_deadline = deadline is not None or (self._watched and self._deadline(scope, key) is not None)
-        if self._history is not None:
-            self._history.append(scope, key, old, new, cause)
+        revision = None if self._history is None else self._history.append(scope, key, old, new, cause)
         if request is not None:
-            self._sessions.record(request, old)
+            self._sessions.record(request, old, revision=revision)
         commits = self._commits
         if commits is None:
             self._store(scope, key, new)
@@ -462,9 +494,11 @@ class KvValues:
         except Exception as error:
             _watching.failed(error)
 
-    def _end_if_over(self, scope: str, key: str) -> None:
-        """A value that is over goes, as a mutation of its own, before anything else happens to its key."""
-        if self._is_over(self._deadline(scope, key)):
+    def _end_if_over(self, scope: str, key: str) -> bool:
+        """A value that is over goes, as a mutation of its own, before anything else happens to its key. Whether it was over."""
+        is_over = self._is_over(self._deadline(scope, key))
+        if is_over:
             removal = self._write(scope, key, self._current(scope, key), None, None, None, cause="expired")
             if removal is not None:
                 removal.add_done_callback(asyncio.Future.exception)  # if it fails, the value is looked at again
+        return is_over

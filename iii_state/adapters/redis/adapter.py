@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import cast
 
 from hiredis import ReplyError
@@ -17,6 +17,7 @@ from iii_state.adapters.redis.connection.durability import Durability
 from iii_state.adapters.redis.connection.explain import explain
 from iii_state.adapters.redis.connection.pubsub import PubSub
 from iii_state.adapters.redis.connection.socket import Socket
+from iii_state.adapters.redis.figures import RedisFigures
 from iii_state.adapters.redis.fleet.aside import Aside
 from iii_state.adapters.redis.fleet.checking import Checking
 from iii_state.adapters.redis.fleet.heartbeat import Heartbeat
@@ -26,6 +27,7 @@ from iii_state.adapters.redis.fleet.retention import Retention
 from iii_state.adapters.redis.fleet.shared_keys import SharedKeys
 from iii_state.adapters.redis.fleet.subscriptions import Subscriptions
 from iii_state.adapters.redis.fleet.takeover import Takeover
+from iii_state.adapters.redis.fleet.teller import Teller
 from iii_state.adapters.redis.history import RedisHistory
 from iii_state.adapters.redis.identity import EngineIdentity
 from iii_state.adapters.redis.keys import Keys
@@ -45,6 +47,7 @@ from iii_state.adapters.redis.values import RedisValues
 from iii_state.config import RedisSettings
 from iii_state.errors import StoreError
 from iii_state.events import QueueLimits
+from iii_state.figures import Figure
 from iii_state.history import NO_LOGS, LogRules
 from iii_state.tasks.background import Background
 from iii_state.tasks.closing import Stopping, in_turn
@@ -59,9 +62,11 @@ AWAY_SECONDS = 1
 
 
 class RedisAdapter:
-    """Values and queues on a Redis that any number of engines share."""
+    """Values and queues on a Redis that any number of engines share. With `history` None it goes by what these have agreed on."""
 
-    def __init__(self, settings: RedisSettings, *, limits: QueueLimits | None = None, history: LogRules = NO_LOGS) -> None:
+    name = "redis"
+
+    def __init__(self, settings: RedisSettings, *, limits: QueueLimits | None = None, history: LogRules | None = NO_LOGS) -> None:
         self._settings = settings
         self._has_started = False
         self._stopping = Stopping(self._stop)
@@ -86,11 +91,13 @@ class RedisAdapter:
         self._subscriptions = Subscriptions(shared, self._retention, aside)
         self._mending = Mending(shared, aside)
         shared_keys = SharedKeys(shared, self._takeover, aside)
+        self._figures = RedisFigures(shared, self._takeover, self._mending)
+        self._teller = Teller(shared)
         self._checking = Checking(shared, self._subscriptions, self._takeover, shared_keys, self._mending, aside)
 
         self.sessions = RedisSessions(shared)
         self.values = RedisValues(shared, self.sessions, self._scopes, self._replicas)
-        self.history = RedisHistory(shared, history)
+        self.history = RedisHistory(shared, history or NO_LOGS)
         self.queues = RedisQueues(shared, self._subscriptions)
         self.admin = RedisAdmin(shared.keys, shared.connection, shared.fanout.limits)
         self.succession = RedisSuccession(shared)
@@ -101,6 +108,14 @@ class RedisAdapter:
     def store(self) -> str | None:
         """The id of what is stored there: another one when the database has been emptied."""
         return self._shared.store.id
+
+    def figures(self) -> Iterable[Figure]:
+        """What has been counted here."""
+        return self._figures
+
+    async def tells_of_queues(self) -> bool:
+        """Of all engines that are asked, one tells."""
+        return await self._teller.is_here()
 
     def route(self, visited: list[str]) -> list[str]:
         """What stores itself adds no bridge."""

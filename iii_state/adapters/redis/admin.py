@@ -67,10 +67,11 @@ class RedisAdmin:
     async def _stats(self, queue: bytes, planned: int, names: dict[bytes, str]) -> QueueStats | None:
         keys = self._keys
         try:
-            fields, counted, pending, dead, oldest = await asyncio.gather(
+            fields, counted, pending, there, dead, oldest = await asyncio.gather(
                 self._send(b"HGETALL", keys.subscription(queue)),
                 self._send(b"HGET", keys.busy(queue), b"entries"),
                 self._send(b"XPENDING", keys.stream(queue), b"engines"),
+                self._send(b"XLEN", keys.stream(queue)),
                 self._send(b"XLEN", keys.dead(queue)),
                 self._send(b"XRANGE", keys.stream(queue), b"-", b"+", b"COUNT", b"1"),
             )
@@ -93,6 +94,7 @@ class RedisAdmin:
             hosts=sorted(hosts),
             oldest_at_ms=_time_of(oldest[0][0]) if oldest else None,
             is_looping=b"looped" in held and await self._now() - float(held[b"looped"]) < LOOPING_SECONDS,
+            ready=max(0, there - out),
         )
 
     async def _now(self) -> float:

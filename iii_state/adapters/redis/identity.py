@@ -26,6 +26,8 @@ class EngineIdentity:
         self.is_member = asyncio.Event()
         """Set while the id is among the engines, as far as is known."""
         self.was_lost = asyncio.Event()
+        self.times_lost = 0
+        """How often this engine has been declared dead."""
         self.lease_until = 0.0
         """Up to here, by the loop's clock, no other engine can have declared this one dead."""
         self._now_ms, self._read_at = 0.0, 0.0
@@ -47,6 +49,7 @@ class EngineIdentity:
     def lost(self, engine: bytes) -> None:
         """The engine of this id has been declared dead."""
         if engine == self.id and self.is_member.is_set():
+            self.times_lost += 1
             self.is_member.clear()
             self.was_lost.set()
 

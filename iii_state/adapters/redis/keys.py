@@ -120,6 +120,11 @@ class Keys:
         return self._own + b"engines"
 
     @cached_property
+    def teller(self) -> bytes:
+        """String with a time to live: the engine that tells in its metrics what the queues hold."""
+        return self._own + b"teller"
+
+    @cached_property
     def features(self) -> bytes:
         """Hash: engine -> what it can read of a queue's entries that an older one does not look at, words with spaces between."""
         return self._own + b"features"

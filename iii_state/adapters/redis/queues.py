@@ -17,8 +17,10 @@ from iii_state.adapters.redis.shared import Shared
 from iii_state.errors import StoreError
 from iii_state.events import Delivery, Failure
 from iii_state.tasks.results import Result
+from iii_state.wire.quiet_log import QuietLog
 
 logger = logging.getLogger(__name__)
+_quiet = QuietLog(logger)
 
 DUE_AT_ONCE = 500
 DAMAGED_SECONDS = 0.2
@@ -161,7 +163,9 @@ class RedisQueues:
         def moved(reply: Reply) -> None:
             self._end(entry, reply)
             if reply[0] == b"OK" and reply[2]:
-                logger.warning("there are too many dead letters of %s: the oldest is dropped", function_id)
+                _quiet.warning(
+                    "there are too many dead letters of %s: the oldest is dropped", function_id, ids={"function_id": function_id}
+                )
 
         return self._run("queues/dead_letter", queues.dead_letter(self._keys, entry.queue, entry.engine, entry, *told), moved)
 

@@ -37,8 +37,14 @@ class RedisReader:
         """Where that is, for people."""
         return str(self._shared.connection.address)
 
+    @property
+    def has_foreign_writes(self) -> bool:
+        """Whether its engines have agreed on watching the writes of other programs."""
+        return self._shared.fanout.routes.shadows is not None
+
     async def scopes(self) -> list[str]:
-        """The scopes that have a key."""
+        """The scopes that have a key, those of other programs included."""
+        await self._scopes.scan()
         return await self._scopes.all()
 
     async def count(self, scopes: Sequence[str]) -> int:

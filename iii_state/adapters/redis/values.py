@@ -7,11 +7,21 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from typing import TypeVar
 
-from iii_state.adapters.base import Entries, Reading, Updated
+from iii_state.adapters.base import Entries, Reading, Replaced, Updated
 from iii_state.adapters.redis.connection.call import RedisCall, Reply
 from iii_state.adapters.redis.fleet.retention import HOLD_SECONDS
 from iii_state.adapters.redis.keyspace.scopes import Scopes
-from iii_state.adapters.redis.mutations.commands import Remove, RemoveIf, Replace, ReplaceIf, Touch, Update, UpdateIf
+from iii_state.adapters.redis.mutations.commands import (
+    Remove,
+    RemoveIf,
+    RemoveWithMeta,
+    Replace,
+    ReplaceIf,
+    ReplaceWithMeta,
+    Touch,
+    Update,
+    UpdateIf,
+)
 from iii_state.adapters.redis.mutations.foreign_text import checked, is_ours
 from iii_state.adapters.redis.mutations.mutation import Mutation
 from iii_state.adapters.redis.mutations.replicas import Replicas
@@ -113,12 +123,28 @@ class RedisValues:
         request: Request | None = None,
         conditions: Conditions | None = None,
         strict: bool = False,
+        meta: bool = False,
     ) -> Result[Updated]:
         """Apply a plan to a value."""
         change = (plan, limit)
-        if conditions is None and not strict:
+        if conditions is None and not strict and not meta:
             return self._change(Update(self._fanout, scope, key, change, request, ttl_ms))
-        return self._change(UpdateIf(self._fanout, scope, key, change, request, ttl_ms, conditions, strict=strict))
+        return self._change(UpdateIf(self._fanout, scope, key, change, request, ttl_ms, conditions, strict=strict, meta=meta))
+
+    def replace(
+        self,
+        scope: str,
+        key: str,
+        value: bytes | None,
+        *,
+        ttl_ms: int | None = None,
+        request: Request | None = None,
+        conditions: Conditions | None = None,
+    ) -> Result[Replaced]:
+        """Store a value, or remove it; answers the revision, too."""
+        if value is None:
+            return self._change(RemoveWithMeta(self._fanout, scope, key, (), request, None, conditions))
+        return self._change(ReplaceWithMeta(self._fanout, scope, key, (value,), request, ttl_ms, conditions))
 
     def touch(self, scope: str, key: str, ttl_ms: int | None, *, request: Request | None = None) -> Result[bool]:
         """Let a value go after `ttl_ms`, or stay; answers whether there is one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from functools import partial
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,23 +14,30 @@ import uvloop
 
 from iii_state import config as configuration
 from iii_state.attach import Attachment
+from iii_state.attach.metrics_port import MetricsPort
 from iii_state.cli.calls import engine_at, url_option
-from iii_state.cli.run.process import asks_for_level, collect_less, stopped_by_signals
+from iii_state.cli.run.guard import token_of_environment
+from iii_state.cli.run.log_format import LoggedCommand, log_format_option, say
+from iii_state.cli.run.process import asks_for_level, collect_less, stopped_by_signals, why_not
 from iii_state.cli.run.reloading import Reloading
 from iii_state.cli.run.store import DEFAULT_PORTS, Load, bridge_leads_to, configured, store_options
 from iii_state.client.address import shown
 from iii_state.config import Settings
 from iii_state.errors import AttachRefused, ConfigError, StoreError
+from iii_state.guard import Guard
 from iii_state.state.module import StateModule
 
 _ID = re.compile(r"[^\s:]+(::[^\s:]+)*")
 
 
-@click.command(short_help="Serve state to an engine that has none of its own.")
+@click.command(cls=LoggedCommand, short_help="Serve state to an engine that has none of its own.")
 @url_option("--engine", "III_URL")
 @store_options
 @click.option("--prefix", default="state", show_default=True, help="Serve PREFIX::set and so on, and the trigger type PREFIX.")
 @click.option("--name", default="state", show_default=True, help="What the worker is called; NAME-2, … where that is taken.")
+@click.option("--metrics-port", type=click.IntRange(0, 65535), help="Answer GET /metrics on this port; 0 takes a free one.")
+@click.option("--metrics-host", default="127.0.0.1", show_default=True, help="The address of --metrics-port; 0.0.0.0 is every one.")
+@log_format_option
 @click.argument("rest", nargs=-1, type=click.UNPROCESSED, metavar="")
 def attach(
     url: str,
@@ -41,6 +48,8 @@ def attach(
     bridge_url: str | None,
     prefix: str,
     name: str,
+    metrics_port: int | None,
+    metrics_host: str,
     rest: tuple[str, ...],
 ) -> None:
     """Serve state to an engine that has none of its own, as a worker of it.
@@ -59,14 +68,19 @@ def attach(
         raise click.BadParameter(
             "it has to be something else than nothing and iii-state, a stock engine's own", param_hint="--name"
         )
+    if not metrics_host.strip():  # of a variable that is not set, say: it would be every address
+        raise click.BadParameter("it is empty: name an address, or leave it out for 127.0.0.1", param_hint="'--metrics-host'")
+    metrics = None if metrics_port is None else (metrics_host, metrics_port)
     load = configured(config_path, adapter, {"kv": file_path, "redis": redis_url, "bridge": bridge_url})
     try:
         config = load()
         _refuse_own_engine(config, url)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_attach(load, config, config_path, url, prefix, name))
+            runner.run(_attach(load, config, config_path, url, prefix, name, metrics))
     except (ConfigError, StoreError, AttachRefused) as error:
         raise click.ClickException(str(error)) from None
+    except OSError as error:
+        raise click.ClickException(f"cannot listen on {metrics_host}:{metrics_port}: {why_not(error)}") from None
 
 
 def _refuse_own_engine(config: dict[str, Any], url: str) -> None:
@@ -79,13 +93,18 @@ def _refuse_own_engine(config: dict[str, Any], url: str) -> None:
         )
 
 
-async def _attach(load: Load, config: dict[str, Any], config_path: Path | None, url: str, prefix: str, name: str) -> None:
+async def _attach(
+    load: Load, config: dict[str, Any], config_path: Path | None, url: str, prefix: str, name: str, metrics: tuple[str, int] | None
+) -> None:
     stopped = stopped_by_signals()
     module = StateModule(config)
+    guard = Guard(configuration.parse(config).server, token_of_environment()) if metrics is not None else None
 
     async def apply() -> Settings:
         config = load()
         settings = configuration.parse(config)
+        if guard is not None:
+            guard.reload(settings.server)
         module.reconfigure(config)
         return settings
 
@@ -94,7 +113,11 @@ async def _attach(load: Load, config: dict[str, Any], config_path: Path | None, 
     reloading.start()
     collect_less()
     try:
-        say = partial(click.echo, err=True)
-        await Attachment(module, engine_at(url), prefix=prefix, name=name, say=say).run(stopped)
+        attachment = Attachment(module, engine_at(url), prefix=prefix, name=name, say=say)
+        async with AsyncExitStack() as stack:
+            if metrics is not None and guard is not None:
+                port = await stack.enter_async_context(MetricsPort(guard, attachment.figures))
+                say(f"metrics at {await port.listen(*metrics)}")
+            await attachment.run(stopped)
     finally:
         await reloading.stop()

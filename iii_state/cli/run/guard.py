@@ -34,6 +34,7 @@ def guard_options(command: C) -> C:
             click.option("--tls-client-ca", help="Workers have to show a certificate of this authority (PEM)."),
             click.option("--limits", multiple=True, metavar="NAME=NUMBER", help="A limit, e.g. connections=100; may be repeated."),
             click.option("--insecure", is_flag=True, help="Listen without a token where others can reach it."),
+            click.option("--no-metrics", is_flag=True, help="No /metrics on the port."),
         )
     ):
         command = option(command)
@@ -61,6 +62,8 @@ def server_settings(config: Mapping[str, Any] | None, options: Mapping[str, Any]
         merged["limits"] = {**(before if isinstance(before, Mapping) else {}), **_limits(options["limits"])}
     if options["insecure"]:
         merged["insecure"] = True
+    if options["no_metrics"]:
+        merged["metrics"] = False
     return configuration.server("server", merged)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import logging
 import os
@@ -52,3 +53,13 @@ def collect_less() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+
+
+def why_not(error: OSError) -> str:
+    """Why nothing can listen at an address, and what to do; asyncio's own text has the address once more."""
+    if error.errno == errno.EADDRINUSE:
+        return "another program listens there; stop it, or name another port with --port (0 takes a free one)"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "this machine has no such address"
+    known = error.errno is not None and error.errno > 0
+    return os.strerror(error.errno or 0) if known else error.strerror or str(error)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
-import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -17,7 +15,8 @@ import uvloop
 
 from iii_state import config as configuration
 from iii_state.cli.run.guard import guard_options, server_settings, token_of_environment
-from iii_state.cli.run.process import asks_for_level, collect_less, stopped_by_signals
+from iii_state.cli.run.log_format import LoggedCommand, log_format_option, say
+from iii_state.cli.run.process import asks_for_level, collect_less, stopped_by_signals, why_not
 from iii_state.cli.run.reloading import Reloading
 from iii_state.cli.run.store import Load, bridge_leads_to, configured, store_options
 from iii_state.config import ServerSettings, Settings
@@ -31,9 +30,10 @@ logger = logging.getLogger(__name__)
 Duplicates = Literal["round-robin", "first-wins"]
 
 
-@click.command()
+@click.command(cls=LoggedCommand)
 @store_options
 @guard_options
+@log_format_option
 @click.option(
     "--duplicates",
     type=click.Choice(["round-robin", "first-wins"]),
@@ -76,17 +76,7 @@ def serve(
     except (ConfigError, StoreError) as error:
         raise click.ClickException(str(error)) from None
     except OSError as error:
-        raise click.ClickException(f"cannot listen on {where}: {_why_not(error)}") from None
-
-
-def _why_not(error: OSError) -> str:
-    """Why nothing can listen at an address, and what to do; asyncio's own text has the address once more."""
-    if error.errno == errno.EADDRINUSE:
-        return "another program listens there; stop it, or name another port with --port (0 takes a free one)"
-    if error.errno == errno.EADDRNOTAVAIL:
-        return "this machine has no such address"
-    known = error.errno is not None and error.errno > 0
-    return os.strerror(error.errno or 0) if known else error.strerror or str(error)
+        raise click.ClickException(f"cannot listen on {where}: {why_not(error)}") from None
 
 
 def _refuse_own_address(config: dict[str, Any], host: str, port: int) -> None:
@@ -123,7 +113,7 @@ async def _serve(
             address = await engine.serve(settings.host, settings.port)
             shown = f"[{address[0]}]" if ":" in address[0] else address[0]
             collect_less()
-            click.echo(f"listening on {'ws' if settings.tls is None else 'wss'}://{shown}:{address[1]}", err=True)
+            say(f"listening on {'ws' if settings.tls is None else 'wss'}://{shown}:{address[1]}")
             await stopped.wait()
         finally:
             await reloading.stop()

@@ -134,7 +134,8 @@ class Served:
 
     def _forbid(self, function_id: str, error: FunctionError) -> None:
         """Tell the worker that it may not serve a function, or provide a type; with a code that does not end an SDK's worker."""
-        quiet.warning("worker %s (%s): %s", self._worker.id, self._worker.name, error.message)
+        ids = {"worker_id": self._worker.id, "worker": self._worker.name, "code": error.code}
+        quiet.warning("worker %s (%s): %s", self._worker.id, self._worker.name, error.message, ids=ids)
         rejected = messages.RegistrationRejected(
             Code.FUNCTION_NAMESPACE_CONFLICT, self._worker.namespace, function_id=function_id, error=Raw(messages.error_text(error))
         )

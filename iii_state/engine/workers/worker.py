@@ -205,7 +205,8 @@ class Worker:
             else:
                 self._invoke(message, len(frame))
         except Exception as error:
-            log.exception("a frame of worker %s (%s) could not be handled", self.id, self.name)
+            ids = {"worker_id": self.id, "worker": self.name}
+            log.exception("a frame of worker %s (%s) could not be handled", self.id, self.name, extra=ids)
             self._refuse(frame, error)
 
     def _refuse(self, message: bytes | bytearray, error: Exception) -> None:
@@ -220,7 +221,8 @@ class Worker:
                 self._execution.take_malformed_result(refused.invocation_id, why)
         elif refused.invocation_text is not None and not refused.is_void:
             self._answering.refuse(refused.invocation_text, refused.function_text, reason)
-        quiet.warning("worker %s (%s) sent a frame that cannot be used: %s", self.id, self.name, why)
+        ids = {"worker_id": self.id, "worker": self.name}
+        quiet.warning("worker %s (%s) sent a frame that cannot be used: %s", self.id, self.name, why, ids=ids)
 
     def _too_large(self, what: str, size: int) -> FunctionError:
         about = self.description
@@ -364,4 +366,5 @@ def connect(workers: Workers, link: PeerConnection, remote: str | None = None, i
 
 
 def _unheard(function_text: str, fault: FunctionError) -> None:
-    quiet.warning("a call of %s that nobody waits for failed: %s", function_text, fault)
+    ids = {"function_id": function_text[1:-1], "code": fault.code}
+    quiet.warning("a call of %s that nobody waits for failed: %s", function_text, fault, ids=ids)

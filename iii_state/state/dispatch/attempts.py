@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -16,6 +17,7 @@ from iii_state.state.dispatch.isolation import Isolation
 from iii_state.state.dispatch.loops import Loops
 from iii_state.state.dispatch.outcomes import Outcomes
 from iii_state.state.dispatch.schedule import Context
+from iii_state.state.dispatch.tallies import TIMED
 from iii_state.tasks.awake import LATE_SECONDS
 
 
@@ -69,6 +71,9 @@ class Attempts:
         consumer.running[attempt] = None
         capacity = consumer.capacity
         capacity.running += 1
+        capacity.tally.started = number = capacity.tally.started + 1
+        if not number & TIMED:
+            attempt.began = time.perf_counter()
         consumer.event_bytes = attempt.size = event.size
         if attempt.batch:
             attempt.size = sum(delivery.event.size for delivery in attempt.batch)
@@ -90,6 +95,7 @@ class Attempts:
 
     def _condition_answered(self, attempt: Attempt, result: bytes | None) -> None:
         if result is not None and result.strip() == b"false":
+            attempt.consumer.capacity.tally.skipped += 1
             self._done(attempt)
         else:
             self._call_in_turn(attempt)
@@ -199,6 +205,9 @@ class Attempts:
         self._loops.end(attempt)
         if attempt.remembered is not None:
             lineages.end(*attempt.remembered)
+        capacity.tally.ended += 1
+        if attempt.began:
+            capacity.tally.durations.add(time.perf_counter() - attempt.began)
         capacity.running -= 1
         capacity.bytes -= attempt.size
         if capacity.blocked:

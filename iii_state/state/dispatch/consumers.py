@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from iii_state import values
 from iii_state.events import BRIDGE_FUNCTIONS, Delivery, Subscription
 from iii_state.host import Host, Runner
+from iii_state.state.dispatch.tallies import Tally
 
 MAX_RUNNING_BYTES = 32 * 1024 * 1024
 """The handlers of one function have events of so many bytes at once, or a single larger one."""
@@ -49,6 +50,8 @@ class Capacity:
     blocked: deque[Consumer] = field(default_factory=deque)
     """Those that wait for a place."""
     suspects: Suspects = field(default_factory=Suspects)
+    tally: Tally = field(default_factory=Tally)
+    """What is counted of the function's deliveries."""
 
     def is_full(self, limit: int) -> bool:
         """Whether no further handler may start, where `limit` may run."""
@@ -139,6 +142,8 @@ class Attempt:
     delivery: Delivery
     deadline: float
     """By the event loop's clock."""
+    began: float = 0.0
+    """When it began, by `time.perf_counter`, where it is timed; else 0."""
     batch: list[Delivery] = field(default_factory=list)
     """All that the handler is called with, `delivery` the first of it, where that is a batch."""
     size: int = 0

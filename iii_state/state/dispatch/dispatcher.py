@@ -25,6 +25,7 @@ from iii_state.state.dispatch.loops import Loops
 from iii_state.state.dispatch.outcomes import Outcomes
 from iii_state.state.dispatch.schedule import Context, Schedule
 from iii_state.state.dispatch.settling import Settling
+from iii_state.state.dispatch.tallies import Tallies
 from iii_state.tasks.background import stop_tasks
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,8 @@ class Dispatcher:
         self._intake = Intake(context, self._isolation, self._settling)
         self.loops = Loops(context)
         """What is seen of handlers that lead to themselves."""
+        self.tallies = Tallies()
+        """How deliveries have ended."""
         self._batches = Batches(context, self._settling)
         self._attempts = Attempts(context, self._isolation, self._outcomes, self.loops, self._batches)
         self._consumers: dict[str, Consumer] = {}
@@ -80,7 +83,8 @@ class Dispatcher:
         self._schedule.wake(consumer)
 
     def _capacity(self, function: FunctionName) -> Capacity:
-        return self._capacities.setdefault(function, Capacity())
+        known = self._capacities.get(function)
+        return self._capacities.setdefault(function, Capacity(tally=self.tallies.of(function[1]))) if known is None else known
 
     def remove(self, subscription_id: str) -> None:
         """Take nothing more for this subscription, and give back what has not begun. Handlers that run are let finish."""

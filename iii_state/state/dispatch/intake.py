@@ -13,8 +13,9 @@ from iii_state.state.dispatch.consumers import Consumer
 from iii_state.state.dispatch.isolation import Isolation
 from iii_state.state.dispatch.schedule import Context
 from iii_state.state.dispatch.settling import Settling
+from iii_state.wire.quiet_log import QuietLog
 
-logger = logging.getLogger(__name__)
+_quiet = QuietLog(logging.getLogger(__name__))
 
 GIVE_BACK_SECONDS = 1.0
 """What has been taken for a worker that takes nothing for so long is given back: another engine may have one that does."""
@@ -58,7 +59,8 @@ class Intake:
         self.receive(consumer, wanted, reply.result())
 
     def _take_failed(self, consumer: Consumer, error: BaseException) -> None:
-        logger.error("cannot take events for %s: %s", consumer.function[1], error)
+        function_id = consumer.function[1]
+        _quiet.warning("cannot take events for %s: %s; trying again", function_id, error, ids={"function_id": function_id})
         self._schedule.wake_later(consumer)
 
     def receive(self, consumer: Consumer, wanted: int, deliveries: list[Delivery]) -> None:

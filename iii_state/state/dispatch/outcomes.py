@@ -14,8 +14,10 @@ from iii_state.host import Runner
 from iii_state.state.dispatch.consumers import Attempt, Consumer
 from iii_state.state.dispatch.schedule import Context
 from iii_state.state.dispatch.settling import Settling
+from iii_state.wire.quiet_log import QuietLog
 
 logger = logging.getLogger(__name__)
+_dead_letters = QuietLog(logger, burst=100)
 
 
 class Outcomes:
@@ -30,7 +32,9 @@ class Outcomes:
 
     def done(self, attempt: Attempt) -> None:
         """The handler has returned, or its condition has said no: the event is acknowledged with the next ones of its consumer."""
-        attempt.consumer.done.append(attempt.delivery)
+        consumer = attempt.consumer
+        consumer.capacity.tally.done += 1
+        consumer.done.append(attempt.delivery)
 
     def acknowledge(self, consumer: Consumer, want: int, received: Callable[[list[Delivery]], None]) -> None:
         """Acknowledge all that is done, and ask for up to `want` further deliveries in the same call."""
@@ -39,6 +43,7 @@ class Outcomes:
 
     def release(self, attempt: Attempt) -> None:
         """Give back an event whose handler may still be running."""
+        attempt.consumer.capacity.tally.returned += len(attempt.deliveries)
         self._settling.settle(partial(self._context.adapter.queues.release, attempt.deliveries, begun=True))
 
     def failed(self, attempt: Attempt, error: BaseException) -> None:
@@ -56,18 +61,29 @@ class Outcomes:
             self._crash(attempt)
         elif unserved or (isinstance(error, NotCarriedOut) and not too_large):
             begun = isinstance(error, NotCarriedOut) and error.begun
+            consumer.capacity.tally.returned += 1
             self._settling.settle(partial(queues.release, [delivery], begun=begun))
         elif final or isinstance(error, NotCarriedOut) or delivery.attempt >= consumer.subscription.retry.max_attempts:
             self.refuse(consumer, delivery, failure)
         else:
+            consumer.capacity.tally.retried += 1
             self._settling.settle(partial(queues.retry, delivery, _pause_ms(consumer, delivery.attempt), failure))
 
     def refuse(self, consumer: Consumer, delivery: Delivery, failure: Failure) -> None:
         """It is to be called with this event no more: a dead letter."""
         event = delivery.event
-        logger.error(
+        consumer.capacity.tally.dead += 1
+        _dead_letters.error(
             "%s: the event %s of %r %r is a dead letter after %d attempts: %s",
             *(consumer.function[1], delivery.event_id, event.scope, event.key, delivery.attempt, failure),
+            ids={
+                "function_id": consumer.function[1],
+                "event_id": delivery.event_id,
+                "scope": event.scope,
+                "key": event.key,
+                "attempt": delivery.attempt,
+                "code": failure.code,
+            },
         )
         self._settling.settle(partial(self._context.adapter.queues.dead_letter, delivery, failure))
 
@@ -81,6 +97,7 @@ class Outcomes:
             about = f"its worker went away in mid-call {alone + 1} times, the last {alone} with this event alone"
             self.refuse(consumer, delivery, Failure(Code.WORKER_LOST, about))
             return
+        consumer.capacity.tally.crashed += 1
         if not self._crashed:
             self._context.loop.call_soon(self._tell_of_crashes)  # behind all that the same worker leaves
         self._crashed.setdefault(attempt.runner, []).append(attempt)

@@ -63,7 +63,7 @@ class Settling:
         schedule = self._schedule
         if not schedule.is_stopping and schedule.loop.time() >= self._quiet_until:
             self._quiet_until = schedule.loop.time() + QUIET_SECONDS
-            logger.error("%s; asking again every %s s", error, ADAPTER_RETRY_SECONDS)
+            logger.warning("%s; asking again every %s s", error, ADAPTER_RETRY_SECONDS)
         self.unsettled += 1
         schedule.loop.call_later(ADAPTER_RETRY_SECONDS, self._try_again, write, written)
 

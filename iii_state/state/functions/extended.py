@@ -9,7 +9,7 @@ from typing import TypeVar
 from msgspec import UNSET, Raw, UnsetType
 
 from iii_state import values
-from iii_state.adapters.base import Reading, Updated
+from iii_state.adapters.base import Reading, Replaced, Updated
 from iii_state.errors import ConditionFailed, OldValueUnknown, StoreError
 from iii_state.state.functions.declared import ErrorTranslation
 from iii_state.state.functions.requests import IfFailed, RawUpdateRequest, SetRequest
@@ -81,22 +81,27 @@ def _unmet(error: ConditionFailed) -> bytes:
     )
 
 
-def replaced(request: Replacement, old: bytes | None, new: bytes) -> bytes:
-    """The reply of `state::set`, and of `state::update` where no op failed."""
-    return b"{%b}" % b",".join(_members(request, old, new))
+def replaced(request: Replacement, new: bytes, old: bytes | None) -> bytes:
+    """The reply of `state::set`."""
+    return b"{%b}" % b",".join(_members(request, old, new, None))
+
+
+def replaced_with_meta(request: Replacement, new: bytes, found: Replaced) -> bytes:
+    """The reply of `state::set` with `meta`."""
+    return b"{%b}" % b",".join(_members(request, found.old, new, found.revision))
 
 
 def updated(request: Replacement, found: Updated) -> bytes:
     """The reply of `state::update`."""
-    members = _members(request, found.old, found.new)
+    members = _members(request, found.old, found.new, found.revision)
     if found.errors:
         members.append(b'"errors":%b' % values.encode(found.errors))
     return b"{%b}" % b",".join(members)
 
 
-def removed(old: bytes | None) -> bytes:
-    """The reply of `state::delete` with `meta`: nothing is stored now."""
-    return b'{"old_value":%b,%b}' % (b"null" if old is None else old, _meta(None, None))
+def removed(found: Replaced) -> bytes:
+    """The reply of `state::delete` with `meta`: nothing is stored now, since this revision."""
+    return b'{"old_value":%b,%b}' % (b"null" if found.old is None else found.old, _meta(None, found.revision))
 
 
 def read(found: Reading) -> bytes:
@@ -106,7 +111,7 @@ def read(found: Reading) -> bytes:
     return b'{"value":%b,"ttl_ms":%b,%b}' % (text, left, _meta(found.text, found.revision))
 
 
-def _members(request: Replacement, old: bytes | None, new: bytes) -> list[bytes]:
+def _members(request: Replacement, old: bytes | None, new: bytes, revision: int | None) -> list[bytes]:
     wanted = request.returned
     members: list[bytes] = []
     if wanted is None or wanted == "both" or wanted == "old":
@@ -114,7 +119,7 @@ def _members(request: Replacement, old: bytes | None, new: bytes) -> list[bytes]
     if wanted is None or wanted == "both" or wanted == "new":
         members.append(b'"new_value":%b' % new)
     if request.meta:
-        members.append(_meta(new, None))
+        members.append(_meta(new, revision))
     return members
 
 

@@ -158,8 +158,12 @@ class ValueFunctions:
             raise too_large(size, self.limit)
         if self.loops is not None and self.loops.are_handled:
             self._written(request, caller)
-        store = partial(self._values.set, *place, new, ttl_ms=request.ttl_ms, request=request_id, conditions=conditions)
-        return extended.answered(store, lambda old: extended.replaced(request, old, new), _set_failed, request.if_failed)
+        ttl_ms, if_failed = request.ttl_ms, request.if_failed
+        if request.meta:
+            replace = partial(self._values.replace, *place, new, ttl_ms=ttl_ms, request=request_id, conditions=conditions)
+            return extended.answered(replace, partial(extended.replaced_with_meta, request, new), _set_failed, if_failed)
+        store = partial(self._values.set, *place, new, ttl_ms=ttl_ms, request=request_id, conditions=conditions)
+        return extended.answered(store, partial(extended.replaced, request, new), _set_failed, if_failed)
 
     def _update_extended(
         self, data: Json, request: RawUpdateRequest, plan: Plan, limit: int, request_id: Request | None
@@ -176,6 +180,7 @@ class ValueFunctions:
             request=request_id,
             conditions=conditions,
             strict=bool(request.strict),
+            meta=bool(request.meta),
         )
         return extended.answered(make, partial(extended.updated, request), _update_failed, request.if_failed)
 
@@ -202,8 +207,12 @@ class ValueFunctions:
                 self._written(request, caller)
             if is_plain:
                 return self._values.delete(request.scope, request.key, request=request_id)
-            make = partial(self._values.delete, request.scope, request.key, request=request_id, conditions=conditions)
-            return extended.answered(make, extended.removed if request.meta else as_it_is, failed, request.if_failed)
+            place = (request.scope, request.key)
+            if request.meta:
+                remove = partial(self._values.replace, *place, None, request=request_id, conditions=conditions)
+                return extended.answered(remove, extended.removed, failed, request.if_failed)
+            make = partial(self._values.delete, *place, request=request_id, conditions=conditions)
+            return extended.answered(make, as_it_is, failed, request.if_failed)
 
         return Declared("state::delete", DeleteRequest, _delete.decode, delete, as_it_is, failed, writes_scope)
 
@@ -232,7 +241,7 @@ def _replaced(new: bytes, old: bytes | None) -> bytes:
 
 
 def _updated(updated: Updated) -> bytes:
-    old, new, errors = updated
+    old, new, errors, _ = updated
     if not errors:
         return _replaced(new, old)
     return b'{"old_value":%b,"new_value":%b,"errors":%b}' % (b"null" if old is None else old, new, values.encode(errors))

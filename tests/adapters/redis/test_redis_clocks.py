@@ -13,9 +13,11 @@ import aiohttp
 import pytest
 import redis
 
+from iii_state.adapters.redis import RedisAdapter
 from iii_state.adapters.redis.identity import told_time
 from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.scripts import engines
+from iii_state.config import RedisSettings
 from tests.support.clock import HOUR, Clock
 from tests.support.engines.raw_worker import RawWorker
 from tests.support.redis.adapters import adapter_on
@@ -344,6 +346,35 @@ async def test_a_lifetime_that_begins_while_nobody_tells_the_time_is_no_shorter(
             await answer_of(adapter.values.set("s", "k", b"1", ttl_ms=100_000))
             until_ms = server.client.zscore("iii-state:deadlines:s", "k")
             assert began + 100_000 <= until_ms < began + HOUR * 1000
+
+
+async def test_the_living_are_waited_for_from_when_redis_answers(clock: Clock) -> None:
+    """Who starts while the time stands still, as Redis is away, cannot hear of those that live before it has come back."""
+    ttl_ms = 1500
+    with RedisServer(environment=clock.environment) as server:
+        async with adapter_on(server.url, heartbeat_ttl_ms=ttl_ms) as one:
+            await one._heartbeat.stop()
+            clock.set(HOUR)
+            two = RedisAdapter(RedisSettings(redis_url=server.url, heartbeat_ttl_ms=ttl_ms))
+            run, answers = two._heartbeat._run, list[bytes]()
+
+            async def slowly(name: str, call: Any) -> Any:
+                reply = await run(name, call)
+                if answers.count(b"STANDS") == 1:
+                    await asyncio.sleep(1.2 * ttl_ms / 1000)
+                answers.append(reply[0])
+                return reply
+
+            two._heartbeat._run = slowly  # type: ignore[assignment]
+            starting = asyncio.create_task(two.start(lambda _: None))
+            try:
+                await until(lambda: answers.count(b"STANDS") >= 4 or starting.done())
+                one._heartbeat.start()
+                await starting
+                assert abs((two._shared.engine.own_now_ms() or 0) - (one._shared.engine.own_now_ms() or 0)) < 60_000
+            finally:
+                await asyncio.wait([starting])
+                await two.stop()
 
 
 @pytest.mark.parametrize(

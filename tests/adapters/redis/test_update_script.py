@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from iii_state import values
+from iii_state.adapters.base import Updated
 from iii_state.adapters.redis.scripts.mutations import ForeignText, plan_arguments, refusal, update_arguments
 from iii_state.errors import FunctionError, too_large
 from iii_state.values.apply import apply
@@ -40,7 +41,7 @@ def check(engine: Engine, old: bytes | None, ops: list[dict[str, Any]]) -> None:
         engine.put(b"s", b"k", old)
     before = None if old is None else values.to_stored(old)
     new, errors = apply(plan_of(ops), before)
-    assert engine.update(b"s", b"k", ops) == (before, new, errors)
+    assert engine.update(b"s", b"k", ops) == Updated(before, new, errors)
     assert engine.stored(b"s", b"k") == new
 
 

@@ -19,8 +19,10 @@ from iii_state.config import BridgeSettings
 from iii_state.errors import Code, ConnectionLost, FunctionError, StoreError
 from iii_state.tasks.background import Background
 from iii_state.tasks.signal import Signal
+from iii_state.wire.quiet_log import QuietLog
 
 logger = logging.getLogger(__name__)
+_quiet = QuietLog(logger, burst=3)
 
 GREETING_AGAIN_SECONDS = 0.5
 """How long to wait before a remote that could not say where it leads is asked again."""
@@ -236,7 +238,7 @@ class Remote:
             except ConnectionLost:  # the next connection begins with a session
                 return
             except FunctionError as error:
-                logger.error("no session could be opened at %s: %s", self.url, error)
+                _quiet.warning("no session could be opened at %s: %s; trying again", self.url, error, ids={"url": self.url})
                 await asyncio.sleep(GREETING_AGAIN_SECONDS)
             else:
                 self._go_on()

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from iii_state import values
-from iii_state.adapters.base import Reading, Updated
+from iii_state.adapters.base import Reading, Replaced, Updated
 from iii_state.adapters.bridge.remote.calls import RemoteFunction
 from iii_state.errors import InvalidValue, StoreError
 from iii_state.history import Logged, LogPage
@@ -24,6 +24,7 @@ from iii_state.values.transactions import Done
 
 class _Replaced(msgspec.Struct):
     old_value: Raw = Raw(b"null")
+    revision: int | None = None
 
 
 class NotApplied(Exception):
@@ -68,6 +69,7 @@ class _Updated(msgspec.Struct):
     new_value: Raw
     old_value: Raw = Raw(b"null")
     errors: list[OpError] = []
+    revision: int | None = None
 
 
 class _Found(msgspec.Struct):
@@ -164,7 +166,7 @@ def replaced(text: bytes | None) -> bytes | None:
 def updated(text: bytes | None) -> Updated:
     """`state::update`."""
     result = _updated.decode(text or b"null")
-    return Updated(_stored_or_none(result.old_value), stored(result.new_value), result.errors)
+    return Updated(_stored_or_none(result.old_value), stored(result.new_value), result.errors, result.revision)
 
 
 def check_applied(text: bytes | None) -> None:
@@ -183,6 +185,13 @@ def replaced_if(text: bytes | None) -> bytes | None:
     """`state::set` and `state::delete` with conditions."""
     check_applied(text)
     return replaced(text)
+
+
+def replaced_with_meta(text: bytes | None) -> Replaced:
+    """`state::set` and `state::delete` with `meta`, and conditions if there are any."""
+    check_applied(text)
+    result = _replaced.decode(text or b"null")
+    return Replaced(_stored_or_none(result.old_value), result.revision)
 
 
 def updated_if(text: bytes | None) -> Updated:

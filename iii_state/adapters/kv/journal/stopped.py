@@ -11,6 +11,7 @@ from typing import NamedTuple
 from iii_state.adapters.kv.journal.file import FILE_NAME, check_format, close_file, connected, end_log, in_words
 from iii_state.adapters.wall_clock import now_ms
 from iii_state.errors import StoreError
+from iii_state.history import MAX_REVISION, LogRule, LogRules
 
 FETCHED = 256
 
@@ -42,10 +43,16 @@ class StoppedFile:
         self.path = path
         self.store: str = connection.execute("SELECT printf('%016x', value) FROM meta WHERE name='store'").fetchone()[0]
         clock = connection.execute("SELECT value FROM meta WHERE name='clock'").fetchone()
-        # Where the wall clock has been set back, the next start moves the moments in the file back by this.
         self._written: set[str] = set()
         """The scopes of which values were stored here."""
+        # Where the wall clock has been set back, the next start moves the moments in the file back by this.
         self._ahead = 0 if clock is None else max(0, clock[0] - now_ms())
+
+    def logs(self) -> LogRules:
+        """The scopes that have a change log there, as rules that let none of their changes go."""
+        with self._in_words():
+            rows = self._connection.execute("SELECT scope FROM log WHERE is_kept").fetchall()
+        return LogRules([LogRule(scope.decode(), max_length=MAX_REVISION) for (scope,) in rows])
 
     def scopes(self) -> list[str]:
         """The scopes that have values, in the order of their bytes."""

@@ -27,21 +27,24 @@ an older version both are the first: it takes the record of a transaction for no
 class Outcome(NamedTuple):
     """Of a slot: the number of its last call, and what that replaced; `forgotten` (0, or one of these) where that is not it.
 
-    With `unmet` the call changed nothing: a condition did not hold for `old`, the one of this index (of this step, if it had any).
+    `revision` is that of its change where the scope has a change log. With `unmet` the call changed nothing: a condition did not
+    hold for `old`, the one of this index (of this step, if it had any).
     """
 
     seq: int
     old: bytes | None
     forgotten: int
     unmet: tuple[int, int | None] | None = None
+    revision: int | None = None
 
     def row(self) -> Row:
         """It as the file has it: `seq`, `old`, `forgotten`.
 
-        Of an unmet condition the number is half of one too large: version 0.2.0 takes it for that of another call, and refuses.
+        A revision stands as its negative in the place of `forgotten`, which version 0.2.0 takes for a text that was forgotten. Of
+        an unmet condition the number is half of one too large: version 0.2.0 takes it for that of another call, and refuses.
         """
         if self.unmet is None:
-            return self.seq, self.old, self.forgotten
+            return self.seq, self.old, self.forgotten if self.forgotten or self.revision is None else -self.revision
         index, step = self.unmet
         which = index + _CONDITIONS * (0 if step is None else step + 1)
         return self.seq + 0.5 if self.seq < _HALVES else self.seq, self.old, self.forgotten + 2 * which + _UNMET
@@ -49,6 +52,8 @@ class Outcome(NamedTuple):
     @classmethod
     def of_row(cls, seq: float, old: bytes | None, forgotten: int) -> Outcome:
         """What the file has."""
+        if forgotten < 0:
+            return cls(int(seq), old, 0, None, -forgotten)
         if forgotten < _UNMET:
             return cls(int(seq), old, forgotten)
         which, is_forgotten = divmod(forgotten - _UNMET, 2)

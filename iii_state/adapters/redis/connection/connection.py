@@ -54,6 +54,8 @@ class RedisConnection:
         self._pipeline.demoted = self.primary.leave
         self.damaged = self._pipeline.damaged
         """Emitted when Redis holds something else than iii-state has left there."""
+        self.traffic = self._pipeline.current_traffic
+        """What has gone over the connections."""
         self.call = self._pipeline.call
         """Makes a call."""
         backoff = Backoff(BACKOFF_SECONDS, MAX_BACKOFF_SECONDS, at_once=True)
@@ -139,6 +141,7 @@ class RedisConnection:
 
     async def _open_session(self, socket: Socket) -> None:
         session = self.session
+        self._pipeline.traffic.script_loads += 1
         while True:
             replies = await socket.ask(*load_commands(), session.opening())
             for refusal in replies:
@@ -163,6 +166,7 @@ class RedisConnection:
         if socket is None:
             socket = await self._open()
             logger.info("connected to Redis at %s again", self.address)
+            pipeline.traffic.reconnects += 1
             pipeline.adopt(socket)
             self.restored.emit()
         await self._refresh_until_closed(socket)

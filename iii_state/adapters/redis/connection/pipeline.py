@@ -13,6 +13,7 @@ import itertools
 import logging
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import hiredis
@@ -33,6 +34,7 @@ from iii_state.adapters.redis.connection.explain import (
 )
 from iii_state.adapters.redis.connection.session import EngineSession
 from iii_state.adapters.redis.connection.socket import Socket
+from iii_state.adapters.redis.connection.traffic import Traffic
 from iii_state.adapters.redis.scripts.loader import load_commands
 from iii_state.errors import ConditionFailed, NoAnswer, OldValueUnknown, RequestFenced, SessionLost, StoreError
 from iii_state.tasks.signal import Signal
@@ -68,6 +70,7 @@ class Pipeline:
         """Called when the server of a connection has turned out to be no primary any more. The connection is replaced."""
         self.timeout = call_timeout_ms / 1000
         self.is_closed = True
+        self.traffic = Traffic()
         self._max_in_flight = max_in_flight
         self._max_waiting = MAX_WAITING_PER_CALL_IN_FLIGHT * max_in_flight
         self._waiting: deque[RedisCall[Any]] = deque()
@@ -111,6 +114,7 @@ class Pipeline:
         if self.socket is not socket:
             return
         self.socket = None
+        self.traffic.received_bytes += socket.received_bytes
         socket.abort()
         if not self.is_closed:
             logger.warning("%s; %d calls were on it; connecting again", reason, len(self._in_flight))
@@ -152,6 +156,12 @@ class Pipeline:
                 self._fail(call, closed_before_an_answer(self.address, was_sent=was_sent))
             calls.clear()
 
+    def current_traffic(self) -> Traffic:
+        """What has been counted, and how many calls are on their way, or about to be sent."""
+        waiting, received = len(self._again) + len(self._waiting), 0 if self.socket is None else self.socket.received_bytes
+        received += self.traffic.received_bytes
+        return replace(self.traffic, in_flight=len(self._in_flight), waiting=waiting, received_bytes=received)
+
     # -- sending
 
     def call(self, call: RedisCall[T]) -> asyncio.Future[T]:
@@ -188,23 +198,33 @@ class Pipeline:
             if not call.future.done() and (packet := self._packed(call)):
                 packets.append(packet)
                 if len(packets) == CALLS_PER_WRITE:
-                    socket.write(b"".join(packets))
+                    self._write(socket, packets)
                     packets.clear()
         if packets:
-            socket.write(b"".join(packets) if len(packets) > 1 else packets[0])
+            self._write(socket, packets)
+
+    def _write(self, socket: Socket, packets: list[bytes]) -> None:
+        data = b"".join(packets) if len(packets) > 1 else packets[0]
+        traffic = self.traffic
+        traffic.calls += len(packets)
+        traffic.round_trips += 1
+        traffic.sent_bytes += len(data)
+        socket.write(data)
 
     def _send_again(self) -> None:
         again, self._again = self._again, deque()
+        self.traffic.sent_again += len(again)
         if self._ahead:
             again.extendleft(reversed([self._leading(call) for call in self._ahead]))
             self._ahead.clear()
         if self._must_load:
             self._must_load = False
+            self.traffic.script_loads += 1
             again.extendleft(reversed([self._leading(Command(words)) for words in load_commands()]))
         packets = [packet for call in again if not self._dropped(call) and (packet := self._packed(call))]
         if packets:
             assert self.socket is not None
-            self.socket.write(b"".join(packets))
+            self._write(self.socket, packets)
 
     def _leading(self, call: RedisCall[Any]) -> RedisCall[Any]:
         """A call that goes ahead of calls sent again; if it fails, they will say so."""

@@ -33,12 +33,14 @@ class Socket(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
         self.heard = self._loop.time()
+        self.received_bytes = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's are of another class
 
     def data_received(self, data: bytes) -> None:
         self.heard = self._loop.time()
+        self.received_bytes += len(data)
         reader = self._reader
         reader.feed(data)
         next_reply = reader.gets

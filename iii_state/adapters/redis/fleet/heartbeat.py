@@ -36,9 +36,10 @@ LEASE = 0.9
 
 
 class Heartbeat:
-    """Keeps this engine among the engines. All of them have to agree on `foreign_writes` and `history`."""
+    """Keeps this engine among the engines. All of them have to agree on `foreign_writes` and `history`; with a `history`
+    of None it goes by what they have agreed on."""
 
-    def __init__(self, shared: Shared, ttl_ms: int, foreign_writes: bool, history: LogRules = NO_LOGS) -> None:
+    def __init__(self, shared: Shared, ttl_ms: int, foreign_writes: bool, history: LogRules | None = NO_LOGS) -> None:
         self._keys = shared.keys
         self._engine = shared.engine
         self._run = shared.connection.run
@@ -59,7 +60,8 @@ class Heartbeat:
         """Become one of the engines. Raises `ConfigError` where these have agreed on something else.
 
         An engine that serves knows the time. Where Redis's clock tells nothing and others stand among the engines, one of them
-        may live and know it: this one waits until it has said so, or has been silent for its time to live.
+        may live and know it: this one waits until it has said so, or has been silent for its time to live. While Redis does not
+        answer, nobody can say anything: that time does not count.
         """
         engine, loop = self._engine, asyncio.get_running_loop()
         await self._send(b"HSET", self._keys.features, engine.id, FEATURES)
@@ -69,7 +71,7 @@ class Heartbeat:
             others = [other for other in await self._send(b"HKEYS", self._keys.engines) if other != engine.id]
             self._count += 1
             found = await self._send(b"HGET", self._keys.routes, HISTORY) or b""
-            history = (found, setting_of(self._history, found))
+            history = (found, found if self._history is None else setting_of(self._history, found))
             reply = await self._run("fleet/join", partial(self._joining, others, stood, history))
             if reply[0] == b"OK":
                 engine.was_told_time(reply[1], read_at)
@@ -85,10 +87,13 @@ class Heartbeat:
                     "heartbeat_ttl_ms), and start them with the new setting"
                 )
             if reply[0] == b"STANDS":
+                now = loop.time()
+                if reply[1] != standing or now - began > self._ttl_ms / 10_000:
+                    since = now
                 if reply[1] != standing:
-                    standing, since = reply[1], began
+                    standing = reply[1]
                     logger.info("Redis's clock does not tell the time: waiting up to %d ms for an engine that knows it", reply[2])
-                left = since + reply[2] / 1000 - loop.time()
+                left = since + reply[2] / 1000 - now
                 stood = standing if left <= 0 else b""
                 await asyncio.sleep(max(0.0, min(left, self._ttl_ms / 10_000)))
         engine.lease_until = began + LEASE * self._ttl_ms / 1000

@@ -52,6 +52,8 @@ class Mending:
         self._engine = shared.engine
         self._routes = shared.fanout.routes
         self._aside = aside
+        self.lost = 0
+        """Events that were found to be lost here."""
         self._mended: dict[bytes, tuple[float, float]] = {}
         """Queues in which nothing was found to put right, though they are uneven: when to look again, and after how long next."""
         self._pages: dict[bytes, tuple[bytes, bytes]] = {}
@@ -75,9 +77,11 @@ class Mending:
 
     def tell_lost(self, queue: bytes, count: int) -> None:
         """Events are lost: say so, once."""
+        self.lost += count
         logger.error(
             "%d events of %s (queue %s) are lost: somebody has removed or cut what iii-state keeps in Redis",
             *(count, self.name_of(queue), queue.decode("utf-8", "replace")),
+            extra={"function_id": self.name_of(queue), "queue": queue.decode("utf-8", "replace")},
         )
 
     async def look_at_events(self, found: set[bytes], *, everything: bool) -> None:

@@ -61,7 +61,7 @@ class SharedKeys:
             b"hash": [keys.session(self._session.name), keys.line, keys.clock],
             b"set": [keys.scopes, keys.dead_queues, keys.fenced, keys.hosts(engine)],
             b"zset": [keys.orphans, keys.later, keys.deadlines],
-            b"string": [keys.store, keys.engine(engine), keys.waited, keys.scopes + b":scanned"],
+            b"string": [keys.store, keys.engine(engine), keys.waited, keys.scopes + b":scanned", keys.teller],
         }
         return [*first, *((key, kind) for kind, names in typed.items() for key in names)]
 

@@ -138,7 +138,7 @@ class Subscriptions:
         ]
         for error in await asyncio.gather(*answers, return_exceptions=True):
             if isinstance(error, StoreError):
-                logger.error("a trigger could not be registered again: %s; trying again", error)
+                logger.warning("a trigger could not be registered again: %s; trying again", error)
                 break
         return -1
 

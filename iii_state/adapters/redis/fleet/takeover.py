@@ -42,6 +42,8 @@ class Takeover:
         self._fanout = shared.fanout
         self._notifications = notifications
         self._ttl_ms = ttl_ms
+        self.engines = self.deliveries = 0
+        """How many engines were found dead here, and of how many deliveries they were relieved."""
         self._background = Background()
         self._nobody_dies_before = 0.0
         self._seen: dict[bytes, _Seen] = {}
@@ -121,7 +123,9 @@ class Takeover:
                 continue
             seen = heartbeat if _HEARTBEAT.fullmatch(heartbeat) else b""
             if await self._run("fleet/fence", calls.fence(self._keys, engine, seen)):
-                logger.warning("the engine %s is gone; its work is taken over", engine.decode(errors="replace"))
+                self.engines += 1
+                name = engine.decode(errors="replace")
+                logger.warning("the engine %s is gone; its work is taken over", name, extra={"engine": name})
         self._seen = {engine: seen for engine, seen in self._seen.items() if engine in engines}
         for engine in await self._send(b"SMEMBERS", self._keys.fenced):
             await self._take_over(engine)
@@ -169,6 +173,7 @@ class Takeover:
                 if reply[0] != b"OK":
                     return
                 entries += reply[1]
+                self.deliveries += reply[1] if engine != self._engine.id else 0
                 if reply[2]:
                     break
             if entries:

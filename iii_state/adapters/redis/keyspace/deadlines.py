@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from iii_state.adapters.figures import LATE_MS
 from iii_state.adapters.redis.mutations.fanout import MAX_WAIT_MS
 from iii_state.adapters.redis.mutations.mutation import Expire
 from iii_state.adapters.redis.mutations.routes import deadlines_setting
 from iii_state.adapters.redis.scripts import queues
 from iii_state.adapters.redis.shared import Shared
 from iii_state.errors import StoreError
+from iii_state.wire.quiet_log import QuietLog
 
-logger = logging.getLogger(__name__)
+_quiet = QuietLog(logging.getLogger(__name__), burst=3)
 
 CLAIM_MS = 50
 """For so long the others leave a scope to the engine that looks at it, also to one that dies meanwhile."""
@@ -43,6 +45,7 @@ class RedisDeadlines:
     def __init__(self, shared: Shared) -> None:
         self._fanout = shared.fanout
         self._keys = shared.keys
+        self._engine = shared.engine
         self._connection = shared.connection
         self._run = shared.connection.run
         self._pubsub = shared.pubsub
@@ -79,7 +82,11 @@ class RedisDeadlines:
             if not due:
                 return -1 if following < 0 else int(min(MAX_WAIT_MS, max(LOOK_MS, following)))
             for scope, looked_at in zip(due[::2], due[1::2], strict=True):
+                now_ms = self._engine.own_now_ms()
+                late = now_ms is not None and now_ms - float(looked_at) > LATE_MS
+                before = self._fanout.counts.expired
                 await self._sweep_scope(scope, was_empty=float(looked_at) % 1 == 0.5)
+                self._fanout.counts.late += self._fanout.counts.expired - before if late else 0
 
     async def _sweep_scope(self, scope: bytes, *, was_empty: bool) -> None:
         times = self._keys.deadlines_of(scope)
@@ -92,7 +99,9 @@ class RedisDeadlines:
             failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
             if failures:
                 kept += len(failures)
-                logger.info("values of scope %r are over, but could not be removed yet: %s", scope.decode(), failures[0])
+                name = scope.decode()
+                about = "values of scope %r are over, but could not be removed yet: %s"
+                _quiet.warning(about, name, failures[0], ids={"scope": name})
                 if not isinstance(failures[0], StoreError):
                     raise failures[0]
         names = (self._keys.deadlines, times, self._keys.routes, self._keys.routes_version, self._keys.routes_log, self._keys.hold)

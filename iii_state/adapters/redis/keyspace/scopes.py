@@ -70,6 +70,10 @@ class Scopes:
         over = await self._over([scope for scope in scopes if scope in self._routes.with_deadlines])
         return [scope for scope in scopes if scope not in over] if over else scopes
 
+    async def scan(self) -> None:
+        """Look for what other programs have written, at once: no engine need be running that does."""
+        await self._scan(0)
+
     async def _over(self, scopes: Sequence[str]) -> set[str]:
         """Those in which the deadlines of all values are over."""
         over: set[str] = set()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from typing import Generic, TypeVar
 
-from iii_state.adapters.base import Updated
+from iii_state.adapters.base import Replaced, Updated
 from iii_state.adapters.redis.connection.call import AGAIN, Again, Reply
 from iii_state.adapters.redis.mutations.fanout import Fanout
 from iii_state.adapters.redis.mutations.foreign_text import checked, is_ours
@@ -17,15 +18,19 @@ from iii_state.adapters.redis.scripts.mutations import (
     op_failed,
     plan_arguments,
     previous,
+    revision,
     update_arguments,
     updated,
 )
-from iii_state.errors import ConditionFailed, StoreError
+from iii_state.errors import RequestFenced, StoreError
 from iii_state.sessions import Request
 from iii_state.values.conditions import Conditions
 from iii_state.values.ops import Plan
+from iii_state.wire.quiet_log import QuietLog
 
-logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_quiet = QuietLog(logging.getLogger(__name__))
 
 MAX_ANSWERED_BYTES = 40 * 1024 * 1024
 """Another program may have written more than an answer holds: the change would be made, and its answer could not be sent."""
@@ -49,8 +54,9 @@ class Remove(Replace):
     name = "values/delete"
 
 
-class ReplaceIf(Replace):
-    """Stores a value where conditions hold for the one there is; `value` is the script's own argument, none for `RemoveIf`.
+class Conditional(Mutation[T], Generic[T]):
+    """Stores a value, or removes it, where conditions hold for the one there is; `value` is the script's own argument, if
+    it has one.
 
     These are judged on checked text alone, and so what is no JSON is not replaced.
     """
@@ -65,24 +71,53 @@ class ReplaceIf(Replace):
         value: tuple[bytes, ...],
         request: Request | None,
         ttl_ms: int | None,
-        conditions: Conditions,
+        conditions: Conditions | None,
     ) -> None:
         self._value = value
         self._conditions = conditions
-        super().__init__(fanout, scope, key, [*conditions.arguments(), *value], request, ttl_ms)
+        own = value if conditions is None else [*conditions.arguments(), *value]
+        super().__init__(fanout, scope, key, own, request, ttl_ms)
 
     def take_on(self, text: bytes) -> Again:
         """The stored text is another writer's, or its etag is asked for: it is given to the script with what there is to know."""
+        assert self._conditions is not None
         stored = checked(self.scope, self.key, text)
         self.give([*self._conditions.arguments(stored), *(self._value or (b"",)), *checked_text(text, stored)])
         return AGAIN
 
-    def unmet(self, refused: Unmet) -> ConditionFailed:
+    def unmet(self, refused: Unmet) -> Exception:
         return failure(self._conditions, refused, self.scope, self.key)
+
+
+class ReplaceIf(Conditional[bytes | None]):
+    """Stores a value where conditions hold; answered with what it has replaced."""
+
+    __slots__ = ()
+    name = "values/set"
+
+    def applied(self, reply: Reply) -> bytes | None:
+        return replaced_text(self.scope, self.key, previous(reply))
 
 
 class RemoveIf(ReplaceIf):
     """Removes a value for which conditions hold."""
+
+    __slots__ = ()
+    name = "values/delete"
+
+
+class ReplaceWithMeta(Conditional[Replaced]):
+    """Stores a value, where conditions hold if there are any; answered with the revision, too."""
+
+    __slots__ = ()
+    name = "values/set"
+
+    def applied(self, reply: Reply) -> Replaced:
+        return Replaced(replaced_text(self.scope, self.key, previous(reply)), revision(reply))
+
+
+class RemoveWithMeta(ReplaceWithMeta):
+    """Removes a value, likewise."""
 
     __slots__ = ()
     name = "values/delete"
@@ -131,7 +166,7 @@ class Update(Mutation[Updated]):
 class UpdateIf(Update):
     """Applies a plan where conditions hold, as a whole or not at all if it is `strict`."""
 
-    __slots__ = ("_conditions",)
+    __slots__ = ("_conditions", "_meta")
 
     def __init__(
         self,
@@ -144,12 +179,18 @@ class UpdateIf(Update):
         conditions: Conditions | None,
         *,
         strict: bool,
+        meta: bool,
     ) -> None:
         self._conditions = conditions
+        self._meta = meta
         super().__init__(fanout, scope, key, change, request, ttl_ms)
         if strict:
             self._ops = [*all_or_nothing(self._plan), *self._ops]
         self.give([*(() if conditions is None else conditions.arguments()), *update_arguments(self._ops, self.limit)])
+
+    def applied(self, reply: Reply) -> Updated:
+        done = super().applied(reply)
+        return done._replace(revision=revision(reply)) if self._meta else done
 
     def result(self, reply: Reply) -> Updated | Again:
         if reply[0] == b"OP_FAILED":
@@ -162,13 +203,14 @@ class UpdateIf(Update):
         self.give(own if self._conditions is None else [*self._conditions.arguments(stored), *own])
         return AGAIN
 
-    def unmet(self, refused: Unmet) -> ConditionFailed:
-        assert self._conditions is not None
+    def unmet(self, refused: Unmet) -> Exception:
         return failure(self._conditions, refused, self.scope, self.key)
 
 
-def failure(conditions: Conditions, refused: Unmet, scope: str, key: str) -> ConditionFailed:
-    """The error of a condition that does not hold."""
+def failure(conditions: Conditions | None, refused: Unmet, scope: str, key: str) -> Exception:
+    """The error of a condition that does not hold, or did not at an earlier attempt."""
+    if conditions is None:  # it has the id of another call
+        return RequestFenced()
     return conditions.failure(refused.condition, scope, key, refused.text, is_recorded=refused.is_recorded)
 
 
@@ -178,10 +220,10 @@ def replaced_text(scope: str, key: str, old: bytes | None) -> bytes | None:
         return old
     if len(old) > MAX_ANSWERED_BYTES:
         told = "the value of %d bytes at scope %r, key %r has been replaced, and counts as null"
-        logger.warning(told, len(old), scope, key)
+        _quiet.warning(told, len(old), scope, key, ids={"scope": scope, "key": key})
         return None
     try:
         return checked(scope, key, old)
     except StoreError as error:
-        logger.warning("%s; it has been replaced, and counts as null", error)
+        _quiet.warning("%s; it has been replaced, and counts as null", error, ids={"scope": scope, "key": key})
         return None

@@ -10,6 +10,7 @@ from iii_state.adapters.redis.connection.call import RedisCall, Reply
 from iii_state.adapters.redis.connection.connection import RedisConnection
 from iii_state.adapters.redis.identity import EngineIdentity
 from iii_state.adapters.redis.keys import Keys
+from iii_state.adapters.redis.mutations.counts import Counts
 from iii_state.adapters.redis.mutations.route import Route
 from iii_state.adapters.redis.mutations.routes import BEGAN, RedisRoutes, deadlines_setting
 from iii_state.adapters.redis.mutations.wake_ups import WakeUps
@@ -50,6 +51,7 @@ class Fanout:
         self.enabled = True
         self.tells_lineages = False
         """Whether all engines have said that they read what a write was made within."""
+        self.counts = Counts()
         self.deadlines = Maintenance()
         """Removes values whose deadline is over; planned here, since writes set deadlines."""
         self.was_emptied = False
@@ -168,7 +170,8 @@ class Fanout:
         """Events of a queue have been dropped by this engine."""
         total = self._dropped[queue] = self._dropped.get(queue, 0) + count
         if total == count or total % 1000 < count:
-            logger.warning("the queue of %s is full; %d of its oldest events dropped here so far", function_id, total)
+            about = "the queue of %s is full; %d of its oldest events dropped here so far"
+            logger.warning(about, function_id, total, extra={"function_id": function_id})
 
 
 class ReloadRoutes(RedisCall[None]):

@@ -28,7 +28,7 @@ from iii_state.adapters.redis.scripts.mutations import (
     refusal,
 )
 from iii_state.adapters.redis.scripts.packing import pack, packed
-from iii_state.errors import ConditionFailed, StoreError
+from iii_state.errors import RequestFenced, StoreError
 from iii_state.events import Cause
 from iii_state.sessions import Request
 
@@ -168,6 +168,8 @@ class Mutation(RedisCall[T], Generic[T]):
             return self._declared(reply)
         if is_applied(reply):
             applied = self.applied(reply)
+            if reply[0] != b"OK":
+                self._fanout.counts.recognised += 1
             if self.ttl_ms is not None:
                 self._fanout.deadline_set(self.ttl_ms)
             return applied
@@ -205,9 +207,9 @@ class Mutation(RedisCall[T], Generic[T]):
         """The stored text is another writer's. Most mutations do not read it."""
         raise AssertionError("this mutation does not depend on what is stored")
 
-    def unmet(self, refused: Unmet) -> ConditionFailed:
-        """What it fails with where a condition does not hold. Most mutations have none."""
-        raise AssertionError("this mutation has no conditions")
+    def unmet(self, refused: Unmet) -> Exception:
+        """What it fails with where a condition does not hold. Most mutations have none: it has the id of another call."""
+        return RequestFenced()
 
     def give(self, own: Sequence[bytes]) -> None:
         """Its own arguments are these from now on."""
@@ -257,7 +259,9 @@ class Expire(Mutation[bytes | None]):
     cause = "expired"
 
     def applied(self, reply: Reply) -> bytes | None:
-        return previous(reply)
+        if (old := previous(reply)) is not None:
+            self._fanout.counts.expired += 1
+        return old
 
 
 class Capture(Mutation[None]):
@@ -272,7 +276,7 @@ class Capture(Mutation[None]):
         self._before = before
 
     def applied(self, reply: Reply) -> None:
-        pass
+        self._fanout.counts.captured += 1
 
     def result(self, reply: Reply) -> Again | None:
         try:

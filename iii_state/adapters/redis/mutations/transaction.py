@@ -28,7 +28,7 @@ from iii_state.adapters.redis.scripts.packing import pack
 from iii_state.adapters.redis.scripts.transactions import StepCall, found_before, step_result, transaction
 from iii_state.errors import FunctionError, RequestFenced
 from iii_state.sessions import Request
-from iii_state.values.transactions import Done, Step, carry_out, in_step, too_much
+from iii_state.values.transactions import Done, Step, carried_out, in_step, too_much
 
 
 class Transact(Mutation[list[Done]]):
@@ -143,7 +143,7 @@ class Transact(Mutation[list[Done]]):
         if reply[0] == b"AGAIN":
             keys = dict.fromkeys(step.key for step in self._steps)
             found = dict(zip(keys, found_before(reply), strict=True))
-            return carry_out(self.scope, self._steps, lambda key: replaced_text(self.scope, key, found[key]))
+            return carried_out(self.scope, self._steps, lambda key: replaced_text(self.scope, key, found[key]))
         results = []
         left: set[str] = set()
         for step, told in zip(self._steps, reply[1:], strict=True):
