@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Any
 
 MAX_VALUE_BYTES = 16 * 1024 * 1024
 """The largest value that is stored whatever is configured: a reply with old and new has to fit into a frame."""
@@ -107,6 +108,21 @@ class FunctionError(StateError):
         self.message = message
         self.stacktrace = None if stacktrace is None else bounded(stacktrace, MAX_STACKTRACE)
         self.final = final
+
+
+class ConditionUnmet(FunctionError):
+    """A condition of `only_if` did not hold, and nothing was changed (`CONDITION_FAILED`): raised by `iii_state.State`.
+
+    `index` is which, in a transaction of the step of index `step`; `value` is what is stored at the key, as a Python object, with
+    its `etag`, both None where nothing is.
+    """
+
+    def __init__(self, message: str, index: int, step: int | None, value: Any, etag: str | None) -> None:
+        super().__init__(Code.CONDITION_FAILED, message)
+        self.index = index
+        self.step = step
+        self.value = value
+        self.etag = etag
 
 
 class NotCarriedOut(FunctionError):

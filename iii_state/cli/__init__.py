@@ -10,10 +10,12 @@ import click
 
 from iii_state.cli.command_group import CommandGroup
 from iii_state.cli.config import config
-from iii_state.cli.data import delete, entries, get, groups, keys, list_values, set_value, update
+from iii_state.cli.data import delete, get, set_value, update
 from iii_state.cli.docs import docs
 from iii_state.cli.history import history
+from iii_state.cli.lists import entries, groups, keys, list_values
 from iii_state.cli.lua_load import lua_load
+from iii_state.cli.many import get_many, touch, transact
 from iii_state.cli.metrics import metrics
 from iii_state.cli.move import backup, export, import_
 from iii_state.cli.operate import dead, triggers
@@ -59,9 +61,12 @@ for command in (
     serve,
     attach,
     get,
+    get_many,
     set_value,
     update,
     delete,
+    touch,
+    transact,
     list_values,
     keys,
     entries,

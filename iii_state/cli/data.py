@@ -1,4 +1,4 @@
-"""Values of a running engine: `iii-state get`, `set`, `update`, `delete`, `list`, `keys`, `entries` and `groups`."""
+"""Values of a running engine: `iii-state get`, `set`, `update` and `delete`."""
 
 from __future__ import annotations
 
@@ -7,24 +7,26 @@ from difflib import get_close_matches
 from itertools import takewhile
 
 import click
-import msgspec
 
 from iii_state import values
+from iii_state.cli.asking import check_features, condition_options, meta_option
 from iii_state.cli.calls import engine_at, engine_options, json_text, request, run, ttl_option
-from iii_state.cli.terminal import exact_name, is_terminal, name, print_line, printable, show
+from iii_state.cli.terminal import is_terminal, name, printable, show
 from iii_state.client.client import Client
 
 
 @click.command()
 @click.argument("scope")
 @click.argument("key")
+@meta_option
 @engine_options
-def get(scope: str, key: str, url: str, as_json: bool) -> None:
-    """Print the value at SCOPE and KEY; null if there is none."""
+def get(scope: str, key: str, meta: bool, url: str, as_json: bool) -> None:
+    """Print the value at SCOPE and KEY; null if there is none. With --meta {"value", "ttl_ms", "etag", "revision"}."""
 
     async def action() -> None:
         async with Client(engine_at(url)) as client:
-            value = await client.call("state::get", request(scope=scope, key=key))
+            await check_features(client, [("meta", meta)])
+            value = await client.call("state::get", request(scope=scope, key=key, meta=meta or None))
         show(value, as_json)
         if value is None and is_terminal():
             click.secho(f"(nothing is stored at {name(scope)} {name(key)})", dim=True, err=True)
@@ -59,18 +61,27 @@ _OPTION = re.compile(r"-[^\d]")
 @click.argument("key")
 @click.argument("value")
 @ttl_option
+@condition_options
+@meta_option
 @engine_options
-def set_value(scope: str, key: str, value: str, ttl_ms: int | None, url: str, as_json: bool) -> None:
+def set_value(
+    scope: str, key: str, value: str, ttl_ms: int | None, only_if: bytes | None, meta: bool, url: str, as_json: bool
+) -> None:
     """Store VALUE (JSON, or - for standard input) at SCOPE and KEY; print old and new value.
+
+    Where a condition (--if-absent and the like) does not hold, nothing changes, and the exit code is 1.
 
     \b
     iii-state set users ada '{"name": "Ada", "visits": 0}'
+    iii-state set leases printer '"ada"' --if-absent --ttl-ms 30000
     """
     text = json_text("VALUE", value)
 
     async def action() -> None:
+        asked = {"if": only_if, "meta": meta or None, "ttl_ms": ttl_ms}
         async with Client(engine_at(url)) as client:
-            show(await client.call("state::set", request(scope=scope, key=key, value=text, ttl_ms=ttl_ms)), as_json)
+            await check_features(client, [("if", only_if is not None), ("meta", meta)])
+            show(await client.call("state::set", request(scope=scope, key=key, value=text, **asked)), as_json)
 
     run(action)
 
@@ -80,20 +91,29 @@ def set_value(scope: str, key: str, value: str, ttl_ms: int | None, url: str, as
 @click.argument("key")
 @click.argument("ops")
 @ttl_option
+@click.option("--strict", is_flag=True, help="An operation that fails refuses all.")
+@condition_options
+@meta_option
 @engine_options
-def update(scope: str, key: str, ops: str, ttl_ms: int | None, url: str, as_json: bool) -> None:
+def update(
+    scope: str, key: str, ops: str, ttl_ms: int | None, strict: bool, only_if: bytes | None, meta: bool, url: str, as_json: bool
+) -> None:
     """Apply OPS (a JSON list of operations, or - for standard input) to the value at SCOPE and KEY, atomically.
 
-    An operation that fails is skipped and reported, and the exit code is 1; the others count.
+    An operation that fails is skipped and reported, and the exit code is 1; the others count. With --strict none does. Where a
+    condition (--if and the like) does not hold, nothing changes, and the exit code is 1.
 
     \b
     iii-state update users ada '[{"type": "increment", "path": "visits", "by": 1}]'
+    iii-state update shop tea '[{"type": "decrement", "path": "stock", "by": 1}]' --if '[{"path": "stock", "gte": 1}]'
     """
     text = json_text("OPS", ops)
 
     async def action() -> None:
+        asked = {"if": only_if, "meta": meta or None, "strict": strict or None, "ttl_ms": ttl_ms}
         async with Client(engine_at(url)) as client:
-            answer = await client.call("state::update", request(scope=scope, key=key, ops=text, ttl_ms=ttl_ms))
+            await check_features(client, [("if", only_if is not None), ("meta", meta or strict)])
+            answer = await client.call("state::update", request(scope=scope, key=key, ops=text, **asked))
         show(answer, as_json)
         errors = values.decode(answer or b"{}").get("errors", [])
         for error in errors:
@@ -107,99 +127,20 @@ def update(scope: str, key: str, ops: str, ttl_ms: int | None, url: str, as_json
 @click.command()
 @click.argument("scope")
 @click.argument("key")
+@condition_options
 @engine_options
-def delete(scope: str, key: str, url: str, as_json: bool) -> None:
-    """Remove the value at SCOPE and KEY; print what was there."""
+def delete(scope: str, key: str, only_if: bytes | None, url: str, as_json: bool) -> None:
+    """Remove the value at SCOPE and KEY; print what was there.
+
+    Where a condition (--if-etag and the like) does not hold, nothing changes, and the exit code is 1.
+
+    \b
+    iii-state delete leases printer --if-equals '"ada"'
+    """
 
     async def action() -> None:
         async with Client(engine_at(url)) as client:
-            show(await client.call("state::delete", request(scope=scope, key=key)), as_json)
+            await check_features(client, [("if", only_if is not None)])
+            show(await client.call("state::delete", request(scope=scope, key=key, **{"if": only_if})), as_json)
 
     run(action)
-
-
-@click.command("list", short_help="Print the values of SCOPE.")
-@click.argument("scope")
-@engine_options
-def list_values(scope: str, url: str, as_json: bool) -> None:
-    """Print the values of SCOPE: one a line in a pipe, one list with --json."""
-
-    async def action() -> None:
-        async with Client(engine_at(url)) as client:
-            answer = await client.call("state::list", request(scope=scope))
-        if as_json:
-            show(answer, as_json)
-            return
-        for value in msgspec.json.decode(answer or b"[]", type=list[msgspec.Raw]):
-            show(value, as_json)
-
-    run(action)
-
-
-@click.command()
-@click.argument("scope")
-@engine_options
-def keys(scope: str, url: str, as_json: bool) -> None:
-    """Print the keys of SCOPE, one a line."""
-
-    async def action() -> None:
-        async with Client(engine_at(url)) as client:
-            answer = await client.call("state::list_keys", request(scope=scope))
-        if as_json:
-            show(answer, as_json)
-            return
-        _print_names(values.decode(answer or b"{}").get("keys", []))
-
-    run(action)
-
-
-@click.command(short_help="Print keys and values of SCOPE.")
-@click.argument("scope")
-@engine_options
-def entries(scope: str, url: str, as_json: bool) -> None:
-    """Print keys and values of SCOPE as they were at one moment, however many there are: ["key", value], one a line."""
-
-    async def action() -> None:
-        cursor = None
-        async with Client(engine_at(url)) as client:
-            while True:
-                answer = await client.call(
-                    "state::list_entries", request(scope=scope, cursor=cursor, limit=1000, max_bytes=8_000_000)
-                )
-                page = _page.decode(answer or b"{}")
-                for entry in page.entries:
-                    show(entry, as_json)
-                cursor = page.next_cursor
-                if cursor is None:
-                    break
-
-    run(action)
-
-
-class _Page(msgspec.Struct):
-    entries: list[msgspec.Raw]
-    next_cursor: str | None
-
-
-_page = msgspec.json.Decoder(_Page)
-
-
-@click.command()
-@engine_options
-def groups(url: str, as_json: bool) -> None:
-    """Print the scopes that have values, one a line."""
-
-    async def action() -> None:
-        async with Client(engine_at(url)) as client:
-            answer = await client.call("state::list_groups", b"{}")
-        if as_json:
-            show(answer, as_json)
-            return
-        _print_names(values.decode(answer or b"{}").get("groups", []))
-
-    run(action)
-
-
-def _print_names(names: list[str]) -> None:
-    for each in names:
-        print_line(name(each) if is_terminal() else exact_name(each))

@@ -4,49 +4,40 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypedDict, TypeVar
-
-import msgspec
+from typing import Any, Literal, TypedDict, TypeVar, overload
 
 from iii_state.client.following import Following
+from iii_state.events import TRIGGERS_V2, EventType, OnFull
+from iii_state.history import MOST_CHANGES
+from iii_state.state.conditions import Condition
+from iii_state.state.features import check_features
 from iii_state.state.handlers import EmbeddingEngine, EventHandler, Handlers
 from iii_state.state.log_source import FollowedScope
+from iii_state.state.ops import OpPath
+from iii_state.state.outcomes import (
+    SetResult,
+    StateChange,
+    StepResult,
+    Stored,
+    UpdateResult,
+    check_met,
+    check_steps_met,
+    op_errors,
+)
+from iii_state.state.steps import Step
 from iii_state.state.watch import WATCH_BOUNDS, Watch, Watches
-from iii_state.values.ops import OpError
 
 H = TypeVar("H", bound=EventHandler)
+
+Order = Literal["asc", "desc"]
+Returned = Literal["both", "new", "old", "none"]
+Changed = Literal["created", "updated", "deleted"]
 
 WATCH_EVENTS = 1000
 """How many events a watch keeps for its reader, if it is not told otherwise."""
 
 PAGE_ENTRIES, PAGE_BYTES = 1000, 8_000_000
 """The largest page that `state::list_entries` gives."""
-
-
-@dataclass(frozen=True, slots=True)
-class SetResult:
-    """What `State.set` did: the value before (None where there was none, and for a stored null), and the one that is stored.
-
-    >>> await state.set("results", "n", 1)
-    SetResult(old_value=None, new_value=1)
-    """
-
-    old_value: Any
-    new_value: Any
-
-
-@dataclass(frozen=True, slots=True)
-class UpdateResult:
-    """What `State.update` did: the value before and after, and why ops were skipped; without `errors` all were applied.
-
-    >>> await state.update("results", "m", [ops.increment()])
-    UpdateResult(old_value=None, new_value=1, errors=[])
-    """
-
-    old_value: Any
-    new_value: Any
-    errors: list[OpError] = field(default_factory=list)
 
 
 class Retry(TypedDict, total=False):
@@ -85,7 +76,8 @@ class State:
     It may be made before the engine runs. Each call is a call of the function of the same name (`State.set` is `state::set`), and
     fails as that does, with a `FunctionError` whose `code` says why: `deserialization_error` for what is no JSON,
     `VALUE_TOO_LARGE`, `SET_ERROR`, `GET_ERROR` and so on for what the store could not do, `function_not_found` in an engine without
-    state. `RuntimeError` is raised where the engine does not run.
+    state, `UNSUPPORTED` where its state worker is an older one, which lacks what is asked for: then nothing was done.
+    `RuntimeError` is raised where the engine does not run.
     """
 
     def __init__(self, engine: EmbeddingEngine) -> None:
@@ -98,21 +90,54 @@ class State:
             await self._handlers.register()
         return await self._engine.trigger({"function_id": f"state::{function}", "payload": payload})
 
+    async def _ask(self, function: str, needs: Mapping[str, Any], **payload: Any) -> Any:
+        """A call that the engine has to have these features for, of which each is needed that is set."""
+        features = [feature for feature, is_needed in needs.items() if is_needed]
+        if features:
+            await check_features(self._engine, features)
+        return await self._call(function, **payload)
+
     # -- values
 
-    async def set(self, scope: str, key: str, value: Any, *, ttl_ms: int | None = None) -> SetResult:
+    async def set(
+        self,
+        scope: str,
+        key: str,
+        value: Any,
+        *,
+        ttl_ms: int | None = None,
+        only_if: Sequence[Condition] | None = None,
+        meta: bool = False,
+        return_: Returned = "both",
+    ) -> SetResult:
         """Store a value in place of the one there is. With `ttl_ms` (milliseconds) it goes by itself then; without, it stays.
+
+        `only_if` are conditions on what is stored, made by the functions of `iii_state.conditions`: where one does not hold,
+        nothing is changed, and `ConditionUnmet` is raised, which has what is there. `meta` asks for `etag` and `revision` of
+        the result. `return_` says which values are wanted back; the others are None: of a large value that saves its way.
 
         >>> await state.set("orders", "o1", {"n": 1})
         SetResult(old_value=None, new_value={'n': 1})
         >>> await state.set("orders", "o1", [1.0, 2**63], ttl_ms=60_000)
         SetResult(old_value={'n': 1}, new_value=[1.0, 9223372036854775808])
+        >>> first = await state.set("orders", "o9", "large", only_if=[conditions.absent()], meta=True, return_="none")
+        >>> await state.set("orders", "o9", "other", only_if=[conditions.etag(first.etag)])
+        SetResult(old_value='large', new_value='other')
         """
-        result = await self._call("set", scope=scope, key=key, value=value, **_deadline(ttl_ms))
-        return SetResult(result["old_value"], result["new_value"])
+        needs = {"if": only_if is not None, "meta": meta or return_ != "both"}
+        given = _deadline(ttl_ms) | _conditions(only_if) | _reply(meta, return_)
+        result = await self._ask("set", needs, scope=scope, key=key, value=value, **given)
+        check_met(result, scope, key, only_if)
+        return SetResult(result.get("old_value"), result.get("new_value"), result.get("etag"), result.get("revision"))
 
-    async def get(self, scope: str, key: str) -> Any:
-        """The value; None where there is none, and for a stored null.
+    @overload
+    async def get(self, scope: str, key: str, *, meta: Literal[False] = False) -> Any: ...
+
+    @overload
+    async def get(self, scope: str, key: str, *, meta: Literal[True]) -> Stored: ...
+
+    async def get(self, scope: str, key: str, *, meta: bool = False) -> Any:
+        """The value; None where there is none, and for a stored null. With `meta` it is a `Stored`, which tells them apart.
 
         >>> await state.set("users", "ada", {"name": "Ada"})
         SetResult(old_value=None, new_value={'name': 'Ada'})
@@ -120,25 +145,60 @@ class State:
         {'name': 'Ada'}
         >>> print(await state.get("users", "nobody"))
         None
+        >>> stored = await state.get("users", "ada", meta=True)
+        >>> stored.value, stored.ttl_ms
+        ({'name': 'Ada'}, None)
         """
-        return await self._call("get", scope=scope, key=key)
+        if not meta:
+            return await self._call("get", scope=scope, key=key)
+        found = await self._ask("get", {"meta": True}, scope=scope, key=key, meta=True)
+        return Stored(found["value"], found["etag"], found["ttl_ms"], found["revision"])
 
-    async def delete(self, scope: str, key: str) -> Any:
-        """Delete a value, and return it; None where there was none.
+    async def get_many(self, scope: str, keys: Sequence[str]) -> dict[str, Any]:
+        """The values at up to 1,000 keys of a scope, at one instant; of a key without a value there is none in the result.
+
+        >>> await state.set("prices", "tea", 3)
+        SetResult(old_value=None, new_value=3)
+        >>> await state.get_many("prices", ["tea", "milk"])
+        {'tea': 3}
+        """
+        found = (await self._ask("get_many", {"many": True}, scope=scope, keys=keys))["values"]
+        return {key: value["value"] for key, value in zip(keys, found, strict=True) if value["found"]}
+
+    async def delete(self, scope: str, key: str, *, only_if: Sequence[Condition] | None = None) -> Any:
+        """Delete a value, and return it; None where there was none. `only_if` is as in `set`.
 
         >>> await state.set("users", "bob", {"name": "Bob"})
         SetResult(old_value=None, new_value={'name': 'Bob'})
-        >>> await state.delete("users", "bob")
+        >>> await state.delete("users", "bob", only_if=[conditions.equals("name", "Bob")])
         {'name': 'Bob'}
         """
-        return await self._call("delete", scope=scope, key=key)
+        if only_if is None:
+            return await self._call("delete", scope=scope, key=key)
+        # With `meta`, a value that was deleted cannot be taken for the result of a condition that did not hold.
+        needs = {"if": True, "meta": True}
+        result = await self._ask("delete", needs, scope=scope, key=key, meta=True, **_conditions(only_if))
+        check_met(result, scope, key, only_if)
+        return result["old_value"]
 
-    async def update(self, scope: str, key: str, ops: Sequence[Mapping[str, Any]], *, ttl_ms: int | None = None) -> UpdateResult:
+    async def update(
+        self,
+        scope: str,
+        key: str,
+        ops: Sequence[Mapping[str, Any]],
+        *,
+        ttl_ms: int | None = None,
+        only_if: Sequence[Condition] | None = None,
+        strict: bool = False,
+        meta: bool = False,
+        return_: Returned = "both",
+    ) -> UpdateResult:
         """Apply ops in order to a value, or to an empty object where there is none, in one atomic step.
 
         `ops` come from the functions of `iii_state.ops`. One that the value does not allow is skipped and reported in `errors`, and
-        the others count. One that makes no sense at all (a path that is a number) refuses the call: `deserialization_error`, and
-        nothing has changed. With `ttl_ms` the value gets a new deadline; without, the one that it has stays.
+        the others count; with `strict` it refuses the call with `OP_FAILED`. One that makes no sense at all (a path that is a
+        number) refuses the call always: `deserialization_error`, and nothing has changed. With `ttl_ms` the value gets a new
+        deadline; without, the one that it has stays. `only_if`, `meta` and `return_` are as in `set`.
 
         >>> await state.set("orders", "o2", {"n": 1, "status": "new", "items": []})
         SetResult(old_value=None, new_value={'n': 1, 'status': 'new', 'items': []})
@@ -147,35 +207,92 @@ class State:
         {'n': 2, 'status': 'new', 'items': ['book']}
         >>> [(error.op_index, error.code, error.message) for error in result.errors]
         [(1, 'increment.not_number', "Expected number at path 'status', got string.")]
+        >>> await state.update("orders", "o2", [ops.increment("n")], only_if=[conditions.lt("n", 3)], return_="none")
+        UpdateResult(old_value=None, new_value=None, errors=[])
         """
-        result = await self._call("update", scope=scope, key=key, ops=ops, **_deadline(ttl_ms))
-        errors = msgspec.convert(result.get("errors", []), builtins.list[OpError])
-        return UpdateResult(result["old_value"], result["new_value"], errors)
+        needs = {"if": only_if is not None, "meta": meta or strict or return_ != "both"}
+        given = _deadline(ttl_ms) | _conditions(only_if) | _reply(meta, return_) | ({"strict": True} if strict else {})
+        result = await self._ask("update", needs, scope=scope, key=key, ops=ops, **given)
+        check_met(result, scope, key, only_if)
+        old, new, errors = result.get("old_value"), result.get("new_value"), op_errors(result)
+        return UpdateResult(old, new, errors, result.get("etag"), result.get("revision"))
+
+    async def touch(self, scope: str, key: str, ttl_ms: int | None) -> bool:
+        """Give a value another deadline, `ttl_ms` from now, or none with None; False where there is no value. It is no change.
+
+        >>> await state.set("leases", "printer", "ada", ttl_ms=30_000)
+        SetResult(old_value=None, new_value='ada')
+        >>> await state.touch("leases", "printer", 60_000)
+        True
+        """
+        found: bool = (await self._ask("touch", {"touch": True}, scope=scope, key=key, ttl_ms=ttl_ms))["found"]
+        return found
+
+    async def transact(self, scope: str, steps: Sequence[Step]) -> builtins.list[StepResult]:
+        """Make up to 128 changes of one scope, all or none, in one atomic step; each has its event, in order.
+
+        `steps` come from the functions of `iii_state.steps`, whose page of help has an example of more. A step finds what those
+        before it have left. Where a condition of one does not hold, `ConditionUnmet` is raised, which says of which `step`.
+
+        >>> await state.set("jobs", "waiting/1", "print")
+        SetResult(old_value=None, new_value='print')
+        >>> is_there = [conditions.present()]
+        >>> done = await state.transact("jobs", [steps.delete("waiting/1", only_if=is_there), steps.set("taken/1", "print")])
+        >>> await state.list_keys("jobs")
+        ['taken/1']
+        """
+        given = [dict(step) for step in steps]
+        needs = {
+            "transact": True,
+            "if": any(step.get("if") is not None for step in given),
+            "meta": any(step.get("strict") for step in given),
+        }
+        result = await self._ask("transact", needs, scope=scope, steps=given, if_failed="return")
+        check_steps_met(result, scope, given)
+        return [StepResult(done["old_value"], done.get("new_value"), op_errors(done)) for done in result["results"]]
 
     # -- scopes
 
-    async def list(self, scope: str) -> builtins.list[Any]:
+    async def list(
+        self, scope: str, *, prefix: str | None = None, limit: int | None = None, order: Order | None = None
+    ) -> builtins.list[Any]:
         """The values of a scope, in no order that is promised; `[]` for a scope that is not there.
 
-        More than 60 MiB are refused with `LIST_ERROR`: `entries` reads any amount.
+        `prefix` asks for those whose key begins so, `limit` for so many (1 to 100,000), `order` for them by the bytes of their
+        keys. More than 60 MiB are refused with `LIST_ERROR`: `entries` reads any amount.
 
         >>> await state.set("colours", "sky", "blue")
         SetResult(old_value=None, new_value='blue')
         >>> await state.list("colours")
         ['blue']
+        >>> await state.list("colours", prefix="sk", limit=10, order="asc")
+        ['blue']
         """
-        values: builtins.list[Any] = await self._call("list", scope=scope)
+        asked = _given(prefix=prefix, limit=limit, order=order)
+        values: builtins.list[Any] = await self._ask("list", {"prefix": asked}, scope=scope, **asked)
         return values
 
-    async def list_keys(self, scope: str) -> builtins.list[str]:
-        """The keys of a scope, in no order that is promised.
+    async def list_keys(
+        self,
+        scope: str,
+        *,
+        prefix: str | None = None,
+        limit: int | None = None,
+        order: Order | None = None,
+        after: str | None = None,
+    ) -> builtins.list[str]:
+        """The keys of a scope, in no order that is promised. `prefix`, `limit` and `order` are as in `list`.
 
-        >>> await state.set("fruit", "apple", 3)
-        SetResult(old_value=None, new_value=3)
-        >>> await state.list_keys("fruit")
-        ['apple']
+        With `after`, a key, those behind it come, ascending if nothing else is said: so the last key of a page leads to the next.
+
+        >>> await state.transact("fruit", [steps.set("apple", 3), steps.set("fig", 1), steps.set("pear", 2)], )
+        [...]
+        >>> page = await state.list_keys("fruit", limit=2)
+        >>> page, await state.list_keys("fruit", limit=2, after=page[-1])
+        (['apple', 'fig'], ['pear'])
         """
-        keys: builtins.list[str] = (await self._call("list_keys", scope=scope))["keys"]
+        asked = _given(prefix=prefix, limit=limit, order=order, after=after)
+        keys: builtins.list[str] = (await self._ask("list_keys", {"prefix": asked}, scope=scope, **asked))["keys"]
         return keys
 
     async def list_groups(self) -> builtins.list[str]:
@@ -189,12 +306,14 @@ class State:
         groups: builtins.list[str] = (await self._call("list_groups"))["groups"]
         return groups
 
-    async def entries(self, scope: str) -> AsyncGenerator[tuple[str, Any], None]:
+    async def entries(
+        self, scope: str, *, prefix: str | None = None, order: Order | None = None
+    ) -> AsyncGenerator[tuple[str, Any], None]:
         """The keys and values of a scope, as it was at one moment: when the first is asked for. It is read in pages.
 
         What is written meanwhile changes nothing in it. A reader that takes longer than 120 s for a page (1,000 entries or 8 MB)
         gets `INVALID_CURSOR`; an entry of more than 8 MB, which comes after all others, is `ROW_TOO_LARGE`; too many readers or too
-        large scopes at a time are `SNAPSHOT_CAPACITY`.
+        large scopes at a time are `SNAPSHOT_CAPACITY`. `prefix` and `order` are as in `list`.
 
         >>> for number in range(3):
         ...     await state.set("numbers", f"n{number}", number)
@@ -203,15 +322,45 @@ class State:
         SetResult(old_value=None, new_value=2)
         >>> sum([number async for key, number in state.entries("numbers")])
         3
+        >>> [key async for key, number in state.entries("numbers", order="desc")]
+        ['n2', 'n1', 'n0']
         """
-        cursor: dict[str, str] = {}
+        asked = _given(prefix=prefix, order=order)
+        needs: dict[str, Any] = {"prefix": asked}
         while True:
-            page = await self._call("list_entries", scope=scope, limit=PAGE_ENTRIES, max_bytes=PAGE_BYTES, **cursor)
+            page = await self._ask("list_entries", needs, scope=scope, limit=PAGE_ENTRIES, max_bytes=PAGE_BYTES, **asked)
             for key, value in page["entries"]:
                 yield key, value
             if page["done"]:
                 return
-            cursor["cursor"] = page["next_cursor"]
+            asked, needs = {"cursor": page["next_cursor"]}, {}
+
+    async def history(
+        self, scope: str, *, key: str | None = None, after: str | None = None, limit: int | None = None
+    ) -> AsyncGenerator[StateChange, None]:
+        """The changes of a scope that has a change log (setting `history`), oldest first; it ends where there are no more.
+
+        `key` asks for those of one key, `after` for those behind a position (`event.after` of a change), `limit` for so many.
+        `watch` goes on from a position and waits for what comes.
+
+        >>> await state.set("ledger", "l8", 8)
+        SetResult(old_value=None, new_value=8)
+        >>> [change.event.new_value async for change in state.history("ledger", key="l8", limit=100)]
+        [8]
+
+        Raises `FunctionError`: `HISTORY_ERROR` for a scope without a change log, `COMPACTED` where what comes after the position is
+        kept no more.
+        """
+        source = FollowedScope(self._call, scope, key, Following(after, initial=False))
+        position, left = after, limit
+        while left is None or left > 0:
+            page = await source.page(position, MOST_CHANGES if left is None else min(left, MOST_CHANGES))
+            for change in page.changes:
+                yield StateChange(change.revision or 0, change.at_ms or 0, change.event)
+            if page.next_after == position:
+                return
+            left = None if left is None else left - len(page.changes)
+            position = page.next_after
 
     # -- events
 
@@ -301,6 +450,16 @@ class State:
         retry: Retry | None = None,
         retention_ms: int | Literal["forever"] | None = None,
         concurrency: int | None = None,
+        scope_prefix: str | None = None,
+        key_prefix: str | None = None,
+        event_types: Sequence[Changed | EventType] | None = None,
+        changed: Sequence[OpPath] | None = None,
+        when: Sequence[Condition] | None = None,
+        coalesce: bool = False,
+        payload: Literal["full", "new", "keys"] | None = None,
+        on_full: OnFull | None = None,
+        max_queue_length: int | None = None,
+        max_queue_bytes: int | None = None,
     ) -> Callable[[H], H]:
         """Have a function called after every change: of all values, or of those of `scope`, of `key`, or of both.
 
@@ -327,6 +486,23 @@ class State:
         `concurrency` is how many events are handled at once. `condition_function_id` is a function of the engine that is called
         with the event first, and skips the handler with `false`. What is not given is as configured.
 
+        The others ask for less, and what does not match costs no call. `scope_prefix` and `key_prefix` say how the names begin;
+        `event_types` which changes; `changed` which members have to differ, as paths (those of `iii_state.ops`); `when` what has
+        to hold for the new value, or, with `"of": "old"` in a condition, for the old one. `coalesce` keeps one waiting event of
+        each key, from the oldest value to the newest. `payload="new"` leaves out the old value, `"keys"` both: they are None then.
+        `on_full`, `max_queue_length` and `max_queue_bytes` are the bounds of this queue. All but the last four belong to what the
+        subscription is known by.
+
+            >>> moved = asyncio.Queue()
+            >>> is_paid = conditions.equals("status", "paid")
+            >>> @state.on_change(scope="sales", changed=["status"], when=[is_paid, {"of": "old", "present": True}])
+            ... async def paid(event: Event) -> None:
+            ...     await moved.put(event.key)
+            >>> for status in ("new", "paid", "paid"):
+            ...     changed = await state.set("sales", "s1", {"status": status})
+            >>> await moved.get()
+            's1'
+
         A decorator cannot wait, and registering does. Decorated in a running program, the function is registered in the background,
         and every call of this `State` that comes later waits for it, so that its own writes are seen. Decorated before, at the top
         of a module say, it is registered by `start`. What fails is logged and tried again; until then `start` and every call raise
@@ -345,9 +521,23 @@ class State:
             retention_ms=retention_ms,
             concurrency=concurrency,
         )
+        narrowed = _given(
+            scope_prefix=scope_prefix,
+            key_prefix=key_prefix,
+            event_types=event_types,
+            changed=changed,
+            when=when,
+            coalesce=coalesce or None,
+            payload=payload,
+            on_full=on_full,
+            max_queue_length=max_queue_length,
+            max_queue_bytes=max_queue_bytes,
+        )
+        features = [TRIGGERS_V2] if narrowed else []
+        config |= narrowed
 
         def decorate(handler: H) -> H:
-            self._handlers.add(handler, function_id, config)
+            self._handlers.add(handler, function_id, config, features)
             return handler
 
         return decorate
@@ -382,6 +572,14 @@ class State:
 
 def _given(**members: Any) -> dict[str, Any]:
     return {name: value for name, value in members.items() if value is not None}
+
+
+def _conditions(only_if: Sequence[Condition] | None) -> dict[str, Any]:
+    return {} if only_if is None else {"if": only_if, "if_failed": "return"}
+
+
+def _reply(meta: bool, return_: Returned) -> dict[str, Any]:
+    return ({"meta": True} if meta else {}) | ({} if return_ == "both" else {"return": return_})
 
 
 def _deadline(ttl_ms: int | None) -> dict[str, int]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from iii_state.errors import words
 from iii_state.events import Cause, EventType, known_cause
 from iii_state.host import Module
+from iii_state.state.features import check_features
 from iii_state.tasks.background import Background
 
 log = logging.getLogger(__name__)
@@ -106,6 +107,8 @@ class _Pending:
     function_id: str
     handler: EventHandler
     config: dict[str, Any]
+    features: Sequence[str]
+    """What the engine has to be able to for it."""
 
 
 class Handlers:
@@ -125,14 +128,14 @@ class Handlers:
         self._background = Background()
         self._registering: asyncio.Task[None] | None = None
 
-    def add(self, handler: EventHandler, function_id: str | None, config: dict[str, Any]) -> None:
-        """Take a handler on. Raises `TypeError` and `ValueError` as `State.on_change` says."""
+    def add(self, handler: EventHandler, function_id: str | None, config: dict[str, Any], features: Sequence[str] = ()) -> None:
+        """Take a handler on, which needs these features. Raises `TypeError` and `ValueError` as `State.on_change` says."""
         _check_signature(handler)
         name = _default_name(handler) if function_id is None else function_id
         known = self._named.setdefault(name, handler)
         if known != handler:
             raise ValueError(f"{name} is the name of another handler already: give each a function_id of its own")
-        self.pending.append(_Pending(name, handler, config))
+        self.pending.append(_Pending(name, handler, config, features))
         try:
             asyncio.get_running_loop()
         except RuntimeError:
@@ -162,6 +165,8 @@ class Handlers:
 
     async def _register(self, pending: _Pending) -> None:
         name = pending.function_id
+        if pending.features:
+            await check_features(self._engine, pending.features)
         registered = self._registered.get(name)
         function = registered or self._engine.register_function(name, _called_with_events(pending.handler))
         try:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from iii_state import Engine, StateModule
+from tests.docs.test_skills import WITHOUT_DEPRECATED
 from tests.support import ROOT
 from tests.support.engines.attached import attached
 from tests.support.engines.processes import free_port, running_engine
@@ -33,7 +34,8 @@ def block(kind: str, name: str) -> str:
 
 def run(python: str | Path, path: Path, source: str) -> list[str]:
     path.write_text(source, encoding="utf-8")
-    done = subprocess.run([python, path], capture_output=True, text=True, timeout=60, check=False, cwd=path.parent)
+    command = [python, *WITHOUT_DEPRECATED, path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=path.parent)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
@@ -172,9 +174,10 @@ async def test_an_alert_finds_loops_and_dead_letters() -> None:
 def test_every_program_of_a_page_is_marked_and_run() -> None:
     """What this module asks for is all there is: a program without a mark would not be noticed when it stops to work.
 
-    The page `guard` has a test of its own (`tests/guard/test_page.py`), which says the same of it.
+    The pages `guard` and `recipes` have tests of their own (`tests/guard/test_page.py`, `test_recipes.py`), which say the same.
     """
-    marked = {found for page in PAGES for found in re.findall(r"<!-- (\w+: [\w.]+) -->", page) if not page.startswith("# Guard")}
+    here = [page for page in PAGES if not page.startswith(("# Guard", "# Recipes"))]
+    marked = {found for page in here for found in re.findall(r"<!-- (\w+: [\w.]+) -->", page)}
     run_here = {f"{kind}: {name}" for kind, name in re.findall(r'block\("(\w+)", "([\w.]+)"\)', Path(__file__).read_text())}
     assert marked == run_here | {f"commands: {name}" for name in ("engines", "sentinels", "fleet")}
     for page in PAGES:

@@ -135,6 +135,11 @@ def engine_for_node() -> Iterator[EngineProcess]:
         yield engine
 
 
+WITHOUT_DEPRECATED = ["-W", "error::DeprecationWarning", "-W", "ignore:register_trigger is deprecated:DeprecationWarning"]
+"""Examples call nothing that the SDK wants gone, but `register_trigger`: it offers no other call for triggers of state yet, and
+its documentation says to keep to that."""
+
+
 @dataclass(frozen=True)
 class Compiled:
     """The TypeScript examples as JavaScript, and what the compiler had to say."""
@@ -173,7 +178,7 @@ def printed(command: list[str | Path], engine: EngineProcess, folder: Path) -> s
 def test_a_python_example_prints_what_its_page_says(example: Example, engine_for_python: EngineProcess, tmp_path: Path) -> None:
     (tmp_path / "example.py").write_text(example.source, encoding="utf-8")
     python = PYTHON_NEW.directory / "bin" / "python"
-    assert printed([python, "example.py"], engine_for_python, tmp_path) == example.output
+    assert printed([python, *WITHOUT_DEPRECATED, "example.py"], engine_for_python, tmp_path) == example.output
 
 
 def test_the_typescript_examples_pass_the_type_checker(compiled: Compiled) -> None:

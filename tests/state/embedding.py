@@ -7,6 +7,7 @@ from typing import Any, assert_type
 from iii_state import (
     Caller,
     Code,
+    ConditionUnmet,
     ConfigError,
     Engine,
     Event,
@@ -24,8 +25,11 @@ from iii_state import (
     Runner,
     SetResult,
     State,
+    StateChange,
     StateError,
     StateModule,
+    StepResult,
+    Stored,
     StoreError,
     Trigger,
     TriggerProvider,
@@ -33,7 +37,9 @@ from iii_state import (
     UpdateResult,
     Watch,
     WorkerLost,
+    conditions,
     ops,
+    steps,
 )
 
 engine = Engine(call_timeout=30.0)
@@ -57,6 +63,19 @@ async def changed(event: Event) -> None:
 @state.on_change(scope="orders", key="o1", function_id="orders::count", delivery="broadcast", retry=patient, retention_ms="forever")
 def count(event: Event) -> int:
     return event.attempt
+
+
+@state.on_change(
+    scope_prefix="users/",
+    event_types=["updated"],
+    changed=["email", ["address", "city"]],
+    when=[conditions.present("email")],
+    coalesce=True,
+    payload="keys",
+    on_full="drop_oldest",
+    max_queue_length=1000,
+)
+def less(event: Event) -> None: ...
 
 
 class Clock:
@@ -121,6 +140,33 @@ async def calls() -> None:
     assert_type(await state.delete("orders", "o1"), Any)
 
 
+async def more_calls() -> None:
+    first = await state.set("more", "k", {"n": 1}, only_if=[conditions.absent()], meta=True, return_="none")
+    assert_type(first.etag, str | None)
+    assert_type(await state.get("more", "k", meta=True), Stored)
+    assert_type(await state.get("more", "k", meta=False), Any)
+    by_hand = {"path": "n", "equals": 1}
+    result = await state.update("more", "k", [ops.increment("n")], only_if=[by_hand, conditions.gte("n", 1)], strict=True)
+    assert_type(result.revision, int | None)
+    try:
+        await state.delete("more", "k", only_if=[conditions.equals("n", 1), conditions.etag(first.etag or "")])
+    except ConditionUnmet as unmet:
+        assert_type(unmet.index, int)
+        assert_type(unmet.value, Any)
+        print(unmet)
+    done = await state.transact("more", [steps.set("a", 1), steps.update("k", [ops.increment("n")]), steps.delete("a")])
+    assert_type(done, list[StepResult])
+    assert_type(await state.get_many("more", ["a", "k"]), dict[str, Any])
+    assert_type(await state.touch("more", "k", None), bool)
+    assert_type(await state.list("more", prefix="k", limit=1, order="desc"), list[Any])
+    assert_type(await state.list_keys("more", after="a", order="asc"), list[str])
+    try:
+        async for change in state.history("more", key="k", limit=10):
+            assert_type(change, StateChange)
+    except FunctionError as error:
+        print(error.code)
+
+
 async def main() -> None:
     module: Module = Clock()
     async with engine:
@@ -137,6 +183,7 @@ async def main() -> None:
         async with state.watch(scope="orders", buffer=100) as events:
             await calls()
             seen = await follow(events)
+        await more_calls()
         print(*(event.event_type for event in seen))
         try:
             await state.set("orders", "o1", float("nan"))

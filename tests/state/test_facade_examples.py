@@ -13,9 +13,23 @@ from typing import Any
 import pytest
 
 import iii_state
-from iii_state import Engine, Event, Retry, SetResult, State, UpdateResult, Watch, ops
+from iii_state import (
+    Engine,
+    Event,
+    Retry,
+    SetResult,
+    State,
+    StateChange,
+    StepResult,
+    Stored,
+    UpdateResult,
+    Watch,
+    conditions,
+    ops,
+    steps,
+)
 
-OBJECTS: list[Any] = [State, Watch, Event, SetResult, UpdateResult, Retry, ops]
+OBJECTS: list[Any] = [State, Watch, Event, SetResult, UpdateResult, StepResult, Stored, StateChange, Retry, ops, conditions, steps]
 """Whose docstrings, and those of their public functions and methods, have examples."""
 
 WITHOUT = {"Watch.aclose"}

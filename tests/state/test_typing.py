@@ -26,12 +26,26 @@ WRONG = {
     "state.on_change(retry={'attempts': 3})": "arg-type|typeddict-unknown-key",
     "state.on_change(delivery='twice')": "arg-type",
     "state.on_change()(no_argument)": "type-var",
+    "state.on_change(payload='old')": "arg-type",
+    'await state.set("s", "k", 1, only_if=conditions.absent())': "arg-type",
+    'await state.set("s", "k", 1, return_="all")': "arg-type",
+    'await state.get("s", "k", meta="yes")': "call-overload",
+    '(await state.get("s", "k", meta=True)).text': "attr-defined",
+    'conditions.gte("n", "1")': "arg-type",
+    'conditions.type("n", "int")': "arg-type",
+    "conditions.no_such_test('a')": "attr-defined",
+    'await state.list("s", order="up")': "arg-type",
+    'await state.list("s", after="k")': "call-arg",
+    'await state.touch("s", "k")': "call-arg",
+    'await state.transact("s", steps.delete("k"))': "arg-type",
+    'steps.set("k")': "call-arg",
+    'steps.delete("k", ttl_ms=1)': "call-arg",
     "State(None)": "arg-type",
 }
 """A line of a program → the kind of mistake that mypy finds in it."""
 
 HEAD = """
-from iii_state import Engine, Event, State, ops
+from iii_state import Engine, Event, State, conditions, ops, steps
 
 def no_argument() -> None: ...
 
@@ -73,6 +87,8 @@ def test_the_users_program_runs() -> None:
     *printed, created, updated, again, deleted = done.stdout.splitlines()
     assert printed == [
         "o1 {'n': 1.5, 'items': ['book'], 'b': 2}",
+        "CONDITION_FAILED: Condition 0 does not hold at path 'n' of scope 'more', key 'k'",
+        "HISTORY_ERROR",
         "state:created state:updated state:updated state:deleted",
         "True",
     ]
