@@ -392,3 +392,17 @@ async def test_conditions_of_a_write_and_of_triggers_go_together(store: Store) -
         "state:updated",
         "state:updated",
     ]
+
+
+async def test_the_end_of_a_stored_null_is_not_taken_for_a_missing_key_when_it_is_looked_at_again(store: Store) -> None:
+    filters = [Filter(changed=((),)), Filter(when_old='[{"present":true}]'), Filter(when_old='[{"type":"null"}]')]
+    subscriptions = [Subscription(f"f{number}", scope="s", filter=wanted) for number, wanted in enumerate(filters)]
+    await store.set("s", "k", b"null")
+    for subscription in subscriptions:
+        await store.subscribe(subscription)
+    await store.delete("s", "missing")
+    await store.delete("s", "k")
+    for subscription in subscriptions:
+        deliveries = await drain(store, subscription)
+        assert told(deliveries) == [("deleted", "s", "k")]
+        assert subscription.still_wants(deliveries[0].event)

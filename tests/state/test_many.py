@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -234,3 +235,18 @@ async def test_a_strict_update_is_all_or_nothing(engine: Engine) -> None:
     message = "steps[1]: Expected number at path 't', got string."
     assert await refused(engine, "transact", scope="s", steps=[{**SET, "key": "j"}, step]) == ("OP_FAILED", message)
     assert await call(engine, "list", scope="s") == [{"t": "x"}]
+
+
+async def test_one_large_value_asked_for_many_times_is_not_copied_to_be_refused() -> None:
+    async with Engine() as large:
+        await large.add_module(StateModule({}))
+        await call(large, "set", scope="s", key="k", value="x" * 1_000_000)
+        tracemalloc.start()
+        try:
+            assert await refused(large, "get_many", scope="s", keys=["k"] * 1000) == (
+                "GET_ERROR",
+                "Failed to get values: they take more than 62914560 bytes; ask for fewer of them at once",
+            )
+            assert tracemalloc.get_traced_memory()[1] < 10_000_000
+        finally:
+            tracemalloc.stop()

@@ -73,6 +73,9 @@ class TransactRequest(msgspec.Struct):
     """What an engine with a bridge to this one allows (bytes)."""
 
 
+_ROW_BYTES = len(b'{"found":false,"value":null},')
+"""What a row of `state::get_many` takes, at most, beside its value."""
+
 _get_many = msgspec.json.Decoder(GetManyRequest)
 _transact = msgspec.json.Decoder(TransactRequest)
 
@@ -160,11 +163,12 @@ def _in_order(
 
 
 def _values_listed(texts: list[bytes | None]) -> bytes:
-    rows = [b'{"found":false,"value":null}' if text is None else b'{"found":true,"value":%b}' % text for text in texts]
-    if sum(map(len, rows)) + len(rows) > LIST_BYTES:
+    # A key may come again, so that one large value is a thousand: nothing is copied before it is known to fit.
+    if sum(_ROW_BYTES if text is None else _ROW_BYTES + len(text) for text in texts) > LIST_BYTES:
         raise FunctionError(
             Code.GET_ERROR, f"Failed to get values: they take more than {LIST_BYTES} bytes; ask for fewer of them at once"
         )
+    rows = (b'{"found":false,"value":null}' if text is None else b'{"found":true,"value":%b}' % text for text in texts)
     return b'{"values":[%b]}' % b",".join(rows)
 
 
