@@ -45,9 +45,6 @@ SUBSCRIPTIONS = {
     "coalesced": Subscription("coalesced", coalesce=True),
 }
 
-WRITES_TELL_REVISIONS = False
-"""Whether writes with `meta` answer the revision, and steps of a transaction judge by it. With True, the machine asks for both."""
-
 _runs = itertools.count()
 
 
@@ -107,9 +104,9 @@ class FunctionsMachine(RuleBasedStateMachine):
         self.is_right = True
         return told
 
-    def conditions(self, scope: str, *, with_revision: bool = True) -> st.SearchStrategy[Any]:
+    def conditions(self, scope: str) -> st.SearchStrategy[Any]:
         held = [value for (of, _), (value, _) in self.model.store.values.items() if of == scope]
-        return conditions(held, [*self.model.revisions.values(), 1] if with_revision else [])
+        return conditions(held, [*self.model.revisions.values(), 1])
 
     @rule(scope=st.sampled_from(["s", "t", "logged"]), puts=st.dictionaries(st.sampled_from(KEYS), DOCUMENTS, min_size=1))
     def put(self, scope: str, puts: dict[str, Any]) -> None:
@@ -122,9 +119,7 @@ class FunctionsMachine(RuleBasedStateMachine):
         change = data.draw(changes(self.conditions(scope)))
         if scope == "logged" and key != "a":
             change.pop("ttl_ms", None)
-        more: dict[str, st.SearchStrategy[Any]] = {"if_failed": st.just("return")}
-        if WRITES_TELL_REVISIONS or scope != "logged":
-            more["meta"] = st.booleans()
+        more: dict[str, st.SearchStrategy[Any]] = {"meta": st.booleans(), "if_failed": st.just("return")}
         if change["type"] != "delete":
             more["return"] = st.sampled_from(["both", "new", "old", "none"])
         given = data.draw(st.fixed_dictionaries({}, optional=more))
@@ -132,7 +127,7 @@ class FunctionsMachine(RuleBasedStateMachine):
 
     @rule(data=st.data(), scope=st.sampled_from(["s", "logged"]), returns=st.booleans())
     def transact(self, data: st.DataObject, scope: str, returns: bool) -> None:
-        conditions = self.conditions(scope, with_revision=WRITES_TELL_REVISIONS or scope != "logged")
+        conditions = self.conditions(scope)
         steps = data.draw(st.lists(st.tuples(st.sampled_from(KEYS), changes(conditions)), min_size=1, max_size=4))
         request: dict[str, Any] = {"scope": scope, "steps": [{"key": key, **change} for key, change in steps]}
         for step in request["steps"]:

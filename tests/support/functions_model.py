@@ -100,7 +100,7 @@ class Functions:
         self.store = model.Store()
         self.logged = logged
         self.revisions: dict[Place, int] = {}
-        """Of each value in a logged scope."""
+        """Of the last change of each place in a logged scope."""
         self.log: dict[str, list[tuple[int, str, str, Any, Any, str | None]]] = {}
         """Scope → revision, event type, key, old, new, cause."""
         self.causes: dict[Place, list[str | None]] = {}
@@ -177,7 +177,7 @@ class Functions:
             del reply[name]
         if request.get("meta"):
             errors = reply.pop("errors", None)
-            reply |= {"etag": etag(self.store.get(place)), REVISION: self.revision(place)}
+            reply |= {"etag": etag(self.store.get(place)), REVISION: self.revisions.get(place)}
             reply |= {} if errors is None else {"errors": errors}
         return reply
 
