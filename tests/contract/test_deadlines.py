@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from iii_state import values
+from iii_state.adapters.base import Updated
 from iii_state.errors import FunctionError, StoreError
 from iii_state.events import Delivery, QueueLimits
 from iii_state.sessions import Request
@@ -150,7 +151,7 @@ async def test_a_call_made_again_answers_what_it_did_though_a_deadline_has_passe
     assert await store.set("s", "k", b"1", ttl_ms=LONG, request=first) is None
     assert await store.get("s", "k") is None
     for _ in range(2):
-        assert await store.update("s", "k", INCREMENT, LIMIT, request=second) == (None, stored({"n": 1}), [])
+        assert await store.update("s", "k", INCREMENT, LIMIT, request=second) == Updated(None, stored({"n": 1}), [])
     assert [event[0] for event in seen(await drain(store, ALL))] == ["created", "deleted", "created"]
 
 

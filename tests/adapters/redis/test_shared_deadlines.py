@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from iii_state.adapters.base import Updated
 from iii_state.adapters.redis import RedisAdapter
 from iii_state.adapters.redis.mutations.routes import deadlines_setting
 from iii_state.config import RedisSettings
@@ -99,7 +100,7 @@ async def test_a_first_deadline_waits_while_the_routes_hold_still(opened: Open, 
     adapter = await opened()
     server.client.set("iii-state:routes:hold", "1", px=300)
     assert await answer_of(adapter.values.set("s", "k", b"1", ttl_ms=LONG)) is None
-    assert await answer_of(adapter.values.update("t", "k", INCREMENT, LIMIT, ttl_ms=LONG)) == (None, stored({"n": 1}), [])
+    assert await answer_of(adapter.values.update("t", "k", INCREMENT, LIMIT, ttl_ms=LONG)) == Updated(None, stored({"n": 1}), [])
     assert sorted(scopes_with_deadlines(server)) == [deadlines_setting(b"s"), deadlines_setting(b"t")]
 
 
