@@ -19,6 +19,7 @@ from iii_state.cli.calls import engine_at, engine_options, request, run, url_opt
 from iii_state.cli.terminal import printable, show
 from iii_state.client.client import Client
 from iii_state.config import BridgeSettings, KvSettings, RedisSettings
+from iii_state.errors import ConfigError
 from iii_state.transfer import stores
 from iii_state.transfer.exporting import Export, Exported
 from iii_state.transfer.files import STANDARD
@@ -195,8 +196,10 @@ def _place(where: dict[str, Any]) -> StorePlace:
         return StorePlace(directory=directory)
     if config_path is None:
         return StorePlace(engine=engine_at(where["url"]))
-    settings = configuration.parse(configuration.load(config_path))
-    adapter = settings.adapter
+    try:
+        adapter = configuration.parse(configuration.load(config_path)).adapter
+    except ConfigError as error:
+        raise click.ClickException(printable(str(error))) from None
     match adapter:
         case RedisSettings():
             return StorePlace(redis=adapter)
