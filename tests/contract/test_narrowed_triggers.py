@@ -310,7 +310,7 @@ async def test_what_waits_together_is_still_one_after_a_restart(kind: str, tmp_p
         for number in range(6):
             await store.set("s", "k", b"%d" % number)
             await store.set("s", "other", b"%d" % number)
-        await store.stop()
+        await store.adapter.stop()
         await store.start()
         await store.subscribe(subscription)
         events = [each.event for each in await drain(store, subscription)]

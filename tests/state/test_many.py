@@ -104,6 +104,7 @@ SET = {"type": "set", "key": "k", "value": 1}
         ([SET, {"type": "set", "value": 1}], "steps[1]: missing field `key`"),
         ([SET, {"type": "set", "key": "k"}], "steps[1]: missing field `value`"),
         ([SET, {"type": "update", "key": "k"}], "steps[1]: missing field `ops`"),
+        ([SET, {**SET, "scope": "t"}], "steps[1]: scope: a transaction is of one scope, and its steps have none"),
         ([SET, {**SET, "ttl_ms": 0}], "steps[1]: ttl_ms: invalid value: 0, expected an integer from 1 to 10000000000000"),
         ([SET, {**SET, "ttl_ms": "1"}], "steps[1].ttl_ms: invalid type: string, expected an integer"),
         (
@@ -118,6 +119,15 @@ async def test_what_transact_cannot_use_changes_nothing(engine: Engine, steps: A
     code, said = await refused(engine, "transact", scope="s", steps=steps)
     assert code == "deserialization_error"
     assert said.startswith(message)
+    assert await call(engine, "list", scope="s") == []
+
+
+async def test_conditions_are_not_passed_over_where_they_do_not_belong(engine: Engine) -> None:
+    condition = [{"absent": True}]
+    code, said = await refused(engine, "transact", scope="s", steps=[SET], **{"if": condition})
+    assert (code, said) == ("deserialization_error", "if: conditions are members of the steps")
+    code, said = await refused(engine, "touch", scope="s", key="k", ttl_ms=1, **{"if": condition})
+    assert (code, said[:32]) == ("deserialization_error", "if: a touch takes no conditions;")
     assert await call(engine, "list", scope="s") == []
 
 

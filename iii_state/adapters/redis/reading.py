@@ -9,9 +9,8 @@ from contextlib import asynccontextmanager
 from iii_state.adapters.redis.adapter import shared_of
 from iii_state.adapters.redis.connection.checks import refuse_newer
 from iii_state.adapters.redis.keyspace.scopes import Scopes
-from iii_state.adapters.redis.sessions import RedisSessions
+from iii_state.adapters.redis.listing import Listing
 from iii_state.adapters.redis.shared import Shared
-from iii_state.adapters.redis.values import RedisValues
 from iii_state.config import RedisSettings
 from iii_state.events import QueueLimits
 
@@ -24,8 +23,7 @@ class RedisReader:
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
         self._scopes = Scopes(shared)
-        self._values = RedisValues(shared, RedisSessions(shared), self._scopes, None)
-        self.pages = self._values.pages
+        self.pages = Listing(shared, self._scopes).pages
 
     @property
     def store(self) -> str | None:

@@ -54,6 +54,8 @@ class StepRequest(msgspec.Struct):
     ttl_ms: int | None = None
     only_if: Raw | UnsetType = msgspec.field(default=UNSET, name="if")
     strict: bool | None = None
+    scope: Raw | UnsetType = UNSET
+    """That of the transaction is meant: a step has none."""
 
 
 class OpsRequest(msgspec.Struct):
@@ -68,6 +70,8 @@ class TransactRequest(msgspec.Struct):
     scope: str
     steps: list[StepRequest]
     if_failed: IfFailed = None
+    only_if: Raw | UnsetType = msgspec.field(default=UNSET, name="if")
+    """Conditions are of steps: here they would be passed over."""
     _iii_state_request: Raw | UnsetType = UNSET
     _iii_state_limit: int | None = None
     """What an engine with a bridge to this one allows (bytes)."""
@@ -111,6 +115,8 @@ class ManyFunctions:
 
         def transact(request: TransactRequest, caller: Caller) -> Result[bytes | None]:
             single = self._single
+            if request.only_if is not UNSET:
+                raise InvalidValue("if: conditions are members of the steps")
             within("steps: number of steps", len(request.steps), 1, MAX_STEPS)
             request_id = request_id_of(request._iii_state_request, caller)
             limit = single.limit if request._iii_state_limit is None else min(single.limit, request._iii_state_limit)
@@ -175,6 +181,8 @@ def _values_listed(texts: list[bytes | None]) -> bytes:
 def _step(number: int, step: StepRequest) -> Step:
     """A step as adapters have it. Raises `InvalidValue` in words that name it."""
     try:
+        if step.scope is not UNSET:
+            raise InvalidValue("scope: a transaction is of one scope, and its steps have none")
         if step.ttl_ms is not None:
             within("ttl_ms", step.ttl_ms, 1, MAX_TTL_MS)
         conditions = extended.conditions_of(step.only_if)

@@ -58,6 +58,8 @@ class TouchRequest(msgspec.Struct, gc=False):
     key: str
     ttl_ms: int | None
     _iii_state_request: Raw | UnsetType = UNSET
+    only_if: Raw | UnsetType = msgspec.field(default=UNSET, name="if")
+    """It takes no conditions, and does not pass them over."""
 
 
 class UpdateRequest(msgspec.Struct):

@@ -219,6 +219,8 @@ class ValueFunctions:
     def _touch(self) -> Handler:
         def touch(request: TouchRequest, caller: Caller) -> Result[bool]:
             request_id = None if request._iii_state_request is UNSET else _request_id(request._iii_state_request, caller)
+            if request.only_if is not UNSET:
+                raise InvalidValue("if: a touch takes no conditions; set, update, delete and the steps of a transaction do")
             if request.ttl_ms is not None:
                 within("ttl_ms", request.ttl_ms, 1, MAX_TTL_MS)
             return self._values.touch(request.scope, request.key, request.ttl_ms, request=request_id)

@@ -172,6 +172,23 @@ async def test_no_event_overtakes_those_that_wait_where_stream_and_counts_are_go
         assert await drain(adapter) == {"another": [1], **{f"k{lane}": [1, 2, 3, 4] for lane in range(3)}}
 
 
+async def test_no_event_overtakes_those_that_wait_where_counts_have_been_replaced(server: RedisServer) -> None:
+    async with adapter_on(server.url) as adapter:
+        await adapter._checking.stop()
+        await answer_of(adapter.queues.subscribe(ONE))
+        await fill(adapter, 3, 4)
+        server.client.delete(f"iii-state:busy:{QUEUE}", f"iii-state:q:{QUEUE}")
+        server.client.set(f"iii-state:busy:{QUEUE}", "in the way")
+        await adapter._mending.look_at_page(QUEUE.encode())  # makes the stream anew
+        await adapter._checking._aside.move(f"iii-state:busy:{QUEUE}".encode(), b"hash", counts=True)
+        await answer_of(adapter.values.set("s", "another", b"1"))
+        for lane in range(3):
+            await answer_of(adapter.values.set("s", f"k{lane}", b"4"))
+        assert server.client.xlen(f"iii-state:q:{QUEUE}") == 0
+        adapter._checking.start()
+        assert await drain(adapter) == {"another": [1], **{f"k{lane}": [1, 2, 3, 4] for lane in range(3)}}
+
+
 async def test_a_stream_that_goes_again_gives_those_that_are_out_their_time_again(server: RedisServer) -> None:
     async with adapter_on(server.url) as adapter:
         await adapter._checking.stop()

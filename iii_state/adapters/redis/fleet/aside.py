@@ -20,10 +20,10 @@ class Aside:
         self._send = shared.connection.send
         self.moved = Signal()
 
-    async def move(self, key: bytes, kind: bytes) -> None:
-        """Move away what has this name, where it is of another kind."""
+    async def move(self, key: bytes, kind: bytes, *, counts: bool = False) -> None:
+        """Move away what has this name, where it is of another kind. With `counts` it is what is counted of a queue."""
         aside = self._keys.aside(key, now_ms())
-        was = await self._run("repair/move_aside", [b"2", key, aside, kind])
+        was = await self._run("repair/move_aside", [b"2", key, aside, kind, b"1" if counts else b""])
         if was:
             logger.error(
                 "the key %s in Redis was a %s, and iii-state keeps a %s there: somebody has replaced it; it is called %s now, and "

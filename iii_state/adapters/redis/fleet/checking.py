@@ -135,7 +135,7 @@ class Checking:
                 case b"TYPE":
                     keys = self._keys
                     kinds = {keys.busy(queue): b"hash", keys.subscription(queue): b"hash"}
-                    await self._aside.move(detail, kinds.get(detail, b"stream"))
+                    await self._aside.move(detail, kinds.get(detail, b"stream"), counts=detail == keys.busy(queue))
                 case b"GONE":
                     await self._take_over(queue, detail)
                 case b"UNHOSTED":
