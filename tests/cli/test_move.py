@@ -133,6 +133,15 @@ def test_a_configuration_that_cannot_be_read_is_one_line(text: str | None, words
         assert (done.exit_code, words in done.stderr, done.stderr.count("\n")) == (1, True, 1), done.stderr
 
 
+def test_an_export_tells_the_size_of_all_that_it_has_written(store: Path, tmp_path: Path) -> None:
+    for chosen in ((), ("--scope", "nosuch")):
+        file = tmp_path / f"{len(chosen)}.jsonl"
+        done = typed("export", file, "--file-path", store, *chosen, "--json")
+        assert json.loads(done.stdout)["bytes"] == file.stat().st_size
+    done = typed("export", tmp_path / "all.jsonl.gz", "--file-path", store)
+    assert " bytes before compression in " in done.stdout
+
+
 def test_a_file_that_is_not_compressed_as_its_name_says_is_no_damaged_one(tmp_path: Path) -> None:
     (tmp_path / "all.jsonl.gz").write_text("# notes\n")
     done = typed("import", tmp_path / "all.jsonl.gz", "--file-path", tmp_path / "new")
