@@ -19,9 +19,10 @@ from iii_state.cli.calls import engine_at, engine_options, request, run, url_opt
 from iii_state.cli.terminal import printable, show
 from iii_state.client.client import Client
 from iii_state.config import BridgeSettings, KvSettings, RedisSettings
+from iii_state.errors import ConfigError
 from iii_state.transfer import stores
 from iii_state.transfer.exporting import Export, Exported
-from iii_state.transfer.files import STANDARD
+from iii_state.transfer.files import STANDARD, compression_of
 from iii_state.transfer.iii_files import IiiFiles
 from iii_state.transfer.importing import ExportFile, Import, Imported, Rows, check
 from iii_state.transfer.lines import Selection
@@ -195,8 +196,10 @@ def _place(where: dict[str, Any]) -> StorePlace:
         return StorePlace(directory=directory)
     if config_path is None:
         return StorePlace(engine=engine_at(where["url"]))
-    settings = configuration.parse(configuration.load(config_path))
-    adapter = settings.adapter
+    try:
+        adapter = configuration.parse(configuration.load(config_path)).adapter
+    except ConfigError as error:
+        raise click.ClickException(printable(str(error))) from None
     match adapter:
         case RedisSettings():
             return StorePlace(redis=adapter)
@@ -230,7 +233,8 @@ def _tell_exported(done: Exported, file: str, seconds: float, *, dry_run: bool, 
         told = {"scopes": done.scopes, "values": done.values, "resumed": done.resumed, "bytes": done.bytes, "seconds": seconds}
         before = f", {done.resumed:,} of them before it was cut off" if done.resumed else ""
         moved = f"{_many(done.values, 'value')} of {_many(done.scopes, 'scope')}{before}"
-        words = f"exported {moved}: {_bytes(done.bytes)} in {seconds:.1f} s"
+        packed = " before compression" if compression_of(file) else ""
+        words = f"exported {moved}: {_bytes(done.bytes)}{packed} in {seconds:.1f} s"
     _tell(told, words, as_json=as_json, to_stderr=file == STANDARD)
 
 

@@ -94,6 +94,7 @@ class Export:
         end = End(scopes=written.scopes, values=written.values, sha256=written.sum.hexdigest())
         output.write(trailer_line(end))
         output.finish()
+        done.bytes = output.bytes
 
     async def _scopes(self) -> list[str]:
         return sorted(scope for scope in await self.source.scopes() if self.selection.has(scope))

@@ -169,6 +169,8 @@ class Lines:
             why = error.strerror or str(error)
         except Exception as error:  # EOFError, zlib.error, ZstdError
             why = str(error)
+        if number == 0:  # a file of another kind under this name, most likely
+            raise TransferError(f"{self.name} cannot be read: {why}; is this the right file, and is it what its name ends with?")
         raise TransferError(f"{self.name} cannot be read behind line {number}: {why}; it is damaged or cut off: copy it again")
 
     def close(self) -> None:

@@ -99,7 +99,7 @@ def read_header(line: bytes) -> Header:
     try:
         header = _header.decode(line)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        raise TransferError("line 1 is no header of an export of iii-state: is this the right file?") from None
+        raise TransferError("line 1 is no header of an export of iii-state; look whether this is the right file") from None
     if header.iii_state_export > FORMAT:
         raise TransferError(
             f"line 1: the export has format {header.iii_state_export}, written by iii-state {header.version}; "

@@ -117,6 +117,41 @@ def test_a_configuration_names_the_store(store: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "cannot read "),
+        ("workers: [", " is no YAML: "),
+        ("workers: [{name: iii-state, config: {histroy: []}}]", "unknown key histroy; did you mean history?"),
+    ],
+)
+def test_a_configuration_that_cannot_be_read_is_one_line(text: str | None, words: str, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    if text is not None:
+        config.write_text(text)
+    for command in ("export", "import"):
+        done = typed(command, tmp_path / "all.jsonl", "--config", config)
+        assert (done.exit_code, words in done.stderr, done.stderr.count("\n")) == (1, True, 1), done.stderr
+
+
+def test_an_export_tells_the_size_of_all_that_it_has_written(store: Path, tmp_path: Path) -> None:
+    for chosen in ((), ("--scope", "nosuch")):
+        file = tmp_path / f"{len(chosen)}.jsonl"
+        done = typed("export", file, "--file-path", store, *chosen, "--json")
+        assert json.loads(done.stdout)["bytes"] == file.stat().st_size
+    done = typed("export", tmp_path / "all.jsonl.gz", "--file-path", store)
+    assert " bytes before compression in " in done.stdout
+
+
+def test_a_file_that_is_not_compressed_as_its_name_says_is_no_damaged_one(tmp_path: Path) -> None:
+    (tmp_path / "all.jsonl.gz").write_text("# notes\n")
+    done = typed("import", tmp_path / "all.jsonl.gz", "--file-path", tmp_path / "new")
+    assert done.exit_code == 1
+    assert "cannot be read: Not a gzipped file" in done.stderr
+    assert "is it what its name ends with?" in done.stderr
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("export",), "Missing argument 'FILE'"),

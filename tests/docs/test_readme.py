@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from iii_state import Engine, StateModule
+from iii_state.cli import main
 from tests.docs.test_skills import WITHOUT_DEPRECATED
 from tests.support import ROOT
 from tests.support.engines.attached import attached
 from tests.support.engines.processes import free_port, running_engine
+from tests.support.metrics import program
 from tests.support.redis.sentinels import sentinel_group
 from tests.support.redis.server import RedisServer
 
@@ -169,6 +172,17 @@ async def test_an_alert_finds_loops_and_dead_letters() -> None:
         async with asyncio.timeout(20):
             while '"looping":true' not in (await alert())[1]:
                 pass
+
+
+def test_prometheus_takes_the_configuration_of_the_page(tmp_path: Path) -> None:
+    promtool = program("promtool")
+    token, config = tmp_path / "iii-state.token", tmp_path / "prometheus.yml"
+    token.write_text("secret", encoding="utf-8")
+    config.write_text(block("prometheus", "scrape").replace("/etc/prometheus/iii-state.token", str(token)), encoding="utf-8")
+    rules = CliRunner().invoke(main, ["metrics", "alerts"])
+    (tmp_path / "iii-state.rules.yml").write_text(rules.stdout, encoding="utf-8")
+    done = subprocess.run([promtool, "check", "config", config], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, "1 rule files found" in done.stdout) == (0, True), done.stdout + done.stderr
 
 
 def test_every_program_of_a_page_is_marked_and_run() -> None:
