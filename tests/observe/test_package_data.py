@@ -6,7 +6,6 @@ import importlib
 import json
 import pkgutil
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -121,13 +120,3 @@ def test_every_alert_has_a_case_and_says_what_to_do() -> None:
 def test_the_command_prints_them(command: str, file: Path) -> None:
     result = CliRunner().invoke(main, ["metrics", command])
     assert (result.exit_code, result.stdout_bytes) == (0, file.read_bytes())
-
-
-def test_promtool_accepts_the_configuration_of_the_page(tmp_path: Path) -> None:
-    (text,) = re.findall(r"<!-- prometheus: scrape -->\n```yaml\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
-    (tmp_path / "prometheus.yml").write_text(text.replace("/etc/prometheus/", f"{tmp_path}/"), encoding="utf-8")
-    (tmp_path / "iii-state.token").write_text("token", encoding="utf-8")
-    shutil.copy(RULES, tmp_path / "iii-state.rules.yml")
-    command = [program("promtool"), "check", "config", str(tmp_path / "prometheus.yml")]
-    checked = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert checked.returncode == 0, checked.stdout + checked.stderr
