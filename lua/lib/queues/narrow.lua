@@ -26,14 +26,14 @@ if filters_at then
       if is_over then
         before, after = expired, false
       end
-      local event_type, bit = 'updated', 2
+      local event_type, flag = 'updated', 2
       if not after then
-        event_type, bit = 'deleted', 4
+        event_type, flag = 'deleted', 4
       elseif not before then
-        event_type, bit = 'created', 1
+        event_type, flag = 'created', 1
       end
       local judged = nil
-      if types == 0 or math.floor(types / bit) % 2 == 1 then
+      if types == 0 or math.floor(types / flag) % 2 == 1 then
         if is_simple and paths == 0 then
           judged = 1
         elseif not is_simple or not before or not after
