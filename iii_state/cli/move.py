@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +14,7 @@ from click.core import ParameterSource
 from iii_state import config as configuration
 from iii_state import values
 from iii_state.cli.calls import engine_at, engine_options, request, run, url_option
+from iii_state.cli.progress import progress_bar
 from iii_state.cli.terminal import printable, show
 from iii_state.client.client import Client
 from iii_state.config import BridgeSettings, KvSettings, RedisSettings
@@ -82,7 +81,7 @@ def export(file: str, scopes: tuple[str, ...], prefixes: tuple[str, ...], dry_ru
     begun = time.monotonic()
 
     async def action() -> None:
-        with _bar("exporting") as bar:
+        with progress_bar("exporting") as bar:
             async with stores.source(place) as source:
                 export = Export(source, file, Selection(scopes, prefixes), bar.exported)
                 done = await (export.dry_run() if dry_run else export.run())
@@ -138,9 +137,9 @@ def import_(
     note = Path(f"{file}.import") if from_iii is None and source.can_be_read_again else None
 
     async def action() -> None:
-        with _bar("checking") as bar:
+        with progress_bar("checking") as bar:
             all_values = check(source, bar.imported)
-        with _bar("importing") as bar:
+        with progress_bar("importing") as bar:
             async with stores.target(place, on_conflict, events=events, is_dry=dry_run) as target:
                 job = Import(
                     source,
@@ -272,58 +271,3 @@ def _bytes(count: int) -> str:
         if count >= size:
             return f"{count / size:.1f} {unit}"
     return f"{count} bytes"
-
-
-class Bar:
-    """Shows how far something is; this one shows nothing."""
-
-    def exported(self, done: Exported) -> None:
-        """An export has come so far."""
-
-    def imported(self, done: Imported) -> None:
-        """An import has come so far."""
-
-
-class _TerminalBar(Bar):
-    def __init__(self, progress: Any, task: Any) -> None:
-        self._progress, self._task = progress, task
-
-    def exported(self, done: Exported) -> None:
-        if done.all_values:
-            self._show(done.values, done.all_values, done.values)
-        else:
-            self._show(done.scopes, done.all_scopes, done.values)
-
-    def imported(self, done: Imported) -> None:
-        if done.all_values:
-            self._show(done.done, done.all_values, done.done)
-        elif done.size:
-            self._show(done.position, done.size, done.checked or done.done)
-        else:
-            self._show(0, None, done.done)
-
-    def _show(self, completed: int, total: int | None, count: int) -> None:
-        self._progress.update(self._task, completed=completed, total=total, count=count)
-
-
-@contextmanager
-def _bar(what: str) -> Iterator[Bar]:
-    """A progress bar with rate and time left, where a person looks at standard error."""
-    if sys.stderr is None or not sys.stderr.isatty():
-        yield Bar()
-        return
-    from rich.console import Console  # takes its time to be imported
-    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
-    from rich.text import Text
-
-    class _Rate(ProgressColumn):
-        """Values a second since the beginning."""
-
-        def render(self, task: Task) -> Text:
-            elapsed = task.finished_time or task.elapsed or 0.0
-            count = task.fields["count"]
-            return Text(f"{count:,} values" + (f", {count / elapsed:,.0f}/s" if elapsed > 0.5 else ""))
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), _Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        yield _TerminalBar(progress, progress.add_task(what, total=None, count=0))

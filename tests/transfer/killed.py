@@ -12,11 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from iii_state.cli import main, move
+from iii_state.cli.progress import Bar
 from iii_state.transfer.exporting import Exported
 from iii_state.transfer.importing import Imported
 
 
-class DeadlyBar(move.Bar):
+class DeadlyBar(Bar):
     """Kills its process when so many values have been moved."""
 
     def __init__(self, values: int, what: str) -> None:
@@ -36,8 +37,8 @@ if __name__ == "__main__":
     values = int(sys.argv[1])
 
     @contextmanager
-    def deadly(what: str) -> Iterator[move.Bar]:
+    def deadly(what: str) -> Iterator[Bar]:
         yield DeadlyBar(values, what)
 
-    move._bar = deadly
+    setattr(move, "progress_bar", deadly)  # noqa: B010
     main(sys.argv[2:])
