@@ -26,6 +26,7 @@ from iii_state.adapters.kv import KvAdapter
 from iii_state.adapters.kv.journal import file, journal, space, transaction
 from iii_state.adapters.kv.journal.transaction import Transaction
 from iii_state.events import Delivery, Failure, RetryPolicy, Subscription
+from iii_state.history import LogRules
 from iii_state.sessions import Request
 from tests.support import model
 from tests.support.stores import LIMIT, plan
@@ -95,9 +96,9 @@ def watch_commits(fault: str) -> None:
         commit(connection, changes)
         mark("committed", digest=digest_of(connection))
 
-    def opened(path: Path, now: int) -> tuple[sqlite3.Connection, file.Contents]:
+    def opened(path: Path, now: int, history: LogRules) -> tuple[sqlite3.Connection, file.Contents]:
         mark("committing")
-        connection, contents = open_file(path, now)
+        connection, contents = open_file(path, now, history)
         if fault == "synchronous off":
             connection.execute("PRAGMA synchronous=OFF")
         mark("committed", digest=digest_of(connection), store=contents.store)

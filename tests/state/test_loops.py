@@ -12,7 +12,7 @@ import pytest
 
 from iii_state import Engine, Event, State, StateModule
 from iii_state.state.dispatch.loops import Loops
-from tests.support.engines.embedded import engine_over
+from tests.support.engines.embedded import HISTORY, engine_over
 from tests.support.redis.server import shared_server
 from tests.support.waiting import until
 
@@ -187,7 +187,7 @@ async def test_beyond_the_limit_an_event_is_a_dead_letter_and_begins_anew_when_i
 
 async def test_a_loop_over_two_engines_is_seen_by_both(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with engine_over("redis", tmp_path) as first, Engine() as second:
-        config = {"adapter": {"name": "redis", "config": {"redis_url": shared_server().url}}}
+        config = {"adapter": {"name": "redis", "config": {"redis_url": shared_server().url}}, "history": HISTORY}
         await second.add_module(StateModule(config))
         one, other = State(first), State(second)
 

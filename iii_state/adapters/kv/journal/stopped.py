@@ -27,7 +27,7 @@ _SET_DEADLINE = "INSERT INTO deadline VALUES (?,?,?) ON CONFLICT DO UPDATE SET a
 _NO_DEADLINE = "DELETE FROM deadline WHERE scope = ? AND key = ?"
 
 
-class Held(NamedTuple):
+class HeldValue(NamedTuple):
     """A value of the file, and when it goes: milliseconds since 1970."""
 
     key: str
@@ -71,13 +71,13 @@ class StoppedFile:
             count = "SELECT count(*) FROM state WHERE scope = ?"
             return sum(self._connection.execute(count, (scope.encode(),)).fetchone()[0] for scope in scopes)
 
-    def values(self, scope: str) -> Iterator[list[Held]]:
+    def values(self, scope: str) -> Iterator[list[HeldValue]]:
         """The values of a scope, in parts."""
         ahead = self._ahead
         with self._in_words():
             cursor = self._connection.execute(_SELECT, (scope.encode(), now_ms() + ahead))
             while rows := cursor.fetchmany(FETCHED):
-                yield [Held(key.decode(), text, None if at is None else at - ahead) for key, text, at in rows]
+                yield [HeldValue(key.decode(), text, None if at is None else at - ahead) for key, text, at in rows]
 
     def find(self, scope: str, key: str) -> bytes | None:
         """One value, as its stored text; None where there is none, or it is over."""
