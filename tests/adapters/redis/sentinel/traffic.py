@@ -97,18 +97,23 @@ class Traffic:
             while (op := source.next()).scope not in (MAIN, SIDE):
                 pass  # what has deadlines, say: this is about failovers
             function_id, payload = op.call()
-            write = Write(op.id, op.kind, op.scope, op.key, time.monotonic_ns())
-            self.writes.append(write)
+            writes = [
+                Write(part.id, part.kind, part.scope, part.key, time.monotonic_ns(), condition=part.condition)
+                for part in op.parts()
+            ]
+            self.writes += writes
             try:
                 result = await engine.trigger({"function_id": function_id, "payload": payload})
             except FunctionError as error:
-                # What replicas have not confirmed was made, and may be lost: its answer promises nothing.
-                write.outcome = "unknown" if error.code == "NOT_CONFIRMED" else outcome_of(error.code)
-                write.error = f"{error.code}: {error.message}"
+                for write in writes:
+                    # What replicas have not confirmed was made, and may be lost: its answer promises nothing.
+                    write.outcome = "unknown" if error.code == "NOT_CONFIRMED" else outcome_of(error.code)
+                    write.error = f"{error.code}: {error.message}"
             else:
-                write.outcome, write.has_values = "ok", True
-                write.old, write.new = (result, None) if op.kind == "delete" else (result["old_value"], result["new_value"])
-            write.ended = time.monotonic_ns()
+                for write, told in zip(writes, op.told(result), strict=True):
+                    write.outcome, write.has_values, write.old, write.new = "ok", True, told["old"], told["new"]
+            for write in writes:
+                write.ended = time.monotonic_ns()
 
 
 @asynccontextmanager
