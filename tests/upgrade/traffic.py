@@ -8,7 +8,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,7 +147,14 @@ class Traffic:
             async def no_deadlines() -> bool:
                 return not any(value.get("ttl") for value in (await self.values()).values() if value)
 
+            async def ends_are_told() -> bool:
+                """A value that is over is seen no more, and its event comes a moment later."""
+                told = {each.event["key"]: each.event["new_value"] for each in self.journal.of("upgrade::all")}
+                return all(told.get(key) == value for key, value in (await self.values()).items())
+
             await until(no_deadlines, "a value has outlived its deadline")
+            with suppress(AssertionError):  # what is told never is for the verdict to say
+                await until(ends_are_told)
             await until(is_over, "something waits")
             self.dead = json.loads(await client.call("iii-state::dead_list", b"{}") or b"")["dead"]
 
