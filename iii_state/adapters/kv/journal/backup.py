@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from iii_state.adapters.base import Backup
+from iii_state.adapters.kv.journal.file import force_path_to_disk
 from iii_state.errors import StoreError
 
 DIRECTORY = "backups"
@@ -35,9 +35,9 @@ def backup(connection: sqlite3.Connection, path: Path, name: str, meanwhile: Cal
             _become_another(target)
         finally:
             target.close()
-        _force_to_disk(part)
+        force_path_to_disk(part)
         part.rename(copy)
-        _force_to_disk(copy.parent)
+        force_path_to_disk(copy.parent)
         return Backup(str(copy.absolute()), copy.stat().st_size)
     except OSError as error:
         raise StoreError(f"cannot write {copy}: {error.strerror or error}") from None
@@ -54,11 +54,3 @@ def _become_another(copy: sqlite3.Connection) -> None:
     copy.execute("UPDATE meta SET value = max(value + 1, ?) WHERE name='epoch'", (int(time.time()),))
     copy.execute("DELETE FROM session")
     copy.execute("COMMIT")
-
-
-def _force_to_disk(path: Path) -> None:
-    place = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(place)
-    finally:
-        os.close(place)

@@ -202,11 +202,16 @@ def close_file(connection: sqlite3.Connection, path: Path, now: int | None) -> N
 
 def force_log_to_disk(path: Path) -> None:
     """Make the log outlive the machine."""
-    log = os.open(f"{path}-wal", os.O_RDONLY)
+    force_path_to_disk(f"{path}-wal")
+
+
+def force_path_to_disk(path: str | Path) -> None:
+    """Force what a file holds, or the names in a directory, to disk. Raises `OSError`."""
+    place = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(log)
+        os.fsync(place)
     finally:
-        os.close(log)
+        os.close(place)
 
 
 def _force_names_to_disk(directory: Path) -> None:
@@ -216,11 +221,7 @@ def _force_names_to_disk(directory: Path) -> None:
     """
     for parent in directory.absolute().parents:
         try:
-            place = os.open(parent, os.O_RDONLY)
-            try:
-                os.fsync(place)
-            finally:
-                os.close(place)
+            force_path_to_disk(parent)
         except OSError as error:  # not readable for this user, or a file system that forces no directories
             logger.debug("cannot force the names in %s to disk: %s", parent, error)
 
