@@ -99,12 +99,8 @@ def members_of(data: bytes) -> dict[str, bytes]:
         if not text.startswith(b"{"):
             raise InvalidValue("its text is no JSON object")
         found = {key: values.to_stored(raw) for key, raw in values.members(text).items()}
-    except UnicodeDecodeError as error:
-        raise InvalidValue(f"byte {error.start} is no UTF-8") from None
-    except RecursionError:
-        raise InvalidValue(f"nesting deeper than {values.MAX_DEPTH} levels") from None
-    except msgspec.MsgspecError as error:
-        raise InvalidValue(str(error)) from None
+    except (UnicodeDecodeError, RecursionError, msgspec.MsgspecError) as error:
+        raise values.unreadable(error) from None
     for key, stored in found.items():
         if len(stored) > MAX_VALUE_BYTES and values.compact_size(stored) > MAX_VALUE_BYTES:
             raise InvalidValue(f"the value of key {key[:200]!r} is larger than {MAX_VALUE_BYTES} bytes")

@@ -170,10 +170,8 @@ class LineReader:
 
     @staticmethod
     def _why(line: bytes, error: Exception) -> str:
-        if isinstance(error, UnicodeDecodeError):
-            return f"byte {error.start} is no UTF-8"
-        if isinstance(error, RecursionError):
-            return f"nesting deeper than {values.MAX_DEPTH} levels"
+        if isinstance(error, UnicodeDecodeError | RecursionError):
+            return str(values.unreadable(error))
         if isinstance(error, msgspec.MsgspecError) and not isinstance(error, msgspec.ValidationError):
             return values.fault(line, error)
         return str(error)

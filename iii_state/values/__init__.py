@@ -27,6 +27,7 @@ from iii_state.values.json import (
     normalize,
     normalize_any_depth,
     type_name,
+    unreadable,
 )
 
 __all__ = [
@@ -54,4 +55,5 @@ __all__ = [
     "top_member",
     "type_name",
     "unframe",
+    "unreadable",
 ]

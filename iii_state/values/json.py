@@ -239,3 +239,12 @@ _TYPES = {
     ord("{"): "object",
 }
 _TYPES.update(dict.fromkeys(b"-0123456789", "number"))
+
+
+def unreadable(error: UnicodeDecodeError | RecursionError | msgspec.MsgspecError) -> InvalidValue:
+    """What another program's text is refused with, of which the reading failed with this error."""
+    if isinstance(error, UnicodeDecodeError):
+        return InvalidValue(f"byte {error.start} is no UTF-8")
+    if isinstance(error, RecursionError):
+        return InvalidValue(f"nesting deeper than {MAX_DEPTH} levels")
+    return InvalidValue(str(error))

@@ -38,12 +38,8 @@ def stored_form(text: bytes) -> bytes:
     try:
         text.decode()
         return values.to_stored(_raw.decode(text))
-    except UnicodeDecodeError as error:
-        raise InvalidValue(f"byte {error.start} is no UTF-8") from None
-    except RecursionError:
-        raise InvalidValue(f"nesting deeper than {values.MAX_DEPTH} levels") from None
-    except msgspec.MsgspecError as error:
-        raise InvalidValue(str(error)) from None
+    except (UnicodeDecodeError, RecursionError, msgspec.MsgspecError) as error:
+        raise values.unreadable(error) from None
 
 
 def checked(scope: str, key: str, text: bytes) -> bytes:
