@@ -370,6 +370,10 @@ class Adapter(Protocol):
         """Make durable what was acknowledged, give back what is pending, and close."""
         ...
 
+    def absence(self) -> str | None:
+        """Why this engine takes no part in its fleet now, though the store may answer; None where it does, or there is no fleet."""
+        ...
+
     async def health(self) -> str | None:
         """None when the backend answers, else why not, in words; bounded to two seconds."""
         ...

@@ -127,6 +127,15 @@ class StateModule:
         """None when the store answers, else why not."""
         return await self.adapter.health()
 
+    async def readiness(self) -> str | None:
+        """None when the store answers, this engine is one of its fleet, and the triggers that it was given are registered there."""
+        if self._dispatcher is None:
+            return "it is not running"
+        wrong = await self.adapter.health() or self.adapter.absence()
+        if wrong is None and (count := self.triggers.registering):
+            wrong = f"{count} {'trigger is' if count == 1 else 'triggers are'} being registered"
+        return wrong
+
     async def figures(self) -> list[Figure]:
         """What has been counted of calls, deliveries and the store, and, where this engine is to tell it, what the queues hold."""
         found = [figure for name, counted in self._counted.items() for figure in counted.figures(name, self.adapter.name)]

@@ -23,6 +23,7 @@ from iii_state.cli.run.reloading import Reloading
 from iii_state.cli.run.store import DEFAULT_PORTS, Load, bridge_leads_to, configured, store_options
 from iii_state.client.address import shown
 from iii_state.config import Settings
+from iii_state.engine.probes import Probes
 from iii_state.errors import AttachRefused, ConfigError, StoreError
 from iii_state.guard import Guard
 from iii_state.state.module import StateModule
@@ -35,7 +36,9 @@ _ID = re.compile(r"[^\s:]+(::[^\s:]+)*")
 @store_options
 @click.option("--prefix", default="state", show_default=True, help="Serve PREFIX::set and so on, and the trigger type PREFIX.")
 @click.option("--name", default="state", show_default=True, help="What the worker is called; NAME-2, … where that is taken.")
-@click.option("--metrics-port", type=click.IntRange(0, 65535), help="Answer GET /metrics on this port; 0 takes a free one.")
+@click.option(
+    "--metrics-port", type=click.IntRange(0, 65535), help="Answer GET /metrics and probes on this port; 0 takes a free one."
+)
 @click.option("--metrics-host", default="127.0.0.1", show_default=True, help="The address of --metrics-port; 0.0.0.0 is every one.")
 @log_format_option
 @click.argument("rest", nargs=-1, type=click.UNPROCESSED, metavar="")
@@ -116,7 +119,8 @@ async def _attach(
         attachment = Attachment(module, engine_at(url), prefix=prefix, name=name, say=say)
         async with AsyncExitStack() as stack:
             if metrics is not None and guard is not None:
-                port = await stack.enter_async_context(MetricsPort(guard, attachment.figures))
+                probes = Probes(guard, attachment.health, attachment.readiness)
+                port = await stack.enter_async_context(MetricsPort(guard, probes, attachment.figures))
                 say(f"metrics at {await port.listen(*metrics)}")
             await attachment.run(stopped)
     finally:
