@@ -210,6 +210,10 @@ class Queues(Protocol):
         """Whether the mutations that are made through this adapter from now on have events (they do at first)."""
         ...
 
+    def are_wanted(self, scope: str, key: str) -> bool:
+        """Whether a queue wants the events of this scope and key, as far as is known here now; over a bridge none does."""
+        ...
+
     def subscribe(self, subscription: Subscription) -> Result[None]:
         """Host a subscription here: make its queue, or take over the one that waits, with the settings given.
 

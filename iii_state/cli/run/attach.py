@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,12 +23,14 @@ from iii_state.cli.run.log_format import LoggedCommand, log_format_option, say
 from iii_state.cli.run.process import asks_for_level, collect_less, stopped_by_signals, why_not
 from iii_state.cli.run.reloading import Reloading
 from iii_state.cli.run.store import DEFAULT_PORTS, Load, bridge_leads_to, configured, store_options
+from iii_state.cli.run.traces import traces_option, tracing
 from iii_state.client.address import shown
 from iii_state.config import Settings
 from iii_state.engine.probes import Probes
 from iii_state.errors import AttachRefused, ConfigError, StoreError
 from iii_state.guard import Guard
 from iii_state.state.module import StateModule
+from iii_state.state.tracing import Tracing
 
 _ID = re.compile(r"[^\s:]+(::[^\s:]+)*")
 
@@ -41,6 +45,7 @@ _ID = re.compile(r"[^\s:]+(::[^\s:]+)*")
 )
 @click.option("--metrics-host", default="127.0.0.1", show_default=True, help="The address of --metrics-port; 0.0.0.0 is every one.")
 @log_format_option
+@traces_option
 @click.argument("rest", nargs=-1, type=click.UNPROCESSED, metavar="")
 def attach(
     url: str,
@@ -53,6 +58,7 @@ def attach(
     name: str,
     metrics_port: int | None,
     metrics_host: str,
+    traces: bool,
     rest: tuple[str, ...],
 ) -> None:
     """Serve state to an engine that has none of its own, as a worker of it.
@@ -79,7 +85,7 @@ def attach(
         config = load()
         _refuse_own_engine(config, url)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_attach(load, config, config_path, url, prefix, name, metrics))
+            runner.run(_attach(load, config, config_path, partial(_attachment, config, url, prefix, name), metrics, traces))
     except (ConfigError, StoreError, AttachRefused) as error:
         raise click.ClickException(str(error)) from None
     except OSError as error:
@@ -96,11 +102,32 @@ def _refuse_own_engine(config: dict[str, Any], url: str) -> None:
         )
 
 
+def _attachment(config: dict[str, Any], url: str, prefix: str, name: str, tracer: Tracing | None) -> tuple[StateModule, Attachment]:
+    module = StateModule(config, tracing=tracer)
+    return module, Attachment(module, engine_at(url), prefix=prefix, name=name, say=say)
+
+
 async def _attach(
-    load: Load, config: dict[str, Any], config_path: Path | None, url: str, prefix: str, name: str, metrics: tuple[str, int] | None
+    load: Load,
+    config: dict[str, Any],
+    config_path: Path | None,
+    attachment_with: Callable[[Tracing | None], tuple[StateModule, Attachment]],
+    metrics: tuple[str, int] | None,
+    traces: bool,
+) -> None:
+    async with tracing(traces) as tracer:
+        await _run(load, config, config_path, *attachment_with(tracer), metrics)
+
+
+async def _run(
+    load: Load,
+    config: dict[str, Any],
+    config_path: Path | None,
+    module: StateModule,
+    attachment: Attachment,
+    metrics: tuple[str, int] | None,
 ) -> None:
     stopped = stopped_by_signals()
-    module = StateModule(config)
     guard = Guard(configuration.parse(config).server, token_of_environment()) if metrics is not None else None
 
     async def apply() -> Settings:
@@ -116,7 +143,6 @@ async def _attach(
     reloading.start()
     collect_less()
     try:
-        attachment = Attachment(module, engine_at(url), prefix=prefix, name=name, say=say)
         async with AsyncExitStack() as stack:
             if metrics is not None and guard is not None:
                 probes = Probes(guard, attachment.health, attachment.readiness)
