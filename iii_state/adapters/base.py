@@ -186,6 +186,10 @@ class Values(Protocol):
         """The keys of a scope, each once, in the adapter's own order, or those that are asked for."""
         ...
 
+    def count(self, scope: str) -> Result[int | None]:
+        """How many values lie in a scope, those that have just reached their deadline too; None where that is dear to say."""
+        ...
+
     def scopes(self) -> Result[list[str]]:
         """Scopes with at least one key, in any order, each once."""
         ...

@@ -29,6 +29,7 @@ from iii_state.state.functions.peers import PeerFunctions
 from iii_state.state.functions.snapshots import Snapshots
 from iii_state.state.functions.values import ValueFunctions
 from iii_state.state.queue_figures import QueueFigures
+from iii_state.state.scope_figures import ScopeFigures
 from iii_state.state.tracing import Tracing, place_of
 from iii_state.state.triggers import StateTriggers
 from iii_state.tasks.closing import Stopping, in_turn
@@ -59,6 +60,7 @@ class StateModule:
         self._dispatcher: Dispatcher | None = None
         self._counted: dict[str, CountedFunction] = {}
         self._queue_figures = QueueFigures(self.adapter)
+        self._scope_figures = ScopeFigures(self.adapter, self._settings.server.metrics_scopes)
         self._has_started = False
         self._stopping = Stopping(self._stop)
         self._apply_live_settings()
@@ -99,7 +101,8 @@ class StateModule:
         for function_id, handler, description in (function for group in groups for function in group):
             metadata = self._about if function_id == "state::set" else None
             counted = self._counted[function_id] = CountedFunction(handler)
-            host.register_function(function_id, self._traced(function_id, counted.call), description=description, metadata=metadata)
+            called = self._traced(function_id, self._scope_figures.counting(function_id, counted.call))
+            host.register_function(function_id, called, description=description, metadata=metadata)
         host.watch_workers(self._snapshots.end)
         host.register_trigger_type(
             "state", self.triggers, description="State trigger: a function runs after every change", reads_scope_prefix=True
@@ -151,7 +154,9 @@ class StateModule:
         found = [figure for name, counted in self._counted.items() for figure in counted.figures(name, self.adapter.name)]
         if self._dispatcher is not None:
             found += self._dispatcher.tallies.figures()
-        return [*found, *self.adapter.figures(), *await self._queue_figures.figures()]
+        found += self.adapter.figures()
+        of_queues = await self._queue_figures.figures()
+        return [*found, *of_queues, *await self._scope_figures.figures(self._queue_figures.tells)]
 
     def reconfigure(self, config: Mapping[str, Any] | None) -> list[str]:
         """Apply `triggers_enabled`, `max_value_bytes` and `save_interval_ms` of a new configuration at once.

@@ -22,7 +22,7 @@ from iii_state.cli.run.guard import token_of_environment
 from iii_state.cli.run.log_format import LoggedCommand, log_format_option, say
 from iii_state.cli.run.process import asks_for_level, collect_less, stopped_by_signals, why_not
 from iii_state.cli.run.reloading import Reloading
-from iii_state.cli.run.store import DEFAULT_PORTS, Load, bridge_leads_to, configured, store_options
+from iii_state.cli.run.store import DEFAULT_PORTS, Load, bridge_leads_to, configured, metrics_scopes_option, store_options
 from iii_state.cli.run.traces import traces_option, tracing
 from iii_state.client.address import shown
 from iii_state.config import Settings
@@ -46,6 +46,7 @@ _ID = re.compile(r"[^\s:]+(::[^\s:]+)*")
 @click.option("--metrics-host", default="127.0.0.1", show_default=True, help="The address of --metrics-port; 0.0.0.0 is every one.")
 @log_format_option
 @traces_option
+@metrics_scopes_option
 @click.argument("rest", nargs=-1, type=click.UNPROCESSED, metavar="")
 def attach(
     url: str,
@@ -59,6 +60,7 @@ def attach(
     metrics_port: int | None,
     metrics_host: str,
     traces: bool,
+    metrics_scopes: str | None,
     rest: tuple[str, ...],
 ) -> None:
     """Serve state to an engine that has none of its own, as a worker of it.
@@ -80,7 +82,7 @@ def attach(
     if not metrics_host.strip():  # of a variable that is not set, say: it would be every address
         raise click.BadParameter("it is empty: name an address, or leave it out for 127.0.0.1", param_hint="'--metrics-host'")
     metrics = None if metrics_port is None else (metrics_host, metrics_port)
-    load = configured(config_path, adapter, {"kv": file_path, "redis": redis_url, "bridge": bridge_url})
+    load = configured(config_path, adapter, {"kv": file_path, "redis": redis_url, "bridge": bridge_url}, metrics_scopes)
     try:
         config = load()
         _refuse_own_engine(config, url)

@@ -18,7 +18,7 @@ from iii_state.cli.run.guard import guard_options, server_settings, token_of_env
 from iii_state.cli.run.log_format import LoggedCommand, log_format_option, say
 from iii_state.cli.run.process import asks_for_level, collect_less, stopped_by_signals, why_not
 from iii_state.cli.run.reloading import Reloading
-from iii_state.cli.run.store import Load, bridge_leads_to, configured, store_options
+from iii_state.cli.run.store import Load, bridge_leads_to, configured, metrics_scopes_option, store_options
 from iii_state.cli.run.traces import traces_option, tracing
 from iii_state.config import ServerSettings, Settings
 from iii_state.engine import Engine
@@ -36,6 +36,7 @@ Duplicates = Literal["round-robin", "first-wins"]
 @guard_options
 @log_format_option
 @traces_option
+@metrics_scopes_option
 @click.option(
     "--duplicates",
     type=click.Choice(["round-robin", "first-wins"]),
@@ -53,6 +54,7 @@ def serve(
     duplicates: Duplicates,
     no_state: bool,
     traces: bool,
+    metrics_scopes: str | None,
     **given: Any,
 ) -> None:
     """Run an engine: workers connect to ws://HOST:PORT.
@@ -61,11 +63,12 @@ def serve(
     one at once). SIGHUP, or a change of a file, applies tokens, certificates, origins, hosts and limits anew, and of the --config
     `triggers_enabled`, `max_value_bytes`, `save_interval_ms` and `log_level`.
     """
-    if no_state and any((config_path, adapter, file_path, redis_url, bridge_url, traces)):
+    if no_state and any((config_path, adapter, file_path, redis_url, bridge_url, traces, metrics_scopes)):
         raise click.UsageError("--no-state leaves nothing to configure: give it without --config and the options of adapters.")
     if given["host"] is not None and not given["host"].strip():  # of a variable that is not set, say: it would be every address
         raise click.BadParameter("it is empty: name an address, or leave it out for 127.0.0.1", param_hint="'--host'")
-    load = None if no_state else configured(config_path, adapter, {"kv": file_path, "redis": redis_url, "bridge": bridge_url})
+    places = {"kv": file_path, "redis": redis_url, "bridge": bridge_url}
+    load = None if no_state else configured(config_path, adapter, places, metrics_scopes)
     where = ""
     try:
         config = None if load is None else load()
