@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 
 import msgspec
@@ -35,6 +36,8 @@ class _Request(msgspec.Struct):
 
 
 _request = msgspec.json.Decoder(_Request)
+
+_FIRST = re.compile(rb'\s*\{\s*"scope"\s*:\s*"([^"\\]*)"')
 
 
 class ScopeFigures:
@@ -81,9 +84,15 @@ class ScopeFigures:
         return found
 
 
-def _scopes_of(data: Json) -> set[str]:
+def _scopes_of(data: Json) -> tuple[str, ...] | set[str]:
+    found = _FIRST.match(data)
+    if found is not None:  # as most callers write it; the value behind it need not be looked at then
+        try:
+            return (found[1].decode(),)
+        except UnicodeError:
+            return ()
     try:
         request = _request.decode(data)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return set()
+        return ()
     return {item.scope for item in request.items} if request.scope is None else {request.scope}

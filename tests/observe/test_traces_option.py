@@ -15,6 +15,8 @@ from iii_state.client.client import Client
 from tests.support.engines.attached import attached
 from tests.support.engines.processes import EngineProcess, free_port, running_engine
 
+TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+
 
 class Collector:
     """Takes OTLP over HTTP: the names of spans by the name of their service."""
@@ -22,13 +24,17 @@ class Collector:
     def __init__(self) -> None:
         self.url = ""
         self.spans: list[tuple[str, str]] = []
+        self.traces: set[tuple[str, str]] = set()
+        """Trace and parent of each span, in hexadecimal."""
 
     async def take(self, request: web.Request) -> web.Response:
         """Take what one process sends."""
         told = ExportTraceServiceRequest.FromString(await request.read())
         for resource in told.resource_spans:
             about = {each.key: each.value.string_value for each in resource.resource.attributes}
-            self.spans += [(about["service.name"], span.name) for scope in resource.scope_spans for span in scope.spans]
+            spans = [span for scope in resource.scope_spans for span in scope.spans]
+            self.spans += [(about["service.name"], span.name) for span in spans]
+            self.traces |= {(span.trace_id.hex(), span.parent_span_id.hex()) for span in spans}
         return web.Response()
 
 
@@ -48,7 +54,8 @@ async def collector() -> AsyncIterator[Collector]:
 
 async def write(url: str) -> None:
     async with Client(url, About("a caller")) as client:
-        await client.call("state::set", b'{"scope":"s","key":"k","value":1}')
+        trace = b',"traceparent":"00-%b-%b-01"' % (TRACE.encode(), SPAN.encode())
+        await client.call("state::set", b'{"scope":"s","key":"k","value":1}', trace=trace)
 
 
 async def test_an_engine_sends_its_spans_before_it_ends(collector: Collector) -> None:
@@ -57,6 +64,7 @@ async def test_an_engine_sends_its_spans_before_it_ends(collector: Collector) ->
         await write(engine.url)
         assert await asyncio.to_thread(engine.stop) == 0
     assert ("iii-state", "state::set") in collector.spans
+    assert (TRACE, SPAN) in collector.traces
 
 
 async def test_an_attached_worker_sends_its_spans(collector: Collector) -> None:
@@ -66,6 +74,7 @@ async def test_an_attached_worker_sends_its_spans(collector: Collector) -> None:
         await write(engine.url)
         assert await asyncio.to_thread(worker.stop) == 0
     assert ("orders-state", "state::set") in collector.spans
+    assert (TRACE, SPAN) in collector.traces, "the caller's trace goes through the engine to its state worker"
 
 
 async def test_a_collector_that_is_away_keeps_nobody() -> None:
