@@ -193,6 +193,23 @@ async def test_a_call_that_reaches_a_store_over_a_network_is_a_client_span(tmp_p
     assert attributes["server.port"] == shared_server().port
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"scope":"s","key":"k","value":[1]}',
+        b' { "scope" : "s" ,\n "key" : "k" , "value" : {"scope":"t"}}',
+        b'{"value":{"scope":"t","key":"l"},"key":"k","scope":"s"}',
+        b'{"scope":"\\u0073","key":"k","value":1}',
+    ],
+)
+async def test_the_place_of_a_call_is_told_however_it_is_written(text: bytes, engine: Engine, recorded: Recorded) -> None:
+    function = engine.functions.find("default", "state::set")
+    assert function.handler is not None
+    function.handler(text, Caller("a worker"))
+    attributes = told(await recorded.one("state::set"))
+    assert (attributes["db.collection.name"], attributes["iii_state.key"]) == ("s", "k")
+
+
 async def test_a_write_that_nobody_wants_sends_nothing(engine: Engine, recorded: Recorded) -> None:
     await follow(engine, "f", lambda event: None, scope="wanted")
     await State(engine).set("unwanted", "k", 1)
