@@ -106,6 +106,11 @@ def test_the_embedded_example_prints_what_its_page_says(tmp_path: Path) -> None:
     assert printed == block("output", "embedded.py").splitlines()
 
 
+def test_the_traced_example_prints_what_its_page_says(tmp_path: Path) -> None:
+    printed = run(sys.executable, tmp_path / "traces.py", block("example", "traces.py"))
+    assert printed == block("output", "traces.py").splitlines()
+
+
 def test_the_typed_example_prints_what_its_page_says(tmp_path: Path) -> None:
     printed = run(sys.executable, tmp_path / "typed.py", block("example", "typed.py"))
     assert printed == block("output", "typed.py").splitlines()

@@ -227,6 +227,13 @@ class RedisAdapter:
             connection.forget_session()
             logger.warning("what is pending here could not be given back, and will be taken over: %s", words)
 
+    def absence(self) -> str | None:
+        """An engine that was taken for dead carries out calls, but starts no handlers until it has joined the others again."""
+        engine = self._shared.engine
+        if not engine.is_member.is_set():
+            return "this engine was taken for dead, and is joining the others again"
+        return None if engine.is_alive() else "the last heartbeat of this engine is too old: others may take it for dead"
+
     async def health(self) -> str | None:
         """None when Redis answers, else why not."""
         connection = self._shared.connection

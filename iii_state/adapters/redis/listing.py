@@ -63,6 +63,10 @@ class Listing:
         """The keys of a scope, or those that are asked for."""
         return self._background.call(self._keys_of(scope) if selection is None else self._selected_keys(scope, selection))
 
+    def count(self, scope: str) -> Result[int | None]:
+        """The fields of its hash."""
+        return self._send(b"HLEN", self._keys.values(scope.encode()), scope=scope)
+
     def scopes(self) -> Result[list[str]]:
         """The scopes that have a key."""
         return self._background.call(self._scopes.all())

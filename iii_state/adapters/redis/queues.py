@@ -52,6 +52,11 @@ class RedisQueues:
         """Whether mutations have events from now on."""
         self._shared.fanout.enabled = enabled
 
+    def are_wanted(self, scope: str, key: str) -> bool:
+        """As the routes say that are known here."""
+        fanout = self._shared.fanout
+        return fanout.enabled and bool(fanout.routes.matching(scope, key))
+
     def offer(self, subscription_id: str, served: bool) -> None:
         """Nothing comes that is not taken."""
 
