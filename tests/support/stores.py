@@ -24,6 +24,7 @@ from iii_state.history import NO_LOGS, LogRules
 from iii_state.state.module import StateModule
 from iii_state.tasks.results import result_of
 from iii_state.values.ops import Plan, compile_text
+from tests.support.redis.one_redis import parted
 from tests.support.redis.server import fake_server, shared_server
 
 Opener = Callable[[QueueLimits], Adapter]
@@ -156,6 +157,8 @@ async def new_store(kind: str, directory: Path, history: LogRules = NO_LOGS) -> 
     server = await asyncio.to_thread(fake_server if kind == "fakeredis" else shared_server)
     await asyncio.to_thread(server.empty, str(directory))
     settings = RedisSettings(redis_url=server.url)
+    if kind == "parted":
+        return Store(lambda limits: parted(settings, limits=limits, history=history), server.elapse)
     return Store(lambda limits: RedisAdapter(settings, limits=limits, history=history), server.elapse)
 
 
