@@ -24,7 +24,10 @@ class Gathering:
         """Of the one who waits for what has been asked for."""
         self.wanted = 0
         """How many deliveries that one wants."""
-        self.is_resolving = False
+        self.awaited: set[int] = set()
+        """The partitions that this one waits for; the others have been asked before."""
+        self.resolving: asyncio.TimerHandle | None = None
+        """When what has come is handed out, whoever has not answered by then."""
         self.error: BaseException | None = None
         """What a partition failed with last while somebody waited."""
         self.is_over = False

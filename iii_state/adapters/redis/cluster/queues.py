@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+GRACE_SECONDS = 0.01
+"""What one partition has is handed out so much later where others have been asked with it and have not answered."""
+
 ASK_AGAIN_SECONDS = 0.5
 """A partition that could not be asked is asked again so much later."""
 
@@ -55,9 +58,10 @@ class ClusterQueues:
         if gathering is None:
             gathering = self._gatherings[subscription_id] = Gathering()
         gathering.woken[partition] = None
-        if gathering.waiter is not None and partition not in gathering.asked and not gathering.is_resolving:
+        if gathering.waiter is not None and partition not in gathering.asked and not gathering.ready:
             count = max(1, gathering.wanted // (len(gathering.asked) + 1))
             self._ask(subscription_id, gathering, partition, count)
+            gathering.awaited.add(partition)
         else:
             self._wake(subscription_id)
 
@@ -152,12 +156,13 @@ class ClusterQueues:
             return []
         taken = gathering.take_ready(count)
         free = gathering.free
+        before = set(gathering.asked)
         for place, share in zip(free, shares(count - len(taken), len(free)), strict=False):
             self._ask(subscription_id, gathering, place, share)
         if taken or not gathering.asked or gathering.waiter is not None:
             self._wake_for_more(subscription_id, gathering)
             return taken
-        gathering.wanted, gathering.error = count, None
+        gathering.wanted, gathering.error, gathering.awaited = count, None, set(gathering.asked) - before
         gathering.waiter = waiter = asyncio.get_running_loop().create_future()
         return waiter
 
@@ -192,9 +197,13 @@ class ClusterQueues:
         elif gathering.waiter is None:
             if gathering.ready:
                 self._wake(subscription_id)
-        elif (gathering.ready or not gathering.asked) and not gathering.is_resolving:
-            gathering.is_resolving = True  # with what else is answered in this turn
-            asyncio.get_running_loop().call_soon(self._resolve, subscription_id, gathering)
+        else:
+            gathering.awaited.discard(place)
+            if not gathering.asked or (gathering.ready and not gathering.awaited):
+                self._resolve(subscription_id, gathering)
+            elif gathering.ready and gathering.resolving is None:
+                loop = asyncio.get_running_loop()
+                gathering.resolving = loop.call_later(GRACE_SECONDS, self._resolve, subscription_id, gathering)
 
     def _took(self, gathering: Gathering, place: int, count: int, deliveries: list[Delivery]) -> None:
         if len(deliveries) >= count:  # there may be more
@@ -212,7 +221,9 @@ class ClusterQueues:
                 delivery.dropped = total
 
     def _resolve(self, subscription_id: str, gathering: Gathering) -> None:
-        gathering.is_resolving = False
+        if gathering.resolving is not None:
+            gathering.resolving.cancel()
+            gathering.resolving = None
         waiter, gathering.waiter = gathering.waiter, None
         if waiter is None or waiter.done():
             self._wake_for_more(subscription_id, gathering)
@@ -263,16 +274,25 @@ class ClusterQueues:
             ((place, part),) = by_place.items()
             answer = self._queues(place).ack(part, want)
             if gathering is None or want == 0:
-                return answer
+                return self._going_on(gathering, place, answer)
             return then(answer, partial(self._took_with_ack, subscription_id, gathering, place, want))
         answers: dict[int, Result[list[Delivery]]] = {}
         parts = [*shares(want, len(by_place)), *(0 for _ in by_place)]
         for (place, part), share in zip(by_place.items(), parts, strict=False):
             answer = answers[place] = self._queues(place).ack(part, share)
+            if not share:
+                self._going_on(gathering, place, None)
             if gathering is not None and share and isinstance(answer, asyncio.Future):
                 answer.add_done_callback(partial(self._took_with_others, subscription_id, gathering, place, share))
         acknowledged = self._all(answers, deliveries, by_place)
         return then(acknowledged, lambda _: [] if gathering is None else gathering.take_ready(want))
+
+    @staticmethod
+    def _going_on(gathering: Gathering | None, place: int, answer: T) -> T:
+        """Lanes go on there, or begin again: the partition is asked with the next."""
+        if gathering is not None:
+            gathering.woken[place] = None
+        return answer
 
     def _took_with_ack(
         self, subscription_id: str, gathering: Gathering, place: int, want: int, deliveries: list[Delivery]
@@ -300,12 +320,16 @@ class ClusterQueues:
 
     def dead_letter(self, delivery: Delivery, failure: Failure) -> Result[None]:
         """Move it to the dead letters."""
-        return self._partitions.of(delivery.event.scope).queues.dead_letter(delivery, failure)
+        place = partition_of(delivery.event.scope.encode(), len(self._partitions))
+        answer = self._queues(place).dead_letter(delivery, failure)
+        return self._going_on(self._gatherings.get(delivery.subscription_id), place, answer)
 
     def release(self, deliveries: Sequence[Delivery], *, begun: bool = False) -> Result[None]:
         """Give them back unfinished."""
         by_place = self._by_place(deliveries)
         answers = {place: self._queues(place).release(part, begun=begun) for place, part in by_place.items()}
+        for place, part in by_place.items():
+            self._going_on(self._gatherings.get(part[0].subscription_id), place, None)
         return self._all(answers, deliveries, by_place)
 
     def _by_place(self, deliveries: Sequence[Delivery]) -> dict[int, list[Delivery]]:
