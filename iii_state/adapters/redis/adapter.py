@@ -11,12 +11,12 @@ from hiredis import ReplyError
 
 from iii_state.adapters.redis.admin import RedisAdmin
 from iii_state.adapters.redis.connection.address import Address
+from iii_state.adapters.redis.connection.carrier import Carrier
 from iii_state.adapters.redis.connection.checks import check_permissions, refuse_newer
 from iii_state.adapters.redis.connection.connection import RedisConnection
 from iii_state.adapters.redis.connection.durability import Durability
 from iii_state.adapters.redis.connection.explain import explain
 from iii_state.adapters.redis.connection.pubsub import PubSub
-from iii_state.adapters.redis.connection.socket import Socket
 from iii_state.adapters.redis.figures import RedisFigures
 from iii_state.adapters.redis.fleet.aside import Aside
 from iii_state.adapters.redis.fleet.checking import Checking
@@ -163,7 +163,7 @@ class RedisAdapter:
         if self._foreign_writes is not None:
             self._foreign_writes.start()
 
-    async def _check_server(self, socket: Socket) -> None:
+    async def _check_server(self, socket: Carrier) -> None:
         """What is looked at on the first connection."""
         shared = self._shared
         await check_permissions(socket, shared.keys, self._settings.prefix, shared.connection.session.name)
@@ -171,7 +171,7 @@ class RedisAdapter:
         if self._replicas is not None:
             await self._replicas.look_at(socket)
 
-    async def _look_at_server(self, socket: Socket) -> None:
+    async def _look_at_server(self, socket: Carrier) -> None:
         """What is looked at on all others: it may be another server, with other routes of the same version."""
         await self._durability.look_at(socket)
         if self._replicas is not None:
@@ -244,8 +244,9 @@ def shared_of(settings: RedisSettings, limits: QueueLimits) -> Shared:
     """What the parts of an adapter share, nothing of it opened yet."""
     keys = Keys(settings.prefix.encode())
     address = Address.parse(settings.redis_url, settings.tls)
-    bounds = {"call_timeout_ms": settings.call_timeout_ms, "max_in_flight": settings.max_in_flight}
-    connection = RedisConnection(address, keys.session, **bounds)
+    connection = RedisConnection(
+        address, keys.session, call_timeout_ms=settings.call_timeout_ms, max_in_flight=settings.max_in_flight
+    )
     pubsub = PubSub(connection.primary.open, silence_seconds=settings.call_timeout_ms / 1000)
     connection.primary.moved.connect(pubsub.hurry)
     engine, wake_ups = EngineIdentity(), WakeUps(keys, connection.session)
