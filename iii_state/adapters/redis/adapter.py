@@ -166,7 +166,9 @@ class RedisAdapter:
     async def _check_server(self, socket: Carrier) -> None:
         """What is looked at on the first connection."""
         shared = self._shared
-        await check_permissions(socket, shared.keys, self._settings.prefix, shared.connection.session.name)
+        await check_permissions(
+            socket, shared.keys, self._settings.prefix, shared.connection.session.name, shared.connection.scripts
+        )
         await self._durability.look_at(socket)
         if self._replicas is not None:
             await self._replicas.look_at(socket)

@@ -16,6 +16,7 @@ from iii_state.adapters.redis.connection.explain import explain
 from iii_state.adapters.redis.connection.pipeline import Pipeline
 from iii_state.adapters.redis.connection.primary import Primary
 from iii_state.adapters.redis.connection.session import EngineSession
+from iii_state.adapters.redis.scripts.loader import PLAIN, Scripts
 from iii_state.errors import SessionLost, SessionTaken, StoreError
 from iii_state.sessions import SESSION_SECONDS
 from iii_state.tasks.background import Background
@@ -46,11 +47,13 @@ class RedisConnection:
         primary: PrimaryServer | None = None,
         call_timeout_ms: int = 5000,
         max_in_flight: int = 1024,
+        scripts: Scripts = PLAIN,
     ) -> None:
         self.address = address
         self.primary: PrimaryServer = Primary(address) if primary is None else primary
         """Opens connections to this Redis."""
-        self.session = EngineSession(session_key)
+        self.scripts = scripts
+        self.session = EngineSession(session_key, scripts)
         self.restored = Signal()
         """Emitted when a broken connection has been replaced."""
         self.prepare: Callable[[Carrier], Awaitable[None]] = _nothing_to_prepare
@@ -94,7 +97,7 @@ class RedisConnection:
 
     def run(self, name: str, arguments: Arguments, read: Callable[[Reply], Any] = as_it_is) -> asyncio.Future[Any]:
         """Call the script of this name; `read` makes the result of its reply."""
-        return self.call(ScriptCall(name, arguments, read))
+        return self.call(ScriptCall(self.scripts.of(name), arguments, read))
 
     # -- opening and closing
 
@@ -151,7 +154,7 @@ class RedisConnection:
             loading: Sequence[tuple[bytes, ...]] = ()
             if not socket.has_scripts:
                 self._pipeline.traffic.script_loads += 1
-                loading = self._pipeline.loading()
+                loading = self.scripts.load_commands()
             replies = await socket.ask(*loading, session.opening())
             for refusal in replies:
                 if isinstance(refusal, hiredis.ReplyError):

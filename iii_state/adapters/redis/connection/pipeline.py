@@ -12,7 +12,7 @@ import asyncio
 import itertools
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -36,7 +36,6 @@ from iii_state.adapters.redis.connection.explain import (
 )
 from iii_state.adapters.redis.connection.session import EngineSession
 from iii_state.adapters.redis.connection.traffic import Traffic
-from iii_state.adapters.redis.scripts.loader import load_commands
 from iii_state.errors import ConditionFailed, NoAnswer, OldValueUnknown, RequestFenced, SessionLost, StoreError
 from iii_state.tasks.signal import Signal
 
@@ -75,8 +74,6 @@ class Pipeline:
         connection is replaced."""
         self.timeout = call_timeout_ms / 1000
         self.is_closed = True
-        self.loading: Callable[[], Sequence[tuple[bytes, ...]]] = load_commands
-        """The commands that load the scripts."""
         self.traffic = Traffic()
         self._max_in_flight = max_in_flight
         self._max_waiting = MAX_WAITING_PER_CALL_IN_FLIGHT * max_in_flight
@@ -241,7 +238,7 @@ class Pipeline:
         if self._must_load:
             self._must_load = False
             self.traffic.script_loads += 1
-            again.extendleft(reversed([self._leading(Command(words)) for words in self.loading()]))
+            again.extendleft(reversed([self._leading(Command(words)) for words in self.session.scripts.load_commands()]))
         again += self._kept_back
         self._kept_back.clear()
         packets: list[bytes] = []

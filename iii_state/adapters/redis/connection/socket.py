@@ -36,6 +36,8 @@ class Socket(asyncio.Protocol):
         self.has_scripts = False
         self.mode = ""
         """What the server is: `standalone`, `cluster` or `sentinel`; empty for one that does not say."""
+        self.version: tuple[int, ...] = ()
+        """The first two numbers of the server's version."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's are of another class
@@ -138,6 +140,7 @@ async def _greet(socket: Socket, name: str) -> None:
         raise StoreError(f"Redis at {address} is part of a Redis Cluster, and is to be used as a single server here")
     if mode == b"standalone" and address.is_node:
         raise StoreError(f"Redis at {address} is no part of a Redis Cluster")
+    socket.version = numbers
     socket.mode = bytes(mode or b"").decode("ascii", "replace")
     if address.db:
         (selected,) = await socket.ask([b"SELECT", b"%d" % address.db])

@@ -7,13 +7,20 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 
+from hiredis import ReplyError
+
 from iii_state.adapters.redis.connection.address import Address
 from iii_state.adapters.redis.connection.carrier import Reply
 from iii_state.adapters.redis.connection.cluster.channel import SharedSocket
 from iii_state.adapters.redis.connection.cluster.listening import Listening, SlotPubSub
-from iii_state.adapters.redis.connection.cluster.nodes import Nodes
 from iii_state.adapters.redis.connection.cluster.slot import SlotPrimary
-from iii_state.adapters.redis.connection.cluster.topology import Place, Topology, ask_node, ask_over, newest_of
+from iii_state.adapters.redis.connection.cluster.sockets import NodeSockets
+from iii_state.adapters.redis.connection.cluster.topology import Place, Topology, ask_node, ask_over, newest_of, version_of
+from iii_state.adapters.redis.connection.connection import RedisConnection
+from iii_state.adapters.redis.connection.explain import redirection_of
+from iii_state.adapters.redis.connection.socket import open_server
+from iii_state.adapters.redis.keys import Keys
+from iii_state.adapters.redis.scripts.loader import Scripts
 from iii_state.errors import StoreError
 from iii_state.tasks.background import Background
 
@@ -28,6 +35,11 @@ SWEEP_SECONDS = 10.0
 REST_SECONDS = 0.02
 """Between two looks in any case."""
 
+SHARDED_SINCE = (7, 0)
+"""The first version of Redis that has sharded channels; all of Valkey's are later."""
+
+NAME = "iii-state:cluster"
+
 ASKED_AT_ONCE = 8
 """So many of the nodes that are connected to are asked."""
 
@@ -35,15 +47,15 @@ ASKED_AT_ONCE = 8
 class Cluster:
     """A Redis Cluster. `address` is that of any node, or holds several (`seeds`).
 
-    `start` reads which node serves which slot, and raises `StoreError` in words where no node answers. Then `primary` and `pubsub`
-    give what the `RedisConnection` and the Pub/Sub of a partition are made over. To be set before the first of these connects:
-    `nodes.loading`, `nodes.prepare` (what is looked at once per node) and `listening.is_sharded`.
+    `start` reads which node serves which slot, and raises `StoreError` in words where no node answers. `connection` and `pubsub`
+    are for partitions. `nodes.prepare` is awaited on each new connection to a node: what is to be looked at once per node.
     """
 
-    def __init__(self, address: Address, *, call_timeout_ms: int = 5000) -> None:
+    def __init__(self, address: Address, *, call_timeout_ms: int = 5000, max_in_flight: int = 1024) -> None:
         self.address = address.of_cluster()
+        self._bounds = (call_timeout_ms, max_in_flight)
         self._timeout = call_timeout_ms / 1000
-        self.nodes = Nodes(self.address, timeout=self._timeout, look=self.look)
+        self.nodes = NodeSockets(self.address, timeout=self._timeout, look=self.look)
         self.listening = Listening(self.address, silence_seconds=self._timeout, look=self.look)
         self.trouble = ""
         """Why the nodes could not be asked, or what they say of the cluster; empty where all is well."""
@@ -69,40 +81,84 @@ class Cluster:
 
     # -- what partitions use
 
+    def connection(self, slot: int, keys: Keys, scripts: Scripts) -> RedisConnection:
+        """The connection of a partition, which follows its slot; not open yet. All partitions have the same scripts."""
+        self.nodes.scripts = scripts
+        self.listening.is_sharded = scripts.is_sharded
+        call_timeout_ms, max_in_flight = self._bounds
+        return RedisConnection(
+            self.address,
+            keys.session,
+            primary=self.primary(slot),
+            call_timeout_ms=call_timeout_ms,
+            max_in_flight=max_in_flight,
+            scripts=scripts,
+        )
+
     def primary(self, slot: int) -> SlotPrimary:
-        """The primary of a slot: opens channels to it, for a `RedisConnection`."""
+        """The primary of a slot: opens channels to it."""
         if slot not in self._slots:
             place = self._topology.master_of(slot)
             self._slots[slot] = SlotPrimary(slot, place, self.nodes, look=self.look, found=self._found_elsewhere)
         return self._slots[slot]
 
     def pubsub(self, slot: int) -> SlotPubSub:
-        """Listens at the primary of a slot."""
+        """What a partition listens with, which follows its slot; not open yet."""
         return SlotPubSub(self.listening, self.primary(slot))
 
-    def masters(self) -> list[Place]:
-        """Host and port of all nodes that serve slots."""
-        return sorted(self._topology.masters)
+    # -- nodes
 
-    def slots_at(self, place: Place) -> list[int]:
-        """The slots that have been asked for (`primary`) and that a node serves."""
-        return sorted(slot for slot, primary in self._slots.items() if primary.place == place)
+    @property
+    def servers(self) -> list[Address]:
+        """All nodes that serve slots."""
+        return [self.address.at(*place) for place in sorted(self._topology.masters)]
 
-    async def ask(self, place: Place, *commands: Sequence[bytes]) -> list[Reply]:
-        """Send commands to a node, on the connection that calls go over, and wait for the replies, error replies included.
+    def masters(self, slots: Sequence[int]) -> list[list[int]]:
+        """The positions of these slots in the list: together those that one node serves, without those that none does."""
+        found: dict[Place, list[int]] = {}
+        for position, slot in enumerate(slots):
+            place = self.primary(slot).place
+            if place is not None:
+                found.setdefault(place, []).append(position)
+        return list(found.values())
 
-        Raises `StoreError` in words: where it is not answered, too.
+    async def can_shard(self) -> bool:
+        """Whether all nodes that answer have sharded channels (Redis 7.0). Raises `StoreError` where a master does not answer."""
+        known = sorted(self._topology.masters | self._topology.replicas)
+        told = await asyncio.gather(*(version_of(self.address.at(*place)) for place in known), return_exceptions=True)
+        for place, version in zip(known, told, strict=True):
+            if isinstance(version, BaseException) and place in self._topology.masters:
+                raise version
+        return all(isinstance(version, BaseException) or version >= SHARDED_SINCE for version in told)
+
+    async def ask(self, slot: int, *commands: Sequence[bytes]) -> list[Reply]:
+        """Ask the node that serves a slot, over a connection that is made for this; error replies included.
+
+        Raises `StoreError` in words, also where the node does not answer within the time of a call.
         """
         try:
             async with asyncio.timeout(self._timeout):
-                channel = (await self.nodes.node(place, "iii-state:ask")).channel(_unnoticed)
-                try:
-                    return await channel.ask(*commands)
-                finally:
-                    channel.abort()
+                return await self._ask(slot, commands)
         except TimeoutError:
-            where = self.address.at(*place)
-            raise StoreError(f"Redis at {where} has not answered within {self._timeout * 1000:.0f} ms") from None
+            told = f"the node of the Redis Cluster {self.address} that serves slot {slot} has not answered"
+            raise StoreError(f"{told} within {self._timeout * 1000:.0f} ms") from None
+
+    async def _ask(self, slot: int, commands: Sequence[Sequence[bytes]]) -> list[Reply]:
+        primary = self.primary(slot)
+        while True:
+            place = primary.place
+            if place is None:
+                raise StoreError(f"no node of the Redis Cluster {self.address} serves slot {slot}")
+            socket = await open_server(self.address.at(*place), NAME)
+            try:
+                replies = await socket.ask(*commands)
+            finally:
+                socket.abort()
+            refusals = [text for reply in replies if isinstance(reply, ReplyError) and redirection_of(text := str(reply))]
+            if len(refusals) < len(replies):
+                return replies
+            primary.leave(socket, refusals[0])
+            await asyncio.sleep(REST_SECONDS)
 
     # -- which node serves which slot
 

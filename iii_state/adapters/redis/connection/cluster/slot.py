@@ -10,7 +10,7 @@ from redis.exceptions import MovedError
 
 from iii_state.adapters.redis.connection.carrier import Carrier
 from iii_state.adapters.redis.connection.cluster.channel import SharedChannel, SharedSocket
-from iii_state.adapters.redis.connection.cluster.nodes import Nodes
+from iii_state.adapters.redis.connection.cluster.sockets import NodeSockets
 from iii_state.adapters.redis.connection.cluster.topology import Place
 from iii_state.adapters.redis.connection.explain import REDIRECTIONS, redirection_of
 from iii_state.errors import StoreError
@@ -39,7 +39,7 @@ class SlotPrimary:
         self,
         slot: int,
         place: Place | None,
-        nodes: Nodes,
+        nodes: NodeSockets,
         *,
         look: Callable[[], None],
         found: Callable[[SlotPrimary, Place], None],

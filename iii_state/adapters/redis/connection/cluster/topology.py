@@ -86,6 +86,17 @@ async def ask_node(address: Address) -> Topology:
         socket.abort()
 
 
+async def version_of(address: Address) -> tuple[int, ...]:
+    """The first two numbers of a node's version. Raises `StoreError` in words where it does not answer."""
+    try:
+        async with asyncio.timeout(ASK_SECONDS):
+            socket = await open_server(address, NAME)
+    except TimeoutError:
+        raise StoreError(f"Redis at {address} has not answered within {ASK_SECONDS:g} s") from None
+    socket.abort()
+    return socket.version
+
+
 def _read(address: Address, slots: list[Reply], info: Reply) -> Topology:
     found = parse_cluster_slots(slots, current_host=address.host)
     text = info if isinstance(info, bytes) else b""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection
 
 from hiredis import ReplyError
 
@@ -14,21 +14,21 @@ from iii_state.adapters.redis.connection.cluster.channel import SharedSocket
 from iii_state.adapters.redis.connection.cluster.topology import Place
 from iii_state.adapters.redis.connection.explain import explain
 from iii_state.adapters.redis.connection.socket import open_server
-from iii_state.adapters.redis.scripts.loader import load_commands
+from iii_state.adapters.redis.scripts.loader import PLAIN
 from iii_state.errors import StoreError
 from iii_state.tasks.background import Background
 
 logger = logging.getLogger(__name__)
 
 
-class Nodes:
+class NodeSockets:
     """Connections that are opened when they are first asked for. `look` is called when one is quiet, or over: another node may
     have taken its place."""
 
     def __init__(self, address: Address, *, timeout: float, look: Callable[[], None]) -> None:
         self.address = address
-        self.loading: Callable[[], Sequence[tuple[bytes, ...]]] = load_commands
-        """The commands that load the scripts: sent once on each connection."""
+        self.scripts = PLAIN
+        """Loaded once over each connection."""
         self.prepare: Callable[[Carrier], Awaitable[None]] = _nothing_to_prepare
         """Awaited on each new connection, before any partition's calls are sent over it."""
         self._timeout = timeout
@@ -78,7 +78,7 @@ class Nodes:
             async with asyncio.timeout(self._timeout):
                 socket = await open_server(address, name)
                 try:
-                    for reply in await socket.ask(*self.loading()):
+                    for reply in await socket.ask(*self.scripts.load_commands()):
                         if isinstance(reply, ReplyError):
                             raise StoreError(explain(address, str(reply)))
                     socket.has_scripts = True
