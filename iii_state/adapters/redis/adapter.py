@@ -11,12 +11,12 @@ from hiredis import ReplyError
 
 from iii_state.adapters.redis.admin import RedisAdmin
 from iii_state.adapters.redis.connection.address import Address
+from iii_state.adapters.redis.connection.carrier import Carrier
 from iii_state.adapters.redis.connection.checks import check_permissions, refuse_newer
 from iii_state.adapters.redis.connection.connection import RedisConnection
 from iii_state.adapters.redis.connection.durability import Durability
 from iii_state.adapters.redis.connection.explain import explain
 from iii_state.adapters.redis.connection.pubsub import PubSub
-from iii_state.adapters.redis.connection.socket import Socket
 from iii_state.adapters.redis.figures import RedisFigures
 from iii_state.adapters.redis.fleet.aside import Aside
 from iii_state.adapters.redis.fleet.checking import Checking
@@ -178,7 +178,7 @@ class RedisAdapter:
         if self._foreign_writes is not None:
             self._foreign_writes.start()
 
-    async def _check_server(self, socket: Socket) -> None:
+    async def _check_server(self, socket: Carrier) -> None:
         """What is looked at on the first connection."""
         shared = self._shared
         await check_permissions(
@@ -188,7 +188,7 @@ class RedisAdapter:
         if self._replicas is not None:
             await self._replicas.look_at(socket)
 
-    async def _look_at_server(self, socket: Socket) -> None:
+    async def _look_at_server(self, socket: Carrier) -> None:
         """What is looked at on all others: it may be another server, with other routes of the same version."""
         await self._durability.look_at(socket)
         if self._replicas is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from iii_state.adapters.redis.connection.connection import RedisConnection
-from iii_state.adapters.redis.connection.pubsub import PubSub
+from iii_state.adapters.redis.connection.pubsub import Listens
 from iii_state.adapters.redis.identity import EngineIdentity
 from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.mutations.fanout import Fanout
@@ -23,7 +23,7 @@ class Shared:
 
     keys: Keys
     connection: RedisConnection
-    pubsub: PubSub
+    pubsub: Listens
     """Another connection, on which is heard what is published."""
     engine: EngineIdentity
     store: StoreId
