@@ -15,6 +15,8 @@ from iii_state.adapters.base import Adapter
 from iii_state.adapters.bridge import BridgeAdapter
 from iii_state.adapters.kv import KvAdapter
 from iii_state.adapters.redis import RedisAdapter
+from iii_state.adapters.redis.cluster.adapter import ClusterAdapter
+from iii_state.adapters.redis.opening import cluster_of
 from iii_state.adapters.selection import KeySelection
 from iii_state.adapters.wall_clock import now_ms
 from iii_state.config import BridgeSettings, RedisSettings
@@ -24,10 +26,14 @@ from iii_state.history import NO_LOGS, LogRules
 from iii_state.state.module import StateModule
 from iii_state.tasks.results import result_of
 from iii_state.values.ops import Plan, compile_text
+from tests.support.redis.nodes import shared_nodes
 from tests.support.redis.one_redis import parted
 from tests.support.redis.server import fake_server, shared_server
 
 Opener = Callable[[QueueLimits], Adapter]
+
+PARTITIONS = 16
+"""Of a cluster: opening more takes longer."""
 
 LIMIT = values.MAX_VALUE_BYTES
 ALL = Subscription("all")
@@ -131,6 +137,10 @@ async def engine_over(
         if kind.startswith("bridge-"):
             url, elapse = await stack.enter_async_context(engine_over(kind.removeprefix("bridge-"), directory, limits, history))
             adapter = {"name": "bridge", "config": {"bridge_url": url}}
+        elif kind == "cluster":
+            nodes = await asyncio.to_thread(shared_nodes)
+            await asyncio.to_thread(nodes.empty, str(directory))
+            adapter, elapse = {"name": "redis", "config": {"redis_url": nodes.url, "partitions": PARTITIONS}}, nodes.elapse
         elif kind == "kv":
             clock, elapse = _clock()
             adapter, store = {"name": "kv"}, KvAdapter(limits=limits, clock=clock, history=history)
@@ -165,6 +175,13 @@ async def new_store(kind: str, directory: Path, history: LogRules = NO_LOGS) -> 
         target = directory if kind == "kv-file" else None
         clock, elapse = _clock()
         return Store(lambda limits: KvAdapter(target, limits=limits, clock=clock, history=history), elapse)
+    if kind == "cluster":
+        nodes = await asyncio.to_thread(shared_nodes)
+        await asyncio.to_thread(nodes.empty, str(directory))
+        parts = RedisSettings(redis_url=nodes.url, partitions=PARTITIONS)
+        return Store(
+            lambda limits: ClusterAdapter(parts, cluster_of(parts), limits=limits, history=history), nodes.elapse, is_parted=True
+        )
     server = await asyncio.to_thread(fake_server if kind == "fakeredis" else shared_server)
     await asyncio.to_thread(server.empty, str(directory))
     settings = RedisSettings(redis_url=server.url)

@@ -156,7 +156,7 @@ class Keys:
         return self._own + b"filling"
 
     def marks(self, database: int) -> bytes:
-        """SharedChannel on which the scripts that write values say so."""
+        """Channel on which the scripts that write values say so."""
         return b"%bwrites@%d" % (self._own, database)
 
     @cached_property

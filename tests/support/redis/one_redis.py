@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
+
+import msgspec
 
 from iii_state.adapters.redis.cluster.adapter import ClusterAdapter
 from iii_state.adapters.redis.connection.address import Address
@@ -50,8 +53,8 @@ class OneRedis:
             scripts=scripts,
         )
 
-    def pubsub(self, slot: int, connection: RedisConnection) -> PubSub:
-        return PubSub(connection.primary.open, silence_seconds=self._settings.call_timeout_ms / 1000)
+    def pubsub(self, slot: int) -> PubSub:
+        return PubSub(partial(open_server, self.address), silence_seconds=self._settings.call_timeout_ms / 1000)
 
     def masters(self, slots: Sequence[int]) -> list[list[int]]:
         return [list(range(len(slots)))]
@@ -61,4 +64,5 @@ def parted(
     settings: RedisSettings, *, partitions: int = 8, limits: QueueLimits | None = None, history: LogRules | None = NO_LOGS
 ) -> ClusterAdapter:
     """An adapter of so many partitions on one server."""
-    return ClusterAdapter(settings, OneRedis(settings), partitions=partitions, limits=limits, history=history)
+    settings = msgspec.structs.replace(settings, partitions=partitions)
+    return ClusterAdapter(settings, OneRedis(settings), limits=limits, history=history)

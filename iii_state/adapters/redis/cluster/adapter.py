@@ -16,7 +16,7 @@ from iii_state.adapters.redis.admin import RedisAdmin
 from iii_state.adapters.redis.cluster.admin import ClusterAdmin
 from iii_state.adapters.redis.cluster.figures import summed
 from iii_state.adapters.redis.cluster.history import ClusterHistory
-from iii_state.adapters.redis.cluster.layout import DEFAULT_PARTITIONS, Layout
+from iii_state.adapters.redis.cluster.layout import Layout
 from iii_state.adapters.redis.cluster.nodes import Nodes
 from iii_state.adapters.redis.cluster.partitions import Partitions, ranges
 from iii_state.adapters.redis.cluster.queues import ClusterQueues
@@ -28,10 +28,12 @@ from iii_state.adapters.redis.cluster.values import ClusterValues
 from iii_state.adapters.redis.connection.explain import explain
 from iii_state.adapters.redis.identity import EngineIdentity
 from iii_state.adapters.redis.keys import Keys
+from iii_state.adapters.redis.looks import Looks
 from iii_state.adapters.redis.pace import pace_of
 from iii_state.adapters.redis.scripts.loader import PLAIN, SHARDED
 from iii_state.adapters.redis.shared import Shared
 from iii_state.config import RedisSettings
+from iii_state.config.settings import PARTITIONS
 from iii_state.errors import ConfigError, StoreError
 from iii_state.events import QueueLimits
 from iii_state.figures import Figure
@@ -48,8 +50,7 @@ LAYOUT_SECONDS = 30.0
 class ClusterAdapter:
     """Values and queues in a Redis Cluster. See `RedisAdapter`.
 
-    A scope belongs to one partition, with everything that its calls touch. `partitions` is how many there are to be where the store
-    is new; one that is there has its number.
+    A scope belongs to one partition, with everything that its calls touch. How many there are is fixed when the store is new.
     """
 
     name = "redis"
@@ -59,13 +60,12 @@ class ClusterAdapter:
         settings: RedisSettings,
         nodes: Nodes,
         *,
-        partitions: int | None = None,
         limits: QueueLimits | None = None,
         history: LogRules | None = NO_LOGS,
     ) -> None:
         self._settings = settings
         self._nodes = nodes
-        self._wanted = partitions
+        self._wanted = settings.partitions
         self._limits = limits or QueueLimits()
         self._rules = history
         self._format = Keys(settings.prefix.encode()).format
@@ -136,7 +136,7 @@ class ClusterAdapter:
         found = await self._asked(b"GET", self._format)
         if found is None:
             sharded = await self._nodes.can_shard()
-            proposed = str(Layout(self._wanted or DEFAULT_PARTITIONS, sharded)).encode()
+            proposed = str(Layout(self._wanted or PARTITIONS, sharded)).encode()
             await self._asked(b"SET", self._format, proposed, b"NX")
             found = await self._asked(b"GET", self._format) or proposed
         layout = Layout.read(found, str(self._nodes.address))
@@ -152,14 +152,15 @@ class ClusterAdapter:
     def _make_partitions(self, layout: Layout) -> None:
         prefix, names = self._settings.prefix.encode(), tags(layout.partitions)
         instance, pace = secrets.token_hex(6).encode(), pace_of(layout.partitions)
-        scripts = SHARDED if layout.is_sharded else PLAIN
+        scripts, looks = SHARDED if layout.is_sharded else PLAIN, Looks()
         slots = [slot_of(tag) for tag in names]
         made: list[RedisAdapter] = []
         for tag, slot in zip(names, slots, strict=True):
             keys = Keys(prefix, tag)
             connection = self._nodes.connection(slot, keys, scripts)
-            pubsub = self._nodes.pubsub(slot, connection)
-            shared = Shared.over(keys, connection, pubsub, self._limits, EngineIdentity(instance), pace)
+            pubsub = self._nodes.pubsub(slot)
+            connection.primary.moved.connect(pubsub.hurry)
+            shared = Shared.over(keys, connection, pubsub, self._limits, EngineIdentity(instance), pace, looks)
             partition = RedisAdapter(self._settings, limits=self._limits, history=self._rules, shared=shared)
             partition.began_afresh.connect(self._layout_may_be_gone.set)
             made.append(partition)

@@ -8,12 +8,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from iii_state.adapters.redis.cluster.tags import MOST_PARTITIONS
+from iii_state.config.settings import MAX_PARTITIONS, PARTITIONS
 from iii_state.errors import ConfigError, StoreError
 
 VERSION = 1
-
-DEFAULT_PARTITIONS = 64
 
 _WORDS = re.compile(r"cluster (\d+): (\d+) partitions, (plain|sharded) wake-ups")
 
@@ -22,7 +20,7 @@ _WORDS = re.compile(r"cluster (\d+): (\d+) partitions, (plain|sharded) wake-ups"
 class Layout:
     """How many partitions there are, and whether what is published is sharded (SPUBLISH)."""
 
-    partitions: int = DEFAULT_PARTITIONS
+    partitions: int = PARTITIONS
     is_sharded: bool = False
 
     def __str__(self) -> str:
@@ -39,7 +37,7 @@ class Layout:
                 f"the Redis Cluster at {where} holds the state of a single Redis (format {held}): it was a single one before, or "
                 "something was copied there. iii-state move brings a store into a cluster"
             )
-        if found is None or int(found[1]) != VERSION or not 1 <= int(found[2]) <= MOST_PARTITIONS:
+        if found is None or int(found[1]) != VERSION or not 1 <= int(found[2]) <= MAX_PARTITIONS:
             raise StoreError(
                 f"the state in the Redis Cluster at {where} is laid out as {held[:100]!r}, which a newer version of iii-state has "
                 f"written; this one reads version {VERSION}"

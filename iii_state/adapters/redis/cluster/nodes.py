@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from iii_state.adapters.redis.connection.address import Address
 from iii_state.adapters.redis.connection.connection import RedisConnection
-from iii_state.adapters.redis.connection.pubsub import PubSub
+from iii_state.adapters.redis.connection.pubsub import Listens
 from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.scripts.loader import Scripts
 
@@ -40,7 +40,7 @@ class Nodes(Protocol):
         """The connection of a partition, which follows its slot; not open yet."""
         ...
 
-    def pubsub(self, slot: int, connection: RedisConnection) -> PubSub:
+    def pubsub(self, slot: int) -> Listens:
         """What a partition listens with; not open yet."""
         ...
 

@@ -10,8 +10,6 @@ from functools import cache
 
 SLOTS = 16384
 
-MOST_PARTITIONS = 1024
-
 
 def partition_of(scope: bytes, partitions: int) -> int:
     """The number of a scope's partition, of so many."""
