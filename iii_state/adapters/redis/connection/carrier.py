@@ -39,6 +39,9 @@ class Carrier(Protocol):
     def heard(self) -> float:
         """When the server has sent something last, by the loop's clock."""
 
+    def soon(self, callback: Callable[[], None]) -> object:
+        """Call something once, at the end of this turn of the event loop: what is written then is sent together."""
+
     def write(self, data: bytes, calls: int = 1) -> None:
         """Send so many calls, behind everything that was sent before. What is sent when it is over is lost, as `lost` says."""
 
