@@ -79,6 +79,12 @@ class RedisConnection:
         return self._pipeline.socket is not None
 
     @property
+    def place(self) -> Address:
+        """The server that it leads to, or led to last."""
+        socket = self._pipeline.socket
+        return self.address if socket is None else socket.address
+
+    @property
     def trouble(self) -> str:
         """Why there is none, or why it takes no calls at the moment; empty where all is well."""
         return self._pipeline.trouble or self._pipeline.held_for
