@@ -15,13 +15,13 @@ from iii_state.adapters.redis.cluster.figures import summed
 from iii_state.adapters.redis.cluster.history import ClusterHistory
 from iii_state.adapters.redis.cluster.layout import Layout
 from iii_state.adapters.redis.cluster.nodes import Nodes, asked
+from iii_state.adapters.redis.cluster.pages import PageScan
 from iii_state.adapters.redis.cluster.partitions import Partitions, ranges
 from iii_state.adapters.redis.cluster.queues import ClusterQueues
-from iii_state.adapters.redis.cluster.pages import PageScan
 from iii_state.adapters.redis.cluster.scanning import ScopeScan
 from iii_state.adapters.redis.cluster.sessions import ClusterSessions
-from iii_state.adapters.redis.cluster.succession import ClusterSuccession
 from iii_state.adapters.redis.cluster.store_id import store_of
+from iii_state.adapters.redis.cluster.succession import ClusterSuccession
 from iii_state.adapters.redis.cluster.tags import slot_of, tags
 from iii_state.adapters.redis.cluster.values import ClusterValues
 from iii_state.adapters.redis.identity import EngineIdentity

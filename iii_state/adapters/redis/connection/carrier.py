@@ -8,7 +8,7 @@ from typing import Protocol
 
 import hiredis
 
-from iii_state.adapters.redis.connection.address import Address
+from iii_state.adapters.redis.connection.address import Address, Place
 from iii_state.adapters.redis.connection.explain import explain
 from iii_state.adapters.redis.scripts.packing import pack
 from iii_state.errors import StoreError
@@ -69,6 +69,9 @@ class PrimaryServer(Protocol):
 
     async def open(self, name: str) -> Carrier:
         """Connect to it; `name` is what `CLIENT LIST` shows. The caller bounds the time. Raises `StoreError` in words."""
+
+    async def open_alone(self, place: Place, name: str) -> Carrier:
+        """A connection that nothing else shares, to a server of a cluster; it ends when that is no master any more."""
 
     def leave(self, found_by: Carrier, refusal: str) -> None:
         """A server is it no more, as an error reply says that came over a carrier which its owner replaces."""

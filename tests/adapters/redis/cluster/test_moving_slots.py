@@ -8,11 +8,12 @@ from contextlib import suppress
 
 import pytest
 
+from iii_state.adapters.base import Updated
 from iii_state.adapters.redis.mutations.commands import Update
 from iii_state.errors import NoAnswer
 from iii_state.values import MAX_VALUE_BYTES
 from iii_state.values.ops import compile_text
-from tests.support.redis.nodes import Nodes
+from tests.support.redis.nodes import Node, Nodes
 from tests.support.redis.partitions import SCOPE, Partition, partitions_on
 from tests.support.waiting import until
 
@@ -20,7 +21,7 @@ SLOTS = [128, 4224, 8320, 12416]
 """Of four partitions; the first two lie at one node, each of the others at another."""
 
 
-def append(partition: Partition, key: str, number: int) -> asyncio.Future[object]:
+def append(partition: Partition, key: str, number: int) -> asyncio.Future[Updated]:
     ops = compile_text(b'[{"type":"append","path":"l","value":%d}]' % number)
     return partition.connection.call(Update(partition.fanout, SCOPE, key, (ops, MAX_VALUE_BYTES), None, None))
 
@@ -36,7 +37,7 @@ async def fill(partition: Partition, keys: int = 300) -> None:
         await partition.connection.send(b"SET", partition.keys.session(b"filling-%d" % number), b"x" * 100)
 
 
-def another(nodes: Nodes, slot: int) -> list:
+def another(nodes: Nodes, slot: int) -> list[Node]:
     """A shard that does not serve a slot."""
     return next(shard for shard in nodes.shards if shard is not nodes.shard_of(slot))
 
@@ -78,9 +79,10 @@ async def test_a_slot_that_moves_to_and_fro_under_traffic_loses_and_repeats_noth
                 group.create_task(increment(staying, f"k{number}"))
             group.create_task(append_in_order())
             for _ in range(4):
-                before = made[moving]
+                enough = made[moving] + 50
                 await asyncio.to_thread(nodes.move, moving.slot, another(nodes, moving.slot), 10)
-                await until(lambda: made[moving] > before + 50)
+                while made[moving] < enough:
+                    await asyncio.sleep(0.002)
             stopped.set()
         for partition in partitions:
             counts = [await partition.count(f"k{number}") for number in range(8)]
@@ -117,7 +119,7 @@ async def test_what_is_held_fails_in_words_when_its_time_is_over(nodes: Nodes) -
         move = nodes.moving(moving.slot, another(nodes, moving.slot))
         await asyncio.to_thread(move.begin)
         await asyncio.to_thread(move.step, 1000)
-        with pytest.raises(NoAnswer, match="the slot is being moved from Redis at .* given up after 1000 ms; nothing was changed"):
+        with pytest.raises(NoAnswer, match=r"the slot is being moved from Redis at .* given up after 1000 ms; nothing was changed"):
             await moving.increment()
         await asyncio.to_thread(move.finish)
         assert await moving.count() == 1
