@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from typing import Literal
 
 import pytest
 
@@ -52,15 +53,15 @@ def test_what_cannot_be_read_is_an_error_that_quotes_nothing(url: str, told: str
     assert "secret" not in str(raised.value)
 
 
-@pytest.mark.parametrize("expected", [None, True])
-async def test_a_cluster_is_recognised_by_any_of_its_nodes(nodes: Nodes, expected: bool | None) -> None:
+@pytest.mark.parametrize("expected", ["auto", True])
+async def test_a_cluster_is_recognised_by_any_of_its_nodes(nodes: Nodes, expected: Literal["auto", True]) -> None:
     for url in (nodes.url, nodes.replica(nodes.shards[0]).url, nodes.seeds, f"redis://127.0.0.1:1,127.0.0.1:{nodes.nodes[0].port}"):
         assert await is_cluster(Address.parse(url), expected)
 
 
 async def test_what_a_cluster_has_not_is_refused(nodes: Nodes) -> None:
     with pytest.raises(ConfigError, match="redis_url names database 3, and a Redis Cluster has only database 0"):
-        await is_cluster(Address.parse(f"{nodes.url}/3"), None)
+        await is_cluster(Address.parse(f"{nodes.url}/3"), "auto")
     assert not await is_cluster(Address.parse(nodes.url), False)
     with pytest.raises(ConfigError, match=r"names several nodes, and adapter.config.cluster is false"):
         await is_cluster(Address.parse(nodes.seeds), False)
@@ -69,12 +70,12 @@ async def test_what_a_cluster_has_not_is_refused(nodes: Nodes) -> None:
     with pytest.raises(ConfigError, match="cluster is true, but redis_url is the path of a socket"):
         await is_cluster(Address.parse("unix:///tmp/redis.sock"), True)
     with pytest.raises(StoreError, match="nobody listens there"):
-        await is_cluster(Address.parse("redis://127.0.0.1:1"), None)
+        await is_cluster(Address.parse("redis://127.0.0.1:1"), "auto")
 
 
 async def test_a_single_redis_is_no_cluster(server: RedisServer) -> None:
-    assert not await is_cluster(Address.parse(f"{server.url}/3"), None)
+    assert not await is_cluster(Address.parse(f"{server.url}/3"), "auto")
     with pytest.raises(ConfigError, match=r"cluster is true, but Redis at .* is no part of a Redis Cluster"):
         await is_cluster(Address.parse(server.url), True)
     with pytest.raises(ConfigError, match=r"names several servers, and Redis at .* is no Redis Cluster"):
-        await is_cluster(Address.parse(f"{server.url},127.0.0.1:{server.port}"), None)
+        await is_cluster(Address.parse(f"{server.url},127.0.0.1:{server.port}"), "auto")
