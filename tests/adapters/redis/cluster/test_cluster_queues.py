@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import sys
 from collections import defaultdict
@@ -164,8 +165,10 @@ async def test_what_an_engine_had_that_was_killed_is_given_to_another_from_all_p
         assert all(delivery.fence > 0 for delivery in found)
 
 
-async def test_what_other_programs_write_into_a_partition_has_events(nodes: Nodes) -> None:
+async def test_what_other_programs_write_into_a_partition_has_events(nodes: Nodes, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     async with store_on(nodes.url, foreign_writes=True) as adapter:
+        await until(lambda: caplog.text.count("the writes of other programs have events from now on") == PARTITIONS)
         await answer_of(adapter.queues.subscribe(ALL))
         scopes = [f"scope {number}" for number in range(12)]
         for scope in scopes:
