@@ -17,6 +17,7 @@ ADAPTERS = [
     "kv-file",
     "redis",
     "parted",
+    "cluster-valkey",
     "cluster",
     "bridge-kv",
     *map(slow, ("fakeredis", "bridge-redis", "bridge-bridge-kv")),
