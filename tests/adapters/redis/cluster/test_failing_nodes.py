@@ -121,10 +121,10 @@ async def test_a_failover_by_order_loses_nothing_and_missing_scripts_are_no_erro
 
 
 async def test_a_call_with_a_request_id_is_made_once_across_a_failover(nodes: Nodes) -> None:
-    nodes.set_timeout()
-    async with partitions_on(nodes.url, SLOTS[:1]) as (_, (partition,)):
+    nodes.set_timeout()  # the shard is another than in the tests before, in which its masters have voted
+    async with partitions_on(nodes.url, SLOTS[2:3]) as (_, (partition,)):
         await partition.connection.send(b"HSET", partition.keys.session(b"caller:c"), b"epoch", b"1")
-        shard = nodes.shard_of(SLOTS[1])
+        shard = nodes.shard_of(SLOTS[2])
         await partition.increment(request=Request("c", 1, 0, 1))
         failing_over = asyncio.create_task(asyncio.to_thread(nodes.fail_over, shard))
         number = 1
