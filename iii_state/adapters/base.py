@@ -239,7 +239,8 @@ class Queues(Protocol):
     def holds(self, delivery: Delivery) -> bool:
         """Whether a delivery that was taken is still pending here for certain.
 
-        If not, another engine may have it by now (this one slept too long): it must not be started, but given back.
+        If not, another engine may have it by now (this one slept too long), or its subscription has been paused: it must not be
+        started, but given back.
         """
         ...
 
@@ -285,6 +286,29 @@ class Admin(Protocol):
 
     def dead_drop(self, dead_letter_id: str) -> Awaited[bool]:
         """Drop a dead letter; False if it is not there."""
+        ...
+
+    def pause(self, subscription: Subscription) -> Awaited[int]:
+        """Start no handler for it any more, at any engine, until it is resumed; answers how many of its events are out.
+
+        Its events go on being queued, within the bounds of its queue, and what is out may be finished. It stays paused when
+        engines are started again, and when it has ended and is registered again. Raises `StoreError` where that cannot be.
+        """
+        ...
+
+    def resume(self, subscription: Subscription) -> Awaited[bool]:
+        """Go on; False where it was not paused."""
+        ...
+
+    def purge(self, subscription: Subscription) -> Awaited[int]:
+        """Drop its events that are not out; answers how many those were."""
+        ...
+
+    def remove(self, subscription: Subscription) -> Awaited[int]:
+        """End a subscription that no engine hosts, at once; answers how many events it held. Its dead letters stay.
+
+        Of one with the delivery `broadcast` it ends the queues of engines that are gone. Raises `StoreError` where it is hosted.
+        """
         ...
 
     def backup(self, name: str) -> Awaited[Backup]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -368,6 +369,31 @@ class BridgeQueues:
             raise StoreError(f"nobody is subscribed any more: {dead_letter.function_id} has no queue for this event")
         self._dead_letters.remove(dead_letter.id)
         relay.keep(begun_anew(dead_letter.event))
+
+    # -- what operators do
+
+    def function_at_remote(self, subscription_id: str) -> str | None:
+        """The function at the remote that stands for a subscription, if it is known."""
+        relay = self._relays.get(subscription_id)
+        return None if relay is None else relay.function_id
+
+    def give_back_waiting(self, subscription_id: str) -> None:
+        """Give back to the remote what has come of a subscription and has not begun."""
+        relay = self._relays.get(subscription_id)
+        if relay is not None:
+            relay.give_back_waiting(math.inf)
+            self._wake_up(subscription_id)
+
+    def remove_unhosted(self, subscription: Subscription) -> None:
+        """End a subscription, here and at the remote. Raises `StoreError` where it is hosted."""
+        relay = self._relays.get(subscription.id)
+        if relay is not None and relay.queue.hosted:
+            function_id = subscription.function_id
+            raise StoreError(f"{function_id} is served here: unregister its trigger, or stop its worker, and then remove it")
+        if relay is not None:
+            if relay.ends is not None:
+                relay.ends.cancel()
+            self._remove(relay)
 
     def _sweep(self) -> None:
         """What is not taken, because its function is away, is given back before the remote counts an attempt."""

@@ -14,12 +14,13 @@ from iii_state.adapters.base import Backup
 from iii_state.adapters.redis.connection.address import Address
 from iii_state.adapters.redis.connection.checks import refuse_newer
 from iii_state.adapters.redis.connection.connection import RedisConnection
+from iii_state.adapters.redis.control import RedisControl
 from iii_state.adapters.redis.keys import Keys, lane
 from iii_state.adapters.redis.mutations.foreign_text import check_event
 from iii_state.adapters.redis.scripts import queues
 from iii_state.config import RedisSettings
 from iii_state.errors import StoreError
-from iii_state.events import LOOPING_SECONDS, DeadLetter, QueueLimits, QueueStats, Subscription
+from iii_state.events import LOOPING_SECONDS, DeadLetter, QueueLimits, QueueStats, Subscription, nothing_of
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,9 @@ class RedisAdmin:
         self._run = connection.run
         self._send = connection.send
         self._limits = limits
+        self._control = control = RedisControl(keys, connection)
+        self.pause, self.resume = control.pause, control.resume
+        self.purge, self.remove = control.purge, control.remove
 
     # -- queues
 
@@ -46,13 +50,18 @@ class RedisAdmin:
         """Every queue there is, hosted or waiting."""
         routed = [field for field in await self._send(b"HKEYS", self._keys.routes) if not field.startswith(b":")]
         planned = await self._planned()
+        paused = await self._control.paused()
         names: dict[bytes, str] = {}
         found: list[QueueStats] = []
         for start in range(0, len(routed), QUEUES_AT_ONCE):
             part = routed[start : start + QUEUES_AT_ONCE]
             stats = await asyncio.gather(*(self._stats(queue, planned[queue], names) for queue in part))
             found += [each for each in stats if each is not None]
-        return found
+        for each in found:
+            if (pause := paused.get(each.subscription.id)) is not None:
+                each.paused_at_ms = pause[1]
+        there = {each.subscription.id for each in found}
+        return found + [nothing_of(*pause) for name, pause in paused.items() if name not in there]
 
     async def _planned(self) -> Counter[bytes]:
         """How many attempts are planned for each queue."""
@@ -187,7 +196,7 @@ def _dead_letter(queue: bytes, entry_id: bytes, fields: Sequence[bytes]) -> Dead
     check_event(event)
     return DeadLetter(
         id=f"{entry_id.decode()}:{queue.decode()}",
-        subscription_id=queue.decode().partition("-")[0],
+        subscription_id=queues.subscription_of(queue).decode(),
         function_id=fields[17].decode(),
         event=event,
         attempts=int(fields[13]),

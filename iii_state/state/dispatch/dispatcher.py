@@ -219,6 +219,10 @@ class Dispatcher:
                     capacity.blocked.append(consumer)
                 return
             if consumer.gathered and self._batches.is_due(consumer):
+                if not self._adapter.queues.holds(consumer.gathered[0]):
+                    consumer.more = True
+                    self._intake.give_back(consumer)
+                    return
                 if self._isolation.is_claimed(consumer):
                     return
                 if batch := self._batches.next_batch(consumer):
