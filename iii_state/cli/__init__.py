@@ -18,11 +18,12 @@ from iii_state.cli.lua_load import lua_load
 from iii_state.cli.many import get_many, touch, transact
 from iii_state.cli.metrics import metrics
 from iii_state.cli.move import backup, export, import_
-from iii_state.cli.operate import dead, triggers
+from iii_state.cli.operate import dead
 from iii_state.cli.run.attach import attach
 from iii_state.cli.run.serve import serve
 from iii_state.cli.terminal import OneLine, discard_output, printable_errors
 from iii_state.cli.token import token
+from iii_state.cli.triggers import triggers
 from iii_state.cli.watch import watch
 
 

@@ -17,7 +17,8 @@ OTHER = Subscription("other")
 
 
 async def stats_of(store: Store, subscription: Subscription = ALL) -> QueueStats:
-    [stats] = [each for each in await store.stats() if each.subscription.id == subscription.id]
+    listed: list[QueueStats] = await store.stats()
+    [stats] = [each for each in listed if each.subscription.id == subscription.id]
     return stats
 
 

@@ -60,7 +60,6 @@ class BridgeAdmin:
 
     async def purge(self, subscription: Subscription) -> int:
         there = await self._there(subscription)
-        self._queues.give_back_waiting(subscription.id)
         return await remote_queues.purge(self._remote, there.id)
 
     async def remove(self, subscription: Subscription) -> int:

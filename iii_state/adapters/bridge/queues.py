@@ -378,9 +378,10 @@ class BridgeQueues:
         return None if relay is None else relay.function_id
 
     def give_back_waiting(self, subscription_id: str) -> None:
-        """Give back to the remote what has come of a subscription and has not begun."""
+        """Give back to the remote, which has paused it, what has come of a subscription and has not begun."""
         relay = self._relays.get(subscription_id)
         if relay is not None:
+            relay.is_paused = True
             relay.give_back_waiting(math.inf)
             self._wake_up(subscription_id)
 

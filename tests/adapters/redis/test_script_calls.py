@@ -200,6 +200,10 @@ async def use_queues(adapter: RedisAdapter) -> None:
         await answer_of(adapter.queues.dead_letter(await taken(adapter), FAILURE))
         (dead_letter,) = await answer_of(adapter.admin.dead_letters())
         await answer_of(use(dead_letter.id))
+    await adapter.admin.pause(ALL)
+    await answer_of(adapter.values.set("s", "k", b"4"))
+    assert await adapter.admin.purge(ALL) > 0
+    await adapter.admin.resume(ALL)
 
 
 async def use_subscriptions(adapter: RedisAdapter) -> None:
