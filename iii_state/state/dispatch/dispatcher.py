@@ -208,6 +208,10 @@ class Dispatcher:
         """Start as many handlers as may run, and take as many deliveries as that needs."""
         if not self._schedule.starts_handlers or not consumer.hosted:
             return
+        if consumer.buffer and not self._adapter.queues.holds(consumer.buffer[0]):  # also where nothing may start just now
+            consumer.more = True
+            self._intake.give_back(consumer)
+            return
         own = consumer.subscription.concurrency
         capacity = consumer.capacity
         suspects = capacity.suspects
