@@ -62,22 +62,28 @@ async def test_handlers_that_run_finish_and_none_begins(kind: str, more: dict[st
         handler = Handler(engine)
         config = {"scope": "s", "concurrency": 1, **more}
         await engine.register_trigger({"type": "state", "function_id": "slow", "config": config})
-        await handler.set("first")
-        await until(lambda: handler.begun)
-        await handler.set(*(f"k{number}" for number in range(9)))
-        answer = await handler.call("iii-state::trigger_pause", {"function_id": "slow"})
-        assert answer["paused"] == 1
-        assert answer["out"] >= 1
-        await handler.waits(9, 1)
         handler.go_on.set()
+        await handler.set("warm")  # from then on the size of events is known, and many are taken ahead
         await until(lambda: handler.done)
+        handler.go_on.clear()
+        await handler.call("iii-state::trigger_pause", {"function_id": "slow"})
+        keys = [f"k{number}" for number in range(10)]
+        await handler.set(*keys)
+        await handler.call("iii-state::trigger_resume", {"function_id": "slow"})
+        await until(lambda: len(handler.begun) > 1)
+        started = handler.begun[1:]
+        answer = await handler.call("iii-state::trigger_pause", {"function_id": "slow"})
+        assert (answer["paused"], 1 <= answer["out"] <= 10) == (1, True)
+        await handler.waits(10 - len(started), len(started))
+        handler.go_on.set()
+        await until(lambda: len(handler.done) > 1)
         await handler.set("more")
-        await handler.waits(10, 0)
-        assert (handler.begun, handler.done) == (["first"], ["first"])
+        await handler.waits(11 - len(started), 0)
+        assert handler.begun == handler.done == ["warm", *started]
         assert (await handler.row())["paused_at_ms"] > 0
         assert await handler.call("iii-state::trigger_resume", {"function_id": "slow"}) == {"resumed": 1}
-        await until(lambda: len(handler.done) >= 11)
-        assert sorted(handler.done) == sorted(["first", "more", *(f"k{number}" for number in range(9))])
+        await until(lambda: len(handler.done) >= 12)
+        assert sorted(handler.done) == sorted(["warm", "more", *keys])
 
 
 async def test_a_paused_function_is_paused_for_an_engine_that_is_started_again(tmp_path: Path) -> None:
