@@ -12,6 +12,7 @@ from iii_state.cli.command_group import CommandGroup
 from iii_state.cli.config import config
 from iii_state.cli.data import delete, get, set_value, update
 from iii_state.cli.docs import docs
+from iii_state.cli.doctor import doctor
 from iii_state.cli.history import history
 from iii_state.cli.lists import entries, groups, keys, list_values
 from iii_state.cli.lua_load import lua_load
@@ -76,6 +77,7 @@ for command in (
     watch,
     triggers,
     dead,
+    doctor,
     export,
     import_,
     backup,

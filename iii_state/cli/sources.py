@@ -32,16 +32,17 @@ def source_options(command: C) -> C:
     return url(redis_url(prefix(as_json(command))))
 
 
-def _is_typed(option: str) -> bool:
+def is_typed(option: str) -> bool:
+    """Whether an option was given with the command, and not by its default or the environment."""
     return click.get_current_context().get_parameter_source(option) is ParameterSource.COMMANDLINE
 
 
 @asynccontextmanager
 async def opened(url: str, redis_url: str | None, prefix: str) -> AsyncIterator[Ask]:
     """Ask an engine, or Redis itself. Options that would be passed over are wrong usage: they name another place."""
-    if redis_url is None and _is_typed("prefix"):
+    if redis_url is None and is_typed("prefix"):
         raise click.UsageError("--prefix is of the keys in a Redis: give --redis-url with it, or leave it out to ask an engine.")
-    if redis_url is not None and _is_typed("url"):
+    if redis_url is not None and is_typed("url"):
         raise click.UsageError("--url (an engine) and --redis-url (Redis itself) were given; give one of them.")
     if redis_url is None:
         async with Client(engine_at(url)) as client:

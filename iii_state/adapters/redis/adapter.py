@@ -186,6 +186,10 @@ class RedisAdapter:
         if fanout.load(known, cast("list[bytes]", table), has_engines=bool(has_engines)):
             fanout.emptied()
 
+    def repair_soon(self) -> None:
+        """Look for damage to what is kept in Redis now, and not with the next sweep."""
+        self._checking.look_soon()
+
     # -- closing
 
     async def stop(self) -> None:
