@@ -13,7 +13,7 @@ local uneven = 0
 for number, lane in ipairs(ARGV) do
   local outstanding = tonumber(redis.call('HGET', busy, lane) or 0)
   local items = redis.pcall('LLEN', KEYS[number + 1])
-  if type(items) ~= 'number' or items ~= 6 * math.max(0, outstanding - 1) then
+  if type(items) ~= 'number' or math.floor(items / 6) ~= math.max(0, outstanding - 1) then
     uneven = uneven + 1
   end
 end

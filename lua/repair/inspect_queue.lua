@@ -11,7 +11,7 @@ Reply: an array of what was found, each {word, detail}; and an array of up to `m
   UNEVEN       there are not as many events in the stream as lanes in `busy`
   DOUBT        the queue is in doubt: it has not been counted since it was damaged
   COUNT        the lanes do not add up to the number of events
-  UNKNOWN      there is no subscription
+  UNKNOWN      there is no subscription, and no engine has seen that yet: its queue would stay for ever
   LOST         so many events were found to be lost
 ]]
 
@@ -35,7 +35,7 @@ end
 if redis.call('HEXISTS', subscription, 'ending') == 1 then
   return {found, waiting}
 end
-if redis.call('HEXISTS', subscription, 'settings') == 0 then
+if redis.call('HEXISTS', subscription, 'settings') == 0 and redis.call('HEXISTS', subscription, 'retention') == 0 then
   report('UNKNOWN')
 end
 local lost = tonumber(redis.call('HGET', subscription, 'lost') or 0) + tonumber(redis.call('HGET', busy, 'lost') or 0)

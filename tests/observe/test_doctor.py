@@ -47,7 +47,7 @@ def on(server: RedisServer, **more: Any) -> dict[str, Any]:
     return {"adapter": {"name": "redis", "config": {"redis_url": server.url, "heartbeat_ttl_ms": 1000, **more}}}
 
 
-async def call(engine: Engine, function_id: str, **payload: Any) -> Any:
+async def call(engine: Engine, function_id: str, /, **payload: Any) -> Any:
     return await engine.trigger({"function_id": function_id, "payload": payload})
 
 
@@ -126,7 +126,7 @@ async def test_a_user_without_permissions_is_told(server: RedisServer) -> None:
         )
         url = server.url.replace("redis://", "redis://small:pass@")
         found = await findings("--redis-url", url)
-        assert "xadd" in found["permissions"]["what"]
+        assert "XADD" in found["permissions"]["what"]
         assert set(found) == {"permissions"}
 
 
@@ -294,7 +294,8 @@ async def test_what_waits_in_a_file_is_told(tmp_path: Path) -> None:
 async def test_a_damaged_file_is_told(directory: Path) -> None:
     path = directory / "state.sqlite3"
     content = bytearray(path.read_bytes())
-    content[4096 + 100 : 4096 + 3000] = b"\xee" * 2900
+    for start in range(4096, len(content), 4096):
+        content[start + 8 : start + 3000] = b"\xee" * 2992
     path.write_bytes(content)
     assert set(await in_file(directory)) == {"file-damaged"}
     path.write_bytes(b"no database at all" * 1000)

@@ -19,8 +19,8 @@ from iii_state.errors import StoreError
 from iii_state.events import QueueLimits
 from iii_state.observe.doctor.findings import Finding, Progress
 from iii_state.observe.doctor.redis.fleet import of_engines, of_sessions
-from iii_state.observe.doctor.redis.queues import Queues, forget_lost, of_queues
-from iii_state.observe.doctor.redis.server import of_server, of_share
+from iii_state.observe.doctor.redis.queues import Queues, forget_lost, have_counted, of_queues
+from iii_state.observe.doctor.redis.server import of_scripts, of_server, of_share
 from iii_state.observe.doctor.redis.values import ValueLook
 from iii_state.observe.doctor.subscriptions import of_queues as of_subscriptions
 
@@ -39,6 +39,7 @@ async def examine(settings: RedisSettings, progress: Progress, *, values: bool =
     refused: list[Finding] = []
 
     async def check(socket: Socket) -> None:
+        refused.extend(await of_scripts(socket))  # before this connection loads them
         try:
             await check_permissions(socket, keys, settings.prefix, b"doctor-" + secrets.token_hex(8).encode())
         except StoreError as error:
@@ -59,6 +60,7 @@ async def examine(settings: RedisSettings, progress: Progress, *, values: bool =
         queues = await of_queues(connection, keys)
         if repair and queues.damaged:
             progress("repairing queues")
+            await have_counted(connection, keys, queues)
             queues = await _repaired(settings, connection, keys, is_watching=routed)
         found += queues.findings()
         if repair:

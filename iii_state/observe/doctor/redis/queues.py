@@ -90,6 +90,13 @@ async def of_queues(connection: RedisConnection, keys: Keys) -> Queues:
     return found
 
 
+async def have_counted(connection: RedisConnection, keys: Keys, queues: Queues) -> None:
+    """Have what is counted wrong counted again: engines look at that only where a queue is in doubt."""
+    for queue, words in queues.damaged.items():
+        if _WORDS[b"COUNT"] in words:
+            await connection.send(b"HSET", keys.busy(queue), b"doubt", b"1")
+
+
 async def forget_lost(connection: RedisConnection, keys: Keys, queues: Queues) -> None:
     """What was lost has been told: do not tell it again."""
     for queue in queues.lost:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from iii_state.adapters.redis.connection.connection import RedisConnection
 from iii_state.adapters.redis.connection.durability import SETTINGS, Findings
+from iii_state.adapters.redis.connection.socket import Socket
 from iii_state.adapters.redis.keyspace.notifications import ALL_CLASSES, SETTING
 from iii_state.adapters.redis.scripts.loader import names, script
 from iii_state.errors import StoreError
@@ -35,7 +36,6 @@ async def of_server(connection: RedisConnection, *, foreign_writes: bool) -> lis
         *_replication(info),
         *await _notifications(connection, "Kghx" if foreign_writes else "Kx"),
         *await _clock(connection),
-        *await _scripts(connection),
     ]
 
 
@@ -189,9 +189,10 @@ async def _clock(connection: RedisConnection) -> list[Finding]:
     ]
 
 
-async def _scripts(connection: RedisConnection) -> list[Finding]:
+async def of_scripts(socket: Socket) -> list[Finding]:
+    """Whether the scripts of this version are there."""
     scripts = [script(name) for name in names()]
-    there = await _ask(connection, b"SCRIPT", b"EXISTS", *(each.sha1 for each in scripts))
+    (there,) = await socket.ask((b"SCRIPT", b"EXISTS", *(each.sha1 for each in scripts)))
     missing = [each.name for each, is_there in zip(scripts, there, strict=True) if not is_there] if isinstance(there, list) else []
     if not missing:
         return []
