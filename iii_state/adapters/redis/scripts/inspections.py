@@ -1,4 +1,4 @@
-"""Calls of the scripts that look at what lies in Redis, and change nothing: what they take."""
+"""Calls of the scripts that the doctor looks with at what lies in Redis: what they take."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ def inspect_queue(keys: Keys, queue: bytes, most: int) -> list[bytes]:
 def inspect_lanes(keys: Keys, queue: bytes, lanes: Sequence[bytes]) -> list[bytes]:
     """What follows the digest of repair/inspect_lanes.lua in EVALSHA."""
     return [b"%d" % (1 + len(lanes)), keys.busy(queue), *(keys.wait(queue, name) for name in lanes), *lanes]
+
+
+def recount_entries(keys: Keys, queue: bytes) -> list[bytes]:
+    """What follows the digest of repair/recount_entries.lua in EVALSHA."""
+    return [b"1", keys.busy(queue)]
 
 
 def inspect_values(values_key: bytes, cursor: bytes, count: int, large: int) -> list[bytes]:
