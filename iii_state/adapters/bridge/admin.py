@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from iii_state.adapters.base import Backup
+from iii_state.adapters.base import Backup, EngineSeen
 from iii_state.adapters.bridge.queues import BridgeQueues
 from iii_state.adapters.bridge.remote import queues as remote_queues
 from iii_state.adapters.bridge.remote.remote import Remote
@@ -47,6 +47,9 @@ class BridgeAdmin:
                 )
             )
         return found
+
+    def engines(self) -> list[EngineSeen]:
+        return [EngineSeen(engine_name(), engine_name(), [])]
 
     async def dead_letters(self, function_id: str | None = None) -> list[DeadLetter]:
         found = self._dead_letters.all()
