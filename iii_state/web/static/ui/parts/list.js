@@ -1,6 +1,6 @@
 // A list of any length of which only the rows that can be seen are there: a listbox, by keyboard and by touch.
 
-import { h, replace } from "./dom.js";
+import { h } from "./dom.js";
 
 const AROUND = 10;
 
@@ -8,6 +8,7 @@ export class List {
   /** `row(item)` gives what a row shows; `choose(item, byKey)` is told which one was opened; `more()` that the end comes near. */
   constructor({ label, row, choose, more = null, preview = null }) {
     this.items = [];
+    this.made = new Map();
     this.total = null;
     this.at = -1;
     this.chosen = null;
@@ -67,26 +68,26 @@ export class List {
     if (this.more && to >= this.items.length - 50 && this.items.length) this.more();
     if (!anew && this.drawn === `${from} ${to} ${this.at}`) return;
     this.drawn = `${from} ${to} ${this.at}`;
-    const rows = [];
+    // Elements stay while their items do: a click on one that was put away between its two halves would be none.
+    const before = this.made;
+    this.made = new Map();
+    let place = this.space.firstChild;
     for (let index = from; index < to; index++) {
       const item = this.items[index];
-      const element = h(
-        "div",
-        {
-          class: `row${item === this.chosen ? " chosen" : ""}${index === this.at ? " at" : ""}`,
-          role: "option",
-          id: `${this.id}-${index}`,
-          "aria-selected": item === this.chosen ? "true" : "false",
-          "aria-posinset": index + 1,
-          "aria-setsize": this.total ?? -1,
-          "data-index": index,
-        },
-        this.row(item),
-      );
+      const element = before.get(item) ?? h("div", { role: "option" }, this.row(item));
+      before.delete(item);
+      this.made.set(item, element);
+      element.className = `row${item === this.chosen ? " chosen" : ""}${index === this.at ? " at" : ""}`;
+      element.id = `${this.id}-${index}`;
+      element.dataset.index = index;
+      element.setAttribute("aria-selected", String(item === this.chosen));
+      element.setAttribute("aria-posinset", index + 1);
+      element.setAttribute("aria-setsize", this.total ?? -1);
       element.style.transform = `translateY(${index * height}px)`;
-      rows.push(element);
+      if (element === place) place = place.nextSibling;
+      else this.space.insertBefore(element, place);
     }
-    replace(this.space, rows);
+    for (const element of before.values()) element.remove();
     if (this.at >= from && this.at < to) this.element.setAttribute("aria-activedescendant", `${this.id}-${this.at}`);
     else this.element.removeAttribute("aria-activedescendant");
   }

@@ -19,6 +19,7 @@ class Data {
     this.scope = null;
     this.prefix = "";
     this.turn = 0;
+    this.isNew = true;
     this.scopes = [];
     this.keys = [];
     this.scopeFilter = h("input", {
@@ -125,7 +126,8 @@ class Data {
     const key = given.get("key") ?? null;
     const prefix = given.get("prefix") ?? "";
     this.root.dataset.level = scope === null ? "scopes" : key === null ? "keys" : "value";
-    if (scope !== this.scope || prefix !== this.prefix) {
+    if (scope !== this.scope || prefix !== this.prefix || this.isNew) {
+      this.isNew = false;
       if (scope !== this.scope) {
         this.keyFilter.value = "";
       }

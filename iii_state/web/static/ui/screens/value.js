@@ -160,7 +160,7 @@ export class ValuePane {
     const rows = h("div", { class: "changes" });
     const more = h("div");
     let after;
-    const load = async () => {
+    const load = async (pages = 5) => {
       try {
         const reply = await engine.call("state::history", { scope: this.scope, key: this.key, after, limit: 100 });
         const following = JSON.parse(reply.member("next_after"));
@@ -172,10 +172,11 @@ export class ValuePane {
         }
         const isEnd = following === after || shown === 0;
         after = following;
-        replace(more, isEnd ? h("p", { class: "muted" }, "These are all that the change log keeps, the newest on top.") : button("Load later changes", load));
+        if (!isEnd && pages > 1) return void (await load(pages - 1));
+        replace(more, isEnd ? h("p", { class: "muted" }, "These are all that the change log keeps, the newest on top.") : button("Load later changes", () => load()));
         replace(place, more, rows);
       } catch (error) {
-        replace(more, trouble(error, load));
+        replace(more, trouble(error, () => load()));
         replace(place, more, rows);
       }
     };
