@@ -38,7 +38,7 @@ async def walk(opened: Tab, name: str) -> list[str]:
     return list(
         await opened.page.evaluate(
             """async (name) => {
-                const list = document.querySelector(`[role=listbox][aria-label=${name}]`);
+                const list = document.querySelector(`[role=listbox][aria-label="${name}"]`);
                 const found = new Map();
                 let still = 0, at = -1;
                 list.scrollTop = 0;

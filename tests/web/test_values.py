@@ -245,7 +245,7 @@ async def test_leaving_a_draft_asks(opened: Tab, port: Port) -> None:
 
     opened.page.on("dialog", stay)
     await opened.page.get_by_role("link", name="Live").click()
-    await opened.page.wait_for_function("location.hash.startsWith('#/data')")
+    await opened.page.wait_for_url("**/#/data?*")
     assert await opened.page.locator("#draft").input_value() == "12345"
     assert len(asked) == 1
 

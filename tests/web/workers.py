@@ -37,13 +37,13 @@ class Handling:
 
 
 @contextlib.asynccontextmanager
-async def handling(port: Port, function_id: str, config: dict[str, Any]) -> AsyncIterator[Handling]:
+async def handling(port: Port, function_id: str, config: dict[str, Any], *, fails: bool = True) -> AsyncIterator[Handling]:
     """A worker with a trigger, for the length of a `with` block."""
     worker = await port.connect(name="cards", runtime="python", version="1", pid=1)
     made = Handling(worker, function_id)
+    made.fails = fails
     await worker.send("registerfunction", id=function_id)
     await worker.send("registertrigger", id=str(uuid.uuid4()), trigger_type="state", function_id=function_id, config=config)
-    await worker.settled()
     task = asyncio.create_task(made.run())
     try:
         yield made
@@ -54,9 +54,13 @@ async def handling(port: Port, function_id: str, config: dict[str, Any]) -> Asyn
 
 
 async def hears(opened: Tab, writer: RawWorker, scope: str) -> None:
-    """Wait until the screen Live hears of changes: its trigger is registered some time after the screen is there."""
+    """Wait until the screen Live hears of changes, and has shown all that there were: it registers its trigger when it is there."""
     rows = opened.page.get_by_role("listbox", name="Changes").get_by_role("option")
     async with asyncio.timeout(SECONDS):
+        number = 0
         while not await rows.count():
-            await writer.call("state::set", {"scope": scope, "key": "are you there?", "value": 1})
+            number += 1  # another key each time: what is told of one key comes after what was told of it before
+            await writer.call("state::set", {"scope": scope, "key": f"are you there? {number}", "value": 1})
             await asyncio.sleep(0.05)
+    await writer.call("state::set", {"scope": scope, "key": "now we begin", "value": 1})
+    await rows.filter(has_text="now we begin").first.wait_for()
