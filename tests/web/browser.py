@@ -14,13 +14,13 @@ SECONDS = 15.0
 
 
 @contextlib.asynccontextmanager
-async def chromium() -> AsyncIterator[Browser]:
+async def chromium(*arguments: str) -> AsyncIterator[Browser]:
     """Started for the length of a `with` block; a test is skipped where there is none (scripts/test --slow installs it)."""
     program = shutil.which("chromium")
     if program is None:
         pytest.skip("there is no chromium; scripts/test --slow installs it")
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        browser = await playwright.chromium.launch(executable_path=program, args=["--no-sandbox", *arguments])
         try:
             yield browser
         finally:

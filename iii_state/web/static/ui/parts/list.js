@@ -30,7 +30,7 @@ export class List {
         onpointerdown: (event) => (this.pressed = this.items[this.under(event)]),
         onclick: (event) => this.click(event),
         onfocus: () => {
-          if (this.at < 0 && this.items.length) this.move(0, false);
+          if (this.at < 0 && this.items.length) this.move(Math.ceil(this.element.scrollTop / this.height), false);
         },
       },
       this.space,

@@ -37,8 +37,8 @@ class Data {
       label: "Scopes",
       row: (scope) => name(scope, 200),
       choose: (scope, byKey) => {
+        this.wantsFocus = byKey;
         go("data", { scope });
-        if (byKey) this.keyList.element.focus();
       },
     });
     this.scopePlace = h("div", { class: "place" }, this.scopeList.element);
@@ -234,7 +234,10 @@ class Data {
       this.isLoading = false;
       if (this.keyList.element.parentNode !== this.keyPlace) replace(this.keyPlace, this.keyList.element);
       this.filterKeys();
-      if (after === undefined) this.keyList.element.scrollTop = 0;
+      if (after !== undefined) return;
+      this.keyList.element.scrollTop = 0;
+      if (this.wantsFocus) this.keyList.element.focus();
+      this.wantsFocus = false;
     } catch (error) {
       if (mine !== this.turn) return;
       done();

@@ -30,7 +30,7 @@ export function open(root) {
   const look = async () => {
     if (engine.can("iii-state::engines")) {
       try {
-        const [told, triggers] = await Promise.all([engines(), subscriptions()]);
+        const [told, triggers] = await Promise.all([engines(), subscriptions().catch(() => [])]);
         replace(
           health,
           told.health === null ? h("p", { class: "ok" }, "● The store answers.") : h("div", { class: "trouble", role: "alert" }, h("strong", null, "✕ The store does not answer"), told.health),

@@ -107,7 +107,7 @@ class Live {
 
   reconnected() {
     this.rows.unshift({ gap: "the connection was lost: what happened meanwhile is not known", at: now() });
-    this.isNew = true;
+    this.list.show(this.rows, this.rows.length, this.list.chosen);
     this.listen(true);
   }
 
@@ -129,7 +129,10 @@ class Live {
     const config = { ...filter, retention_ms: 0, on_full: "drop_oldest", max_queue_length: QUEUE, concurrency: 1 };
     if (this.kind.value) config.event_types = [`state:${this.kind.value}`];
     if (narrows) config.batch = { max: BATCH, wait_ms: FRAME_MS };
-    if (this.wasHidden) this.rows.unshift({ gap: "the page was hidden, and did not listen", at: now() });
+    if (this.wasHidden) {
+      this.rows.unshift({ gap: "the page was hidden, and did not listen", at: now() });
+      this.list.show(this.rows, this.rows.length, this.list.chosen);
+    }
     this.wasHidden = false;
     this.end = engine.listen(
       config,

@@ -24,7 +24,8 @@ export function open(root) {
   }
   const look = async () => {
     try {
-      const [told, triggers] = await Promise.all([engines(), subscriptions()]);
+      const told = await engines();
+      const triggers = told.health === null ? await subscriptions() : [];
       const there = told.rows.filter((row) => row.isThere);
       const own = triggers.filter((row) => !isWatch(row));
       replace(
@@ -39,7 +40,7 @@ export function open(root) {
           card("Dead letters", number(total(triggers, "dead")), "#/dead", `${number(total(own, "dropped"))} events dropped so far`),
         ),
       );
-      replace(needs, needed(told, triggers, own));
+      replace(needs, told.health === null ? needed(told, triggers, own) : h("p", { class: "bad" }, "✕ The store: nothing is read, written or delivered until it answers."));
     } catch (error) {
       replace(health, trouble(error, look));
     }
