@@ -88,6 +88,19 @@ class Backup(NamedTuple):
     bytes: int
 
 
+class EngineSeen(NamedTuple):
+    """One of the engines that share a store: what people know it by, and what it has said that it can do.
+
+    `silent_ms` tells for how long it has not been heard of, None where that is not known; after `gone_ms` it counts as gone.
+    """
+
+    id: str
+    name: str
+    features: list[str]
+    silent_ms: int | None = None
+    gone_ms: int | None = None
+
+
 class Values(Protocol):
     """Values at a scope and a key. They are stored texts (`iii_state.values`), in and out."""
 
@@ -274,6 +287,10 @@ class Admin(Protocol):
 
     def stats(self) -> Awaited[list[QueueStats]]:
         """Every queue there is, hosted or waiting."""
+        ...
+
+    def engines(self) -> Awaited[list[EngineSeen]]:
+        """The engines that share the store, as far as is known: this one at least."""
         ...
 
     def dead_letters(self, function_id: str | None = None) -> Awaited[list[DeadLetter]]:

@@ -55,6 +55,7 @@ class ServerSettings(msgspec.Struct, frozen=True):
     limits: ServerLimits = ServerLimits()
     insecure: bool = False
     metrics: bool = True
+    ui: bool = True
 
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
@@ -140,6 +141,7 @@ CHECKS: Mapping[str, Check] = {
     "limits": _limits,
     "insecure": boolean,
     "metrics": boolean,
+    "ui": boolean,
 }
 
 

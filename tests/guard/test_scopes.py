@@ -54,7 +54,7 @@ async def raw_call(worker: RawWorker, function_id: str, data: str) -> Frame:
 
 
 ARGUMENTS = {"key": "k", "value": 1, "ops": [], "keys": ["k"], "items": [{"scope": "secret", "key": "k"}], "steps": [], "ttl_ms": 1}
-HARMLESS = {"state::list_groups", "iii-state::session_open", "iii-state::route"}
+HARMLESS = {"state::list_groups", "iii-state::session_open", "iii-state::route", "iii-state::about"}
 """Functions that show no more than the token may see; what they answer is tested by itself."""
 
 

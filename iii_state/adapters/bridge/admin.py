@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from iii_state.adapters.base import Backup
+from iii_state.adapters.base import Backup, EngineSeen
 from iii_state.adapters.bridge.queues import BridgeQueues
 from iii_state.adapters.bridge.remote import queues as remote_queues
 from iii_state.adapters.bridge.remote.remote import Remote
@@ -64,9 +64,10 @@ class BridgeAdmin:
 
     async def remove(self, subscription: Subscription) -> int:
         there = await self._there(subscription)
+        self._queues.refuse_hosted(subscription)
         if there.paused_at_ms is not None:
             await remote_queues.resume(self._remote, there.id)
-        self._queues.remove_unhosted(subscription)
+        self._queues.remove(subscription.id)
         return there.waiting + there.pending
 
     async def _there(self, subscription: Subscription) -> remote_queues.RemoteQueue:
@@ -83,6 +84,9 @@ class BridgeAdmin:
         if found is None:
             raise StoreError(f"{self._remote.url} has no queue of {subscription.function_id} (yet): try again")
         return found
+
+    def engines(self) -> list[EngineSeen]:
+        return [EngineSeen(engine_name(), engine_name(), [])]
 
     async def dead_letters(self, function_id: str | None = None) -> list[DeadLetter]:
         found = self._dead_letters.all()

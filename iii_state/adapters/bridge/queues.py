@@ -385,15 +385,17 @@ class BridgeQueues:
             relay.give_back_waiting(math.inf)
             self._wake_up(subscription_id)
 
-    def remove_unhosted(self, subscription: Subscription) -> None:
-        """End a subscription, here and at the remote. Raises `StoreError` where it is hosted."""
+    def refuse_hosted(self, subscription: Subscription) -> None:
+        """Raise `StoreError` where a subscription is hosted here."""
         relay = self._relays.get(subscription.id)
         if relay is not None and relay.queue.hosted:
             function_id = subscription.function_id
             raise StoreError(f"{function_id} is served here: unregister its trigger, or stop its worker, and then remove it")
+
+    def remove(self, subscription_id: str) -> None:
+        """End a subscription, here and at the remote."""
+        relay = self._relays.get(subscription_id)
         if relay is not None:
-            if relay.ends is not None:
-                relay.ends.cancel()
             self._remove(relay)
 
     def _sweep(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from iii_state.adapters.base import Backup
+from iii_state.adapters.base import Backup, EngineSeen
 from iii_state.adapters.kv.journal.journal import Journal
 from iii_state.adapters.kv.queues import KvQueues
 from iii_state.adapters.local_dead_letters import DeadLetters
@@ -41,6 +41,9 @@ class KvAdmin:
             for queue in self._queues
         ]
         return found + [nothing_of(*pause) for pause in paused.values()]
+
+    def engines(self) -> list[EngineSeen]:
+        return [EngineSeen(engine_name(), engine_name(), [])]
 
     def dead_letters(self, function_id: str | None = None) -> list[DeadLetter]:
         return [

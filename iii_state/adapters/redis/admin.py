@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
-from iii_state.adapters.base import Backup
+from iii_state.adapters.base import Backup, EngineSeen
 from iii_state.adapters.redis.connection.address import Address
 from iii_state.adapters.redis.connection.checks import refuse_newer
 from iii_state.adapters.redis.connection.connection import RedisConnection
@@ -116,6 +116,23 @@ class RedisAdmin:
             held = await self._send(b"GET", self._keys.engine(engine))
             names[engine] = f"{engine.decode()} (gone)" if held is None else held.decode("utf-8", "replace")
         return names[engine]
+
+    # -- engines
+
+    async def engines(self) -> list[EngineSeen]:
+        """Those that stand among the engines, with what is left of their heartbeats."""
+        keys = self._keys
+        listed, features = await asyncio.gather(self._send(b"HGETALL", keys.engines), self._send(b"HGETALL", keys.features))
+        known = dict(zip(features[::2], features[1::2], strict=True))
+        found = []
+        for engine, sign in zip(listed[::2], listed[1::2], strict=True):
+            name, left = await asyncio.gather(self._send(b"GET", keys.engine(engine)), self._send(b"PTTL", keys.engine(engine)))
+            ttl_ms = int(sign.split()[0])
+            shown = engine if name is None else name
+            words = known.get(engine, b"").decode("utf-8", "replace").split()
+            silent_ms = max(0, ttl_ms - max(0, left))
+            found.append(EngineSeen(engine.decode("utf-8", "replace"), shown.decode("utf-8", "replace"), words, silent_ms, ttl_ms))
+        return sorted(found, key=lambda each: each.name)
 
     # -- dead letters
 
