@@ -67,7 +67,7 @@ class BridgeAdmin:
         self._queues.refuse_hosted(subscription)
         if there.paused_at_ms is not None:
             await remote_queues.resume(self._remote, there.id)
-        self._queues.remove(subscription.id)
+        self._queues.end(subscription.id)
         return there.waiting + there.pending
 
     async def _there(self, subscription: Subscription) -> remote_queues.RemoteQueue:

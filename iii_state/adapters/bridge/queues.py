@@ -392,7 +392,7 @@ class BridgeQueues:
             function_id = subscription.function_id
             raise StoreError(f"{function_id} is served here: unregister its trigger, or stop its worker, and then remove it")
 
-    def remove(self, subscription_id: str) -> None:
+    def end(self, subscription_id: str) -> None:
         """End a subscription, here and at the remote."""
         relay = self._relays.get(subscription_id)
         if relay is not None:
