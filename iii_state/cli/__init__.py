@@ -22,6 +22,7 @@ from iii_state.cli.move import backup, export, import_
 from iii_state.cli.operate import dead
 from iii_state.cli.run.attach import attach
 from iii_state.cli.run.serve import serve
+from iii_state.cli.stats import stats, top
 from iii_state.cli.terminal import OneLine, discard_output, printable_errors
 from iii_state.cli.token import token
 from iii_state.cli.triggers import triggers
@@ -75,6 +76,8 @@ for command in (
     groups,
     history,
     watch,
+    top,
+    stats,
     triggers,
     dead,
     doctor,

@@ -9,10 +9,12 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from iii_state import values
 from iii_state.adapters.redis.admin import inspection
 from iii_state.cli.calls import engine_at, url_option
 from iii_state.client.client import Client
 from iii_state.config import RedisSettings
+from iii_state.errors import Code, FunctionError
 from iii_state.host import LOCAL
 from iii_state.state.functions.admin import AdminFunctions
 from iii_state.tasks.results import result_of
@@ -52,6 +54,10 @@ async def opened(url: str, redis_url: str | None, prefix: str) -> AsyncIterator[
         functions = {function_id: function for function_id, function, _ in AdminFunctions(inspected)}
 
         async def ask(function_id: str, data: bytes) -> bytes | None:
+            if function_id == "iii-state::engines":
+                return values.encode({"engines": [each._asdict() for each in await inspected.engines()]})
+            if function_id not in functions:
+                raise FunctionError(Code.FUNCTION_NOT_FOUND, f"no engine was asked: {function_id} is what an engine tells")
             return await result_of(functions[function_id](data, LOCAL))
 
         yield ask
