@@ -245,6 +245,8 @@ def command_of(words: list[str]) -> tuple[click.Command, list[str]]:
     while words:
         if isinstance(command, click.Group) and words[0] in options(command):
             words = words[1:]
+        elif isinstance(command, click.Group) and command.invoke_without_command and words[0] == "|":
+            break
         elif isinstance(command, click.Group):
             assert words[0] in command.commands, f"no such command: {words[0]}"
             command, words = command.commands[words[0]], words[1:]

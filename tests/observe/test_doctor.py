@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -17,6 +18,7 @@ from click.testing import CliRunner, Result
 from iii_state import Engine, StateModule
 from iii_state.cli import main
 from iii_state.cli.doctor import doctor as command
+from tests.support import ROOT
 from tests.support.redis.server import RedisServer
 from tests.support.waiting import until
 
@@ -313,6 +315,19 @@ async def test_an_engine_tells_of_itself(server: RedisServer) -> None:
         assert await findings("--url", url) == {}
         await call(engine, "iii-state::trigger_pause", function_id="orders::changed")
         assert set(await findings("--url", url)) == {"subscription-paused"}
+
+
+def test_the_docs_name_every_finding() -> None:
+    source = "".join(path.read_text("utf-8") for path in (ROOT / "iii_state" / "observe" / "doctor").rglob("*.py"))
+    made = set(re.findall(r'Finding\(\s+"(fault|warning|note)",\s+"([a-z-]+)"', source))
+    page = (ROOT / "iii_state" / "docs" / "operating.md").read_text("utf-8")
+    told = {
+        (severity, finding)
+        for severity, findings in re.findall(r"^\| (fault|warning|note) \| (.*) \|$", page, re.MULTILINE)
+        for finding in re.findall(r"`([a-z-]+)`", findings)
+    }
+    assert made == told
+    assert {finding for severity, finding in made if severity == "fault"} == FAULTS
 
 
 def test_only_one_place_is_looked_at() -> None:
