@@ -67,7 +67,7 @@ function needed(told, triggers, own) {
   const found = [];
   for (const row of own.filter((each) => each.dead).slice(0, 10))
     found.push([h("span", { class: "bad" }, "✕ "), h("a", { href: `#/dead?function=${encodeURIComponent(row.function_id)}` }, plural(row.dead, "dead letter")), " of ", name(row.function_id, 100)]);
-  for (const row of own.filter((each) => each.paused).slice(0, 10)) found.push([h("span", { class: "warn" }, "‖ "), name(row.function_id, 100), " is paused"]);
+  for (const row of own.filter((each) => each.paused_at_ms).slice(0, 10)) found.push([h("span", { class: "warn" }, "‖ "), name(row.function_id, 100), " is paused"]);
   for (const row of own.filter((each) => each.looping).slice(0, 10)) found.push([h("span", { class: "bad" }, "↻ "), name(row.function_id, 100), " leads to itself"]);
   for (const row of own.filter((each) => !each.hosts.length).slice(0, 10))
     found.push([h("span", { class: "bad" }, "✕ "), name(row.function_id, 100), ` has no host, and ${plural(row.waiting, "event")} waiting`]);

@@ -39,7 +39,7 @@ export function isWatch(row) {
 }
 
 function stateOf(row) {
-  if (row.paused) return h("span", { class: "warn" }, "‖ paused");
+  if (row.paused_at_ms) return h("span", { class: "warn" }, "‖ paused");
   if (row.looping) return h("span", { class: "bad" }, "↻ loops");
   if (!row.hosts.length) return h("span", { class: "bad" }, "✕ no host");
   return h("span", { class: "ok" }, "● served");
@@ -149,10 +149,10 @@ class Triggers {
 
   show(row) {
     const acts = [
-      ["trigger_pause", "Pause", !row.paused, "Hand out no events until it is resumed? Events wait meanwhile."],
-      ["trigger_resume", "Resume", Boolean(row.paused), "Hand out its events again?"],
+      ["trigger_pause", "Pause", !row.paused_at_ms, "Hand out no events until it is resumed? Events wait meanwhile."],
+      ["trigger_resume", "Resume", Boolean(row.paused_at_ms), "Hand out its events again?"],
       ["trigger_purge", "Purge …", true, `Drop the ${plural(row.waiting, "event")} that wait?`],
-      ["trigger_remove", "Remove …", true, "End this subscription, with all that waits?"],
+      ["trigger_remove", "Remove …", !row.hosts.length, "End this subscription, with all that waits?"],
     ].filter(([id, , fits]) => fits && engine.can(`iii-state::${id}`));
     const place = h("div");
     replace(
