@@ -15,6 +15,7 @@ import uvloop
 from iii_state import config as configuration
 from iii_state.attach import Attachment
 from iii_state.attach.metrics_port import MetricsPort
+from iii_state.attach.page_relay import PageRelay
 from iii_state.cli.calls import engine_at, url_option
 from iii_state.cli.run.guard import token_of_environment
 from iii_state.cli.run.log_format import LoggedCommand, log_format_option, say
@@ -37,6 +38,7 @@ _ID = re.compile(r"[^\s:]+(::[^\s:]+)*")
 @click.option("--name", default="state", show_default=True, help="What the worker is called; NAME-2, … where that is taken.")
 @click.option("--metrics-port", type=click.IntRange(0, 65535), help="Answer GET /metrics on this port; 0 takes a free one.")
 @click.option("--metrics-host", default="127.0.0.1", show_default=True, help="The address of --metrics-port; 0.0.0.0 is every one.")
+@click.option("--ui", is_flag=True, help="The page, too, on the --metrics-port: values, changes, triggers in a browser.")
 @log_format_option
 @click.argument("rest", nargs=-1, type=click.UNPROCESSED, metavar="")
 def attach(
@@ -50,6 +52,7 @@ def attach(
     name: str,
     metrics_port: int | None,
     metrics_host: str,
+    ui: bool,
     rest: tuple[str, ...],
 ) -> None:
     """Serve state to an engine that has none of its own, as a worker of it.
@@ -70,13 +73,17 @@ def attach(
         )
     if not metrics_host.strip():  # of a variable that is not set, say: it would be every address
         raise click.BadParameter("it is empty: name an address, or leave it out for 127.0.0.1", param_hint="'--metrics-host'")
+    if ui and metrics_port is None:
+        raise click.UsageError("--ui shows the page on the port of --metrics-port: give one, 0 for any that is free")
+    if ui and prefix != "state":
+        raise click.UsageError("--ui shows the functions state::*, and not those of another --prefix")
     metrics = None if metrics_port is None else (metrics_host, metrics_port)
     load = configured(config_path, adapter, {"kv": file_path, "redis": redis_url, "bridge": bridge_url})
     try:
         config = load()
         _refuse_own_engine(config, url)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_attach(load, config, config_path, url, prefix, name, metrics))
+            runner.run(_attach(load, config, config_path, url, prefix, name, metrics, ui))
     except (ConfigError, StoreError, AttachRefused) as error:
         raise click.ClickException(str(error)) from None
     except OSError as error:
@@ -94,7 +101,14 @@ def _refuse_own_engine(config: dict[str, Any], url: str) -> None:
 
 
 async def _attach(
-    load: Load, config: dict[str, Any], config_path: Path | None, url: str, prefix: str, name: str, metrics: tuple[str, int] | None
+    load: Load,
+    config: dict[str, Any],
+    config_path: Path | None,
+    url: str,
+    prefix: str,
+    name: str,
+    metrics: tuple[str, int] | None,
+    ui: bool,
 ) -> None:
     stopped = stopped_by_signals()
     module = StateModule(config)
@@ -116,8 +130,12 @@ async def _attach(
         attachment = Attachment(module, engine_at(url), prefix=prefix, name=name, say=say)
         async with AsyncExitStack() as stack:
             if metrics is not None and guard is not None:
-                port = await stack.enter_async_context(MetricsPort(guard, attachment.figures))
-                say(f"metrics at {await port.listen(*metrics)}")
+                page = PageRelay(guard, engine_at(url)) if ui else None
+                port = await stack.enter_async_context(MetricsPort(guard, attachment.figures, page))
+                address = await port.listen(*metrics)
+                say(f"metrics at {address}")
+                if ui:
+                    say(f"page at {address.removesuffix('metrics')}")
             await attachment.run(stopped)
     finally:
         await reloading.stop()

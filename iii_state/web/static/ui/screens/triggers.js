@@ -152,7 +152,7 @@ class Triggers {
       ["trigger_pause", "Pause", !row.paused_at_ms, "Hand out no events until it is resumed? Events wait meanwhile."],
       ["trigger_resume", "Resume", Boolean(row.paused_at_ms), "Hand out its events again?"],
       ["trigger_purge", "Purge …", true, `Drop the ${plural(row.waiting, "event")} that wait?`],
-      ["trigger_remove", "Remove …", true, "End this subscription, with all that waits?"],
+      ["trigger_remove", "Remove …", !row.hosts.length, "End this subscription, with all that waits?"],
     ].filter(([id, , fits]) => fits && engine.can(`iii-state::${id}`));
     const place = h("div");
     replace(
