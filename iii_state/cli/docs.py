@@ -115,7 +115,7 @@ def laid_out(page: str, console: Console, columns: int) -> str:
 
 
 def without_links(page: str) -> str:
-    """A page's text in which a link to another page says what to type, one within the page is its words, and pictures are left out."""
+    """A page's text without pictures, in which a link to another page says what to type, and one within the page is its words."""
 
     def words(link: re.Match[str]) -> str:
         text, target = link.groups()
