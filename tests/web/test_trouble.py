@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import aiohttp
+import pytest
 from playwright.async_api import Browser
 
 from tests.support.bridge.engines import stock
@@ -124,6 +125,7 @@ async def test_rights_are_shown_and_kept(browser: Browser, tmp_path: Path) -> No
             await opened.page.get_by_text("● The store answers.").wait_for()
 
 
+@pytest.mark.slow
 async def test_a_page_that_is_not_let_in_by_its_name_says_why() -> None:
     with running_engine(["--host", "0.0.0.0", "--insecure"]) as engine:
         async with (

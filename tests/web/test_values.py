@@ -250,6 +250,21 @@ async def test_leaving_a_draft_asks(opened: Tab, port: Port) -> None:
     assert len(asked) == 1
 
 
+async def test_an_edit_sees_that_a_value_went_away_and_came_back_where_there_is_a_change_log(browser: Browser) -> None:
+    config = {"adapter": {"name": "kv"}, "history": [{"scope": "s", "max_length": 100}]}
+    with running_engine(config=config) as engine:
+        async with aiohttp.ClientSession() as session, tab(browser, base_of(engine.url)) as opened:
+            worker = await Port(session, "127.0.0.1", engine.port).connect(name="w", runtime="x", pid=1)
+            await worker.call("state::set", {"scope": "s", "key": "k", "value": 1})
+            await opened.go(place("s", "k"))
+            await edit(opened, lambda text: "3")
+            for value in (2, 1):
+                await worker.call("state::set", {"scope": "s", "key": "k", "value": value})
+            await save(opened)
+            await opened.page.get_by_text("It was changed meanwhile. Nothing was saved.").wait_for()
+            assert (await worker.call("state::get", {"scope": "s", "key": "k"}))["result"] == 1
+
+
 async def test_the_history_of_a_key_is_shown_where_there_is_a_change_log(browser: Browser) -> None:
     config = {"adapter": {"name": "kv"}, "history": [{"scope": "s", "max_length": 100}]}
     with running_engine(config=config) as engine:

@@ -211,6 +211,7 @@ const HELP = [
   ["Space", "pause or go on, in Live"],
   ["Esc", "back out of what is open"],
   ["?", "this list"],
+  ["Ctrl+F", "finds only rows that are on the screen: the filters find all"],
 ];
 
 function help() {

@@ -107,8 +107,8 @@ function parts(ms) {
 function zone(ms) {
   if (clock.utc) return "UTC";
   const minutes = -new Date(ms).getTimezoneOffset();
-  const text = `${String(Math.floor(Math.abs(minutes) / 60)).padStart(2, "0")}:${String(Math.abs(minutes) % 60).padStart(2, "0")}`;
-  return `UTC${minutes < 0 ? "-" : "+"}${text}`;
+  const two = (value) => String(Math.floor(value)).padStart(2, "0");
+  return `UTC${minutes < 0 ? "-" : "+"}${two(Math.abs(minutes) / 60)}:${two(Math.abs(minutes) % 60)}`;
 }
 
 /** An instant in full, with its zone. */

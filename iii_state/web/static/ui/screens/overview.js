@@ -33,7 +33,7 @@ export function open(root) {
         h("p", { class: told.health === null ? "ok" : "bad" }, told.health === null ? "● The store answers." : `✕ The store does not answer: ${told.health}`),
         h(
           "div",
-          { class: "cards" },
+          { class: "cards numbers" },
           card("Engines", number(there.length), "#/fleet", told.adapter),
           card("Triggers", number(own.length), "#/triggers", plural(triggers.length - own.length, "watch", "watches")),
           card("Waiting", number(total(own, "waiting")), "#/triggers", `${number(total(own, "pending"))} handed out`),

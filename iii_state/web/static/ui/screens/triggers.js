@@ -18,7 +18,7 @@ export async function subscriptions() {
     const source = list.slice(part.start, part.end);
     return { ...JSON.parse(source), source };
   });
-  for (const row of rows) row.mark = row.id ?? JSON.stringify([row.namespace, row.function_id, row.scope, row.key, row.scope_prefix, row.key_prefix, row.condition_function_id, row.delivery, row.event_types, row.changed, row.when]);
+  for (const row of rows) row.mark = row.id ?? JSON.stringify([row.namespace, row.function_id, row.scope, row.key, row.scope_prefix, row.key_prefix, row.delivery]);
   return rows.sort((a, b) => (a.oldest_at_ms ?? Infinity) - (b.oldest_at_ms ?? Infinity) || (a.function_id < b.function_id ? -1 : 1));
 }
 
