@@ -19,7 +19,7 @@ from iii_state.errors import StoreError
 from iii_state.events import QueueLimits
 from iii_state.observe.doctor.findings import Finding, Progress
 from iii_state.observe.doctor.redis.fleet import of_engines, of_sessions
-from iii_state.observe.doctor.redis.queues import Queues, forget_lost, have_counted, of_queues
+from iii_state.observe.doctor.redis.queues import QueueDamage, forget_lost, have_counted, of_queues
 from iii_state.observe.doctor.redis.server import of_scripts, of_server, of_share
 from iii_state.observe.doctor.redis.values import ValueLook
 from iii_state.observe.doctor.subscriptions import of_queues as of_subscriptions
@@ -76,7 +76,7 @@ async def examine(settings: RedisSettings, progress: Progress, *, values: bool =
         await connection.stop()
 
 
-async def _repaired(settings: RedisSettings, connection: RedisConnection, keys: Keys, *, is_watching: bool) -> Queues:
+async def _repaired(settings: RedisSettings, connection: RedisConnection, keys: Keys, *, is_watching: bool) -> QueueDamage:
     """Join the fleet as an engine that serves nothing, until nothing is damaged any more: engines put right what they find."""
     engine = RedisAdapter(_joining(settings, is_watching=is_watching), history=None)
     await engine.start(lambda subscription_id: None)

@@ -25,7 +25,7 @@ _WORDS = {
 
 
 @dataclass(slots=True)
-class Queues:
+class QueueDamage:
     """What was found."""
 
     damaged: dict[bytes, list[str]] = field(default_factory=dict)
@@ -66,9 +66,9 @@ class Queues:
         return found
 
 
-async def of_queues(connection: RedisConnection, keys: Keys) -> Queues:
+async def of_queues(connection: RedisConnection, keys: Keys) -> QueueDamage:
     """Look at all queues; each in one step, so that traffic is not taken for damage."""
-    found = Queues()
+    found = QueueDamage()
     routed = [field for field in await connection.send(b"HKEYS", keys.routes) if not field.startswith(b":")]
     for queue in routed:
         told, lanes = await connection.run("repair/inspect_queue", inspections.inspect_queue(keys, queue, MOST_LANES))
@@ -90,14 +90,14 @@ async def of_queues(connection: RedisConnection, keys: Keys) -> Queues:
     return found
 
 
-async def have_counted(connection: RedisConnection, keys: Keys, queues: Queues) -> None:
+async def have_counted(connection: RedisConnection, keys: Keys, queues: QueueDamage) -> None:
     """Count the events of queues again whose lanes are in order, which engines do not look at."""
     for queue, words in queues.damaged.items():
         if words == [_WORDS[b"COUNT"]]:
             await connection.run("repair/recount_entries", inspections.recount_entries(keys, queue))
 
 
-async def forget_lost(connection: RedisConnection, keys: Keys, queues: Queues) -> None:
+async def forget_lost(connection: RedisConnection, keys: Keys, queues: QueueDamage) -> None:
     """What was lost has been told: do not tell it again."""
     for queue in queues.lost:
         await connection.send(b"HDEL", keys.subscription(queue), b"lost")
