@@ -82,6 +82,25 @@ async def test_a_pause_is_exact_and_says_how_much_is_new(opened: Tab, port: Port
     assert await opened.page.get_by_text("Paused").count() == 0
 
 
+async def test_a_long_pause_keeps_the_latest_and_says_how_many_it_could_not_keep(opened: Tab, port: Port) -> None:
+    worker = await port.connect(name="w", runtime="x", pid=1)
+    await opened.go("#/live?scope=s")
+    await hears(opened, worker, "s")
+    already = sum(await seen_and_left_out(opened))
+    await opened.page.keyboard.press("Space")
+    count, step = 3000, 500
+    for written in range(step, count + 1, step):
+        await write(worker, step)
+        async with asyncio.timeout(2 * SECONDS):
+            while sum(await seen_and_left_out(opened)) < already + written:
+                await asyncio.sleep(0.05)
+    assert await seen_and_left_out(opened) == (already + count, 0)
+    await opened.page.get_by_text("3,000 new").wait_for()
+    await opened.page.keyboard.press("Space")
+    await opened.page.get_by_text("1,000 left out").wait_for()
+    assert await seen_and_left_out(opened) == (already + count - 1000, 1000)
+
+
 async def test_what_the_page_changes_itself_is_marked(opened: Tab, port: Port) -> None:
     worker = await port.connect(name="w", runtime="x", pid=1)
     await opened.go("#/live?scope=s")

@@ -1,7 +1,7 @@
 // The connection to the engine, as one of its workers: calls, functions that take events, and coming back after a loss.
 
 import { clock } from "./dom.js";
-import { Raw, members, request } from "./json.js";
+import { members, request } from "./json.js";
 
 const TOKEN = "iii-state-token";
 const CALL_MS = 30_000;
@@ -308,7 +308,6 @@ function uuid() {
   return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-${hex.slice(12, 16)}-${hex.slice(16, 20)}-${hex.slice(20)}`;
 }
 
-export { Raw };
 export const engine = new Engine();
 
 /** Calls `look` now and every so often, while the page can be seen and the engine is there; never two at once. Returns its end. */

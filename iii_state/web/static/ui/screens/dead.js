@@ -210,7 +210,7 @@ class Dead {
       );
       this.detail.scrollIntoView({ block: "nearest" });
     } catch (error) {
-      replace(this.detail, error.code === "not_found" || error.code === "NOT_FOUND" ? empty("That dead letter is gone: it was retried or dropped.") : trouble(error, () => this.show()));
+      replace(this.detail, error.code === "NOT_FOUND" ? empty("That dead letter is gone: it was retried or dropped.") : trouble(error, () => this.show()));
     }
   }
 

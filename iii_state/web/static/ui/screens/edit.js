@@ -3,8 +3,8 @@
 import { button, h, name, now, replace, toast, trouble } from "../parts/dom.js";
 import { dialog, form } from "../parts/dialog.js";
 import { diffTable } from "../parts/diff.js";
-import { CallError, Raw, engine } from "../parts/engine.js";
-import { compact, fault, format } from "../parts/json.js";
+import { CallError, engine } from "../parts/engine.js";
+import { Raw, compact, fault, format } from "../parts/json.js";
 import { read } from "./value.js";
 
 const own = [];

@@ -13,7 +13,7 @@ const MOST_CHARACTERS = 8 * 1024 * 1024;
 const FRAME_MS = 100;
 const CHARACTERS_A_SECOND = 256 * 1024;
 const QUEUE = 1000;
-const BATCH = 200;
+const BATCH = 50;
 const KINDS = { "": "every kind", created: "created", updated: "updated", deleted: "deleted" };
 
 export function open(root, given) {
@@ -173,7 +173,7 @@ class Live {
   add(row) {
     if (this.isPaused) {
       this.waiting.push(row);
-      this.trim(this.waiting, "shift");
+      while (this.waiting.length > MOST_ROWS) this.cut += this.waiting.shift().gap ? 0 : 1;
     } else {
       this.rows.unshift(row);
       this.size += row.size ?? 0;
@@ -181,21 +181,14 @@ class Live {
     }
   }
 
-  trim(rows, take) {
-    if (take === "shift") {
-      while (rows.length > MOST_ROWS) {
-        rows.shift();
-        this.cut++;
-      }
-      return;
-    }
-    while (rows.length > MOST_ROWS || this.size > MOST_CHARACTERS) this.size -= rows.pop().size ?? 0;
+  trim() {
+    while (this.rows.length > MOST_ROWS || this.size > MOST_CHARACTERS) this.size -= this.rows.pop().size ?? 0;
   }
 
   redraw() {
     this.drawing = null;
     if (this.isOver) return;
-    this.trim(this.rows, "pop");
+    this.trim();
     if (this.isNew) this.list.show(this.rows, this.rows.length, this.list.chosen);
     this.isNew = false;
     this.status();
@@ -223,6 +216,7 @@ class Live {
     if (!isPaused) {
       if (this.cut) this.waiting.unshift({ gap: `${plural(this.cut, "change")} left out: more came while it was paused than are kept`, at: now(), size: 0 });
       this.lost += this.cut;
+      this.seen -= this.cut;
       this.cut = 0;
       for (const row of this.waiting) {
         this.rows.unshift(row);

@@ -1,6 +1,6 @@
 // The screen of rates: what this engine counts, as differences between two looks, kept in this tab for an hour.
 
-import { button, clock, duration, empty, h, instant, number, replace, s, timeOfDay } from "../parts/dom.js";
+import { button, duration, empty, h, instant, number, replace, s, timeOfDay } from "../parts/dom.js";
 import { engine, poll } from "../parts/engine.js";
 import { keepDraft } from "../main.js";
 
@@ -138,7 +138,7 @@ export function open(root) {
   }, { "aria-pressed": "false" });
   const draw = () => {
     replace(place, SERIES.map(([title, key, unit]) => chart(title, key, unit, Number(span.value))));
-    const about = figures.last ? `Of this engine alone, ${engine.about?.engine ?? ""}, since this tab looks; a look every ${LOOK_MS / 1000} s; one call in sixteen is timed. As of ${instant(figures.last.at_ms)}${clock.utc ? "" : ", local time"}.` : "Looking …";
+    const about = figures.last ? `Of this engine alone, ${engine.about?.engine ?? ""}, since this tab looks; a look every ${LOOK_MS / 1000} s; one call in sixteen is timed. As of ${instant(figures.last.at_ms)}.` : "Looking …";
     if (note.textContent !== about) note.textContent = about;
     replace(
       rows,

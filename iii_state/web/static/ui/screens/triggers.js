@@ -151,7 +151,7 @@ class Triggers {
     const acts = [
       ["trigger_pause", "Pause", !row.paused_at_ms, "Hand out no events until it is resumed? Events wait meanwhile."],
       ["trigger_resume", "Resume", Boolean(row.paused_at_ms), "Hand out its events again?"],
-      ["trigger_purge", "Purge …", true, `Drop the ${plural(row.waiting, "event")} that wait?`],
+      ["trigger_purge", "Purge …", true, (fresh) => `Drop the ${plural(fresh.waiting, "event")} that wait?`],
       ["trigger_remove", "Remove …", !row.hosts.length, "End this subscription, with all that waits?"],
     ].filter(([id, , fits]) => fits && engine.can(`iii-state::${id}`));
     const place = h("div");
@@ -166,11 +166,13 @@ class Triggers {
     );
   }
 
-  async act(id, words, question, row, place) {
+  async act(id, words, question, shown, place) {
+    await this.look();
+    const row = this.found.find((each) => each.mark === shown.mark) ?? shown; // the number is that of now
     const act = words.replace(" …", "");
     const isDangerous = id === "trigger_purge" || id === "trigger_remove";
     const things = isDangerous ? row.waiting : 1;
-    if (!(await confirm(`${act} a trigger`, [name(row.function_id), " (", wants(row), "). ", question], isDangerous && row.waiting ? `${act} (${number(row.waiting)})` : act, { things, danger: isDangerous }))) return;
+    if (!(await confirm(`${act} a trigger`, [name(row.function_id), " (", wants(row), "). ", typeof question === "string" ? question : question(row)], isDangerous && row.waiting ? `${act} (${number(row.waiting)})` : act, { things, danger: isDangerous }))) return;
     try {
       await engine.call(`iii-state::${id}`, row.id ? { id: row.id } : { function_id: row.function_id }, { changes: true });
       await this.look();
