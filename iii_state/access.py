@@ -27,6 +27,7 @@ EVERYBODYS = frozenset(
         "engine::channels::create",
         "iii-state::session_open",
         "iii-state::route",
+        "iii-state::about",
     )
 )
 """Functions that every token may call: they show and do no more than it may anyway."""

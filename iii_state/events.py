@@ -27,6 +27,9 @@ FOREVER = "forever"
 TRIGGERS_V2 = "triggers.v2"
 """The feature that narrowed triggers are: engines without it take no notice of what narrows one."""
 
+TRIGGERS_PAUSE = "triggers.pause"
+"""The feature that operators can pause, resume, purge and remove subscriptions: engines without it go on delivering."""
+
 BRIDGE_FUNCTIONS = "iii-state::bridge::"
 """How the ids of functions begin with which a bridge hears of a remote's events: it stands for all the callers of its engine."""
 
@@ -315,4 +318,11 @@ class QueueStats:
     is_looping: bool = False
     """Whether its handler has lately been seen to lead to itself (`state/dispatch/loops.py`)."""
     ready: int = 0
-    """How many of those that wait could be taken now: the first of each lane."""
+    """How many of those that wait could be taken now, were they not paused: the first of each lane."""
+    paused_at_ms: int | None = None
+    """Since when an operator has it paused, in milliseconds since 1970; None where it is not."""
+
+
+def nothing_of(subscription: Subscription, paused_at_ms: int) -> QueueStats:
+    """That a subscription is paused which has no queue now: it is when it is registered again."""
+    return QueueStats(subscription, 0, 0, 0, 0, 0, [], None, paused_at_ms=paused_at_ms)

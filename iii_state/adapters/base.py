@@ -88,6 +88,19 @@ class Backup(NamedTuple):
     bytes: int
 
 
+class EngineSeen(NamedTuple):
+    """One of the engines that share a store: what people know it by, and what it has said that it can do.
+
+    `silent_ms` tells for how long it has not been heard of, None where that is not known; after `gone_ms` it counts as gone.
+    """
+
+    id: str
+    name: str
+    features: list[str]
+    silent_ms: int | None = None
+    gone_ms: int | None = None
+
+
 class Values(Protocol):
     """Values at a scope and a key. They are stored texts (`iii_state.values`), in and out."""
 
@@ -247,7 +260,8 @@ class Queues(Protocol):
     def holds(self, delivery: Delivery) -> bool:
         """Whether a delivery that was taken is still pending here for certain.
 
-        If not, another engine may have it by now (this one slept too long): it must not be started, but given back.
+        If not, another engine may have it by now (this one slept too long), or its subscription has been paused: it must not be
+        started, but given back.
         """
         ...
 
@@ -283,6 +297,10 @@ class Admin(Protocol):
         """Every queue there is, hosted or waiting."""
         ...
 
+    def engines(self) -> Awaited[list[EngineSeen]]:
+        """The engines that share the store, as far as is known: this one at least."""
+        ...
+
     def dead_letters(self, function_id: str | None = None) -> Awaited[list[DeadLetter]]:
         """Dead letters, oldest first."""
         ...
@@ -293,6 +311,29 @@ class Admin(Protocol):
 
     def dead_drop(self, dead_letter_id: str) -> Awaited[bool]:
         """Drop a dead letter; False if it is not there."""
+        ...
+
+    def pause(self, subscription: Subscription) -> Awaited[int]:
+        """Start no handler for it any more, at any engine, until it is resumed; answers how many of its events are out.
+
+        Its events go on being queued, within the bounds of its queue, and what is out may be finished. It stays paused when
+        engines are started again, and when it has ended and is registered again. Raises `StoreError` where that cannot be.
+        """
+        ...
+
+    def resume(self, subscription: Subscription) -> Awaited[bool]:
+        """Go on; False where it was not paused."""
+        ...
+
+    def purge(self, subscription: Subscription) -> Awaited[int]:
+        """Drop its events that are not out; answers how many those were."""
+        ...
+
+    def remove(self, subscription: Subscription) -> Awaited[int]:
+        """End a subscription that no engine hosts, at once; answers how many events it held. Its dead letters stay.
+
+        Of one with the delivery `broadcast` it ends the queues of engines that are gone. Raises `StoreError` where it is hosted.
+        """
         ...
 
     def backup(self, name: str) -> Awaited[Backup]:

@@ -185,6 +185,17 @@ class Queue:
         self._pending.pop(number, None)
         self._forget(number)
 
+    def purge(self) -> list[Delivery]:
+        """Drop all deliveries that are not out: they are answered."""
+        gone = [delivery for number, delivery in self._deliveries.items() if number not in self._pending]
+        self.close()
+        self._deliveries = {number: delivery for number, delivery in self._deliveries.items() if number in self._pending}
+        self._lanes = {(each.event.scope, each.event.key): deque((each,)) for each in self._deliveries.values()}
+        self._ready.clear()
+        self._bytes = sum(delivery.event.size for delivery in self._deliveries.values())
+        self.dropped += len(gone)
+        return gone
+
     def drop_oldest(self) -> Delivery | None:
         """Drop the oldest delivery that is not out, if there is one."""
         number = next((number for number in self._deliveries if number not in self._pending), None)

@@ -1,4 +1,4 @@
-"""The port on which an attached worker shows its metrics and answers probes: it has no other one."""
+"""The port on which an attached worker shows its metrics and the page, and answers probes: it has no other one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Self
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from iii_state.attach.page_relay import PageRelay
 from iii_state.engine import http_log
 from iii_state.engine.admission import ASKED, asked, refusal
 from iii_state.engine.listening import HANDSHAKE_SECONDS, bind, resolve
@@ -20,14 +21,22 @@ from iii_state.guard import Guard
 
 
 class MetricsPort:
-    """Answers `GET /metrics` with these figures, and probes, to whom `guard` lets in."""
+    """Answers `GET /metrics` with these figures, and probes, to whom `guard` lets in; with a `page`, that as well."""
 
-    def __init__(self, guard: Guard, probes: Probes, figures: Callable[[], Awaitable[list[Figure]]]) -> None:
+    def __init__(
+        self,
+        guard: Guard,
+        probes: Probes,
+        figures: Callable[[], Awaitable[list[Figure]]],
+        page: PageRelay | None = None,
+    ) -> None:
         self._guard = guard
         self._figures = figures
         app = web.Application(middlewares=[self._check_place])
         app.router.add_get("/metrics", self._serve)
         probes.add_to(app.router)
+        if page is not None:
+            page.add_to(app)
         self._runner = web.AppRunner(
             app, access_log=None, logger=http_log.logger, handle_signals=False, keepalive_timeout=HANDSHAKE_SECONDS
         )

@@ -12,18 +12,21 @@ from iii_state.cli.command_group import CommandGroup
 from iii_state.cli.config import config
 from iii_state.cli.data import delete, get, set_value, update
 from iii_state.cli.docs import docs
+from iii_state.cli.doctor import doctor
 from iii_state.cli.history import history
 from iii_state.cli.lists import entries, groups, keys, list_values
 from iii_state.cli.lua_load import lua_load
 from iii_state.cli.many import get_many, touch, transact
 from iii_state.cli.metrics import metrics
 from iii_state.cli.move import backup, export, import_
-from iii_state.cli.operate import dead, triggers
+from iii_state.cli.operate import dead
 from iii_state.cli.run.attach import attach
 from iii_state.cli.run.serve import serve
+from iii_state.cli.stats import stats, top
 from iii_state.cli.systemd import systemd
 from iii_state.cli.terminal import OneLine, discard_output, printable_errors
 from iii_state.cli.token import token
+from iii_state.cli.triggers import triggers
 from iii_state.cli.watch import watch
 
 
@@ -74,8 +77,11 @@ for command in (
     groups,
     history,
     watch,
+    top,
+    stats,
     triggers,
     dead,
+    doctor,
     export,
     import_,
     backup,

@@ -22,6 +22,7 @@ MAX_COLUMNS = 110
 """Longer lines are hard to read, however wide the terminal is."""
 
 _FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+_PICTURE = re.compile(r"!\[[^\]]*\]\([^)]*\)\n*")
 _LINK = re.compile(r"\[([^\]]*)\]\((?:([\w-]+)\.md)?(?:#[^)]*)?\)")
 """A link to another page, or within the page; none to elsewhere."""
 
@@ -114,13 +115,13 @@ def laid_out(page: str, console: Console, columns: int) -> str:
 
 
 def without_links(page: str) -> str:
-    """A page's text in which a link to another page says what to type, and one within the page is its words."""
+    """A page's text without pictures, in which a link to another page says what to type, and one within the page is its words."""
 
     def words(link: re.Match[str]) -> str:
         text, target = link.groups()
         return f"**{text}**" if target in (None, text) else f"{text} (`iii-state docs {target}`)"
 
-    parts = [(_LINK.sub(words, prose), fence) for prose, fence in _parts(page)]
+    parts = [(_LINK.sub(words, _PICTURE.sub("", prose)), fence) for prose, fence in _parts(page)]
     return "".join(part for pair in parts for part in pair)
 
 

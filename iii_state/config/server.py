@@ -62,6 +62,7 @@ class ServerSettings(msgspec.Struct, frozen=True):
     insecure: bool = False
     metrics: bool = True
     metrics_scopes: tuple[str, ...] = ()
+    ui: bool = True
 
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
@@ -156,6 +157,7 @@ CHECKS: Mapping[str, Check] = {
     "insecure": boolean,
     "metrics": boolean,
     "metrics_scopes": scopes,
+    "ui": boolean,
 }
 
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -27,6 +28,7 @@ from iii_state.figures import Figure
 from iii_state.guard import Guard
 from iii_state.guard.guard import bearer_protocols
 from iii_state.rights import Identity
+from iii_state.web import add_page, answer_with_page
 from iii_state.wire import handshake
 from iii_state.wire.backlog import Backlog
 from iii_state.wire.frames import SERVICE_RESTART
@@ -73,6 +75,7 @@ class Server:
         self.app.router.add_get("/ws/channels/{channel_id}", self._serve_channel)
         probes.add_to(self.app.router)
         self.app.router.add_get("/metrics", self._serve_metrics)
+        add_page(self.app, lambda: guard.settings.ui, partial(admit, guard))
 
     def __len__(self) -> int:
         """Connections that are open."""
@@ -180,7 +183,7 @@ class Server:
 
     async def _serve_root(self, request: web.Request) -> web.StreamResponse:
         if "upgrade" not in request.headers.get("Connection", "").lower():
-            return web.Response(text=_WELCOME)
+            return answer_with_page(request) if self.guard.settings.ui else web.Response(text=_WELCOME)
         identity = await admit(self.guard, request)
         return await self._serve_socket(
             request, identity, lambda socket: worker.connect(self._workers, socket, request.remote, identity)

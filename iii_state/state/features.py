@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from iii_state.errors import Code, FunctionError, unsupported
-from iii_state.events import TRIGGERS_V2
+from iii_state.events import TRIGGERS_PAUSE, TRIGGERS_V2
 
-FEATURES: list[str] = ["if", "meta", "many", "transact", "prefix", "touch", "history", TRIGGERS_V2]
+FEATURES: list[str] = ["if", "meta", "many", "transact", "prefix", "touch", "history", TRIGGERS_V2, TRIGGERS_PAUSE]
 """`features` in the metadata of `state::set`. Engines ignore members that they do not know: a `set` with `if` would be carried out
 without it. So callers look here, and refuse what is missing (`UNSUPPORTED`)."""
 

@@ -25,6 +25,7 @@ from iii_state.state.functions.declared import FunctionGroup
 from iii_state.state.functions.history import HistoryFunctions
 from iii_state.state.functions.lists import ListFunctions
 from iii_state.state.functions.many import ManyFunctions
+from iii_state.state.functions.overview import OverviewFunctions
 from iii_state.state.functions.peers import PeerFunctions
 from iii_state.state.functions.snapshots import Snapshots
 from iii_state.state.functions.values import ValueFunctions
@@ -32,6 +33,7 @@ from iii_state.state.queue_figures import QueueFigures
 from iii_state.state.scope_figures import ScopeFigures
 from iii_state.state.tracing import Tracing, place_of
 from iii_state.state.triggers import StateTriggers
+from iii_state.tasks.background import Background
 from iii_state.tasks.closing import Stopping, in_turn
 
 STOP_SECONDS = 10.0
@@ -55,6 +57,7 @@ class StateModule:
         self._is_given = adapter is not None
         self._dispatcher: Dispatcher | None = None
         self._counted: dict[str, CountedFunction] = {}
+        self._asked = Background()
         self._use(adapter or open_adapter(self._settings))
         self._has_started = False
         self._stopping = Stopping(self._stop)
@@ -110,6 +113,7 @@ class StateModule:
             ListFunctions(self.adapter, self._snapshots),
             PeerFunctions(self.adapter),
             AdminFunctions(self.adapter.admin),
+            OverviewFunctions(self.adapter, self.figures, self._asked),
         )
         for function_id, handler, description in (function for group in groups for function in group):
             metadata = self._about if function_id == "state::set" else None
@@ -141,7 +145,7 @@ class StateModule:
     async def _stop(self) -> None:
         dispatcher, self._dispatcher = self._dispatcher, None
         self.triggers.end()
-        steps: list[Callable[[], Awaitable[None]]] = [self._close_snapshots, self.adapter.stop]
+        steps: list[Callable[[], Awaitable[None]]] = [self._close_snapshots, self._asked.stop, self.adapter.stop]
         if dispatcher is not None:
             steps.insert(0, partial(dispatcher.stop, STOP_SECONDS))
         await in_turn(*steps)

@@ -31,9 +31,10 @@ DROPPED = counter(
     "events_dropped", "Events that went because there were too many (drop_oldest), and dead letters for their age.", "function_id"
 )
 LOOPING = gauge("subscriptions_looping", "Subscriptions whose handler has lately been seen to lead to itself.", "function_id")
+PAUSED = gauge("subscriptions_paused", "Subscriptions that an operator has paused: their events wait.", "function_id")
 OLDEST = gauge("oldest_event_age_seconds", "Since when the oldest event waits or is handled; 0 where there is none.", "function_id")
 
-_SUMS = (SUBSCRIPTIONS, UNSERVED, WAITING, READY, OUTSTANDING, RETRYING, DEAD, DROPPED, LOOPING)
+_SUMS = (SUBSCRIPTIONS, UNSERVED, WAITING, READY, OUTSTANDING, RETRYING, DEAD, DROPPED, LOOPING, PAUSED)
 
 
 class QueueFigures:
@@ -87,5 +88,5 @@ def queue_figures(queues: Sequence[QueueStats], now: int) -> list[Figure]:
 def _numbers(stats: QueueStats) -> tuple[float, ...]:
     return (
         *(1, 0 if stats.hosts else 1, stats.waiting, stats.ready, stats.pending, stats.retrying, stats.dead),
-        *(stats.dropped, 1 if stats.is_looping else 0),
+        *(stats.dropped, 1 if stats.is_looping else 0, 0 if stats.paused_at_ms is None else 1),
     )

@@ -5,7 +5,7 @@ removed by subscriptions/delete_queue.lua.
 KEYS  1 routes (hash)   2 routes_version (string)   3 routes_log (stream)   4 hold (string)   5 orphans (sorted set)
       6 subscription (hash)   7 clock (hash)
 ARGV  1 engine: which lets it go, '' for a subscription whose retention may be over   2 queue
-      3 is_full: 1 where it is to end before its retention is over, if no engine hosts it
+      3 early: '1' where it is to end before its retention is over, '2' also where that is for ever, if no engine hosts it
 
 Reply: a word
   ENDED     the routes have changed, or had been; its queue is to be cleared
@@ -16,7 +16,7 @@ Reply: a word
 
 local routes, routes_version, routes_log, hold, orphans, subscription = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local clock = KEYS[7]
-local engine, queue, is_full = ARGV[1], ARGV[2], ARGV[3]
+local engine, queue, early = ARGV[1], ARGV[2], ARGV[3]
 
 if redis.call('EXISTS', hold) == 1 then
   return 'HOLD'
@@ -40,7 +40,7 @@ local retained_until = redis.call('ZSCORE', orphans, queue)
 if is_hosted then
   redis.call('HDEL', subscription, own)
   return 'KEPT'
-elseif engine == '' and (not retained_until or is_full ~= '1' and tonumber(retained_until) > now) then
+elseif engine == '' and early ~= '2' and (not retained_until or early ~= '1' and tonumber(retained_until) > now) then
   return 'KEPT'
 end
 redis.call('XLEN', routes_log)

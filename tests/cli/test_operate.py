@@ -177,3 +177,74 @@ def test_a_redis_without_our_data_and_one_that_is_away_are_named() -> None:
     port = free_port()
     result = CliRunner().invoke(main, ["dead", "list", "--redis-url", f"redis://127.0.0.1:{port}"])
     assert (result.exit_code, f"127.0.0.1:{port} refused" in result.stderr) == (1, True)
+
+
+async def row_of(running: Running, source: int, function_id: str) -> dict[str, str]:
+    table = await running.ask(source, "triggers")
+    head, *lines = [line.split("\t") for line in table.stdout.splitlines()]
+    return next(dict(zip(head, line, strict=True)) for line in lines if line[0] == function_id)
+
+
+@pytest.mark.parametrize("source", [0, 1], ids=["engine", "redis"])
+async def test_a_function_is_paused_purged_and_resumed(running: Running, source: int) -> None:
+    handled: list[object] = []
+    running.engine.register_function("orders::changed", lambda event: handled.append(event["new_value"]))
+    paused = await running.ask(source, "triggers", "pause", "orders::changed")
+    assert (paused.exit_code, paused.stdout) == (0, "1 subscription paused\n"), paused.output
+    await running.set("a", 1)
+    await running.set("b", 2)
+    row = await row_of(running, source, "orders::changed")
+    assert (row["WAITING"], row["STATE"].startswith("paused "), len(row["ID"])) == ("2", True, 8)
+    purged = await running.ask(source, "triggers", "purge", "orders::changed", "--id", row["ID"][:4])
+    assert (purged.exit_code, purged.stdout) == (0, "2 events dropped\n"), purged.output
+    await running.set("c", 3)
+    resumed = await running.ask(source, "triggers", "resume", "orders::changed", "--json")
+    assert json.loads(resumed.stdout) == {"resumed": 1}
+    async with asyncio.timeout(20):
+        while not handled:
+            await asyncio.sleep(0.02)
+    assert handled == [3]
+    row = await row_of(running, source, "orders::changed")
+    assert (row["DROPPED"], row["STATE"]) == ("2", "-")
+
+
+@pytest.mark.parametrize("source", [0, 1], ids=["engine", "redis"])
+async def test_only_what_nobody_serves_is_removed(running: Running, source: int) -> None:
+    refused = await running.ask(source, "triggers", "remove", "orders::changed")
+    assert (refused.exit_code, "orders::changed is served by" in refused.stderr) == (1, True), refused.output
+    async with Engine() as other:
+        adapter = {"name": "redis", "config": {"redis_url": shared_server().url, "prefix": running.prefix}}
+        await other.add_module(StateModule({"adapter": adapter}))
+        other.register_function("orders::left", lambda event: None)
+        config = {"scope": "orders", "retention_ms": "forever"}
+        await other.register_trigger({"type": "state", "function_id": "orders::left", "config": config})
+    await running.set("a", 1)
+    assert (await row_of(running, source, "orders::left"))["HOSTS"] == "nobody"
+    removed = await running.ask(source, "triggers", "remove", "orders::left")
+    assert (removed.exit_code, removed.stdout) == (0, "1 subscription removed, with 1 event\n"), removed.output
+    rows = json.loads((await running.ask(source, "triggers", "--json")).stdout)["triggers"]
+    assert [row["function_id"] for row in rows] == ["orders::changed"]
+
+
+async def test_what_is_not_there_or_not_clear_is_told(running: Running) -> None:
+    for arguments, code, words in (
+        (("pause", "no::such"), 1, "no::such has no subscription"),
+        (("purge", "orders::changed", "--id", "zzzz"), 1, "has no subscription whose id begins with zzzz"),
+    ):
+        result = await running.ask(0, "triggers", *arguments)
+        assert (result.exit_code, words in result.stderr) == (code, True), result.output
+    misplaced = await running.ask(0, "triggers", "--json", "pause", "orders::changed")
+    assert (misplaced.exit_code, "--json belongs behind the command `pause`" in misplaced.stderr) == (2, True)
+
+
+async def test_one_subscription_of_several_is_chosen_by_its_id(running: Running) -> None:
+    running.engine.register_function("orders::changed", lambda event: None)
+    config = {"scope": "others"}
+    await running.engine.register_trigger({"type": "state", "function_id": "orders::changed", "config": config})
+    rows = {row["scope"]: row for row in json.loads((await running.ask(0, "triggers", "--json")).stdout)["triggers"]}
+    ambiguous = await running.ask(0, "triggers", "pause", "orders::changed", "--id", "")
+    assert (ambiguous.exit_code, "give more of it" in ambiguous.stderr) == (2, True), ambiguous.output
+    assert (await running.ask(0, "triggers", "pause", "orders::changed", "--id", rows["others"]["id"])).exit_code == 0
+    after = {row["scope"]: row for row in json.loads((await running.ask(0, "triggers", "--json")).stdout)["triggers"]}
+    assert {scope for scope, row in after.items() if "paused_at_ms" in row} == {"others"}
+    assert json.loads((await running.ask(1, "triggers", "pause", "orders::changed", "--json")).stdout)["paused"] == 2

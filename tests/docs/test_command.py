@@ -123,6 +123,10 @@ def test_less_is_told_to_leave_colours_and_short_pages_alone(tmp_path: Path) -> 
     assert "\x1b[1m" in shown
 
 
+def test_pictures_are_left_out_on_a_terminal() -> None:
+    assert without_links("One.\n\n![A screen](screen.png)\n\nTwo.\n") == "One.\n\nTwo.\n"
+
+
 def test_links_become_what_is_to_be_typed() -> None:
     text = "See [Errors](errors.md#ops), [errors](errors.md), [below](#here), [KaC](https://example.org).\n```sh\n[a](b.md)\n```\n"
     assert without_links(text) == (

@@ -82,7 +82,8 @@ def test_every_link_leads_somewhere(path: Path) -> None:
         file, _, anchor = link.partition("#")
         target = (path.parent / file).resolve() if file else path
         assert target.is_file(), link
-        assert path == README or target in PAGES, f"{link}: the pages are shown where nothing else is, too"
+        is_picture = target.suffix == ".png" and target.parent == PACKAGE / "docs"
+        assert path == README or target in PAGES or is_picture, f"{link}: the pages are shown where nothing else is, too"
         assert not anchor or anchor in map(slug, _HEADING.findall(prose(TEXTS[target]))), link
 
 
@@ -118,8 +119,8 @@ def test_a_page_begins_with_its_title_and_a_line_that_says_what_it_is_about(path
 
 
 def test_an_installed_package_brings_the_pages(tmp_path: Path) -> None:
-    here = {path.name: path.read_bytes() for path in PAGES}
-    installed = [entry for entry in (files("iii_state") / "docs").iterdir() if entry.name.endswith(".md")]
+    here = {path.name: path.read_bytes() for path in (*PAGES, *(PACKAGE / "docs").glob("*.png"))}
+    installed = [entry for entry in (files("iii_state") / "docs").iterdir() if entry.name.endswith((".md", ".png"))]
     assert {entry.name: entry.read_bytes() for entry in installed} == here
 
     pytest.importorskip("hatchling")
@@ -245,6 +246,8 @@ def command_of(words: list[str]) -> tuple[click.Command, list[str]]:
     while words:
         if isinstance(command, click.Group) and words[0] in options(command):
             words = words[1:]
+        elif isinstance(command, click.Group) and command.invoke_without_command and words[0] == "|":
+            break
         elif isinstance(command, click.Group):
             assert words[0] in command.commands, f"no such command: {words[0]}"
             command, words = command.commands[words[0]], words[1:]

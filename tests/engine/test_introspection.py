@@ -83,8 +83,8 @@ async def test_health_says_what_is_wrong(port: Port, module: DictModule, engine:
 
 async def test_a_browser_is_told_what_this_is(port: Port) -> None:
     answer = await port.session.get(port.url)
-    assert answer.status == 200
-    assert "iii engine" in await answer.text()
+    assert (answer.status, answer.content_type) == (200, "text/html")
+    assert "iii-state" in await answer.text()
 
 
 async def test_a_function_is_described_by_whoever_serves_it_now(port: Port) -> None:

@@ -26,6 +26,7 @@ FUNCTIONS = (
     ),
     *("engine::triggers::list", "engine::registered-triggers::list", "iii-state::triggers", "iii-state::dead_list"),
     *("iii-state::dead_show", "iii-state::dead_retry", "iii-state::dead_drop", "iii-state::session_open"),
+    *("iii-state::trigger_pause", "iii-state::trigger_resume", "iii-state::trigger_purge", "iii-state::trigger_remove"),
     *("nope::nope", "nope::é", "nope::" + "x" * 300, *ANYBODYS),
 )
 SERVED = ("fuzz::a", "fuzz::b")

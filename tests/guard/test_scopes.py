@@ -54,7 +54,7 @@ async def raw_call(worker: RawWorker, function_id: str, data: str) -> Frame:
 
 
 ARGUMENTS = {"key": "k", "value": 1, "ops": [], "keys": ["k"], "items": [{"scope": "secret", "key": "k"}], "steps": [], "ttl_ms": 1}
-HARMLESS = {"state::list_groups", "iii-state::session_open", "iii-state::route"}
+HARMLESS = {"state::list_groups", "iii-state::session_open", "iii-state::route", "iii-state::about"}
 """Functions that show no more than the token may see; what they answer is tested by itself."""
 
 
@@ -203,6 +203,9 @@ async def test_operators_functions_are_for_operators(engine: Guarded) -> None:
     for function_id in functions:
         assert code(await own.call(function_id, {})) == "FORBIDDEN"
         assert code(await operator.call(function_id, {})) is None
+    for word in ("pause", "resume", "purge", "remove"):
+        assert code(await own.call(f"iii-state::trigger_{word}", {"function_id": "f"})) == "FORBIDDEN"
+        assert code(await operator.call(f"iii-state::trigger_{word}", {"function_id": "f"})) == "NOT_FOUND"
     assert code(await own.call("iii-state::backup", {})) == "FORBIDDEN"
     assert code(await operator.call("iii-state::backup", {})) in (None, "STORE_ERROR"), "but for a file there is nothing to copy"
     assert code(await own.call("iii-state::line_up", {"worker": "w", "ttl_ms": 0})) == "FORBIDDEN"
@@ -236,6 +239,9 @@ async def test_an_operator_with_scopes_sees_and_has_the_dead_letters_and_queues_
     for function_id in ("dead_show", "dead_list", "dead_retry", "dead_drop"):
         assert code(await operator.call(f"iii-state::{function_id}", {"id": secret})) == "NOT_FOUND"
     assert code(await operator.call("iii-state::dead_list", {"after": secret})) == "NOT_FOUND"
+    assert (await operator.call("iii-state::trigger_pause", {"function_id": "f"}))["result"] == {"paused": 1, "out": 0}
+    rows = (await root.call("iii-state::triggers", {}))["result"]["triggers"]
+    assert {row["scope"] for row in rows if "paused_at_ms" in row} == {"mine"}
     assert (await operator.call("iii-state::dead_drop", {}))["result"] == {"dropped": 2}
     assert {row["scope"] for row in await dead(root, "dead_list")} == {"secret"}
     assert len((await root.call("iii-state::triggers", {}))["result"]["triggers"]) == 3

@@ -22,7 +22,7 @@ def refusal(worker: Worker, function: str, **payload: Any) -> tuple[str, str]:
 def test_an_engine_says_what_it_can_do(worker: Worker) -> None:
     about = worker.call("engine::functions::info", {"function_id": "state::set"})
     features = about["metadata"]["iii_state"]["features"]
-    assert features == ["if", "meta", "many", "transact", "prefix", "touch", "history", "triggers.v2"]
+    assert features == ["if", "meta", "many", "transact", "prefix", "touch", "history", "triggers.v2", "triggers.pause"]
 
 
 def test_a_change_is_made_on_a_condition(worker: Worker, unique: str) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from iii_state.adapters.base import Backup
+from iii_state.adapters.base import Backup, EngineSeen
 from iii_state.adapters.bridge.queues import BridgeQueues
 from iii_state.adapters.bridge.remote import queues as remote_queues
 from iii_state.adapters.bridge.remote.remote import Remote
 from iii_state.adapters.local_dead_letters import DeadLetters
-from iii_state.errors import StoreError
-from iii_state.events import DeadLetter, QueueStats
+from iii_state.errors import StoreError, unsupported
+from iii_state.events import TRIGGERS_PAUSE, DeadLetter, QueueStats, Subscription
 from iii_state.host import engine_name
 
 
@@ -44,9 +44,49 @@ class BridgeAdmin:
                     oldest_at_ms=remote.oldest_at_ms if is_ours else oldest,
                     is_looping=queue.is_looping or remote.looping,
                     ready=queue.ready,
+                    paused_at_ms=remote.paused_at_ms,
                 )
             )
         return found
+
+    async def pause(self, subscription: Subscription) -> int:
+        there = await self._there(subscription)
+        out = await remote_queues.pause(self._remote, there.id)
+        self._queues.give_back_waiting(subscription.id)
+        return out
+
+    async def resume(self, subscription: Subscription) -> bool:
+        return await remote_queues.resume(self._remote, (await self._there(subscription)).id)
+
+    async def purge(self, subscription: Subscription) -> int:
+        there = await self._there(subscription)
+        return await remote_queues.purge(self._remote, there.id)
+
+    async def remove(self, subscription: Subscription) -> int:
+        there = await self._there(subscription)
+        self._queues.refuse_hosted(subscription)
+        if there.paused_at_ms is not None:
+            await remote_queues.resume(self._remote, there.id)
+        self._queues.end(subscription.id)
+        return there.waiting + there.pending
+
+    async def _there(self, subscription: Subscription) -> remote_queues.RemoteQueue:
+        """The queue at the remote. Raises `StoreError` where that keeps none, or cannot be told to do anything with it."""
+        if not await self._remote.is_ours():
+            raise StoreError(
+                f"{self._remote.url} keeps no queues: what it sends is kept in the memory of this engine alone, and cannot be "
+                "paused, purged or removed"
+            )
+        if TRIGGERS_PAUSE not in self._remote.link.features:
+            raise unsupported(self._remote.url, TRIGGERS_PAUSE)
+        function_id = self._queues.function_at_remote(subscription.id)
+        found = (await remote_queues.queues(self._remote)).get(function_id or "")
+        if found is None:
+            raise StoreError(f"{self._remote.url} has no queue of {subscription.function_id} (yet): try again")
+        return found
+
+    def engines(self) -> list[EngineSeen]:
+        return [EngineSeen(engine_name(), engine_name(), [])]
 
     async def dead_letters(self, function_id: str | None = None) -> list[DeadLetter]:
         found = self._dead_letters.all()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -371,6 +372,34 @@ class BridgeQueues:
             raise StoreError(f"nobody is subscribed any more: {dead_letter.function_id} has no queue for this event")
         self._dead_letters.remove(dead_letter.id)
         relay.keep(begun_anew(dead_letter.event))
+
+    # -- what operators do
+
+    def function_at_remote(self, subscription_id: str) -> str | None:
+        """The function at the remote that stands for a subscription, if it is known."""
+        relay = self._relays.get(subscription_id)
+        return None if relay is None else relay.function_id
+
+    def give_back_waiting(self, subscription_id: str) -> None:
+        """Give back to the remote, which has paused it, what has come of a subscription and has not begun."""
+        relay = self._relays.get(subscription_id)
+        if relay is not None:
+            relay.is_paused = True
+            relay.give_back_waiting(math.inf)
+            self._wake_up(subscription_id)
+
+    def refuse_hosted(self, subscription: Subscription) -> None:
+        """Raise `StoreError` where a subscription is hosted here."""
+        relay = self._relays.get(subscription.id)
+        if relay is not None and relay.queue.hosted:
+            function_id = subscription.function_id
+            raise StoreError(f"{function_id} is served here: unregister its trigger, or stop its worker, and then remove it")
+
+    def end(self, subscription_id: str) -> None:
+        """End a subscription, here and at the remote."""
+        relay = self._relays.get(subscription_id)
+        if relay is not None:
+            self._remove(relay)
 
     def _sweep(self) -> None:
         """What is not taken, because its function is away, is given back before the remote counts an attempt."""

@@ -58,6 +58,8 @@ class Relay:
         """Whether function and condition are there."""
         self.is_served = False
         """Whether the remote has been told of the function."""
+        self.is_paused = False
+        """Whether the remote has been told from here to send nothing for now; false again with the next that it sends."""
         self.ends: AwakeTimer | None = None
         self._held: dict[str, Delivery] = {}
         """What the remote keeps in its queue until it is answered, by the event's id there."""
@@ -89,6 +91,7 @@ class Relay:
     def hold(self, mark: Mark, event: Change) -> Result[bytes | None]:
         """Take an event on that the remote keeps until this is answered. It may be one that is here already, or has been."""
         event_id = mark.event_id
+        self.is_paused = False
         loop = asyncio.get_running_loop()
         handled = self._handled.pop(event_id, None)
         self._lost.pop(event_id, None)
@@ -176,7 +179,7 @@ class Relay:
         if begun and event_id is None:
             delivery.fence += 1
         self.queue.release(delivery)
-        if event_id is not None and (begun or not self.is_served or event_id not in self._open):
+        if event_id is not None and (begun or self.is_paused or not self.is_served or event_id not in self._open):
             self._let_go(event_id, begun=begun)
 
     def give_back_waiting(self, before: float | None = None) -> None:

@@ -100,11 +100,11 @@ class KvAdapter:
         """Serve what can be read. Events are delivered when the file knows that it was opened: until then their `fence`, and
         the ids of writes, would be those of the next process, too."""
         logger.warning("%s. Values can be read; writes are refused, and events wait, until there is room", why)
-        self.queues.pause()
+        self.queues.halt()
 
         def goes_on() -> None:
             logger.info("what is written to %s is taken again", FILE_NAME)
-            self.queues.resume()
+            self.queues.go_on()
 
         commits.failing = why
         commits.keep(lambda changes: None, goes_on)

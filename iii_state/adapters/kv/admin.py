@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from iii_state.adapters.base import Backup
+from iii_state.adapters.base import Backup, EngineSeen
 from iii_state.adapters.kv.journal.journal import Journal
 from iii_state.adapters.kv.queues import KvQueues
 from iii_state.adapters.local_dead_letters import DeadLetters
 from iii_state.errors import StoreError
-from iii_state.events import DeadLetter, QueueStats
+from iii_state.events import DeadLetter, QueueStats, nothing_of
 from iii_state.host import engine_name
 
 
@@ -18,10 +18,13 @@ class KvAdmin:
         self._journal = journal
         self._queues = queues
         self._dead_letters = dead_letters
+        self.pause, self.resume = queues.pause, queues.resume
+        self.purge, self.remove = queues.purge, queues.remove
 
     def stats(self) -> list[QueueStats]:
         dead = self._dead_letters.counts()
-        return [
+        paused = dict(self._queues.paused())
+        found = [
             QueueStats(
                 subscription=queue.subscription,
                 waiting=len(queue) - queue.pending,
@@ -33,9 +36,14 @@ class KvAdmin:
                 oldest_at_ms=next((delivery.queued_at_ms for delivery in queue), None),
                 is_looping=queue.is_looping,
                 ready=queue.ready,
+                paused_at_ms=paused.pop(queue.id, (None, None))[1],
             )
             for queue in self._queues
         ]
+        return found + [nothing_of(*pause) for pause in paused.values()]
+
+    def engines(self) -> list[EngineSeen]:
+        return [EngineSeen(engine_name(), engine_name(), [])]
 
     def dead_letters(self, function_id: str | None = None) -> list[DeadLetter]:
         return [

@@ -57,9 +57,10 @@ class KvQueues:
         self._removals: dict[str, AwakeTimer] = {}
         self._number = 0
         """Of the last delivery."""
-        self._paused = False
+        self._is_halted = False
         self._fence = 0
         """Grows with every process that opens the file; that of a delivery is this and its queue's together."""
+        self._paused_subscriptions: dict[str, tuple[Subscription, int]] = {}
         self._with_lineage: set[int] = set()
         """The numbers of deliveries of which the file has a lineage."""
 
@@ -72,6 +73,8 @@ class KvQueues:
         """Take on what a file held."""
         self._number = contents.epoch << 32
         self._fence = (contents.epoch - 1) << 20
+        for name, definition, since_ms in contents.paused:
+            self._paused_subscriptions[name] = (_subscription.decode(definition), since_ms)
         for _, definition, _orphaned, dropped in contents.subscriptions:
             queue = self._add(_subscription.decode(definition))
             queue.dropped = dropped
@@ -91,13 +94,13 @@ class KvQueues:
                 waiting.push(delivery, due - now)
         self._dead_letters.load(map(dead_letter_of, contents.dead_letters))
 
-    def pause(self) -> None:
+    def halt(self) -> None:
         """Deliver nothing for now."""
-        self._paused = True
+        self._is_halted = True
 
-    def resume(self) -> None:
+    def go_on(self) -> None:
         """Deliver again."""
-        self._paused = False
+        self._is_halted = False
         for queue in self._queues.values():
             queue.wake()
 
@@ -274,14 +277,17 @@ class KvQueues:
         return [] if queue is None else self._take(queue, count)
 
     def _take(self, queue: Queue, count: int) -> list[Delivery]:
-        taken = queue.take(count) if count and queue.hosted and not self._paused else []
+        taken = queue.take(count) if count and queue.hosted and self._delivers(queue.id) else []
         for delivery in taken:
             delivery.fence = self._fence + queue.fence
             delivery.dropped = queue.dropped
         return taken
 
+    def _delivers(self, subscription_id: str) -> bool:
+        return not self._is_halted and subscription_id not in self._paused_subscriptions
+
     def holds(self, delivery: Delivery) -> bool:
-        return True
+        return delivery.subscription_id not in self._paused_subscriptions
 
     def ack(self, deliveries: Sequence[Delivery], want: int = 0) -> Result[list[Delivery]]:
         queue = self._queues.get(deliveries[0].subscription_id) if deliveries else None
@@ -368,6 +374,64 @@ class KvQueues:
                 queue.dropped += count
                 self._record(queue)
         self._keep(lambda changes: changes.gone_dead_letters.extend(dead_letter.id for dead_letter in dead_letters))
+
+    # -- what operators do
+
+    def paused(self) -> dict[str, tuple[Subscription, int]]:
+        """The subscriptions that are paused, by their ids, and since when, in milliseconds since 1970."""
+        return self._paused_subscriptions
+
+    async def pause(self, subscription: Subscription) -> int:
+        """Hand out nothing more of it, until it is resumed; answers how many of its events are out."""
+        name, since_ms = subscription.id, now_ms()
+        _, since_ms = self._paused_subscriptions.setdefault(name, (subscription, since_ms))
+        row = (name, values.encode(subscription), since_ms)
+        queue = self._queues.get(name)
+        if queue is not None and queue.hosted:
+            self._wake_up(name)  # what was taken and has not begun is given back
+        await self._kept(lambda changes: changes.paused.update({name: row}))
+        return 0 if queue is None else queue.pending
+
+    async def resume(self, subscription: Subscription) -> bool:
+        """Hand out again; False where it was not paused."""
+        name = subscription.id
+        if self._paused_subscriptions.pop(name, None) is None:
+            return False
+        queue = self._queues.get(name)
+        if queue is not None:
+            queue.wake()
+        await self._kept(lambda changes: changes.paused.update({name: None}))
+        return True
+
+    async def purge(self, subscription: Subscription) -> int:
+        """Drop what waits; answers how many events that were."""
+        queue = self._queues.get(subscription.id)
+        gone = [] if queue is None else queue.purge()
+        if queue is not None and gone:
+            self._record(queue)
+            self._finish([number_of(delivery) for delivery in gone])
+            await self._kept(lambda changes: None)
+        return len(gone)
+
+    async def remove(self, subscription: Subscription) -> int:
+        """End it; answers how many events it held. Raises `StoreError` where it is hosted."""
+        queue = self._queues.get(subscription.id)
+        if queue is not None and queue.hosted:
+            function_id = subscription.function_id
+            raise StoreError(f"{function_id} is served here: unregister its trigger, or stop its worker, and then remove it")
+        events = 0
+        if queue is not None:
+            events = len(queue)
+            self._remove(queue)
+        if not await self.resume(subscription):
+            await self._kept(lambda changes: None)
+        return events
+
+    async def _kept(self, record: Callable[[Changes], object]) -> None:
+        """Record, and wait until that lasts."""
+        lasts: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._keep(record, lambda: None if lasts.done() else lasts.set_result(None))
+        await lasts
 
     def drop_dead_letter(self, dead_letter_id: str) -> bool:
         """Drop a dead letter; False if it is not there."""

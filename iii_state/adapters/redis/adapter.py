@@ -214,6 +214,10 @@ class RedisAdapter:
         if fanout.load(known, cast("list[bytes]", table), has_engines=bool(has_engines)):
             fanout.emptied()
 
+    def repair_soon(self) -> None:
+        """Look for damage to what is kept in Redis now, and not with the next sweep."""
+        self.checking.look_soon()
+
     # -- closing
 
     async def stop(self) -> None:

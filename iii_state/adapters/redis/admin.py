@@ -10,16 +10,17 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
-from iii_state.adapters.base import Backup
+from iii_state.adapters.base import Backup, EngineSeen
 from iii_state.adapters.redis.connection.address import Address
 from iii_state.adapters.redis.connection.checks import refuse_newer
 from iii_state.adapters.redis.connection.connection import RedisConnection
+from iii_state.adapters.redis.control import RedisControl
 from iii_state.adapters.redis.keys import Keys, lane
 from iii_state.adapters.redis.mutations.foreign_text import check_event
 from iii_state.adapters.redis.scripts import queues
 from iii_state.config import RedisSettings
 from iii_state.errors import StoreError
-from iii_state.events import LOOPING_SECONDS, DeadLetter, QueueLimits, QueueStats, Subscription
+from iii_state.events import LOOPING_SECONDS, DeadLetter, QueueLimits, QueueStats, Subscription, nothing_of
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,9 @@ class RedisAdmin:
         self._send = connection.send
         self._limits = limits
         self._connection = connection
+        self._control = control = RedisControl(keys, connection)
+        self.pause, self.resume = control.pause, control.resume
+        self.purge, self.remove = control.purge, control.remove
 
     @property
     def place(self) -> str:
@@ -56,12 +60,18 @@ class RedisAdmin:
         """The same, by the queues' ids."""
         routed = [field for field in await self._send(b"HKEYS", self._keys.routes) if not field.startswith(b":")]
         planned = await self._planned()
+        paused = await self._control.paused()
         names: dict[bytes, str] = {}
         found: dict[bytes, QueueStats] = {}
         for start in range(0, len(routed), QUEUES_AT_ONCE):
             part = routed[start : start + QUEUES_AT_ONCE]
             stats = await asyncio.gather(*(self._stats(queue, planned[queue], names) for queue in part))
             found.update({queue: each for queue, each in zip(part, stats, strict=True) if each is not None})
+        for each in found.values():
+            if (pause := paused.get(each.subscription.id)) is not None:
+                each.paused_at_ms = pause[1]
+        there = {each.subscription.id for each in found.values()}
+        found.update({name.encode(): nothing_of(*pause) for name, pause in paused.items() if name not in there})
         return found
 
     async def _planned(self) -> Counter[bytes]:
@@ -117,6 +127,23 @@ class RedisAdmin:
             held = await self._send(b"GET", self._keys.engine(engine))
             names[engine] = f"{engine.decode()} (gone)" if held is None else held.decode("utf-8", "replace")
         return names[engine]
+
+    # -- engines
+
+    async def engines(self) -> list[EngineSeen]:
+        """Those that stand among the engines, with what is left of their heartbeats."""
+        keys = self._keys
+        listed, features = await asyncio.gather(self._send(b"HGETALL", keys.engines), self._send(b"HGETALL", keys.features))
+        known = dict(zip(features[::2], features[1::2], strict=True))
+        found = []
+        for engine, sign in zip(listed[::2], listed[1::2], strict=True):
+            name, left = await asyncio.gather(self._send(b"GET", keys.engine(engine)), self._send(b"PTTL", keys.engine(engine)))
+            ttl_ms = int(sign.split()[0])
+            shown = engine if name is None else name
+            words = known.get(engine, b"").decode("utf-8", "replace").split()
+            silent_ms = max(0, ttl_ms - max(0, left))
+            found.append(EngineSeen(engine.decode("utf-8", "replace"), shown.decode("utf-8", "replace"), words, silent_ms, ttl_ms))
+        return sorted(found, key=lambda each: each.name)
 
     # -- dead letters
 
@@ -197,7 +224,7 @@ def _dead_letter(queue: bytes, entry_id: bytes, fields: Sequence[bytes]) -> Dead
     check_event(event)
     return DeadLetter(
         id=f"{entry_id.decode()}:{queue.decode()}",
-        subscription_id=queue.decode().partition("-")[0],
+        subscription_id=queues.subscription_of(queue).decode(),
         function_id=fields[17].decode(),
         event=event,
         attempts=int(fields[13]),

@@ -128,6 +128,11 @@ class Keys:
         return self._own + b"features"
 
     @cached_property
+    def paused(self) -> bytes:
+        """Hash: id of a subscription that is paused -> since when, in milliseconds since 1970, a space, and its settings."""
+        return self._own + b"paused"
+
+    @cached_property
     def clock(self) -> bytes:
         """Hash: the time of the fleet, by Redis's clock (`lua/lib/fleet/time.lua`). Scripts keep a copy, a string: `clock:copy`."""
         return self._own + b"clock"

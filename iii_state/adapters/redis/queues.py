@@ -14,7 +14,7 @@ from iii_state.adapters.redis.fleet.subscriptions import Subscriptions
 from iii_state.adapters.redis.mutations.foreign_text import check_event
 from iii_state.adapters.redis.scripts import queues
 from iii_state.adapters.redis.scripts.loader import Script
-from iii_state.adapters.redis.scripts.queues import Entry, is_fenced
+from iii_state.adapters.redis.scripts.queues import Entry, is_fenced, is_paused
 from iii_state.adapters.redis.shared import Shared
 from iii_state.errors import StoreError
 from iii_state.events import Delivery, Failure
@@ -42,6 +42,11 @@ class RedisQueues:
         self._held: defaultdict[bytes, set[bytes]] = defaultdict(set)
         self._dropped: dict[str, int] = {}
         """How many events have been dropped from queues whose triggers bound them so, as far as is known, by subscription id."""
+        self._paused: set[str] = set()
+        """The ids of subscriptions that are paused, as far as is known: nothing that was taken of them is started."""
+        self._asking: set[str] = set()
+        """Of which it is asked just now, since a pause has been heard of: what was taken earlier does not tell of it."""
+        shared.wake_ups.on_paused = self._heard_of_pause
         self._may_hold_more = False
         """Whether something may have been taken by a call whose reply got lost."""
         self.subscribe = subscriptions.subscribe
@@ -81,7 +86,22 @@ class RedisQueues:
 
     def holds(self, delivery: Delivery) -> bool:
         """Whether it is pending here for certain."""
-        return _entry(delivery).engine == self._engine.id and self._engine.is_alive()
+        is_here = _entry(delivery).engine == self._engine.id and self._engine.is_alive()
+        return is_here and delivery.subscription_id not in self._paused
+
+    def _heard_of_pause(self, stream: bytes, subscription_id: str) -> None:
+        """Start nothing more that was taken before, and ask: replies that are on their way may be older than the pause."""
+        self._paused.add(subscription_id)
+        self._asking.add(subscription_id)
+        asking = self._connection.call(Command((b"HEXISTS", self._keys.paused, subscription_id.encode())))
+
+        def answered(reply: asyncio.Future[Any]) -> None:
+            self._asking.discard(subscription_id)
+            if not reply.cancelled() and reply.exception() is None and not reply.result():
+                self._paused.discard(subscription_id)
+                self._shared.wake_ups.wake(subscription_id)
+
+        asking.add_done_callback(answered)
 
     def ack(self, deliveries: Sequence[Delivery], want: int = 0) -> Result[list[Delivery]]:
         """These are done; answers up to `want` further ones."""
@@ -123,7 +143,11 @@ class RedisQueues:
             self._engine.lost(place.engine)
         else:
             deliveries, wrong = queues.taken(reply, *place)
-            if ended and reply[0] == b"OK" and reply[1] < len(ended):
+            if is_paused(reply):
+                self._paused.add(place.subscription_id)
+            elif place.subscription_id not in self._asking:
+                self._paused.discard(place.subscription_id)
+            if ended and reply[1] < len(ended):
                 self._connection.damaged.emit()  # another program has let go what was pending here
         if wrong:
             self._drop(queue, wrong)

@@ -17,6 +17,7 @@ import uvloop
 from iii_state import config as configuration
 from iii_state.attach import Attachment
 from iii_state.attach.metrics_port import MetricsPort
+from iii_state.attach.page_relay import PageRelay
 from iii_state.cli.calls import engine_at, url_option
 from iii_state.cli.run.guard import token_of_environment
 from iii_state.cli.run.log_format import LoggedCommand, log_format_option, say
@@ -24,7 +25,7 @@ from iii_state.cli.run.process import asks_for_level, collect_less, stopped_by_s
 from iii_state.cli.run.reloading import Reloading
 from iii_state.cli.run.store import DEFAULT_PORTS, Load, bridge_leads_to, configured, metrics_scopes_option, store_options
 from iii_state.cli.run.traces import traces_option, tracing
-from iii_state.client.address import shown
+from iii_state.client.address import EngineAddress, shown
 from iii_state.config import Settings
 from iii_state.engine.probes import Probes
 from iii_state.errors import AttachRefused, ConfigError, StoreError
@@ -44,6 +45,7 @@ _ID = re.compile(r"[^\s:]+(::[^\s:]+)*")
     "--metrics-port", type=click.IntRange(0, 65535), help="Answer GET /metrics and probes on this port; 0 takes a free one."
 )
 @click.option("--metrics-host", default="127.0.0.1", show_default=True, help="The address of --metrics-port; 0.0.0.0 is every one.")
+@click.option("--ui", is_flag=True, help="The page, too, on the --metrics-port: values, changes, triggers in a browser.")
 @log_format_option
 @traces_option
 @metrics_scopes_option
@@ -59,6 +61,7 @@ def attach(
     name: str,
     metrics_port: int | None,
     metrics_host: str,
+    ui: bool,
     traces: bool,
     metrics_scopes: str | None,
     rest: tuple[str, ...],
@@ -81,13 +84,18 @@ def attach(
         )
     if not metrics_host.strip():  # of a variable that is not set, say: it would be every address
         raise click.BadParameter("it is empty: name an address, or leave it out for 127.0.0.1", param_hint="'--metrics-host'")
+    if ui and metrics_port is None:
+        raise click.UsageError("--ui shows the page on the port of --metrics-port: give one, 0 for any that is free")
+    if ui and prefix != "state":
+        raise click.UsageError("--ui shows the functions state::*, and not those of another --prefix")
     metrics = None if metrics_port is None else (metrics_host, metrics_port)
     load = configured(config_path, adapter, {"kv": file_path, "redis": redis_url, "bridge": bridge_url}, metrics_scopes)
     try:
         config = load()
         _refuse_own_engine(config, url)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_attach(load, config, config_path, partial(_attachment, config, url, prefix, name), metrics, traces))
+            page = engine_at(url) if ui else None
+            runner.run(_attach(load, config, config_path, partial(_attachment, config, url, prefix, name), (metrics, page), traces))
     except (ConfigError, StoreError, AttachRefused) as error:
         raise click.ClickException(str(error)) from None
     except OSError as error:
@@ -114,11 +122,11 @@ async def _attach(
     config: dict[str, Any],
     config_path: Path | None,
     attachment_with: Callable[[Tracing | None], tuple[StateModule, Attachment]],
-    metrics: tuple[str, int] | None,
+    metrics: tuple[tuple[str, int] | None, EngineAddress | None],
     traces: bool,
 ) -> None:
     async with tracing(traces) as tracer:
-        await _run(load, config, config_path, *attachment_with(tracer), metrics)
+        await _run(load, config, config_path, *attachment_with(tracer), *metrics)
 
 
 async def _run(
@@ -128,6 +136,7 @@ async def _run(
     module: StateModule,
     attachment: Attachment,
     metrics: tuple[str, int] | None,
+    page_of: EngineAddress | None,
 ) -> None:
     stopped = stopped_by_signals()
     guard = Guard(configuration.parse(config).server, token_of_environment()) if metrics is not None else None
@@ -148,8 +157,12 @@ async def _run(
         async with AsyncExitStack() as stack:
             if metrics is not None and guard is not None:
                 probes = Probes(guard, attachment.health, attachment.readiness)
-                port = await stack.enter_async_context(MetricsPort(guard, probes, attachment.figures))
-                say(f"metrics at {await port.listen(*metrics)}")
+                page = None if page_of is None else PageRelay(guard, page_of)
+                port = await stack.enter_async_context(MetricsPort(guard, probes, attachment.figures, page))
+                address = await port.listen(*metrics)
+                say(f"metrics at {address}")
+                if page is not None:
+                    say(f"page at {address.removesuffix('metrics')}")
             await attachment.run(stopped)
     finally:
         await reloading.stop()

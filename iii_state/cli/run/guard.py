@@ -35,6 +35,7 @@ def guard_options(command: C) -> C:
             click.option("--limits", multiple=True, metavar="NAME=NUMBER", help="A limit, e.g. connections=100; may be repeated."),
             click.option("--insecure", is_flag=True, help="Listen without a token where others can reach it."),
             click.option("--no-metrics", is_flag=True, help="No /metrics on the port."),
+            click.option("--no-ui", is_flag=True, help="No web page on the port."),
         )
     ):
         command = option(command)
@@ -64,6 +65,8 @@ def server_settings(config: Mapping[str, Any] | None, options: Mapping[str, Any]
         merged["insecure"] = True
     if options["no_metrics"]:
         merged["metrics"] = False
+    if options["no_ui"]:
+        merged["ui"] = False
     return configuration.server("server", merged)
 
 

@@ -121,12 +121,13 @@ class Attempts:
         consumer, delivery = attempt.consumer, attempt.delivery
         if consumer.subscription.batch is not None:
             attempt.batch = attempt.batch or [delivery]
-            attempt.payload = batch_payload(attempt.batch, consumer.subscription.payload)
+            tells_dropped = consumer.subscription.on_full == "drop_oldest"
+            attempt.payload = batch_payload(attempt.batch, consumer.subscription.payload, tells_dropped)
             metadata = consumer.subscription.metadata
         elif consumer.metadata_head is None:
             metadata = consumer.subscription.metadata
         else:
-            tells_dropped = delivery.dropped and consumer.subscription.on_full == "drop_oldest"
+            tells_dropped = delivery.dropped > 0 and consumer.subscription.on_full == "drop_oldest"
             metadata = b'%b"iii_state":{"event_id":"%b","attempt":%d,"fence":%d%b%b}}' % (
                 consumer.metadata_head,
                 delivery.event_id.encode(),

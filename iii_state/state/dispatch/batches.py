@@ -88,11 +88,17 @@ def event_payload(event: Change, payload: Payload) -> bytes:
     return event.payload() if payload == "full" else event.payload_without(True, payload == "keys")
 
 
-def batch_payload(deliveries: Sequence[Delivery], payload: Payload) -> bytes:
-    """What a handler is called with for several events."""
+def batch_payload(deliveries: Sequence[Delivery], payload: Payload, tells_dropped: bool = False) -> bytes:
+    """What a handler is called with for several events. Where that is asked for, how many events had been dropped before each."""
     rows = [
-        b'{"event":%b,"event_id":%b,"attempt":%d,"fence":%d}'
-        % (event_payload(each.event, payload), values.encode_string(each.event_id), each.attempt, each.fence)
+        b'{"event":%b,"event_id":%b,"attempt":%d,"fence":%d%b}'
+        % (
+            event_payload(each.event, payload),
+            values.encode_string(each.event_id),
+            each.attempt,
+            each.fence,
+            b',"dropped":%d' % each.dropped if tells_dropped and each.dropped else b"",
+        )
         for each in deliveries
     ]
     return b'{"type":"state:batch","events":[%b]}' % b",".join(rows)

@@ -209,6 +209,10 @@ class Dispatcher:
         """Start as many handlers as may run, and take as many deliveries as that needs."""
         if not self._schedule.starts_handlers or not consumer.hosted:
             return
+        if consumer.buffer and not self._adapter.queues.holds(consumer.buffer[0]):  # also where nothing may start just now
+            consumer.more = True
+            self._intake.give_back(consumer)
+            return
         own = consumer.subscription.concurrency
         capacity = consumer.capacity
         suspects = capacity.suspects
@@ -220,6 +224,10 @@ class Dispatcher:
                     capacity.blocked.append(consumer)
                 return
             if consumer.gathered and self._batches.is_due(consumer):
+                if not self._adapter.queues.holds(consumer.gathered[0]):
+                    consumer.more = True
+                    self._intake.give_back(consumer)
+                    return
                 if self._isolation.is_claimed(consumer):
                     return
                 if batch := self._batches.next_batch(consumer):

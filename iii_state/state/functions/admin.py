@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any, TypeVar
@@ -14,10 +14,12 @@ from msgspec import Meta, Raw
 
 from iii_state import values
 from iii_state.adapters.base import Admin, Backup
-from iii_state.errors import MAX_CODE, MAX_MESSAGE, Code, FunctionError, StoreError, bounded
+from iii_state.errors import MAX_CODE, MAX_MESSAGE, Code, FunctionError, bounded
 from iii_state.events import DeadLetter, QueueStats, particulars
 from iii_state.host import Caller, Handler
 from iii_state.state.functions.declared import Registration, for_operators
+from iii_state.state.functions.operators import asked, may_see
+from iii_state.state.functions.subscriptions import SubscriptionFunctions
 from iii_state.tasks.results import Awaited, Result, result_of, then
 from iii_state.values import Json
 from iii_state.values.requests import read
@@ -60,6 +62,7 @@ class AdminFunctions:
 
     def _functions(self) -> Iterator[Registration]:
         yield "iii-state::triggers", self._triggers, "List the subscriptions: who wants what, and what waits for it"
+        yield from SubscriptionFunctions(self._admin)
         yield "iii-state::dead_list", self._list, "List dead letters: {function_id?, id?, after?, limit?}"
         yield "iii-state::dead_show", self._show, "Show dead letters with their events: {function_id?, id?, after?, limit?}"
         yield "iii-state::dead_retry", self._retry, "Deliver dead letters again: {function_id?, id?}"
@@ -68,10 +71,10 @@ class AdminFunctions:
 
     def _triggers(self, data: Json, caller: Caller) -> Result[bytes | None]:
         def shown(queues: Sequence[QueueStats]) -> bytes:
-            rows = [_queue_row(queue) for queue in queues if _may_see(caller, queue.subscription.scope)]
+            rows = [_queue_row(queue) for queue in queues if may_see(caller, queue.subscription.scope)]
             return values.encode({"triggers": rows})
 
-        return then(self._ask(self._admin.stats), shown)
+        return then(asked(self._admin.stats), shown)
 
     def _list(self, data: Json, caller: Caller) -> Result[bytes | None]:
         return self._shown("dead_list", data, caller, _dead_letter_row)
@@ -101,7 +104,7 @@ class AdminFunctions:
         def told(made: Backup) -> bytes:
             return values.encode({"path": made.path, "bytes": made.bytes})
 
-        return then(self._ask(lambda: self._admin.backup(name)), told)
+        return then(asked(lambda: self._admin.backup(name)), told)
 
     def _shown(self, name: str, data: Json, caller: Caller, row: Callable[[DeadLetter], dict[str, Any]]) -> Result[bytes | None]:
         request = read(f"iii-state::{name}", data, DeadRequest)
@@ -125,7 +128,7 @@ class AdminFunctions:
         async def run() -> bytes:
             count = 0
             for letter_id in await self._ids(request, caller):
-                count += bool(await result_of(self._ask(partial(step, letter_id))))
+                count += bool(await result_of(asked(partial(step, letter_id))))
             if request.id is not None and not count:
                 raise _missing(request.id)
             return values.encode({word: count})
@@ -137,7 +140,7 @@ class AdminFunctions:
 
         But for a caller with scopes it is: its scope has to be one of them.
         """
-        if request.id is not None and request.function_id is None and _may_see(caller, None):
+        if request.id is not None and request.function_id is None and may_see(caller, None):
             return [request.id]
         return [dead_letter.id for dead_letter in await result_of(self._chosen(request, caller))]
 
@@ -146,23 +149,13 @@ class AdminFunctions:
             found = [
                 dead_letter
                 for dead_letter in dead_letters
-                if request.id in (None, dead_letter.id) and _may_see(caller, dead_letter.event.scope)
+                if request.id in (None, dead_letter.id) and may_see(caller, dead_letter.event.scope)
             ]
             if request.id is not None and not found:
                 raise _missing(request.id)
             return found
 
-        return then(self._ask(lambda: self._admin.dead_letters(request.function_id)), chosen)
-
-    @staticmethod
-    def _ask(question: Callable[[], Awaited[Any]]) -> Result[Any]:
-        try:
-            answer = question()
-            if isinstance(answer, Coroutine):
-                answer = asyncio.ensure_future(answer)
-            return then(answer, lambda answer: answer, _in_words)
-        except StoreError as error:
-            raise _in_words(error) from None
+        return then(asked(lambda: self._admin.dead_letters(request.function_id)), chosen)
 
 
 def _missing(dead_letter_id: str) -> FunctionError:
@@ -179,25 +172,16 @@ def _behind(dead_letters: Sequence[DeadLetter], after: str | None) -> Sequence[D
     raise FunctionError(Code.NOT_FOUND, f"there is no dead letter {after}, to list those after it")
 
 
-def _may_see(caller: Caller, scope: str | None) -> bool:
-    """Whether somebody may know of what is about a scope, or about all of them."""
-    access = caller.access
-    return access is None or access.rights.scopes is None or (scope is not None and access.may_read(scope))
-
-
 def _operate(handler: Handler, data: Json, caller: Caller) -> Result[bytes | None]:
     if caller.access is not None:
         for_operators(caller.access, data)
     return handler(data, caller)
 
 
-def _in_words(error: BaseException) -> BaseException:
-    return FunctionError(error.code or Code.STORE_ERROR, str(error)) if isinstance(error, StoreError) else error
-
-
 def _queue_row(stats: QueueStats) -> dict[str, Any]:
     subscription = stats.subscription
     return {
+        "id": subscription.id,
         "function_id": subscription.function_id,
         "namespace": subscription.namespace,
         "scope": subscription.scope,
@@ -213,6 +197,7 @@ def _queue_row(stats: QueueStats) -> dict[str, Any]:
         "dropped": stats.dropped,
         "retention_ms": subscription.retention_ms,
         **({"looping": True} if stats.is_looping else {}),
+        **({} if stats.paused_at_ms is None else {"paused_at_ms": stats.paused_at_ms}),
         **particulars(subscription),
     }
 

@@ -12,10 +12,12 @@ from typing import Any
 from iii_state import values
 from iii_state.adapters.redis import RedisAdapter
 from iii_state.adapters.redis.keys import Keys
+from iii_state.adapters.redis.scripts.inspections import recount_entries
 from iii_state.adapters.redis.scripts.loader import names, script
 from iii_state.config import RedisSettings
 from iii_state.events import Delivery, Failure, QueueLimits, Subscription
 from iii_state.history import LogRule, LogRules
+from iii_state.observe.doctor.redis import examine
 from iii_state.values.transactions import Step
 from tests.support.redis.adapters import INCREMENT
 from tests.support.redis.script_headers import ALIASES, header
@@ -141,7 +143,7 @@ async def test_every_call_has_the_keys_that_the_header_of_its_script_names(own_s
             client.hset("state:s", "foreign", "1")
             await heard(calls, "foreign/compare", "foreign/capture")
             await answer_of(adapter.queues.ack(await answer_of(adapter.queues.take(ALL.id, 100))))
-            await use_queues(adapter)
+            await use_queues(adapter, own_server.url)
             await answer_of(adapter.succession.enter("worker", 1000))
             client.hset(KEYS.engines.decode(), "dead", "100 1")
             client.sadd(KEYS.hosts(b"dead").decode(), ALL.id)
@@ -191,7 +193,7 @@ async def use_values(adapter: RedisAdapter) -> None:
     await answer_of(adapter.values.delete("without deadlines", "k"))
 
 
-async def use_queues(adapter: RedisAdapter) -> None:
+async def use_queues(adapter: RedisAdapter, url: str) -> None:
     await answer_of(adapter.values.set("s", "k", b"3"))
     await answer_of(adapter.queues.note_loop(ALL.id))
     await answer_of(adapter.queues.retry(await taken(adapter), 1, FAILURE))
@@ -200,6 +202,13 @@ async def use_queues(adapter: RedisAdapter) -> None:
         await answer_of(adapter.queues.dead_letter(await taken(adapter), FAILURE))
         (dead_letter,) = await answer_of(adapter.admin.dead_letters())
         await answer_of(use(dead_letter.id))
+    await adapter.admin.pause(ALL)
+    await answer_of(adapter.values.set("s", "k", b"4"))
+    await answer_of(adapter.values.set("s", "k", b"5"))
+    await examine(RedisSettings(redis_url=url), lambda what: None)
+    await answer_of(adapter._shared.connection.run("repair/recount_entries", recount_entries(KEYS, ALL.id.encode())))
+    assert await adapter.admin.purge(ALL) > 0
+    await adapter.admin.resume(ALL)
 
 
 async def use_subscriptions(adapter: RedisAdapter) -> None:

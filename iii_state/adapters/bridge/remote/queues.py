@@ -36,6 +36,9 @@ class RemoteQueue(msgspec.Struct, frozen=True):
     dropped: int
     oldest_at_ms: int | None
     looping: bool = False
+    id: str = ""
+    """Of the subscription there; empty where the remote is of 0.2.0 or before."""
+    paused_at_ms: int | None = None
 
 
 NOTHING = RemoteQueue("", 0, 0, 0, 0, 0, None)
@@ -133,6 +136,26 @@ async def _each(remote: Remote, function_id: str, counted: str, dead_letter_id: 
             return False
         raise
     return bool(result[counted])
+
+
+async def pause(remote: Remote, subscription_id: str) -> int:
+    """Pause a subscription at the remote; answers how many of its events are out."""
+    return int((await _control(remote, "pause", subscription_id))["out"])
+
+
+async def resume(remote: Remote, subscription_id: str) -> bool:
+    """Resume a subscription at the remote; False where it was not paused."""
+    return bool((await _control(remote, "resume", subscription_id))["resumed"])
+
+
+async def purge(remote: Remote, subscription_id: str) -> int:
+    """Drop what waits for a subscription at the remote; answers how many events that were."""
+    return int((await _control(remote, "purge", subscription_id))["dropped"])
+
+
+async def _control(remote: Remote, word: str, subscription_id: str) -> Any:
+    function = results.function(remote.url, f"iii-state::trigger_{word}", lambda text: values.decode(text or b"null"))
+    return await remote.call(function, b'{"id":%b' % values.encode_string(subscription_id))
 
 
 def _read_dead_letters(text: bytes | None) -> list[_DeadLetter]:

@@ -55,6 +55,8 @@ class Changes:
     """Scope → the revision up to which the log forgets its changes."""
     writes: list[Write] = field(default_factory=list)
     subscriptions: dict[str, Row | None] = field(default_factory=dict)
+    paused: dict[str, Row | None] = field(default_factory=dict)
+    """By the ids of subscriptions; None for one that is resumed."""
     attempts: dict[int, tuple[int, int]] = field(default_factory=dict)
     crashes: dict[int, int] = field(default_factory=dict)
     dead_letters: list[Row] = field(default_factory=list)
@@ -74,6 +76,7 @@ class Changes:
     def take_records(self, other: Changes) -> None:
         """Put the records of `other`, which were to come first, in front of these."""
         self.subscriptions = {**other.subscriptions, **self.subscriptions}
+        self.paused = {**other.paused, **self.paused}
         self.attempts = {**other.attempts, **self.attempts}
         self.crashes = {**other.crashes, **self.crashes}
         self.coalesced = {**other.coalesced, **self.coalesced}
@@ -104,6 +107,7 @@ class Changes:
             outcomes=self.outcomes,
             ended_sessions=self.ended_sessions,
             subscriptions=self.subscriptions,
+            paused=self.paused,
             deliveries=[delivery_row(delivery) for delivery in made] + self.retried,
             lineages=[(number_of(each), lineages.encode(each.event.lineage)) for each in made if each.event.lineage is not None],
             gone_lineages=self.gone_lineages,

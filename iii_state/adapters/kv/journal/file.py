@@ -42,8 +42,8 @@ INSERT INTO meta VALUES ('epoch', 0);
 """
 
 # What an older format has not got; an older version must not write a file that has deadlines, and so refuses it by its number.
-# How often a delivery crashed its worker, and where its write comes from, stand in tables of their own, of which a version that
-# does not look at them need not know.
+# How often a delivery crashed its worker, where its write comes from, and which subscriptions are paused stand in tables of their
+# own, of which a version that does not look at them need not know; one that does not know of a pause delivers.
 _ADDED = """
 CREATE TABLE IF NOT EXISTS session (
     id TEXT NOT NULL, slot INTEGER NOT NULL, seq INTEGER NOT NULL, old BLOB, forgotten INTEGER NOT NULL, PRIMARY KEY (id, slot)
@@ -64,6 +64,7 @@ CREATE TABLE IF NOT EXISTS history (
 CREATE TABLE IF NOT EXISTS revision (
     scope BLOB NOT NULL, key BLOB NOT NULL, revision INTEGER NOT NULL, PRIMARY KEY (scope, key)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS paused (id TEXT PRIMARY KEY, definition BLOB NOT NULL, since_ms INTEGER NOT NULL) WITHOUT ROWID;
 """
 
 LOG_PAGES = 8192
@@ -89,6 +90,7 @@ class Contents:
     logs: list[tuple[bytes, int]]
     revisions: list[tuple[bytes, bytes, int]]
     history: list[Row]
+    paused: list[tuple[str, bytes, int]]
     unwritten: StoreError | None = None
     """Why the file could not be told that it was opened, which `note_opening` has to do before anything else is written."""
 
@@ -273,6 +275,7 @@ def _read(connection: sqlite3.Connection) -> Contents:
         logs=connection.execute("SELECT scope, last FROM log WHERE is_kept").fetchall(),
         revisions=connection.execute("SELECT scope, key, revision FROM revision").fetchall(),
         history=connection.execute("SELECT * FROM history ORDER BY scope, revision").fetchall(),
+        paused=connection.execute("SELECT id, definition, since_ms FROM paused").fetchall(),
     )
 
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from iii_state.adapters.kv.journal.file import FILE_NAME, check_format, close_file, connected, end_log, in_words
 from iii_state.adapters.wall_clock import now_ms
 from iii_state.errors import StoreError
+from iii_state.events import Subscription
 from iii_state.history import MAX_REVISION, LogRule, LogRules
 
 FETCHED = 256
+
+_subscription = msgspec.json.Decoder(Subscription)
 
 _SELECT = """
 SELECT state.key, state.value, deadline.at_ms FROM state LEFT JOIN deadline USING (scope, key)
@@ -47,6 +53,43 @@ class StoppedFile:
         """The scopes of which values were stored here."""
         # Where the wall clock has been set back, the next start moves the moments in the file back by this.
         self._ahead = 0 if clock is None else max(0, clock[0] - now_ms())
+
+    @property
+    def ahead_ms(self) -> int:
+        """How much less the wall clock shows than when the file was written last; 0 where it shows more."""
+        return self._ahead
+
+    def damage(self) -> list[str]:
+        """What is wrong with the file itself, in SQLite's words."""
+        try:
+            rows = self._connection.execute("PRAGMA integrity_check(20)").fetchall()
+        except sqlite3.DatabaseError as error:
+            return [str(error)]
+        return [] if rows == [("ok",)] else [str(row[0]) for row in rows]
+
+    def waiting(self) -> Counter[str]:
+        """How many events wait, by function."""
+        functions = dict(self._functions("subscription"))
+        counted: Counter[str] = Counter()
+        with self._in_words():
+            for name, count in self._connection.execute("SELECT subscription, count(*) FROM delivery GROUP BY subscription"):
+                if name in functions:  # else its retention is over, and they go at the next start
+                    counted[functions[name]] += count
+        return counted
+
+    def dead_letters(self) -> Counter[str]:
+        """How many dead letters there are, by function."""
+        with self._in_words():
+            return Counter(dict(self._connection.execute("SELECT function_id, count(*) FROM dead_letter GROUP BY function_id")))
+
+    def paused(self) -> list[str]:
+        """The functions of the subscriptions that are paused."""
+        return sorted(function_id for _, function_id in self._functions("paused"))
+
+    def _functions(self, table: str) -> list[tuple[str, str]]:
+        with self._in_words():
+            rows = self._connection.execute(f"SELECT id, definition FROM {table}").fetchall()
+        return [(name, _subscription.decode(definition).function_id) for name, definition in rows]
 
     def logs(self) -> LogRules:
         """The scopes that have a change log there, as rules that let none of their changes go."""

@@ -82,6 +82,7 @@ class Transaction:
     outcomes: dict[Slot, Outcome] = field(default_factory=dict)
     ended_sessions: list[str] = field(default_factory=list)
     subscriptions: dict[str, Row | None] = field(default_factory=dict)
+    paused: dict[str, Row | None] = field(default_factory=dict)
     deliveries: list[Row] = field(default_factory=list)
     coalesced: list[Row] = field(default_factory=list)
     """Deliveries that are written anew."""
@@ -108,6 +109,8 @@ class Transaction:
         outcomes = [(*slot, *outcome.row()) for slot, outcome in self.outcomes.items()]
         kept = [row for row in self.subscriptions.values() if row is not None]
         ended = [(name,) for name, row in self.subscriptions.items() if row is None]
+        paused = [row for row in self.paused.values() if row is not None]
+        resumed = [(name,) for name, row in self.paused.items() if row is None]
         clock = [] if self.clock is None else [(self.clock,)]
         return [
             ("INSERT INTO state VALUES", "(?,?,?)", " ON CONFLICT DO UPDATE SET value=excluded.value", upserts),
@@ -136,6 +139,8 @@ class Transaction:
             ("INSERT OR REPLACE INTO lineage VALUES", "(?,?)", "", self.lineages),
             ("DELETE FROM lineage WHERE number IN (VALUES", "(?)", ")", [(number,) for number in self.gone_lineages]),
             ("DELETE FROM subscription WHERE id IN (VALUES", "(?)", ")", ended),
+            ("INSERT OR REPLACE INTO paused VALUES", "(?,?,?)", "", paused),
+            ("DELETE FROM paused WHERE id IN (VALUES", "(?)", ")", resumed),
         ]
 
 

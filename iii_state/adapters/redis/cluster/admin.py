@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import TypeVar
 
-from iii_state.adapters.base import Backup
+from iii_state.adapters.base import Backup, EngineSeen
 from iii_state.adapters.redis.admin import RedisAdmin
-from iii_state.adapters.redis.cluster.partitions import AT_ONCE, Partitions
-from iii_state.events import DeadLetter, QueueStats
+from iii_state.adapters.redis.cluster.partitions import AT_ONCE, Asked, Partitions
+from iii_state.events import DeadLetter, QueueStats, Subscription
+from iii_state.tasks.results import result_of
+
+T = TypeVar("T")
 
 _ID = re.compile(r"(\d{1,4})/(.+)", re.DOTALL)
 """Of a dead letter: its partition, and its id there."""
@@ -45,6 +49,40 @@ class ClusterAdmin:
         admin, own_id = self._place_of(dead_letter_id)
         return admin is not None and await admin.dead_drop(own_id)
 
+    # -- subscriptions in hand
+
+    async def engines(self) -> list[EngineSeen]:
+        """The engines of the store: each is one of every partition's, and shown by what is known least of it."""
+        found: dict[str, EngineSeen] = {}
+        for part in await self._partitions.gather(lambda admin: admin.engines(), at_once=AT_ONCE):
+            for engine in part:
+                known = found.get(engine.name)
+                if known is None or (engine.silent_ms or 0) > (known.silent_ms or 0):
+                    found[engine.name] = engine
+        return sorted(found.values(), key=lambda each: each.name)
+
+    async def pause(self, subscription: Subscription) -> int:
+        """Hand out nothing more of it; answers how many of its events are out."""
+        return sum(await self._of(subscription, lambda admin: admin.pause(subscription)))
+
+    async def resume(self, subscription: Subscription) -> bool:
+        """Hand out again; False where it was paused nowhere."""
+        return any(await self._of(subscription, lambda admin: admin.resume(subscription)))
+
+    async def purge(self, subscription: Subscription) -> int:
+        """Drop what waits; answers how many events that were."""
+        return sum(await self._of(subscription, lambda admin: admin.purge(subscription)))
+
+    async def remove(self, subscription: Subscription) -> int:
+        """End its queues that no engine hosts; answers how many events they held."""
+        return sum(await self._of(subscription, lambda admin: admin.remove(subscription)))
+
+    async def _of(self, subscription: Subscription, ask: Callable[[RedisAdmin], Asked[T]]) -> list[T]:
+        """Ask the partition of its scope, or all of them where it has none."""
+        if subscription.scope is not None:
+            return [await result_of(ask(self._partitions.of(subscription.scope)))]
+        return await self._partitions.gather(ask, at_once=AT_ONCE)
+
     async def backup(self, name: str) -> Backup:
         """Redis sees to its own files."""
         return await self._partitions.first.backup(name)
@@ -59,6 +97,7 @@ class ClusterAdmin:
 def _sum(one: QueueStats, other: QueueStats) -> QueueStats:
     """What a queue has in two partitions."""
     oldest = _known((one.oldest_at_ms, other.oldest_at_ms))
+    paused = _known((one.paused_at_ms, other.paused_at_ms))
     return replace(
         one,
         waiting=one.waiting + other.waiting,
@@ -70,6 +109,7 @@ def _sum(one: QueueStats, other: QueueStats) -> QueueStats:
         oldest_at_ms=min(oldest, default=None),
         is_looping=one.is_looping or other.is_looping,
         ready=one.ready + other.ready,
+        paused_at_ms=min(paused, default=None),
     )
 
 

@@ -12,7 +12,7 @@ from iii_state.adapters.redis.mutations.routes import HISTORY
 from iii_state.adapters.redis.scripts import engines
 from iii_state.adapters.redis.shared import Shared
 from iii_state.errors import ConfigError, StoreError
-from iii_state.events import TRIGGERS_V2
+from iii_state.events import TRIGGERS_PAUSE, TRIGGERS_V2
 from iii_state.history import NO_LOGS, LogRules
 from iii_state.tasks.background import Background
 from iii_state.tasks.signal import Signal
@@ -28,7 +28,10 @@ NARROWED = TRIGGERS_V2.encode()
 LOGS = b"history"
 """Writes change logs."""
 
-FEATURES = b" ".join((LINEAGES, NARROWED, LOGS))
+PAUSES = TRIGGERS_PAUSE.encode()
+"""Takes nothing from the queues of subscriptions that are paused."""
+
+FEATURES = b" ".join((LINEAGES, NARROWED, LOGS, PAUSES))
 """What this version knows and 0.2.0 does not."""
 
 LEASE = 0.9

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgspec
 
 from iii_state.adapters.local_dead_letters import dropped_for_age
+from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.scripts import queues, subscriptions
 from iii_state.adapters.redis.shared import Shared
 from iii_state.errors import StoreError
@@ -20,6 +23,9 @@ _subscription = msgspec.json.Decoder(Subscription)
 HOLD_SECONDS = 0.02
 """How long a change of the routes waits when a writer has asked these to hold still."""
 
+
+Run = Callable[[str, list[bytes]], Awaitable[Any]]
+"""Runs a script by its name."""
 
 MAX_WAIT_SECONDS = 60
 """Dead letters that engines of other settings keep are looked at so often."""
@@ -52,14 +58,7 @@ class Retention:
 
     async def clear(self, queue: bytes) -> int | None:
         """Remove the queue of an ended subscription. How many events it held, None if it goes on."""
-        lanes: list[bytes] = []
-        while True:
-            reply = await self._run("subscriptions/delete_queue", subscriptions.clear(self._keys, queue, lanes))
-            if reply[0] == b"KEPT":
-                return None
-            if reply[0] == b"DONE":
-                return int(reply[1])
-            lanes = reply[1]
+        return await clear_queue(self._run, self._keys, queue)
 
     async def end_orphans(self) -> int:
         """Remove the queues whose retention is over. Milliseconds until the next one's is, -1 if there is none."""
@@ -99,3 +98,15 @@ class Retention:
                 following = min(following, left)
         self._look_at = now + following / 1000
         return following
+
+
+async def clear_queue(run: Run, keys: Keys, queue: bytes) -> int | None:
+    """Remove the queue of an ended subscription. How many events it held, None if it goes on."""
+    lanes: list[bytes] = []
+    while True:
+        reply = await run("subscriptions/delete_queue", subscriptions.clear(keys, queue, lanes))
+        if reply[0] == b"KEPT":
+            return None
+        if reply[0] == b"DONE":
+            return int(reply[1])
+        lanes = reply[1]

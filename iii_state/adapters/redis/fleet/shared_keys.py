@@ -58,7 +58,7 @@ class SharedKeys:
             *((keys.hold, b"string"), (keys.filling, b"string"), (keys.scopes + b":scanning", b"string")),
         ]
         typed: dict[bytes, list[bytes]] = {
-            b"hash": [keys.session(self._session.name), keys.line, keys.clock],
+            b"hash": [keys.session(self._session.name), keys.line, keys.clock, keys.paused],
             b"set": [keys.scopes, keys.dead_queues, keys.fenced, keys.hosts(engine)],
             b"zset": [keys.orphans, keys.later, keys.deadlines],
             b"string": [keys.store, keys.engine(engine), keys.waited, keys.scopes + b":scanned", keys.teller],

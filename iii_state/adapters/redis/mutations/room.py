@@ -12,7 +12,7 @@ from iii_state.adapters.redis.mutations.fanout import Fanout
 from iii_state.adapters.redis.mutations.route import Route
 from iii_state.adapters.redis.scripts.packing import pack
 from iii_state.adapters.redis.scripts.queues import drop_oldest
-from iii_state.adapters.redis.scripts.subscriptions import end_subscription
+from iii_state.adapters.redis.scripts.subscriptions import AT_ONCE, end_subscription
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class EndOrphan(RedisCall[None]):
         self._function_id = function_id
 
     def command(self, session: bytes, epoch: int) -> bytes:
-        call = end_subscription(self._fanout.keys, self._queue, is_full=True)
+        call = end_subscription(self._fanout.keys, self._queue, early=AT_ONCE)
         return pack((b"EVALSHA", self._fanout.scripts.of("subscriptions/end").sha1, *call))
 
     def result(self, reply: Reply) -> None:

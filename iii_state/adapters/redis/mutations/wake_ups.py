@@ -15,6 +15,9 @@ STREAMS_PER_SWEEP = 500
 PLUS = ord("+")
 """What stands before the id of a write that says what it was made within."""
 
+PAUSED = b"paused"
+"""What is told on a queue's channel when its subscription has been paused."""
+
 _waking = Afterwards("telling the dispatcher of an event")
 
 
@@ -27,6 +30,8 @@ class WakeUps:
         self._wake: Callable[[str], None] = _nothing
         self._ids: dict[bytes, str] = {}
         """Stream → subscription id."""
+        self.on_paused: Callable[[bytes, str], None] = lambda stream, subscription_id: None
+        """Told of a hosted queue, by its stream, whose subscription has been paused."""
         self._swept = 0
 
     def start(self, wake: Callable[[str], None]) -> None:
@@ -77,6 +82,8 @@ class WakeUps:
             return
         subscription_id = self._ids.get(channel)
         if subscription_id is not None:
+            if write == PAUSED:
+                self.on_paused(channel, subscription_id)
             self.wake(subscription_id)
 
 

@@ -42,16 +42,28 @@ def is_fenced(reply: Reply) -> bool:
     return reply[0] == b"FENCED"
 
 
+def is_paused(reply: Reply) -> bool:
+    """Whether an operator has paused the subscription: nothing was taken."""
+    return reply[0] == b"PAUSED"
+
+
+def subscription_of(queue: bytes) -> bytes:
+    """The id of the subscription that a queue is of: of one with the delivery `broadcast` each engine has its own queue."""
+    return queue.partition(b"-")[0]
+
+
 def take(keys: Keys, queue: bytes, engine: bytes, count: int) -> list[bytes]:
     """What follows the digest of queues/take.lua in EVALSHA."""
-    return [b"3", keys.stream(queue), keys.engines, keys.busy(queue), engine, b"%d" % count]
+    names = (keys.stream(queue), keys.engines, keys.busy(queue), keys.paused)
+    return [b"4", *names, engine, b"%d" % count, subscription_of(queue)]
 
 
 def ack(keys: Keys, queue: bytes, engine: bytes, entries: Sequence[Entry], want: int) -> list[bytes]:
     """What follows the digest of queues/ack.lua in EVALSHA."""
-    call = [b"%d" % (4 + len(entries)), keys.stream(queue), keys.engines, keys.busy(queue), keys.lineages(queue)]
+    names = (keys.stream(queue), keys.engines, keys.busy(queue), keys.lineages(queue), keys.paused)
+    call = [b"%d" % (5 + len(entries)), *names]
     call += [keys.wait(queue, entry.lane) for entry in entries]
-    call += (engine, b"%d" % want)
+    call += (engine, b"%d" % want, subscription_of(queue))
     for entry in entries:
         call += (entry.id, entry.lane, b"%d" % entry.size)
     return call
@@ -113,6 +125,18 @@ def drop_oldest(
     names = (keys.stream(queue), keys.subscription(queue), keys.busy(queue), keys.wait(queue, lane_name))
     bounds = (b"%d" % limits.max_queue_length, b"%d" % limits.max_queue_bytes, b"%d" % size)
     return [b"5", *names, keys.lineages(queue), scope, key, lane_name, *bounds]
+
+
+def list_entries(keys: Keys, queue: bytes, start: bytes) -> list[bytes]:
+    """What follows the digest of queues/list_entries.lua in EVALSHA."""
+    return [b"1", keys.stream(queue), start]
+
+
+def purge(keys: Keys, queue: bytes, entries: Sequence[tuple[bytes, bytes]], most: int) -> list[bytes]:
+    """What follows the digest of queues/purge.lua in EVALSHA. Of each entry there is its id and its lane."""
+    names = [keys.stream(queue), keys.subscription(queue), keys.busy(queue), keys.lineages(queue), keys.later]
+    names += [keys.wait(queue, lane_name) for _, lane_name in entries]
+    return [b"%d" % len(names), *names, queue, b"%d" % most, *(word for entry in entries for word in entry)]
 
 
 def note_loop(keys: Keys, queue: bytes) -> list[bytes]:

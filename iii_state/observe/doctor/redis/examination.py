@@ -1,0 +1,121 @@
+"""Looks at a Redis, and at everything of iii-state in it; and has damaged queues repaired."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+
+from iii_state.adapters.redis import RedisAdapter
+from iii_state.adapters.redis.admin import RedisAdmin
+from iii_state.adapters.redis.connection.address import Address
+from iii_state.adapters.redis.connection.carrier import Carrier
+from iii_state.adapters.redis.connection.checks import check_permissions, refuse_newer
+from iii_state.adapters.redis.connection.connection import RedisConnection
+from iii_state.adapters.redis.keys import Keys
+from iii_state.adapters.redis.mutations.routes import FOREIGN_WRITES
+from iii_state.adapters.redis.scripts.loader import PLAIN
+from iii_state.config import RedisSettings
+from iii_state.errors import StoreError
+from iii_state.events import QueueLimits
+from iii_state.observe.doctor.findings import Finding, Progress
+from iii_state.observe.doctor.redis.fleet import of_engines, of_sessions
+from iii_state.observe.doctor.redis.queues import QueueDamage, forget_lost, have_counted, of_queues
+from iii_state.observe.doctor.redis.server import of_scripts, of_server, of_share
+from iii_state.observe.doctor.redis.values import ValueLook
+from iii_state.observe.doctor.subscriptions import of_queues as of_subscriptions
+
+REPAIR_SECONDS = 120.0
+"""For so long a repair is waited for: lanes whose handler may still be running wait up to a minute."""
+
+
+async def examine(settings: RedisSettings, progress: Progress, *, values: bool = True, repair: bool = False) -> list[Finding]:
+    """What is to be known; without `values` these are not looked at. Raises `StoreError` where nothing can be looked at.
+
+    A Redis Cluster will be looked at part by part; this looks at the keys of one Redis.
+    """
+    keys = Keys(settings.prefix.encode())
+    address = Address.parse(settings.redis_url, settings.tls)
+    connection = RedisConnection(address, keys.session, call_timeout_ms=settings.call_timeout_ms)
+    refused: list[Finding] = []
+
+    async def check(socket: Carrier) -> None:
+        refused.extend(await of_scripts(socket))  # before this connection loads them
+        try:
+            await check_permissions(socket, keys, settings.prefix, b"doctor-" + secrets.token_hex(8).encode(), PLAIN)
+        except StoreError as error:
+            refused.append(_not_permitted(error))
+
+    await connection.start(check)
+    try:
+        held = await connection.send(b"GET", keys.format)
+        if held is not None:
+            refuse_newer(address, held)
+        routed = bool(await connection.send(b"HEXISTS", keys.routes, FOREIGN_WRITES))
+        progress("the server")
+        found = [*refused, *await of_server(connection, foreign_writes=routed)]
+        if held is None:
+            return [*found, _nothing(address, settings.prefix)]
+        progress("engines and queues")
+        found += [*await of_engines(connection, keys), *await of_sessions(connection, keys)]
+        queues = await of_queues(connection, keys)
+        if repair and queues.damaged:
+            progress("repairing queues")
+            await have_counted(connection, keys, queues)
+            queues = await _repaired(settings, connection, keys, is_watching=routed)
+        found += queues.findings()
+        if repair:
+            await forget_lost(connection, keys, queues)
+        info = await connection.send(b"INFO", b"memory")
+        found += of_share(queues.queued_bytes, _used(info))
+        if not queues.has_other_types:
+            found += of_subscriptions(await RedisAdmin(keys, connection, QueueLimits()).stats())
+        if values:
+            found += await ValueLook(connection, keys, progress).look()
+        return found
+    finally:
+        await connection.stop()
+
+
+async def _repaired(settings: RedisSettings, connection: RedisConnection, keys: Keys, *, is_watching: bool) -> QueueDamage:
+    """Join the fleet as an engine that serves nothing, until nothing is damaged any more: engines put right what they find."""
+    engine = RedisAdapter(_joining(settings, is_watching=is_watching), history=None)
+    await engine.start(lambda subscription_id: None)
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(REPAIR_SECONDS):
+                while (await of_queues(connection, keys)).damaged:
+                    engine.repair_soon()
+                    await asyncio.sleep(0.2)
+        return await of_queues(connection, keys)
+    finally:
+        await engine.stop()
+
+
+def _joining(settings: RedisSettings, *, is_watching: bool) -> RedisSettings:
+    return RedisSettings(redis_url=settings.redis_url, prefix=settings.prefix, tls=settings.tls, foreign_writes=is_watching)
+
+
+def _used(info: bytes) -> int:
+    found = [line.partition(b":")[2] for line in info.splitlines() if line.startswith(b"used_memory:")]
+    return int(found[0]) if found else 0
+
+
+def _not_permitted(error: StoreError) -> Finding:
+    return Finding(
+        "warning",
+        "permissions",
+        str(error),
+        "Engines that use this user do not start.",
+        "Grant it what is named (iii-state docs adapter-redis has an ACL line)",
+    )
+
+
+def _nothing(address: Address, prefix: str) -> Finding:
+    return Finding(
+        "warning",
+        "nothing-there",
+        f"Redis at {address} holds nothing of iii-state under the prefix {prefix}",
+        "No engine has used it yet, or it has been emptied, or the prefix (adapter.config.prefix) is another one.",
+        "Look at the address, and give --prefix",
+    )
