@@ -166,7 +166,9 @@ class RedisAdapter:
     async def _check_server(self, socket: Socket) -> None:
         """What is looked at on the first connection."""
         shared = self._shared
-        await check_permissions(socket, shared.keys, self._settings.prefix, shared.connection.session.name)
+        await check_permissions(
+            socket, shared.keys, self._settings.prefix, shared.connection.session.name, shared.connection.scripts
+        )
         await self._durability.look_at(socket)
         if self._replicas is not None:
             await self._replicas.look_at(socket)
@@ -244,8 +246,9 @@ def shared_of(settings: RedisSettings, limits: QueueLimits) -> Shared:
     """What the parts of an adapter share, nothing of it opened yet."""
     keys = Keys(settings.prefix.encode())
     address = Address.parse(settings.redis_url, settings.tls)
-    bounds = {"call_timeout_ms": settings.call_timeout_ms, "max_in_flight": settings.max_in_flight}
-    connection = RedisConnection(address, keys.session, **bounds)
+    connection = RedisConnection(
+        address, keys.session, call_timeout_ms=settings.call_timeout_ms, max_in_flight=settings.max_in_flight
+    )
     pubsub = PubSub(connection.primary.open, silence_seconds=settings.call_timeout_ms / 1000)
     connection.primary.moved.connect(pubsub.hurry)
     engine, wake_ups = EngineIdentity(), WakeUps(keys, connection.session)

@@ -12,6 +12,7 @@ from iii_state.adapters.redis.connection.call import Command, Reply, ScriptCall
 from iii_state.adapters.redis.fleet.subscriptions import Subscriptions
 from iii_state.adapters.redis.mutations.foreign_text import check_event
 from iii_state.adapters.redis.scripts import queues
+from iii_state.adapters.redis.scripts.loader import Script
 from iii_state.adapters.redis.scripts.queues import Entry, is_fenced
 from iii_state.adapters.redis.shared import Shared
 from iii_state.errors import StoreError
@@ -97,7 +98,7 @@ class RedisQueues:
         hosted = self._subscriptions.hosted.get(place.subscription_id)
         if hosted is not None and hosted.subscription.on_full == "drop_oldest":
             self._ask_for_dropped(hosted.subscription.id, place.queue)
-        call = _Taking(self, name, arguments, place, ended)
+        call = _Taking(self, self._connection.scripts.of(name), arguments, place, ended)
         self._connection.call(call).add_done_callback(call.over)
         return call.taken
 
@@ -276,8 +277,8 @@ class _Taking(ScriptCall[None]):
 
     __slots__ = ("_ended", "_place", "_queues", "taken")
 
-    def __init__(self, owner: RedisQueues, name: str, arguments: list[bytes], place: _Place, ended: Sequence[Entry]) -> None:
-        super().__init__(name, arguments)
+    def __init__(self, owner: RedisQueues, script: Script, arguments: list[bytes], place: _Place, ended: Sequence[Entry]) -> None:
+        super().__init__(script, arguments)
         self.taken: asyncio.Future[list[Delivery]] = asyncio.get_running_loop().create_future()
         self._queues = owner
         self._place = place

@@ -16,7 +16,7 @@ from iii_state.adapters.redis.connection.pipeline import Pipeline
 from iii_state.adapters.redis.connection.primary import Primary
 from iii_state.adapters.redis.connection.session import EngineSession
 from iii_state.adapters.redis.connection.socket import Socket
-from iii_state.adapters.redis.scripts.loader import load_commands
+from iii_state.adapters.redis.scripts.loader import PLAIN, Scripts
 from iii_state.errors import SessionLost, SessionTaken, StoreError
 from iii_state.sessions import SESSION_SECONDS
 from iii_state.tasks.background import Background
@@ -39,12 +39,19 @@ class RedisConnection:
     """
 
     def __init__(
-        self, address: Address, session_key: Callable[[bytes], bytes], *, call_timeout_ms: int = 5000, max_in_flight: int = 1024
+        self,
+        address: Address,
+        session_key: Callable[[bytes], bytes],
+        *,
+        call_timeout_ms: int = 5000,
+        max_in_flight: int = 1024,
+        scripts: Scripts = PLAIN,
     ) -> None:
         self.address = address
         self.primary = Primary(address)
         """Opens connections to this Redis."""
-        self.session = EngineSession(session_key)
+        self.scripts = scripts
+        self.session = EngineSession(session_key, scripts)
         self.restored = Signal()
         """Emitted when a broken connection has been replaced."""
         self.prepare: Callable[[Socket], Awaitable[None]] = _nothing_to_prepare
@@ -88,7 +95,7 @@ class RedisConnection:
 
     def run(self, name: str, arguments: Arguments, read: Callable[[Reply], Any] = as_it_is) -> asyncio.Future[Any]:
         """Call the script of this name; `read` makes the result of its reply."""
-        return self.call(ScriptCall(name, arguments, read))
+        return self.call(ScriptCall(self.scripts.of(name), arguments, read))
 
     # -- opening and closing
 
@@ -143,7 +150,7 @@ class RedisConnection:
         session = self.session
         self._pipeline.traffic.script_loads += 1
         while True:
-            replies = await socket.ask(*load_commands(), session.opening())
+            replies = await socket.ask(*self.scripts.load_commands(), session.opening())
             for refusal in replies:
                 if isinstance(refusal, hiredis.ReplyError):
                     raise StoreError(explain(socket.address, str(refusal)))

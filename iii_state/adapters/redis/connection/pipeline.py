@@ -35,7 +35,6 @@ from iii_state.adapters.redis.connection.explain import (
 from iii_state.adapters.redis.connection.session import EngineSession
 from iii_state.adapters.redis.connection.socket import Socket
 from iii_state.adapters.redis.connection.traffic import Traffic
-from iii_state.adapters.redis.scripts.loader import load_commands
 from iii_state.errors import ConditionFailed, NoAnswer, OldValueUnknown, RequestFenced, SessionLost, StoreError
 from iii_state.tasks.signal import Signal
 
@@ -220,7 +219,7 @@ class Pipeline:
         if self._must_load:
             self._must_load = False
             self.traffic.script_loads += 1
-            again.extendleft(reversed([self._leading(Command(words)) for words in load_commands()]))
+            again.extendleft(reversed([self._leading(Command(words)) for words in self.session.scripts.load_commands()]))
         packets = [packet for call in again if not self._dropped(call) and (packet := self._packed(call))]
         if packets:
             assert self.socket is not None

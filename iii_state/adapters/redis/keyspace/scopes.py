@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 from iii_state.adapters.redis.keyspace.foreign_writes import ForeignWrites
 from iii_state.adapters.redis.keyspace.scan import KEYS_PER_STEP, all_scopes, hashes
-from iii_state.adapters.redis.scripts.loader import script
 from iii_state.adapters.redis.shared import Shared
 from iii_state.errors import StoreError
 from iii_state.tasks.background import Background
@@ -35,6 +34,7 @@ class Scopes:
         self._keys = keys
         self._routes = shared.fanout.routes
         self._send = shared.connection.send
+        self._scripts = shared.connection.scripts
         self._foreign_writes = foreign_writes
         self._scanned = keys.scopes + b":scanned"
         """Set when this database has been scanned for the first time."""
@@ -80,7 +80,14 @@ class Scopes:
         for start in range(0, len(scopes), KEYS_PER_STEP):
             part = [scope.encode() for scope in scopes[start : start + KEYS_PER_STEP]]
             names = [name for scope in part for name in (self._keys.values(scope), self._keys.deadlines_of(scope))]
-            call = (b"EVALSHA", script("deadlines/expired_scopes").sha1, b"%d" % (len(names) + 1), *names, self._keys.clock, *part)
+            call = (
+                b"EVALSHA",
+                self._scripts.of("deadlines/expired_scopes").sha1,
+                b"%d" % (len(names) + 1),
+                *names,
+                self._keys.clock,
+                *part,
+            )
             over.update(scope.decode() for scope in await self._send(*call))
         return over
 
@@ -97,7 +104,7 @@ class Scopes:
                 kept.extend(scope for scope, is_there in zip(part, there, strict=True) if is_there)
                 self._foreign_writes.changed([scope for scope, is_there in zip(part, there, strict=True) if not is_there])
             else:
-                digest = script("values/prune_scopes").sha1
+                digest = self._scripts.of("values/prune_scopes").sha1
                 gone = set(await self._send(b"EVALSHA", digest, b"%d" % (len(part) + 1), self._keys.scopes, *names, *part))
                 kept.extend(scope for scope in part if scope not in gone)
         return kept

@@ -44,6 +44,7 @@ class Fanout:
         self.limits = limits
         self.marks = keys.marks(connection.address.db)
         """The channel on which the scripts that write values say so."""
+        self.scripts = connection.scripts
         self.routes = RedisRoutes()
         self.packing = Packing(keys)
         self.callers_packing = Packing(keys)
