@@ -156,6 +156,8 @@ async def use_everything(server: RedisServer, url: str, calls: Calls) -> None:
     async with engine_at(url, foreign_writes=True) as adapter:
         await answer_of(adapter.queues.subscribe(ALL))
         await use_values(adapter)
+        client.delete(KEYS.clock.decode())  # scripts look at its copy then
+        await use_values(adapter)
         await heard(calls, "deadlines/claim", "deadlines/expire", "deadlines/reschedule", "fleet/swap_setting")
         client.hset("state:s", "foreign", "1")
         await heard(calls, "foreign/compare", "foreign/capture")

@@ -57,7 +57,7 @@ class LeastRights:
                         while words is not False:
                             server.write(pack(tuple(words)))
                             words = requests.gets()
-                        await _pass_on(reader, server, server_reader, writer)
+                        await asyncio.gather(_copy(reader, server), _copy(server_reader, writer))
                         return
                     async with self._one_at_a_time:
                         await self._limit(user, words)
@@ -102,16 +102,11 @@ async def _one_reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter,
         writer.write(data)
 
 
-async def _pass_on(
-    client_reader: asyncio.StreamReader, server: asyncio.StreamWriter, server_reader: asyncio.StreamReader, client: asyncio.StreamWriter
-) -> None:
-    async def copy(source: asyncio.StreamReader, drain: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, RuntimeError):
-            while data := await source.read(65536):
-                drain.write(data)
-        drain.close()
-
-    await asyncio.gather(copy(client_reader, server), copy(server_reader, client))
+async def _copy(source: asyncio.StreamReader, drain: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(ConnectionError, RuntimeError):
+        while data := await source.read(65536):
+            drain.write(data)
+    drain.close()
 
 
 @asynccontextmanager

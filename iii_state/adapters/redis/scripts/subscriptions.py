@@ -36,14 +36,14 @@ def subscribe(keys: Keys, engine: bytes, registrations: Sequence[Registration]) 
 
 def abandon(keys: Keys, queue: bytes, engine: bytes) -> list[bytes]:
     """What follows the digest of subscriptions/abandon.lua in EVALSHA."""
-    return [b"3", keys.subscription(queue), keys.orphans, keys.clock, engine, queue]
+    return [b"4", keys.subscription(queue), keys.orphans, keys.clock, keys.clock_copy, engine, queue]
 
 
 def end_subscription(keys: Keys, queue: bytes, engine: bytes = b"", *, is_full: bool = False) -> list[bytes]:
     """What follows the digest of subscriptions/end.lua in EVALSHA; without an engine, for a retention that may be over, or for a
     queue that is full and has no engine."""
     names = (keys.routes, keys.routes_version, keys.routes_log, keys.hold, keys.orphans, keys.subscription(queue))
-    return [b"7", *names, keys.clock, engine, queue, b"%d" % is_full]
+    return [b"8", *names, keys.clock, keys.clock_copy, engine, queue, b"%d" % is_full]
 
 
 def clear(keys: Keys, queue: bytes, lanes: Sequence[bytes]) -> list[bytes]:
