@@ -8,9 +8,9 @@ import json
 import click
 
 from iii_state.adapters.redis.connection.address import Address
+from iii_state.adapters.redis.connection.carrier import Carrier
 from iii_state.adapters.redis.connection.explain import explain
 from iii_state.adapters.redis.connection.primary import Primary
-from iii_state.adapters.redis.connection.socket import Socket
 from iii_state.adapters.redis.scripts.loader import Script, names, script
 from iii_state.cli.terminal import check_output
 from iii_state.config import RedisSettings
@@ -82,7 +82,7 @@ async def _load(address: Address, scripts: list[Script], check: bool) -> list[bo
         raise StoreError(f"Redis at {address} has not answered within {TIMEOUT_SECONDS} s") from None
 
 
-async def _load_over(socket: Socket, scripts: list[Script], check: bool) -> list[bool]:
+async def _load_over(socket: Carrier, scripts: list[Script], check: bool) -> list[bool]:
     (there,) = await socket.ask([b"SCRIPT", b"EXISTS", *(each.sha1 for each in scripts)])
     if not isinstance(there, list):
         raise StoreError(explain(socket.address, str(there)))

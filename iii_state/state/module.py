@@ -10,7 +10,7 @@ import msgspec
 
 from iii_state import config as configuration
 from iii_state import values
-from iii_state.adapters import open_adapter
+from iii_state.adapters import open_adapter, recognised
 from iii_state.adapters.base import Adapter
 from iii_state.adapters.kv import KvAdapter
 from iii_state.config import KvSettings
@@ -47,17 +47,21 @@ class StateModule:
 
     def __init__(self, config: Mapping[str, Any] | None = None, *, adapter: Adapter | None = None) -> None:
         self._settings = configuration.parse(config)
-        self.adapter = adapter or open_adapter(self._settings)
-        self._snapshots = Snapshots(self.adapter)
-        self._functions = ValueFunctions(self.adapter)
-        self.triggers = StateTriggers(self.adapter, self._settings)
-        """The provider of the trigger type `state`."""
+        self._is_given = adapter is not None
         self._dispatcher: Dispatcher | None = None
         self._counted: dict[str, CountedFunction] = {}
-        self._queue_figures = QueueFigures(self.adapter)
+        self._use(adapter or open_adapter(self._settings))
         self._has_started = False
         self._stopping = Stopping(self._stop)
         self._apply_live_settings()
+
+    def _use(self, adapter: Adapter) -> None:
+        self.adapter = adapter
+        self._snapshots = Snapshots(adapter)
+        self._functions = ValueFunctions(adapter)
+        self.triggers = StateTriggers(adapter, self._settings)
+        """The provider of the trigger type `state`."""
+        self._queue_figures = QueueFigures(adapter)
 
     async def start(self, host: Host) -> None:
         """Open the store, and register the functions and the trigger type. When that fails, nothing is left open.
@@ -66,9 +70,11 @@ class StateModule:
         """
         if self._has_started:
             raise ConfigError("this state module has been started before, and cannot be used again: make another one")
-        dispatcher = Dispatcher(host, self.adapter, self._settings.dispatch)
         self._has_started = True
         try:
+            if not self._is_given:
+                await self._recognise()
+            dispatcher = Dispatcher(host, self.adapter, self._settings.dispatch)
             await self.adapter.start(dispatcher.wake)
         except BaseException:
             self._has_started = False
@@ -82,6 +88,13 @@ class StateModule:
         except BaseException:
             await self.stop()
             raise
+
+    async def _recognise(self) -> None:
+        """A Redis may turn out to be a cluster."""
+        adapter = await recognised(self._settings, self.adapter)
+        if adapter is not self.adapter:
+            self._use(adapter)
+            self._apply_live_settings()
 
     def _register_with(self, host: Host) -> None:
         groups: tuple[FunctionGroup, ...] = (

@@ -21,6 +21,8 @@ EXAMPLES = {
     "kv-file": 100,
     "fakeredis": 25,
     "redis": 150,
+    "parted": 40,
+    "cluster": 40,
     "bridge-kv": 60,
     "bridge-redis": 40,
     "bridge-bridge-kv": 30,

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from iii_state.adapters.redis.connection.call import Command, Reply, ScriptCall
@@ -218,6 +219,17 @@ class RedisQueues:
 
     # -- maintenance
 
+    def sweep(self) -> None:
+        """Look whether the next queues in turn have something that is ready: a wake-up may have been lost."""
+        streams = self._shared.wake_ups.next_streams()
+        if streams:
+            wake = partial(self._wake_ready, streams)
+            self._run("queues/find_ready", [b"%d" % len(streams), *streams], wake).add_done_callback(_log_not_swept)
+
+    def _wake_ready(self, streams: list[bytes], numbers: Reply) -> None:
+        for number in numbers:
+            self._shared.wake_ups.heard(streams[number - 1], None)
+
     def forget_all(self) -> None:
         """Nothing is pending here any more: the engine has begun afresh."""
         self._held.clear()
@@ -312,6 +324,11 @@ class _Dropped(Command):
         if reply is not None:
             self._counts[self._subscription_id] = int(reply)
         return super().result(reply)
+
+
+def _log_not_swept(answer: asyncio.Future[None]) -> None:
+    if not answer.cancelled() and (error := answer.exception()) is not None:
+        logger.info("whether the queues have events that are ready could not be looked at: %s", error)
 
 
 def _entry(delivery: Delivery) -> Entry:

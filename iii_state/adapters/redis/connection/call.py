@@ -28,6 +28,8 @@ class Again:
 
 
 AGAIN = Again()
+HELD = Again()
+"""The same for what is to be sent later: a node of a cluster does not take it at the moment."""
 
 
 class RedisCall(Generic[T]):

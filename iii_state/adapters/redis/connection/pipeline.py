@@ -19,7 +19,8 @@ from typing import Any, TypeVar
 import hiredis
 
 from iii_state.adapters.redis.connection.address import Address
-from iii_state.adapters.redis.connection.call import AGAIN, Again, Command, RedisCall, Reply
+from iii_state.adapters.redis.connection.call import AGAIN, HELD, Again, Command, RedisCall, Reply
+from iii_state.adapters.redis.connection.carrier import Carrier
 from iii_state.adapters.redis.connection.explain import (
     carried_before,
     closed_before_an_answer,
@@ -27,13 +28,13 @@ from iii_state.adapters.redis.connection.explain import (
     is_damage,
     is_of_another_server,
     is_of_former_primary,
+    is_of_moving_slot,
     old_value_lost,
     record_lost,
     refusal_of,
     too_late,
 )
 from iii_state.adapters.redis.connection.session import EngineSession
-from iii_state.adapters.redis.connection.socket import Socket
 from iii_state.adapters.redis.connection.traffic import Traffic
 from iii_state.errors import ConditionFailed, NoAnswer, OldValueUnknown, RequestFenced, SessionLost, StoreError
 from iii_state.tasks.signal import Signal
@@ -51,6 +52,9 @@ MAX_WAITING_PER_CALL_IN_FLIGHT = 64
 MAX_TRIES = 100
 """How often one call is sent on live connections: each time there was a reason that had gone by the next time."""
 
+HOLD_SECONDS, MAX_HOLD_SECONDS = 0.002, 0.05
+"""How long calls are held whose slot is being moved within a cluster: the first time, and at most; each is twice the one before."""
+
 
 class Pipeline:
     """The calls that wait, those in flight, and those to be sent again. `adopt` gives it a connection, `give_up` takes it away."""
@@ -58,15 +62,16 @@ class Pipeline:
     def __init__(self, address: Address, session: EngineSession, *, call_timeout_ms: int, max_in_flight: int) -> None:
         self.address = address
         self.session = session
-        self.socket: Socket | None = None
+        self.socket: Carrier | None = None
         self.has_answered = False
         """Whether anything has come over the connection there is, or was last."""
         self.trouble = ""
         """Why there is no connection."""
         self.damaged = Signal()
         """Emitted when Redis holds something else than iii-state has left there."""
-        self.demoted: Callable[[Socket, str], None] = lambda socket, reason: None
-        """Called when the server of a connection has turned out to be no primary any more. The connection is replaced."""
+        self.demoted: Callable[[Carrier, str], None] = lambda socket, refusal: None
+        """Called when the server of a connection has turned out to be no primary any more, by the error reply that says so. The
+        connection is replaced."""
         self.timeout = call_timeout_ms / 1000
         self.is_closed = True
         self.traffic = Traffic()
@@ -80,10 +85,18 @@ class Pipeline:
         """To be sent before anything that waits; while there are any, nothing new is sent."""
         self._ahead: list[RedisCall[Any]] = []
         """To be sent before those."""
+        self._kept_back: deque[RedisCall[Any]] = deque()
+        """To be sent behind those, one after the other: see `_held`."""
         self._must_load = False
         """Whether the scripts have to be loaded before that."""
         self._leave: str | None = None
         """Why the connection is to be replaced once everything in flight has been answered."""
+        self._held = ""
+        """Why a node of a cluster takes no calls for the slot at the moment. What it has refused is sent one after the other, with
+        a pause where it refuses again, until all have been answered: so nothing overtakes what is refused."""
+        self._must_pause = False
+        self._hold_seconds = 0.0
+        self._holding: asyncio.TimerHandle | None = None
         self._scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop
@@ -95,7 +108,7 @@ class Pipeline:
         self._loop = asyncio.get_running_loop()
         self.is_closed = False
 
-    def adopt(self, socket: Socket) -> None:
+    def adopt(self, socket: Carrier) -> None:
         """Go on over this connection, whose session is open and whose scripts are loaded."""
         self.has_answered = False
         if socket.closed.done():
@@ -105,14 +118,16 @@ class Pipeline:
         self.socket = socket
         self._leave = None
         self.trouble = ""
+        self._release_held()
         self._send_again()
         self._flush()
 
-    def give_up(self, socket: Socket, reason: str) -> None:
+    def give_up(self, socket: Carrier, reason: str) -> None:
         """The connection is over: what it carried is sent again over the next one."""
         if self.socket is not socket:
             return
         self.socket = None
+        self._release_held()
         self.traffic.received_bytes += socket.received_bytes
         socket.abort()
         if not self.is_closed:
@@ -126,6 +141,8 @@ class Pipeline:
                 call.was_carried = call.mutates
                 self._again.append(call)
         self._in_flight.clear()
+        self._again += self._kept_back
+        self._kept_back.clear()
 
     def lose_session(self) -> None:
         """The record of what has been applied is gone, and with it the answer for what an earlier connection had carried."""
@@ -142,6 +159,7 @@ class Pipeline:
     async def close(self) -> None:
         """End the connection; what has not been answered fails."""
         self.is_closed = True
+        self._release_held()
         if self._timer is not None:
             self._timer.cancel()
         if self.socket is not None:
@@ -149,7 +167,7 @@ class Pipeline:
             socket.lost = lambda: None
             socket.abort()
             await socket.closed
-        for calls in (self._again, self._in_flight, self._waiting):
+        for calls in (self._again, self._in_flight, self._kept_back, self._waiting):
             for call in calls:
                 was_sent = call.was_carried or (call.mutates and calls is self._in_flight)
                 self._fail(call, closed_before_an_answer(self.address, was_sent=was_sent))
@@ -157,7 +175,8 @@ class Pipeline:
 
     def current_traffic(self) -> Traffic:
         """What has been counted, and how many calls are on their way, or about to be sent."""
-        waiting, received = len(self._again) + len(self._waiting), 0 if self.socket is None else self.socket.received_bytes
+        waiting = len(self._again) + len(self._kept_back) + len(self._waiting)
+        received = 0 if self.socket is None else self.socket.received_bytes
         received += self.traffic.received_bytes
         return replace(self.traffic, in_flight=len(self._in_flight), waiting=waiting, received_bytes=received)
 
@@ -187,7 +206,7 @@ class Pipeline:
         """Send what waits, as far as there is room."""
         self._scheduled = False
         socket = self.socket
-        if socket is None or self._again or self._leave is not None:
+        if socket is None or self._again or self._kept_back or self._leave is not None:
             return
         waiting, in_flight = self._waiting, self._in_flight
         packets = []
@@ -202,13 +221,13 @@ class Pipeline:
         if packets:
             self._write(socket, packets)
 
-    def _write(self, socket: Socket, packets: list[bytes]) -> None:
+    def _write(self, socket: Carrier, packets: list[bytes]) -> None:
         data = b"".join(packets) if len(packets) > 1 else packets[0]
         traffic = self.traffic
         traffic.calls += len(packets)
         traffic.round_trips += 1
         traffic.sent_bytes += len(data)
-        socket.write(data)
+        socket.write(data, len(packets))
 
     def _send_again(self) -> None:
         again, self._again = self._again, deque()
@@ -220,7 +239,14 @@ class Pipeline:
             self._must_load = False
             self.traffic.script_loads += 1
             again.extendleft(reversed([self._leading(Command(words)) for words in self.session.scripts.load_commands()]))
-        packets = [packet for call in again if not self._dropped(call) and (packet := self._packed(call))]
+        again += self._kept_back
+        self._kept_back.clear()
+        packets: list[bytes] = []
+        while again and not (packets and self._held):
+            call = again.popleft()
+            if not self._dropped(call) and (packet := self._packed(call)):
+                packets.append(packet)
+        self._kept_back = again
         if packets:
             assert self.socket is not None
             self._write(self.socket, packets)
@@ -260,6 +286,38 @@ class Pipeline:
             call.future.set_exception(error)
         self.session.release(call)
 
+    # -- calls that are held
+
+    @property
+    def held_for(self) -> str:
+        """Why calls are held over a connection that there is; empty where none are."""
+        return self._held
+
+    def _hold(self) -> None:
+        """Send what is held a little later."""
+        self._must_pause = False
+        self._hold_seconds = min(MAX_HOLD_SECONDS, self._hold_seconds * 2 or HOLD_SECONDS)
+        self._holding = self._loop.call_later(self._hold_seconds, self._held_long_enough)
+
+    def _held_long_enough(self) -> None:
+        self._holding = None
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Send what is to be sent again, or the next of it, and, when all of that has been answered, what waits."""
+        self._send_again()
+        if not self._in_flight:
+            self._release_held()
+        self._flush()
+
+    def _release_held(self) -> None:
+        self._held = ""
+        self._must_pause = False
+        self._hold_seconds = 0.0
+        if self._holding is not None:
+            self._holding.cancel()
+            self._holding = None
+
     # -- replies
 
     def _received(self, replies: list[Reply]) -> None:
@@ -278,10 +336,13 @@ class Pipeline:
         if self._leave is not None:
             if not in_flight:
                 self.give_up(socket, self._leave)
-        elif self._again:
+        elif self._again or self._kept_back or self._held:
             if not in_flight:
-                self._send_again()
-                self._flush()
+                if self._must_pause:
+                    self._hold()
+                else:
+                    self._hold_seconds = 0.0
+                    self._go_on()
         elif self._waiting and not self._scheduled:
             self._flush()
 
@@ -290,6 +351,10 @@ class Pipeline:
             result = call.result(reply) if type(reply) is not hiredis.ReplyError else self._refused(call, str(reply))
         except Exception as failure:
             self._failed(call, failure)
+            return
+        if result is HELD:
+            if not self._dropped(call):
+                self._again.append(call)
             return
         if type(result) is Again:
             self._ahead.extend(first for first in result.first if first not in self._ahead)
@@ -338,14 +403,23 @@ class Pipeline:
             return AGAIN
         if is_damage(text):
             self.damaged.emit()
+        socket = self.socket
+        address = socket.address if socket is not None else self.address
         if is_of_another_server(text):
-            socket, is_news = self.socket, self._leave is None
-            self._leave = explain(socket.address if socket is not None else self.address, text)
+            is_news = self._leave is None
+            self._leave = explain(address, text)
             if is_of_former_primary(text):
                 if is_news and socket is not None:
-                    self.demoted(socket, self._leave)
+                    self.demoted(socket, text)
                 return AGAIN
-        raise refusal_of(self.address, call, text)
+        elif is_of_moving_slot(text):
+            is_news = not self._must_pause
+            self._held = explain(address, text)
+            self._must_pause = True
+            if is_news and socket is not None:
+                self.demoted(socket, text)
+            return HELD
+        raise refusal_of(address, call, text)
 
     # -- time
 
@@ -359,7 +433,7 @@ class Pipeline:
                 break
             if not call.future.done():
                 call.future.set_exception(too_late(call, self._silence(), sent=True))
-        for calls in (self._again, self._waiting):
+        for calls in (self._again, self._kept_back, self._waiting):
             while calls and calls[0].deadline <= now:
                 call = calls.popleft()
                 if calls is self._waiting:
@@ -368,14 +442,17 @@ class Pipeline:
         if socket is not None and self._in_flight:
             silent_since = max(socket.heard, self._in_flight[0].deadline - self.timeout)
             if now - silent_since >= self.timeout / 2:
-                self.give_up(socket, f"Redis at {self.address} has not answered for {self.timeout * 500:.0f} ms")
+                self.give_up(socket, f"Redis at {socket.address} has not answered for {self.timeout * 500:.0f} ms")
         self._set_timer(now)
 
     def _silence(self) -> str:
-        return f"{self.trouble or f'Redis at {self.address} does not answer'}; given up after {self.timeout * 1000:.0f} ms"
+        why = self.trouble or self._held or f"Redis at {self.address} does not answer"
+        return f"{why}; given up after {self.timeout * 1000:.0f} ms"
 
     def _set_timer(self, now: float) -> None:
-        deadlines = [call.deadline for calls in (self._again, self._waiting) for call in itertools.islice(calls, 1)]
+        deadlines = [
+            call.deadline for calls in (self._again, self._kept_back, self._waiting) for call in itertools.islice(calls, 1)
+        ]
         deadlines += [call.deadline for call in self._in_flight if not call.future.done()][:1]
         if self._in_flight:
             deadlines.append(now + self.timeout / 4)

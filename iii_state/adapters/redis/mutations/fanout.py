@@ -37,7 +37,13 @@ class Fanout:
     """The routes and how they are kept current, the bounds of queues, and whether there are events at all."""
 
     def __init__(
-        self, keys: Keys, connection: RedisConnection, engine: EngineIdentity, wake_ups: WakeUps, limits: QueueLimits
+        self,
+        keys: Keys,
+        connection: RedisConnection,
+        engine: EngineIdentity,
+        wake_ups: WakeUps,
+        limits: QueueLimits,
+        deadlines: Maintenance | None = None,
     ) -> None:
         self.keys = keys
         self.wake_ups = wake_ups
@@ -53,7 +59,7 @@ class Fanout:
         self.tells_lineages = False
         """Whether all engines have said that they read what a write was made within."""
         self.counts = Counts()
-        self.deadlines = Maintenance()
+        self.deadlines = deadlines or Maintenance()
         """Removes values whose deadline is over; planned here, since writes set deadlines."""
         self.was_emptied = False
         """Whether it has turned out that this is another database than before, or an emptied one."""

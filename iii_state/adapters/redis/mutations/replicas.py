@@ -13,9 +13,9 @@ from typing import Generic, TypeVar, cast
 
 from hiredis import ReplyError
 
+from iii_state.adapters.redis.connection.carrier import Carrier, Reply
 from iii_state.adapters.redis.connection.connection import RedisConnection
 from iii_state.adapters.redis.connection.explain import explain, trouble_of
-from iii_state.adapters.redis.connection.socket import Reply, Socket
 from iii_state.adapters.redis.scripts.mutations import Postponed
 from iii_state.errors import NotConfirmed, StoreError
 from iii_state.tasks.background import Background
@@ -78,7 +78,7 @@ class Replicas:
         self._fail(self._unconfirmed, "this engine has been stopped")
         self._unconfirmed = []
 
-    async def look_at(self, socket: Socket) -> None:
+    async def look_at(self, socket: Carrier) -> None:
         """Look at a server on which calls will be made. Raises `StoreError` where the user may not."""
         info, waited = await socket.ask(_INFO, (b"WAIT", b"0", b"1"))
         for reply in (info, waited):
@@ -149,7 +149,7 @@ class Replicas:
         elif is_news:
             logger.warning("whether replicas have what is written cannot be seen: %s", error or "no answer")
 
-    async def _round(self, socket: Socket) -> bool:
+    async def _round(self, socket: Carrier) -> bool:
         """One WAIT, once there is something to wait for; False where the connection has ended before."""
         while not self._unconfirmed:
             if socket.closed.done():
@@ -178,7 +178,7 @@ class Replicas:
             self._history = _field(await self._send(*_INFO), "master_replid")
         return True
 
-    async def _wait(self, socket: Socket) -> tuple[int, str]:
+    async def _wait(self, socket: Carrier) -> tuple[int, str]:
         """How many replicas have everything that was written before, and the replication history."""
         async with asyncio.timeout(self._timeout + WAIT_MS / 1000):
             replies = await socket.ask((b"SET", self._written, b"1"), (b"WAIT", b"%d" % self._count, b"%d" % WAIT_MS), _INFO)

@@ -1,0 +1,48 @@
+"""How often an engine looks after a store, or after one partition of a cluster, of which it has many."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from iii_state.tasks.maintenance import SWEEP_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often what is looked for from time to time is looked for.
+
+    Where an engine has many partitions each is looked after more rarely, and all at the same moments: what is sent to the
+    partitions of one server then goes there in one write.
+    """
+
+    sweep_seconds: float | None = None
+    """Between two sweeps; None for what is usual."""
+    looks_per_life: int = 10
+    """How often the heartbeats are looked at within one time to live."""
+    queues_per_sweep: int = 200
+    """How many queues are looked at for damage."""
+    is_alone: bool = True
+    """Whether this is all of a Redis: its keys are gone through without others."""
+
+    @property
+    def seconds(self) -> float:
+        """Between two sweeps."""
+        return SWEEP_SECONDS if self.sweep_seconds is None else self.sweep_seconds
+
+    def after(self, now: float, seconds: float) -> float:
+        """When what happens every so many seconds is due next, by the loop's clock."""
+        return now + seconds if self.is_alone else (math.floor(now / seconds) + 1) * seconds
+
+
+ALONE = Pace()
+
+
+def pace_of(partitions: int) -> Pace:
+    """The pace for each of so many partitions."""
+    return Pace(
+        sweep_seconds=6.0 if partitions > 8 else 3.0,
+        looks_per_life=4,
+        queues_per_sweep=max(10, 800 // partitions),
+        is_alone=False,
+    )
