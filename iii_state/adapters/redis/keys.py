@@ -138,6 +138,11 @@ class Keys:
         return self._own + b"clock:copy"
 
     @cached_property
+    def moving(self) -> bytes:
+        """Hash: how far a move of a store to here is (`iii-state move`); gone when it is complete."""
+        return self._own + b"moving"
+
+    @cached_property
     def store(self) -> bytes:
         """The id of what is stored here; made once, and gone with a flush."""
         return self._own + b"store"
