@@ -43,8 +43,8 @@ def move(
     """Move all that a fleet has in one Redis to another one, into a cluster, out of one, or to another number of partitions.
 
     Values, deadlines, change logs, subscriptions, the events that wait (in their order), planned attempts and dead letters. All
-    engines have to be stopped. The source stays as it is. A move that was cut off goes on when it is run again, and no engine starts
-    on what has not been moved as a whole. In the end what is there is counted, and compared.
+    engines have to be stopped. The source stays as it is. A move that was cut off goes on when it is run again, and no engine
+    starts on what has not been moved as a whole. In the end what is there is counted, and compared.
 
     \b
     iii-state move --from redis://localhost:6379 --to redis://node-1:6379

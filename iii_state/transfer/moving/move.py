@@ -81,7 +81,7 @@ class Move:
     async def dry_run(self) -> Moved:
         """What would be moved. Raises `StateError` where it cannot be."""
         await self._look()
-        found = await find(self._source)
+        found = await self._find()
         if not await self._held():
             await self._refuse_values(found)
         self._done.holding, self._done.aside = await count(self._source, found), found.aside
@@ -90,7 +90,7 @@ class Move:
     async def run(self) -> Moved:
         """Move. Raises `StateError`; what has been moved is gone on with by the next `run`."""
         await self._look()
-        found = await find(self._source)
+        found = await self._find()
         self._done.aside = found.aside
         self._done.holding = await count(self._source, found)
         is_new = not await self._held()
@@ -104,6 +104,12 @@ class Move:
         return self._done
 
     # -- before anything is moved
+
+    async def _find(self) -> Found:
+        found = await find(self._source)
+        if not found.scopes and not found.queues:
+            raise TransferError(f"the {self._source.name} holds nothing that could be moved under this prefix")
+        return found
 
     async def _look(self) -> None:
         for store in (self._source, self._target):
@@ -241,7 +247,8 @@ class Move:
     async def _move_scope(self, scope: bytes, moves: Sequence[ScopeMove]) -> None:
         source, target = self._source.of(scope), self._target.of(scope)
         shift, _ = self._shifts[source.number, target.number]
-        self._done.values += await moves[source.number].move(scope, source, target, shift)
+        count = await moves[source.number].move(scope, source, target, shift)
+        self._done.values += count
         self._progress(self._done)
 
     async def _move_queue(self, queue: bytes, found: Found) -> None:
@@ -250,6 +257,7 @@ class Move:
         await move.run()
         self._done.events += move.events
         self._done.skipped += move.skipped
+        self._progress(self._done)
 
     async def _move_settings(self, found: Found) -> None:
         """Which scopes have deadlines, the change logs, and which subscriptions are paused. What is watched is agreed on anew."""

@@ -222,7 +222,8 @@ async def _merged(parts: Sequence[Part], queue: bytes, *, is_dead: bool) -> Asyn
 
     async def following(number: int) -> None:
         if not read[number]:
-            read[number] = list(reversed(await anext(pages[number], ())))
+            page = await anext(pages[number], None)
+            read[number] = list(reversed(page or ()))
         if read[number]:
             entry_id, fields = read[number].pop()
             waiting.append((parsed(entry_id), number, entry_id, fields))
