@@ -14,8 +14,7 @@ from iii_state.adapters.kv import KvAdapter
 from iii_state.adapters.kv.journal.file import FILE_NAME
 from iii_state.adapters.kv.journal.stopped import stopped_file
 from iii_state.adapters.redis.connection.address import Address
-from iii_state.adapters.redis.opening import open_redis
-from iii_state.adapters.redis.reading import reading
+from iii_state.adapters.redis.opening import open_redis, reading
 from iii_state.client.address import EngineAddress
 from iii_state.client.client import Client
 from iii_state.config import RedisSettings

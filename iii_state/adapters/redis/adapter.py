@@ -80,7 +80,7 @@ class RedisAdapter:
         self._replicas: Replicas | None = None
         if settings.wait_replicas:
             waited = (shared.keys.waited, settings.wait_replicas, settings.call_timeout_ms)
-            self._replicas = Replicas(shared.connection, *waited)
+            self._replicas = Replicas(shared.connection, *waited, None if shared.looks is None else shared.looks.confirming)
 
         self._notifications = Notifications(shared, classes=CLASSES if settings.foreign_writes else "Kx")
         self._foreign_writes = ForeignWrites(shared, self._notifications) if settings.foreign_writes else None
@@ -181,26 +181,27 @@ class RedisAdapter:
     async def _check_server(self, socket: Carrier) -> None:
         """What is looked at on the first connection."""
         shared = self._shared
-        if shared.looks is not None and not shared.looks.are_due(socket.address.place):
-            return
-        await check_permissions(
-            socket, shared.keys, self._settings.prefix, shared.connection.session.name, shared.connection.scripts
-        )
-        await self._look_at_settings(socket)
+        if shared.looks is None or shared.looks.are_due(socket.address.place):
+            await check_permissions(
+                socket, shared.keys, self._settings.prefix, shared.connection.session.name, shared.connection.scripts
+            )
+            await self._look_at_durability(socket)
+        if self._replicas is not None:
+            await self._replicas.look_at(socket)
 
-    async def _look_at_settings(self, socket: Carrier) -> None:
+    async def _look_at_durability(self, socket: Carrier) -> None:
         looks, durability = self._shared.looks, self._durability
         if looks is not None:
             durability = looks.durability.setdefault(socket.address.place, Durability(socket.address))
         await durability.look_at(socket)
-        if self._replicas is not None:
-            await self._replicas.look_at(socket)
 
     async def _look_at_server(self, socket: Carrier) -> None:
         """What is looked at on all others: it may be another server, with other routes of the same version."""
         looks = self._shared.looks
         if looks is None or looks.are_due(socket.address.place):
-            await self._look_at_settings(socket)
+            await self._look_at_durability(socket)
+        if self._replicas is not None:
+            await self._replicas.look_at(socket)
         keys, fanout = self._shared.keys, self._shared.fanout
         asked = ((b"GET", keys.routes_version), (b"EXISTS", keys.engines), (b"HGETALL", keys.routes))
         version, has_engines, table = await socket.ask(*asked)

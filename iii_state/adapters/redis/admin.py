@@ -172,7 +172,7 @@ class RedisAdmin:
 
 
 @asynccontextmanager
-async def inspection(settings: RedisSettings) -> AsyncIterator[RedisAdmin]:
+async def redis_inspection(settings: RedisSettings) -> AsyncIterator[RedisAdmin]:
     """Look at a Redis without being one of its engines. Raises `StoreError` in words."""
     keys = Keys(settings.prefix.encode())
     address = Address.parse(settings.redis_url, settings.tls)

@@ -1,12 +1,19 @@
-"""Which adapter a Redis takes: that of a single Redis, or that of a cluster."""
+"""What a Redis takes, a single one or a cluster: an adapter, a look at its queues, a reading of its values."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from iii_state.adapters.redis.adapter import RedisAdapter
+from iii_state.adapters.redis.admin import RedisAdmin, redis_inspection
 from iii_state.adapters.redis.cluster.adapter import ClusterAdapter
+from iii_state.adapters.redis.cluster.admin import ClusterAdmin
+from iii_state.adapters.redis.cluster.reading import ClusterReader, cluster_inspection, cluster_reading
 from iii_state.adapters.redis.connection.address import Address
 from iii_state.adapters.redis.connection.cluster.cluster import Cluster
 from iii_state.adapters.redis.connection.cluster.recognition import is_cluster
+from iii_state.adapters.redis.reading import RedisReader, redis_reading
 from iii_state.config import RedisSettings
 from iii_state.errors import ConfigError
 from iii_state.events import QueueLimits
@@ -35,3 +42,25 @@ async def open_redis(
     if await is_parted(settings):
         return ClusterAdapter(settings, cluster_of(settings), limits=limits, history=history)
     return RedisAdapter(settings, limits=limits, history=history)
+
+
+@asynccontextmanager
+async def inspection(settings: RedisSettings) -> AsyncIterator[RedisAdmin | ClusterAdmin]:
+    """Look at the queues of a store without being one of its engines. Raises `ConfigError` and `StoreError` in words."""
+    if await is_parted(settings):
+        async with cluster_inspection(cluster_of(settings), settings.prefix) as parts:
+            yield parts
+    else:
+        async with redis_inspection(settings) as whole:
+            yield whole
+
+
+@asynccontextmanager
+async def reading(settings: RedisSettings) -> AsyncIterator[RedisReader | ClusterReader]:
+    """Read the values of a store without being one of its engines. Raises `ConfigError` and `StoreError` in words."""
+    if await is_parted(settings):
+        async with cluster_reading(cluster_of(settings), settings.prefix) as parts:
+            yield parts
+    else:
+        async with redis_reading(settings) as whole:
+            yield whole

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from iii_state.tasks.maintenance import SWEEP_SECONDS
+from iii_state.tasks import maintenance
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Pace:
     @property
     def seconds(self) -> float:
         """Between two sweeps."""
-        return SWEEP_SECONDS if self.sweep_seconds is None else self.sweep_seconds
+        return maintenance.SWEEP_SECONDS if self.sweep_seconds is None else self.sweep_seconds
 
     def after(self, now: float, seconds: float) -> float:
         """When what happens every so many seconds is due next, by the loop's clock."""

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import secrets
 from collections.abc import Callable, Iterable
 from functools import partial
-
-from hiredis import ReplyError
 
 from iii_state.adapters.redis.adapter import RedisAdapter
 from iii_state.adapters.redis.admin import RedisAdmin
@@ -17,15 +14,16 @@ from iii_state.adapters.redis.cluster.admin import ClusterAdmin
 from iii_state.adapters.redis.cluster.figures import summed
 from iii_state.adapters.redis.cluster.history import ClusterHistory
 from iii_state.adapters.redis.cluster.layout import Layout
-from iii_state.adapters.redis.cluster.nodes import Nodes
+from iii_state.adapters.redis.cluster.nodes import Nodes, asked
+from iii_state.adapters.redis.cluster.pages import PageScan
 from iii_state.adapters.redis.cluster.partitions import Partitions, ranges
 from iii_state.adapters.redis.cluster.queues import ClusterQueues
-from iii_state.adapters.redis.cluster.scanning import ClusterScan
+from iii_state.adapters.redis.cluster.scanning import ScopeScan
 from iii_state.adapters.redis.cluster.sessions import ClusterSessions
+from iii_state.adapters.redis.cluster.store_id import store_of
 from iii_state.adapters.redis.cluster.succession import ClusterSuccession
 from iii_state.adapters.redis.cluster.tags import slot_of, tags
 from iii_state.adapters.redis.cluster.values import ClusterValues
-from iii_state.adapters.redis.connection.explain import explain
 from iii_state.adapters.redis.identity import EngineIdentity
 from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.looks import Looks
@@ -74,7 +72,7 @@ class ClusterAdapter:
         self._stopping = Stopping(self._stop)
         self._background = Background()
         self._layout_may_be_gone = asyncio.Event()
-        self._scan: ClusterScan | None = None
+        self._scans: tuple[ScopeScan | PageScan, ...] = ()
         self._partitions: Partitions[RedisAdapter] = Partitions()
         self._admins: Partitions[RedisAdmin] = Partitions()
 
@@ -88,11 +86,7 @@ class ClusterAdapter:
     @property
     def store(self) -> str | None:
         """The id of what is stored there: another one when any of the servers has been emptied."""
-        ids = [partition.store for partition in self._partitions.all]
-        known = [held for held in ids if held is not None]
-        if not known or len(known) < len(ids):
-            return None
-        return hashlib.sha256("\n".join(known).encode()).hexdigest()[:16]
+        return store_of([partition.store for partition in self._partitions.all])
 
     def figures(self) -> Iterable[Figure]:
         """What has been counted here, of all partitions."""
@@ -127,8 +121,8 @@ class ClusterAdapter:
             raise
         self._has_started = True
         self.queues.start(wake)
-        assert self._scan is not None
-        self._scan.start()
+        for scan in self._scans:
+            scan.start()
         self._background.start(self._keep_layout(layout), "iii-state layout of the cluster")
 
     async def _agree(self) -> Layout:
@@ -144,10 +138,7 @@ class ClusterAdapter:
         return layout
 
     async def _asked(self, *words: bytes) -> bytes | None:
-        (reply,) = await self._nodes.ask(slot_of(self._format), words)
-        if isinstance(reply, ReplyError):
-            raise StoreError(explain(self._nodes.address, str(reply)))
-        return reply if isinstance(reply, bytes) else None
+        return await asked(self._nodes, self._format, *words)
 
     def _make_partitions(self, layout: Layout) -> None:
         prefix, names = self._settings.prefix.encode(), tags(layout.partitions)
@@ -166,7 +157,9 @@ class ClusterAdapter:
             made.append(partition)
         self._partitions.all = made
         self._admins.all = [partition.admin for partition in made]
-        self._scan = scan = ClusterScan(self._partitions, partial(self._nodes.masters, slots), names, prefix)
+        masters = partial(self._nodes.masters, slots)
+        scan = ScopeScan(self._partitions, masters, names)
+        self._scans = (scan, PageScan(self._partitions, masters, names, prefix))
         for partition in made:
             partition.scopes.scan_first = scan.first
 
@@ -211,8 +204,7 @@ class ClusterAdapter:
         await self._stopping()
 
     async def _stop(self) -> None:
-        scan = (self._scan.stop,) if self._scan is not None else ()
-        await in_turn(*scan, self._stop_partitions, self._background.stop, self._nodes.stop)
+        await in_turn(*(scan.stop for scan in self._scans), self._stop_partitions, self._background.stop, self._nodes.stop)
 
     async def _stop_partitions(self) -> None:
         outcomes = await asyncio.gather(*(partition.stop() for partition in self._partitions.all), return_exceptions=True)

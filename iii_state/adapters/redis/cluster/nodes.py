@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from hiredis import ReplyError
+
+from iii_state.adapters.redis.cluster.tags import slot_of
 from iii_state.adapters.redis.connection.address import Address
 from iii_state.adapters.redis.connection.connection import RedisConnection
+from iii_state.adapters.redis.connection.explain import explain
 from iii_state.adapters.redis.connection.pubsub import Listens
 from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.scripts.loader import Scripts
+from iii_state.errors import StoreError
 
 
 class Nodes(Protocol):
@@ -47,3 +52,11 @@ class Nodes(Protocol):
     def masters(self, slots: Sequence[int]) -> list[list[int]]:
         """The places of these slots in the list, together those that one server has."""
         ...
+
+
+async def asked(nodes: Nodes, key: bytes, *words: bytes) -> bytes | None:
+    """The reply to one command about a key that belongs to no partition. Raises `StoreError` in words."""
+    (reply,) = await nodes.ask(slot_of(key), words)
+    if isinstance(reply, ReplyError):
+        raise StoreError(explain(nodes.address, str(reply)))
+    return reply if isinstance(reply, bytes) else None

@@ -32,6 +32,10 @@ _SEVERAL = re.compile(
 SENTINEL_PORT = 26379
 
 
+Place = tuple[str, int]
+"""Host and port of a server."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Address:
     """One Redis server. `path` is that of a Unix socket; without it host and port count. `tls` is None for plain TCP.
@@ -68,7 +72,7 @@ class Address:
         return f"{place} ({self.name})" if self.name else place
 
     @property
-    def place(self) -> tuple[str, int]:
+    def place(self) -> Place:
         """Host and port."""
         return self.host, self.port
 

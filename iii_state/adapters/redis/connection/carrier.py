@@ -8,7 +8,7 @@ from typing import Protocol
 
 import hiredis
 
-from iii_state.adapters.redis.connection.address import Address
+from iii_state.adapters.redis.connection.address import Address, Place
 from iii_state.adapters.redis.connection.explain import explain
 from iii_state.adapters.redis.scripts.packing import pack
 from iii_state.errors import StoreError
@@ -39,6 +39,9 @@ class Carrier(Protocol):
     def heard(self) -> float:
         """When the server has sent something last, by the loop's clock."""
 
+    def soon(self, callback: Callable[[], None]) -> object:
+        """Call something once, at the end of this turn of the event loop: what is written then is sent together."""
+
     def write(self, data: bytes, calls: int = 1) -> None:
         """Send so many calls, behind everything that was sent before. What is sent when it is over is lost, as `lost` says."""
 
@@ -66,6 +69,9 @@ class PrimaryServer(Protocol):
 
     async def open(self, name: str) -> Carrier:
         """Connect to it; `name` is what `CLIENT LIST` shows. The caller bounds the time. Raises `StoreError` in words."""
+
+    async def open_alone(self, place: Place, name: str) -> Carrier:
+        """A connection that nothing else shares, to a server of a cluster; it ends when that is no master any more."""
 
     def leave(self, found_by: Carrier, refusal: str) -> None:
         """A server is it no more, as an error reply says that came over a carrier which its owner replaces."""

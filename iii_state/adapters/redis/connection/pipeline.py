@@ -31,6 +31,7 @@ from iii_state.adapters.redis.connection.explain import (
     is_of_moving_slot,
     old_value_lost,
     record_lost,
+    redirection_of,
     refusal_of,
     too_late,
 )
@@ -54,6 +55,9 @@ MAX_TRIES = 100
 
 HOLD_SECONDS, MAX_HOLD_SECONDS = 0.002, 0.05
 """How long calls are held whose slot is being moved within a cluster: the first time, and at most; each is twice the one before."""
+
+SETTLED_SECONDS = 0.5
+"""A slot for which no call has been refused for so long is being moved no more."""
 
 
 class Pipeline:
@@ -91,21 +95,27 @@ class Pipeline:
         """Whether the scripts have to be loaded before that."""
         self._leave: str | None = None
         """Why the connection is to be replaced once everything in flight has been answered."""
+        self._has_moved = False
+        """Whether that is because the node serves the slot no more."""
         self._held = ""
-        """Why a node of a cluster takes no calls for the slot at the moment. What it has refused is sent one after the other, with
-        a pause where it refuses again, until all have been answered: so nothing overtakes what is refused."""
+        """Why a node of a cluster has refused calls for the slot, until it has not for `SETTLED_SECONDS`. Calls are sent one after
+        the other so long, with a pause where it refuses again: so nothing overtakes what is refused."""
+        self._held_until = 0.0
         self._must_pause = False
         self._hold_seconds = 0.0
         self._holding: asyncio.TimerHandle | None = None
         self._scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop
+        self._soon: Callable[[Callable[[], None]], object]
+        """Has a callback called at the end of this turn of the event loop."""
 
     # -- the connection
 
     def open(self) -> None:
         """Take calls from now on."""
         self._loop = asyncio.get_running_loop()
+        self._soon = self._loop.call_soon
         self.is_closed = False
 
     def adopt(self, socket: Carrier) -> None:
@@ -116,7 +126,9 @@ class Pipeline:
         socket.received = self._received
         socket.lost = lambda: self.give_up(socket, socket.trouble)
         self.socket = socket
+        self._soon = socket.soon
         self._leave = None
+        self._has_moved = False
         self.trouble = ""
         self._release_held()
         self._send_again()
@@ -127,11 +139,13 @@ class Pipeline:
         if self.socket is not socket:
             return
         self.socket = None
+        self._soon = self._loop.call_soon
         self._release_held()
         self.traffic.received_bytes += socket.received_bytes
         socket.abort()
         if not self.is_closed:
-            logger.warning("%s; %d calls were on it; connecting again", reason, len(self._in_flight))
+            level = logging.INFO if self._has_moved else logging.WARNING  # what is moved on purpose is no trouble
+            logger.log(level, "%s; %d calls were on it; connecting again", reason, len(self._in_flight))
         self.trouble = reason
         self._bytes_in_flight = 0
         for call in self._in_flight:
@@ -197,7 +211,7 @@ class Pipeline:
         self._waiting_bytes += call.size
         if not self._scheduled:
             self._scheduled = True
-            loop.call_soon(self._flush)
+            self._soon(self._flush)
         if self._timer is None:
             self._timer = loop.call_at(deadline - self.timeout / 2, self._look_at_the_clock)
         return future
@@ -210,7 +224,8 @@ class Pipeline:
             return
         waiting, in_flight = self._waiting, self._in_flight
         packets = []
-        while waiting and len(in_flight) < self._max_in_flight and self._bytes_in_flight < MAX_BYTES_IN_FLIGHT:
+        most = self._max_in_flight if not self._held else 1
+        while waiting and len(in_flight) < most and self._bytes_in_flight < MAX_BYTES_IN_FLIGHT:
             call = waiting.popleft()
             self._waiting_bytes -= call.size
             if not call.future.done() and (packet := self._packed(call)):
@@ -291,7 +306,7 @@ class Pipeline:
     @property
     def held_for(self) -> str:
         """Why calls are held over a connection that there is; empty where none are."""
-        return self._held
+        return self._held if self._again or self._kept_back else ""
 
     def _hold(self) -> None:
         """Send what is held a little later."""
@@ -306,7 +321,7 @@ class Pipeline:
     def _go_on(self) -> None:
         """Send what is to be sent again, or the next of it, and, when all of that has been answered, what waits."""
         self._send_again()
-        if not self._in_flight:
+        if not self._in_flight and self._loop.time() >= self._held_until:
             self._release_held()
         self._flush()
 
@@ -408,6 +423,7 @@ class Pipeline:
         if is_of_another_server(text):
             is_news = self._leave is None
             self._leave = explain(address, text)
+            self._has_moved = redirection_of(text) == "MOVED"
             if is_of_former_primary(text):
                 if is_news and socket is not None:
                     self.demoted(socket, text)
@@ -416,6 +432,7 @@ class Pipeline:
             is_news = not self._must_pause
             self._held = explain(address, text)
             self._must_pause = True
+            self._held_until = self._loop.time() + SETTLED_SECONDS
             if is_news and socket is not None:
                 self.demoted(socket, text)
             return HELD
@@ -427,18 +444,18 @@ class Pipeline:
         """Fail what has waited too long, and give up a connection that has been silent for half of that time."""
         self._timer = None
         now = self._loop.time()
-        socket = self.socket
+        socket, why = self.socket, self._silence()
         for call in self._in_flight:
             if call.deadline > now:
                 break
             if not call.future.done():
-                call.future.set_exception(too_late(call, self._silence(), sent=True))
+                call.future.set_exception(too_late(call, why, sent=True))
         for calls in (self._again, self._kept_back, self._waiting):
             while calls and calls[0].deadline <= now:
                 call = calls.popleft()
                 if calls is self._waiting:
                     self._waiting_bytes -= call.size
-                self._fail(call, too_late(call, self._silence(), sent=call.was_carried))
+                self._fail(call, too_late(call, why, sent=call.was_carried))
         if socket is not None and self._in_flight:
             silent_since = max(socket.heard, self._in_flight[0].deadline - self.timeout)
             if now - silent_since >= self.timeout / 2:
@@ -446,7 +463,7 @@ class Pipeline:
         self._set_timer(now)
 
     def _silence(self) -> str:
-        why = self.trouble or self._held or f"Redis at {self.address} does not answer"
+        why = self.trouble or self.held_for or f"Redis at {self.address} does not answer"
         return f"{why}; given up after {self.timeout * 1000:.0f} ms"
 
     def _set_timer(self, now: float) -> None:

@@ -12,7 +12,7 @@ import asyncio
 import logging
 from typing import Any
 
-from iii_state.adapters.redis.connection.address import Address
+from iii_state.adapters.redis.connection.address import Address, Place
 from iii_state.adapters.redis.connection.carrier import Carrier
 from iii_state.adapters.redis.connection.explain import explain
 from iii_state.adapters.redis.connection.pubsub import PubSub
@@ -38,7 +38,7 @@ class Primary:
         self.address = address
         self.moved = Signal()
         """Emitted when another server has become the primary, or may have, and the connections to the one before are ending."""
-        self._place: tuple[str, int] | None = None
+        self._place: Place | None = None
         """Where it is, as far as is known."""
         self._ended_for = ""
         """Why connections were ended last."""
@@ -78,6 +78,10 @@ class Primary:
         if opening.cancelled():
             raise StoreError(self._ended_for)
         return opening.result()
+
+    async def open_alone(self, place: Place, name: str) -> Carrier:
+        """The same: no connection is shared."""
+        return await self.open(name)
 
     async def _open(self, name: str) -> Carrier:
         found = await find_primary(self.address)
@@ -121,7 +125,7 @@ class Primary:
         else:
             self._is_at(found.place)
 
-    def _is_at(self, place: tuple[str, int], found_by: asyncio.Task[Any] | None = None) -> None:
+    def _is_at(self, place: Place, found_by: asyncio.Task[Any] | None = None) -> None:
         """The primary is there; an opening that has found it goes on."""
         elsewhere = {socket for socket in self._sockets if socket.address.place != place}
         known, self._place = self._place, place

@@ -31,6 +31,7 @@ class Socket(asyncio.Protocol):
         self._reader = hiredis.Reader()
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
+        self.soon: Callable[[Callable[[], None]], object] = self._loop.call_soon
         self.heard = self._loop.time()
         self.received_bytes = 0
         self.has_scripts = False

@@ -101,8 +101,9 @@ class Checking:
     async def _look(self) -> int:
         loop = asyncio.get_running_loop()
         now = loop.time()
-        if now < self._not_before or (now < self._next and not self._is_urgent):
-            return int(1000 * max(0.0, min(self._next, max(now, self._not_before)) - now)) + 1
+        due = self._not_before if self._is_urgent else max(self._next, self._not_before)
+        if now < due:
+            return int(1000 * (due - now)) + 1
         is_urgent, self._is_urgent = self._is_urgent, False
         self._next = self._pace.after(now, self._pace.seconds)
         self._not_before = now + HASTE_SECONDS
@@ -111,7 +112,7 @@ class Checking:
             await self._check_queues(is_urgent)
             if self._pace.is_alone and self._takeover.is_first():
                 await self._check_lists()
-        return int(1000 * (HASTE_SECONDS if self._is_urgent else self._pace.seconds))
+        return int(1000 * HASTE_SECONDS) if self._is_urgent else -1
 
     # -- queues
 

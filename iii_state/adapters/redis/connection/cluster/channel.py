@@ -7,6 +7,7 @@ the connection ends them all.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -14,6 +15,8 @@ import hiredis
 
 from iii_state.adapters.redis.connection.carrier import Reply, ask, ignore, nothing
 from iii_state.adapters.redis.connection.socket import Socket
+
+logger = logging.getLogger(__name__)
 
 BYTES_PER_WRITE = 16 * 1024
 """So many are written at once; Redis begins with them while the next are put together."""
@@ -42,6 +45,10 @@ class SharedChannel:
     def heard(self) -> float:
         """When the node has sent something last, to any channel."""
         return self._node.socket.heard
+
+    def soon(self, callback: Callable[[], None]) -> None:
+        """Call something at the end of this turn of the event loop."""
+        self._node.soon(callback)
 
     def write(self, data: bytes, calls: int = 1) -> None:
         """Send, behind everything that was sent before. What is sent when it is over is lost, as `lost` will say."""
@@ -76,16 +83,6 @@ class SharedChannel:
         return replies
 
 
-class _Owed:
-    """So many replies, of those that the node owes, are for a channel."""
-
-    __slots__ = ("calls", "channel")
-
-    def __init__(self, channel: SharedChannel, calls: int) -> None:
-        self.channel = channel
-        self.calls = calls
-
-
 class SharedSocket:
     """The connection to a node. It is ended when the node owes replies and is silent for `silence_seconds`; `quiet` is called
     while it has been quiet for a moment."""
@@ -97,8 +94,12 @@ class SharedSocket:
         self.is_over = socket.closed.done()
         self._silence = silence_seconds
         self._quiet = quiet
-        self._owed: deque[_Owed] = deque()
+        self._owed: deque[tuple[SharedChannel, int]] = deque()
+        """The channels that replies are owed, and how many, in the order of the calls."""
+        self._had = 0
+        """How many of its replies the first of them has had."""
         self._owed_since = 0.0
+        self._soon: list[Callable[[], None]] = []
         self._written: list[bytes] = []
         self._written_bytes = 0
         self._scheduled = False
@@ -122,54 +123,65 @@ class SharedSocket:
             self.channels.add(channel)
         return channel
 
+    def soon(self, callback: Callable[[], None]) -> None:
+        """Call something at the end of this turn of the event loop, before what is written in it is sent."""
+        self._soon.append(callback)
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._end_turn)
+
     def write(self, channel: SharedChannel, data: bytes, calls: int) -> None:
-        """Send what a channel sends, in this turn of the event loop or at the end of it."""
+        """Send what a channel sends, at the end of this turn of the event loop, or before."""
         if self.is_over:
             return
-        owed = self._owed
-        if owed and owed[-1].channel is channel:
-            owed[-1].calls += calls
-        else:
-            if not owed:
-                self._owed_since = self._loop.time()
-                if self._timer is None:
-                    self._timer = self._loop.call_later(QUIET_SECONDS, self._look_at_the_clock)
-            owed.append(_Owed(channel, calls))
+        if not self._owed:
+            self._owed_since = self._loop.time()
+            if self._timer is None:
+                self._timer = self._loop.call_later(QUIET_SECONDS, self._look_at_the_clock)
+        self._owed.append((channel, calls))
         self._written.append(data)
         self._written_bytes += len(data)
         if self._written_bytes >= BYTES_PER_WRITE:
             self._flush()
         elif not self._scheduled:
             self._scheduled = True
-            self._loop.call_soon(self._flush_scheduled)
+            self._loop.call_soon(self._end_turn)
 
-    def _flush_scheduled(self) -> None:
+    def _end_turn(self) -> None:
+        callbacks, self._soon = self._soon, []
+        for callback in callbacks:
+            try:
+                callback()
+            except Exception:
+                logger.exception("the calls of a partition could not be sent")
         self._scheduled = False
-        self._flush()
+        if self._written:
+            self._flush()
 
     def _flush(self) -> None:
         written = self._written
-        if written:
-            self.socket.write(b"".join(written) if len(written) > 1 else written[0])
-            written.clear()
-            self._written_bytes = 0
+        self.socket.write(b"".join(written) if len(written) > 1 else written[0])
+        written.clear()
+        self._written_bytes = 0
 
     def _received(self, replies: list[Reply]) -> None:
         owed, first, count = self._owed, 0, len(replies)
         if owed:
-            owed[0].channel.received_bytes += self.socket.received_bytes - self._counted_bytes
+            owed[0][0].received_bytes += self.socket.received_bytes - self._counted_bytes
             self._counted_bytes = self.socket.received_bytes
         while first < count:
-            if not owed:
-                self.end(f"Redis at {self.address} has sent what nobody asked for")
+            if not owed:  # of no call: this is no Redis, or a middlebox
+                if not self.is_over:
+                    self.end(f"Redis at {self.address} has sent what nobody asked for")
                 return
-            head = owed[0]
-            last = first + head.calls
+            channel, calls = owed[0]
+            last = first + calls - self._had
             if last > count:
-                head.calls = last - count
+                self._had += count - first
             else:
+                self._had = 0
                 owed.popleft()
-            head.channel.received(replies if first == 0 and last >= count else replies[first:last])
+            channel.received(replies[first:last])
             first = last
 
     # -- the end
@@ -186,6 +198,7 @@ class SharedSocket:
             self._timer.cancel()
             self._timer = None
         self._owed.clear()
+        self._written.clear()
         for channel in tuple(self.channels):
             channel.leave(self.socket.trouble)
 

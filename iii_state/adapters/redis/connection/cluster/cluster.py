@@ -9,13 +9,13 @@ from functools import partial
 
 from hiredis import ReplyError
 
-from iii_state.adapters.redis.connection.address import Address
+from iii_state.adapters.redis.connection.address import Address, Place
 from iii_state.adapters.redis.connection.carrier import Reply
 from iii_state.adapters.redis.connection.cluster.channel import SharedSocket
 from iii_state.adapters.redis.connection.cluster.listening import Listening, SlotPubSub
 from iii_state.adapters.redis.connection.cluster.slot import SlotPrimary
 from iii_state.adapters.redis.connection.cluster.sockets import NodeSockets
-from iii_state.adapters.redis.connection.cluster.topology import Place, Topology, ask_node, ask_over, newest_of, version_of
+from iii_state.adapters.redis.connection.cluster.topology import Topology, ask_node, ask_over, newest_of, version_of
 from iii_state.adapters.redis.connection.connection import RedisConnection
 from iii_state.adapters.redis.connection.explain import redirection_of
 from iii_state.adapters.redis.connection.socket import open_server

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 
-from iii_state.adapters.redis.connection.address import Address
+from iii_state.adapters.redis.connection.address import Address, Place
 from iii_state.adapters.redis.connection.carrier import Carrier
 from iii_state.adapters.redis.connection.cluster.slot import SlotPrimary
-from iii_state.adapters.redis.connection.cluster.topology import Place
 from iii_state.adapters.redis.connection.pubsub import Heard, PubSub
 from iii_state.adapters.redis.connection.socket import open_server
 from iii_state.tasks.background import Background

@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 from redis.exceptions import MovedError
 
+from iii_state.adapters.redis.connection.address import Place
 from iii_state.adapters.redis.connection.carrier import Carrier
 from iii_state.adapters.redis.connection.cluster.channel import SharedChannel, SharedSocket
 from iii_state.adapters.redis.connection.cluster.sockets import NodeSockets
-from iii_state.adapters.redis.connection.cluster.topology import Place
 from iii_state.adapters.redis.connection.explain import REDIRECTIONS, redirection_of
 from iii_state.errors import StoreError
 from iii_state.tasks.signal import Signal
@@ -97,6 +97,10 @@ class SlotPrimary:
         self.channels.add(channel)
         channel.closed.add_done_callback(lambda _: self._ended(channel))
         return channel
+
+    async def open_alone(self, place: Place, name: str) -> Carrier:
+        """A connection that nothing else shares, to a node; it ends when that is no master any more. Raises `StoreError`."""
+        return await self._nodes.alone(place, name)
 
     def _ended(self, channel: SharedChannel) -> None:
         self.channels.discard(channel)

@@ -8,12 +8,11 @@ from collections.abc import Awaitable, Callable, Collection
 
 from hiredis import ReplyError
 
-from iii_state.adapters.redis.connection.address import Address
+from iii_state.adapters.redis.connection.address import Address, Place
 from iii_state.adapters.redis.connection.carrier import Carrier
 from iii_state.adapters.redis.connection.cluster.channel import SharedSocket
-from iii_state.adapters.redis.connection.cluster.topology import Place
 from iii_state.adapters.redis.connection.explain import explain
-from iii_state.adapters.redis.connection.socket import open_server
+from iii_state.adapters.redis.connection.socket import Socket, open_server
 from iii_state.adapters.redis.scripts.loader import PLAIN
 from iii_state.errors import StoreError
 from iii_state.tasks.background import Background
@@ -35,6 +34,7 @@ class NodeSockets:
         self._look = look
         self._open: dict[Place, SharedSocket] = {}
         self._opening: dict[Place, asyncio.Task[SharedSocket]] = {}
+        self._alone: set[Socket] = set()
         self._background = Background()
 
     async def stop(self) -> None:
@@ -66,6 +66,13 @@ class NodeSockets:
         if opening.cancelled():
             raise StoreError(f"Redis at {self.address.at(*place)} is no master of the Redis Cluster any more")
         return opening.result()
+
+    async def alone(self, place: Place, name: str) -> Socket:
+        """A connection to a node that nothing else shares. The caller bounds the time. Raises `StoreError` in words."""
+        socket = await open_server(self.address.at(*place), name)
+        self._alone.add(socket)
+        socket.closed.add_done_callback(lambda _: self._alone.discard(socket))
+        return socket
 
     def _opened(self, place: Place, opening: asyncio.Task[SharedSocket]) -> None:
         del self._opening[place]
@@ -102,6 +109,9 @@ class NodeSockets:
                 node.end(reason)
             if node.is_over:
                 del self._open[place]
+        for socket in tuple(self._alone):
+            if socket.address.place not in masters:
+                socket.leave(f"Redis at {socket.address} is no master of the Redis Cluster any more")
 
 
 async def _nothing_to_prepare(carrier: Carrier) -> None:

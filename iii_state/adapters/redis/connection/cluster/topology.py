@@ -11,7 +11,7 @@ from hiredis import ReplyError
 from msgspec import Struct
 from redis.cluster import parse_cluster_slots
 
-from iii_state.adapters.redis.connection.address import Address
+from iii_state.adapters.redis.connection.address import Address, Place
 from iii_state.adapters.redis.connection.carrier import Carrier, Reply
 from iii_state.adapters.redis.connection.explain import explain
 from iii_state.adapters.redis.connection.socket import open_server
@@ -26,9 +26,6 @@ REST_SECONDS = 0.1
 
 NAME = "iii-state:topology"
 """Of connections that are made to ask only."""
-
-Place = tuple[str, int]
-"""Host and port of a node."""
 
 _STATE = re.compile(rb"^cluster_state:(\w+)", re.MULTILINE)
 _EPOCH = re.compile(rb"^cluster_current_epoch:(\d+)", re.MULTILINE)
