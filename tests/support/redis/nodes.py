@@ -64,6 +64,10 @@ class Node(RedisServer):
         with open(f"/proc/{self.process.pid}/stat") as stat:
             return stat.read().rpartition(")")[2].split()[0] != "T"
 
+    def announce(self, port: int) -> None:
+        """Have all others, and clients, take this port for its own: that of a proxy, say."""
+        self.client.config_set("cluster-announce-port", port)
+
     def pause(self) -> None:
         """Stop the process (SIGSTOP): its connections stay open, and nothing is answered."""
         self.process.send_signal(signal.SIGSTOP)
