@@ -64,7 +64,7 @@ REDIS = {
 NODES = {
     "kill master": Kind("kill", "node", (0.0, 2.0)),
     "stop master": Kind("stop", "node", (0.2, 0.6)),
-    "stop master for long": Kind("stop", "node", (3.0, 5.0)),
+    "stop master for long": Kind("stop", "node", (4.0, 6.0)),
     "fail over": Kind("fail over", "node", (0.0, 0.0)),
     "move slot": Kind("move", "node", (0.2, 1.0)),
     "move another slot": Kind("move", "node", (0.2, 1.0)),
