@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack, ExitStack
+from itertools import count
 
 from iii_state.adapters.redis.cluster.tags import partition_of, slot_of, tags
 from tests.support.redis.nodes import Node, Nodes
 from tests.support.redis.proxy import Proxy, proxy_to
+from tests.support.redis.server import default_binary
 from tests.torture.writes import SCOPES
 
 PARTITIONS = 16
@@ -27,6 +29,7 @@ class HurtNodes:
         self.nodes = nodes
         self.proxies = proxies
         self.moves = 0
+        self._turns = count()
 
     @classmethod
     async def start(cls, stack: AsyncExitStack) -> HurtNodes:
@@ -72,11 +75,23 @@ class HurtNodes:
                 raise AssertionError(verb)
         await asyncio.to_thread(nodes.revive)
 
+    async def lose(self, scope: str, seconds: float) -> None:
+        """Let the replica of a scope's master fall behind for so long, kill the master, and have the replica take its place."""
+        nodes, number = self.nodes, partition_of(scope.encode(), PARTITIONS)
+        shard = await asyncio.to_thread(nodes.shard_of, slot_of(tags(PARTITIONS)[number]))
+        master, replica = await asyncio.to_thread(lambda: (nodes.master(shard), nodes.replica(shard)))
+        replica.client.config_set("masterauth", "none that would be let in")
+        master.client.execute_command("CLIENT", "KILL", "TYPE", "replica")
+        await asyncio.sleep(seconds)
+        master.kill()
+        await asyncio.to_thread(nodes.wait_for_takeover, shard, master)
+        replica.client.config_set("masterauth", "")
+        await asyncio.to_thread(nodes.revive)
+
     async def _move(self, seconds: float) -> None:
-        """Move the slot of one of the scopes to another shard, key by key, and, a moment later, back."""
+        """Move the slot of one of the scopes to another shard, and, a moment later, back."""
         nodes, slots = self.nodes, _slots()
-        slot = slots[self.moves % len(slots)]
-        self.moves += 1
+        slot = slots[next(self._turns) % len(slots)]
         here = await asyncio.to_thread(nodes.shard_of, slot)
         there = nodes.shards[(nodes.shards.index(here) + 1) % len(nodes.shards)]
         for target in (there, here):
@@ -84,6 +99,11 @@ class HurtNodes:
             await asyncio.sleep(seconds)
 
     async def _move_slot(self, slot: int, target: list[Node]) -> None:
+        """Key by key; on Valkey every other time as a whole."""
+        self.moves += 1
+        if self.moves % 2 and "valkey" in default_binary():
+            await asyncio.to_thread(self.nodes.move_at_once, slot, slot, target)
+            return
         move = await asyncio.to_thread(self.nodes.moving, slot, target)
         await asyncio.to_thread(move.begin)
         while await asyncio.to_thread(move.step, KEYS_PER_STEP):
