@@ -88,7 +88,7 @@ class _Server(NamedTuple):
 
 async def _servers(address: Address) -> list[_Server]:
     """All masters of a cluster, or the one server. Raises `ConfigError` and `StoreError` in words."""
-    if not await is_cluster(address, None, timeout_ms=TIMEOUT_SECONDS * 1000):
+    if not await is_cluster(address, "auto", timeout_ms=TIMEOUT_SECONDS * 1000):
         return [_Server(address, PLAIN)]
     cluster = Cluster(address, call_timeout_ms=TIMEOUT_SECONDS * 1000)
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from iii_state.config.checks import (
     MAX_MS,
@@ -130,11 +130,11 @@ def _redis_tls(where: str, value: Any) -> RedisTls:
     return RedisTls(**given)
 
 
-def _redis_cluster(where: str, value: Any) -> bool | None:
+def _redis_cluster(where: str, value: Any) -> bool | Literal["auto"]:
     if isinstance(value, bool):
         return value
     if value == "auto":
-        return None
+        return "auto"
     raise ConfigError(f"{where} has to be auto, true or false, not {shown(value)}")
 
 

@@ -45,10 +45,10 @@ class RedisSettings(msgspec.Struct, frozen=True):
     max_in_flight: int = 1024
     wait_replicas: int = 0
     tls: RedisTls | None = None
-    cluster: bool | None = None
-    """Whether it is a Redis Cluster; None where that is found out."""
+    cluster: bool | Literal["auto"] = "auto"
+    """Whether it is a Redis Cluster; "auto" where that is found out."""
     partitions: int | None = None
-    """Of a cluster; None for as many as the fleet has begun with, or `PARTITIONS`."""
+    """Of a cluster; None for as many as the store has, or `PARTITIONS` where it is new."""
 
     def __repr__(self) -> str:
         return f"<redis with the prefix {self.prefix!r}>"

@@ -16,10 +16,9 @@ ADAPTERS = [
     "kv-memory",
     "kv-file",
     "redis",
-    "parted",
     "cluster",
     "bridge-kv",
-    *map(slow, ("fakeredis", "bridge-redis", "bridge-bridge-kv")),
+    *map(slow, ("fakeredis", "parted", "cluster-valkey", "bridge-redis", "bridge-bridge-kv")),
 ]
 
 ON_BOTH_LOOPS = {"kv-memory", "kv-file", "redis"}

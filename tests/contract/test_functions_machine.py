@@ -40,6 +40,7 @@ EXAMPLES = {
     "redis": 15,
     "parted": 6,
     "cluster": 6,
+    "cluster-valkey": 4,
     "bridge-kv": 10,
     "bridge-redis": 6,
     "bridge-bridge-kv": 4,

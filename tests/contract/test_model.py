@@ -23,6 +23,7 @@ EXAMPLES = {
     "redis": 150,
     "parted": 40,
     "cluster": 40,
+    "cluster-valkey": 20,
     "bridge-kv": 60,
     "bridge-redis": 40,
     "bridge-bridge-kv": 30,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
 from iii_state import values
 from iii_state.adapters.base import Adapter
@@ -26,9 +27,9 @@ from iii_state.history import NO_LOGS, LogRules
 from iii_state.state.module import StateModule
 from iii_state.tasks.results import result_of
 from iii_state.values.ops import Plan, compile_text
-from tests.support.redis.nodes import shared_nodes
+from tests.support.redis.nodes import Nodes, shared_nodes
 from tests.support.redis.one_redis import parted
-from tests.support.redis.server import fake_server, shared_server
+from tests.support.redis.server import binary, fake_server, shared_server
 
 Opener = Callable[[QueueLimits], Adapter]
 
@@ -137,8 +138,8 @@ async def engine_over(
         if kind.startswith("bridge-"):
             url, elapse = await stack.enter_async_context(engine_over(kind.removeprefix("bridge-"), directory, limits, history))
             adapter = {"name": "bridge", "config": {"bridge_url": url}}
-        elif kind == "cluster":
-            nodes = await asyncio.to_thread(shared_nodes)
+        elif kind.startswith("cluster"):
+            nodes = await asyncio.to_thread(nodes_of, kind)
             await asyncio.to_thread(nodes.empty, str(directory))
             adapter, elapse = {"name": "redis", "config": {"redis_url": nodes.url, "partitions": PARTITIONS}}, nodes.elapse
         elif kind == "kv":
@@ -170,13 +171,22 @@ def _clock() -> tuple[Callable[[], int], Callable[[int], None]]:
     return lambda: now_ms() + ahead, go_ahead
 
 
+def nodes_of(kind: str) -> Nodes:
+    """The cluster of a kind of stores: `cluster`, or `cluster-valkey`."""
+    server = kind.removeprefix("cluster").removeprefix("-")
+    executable = binary(server) if server else None
+    if server and executable is None:
+        pytest.skip(f"no {server} here")
+    return shared_nodes(executable)
+
+
 async def new_store(kind: str, directory: Path, history: LogRules = NO_LOGS) -> Store:
     if kind.startswith("kv"):
         target = directory if kind == "kv-file" else None
         clock, elapse = _clock()
         return Store(lambda limits: KvAdapter(target, limits=limits, clock=clock, history=history), elapse)
-    if kind == "cluster":
-        nodes = await asyncio.to_thread(shared_nodes)
+    if kind.startswith("cluster"):
+        nodes = await asyncio.to_thread(nodes_of, kind)
         await asyncio.to_thread(nodes.empty, str(directory))
         parts = RedisSettings(redis_url=nodes.url, partitions=PARTITIONS)
         return Store(

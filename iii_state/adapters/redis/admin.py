@@ -39,8 +39,12 @@ class RedisAdmin:
         self._run = connection.run
         self._send = connection.send
         self._limits = limits
-        self.place = str(connection.address)
+        self._connection = connection
+
+    @property
+    def place(self) -> str:
         """Where it is, for people."""
+        return str(self._connection.place)
 
     # -- queues
 

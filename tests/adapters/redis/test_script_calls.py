@@ -166,7 +166,7 @@ async def use_everything(server: RedisServer, url: str, calls: Calls) -> None:
         await answer_of(adapter.succession.enter("worker", 1000))
         client.hset(KEYS.engines.decode(), "dead", "100 1")
         client.sadd(KEYS.hosts(b"dead").decode(), ALL.id)
-        await heard(calls, "fleet/fence", "fleet/takeover", "fleet/heartbeat")
+        await heard(calls, "fleet/fence", "fleet/takeover", "fleet/heartbeat", "queues/find_ready")
     limits = QueueLimits(max_queue_length=2, on_full="drop_oldest", dead_letter_retention_ms=10)
     async with engine_at(url, limits) as adapter:
         await use_subscriptions(adapter)

@@ -26,8 +26,10 @@ class Gathering:
         """How many deliveries that one wants."""
         self.awaited: set[int] = set()
         """The partitions that this one waits for; the others have been asked before."""
-        self.resolving: asyncio.TimerHandle | None = None
-        """When what has come is handed out, whoever has not answered by then."""
+        self.failed: set[int] = set()
+        """The partitions that could not be asked for this one."""
+        self.patience: asyncio.TimerHandle | None = None
+        """When it waits no longer for those that have not answered, where others have something or may have."""
         self.error: BaseException | None = None
         """What a partition failed with last while somebody waited."""
         self.is_over = False

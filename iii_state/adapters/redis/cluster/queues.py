@@ -28,7 +28,10 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 GRACE_SECONDS = 0.01
-"""What one partition has is handed out so much later where others have been asked with it and have not answered."""
+"""For so long those that have been asked are waited for: then what others have is handed out, or others are asked, too."""
+
+ASKED_ON = 4
+"""So many others at once."""
 
 ASK_AGAIN_SECONDS = 0.5
 """A partition that could not be asked is asked again so much later."""
@@ -163,7 +166,9 @@ class ClusterQueues:
             self._wake_for_more(subscription_id, gathering)
             return taken
         gathering.wanted, gathering.error, gathering.awaited = count, None, set(gathering.asked) - before
+        gathering.failed.clear()
         gathering.waiter = waiter = asyncio.get_running_loop().create_future()
+        self._be_patient(subscription_id, gathering)
         return waiter
 
     def _ask(self, subscription_id: str, gathering: Gathering, place: int, count: int) -> None:
@@ -174,6 +179,7 @@ class ClusterQueues:
         except StoreError as error:
             gathering.woken[place] = None
             gathering.error = error
+            gathering.failed.add(place)
             self._wake_later(subscription_id, gathering)
             return
         if isinstance(answer, asyncio.Future):
@@ -189,6 +195,7 @@ class ClusterQueues:
         elif (error := answer.exception()) is not None:
             gathering.woken[place] = None
             gathering.error = error
+            gathering.failed.add(place)
             self._wake_later(subscription_id, gathering)
         else:
             self._took(gathering, place, count, answer.result())
@@ -199,11 +206,30 @@ class ClusterQueues:
                 self._wake(subscription_id)
         else:
             gathering.awaited.discard(place)
+            if not gathering.asked and not gathering.ready:
+                self._ask_on(subscription_id, gathering)
             if not gathering.asked or (gathering.ready and not gathering.awaited):
                 self._resolve(subscription_id, gathering)
-            elif gathering.ready and gathering.resolving is None:
-                loop = asyncio.get_running_loop()
-                gathering.resolving = loop.call_later(GRACE_SECONDS, self._resolve, subscription_id, gathering)
+
+    def _be_patient(self, subscription_id: str, gathering: Gathering) -> None:
+        loop = asyncio.get_running_loop()
+        gathering.patience = loop.call_later(GRACE_SECONDS, self._lose_patience, subscription_id, gathering)
+
+    def _lose_patience(self, subscription_id: str, gathering: Gathering) -> None:
+        """Not all have answered that were asked: hand out what others have had, or ask others."""
+        gathering.patience = None
+        if gathering.ready:
+            self._resolve(subscription_id, gathering)
+        elif gathering.waiter is not None:
+            self._ask_on(subscription_id, gathering)
+            if gathering.free:
+                self._be_patient(subscription_id, gathering)
+
+    def _ask_on(self, subscription_id: str, gathering: Gathering) -> None:
+        free = [place for place in gathering.free if place not in gathering.failed][:ASKED_ON]
+        for place in free:
+            self._ask(subscription_id, gathering, place, max(1, gathering.wanted // len(free)))
+            gathering.awaited.add(place)
 
     def _took(self, gathering: Gathering, place: int, count: int, deliveries: list[Delivery]) -> None:
         if len(deliveries) >= count:  # there may be more
@@ -221,9 +247,9 @@ class ClusterQueues:
                 delivery.dropped = total
 
     def _resolve(self, subscription_id: str, gathering: Gathering) -> None:
-        if gathering.resolving is not None:
-            gathering.resolving.cancel()
-            gathering.resolving = None
+        if gathering.patience is not None:
+            gathering.patience.cancel()
+            gathering.patience = None
         waiter, gathering.waiter = gathering.waiter, None
         if waiter is None or waiter.done():
             self._wake_for_more(subscription_id, gathering)

@@ -72,6 +72,7 @@ class RedisConnection:
         self.primary.moved.connect(self._reconnecting.hurry)
         self._background = Background()
         self._keeps_session = True
+        self._place = address
 
     @property
     def is_up(self) -> bool:
@@ -81,8 +82,7 @@ class RedisConnection:
     @property
     def place(self) -> Address:
         """The server that it leads to, or led to last."""
-        socket = self._pipeline.socket
-        return self.address if socket is None else socket.address
+        return self._place
 
     @property
     def trouble(self) -> str:
@@ -146,6 +146,7 @@ class RedisConnection:
                         await first(socket)
                     await self._open_session(socket)
                     await self.prepare(socket)
+                    self._place = socket.address
                 except BaseException:
                     socket.abort()
                     raise

@@ -367,11 +367,11 @@ class Pipeline:
         except Exception as failure:
             self._failed(call, failure)
             return
-        if result is HELD:
-            if not self._dropped(call):
-                self._again.append(call)
-            return
         if type(result) is Again:
+            if result is HELD:
+                if not self._dropped(call):
+                    self._again.append(call)
+                return
             self._ahead.extend(first for first in result.first if first not in self._ahead)
             self._try_again(call, None)
             return

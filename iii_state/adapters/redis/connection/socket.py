@@ -143,7 +143,7 @@ async def _greet(socket: Socket, name: str) -> None:
         raise StoreError(f"Redis at {address} is no part of a Redis Cluster")
     socket.version = numbers
     socket.mode = bytes(mode or b"").decode("ascii", "replace")
-    if address.db:
+    if address.db and mode != b"cluster":  # that has one only, as `is_cluster` says
         (selected,) = await socket.ask([b"SELECT", b"%d" % address.db])
         if isinstance(selected, hiredis.ReplyError):
             raise StoreError(f"Redis at {address} has no database {address.db}: {selected}")

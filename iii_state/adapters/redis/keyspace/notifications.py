@@ -78,7 +78,7 @@ class Notifications:
             logger.warning(
                 "Redis at %s does not tell what happens to keys, and iii-state may not have it do so (%s): %s. To have it told:  "
                 "CONFIG SET notify-keyspace-events %s",
-                *(self._address, refusal or "CONFIG is not known there", self._without(), setting if told else self._needed),
+                *(socket.address, refusal or "CONFIG is not known there", self._without(), setting if told else self._needed),
             )
 
     def _without(self) -> str:

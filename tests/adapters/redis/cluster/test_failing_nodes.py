@@ -49,7 +49,8 @@ async def is_replicated(node: Node) -> bool:
 
 @pytest.mark.parametrize("how", ["killed", "stopped"])
 async def test_a_replica_that_takes_over_is_found_and_every_outcome_is_known_or_said_to_be_unknown(nodes: Nodes, how: str) -> None:
-    async with partitions_on(nodes.url, SLOTS, call_timeout_ms=60_000) as (_, partitions):
+    # With such a timeout nothing but the promotion itself has the connections to a silent master ended.
+    async with partitions_on(nodes.url, SLOTS, call_timeout_ms=600_000) as (_, partitions):
         counting = Counting(partitions)
         nodes.set_timeout()
         shard = nodes.shard_of(SLOTS[0])

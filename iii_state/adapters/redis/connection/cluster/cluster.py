@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+import random
+from collections.abc import Collection, Sequence
 from functools import partial
+from typing import TypeVar
 
 from hiredis import ReplyError
 
@@ -15,7 +17,7 @@ from iii_state.adapters.redis.connection.cluster.channel import SharedSocket
 from iii_state.adapters.redis.connection.cluster.listening import Listening, SlotPubSub
 from iii_state.adapters.redis.connection.cluster.slot import SlotPrimary
 from iii_state.adapters.redis.connection.cluster.sockets import NodeSockets
-from iii_state.adapters.redis.connection.cluster.topology import Topology, ask_node, ask_over, newest_of, version_of
+from iii_state.adapters.redis.connection.cluster.topology import Topology, ask_node, ask_over, newest, newest_of, version_of
 from iii_state.adapters.redis.connection.connection import RedisConnection
 from iii_state.adapters.redis.connection.explain import redirection_of
 from iii_state.adapters.redis.connection.socket import open_server
@@ -23,6 +25,8 @@ from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.scripts.loader import Scripts
 from iii_state.errors import StoreError
 from iii_state.tasks.background import Background
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +45,7 @@ SHARDED_SINCE = (7, 0)
 NAME = "iii-state:cluster"
 
 ASKED_AT_ONCE = 8
-"""So many of the nodes that are connected to are asked."""
+"""So many of the nodes are asked, however many there are."""
 
 
 class Cluster:
@@ -197,22 +201,25 @@ class Cluster:
         return bool(self.trouble) or lacking or self.nodes.any_is_quiet()
 
     async def _read(self) -> Topology:
-        """From the nodes that are connected to; where these do not know enough, from all that are known."""
-        live = self.nodes.live()[:ASKED_AT_ONCE]
-        words = ""
+        """From some of the nodes that are connected to; where these do not know enough, from others that are known, too."""
+        live = _some(self.nodes.live())
+        found, words = None, ""
         if live:
             try:
                 found = await newest_of(partial(_ask_over, node) for node in live)
             except StoreError as error:
                 words = str(error)
-            else:
-                if found.is_up and found.ranges:
-                    return found
-        known = {*self._topology.masters, *self._topology.replicas, *(seed.place for seed in self.address.nodes)}
-        known -= {node.address.place for node in live}
-        if known or not words:
-            return await newest_of(partial(ask_node, self.address.at(*place)) for place in known)
-        raise StoreError(words)
+        if found is not None and found.is_up and found.ranges:
+            return found
+        known = {*self._topology.masters, *self._topology.replicas} - {node.address.place for node in live}
+        others = {*_some(known), *(seed.place for seed in self.address.nodes)}
+        try:
+            told = await newest_of(partial(ask_node, self.address.at(*place)) for place in others)
+        except StoreError as error:
+            if found is None:
+                raise StoreError("; ".join(filter(None, (words, str(error))))) from None
+            return found
+        return told if found is None else newest(found, told)
 
     def _take_on(self, topology: Topology, asked_at: float) -> None:
         if not topology.ranges:
@@ -230,6 +237,11 @@ class Cluster:
             if primary in changed or ((is_up_again or primary.is_refused) and primary.lacks_connection):
                 primary.is_refused = False
                 primary.moved.emit()
+
+
+def _some(nodes: Collection[T]) -> list[T]:
+    """As many of these as are asked at once, chosen at random: no node is asked by all engines."""
+    return random.sample(list(nodes), min(ASKED_AT_ONCE, len(nodes)))
 
 
 async def _ask_over(node: SharedSocket) -> Topology:

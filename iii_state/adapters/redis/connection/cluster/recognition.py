@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Literal
 
 from iii_state.adapters.redis.connection.address import Address
 from iii_state.adapters.redis.connection.socket import open_server
@@ -12,8 +13,8 @@ from iii_state.tasks.background import stop_tasks
 NAME = "iii-state:mode"
 
 
-async def is_cluster(address: Address, expected: bool | None, *, timeout_ms: int = 5000) -> bool:
-    """Whether the Redis at an address is a cluster; `expected` is what `adapter.config.cluster` says, None for what comes.
+async def is_cluster(address: Address, expected: bool | Literal["auto"], *, timeout_ms: int = 5000) -> bool:
+    """Whether the Redis at an address is a cluster; `expected` is what `adapter.config.cluster` says.
 
     Raises:
         ConfigError: when it is not what is expected, or the URL names what a cluster has not: a database, Sentinels, a socket.
@@ -24,12 +25,12 @@ async def is_cluster(address: Address, expected: bool | None, *, timeout_ms: int
             raise ConfigError("redis_url names several nodes, and adapter.config.cluster is false: a single Redis has one address")
         return False
     if address.sentinels or address.path is not None:
-        if expected:
+        if expected is True:
             kind = "names Sentinels" if address.sentinels else "is the path of a socket"
             raise ConfigError(f"adapter.config.cluster is true, but redis_url {kind}: it has to name a node of the cluster")
         return False
     if await _mode_of(address.of_cluster(None), timeout_ms / 1000) != "cluster":
-        if expected:
+        if expected is True:
             raise ConfigError(f"adapter.config.cluster is true, but Redis at {address} is no part of a Redis Cluster")
         if address.seeds:
             raise ConfigError(f"redis_url names several servers, and Redis at {address} is no Redis Cluster: give one address")

@@ -111,10 +111,8 @@ def _place(server: Sequence[object]) -> Place:
 
 
 async def newest_of(asked: Iterable[Ask]) -> Topology:
-    """Ask nodes, all at once, and choose the answer of the one that has seen most. Raises `StoreError` in words where none answers.
-
-    A node that is cut off says that the cluster is down; each failover and each move of a slot raises the cluster's epoch.
-    """
+    """Ask nodes, all at once, and choose the answer of the one that has seen most. Raises `StoreError` in words where none
+    answers."""
     tasks = {asyncio.ensure_future(one()) for one in asked}
     left, patience = tasks, ASK_SECONDS * 2
     try:
@@ -133,4 +131,10 @@ async def newest_of(asked: Iterable[Ask]) -> Topology:
     answers = [task.result() for task in tasks if not task.cancelled() and task.exception() is None]
     if not answers:
         raise StoreError("; ".join(sorted({str(error) for error in errors})) or "no node answers")
+    return newest(*answers)
+
+
+def newest(*answers: Topology) -> Topology:
+    """The answer of the node that has seen most: one that is cut off says that the cluster is down, and each failover and each
+    move of a slot raises the cluster's epoch."""
     return max(answers, key=lambda answer: (bool(answer.ranges), answer.is_up, answer.epoch))
