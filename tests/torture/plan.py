@@ -180,6 +180,9 @@ PLANS = {
 }
 """By adapter."""
 
+IN_TURN = [adapter for adapter in PLANS if adapter != "cluster"]
+"""What `all` means, and the long runs: a run on a cluster is for itself."""
+
 
 @dataclass(frozen=True)
 class PlannedFault:
