@@ -17,6 +17,7 @@ import pytest
 import redis
 
 from iii_state.adapters.base import Adapter
+from iii_state.adapters.redis.cluster.tags import tags
 from iii_state.adapters.redis.opening import open_redis
 from iii_state.config import RedisSettings
 from iii_state.errors import ConfigError, StateError, StoreError, TransferError
@@ -212,6 +213,28 @@ async def test_what_was_pending_at_a_killed_engine_is_handed_out_again_with_a_hi
         + sum(client.llen(name) // 6 for name in client.scan_iter(f"iii-state:wait:{each.id}:*"))
         for each in SUBSCRIPTIONS
     )
+
+
+async def test_what_is_left_of_retentions_stays_and_pauses_and_counts_do(nodes: Nodes) -> None:
+    await fill(on_cluster(3))
+    (queue,) = [each.id for each in SUBSCRIPTIONS if each.function_id == "prefix"]
+    (scoped,) = [each.id for each in SUBSCRIPTIONS if each.function_id == "one"]
+    client = nodes.client()
+    clients = dict(zip(tags(3), [client] * 3, strict=True))
+    for tag in clients:
+        client.hset(b"%biii-state:paused" % tag, queue, "1795792618717 {}")
+        client.hset(b"%biii-state:sub:%b" % (tag, queue.encode()), mapping={"dropped": 2, "lost": 1})
+    await moved(on_cluster(3), on_one(2))
+    target: Any = redis.Redis.from_url(on_one(2).redis_url)
+    fields = target.hgetall(f"iii-state:sub:{queue}")
+    assert (fields[b"dropped"], fields[b"lost"], b"retention" in fields) == (b"6", b"3", True)
+    assert not [field for field in fields if field.startswith(b"at:")]
+    assert target.hgetall("iii-state:paused") == {queue.encode(): b"1795792618717 {}"}
+    stood = int(target.hget("iii-state:clock", "last"))
+    for name in (queue, scoped):
+        left = target.zscore("iii-state:orphans", name) - stood
+        assert HOUR_MS - 60_000 < left <= HOUR_MS + 1000
+    assert target.zscore("iii-state:orphans", SUBSCRIPTIONS[0].id) is None
 
 
 async def test_it_is_refused_while_an_engine_lives_and_where_there_is_a_store_already() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
@@ -30,6 +31,9 @@ EVENT_ITEMS = 6
 LIST_ITEMS = 100 * EVENT_ITEMS
 
 PLANNED_AT_ONCE = 100
+
+COUNTED = (b"dropped", b"lost")
+"""Fields of a subscription that count: their sum is what people see."""
 
 _TYPES = (b"created", b"updated", b"deleted")
 _LANE = re.compile(rb"(\d+):")
@@ -91,12 +95,12 @@ class QueueMove:
 
     async def _move_subscription(self, parts: Sequence[Part]) -> None:
         held: dict[bytes, bytes] = {}
-        dropped = 0
+        counts: Counter[bytes] = Counter()
         left: list[int] = []
         for part in parts:
             fields = await part.ask(b"HGETALL", part.keys.subscription(self.queue))
             told = dict(zip(fields[::2], fields[1::2], strict=True))
-            dropped += int(told.pop(b"dropped", 0))
+            counts.update({name: int(told.pop(name)) for name in COUNTED if name in told})
             held = {**told, **held}
             if b"retention" in told:
                 ends_at = await part.ask(b"ZSCORE", part.keys.orphans, self.queue)
@@ -113,8 +117,8 @@ class QueueMove:
         for number, part in enumerate(targets):
             self._fillings[part.number] = Filling(part, self.queue)
             fields = [word for pair in held.items() for word in pair]
-            if dropped and number == 0:
-                fields += [b"dropped", b"%d" % dropped]
+            if number == 0:
+                fields += [word for name, count in counts.items() for word in (name, b"%d" % count)]
             commands = [
                 (b"HSET", part.keys.subscription(self.queue), *fields),
                 (b"HSET", part.keys.routes, self.queue, route),
