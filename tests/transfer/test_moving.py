@@ -204,6 +204,10 @@ async def test_what_was_pending_at_a_killed_engine_is_handed_out_again_with_a_hi
     fence = int(client.hget(f"iii-state:busy:{SUBSCRIPTIONS[0].id}", "fence") or 0)
     assert len(pending[0][1]) == 3
     done = await moved(on_one(1), on_one(2))
+    target: Any = redis.Redis.from_url(on_one(2).redis_url)
+    for each in SUBSCRIPTIONS:
+        counted, before = (at.hgetall(f"iii-state:busy:{each.id}") for at in (target, client))
+        assert {**counted, b"fence": b""} == {**before, b"fence": b""}
     async with adapter_of(on_one(2)) as adapter:
         await answer_of(adapter.queues.subscribe(SUBSCRIPTIONS[0]))
         deliveries = await taken(adapter, SUBSCRIPTIONS[0], 3)
@@ -235,6 +239,27 @@ async def test_what_is_left_of_retentions_stays_and_pauses_and_counts_do(nodes: 
         left = target.zscore("iii-state:orphans", name) - stood
         assert HOUR_MS - 60_000 < left <= HOUR_MS + 1000
     assert target.zscore("iii-state:orphans", SUBSCRIPTIONS[0].id) is None
+
+
+async def test_what_writes_were_made_within_goes_along_and_what_is_no_event_is_told() -> None:
+    await fill(on_one(1))
+    client: Any = redis.Redis.from_url(on_one(1).redis_url)
+    queue = SUBSCRIPTIONS[0].id
+    first, second = sorted(client.scan_iter(f"iii-state:wait:{queue}:*"))[:2]
+    client.lset(first, 0, "+write-1")
+    client.lset(second, 6, "+write-2")
+    made_within = {b"+write-1": b"[1]", b"+write-2": b"[2]"}
+    client.hset(f"iii-state:lineages:{queue}", mapping=made_within)
+    client.xadd(f"iii-state:q:{queue}", {"no": "event"})
+    client.set("iii-state:later:damaged:1795792618717", "in the way")
+    done = await moved(on_one(1), on_one(2))
+    assert (done.skipped, done.aside) == (1, 1)
+    target: Any = redis.Redis.from_url(on_one(2).redis_url)
+    assert target.hgetall(f"iii-state:lineages:{queue}") == made_within
+    assert 0 < target.ttl(f"iii-state:lineages:{queue}") <= 86_400
+    for name in client.scan_iter("iii-state:wait:*"):
+        assert target.lrange(name, 0, -1) == client.lrange(name, 0, -1)
+    assert target.hgetall(f"iii-state:busy:{queue}").keys() == client.hgetall(f"iii-state:busy:{queue}").keys() | {b"fence"}
 
 
 async def test_it_is_refused_while_an_engine_lives_and_where_there_is_a_store_already() -> None:
