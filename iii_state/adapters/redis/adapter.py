@@ -80,7 +80,9 @@ class RedisAdapter:
         self._replicas: Replicas | None = None
         if settings.wait_replicas:
             waited = (shared.keys.waited, settings.wait_replicas, settings.call_timeout_ms)
-            self._replicas = Replicas(shared.connection, *waited, None if shared.looks is None else shared.looks.confirming)
+            self._replicas = Replicas(
+                shared.connection, *waited, None if shared.pace.looks is None else shared.pace.looks.confirming
+            )
 
         self._notifications = Notifications(shared, classes=CLASSES if settings.foreign_writes else "Kx")
         self._foreign_writes = ForeignWrites(shared, self._notifications) if settings.foreign_writes else None
@@ -181,7 +183,7 @@ class RedisAdapter:
     async def _check_server(self, socket: Carrier) -> None:
         """What is looked at on the first connection."""
         shared = self._shared
-        if shared.looks is None or shared.looks.are_due(socket.address.place):
+        if shared.pace.looks is None or shared.pace.looks.are_due(socket.address.place):
             await check_permissions(
                 socket, shared.keys, self._settings.prefix, shared.connection.session.name, shared.connection.scripts
             )
@@ -190,14 +192,14 @@ class RedisAdapter:
             await self._replicas.look_at(socket)
 
     async def _look_at_durability(self, socket: Carrier) -> None:
-        looks, durability = self._shared.looks, self._durability
+        looks, durability = self._shared.pace.looks, self._durability
         if looks is not None:
             durability = looks.durability.setdefault(socket.address.place, Durability(socket.address))
         await durability.look_at(socket)
 
     async def _look_at_server(self, socket: Carrier) -> None:
         """What is looked at on all others: it may be another server, with other routes of the same version."""
-        looks = self._shared.looks
+        looks = self._shared.pace.looks
         if looks is None or looks.are_due(socket.address.place):
             await self._look_at_durability(socket)
         if self._replicas is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from iii_state.adapters.redis.looks import Looks
 from iii_state.tasks import maintenance
 
 
@@ -22,6 +23,8 @@ class Pace:
     """How often the heartbeats are looked at within one time to live."""
     queues_per_sweep: int = 200
     """How many queues are looked at for damage."""
+    looks: Looks | None = None
+    """Where several lie on one server: which servers have been looked at."""
     is_alone: bool = True
     """Whether this is all of a Redis: its keys are gone through without others."""
 
@@ -39,10 +42,11 @@ ALONE = Pace()
 
 
 def pace_of(partitions: int) -> Pace:
-    """The pace for each of so many partitions."""
+    """The pace for the partitions of one engine, which are so many."""
     return Pace(
         sweep_seconds=6.0 if partitions > 8 else 3.0,
         looks_per_life=4,
         queues_per_sweep=max(10, 800 // partitions),
+        looks=Looks(),
         is_alone=False,
     )

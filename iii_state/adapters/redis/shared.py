@@ -8,7 +8,6 @@ from iii_state.adapters.redis.connection.connection import RedisConnection
 from iii_state.adapters.redis.connection.pubsub import Listens
 from iii_state.adapters.redis.identity import EngineIdentity
 from iii_state.adapters.redis.keys import Keys
-from iii_state.adapters.redis.looks import Looks
 from iii_state.adapters.redis.mutations.fanout import Fanout
 from iii_state.adapters.redis.mutations.wake_ups import WakeUps
 from iii_state.adapters.redis.pace import ALONE, Pace
@@ -36,8 +35,6 @@ class Shared:
     background: Background
     """Calls that take several commands."""
     pace: Pace
-    looks: Looks | None
-    """Where several of these lie on one server: which servers have been looked at."""
 
     @classmethod
     def over(
@@ -48,7 +45,6 @@ class Shared:
         limits: QueueLimits,
         engine: EngineIdentity | None = None,
         pace: Pace = ALONE,
-        looks: Looks | None = None,
     ) -> Shared:
         """What the parts share of what lies under these keys, nothing of it opened yet."""
         engine = engine or EngineIdentity()
@@ -68,5 +64,4 @@ class Shared:
             maintenance=Maintenance(following),
             background=Background(),
             pace=pace,
-            looks=looks,
         )

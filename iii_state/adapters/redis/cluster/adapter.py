@@ -26,7 +26,6 @@ from iii_state.adapters.redis.cluster.tags import slot_of, tags
 from iii_state.adapters.redis.cluster.values import ClusterValues
 from iii_state.adapters.redis.identity import EngineIdentity
 from iii_state.adapters.redis.keys import Keys
-from iii_state.adapters.redis.looks import Looks
 from iii_state.adapters.redis.pace import pace_of
 from iii_state.adapters.redis.scripts.loader import PLAIN, SHARDED
 from iii_state.adapters.redis.shared import Shared
@@ -143,7 +142,7 @@ class ClusterAdapter:
     def _make_partitions(self, layout: Layout) -> None:
         prefix, names = self._settings.prefix.encode(), tags(layout.partitions)
         instance, pace = secrets.token_hex(6).encode(), pace_of(layout.partitions)
-        scripts, looks = SHARDED if layout.is_sharded else PLAIN, Looks()
+        scripts = SHARDED if layout.is_sharded else PLAIN
         slots = [slot_of(tag) for tag in names]
         made: list[RedisAdapter] = []
         for tag, slot in zip(names, slots, strict=True):
@@ -151,7 +150,7 @@ class ClusterAdapter:
             connection = self._nodes.connection(slot, keys, scripts)
             pubsub = self._nodes.pubsub(slot)
             connection.primary.moved.connect(pubsub.hurry)
-            shared = Shared.over(keys, connection, pubsub, self._limits, EngineIdentity(instance), pace, looks)
+            shared = Shared.over(keys, connection, pubsub, self._limits, EngineIdentity(instance), pace)
             partition = RedisAdapter(self._settings, limits=self._limits, history=self._rules, shared=shared)
             partition.began_afresh.connect(self._layout_may_be_gone.set)
             made.append(partition)

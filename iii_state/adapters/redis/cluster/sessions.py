@@ -6,7 +6,7 @@ import asyncio
 
 from iii_state.adapters.redis.adapter import RedisAdapter
 from iii_state.adapters.redis.cluster.partitions import Partitions
-from iii_state.errors import FunctionError, SessionTaken, StoreError
+from iii_state.errors import SessionError, SessionTaken, StoreError
 from iii_state.sessions import SESSION_SECONDS
 from iii_state.tasks.background import Background
 from iii_state.tasks.results import Result, result_of
@@ -37,7 +37,7 @@ class ClusterSessions:
             opened = [partition for number, partition in enumerate(partitions.all) if number not in failures]
             await asyncio.gather(*(partition.sessions.forget(session) for partition in opened), return_exceptions=True)
         for failure in failures.values():
-            if isinstance(failure, FunctionError) or not isinstance(failure, StoreError):
+            if isinstance(failure, SessionError) or not isinstance(failure, StoreError):
                 raise failure
         raise partitions.failed(failures)
 

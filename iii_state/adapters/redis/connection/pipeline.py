@@ -35,6 +35,7 @@ from iii_state.adapters.redis.connection.explain import (
     refusal_of,
     too_late,
 )
+from iii_state.adapters.redis.connection.holding import Holding
 from iii_state.adapters.redis.connection.session import EngineSession
 from iii_state.adapters.redis.connection.traffic import Traffic
 from iii_state.errors import ConditionFailed, NoAnswer, OldValueUnknown, RequestFenced, SessionLost, StoreError
@@ -52,12 +53,6 @@ MAX_WAITING_BYTES = 256 * 1024 * 1024
 MAX_WAITING_PER_CALL_IN_FLIGHT = 64
 MAX_TRIES = 100
 """How often one call is sent on live connections: each time there was a reason that had gone by the next time."""
-
-HOLD_SECONDS, MAX_HOLD_SECONDS = 0.002, 0.05
-"""How long calls are held whose slot is being moved within a cluster: the first time, and at most; each is twice the one before."""
-
-SETTLED_SECONDS = 0.5
-"""A slot for which no call has been refused for so long is being moved no more."""
 
 
 class Pipeline:
@@ -90,20 +85,14 @@ class Pipeline:
         self._ahead: list[RedisCall[Any]] = []
         """To be sent before those."""
         self._kept_back: deque[RedisCall[Any]] = deque()
-        """To be sent behind those, one after the other: see `_held`."""
+        """To be sent behind those, one after the other: see `Holding`."""
         self._must_load = False
         """Whether the scripts have to be loaded before that."""
         self._leave: str | None = None
         """Why the connection is to be replaced once everything in flight has been answered."""
         self._has_moved = False
         """Whether that is because the node serves the slot no more."""
-        self._held = ""
-        """Why a node of a cluster has refused calls for the slot, until it has not for `SETTLED_SECONDS`. Calls are sent one after
-        the other so long, with a pause where it refuses again: so nothing overtakes what is refused."""
-        self._held_until = 0.0
-        self._must_pause = False
-        self._hold_seconds = 0.0
-        self._holding: asyncio.TimerHandle | None = None
+        self._holding = Holding(self._go_on)
         self._scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop
@@ -130,7 +119,7 @@ class Pipeline:
         self._leave = None
         self._has_moved = False
         self.trouble = ""
-        self._release_held()
+        self._holding.end()
         self._send_again()
         self._flush()
 
@@ -140,7 +129,7 @@ class Pipeline:
             return
         self.socket = None
         self._soon = self._loop.call_soon
-        self._release_held()
+        self._holding.end()
         self.traffic.received_bytes += socket.received_bytes
         socket.abort()
         if not self.is_closed:
@@ -173,7 +162,7 @@ class Pipeline:
     async def close(self) -> None:
         """End the connection; what has not been answered fails."""
         self.is_closed = True
-        self._release_held()
+        self._holding.end()
         if self._timer is not None:
             self._timer.cancel()
         if self.socket is not None:
@@ -224,7 +213,7 @@ class Pipeline:
             return
         waiting, in_flight = self._waiting, self._in_flight
         packets = []
-        most = self._max_in_flight if not self._held else 1
+        most = self._max_in_flight if not self._holding.reason else 1
         while waiting and len(in_flight) < most and self._bytes_in_flight < MAX_BYTES_IN_FLIGHT:
             call = waiting.popleft()
             self._waiting_bytes -= call.size
@@ -257,7 +246,7 @@ class Pipeline:
         again += self._kept_back
         self._kept_back.clear()
         packets: list[bytes] = []
-        while again and not (packets and self._held):
+        while again and not (packets and self._holding.reason):
             call = again.popleft()
             if not self._dropped(call) and (packet := self._packed(call)):
                 packets.append(packet)
@@ -306,32 +295,14 @@ class Pipeline:
     @property
     def held_for(self) -> str:
         """Why calls are held over a connection that there is; empty where none are."""
-        return self._held if self._again or self._kept_back else ""
-
-    def _hold(self) -> None:
-        """Send what is held a little later."""
-        self._must_pause = False
-        self._hold_seconds = min(MAX_HOLD_SECONDS, self._hold_seconds * 2 or HOLD_SECONDS)
-        self._holding = self._loop.call_later(self._hold_seconds, self._held_long_enough)
-
-    def _held_long_enough(self) -> None:
-        self._holding = None
-        self._go_on()
+        return self._holding.reason if self._again or self._kept_back else ""
 
     def _go_on(self) -> None:
         """Send what is to be sent again, or the next of it, and, when all of that has been answered, what waits."""
         self._send_again()
-        if not self._in_flight and self._loop.time() >= self._held_until:
-            self._release_held()
+        if not self._in_flight:
+            self._holding.settle()
         self._flush()
-
-    def _release_held(self) -> None:
-        self._held = ""
-        self._must_pause = False
-        self._hold_seconds = 0.0
-        if self._holding is not None:
-            self._holding.cancel()
-            self._holding = None
 
     # -- replies
 
@@ -351,12 +322,12 @@ class Pipeline:
         if self._leave is not None:
             if not in_flight:
                 self.give_up(socket, self._leave)
-        elif self._again or self._kept_back or self._held:
+        elif self._again or self._kept_back or self._holding.reason:
             if not in_flight:
-                if self._must_pause:
-                    self._hold()
+                if self._holding.is_due:
+                    self._holding.pause()
                 else:
-                    self._hold_seconds = 0.0
+                    self._holding.taken()
                     self._go_on()
         elif self._waiting and not self._scheduled:
             self._flush()
@@ -429,11 +400,7 @@ class Pipeline:
                     self.demoted(socket, text)
                 return AGAIN
         elif is_of_moving_slot(text):
-            is_news = not self._must_pause
-            self._held = explain(address, text)
-            self._must_pause = True
-            self._held_until = self._loop.time() + SETTLED_SECONDS
-            if is_news and socket is not None:
+            if self._holding.refused(explain(address, text)) and socket is not None:
                 self.demoted(socket, text)
             return HELD
         raise refusal_of(address, call, text)

@@ -12,7 +12,7 @@ from iii_state.adapters.redis.connection.cluster.cluster import Cluster
 from iii_state.errors import NoAnswer, OutcomeUnknown, StoreError
 from iii_state.sessions import Request
 from tests.support.redis.nodes import Node, Nodes
-from tests.support.redis.partitions import Partition, partitions_on
+from tests.support.redis.partitions import Partition, partitions_on, tag_of
 from tests.support.redis.proxy import proxy_to
 from tests.support.waiting import until
 
@@ -41,10 +41,15 @@ class Counting:
                 self.made[partition] += 1
 
 
-async def is_replicated(node: Node) -> bool:
-    """Whether a replica has everything that its master has written, now that nothing is written."""
-    waited = await asyncio.to_thread(node.client.execute_command, "WAIT", "1", "1000")
-    return bool(waited >= 1)
+async def until_replicated(node: Node, slot: int) -> None:
+    """Wait until the replica of a master has all that was written there; one that has just been attached takes a second."""
+
+    def is_replicated() -> bool:
+        with node.client.client() as connection:  # WAIT is about what was written over the same one
+            connection.set(tag_of(slot) + b":written", 1)
+            return bool(connection.wait(1, 1000) >= 1)
+
+    await until(lambda: asyncio.to_thread(is_replicated))
 
 
 @pytest.mark.parametrize("how", ["killed", "stopped"])
@@ -55,6 +60,7 @@ async def test_a_replica_that_takes_over_is_found_and_every_outcome_is_known_or_
         nodes.set_timeout()
         shard = nodes.shard_of(SLOTS[0])
         old = nodes.master(shard)
+        await until_replicated(old, SLOTS[0])
         async with asyncio.TaskGroup() as group:
             for partition in partitions:
                 for number in range(4):
@@ -86,7 +92,7 @@ async def test_writes_in_flight_that_were_replicated_are_recognised_by_the_repli
         old = nodes.master(shard)
         for _ in range(20):
             await partition.increment()
-        await until(lambda: is_replicated(old))
+        await until_replicated(old, SLOTS[0])
         nodes.set_timeout()
         await asyncio.to_thread(old.kill)
         calls = [partition.increment() for _ in range(50)]
@@ -115,10 +121,10 @@ async def test_a_failover_by_order_loses_nothing_and_missing_scripts_are_no_erro
 
 
 async def test_a_call_with_a_request_id_is_made_once_across_a_failover(nodes: Nodes) -> None:
-    nodes.set_timeout()
-    async with partitions_on(nodes.url, SLOTS[:1]) as (_, (partition,)):
+    nodes.set_timeout()  # the shard is another than in the tests before, in which its masters have voted
+    async with partitions_on(nodes.url, SLOTS[2:3]) as (_, (partition,)):
         await partition.connection.send(b"HSET", partition.keys.session(b"caller:c"), b"epoch", b"1")
-        shard = nodes.shard_of(SLOTS[1])
+        shard = nodes.shard_of(SLOTS[2])
         await partition.increment(request=Request("c", 1, 0, 1))
         failing_over = asyncio.create_task(asyncio.to_thread(nodes.fail_over, shard))
         number = 1

@@ -10,11 +10,12 @@ from iii_state.adapters.redis import RedisAdapter
 from iii_state.adapters.redis.cluster.layout import Layout
 from iii_state.adapters.redis.cluster.partitions import ranges
 from iii_state.adapters.redis.cluster.tags import tags
-from iii_state.adapters.redis.keys import Keys
+from iii_state.adapters.redis.keys import Keys, caller_session
 from iii_state.adapters.redis.opening import inspection, open_redis, reading
 from iii_state.config import RedisSettings
-from iii_state.errors import ConfigError, StoreError
+from iii_state.errors import ConfigError, RequestFenced, SessionLost, SessionTaken, StoreError
 from iii_state.events import Failure, Subscription
+from iii_state.sessions import Request
 from tests.support.redis.nodes import Nodes
 from tests.support.redis.server import RedisServer
 from tests.support.redis.stores_in_clusters import gathered, keys_of, store_on
@@ -181,3 +182,43 @@ async def test_partitions_that_do_not_answer_are_named(nodes: Nodes, caplog: pyt
             return await adapter.health() is None
 
         await until(is_well)
+
+
+async def test_a_session_is_there_in_all_partitions_and_stays_while_any_is_used(nodes: Nodes) -> None:
+    async with store_on(nodes.url) as adapter:
+        await answer_of(adapter.sessions.open("session-1", 0, 1))
+        client = nodes.client()
+        held = [Keys(tag=tag).session(caller_session("session-1")) for tag in tags(PARTITIONS)]
+        assert [client.hget(key, "epoch") for key in held] == [b"1"] * PARTITIONS
+        for key in held:
+            client.pexpire(key, 50_000)
+        await answer_of(adapter.values.set("s", "k", stored(1), request=Request("session-1", 1, 0, 1)))
+        await until(lambda: all(client.pttl(key) > 50_000 for key in held))
+        await answer_of(adapter.sessions.open("session-1", 1, 2))
+        assert [client.hget(key, "epoch") for key in held] == [b"2"] * PARTITIONS
+        for scope in map("scope {}".format, range(40)):
+            with pytest.raises(RequestFenced):
+                await answer_of(adapter.values.set(scope, "k", stored(1), request=Request("session-1", 1, 1, 1)))
+        with pytest.raises(SessionTaken):
+            await answer_of(adapter.sessions.open("session-1", 0, 1))
+        client.delete(held[3])
+        with pytest.raises(SessionLost):
+            await answer_of(adapter.sessions.open("session-1", 2, 3))
+
+
+async def test_a_session_that_was_opened_in_some_partitions_only_can_be_opened_again(nodes: Nodes) -> None:
+    async with store_on(nodes.url, call_timeout_ms=1000) as adapter:
+        master = nodes.masters()[2]
+        master.pause()
+        try:
+            with pytest.raises(StoreError, match=r"partitions .* of 16"):
+                await answer_of(adapter.sessions.open("session-1", 0, 1))
+        finally:
+            master.resume()
+
+        async def is_well() -> bool:
+            return await adapter.health() is None
+
+        await until(is_well)
+        first = Keys(tag=tags(PARTITIONS)[0]).session(caller_session("session-1"))
+        assert not nodes.client().exists(first)

@@ -114,12 +114,12 @@ async def test_calls_for_a_slot_on_its_way_are_held_and_made_in_order_when_it_ha
 
 
 async def test_what_is_held_fails_in_words_when_its_time_is_over(nodes: Nodes) -> None:
-    async with partitions_on(nodes.url, SLOTS[:1], call_timeout_ms=1000) as (_, (moving,)):
+    async with partitions_on(nodes.url, SLOTS[:1], call_timeout_ms=4000) as (_, (moving,)):
         await moving.increment()
         move = nodes.moving(moving.slot, another(nodes, moving.slot))
         await asyncio.to_thread(move.begin)
         await asyncio.to_thread(move.step, 1000)
-        with pytest.raises(NoAnswer, match=r"the slot is being moved from Redis at .* given up after 1000 ms; nothing was changed"):
+        with pytest.raises(NoAnswer, match=r"the slot is being moved from Redis at .* given up after 4000 ms; nothing was changed"):
             await moving.increment()
         await asyncio.to_thread(move.finish)
         assert await moving.count() == 1
