@@ -13,6 +13,7 @@ import pytest
 from iii_state.adapters.redis.cluster.adapter import ClusterAdapter
 from iii_state.adapters.redis.cluster.gathering import shares
 from iii_state.adapters.redis.cluster.tags import partition_of
+from iii_state.adapters.redis.mutations import wake_ups
 from iii_state.events import Delivery, Subscription
 from tests.support import ROOT
 from tests.support.redis.nodes import Nodes
@@ -222,3 +223,34 @@ async def test_a_subscription_of_one_scope_costs_the_other_partitions_nothing(no
         (delivery,) = await gathered(adapter, mine.id, 1)
         assert delivery.event.scope == "s"
         assert await answer_of(adapter.queues.take(mine.id, 1)) == []
+
+
+async def test_no_partition_that_was_woken_is_forgotten(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without sweeps, and with all wake-ups heard before the first is taken: what is left has to say so itself."""
+    monkeypatch.setattr(wake_ups, "STREAMS_PER_SWEEP", 0)
+    woken, wakes = asyncio.Event(), 0
+
+    def wake(_: str) -> None:
+        nonlocal wakes
+        wakes += 1
+        woken.set()
+
+    async with store_on(nodes.url, wake=wake) as adapter:
+        await answer_of(adapter.queues.subscribe(ALL))
+        scopes = [f"scope {number}" for number in range(30)]
+        await asyncio.gather(*(answer_of(adapter.values.set(scope, "k", stored(1))) for scope in scopes))
+        before = -1
+        while before != wakes:  # those that come from Redis, too
+            before = wakes
+            await asyncio.sleep(0.2)
+        found: list[Delivery] = []
+        woken.set()
+        async with asyncio.timeout(SECONDS):
+            while len(found) < len(scopes):
+                await woken.wait()
+                woken.clear()
+                taken = await answer_of(adapter.queues.take(ALL.id, 2))
+                found += taken
+                if taken:
+                    found += await answer_of(adapter.queues.ack(taken, 1))
+        assert {delivery.event.scope for delivery in found} == set(scopes)
