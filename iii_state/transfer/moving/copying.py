@@ -11,7 +11,7 @@ PAGE_BYTES = 1_000_000
 FIRST_COUNT, MOST_COUNT = 50, 10_000
 
 
-class Place(NamedTuple):
+class KeyPlace(NamedTuple):
     """A key in a part."""
 
     part: Part
@@ -30,7 +30,7 @@ class Paging:
         self.count = max(1, min(MOST_COUNT, wanted, 4 * self.count))
 
 
-async def copy_hash(source: Place, target: Place) -> int:
+async def copy_hash(source: KeyPlace, target: KeyPlace) -> int:
     """Copy a hash over whatever the target is; answers how many fields there were."""
     await target.part.ask(b"UNLINK", target.key)
     cursor, paging = b"0", Paging()
@@ -44,7 +44,7 @@ async def copy_hash(source: Place, target: Place) -> int:
     return int(await target.part.ask(b"HLEN", target.key))
 
 
-async def copy_sorted_set(source: Place, target: Place, shift: int = 0) -> int:
+async def copy_sorted_set(source: KeyPlace, target: KeyPlace, shift: int = 0) -> int:
     """Copy a sorted set over whatever the target is, with `shift` added to all scores; answers how many members there were."""
     await target.part.ask(b"UNLINK", target.key)
     cursor = b"0"
@@ -58,7 +58,7 @@ async def copy_sorted_set(source: Place, target: Place, shift: int = 0) -> int:
     return int(await target.part.ask(b"ZCARD", target.key))
 
 
-async def copy_stream(source: Place, target: Place) -> int:
+async def copy_stream(source: KeyPlace, target: KeyPlace) -> int:
     """Copy a stream without groups over whatever the target is, with its ids; answers how many entries there were."""
     await target.part.ask(b"UNLINK", target.key)
     count = 0
@@ -70,13 +70,13 @@ async def copy_stream(source: Place, target: Place) -> int:
     return count
 
 
-async def _last_id(source: Place) -> bytes:
+async def _last_id(source: KeyPlace) -> bytes:
     told = await source.part.ask(b"XINFO", b"STREAM", source.key)
     last: bytes = dict(zip(told[::2], told[1::2], strict=True))[b"last-generated-id"]
     return last
 
 
-async def entries_of(source: Place) -> AsyncIterator[Sequence[tuple[bytes, list[bytes]]]]:
+async def entries_of(source: KeyPlace) -> AsyncIterator[Sequence[tuple[bytes, list[bytes]]]]:
     """The entries of a stream, page by page: ids and fields."""
     start, paging = b"-", Paging()
     while True:

@@ -15,7 +15,7 @@ EVENT_ITEMS = 6
 
 
 @dataclass
-class Holding:
+class StoreCount:
     """How much a store holds."""
 
     scopes: int = 0
@@ -33,15 +33,15 @@ class Holding:
         """By name."""
         return asdict(self)
 
-    def differences(self, other: Holding) -> list[str]:
+    def differences(self, other: StoreCount) -> list[str]:
         """What is not the same, in words."""
         pairs = ((each.name, getattr(self, each.name), getattr(other, each.name)) for each in fields(self))
         return [f"{name.replace('_', ' ')}: {before} and {after}" for name, before, after in pairs if before != after]
 
 
-async def count(store: PartedStore, found: Found) -> Holding:
+async def count(store: PartedStore, found: Found) -> StoreCount:
     """Count it. Raises `StoreError`."""
-    holding = Holding()
+    holding = StoreCount()
     scopes = sorted(found.scopes)
     for start in range(0, len(scopes), SCOPES_AT_ONCE):
         by_part: dict[int, list[bytes]] = {}
@@ -54,7 +54,7 @@ async def count(store: PartedStore, found: Found) -> Holding:
     return holding
 
 
-async def _count_scopes(part: Part, scopes: list[bytes], holding: Holding) -> None:
+async def _count_scopes(part: Part, scopes: list[bytes], holding: StoreCount) -> None:
     keys = part.keys
     told = await part.all(
         [
@@ -73,7 +73,7 @@ async def _count_scopes(part: Part, scopes: list[bytes], holding: Holding) -> No
     holding.changes += sum(told[2::3])
 
 
-async def _count_queue(store: PartedStore, found: Found, queue: bytes, holding: Holding) -> None:
+async def _count_queue(store: PartedStore, found: Found, queue: bytes, holding: StoreCount) -> None:
     told = await asyncio.gather(*(_count_part(part, found, queue) for part in store.parts))
     holding.subscriptions += any(each[0] for each in told)
     holding.events += sum(each[1] for each in told)

@@ -16,7 +16,7 @@ from iii_state.adapters.redis.keys import FORMAT, LOG_FORMAT
 from iii_state.adapters.redis.mutations.logs import LogSetting
 from iii_state.adapters.redis.mutations.routes import BEGAN, FOREIGN_WRITES, HISTORY, scope_with_deadlines
 from iii_state.errors import StateError, TransferError
-from iii_state.transfer.moving.counting import Holding, count
+from iii_state.transfer.moving.counting import StoreCount, count
 from iii_state.transfer.moving.finding import Found, find, own_name, pairs
 from iii_state.transfer.moving.part import Part
 from iii_state.transfer.moving.parted import PartedStore
@@ -39,7 +39,7 @@ PAUSED = b"paused"
 class Moved:
     """What a move has come to so far."""
 
-    holding: Holding = field(default_factory=Holding)
+    holding: StoreCount = field(default_factory=StoreCount)
     """What the source holds, once it has been counted."""
     values: int = 0
     events: int = 0

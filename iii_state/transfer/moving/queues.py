@@ -17,7 +17,7 @@ import msgspec
 from iii_state.adapters.redis.keys import lane as lane_of
 from iii_state.adapters.redis.mutations.route import route_text
 from iii_state.events import Subscription
-from iii_state.transfer.moving.copying import Place, entries_of, shifted
+from iii_state.transfer.moving.copying import KeyPlace, entries_of, shifted
 from iii_state.transfer.moving.filling import EntryId, Filling, parsed
 from iii_state.transfer.moving.finding import Found
 from iii_state.transfer.moving.part import Part
@@ -221,7 +221,7 @@ def _scope_of(lane: bytes, items: Sequence[bytes]) -> bytes:
 async def _merged(parts: Sequence[Part], queue: bytes, *, is_dead: bool) -> AsyncIterator[tuple[Part, EntryId, bytes, list[bytes]]]:
     """The entries of a queue's streams, or of its dead letters, in all parts in the order of their ids."""
     waiting: list[tuple[EntryId, int, bytes, list[bytes]]] = []
-    pages = [entries_of(Place(part, part.keys.dead(queue) if is_dead else part.keys.stream(queue))) for part in parts]
+    pages = [entries_of(KeyPlace(part, part.keys.dead(queue) if is_dead else part.keys.stream(queue))) for part in parts]
     read: list[list[tuple[bytes, list[bytes]]]] = [[] for _ in parts]
 
     async def following(number: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from iii_state.adapters.redis.mutations.logs import LogSetting
-from iii_state.transfer.moving.copying import Place, copy_hash, copy_sorted_set, copy_stream
+from iii_state.transfer.moving.copying import KeyPlace, copy_hash, copy_sorted_set, copy_stream
 from iii_state.transfer.moving.part import Part
 
 
@@ -32,11 +32,11 @@ class ScopeMove:
         if self.shares_values and keys.values(scope) == new.values(scope):
             count = int(await source.ask(b"HLEN", keys.values(scope)))
         else:
-            count = await copy_hash(Place(source, keys.values(scope)), Place(target, new.values(scope)))
-        deadlines = Place(target, new.deadlines_of(scope))
-        has_deadlines = await copy_sorted_set(Place(source, keys.deadlines_of(scope)), deadlines, shift)
-        await copy_stream(Place(source, keys.history(scope)), Place(target, new.history(scope)))
-        if await copy_hash(Place(source, keys.revisions(scope)), Place(target, new.revisions(scope))):
+            count = await copy_hash(KeyPlace(source, keys.values(scope)), KeyPlace(target, new.values(scope)))
+        deadlines = KeyPlace(target, new.deadlines_of(scope))
+        has_deadlines = await copy_sorted_set(KeyPlace(source, keys.deadlines_of(scope)), deadlines, shift)
+        await copy_stream(KeyPlace(source, keys.history(scope)), KeyPlace(target, new.history(scope)))
+        if await copy_hash(KeyPlace(source, keys.revisions(scope)), KeyPlace(target, new.revisions(scope))):
             await self._keep_generation(scope, target)
         if has_deadlines:
             ((_, earliest),) = _pairs(await target.ask(b"ZRANGE", deadlines.key, b"0", b"0", b"WITHSCORES"))
