@@ -19,6 +19,7 @@ from iii_state.cli.lua_load import lua_load
 from iii_state.cli.many import get_many, touch, transact
 from iii_state.cli.metrics import metrics
 from iii_state.cli.move import backup, export, import_
+from iii_state.cli.moving import move
 from iii_state.cli.operate import dead
 from iii_state.cli.run.attach import attach
 from iii_state.cli.run.serve import serve
@@ -84,6 +85,7 @@ for command in (
     doctor,
     export,
     import_,
+    move,
     backup,
     lua_load,
     metrics,

@@ -9,6 +9,7 @@ from typing import Any
 
 from iii_state.transfer.exporting import Exported
 from iii_state.transfer.importing import Imported
+from iii_state.transfer.moving.move import Moved
 
 
 class Bar:
@@ -19,6 +20,9 @@ class Bar:
 
     def imported(self, done: Imported) -> None:
         """An import has come so far."""
+
+    def moved(self, done: Moved) -> None:
+        """A move has come so far."""
 
 
 class _TerminalBar(Bar):
@@ -38,6 +42,9 @@ class _TerminalBar(Bar):
             self._show(done.position, done.size, done.checked or done.done)
         else:
             self._show(0, None, done.done)
+
+    def moved(self, done: Moved) -> None:
+        self._show(done.values + done.events, done.holding.values + done.holding.events, done.values + done.events)
 
     def _show(self, completed: int, total: int | None, count: int) -> None:
         self._progress.update(self._task, completed=completed, total=total, count=count)

@@ -1,16 +1,16 @@
 --[[
 Tells of which scopes all values are over: they are there still, but are not seen any more.
 
-KEYS  then of each scope: values (hash), scope_deadlines (sorted set)   last: clock (hash)
+KEYS  then of each scope: values (hash), scope_deadlines (sorted set)   last: clock (hash), clock_copy (string)
 ARGV  each scope, in the same order
 
 Reply: those scopes
 ]]
 
-local clock = KEYS[#KEYS]
+local clock, clock_copy = KEYS[#KEYS - 1], KEYS[#KEYS]
 
 --- @include "fleet/time"
-local now = fleet_time(clock)
+local now = fleet_time(clock, clock_copy)
 local over = {}
 for number, scope in ipairs(ARGV) do
   local values, scope_deadlines = KEYS[2 * number - 1], KEYS[2 * number]

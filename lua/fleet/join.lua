@@ -3,7 +3,7 @@ Makes an engine one of the engines. What all of them have to agree on is decided
 fields whose names begin with a colon.
 
 KEYS  1 routes (hash)   2 routes_version (string)   3 routes_log (stream)   4 engines (hash)   5 format (string)
-      6 heartbeat (string)   7 clock (hash; lib/fleet/time.lua, also its copy)   8 orphans (sorted set)
+      6 heartbeat (string)   7 clock (hash; lib/fleet/time.lua)   8 clock_copy (string)   9 orphans (sorted set)
       then of each other engine: heartbeat (string)
 ARGV  1 engine   2 ttl: milliseconds to live   3 layout: its version   4 is_watching: '1' where foreign writes are watched, else '0'
       5 name: what people know the engine by   6 sign: what stands among the engines, see fleet/heartbeat.lua   7 own_now: the time
@@ -25,12 +25,12 @@ they are complete. `:history` is there where scopes have change logs (iii_state/
 ]]
 
 local routes, routes_version, routes_log, engines, format = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local heartbeat, clock, orphans = KEYS[6], KEYS[7], KEYS[8]
+local heartbeat, clock, clock_copy, orphans = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local engine, ttl, layout, is_watching, name, sign = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local own_now, stood, found_history, history = ARGV[7], ARGV[8], ARGV[9], ARGV[10]
 
 --- @include "fleet/time"
-local now, stands, redis_now, clock_offset, clock_last = fleet_time(clock)
+local now, stands, redis_now, clock_offset, clock_last = fleet_time(clock, clock_copy)
 --- @include "fleet/keepers"
 local longest, keepers = keepers_besides(engine, ttl, engines)
 local version = redis.call('GET', routes_version)
@@ -41,12 +41,12 @@ if (redis.call('HGET', routes, ':history') or '') ~= found_history then
 end
 local changes = (is_watching == '1') ~= (watched and true or false)
 if changes or history ~= found_history then
-  local others = #KEYS - 8
+  local others = #KEYS - 9
   if redis.call('HLEN', engines) - redis.call('HEXISTS', engines, engine) ~= others then
     return {'OTHERS'}
   end
   for number = 1, others do
-    local other, other_heartbeat = ARGV[10 + number], KEYS[8 + number]
+    local other, other_heartbeat = ARGV[10 + number], KEYS[9 + number]
     if redis.call('HEXISTS', engines, other) == 0 then
       return {'OTHERS'}
     elseif redis.call('EXISTS', other_heartbeat) == 1 then
@@ -94,5 +94,5 @@ elseif stands and clock_last and redis_now > clock_last then
   end
 end
 --- @include "fleet/keep_time"
-keep_time(clock, now, redis_now, longest)
+keep_time(clock, clock_copy, now, redis_now, longest)
 return {'OK', now}

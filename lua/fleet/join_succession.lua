@@ -2,17 +2,18 @@
 Puts a worker into the succession of those that serve this store to engines, or says that it is still there. Who has not said so in
 time is out of it, and a succession without workers is gone.
 
-KEYS  1 succession (hash: worker -> its number and until when it counts, in milliseconds; '#' -> the last number)   2 clock (hash)
+KEYS  1 succession (hash: worker -> its number and until when it counts, in milliseconds; '#' -> the last number)
+      2 clock (hash)   3 clock_copy (string)
 ARGV  1 worker   2 ttl: milliseconds for which it counts; 0 takes it out
 
 Reply: the workers before it
 ]]
 
-local succession, clock = KEYS[1], KEYS[2]
+local succession, clock, clock_copy = KEYS[1], KEYS[2], KEYS[3]
 local worker, ttl = ARGV[1], tonumber(ARGV[2])
 
 --- @include "fleet/time"
-local now = fleet_time(clock)
+local now = fleet_time(clock, clock_copy)
 local own
 local longest = ttl
 local others = {}

@@ -3,7 +3,7 @@ Makes what is pending at a fenced engine in one queue ready again, for any engin
 more. The queue's fence grows, so that handlers can tell what the dead engine may still send.
 
 KEYS  1 stream (stream)   2 engines (hash)   3 busy (hash)   4 subscription (hash)   5 orphans (sorted set)   6 hosts (set)
-      7 clock (hash)
+      7 clock (hash)   8 clock_copy (string)
 ARGV  1 engine   2 queue   3 most: entries
 
 Reply, an array that begins with a word:
@@ -11,7 +11,8 @@ Reply, an array that begins with a word:
   ALIVE               the engine is not fenced: nothing changed
 ]]
 
-local stream, engines, busy, subscription, orphans, hosts, clock = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local stream, engines, busy, subscription, orphans, hosts = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local clock, clock_copy = KEYS[7], KEYS[8]
 local engine, queue, most = ARGV[1], ARGV[2], tonumber(ARGV[3])
 
 if redis.call('HEXISTS', engines, engine) == 1 then
@@ -35,6 +36,6 @@ if not pending.err then
   redis.call('XGROUP', 'DELCONSUMER', stream, 'engines', engine)
 end
 --- @include "subscriptions/stop_hosting"
-stop_hosting(engine, queue, subscription, orphans, clock)
+stop_hosting(engine, queue, subscription, orphans, clock, clock_copy)
 redis.call('SREM', hosts, queue)
 return {'OK', released, 1}

@@ -2,7 +2,7 @@
 Moves a delivery to the dead letters; the next event of its lane becomes ready.
 
 KEYS  1 stream (stream)   2 engines (hash)   3 busy (hash)   4 wait (list of the lane)   5 dead (stream)   6 dead_queues (set)
-      7 subscription (hash)   8 clock (hash)   9 lineages (hash)
+      7 subscription (hash)   8 clock (hash)   9 clock_copy (string)   10 lineages (hash)
 ARGV  1 engine   2 queue   3 id: of the entry   4 lane   5 size: bytes of the event   6 attempts   7 error   8 function_id
       9 most: dead letters of the queue; the oldest go
 
@@ -12,7 +12,7 @@ Reply, an array that begins with a word:
 ]]
 
 local stream, engines, busy, wait, dead, dead_queues = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local subscription, clock, lineages = KEYS[7], KEYS[8], KEYS[9]
+local subscription, clock, clock_copy, lineages = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local engine, queue, id, lane, size = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local attempts, error, function_id, most = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 
@@ -33,7 +33,7 @@ if ended == 1 then
   local event = entry[2]
   redis.call('XADD', dead, '*', 'w', event[2], 's', event[4], 'k', event[6], 't', event[8], 'o', event[10], 'n', event[12],
     'a', attempts, 'e', error, 'f', function_id,
-    'b', string.format('%d', (fleet_time(clock))))
+    'b', string.format('%d', (fleet_time(clock, clock_copy))))
   redis.call('SADD', dead_queues, queue)
   trimmed = redis.call('XTRIM', dead, 'MAXLEN', most)
   if trimmed > 0 and redis.call('HEXISTS', subscription, 'settings') == 1 then

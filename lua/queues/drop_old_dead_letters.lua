@@ -1,18 +1,18 @@
 --[[
 Drops dead letters that are older than they may become, by the time of the fleet, the oldest first.
 
-KEYS  1 dead (stream)   2 dead_queues (set)   3 subscription (hash)   4 clock (hash)
+KEYS  1 dead (stream)   2 dead_queues (set)   3 subscription (hash)   4 clock (hash)   5 clock_copy (string)
 ARGV  1 queue   2 retention: milliseconds   3 most: dead letters
 
 Reply, an array: how many were dropped; the function_id of one of them, '' for none; the milliseconds until the next one is too old,
 0 if more may be so now, -1 if there is none
 ]]
 
-local dead, dead_queues, subscription, clock = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local dead, dead_queues, subscription, clock, clock_copy = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local queue, retention, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 
 --- @include "fleet/time"
-local now, _, _, offset = fleet_time(clock)
+local now, _, _, offset = fleet_time(clock, clock_copy)
 local dropped, function_id, following = {}, '', -1
 for _, dead_letter in ipairs(redis.call('XRANGE', dead, '-', '+', 'COUNT', most)) do
   local fields, since = dead_letter[2], nil

@@ -9,6 +9,7 @@ In a queue that nobody else has touched
 The first is looked at here, what takes a look at each event or lane in repair/requeue_entries.lua and repair/resume_lanes.lua.
 
 KEYS  1 engines (hash)   2 routes (hash)   3 hosts (set)   4 orphans (sorted set)   5 dead_queues (set)   6 clock (hash)
+      7 clock_copy (string)
       then of each queue: stream (stream), busy (hash), subscription (hash), dead (stream)
 ARGV  1 engine   2 retention_ms: for so long a queue is kept whose subscription is gone   then of each queue: its name, '1' where
       the engine hosts it
@@ -27,11 +28,12 @@ Reply: an array of what was found, each {number of the queue (from 1), word, det
   DEAD         there were dead letters, and are none any more
 ]]
 
-local engines, routes, hosts, orphans, dead_queues, clock = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local engines, routes, hosts, orphans, dead_queues = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local clock, clock_copy = KEYS[6], KEYS[7]
 local engine, retention_ms = ARGV[1], ARGV[2]
 
 --- @include "fleet/time"
-local now = fleet_time(clock)
+local now = fleet_time(clock, clock_copy)
 local found = {}
 local number, is_right
 local function report(word, detail)
@@ -48,9 +50,9 @@ local function read(key, command, ...)
   return reply
 end
 
-for queue_number = 1, (#KEYS - 6) / 4 do
+for queue_number = 1, (#KEYS - 7) / 4 do
   number, is_right = queue_number, true
-  local stream, busy, subscription, dead = unpack(KEYS, 3 + 4 * number, 6 + 4 * number)
+  local stream, busy, subscription, dead = unpack(KEYS, 4 + 4 * number, 7 + 4 * number)
   local queue, is_hosted = ARGV[2 * number + 1], ARGV[2 * number + 2] == '1'
   local fields = read(subscription, 'HKEYS')
   local length = read(stream, 'XLEN')

@@ -5,14 +5,15 @@ Entries are read one at a time: Redis makes strings of all the values of an entr
 tells. So a page is never larger than its bound and one event.
 
 KEYS  1 stream (stream)   2 later (sorted set)   3 routes (hash)   4 subscription (hash)   5 clock (hash)
-      6 busy (hash)
+      6 clock_copy (string)   7 busy (hash)
 ARGV  1 queue   2 behind: id behind which to begin, `-` for the first   3 most: entries   4 most_bytes: after which the page ends
 
 Reply: the id of the last one, '' for none; bytes that were looked at; how many were made ready; the ids of those that are no
 events; and id, write id, scope, key and bytes of each event of the page in turn
 ]]
 
-local stream, later, routes, subscription, clock, busy = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local stream, later, routes, subscription, clock = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local clock_copy, busy = KEYS[6], KEYS[7]
 local queue, behind, most, most_bytes = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 
 if redis.call('HEXISTS', routes, queue) == 0 then -- the queue has ended meanwhile
@@ -20,7 +21,8 @@ if redis.call('HEXISTS', routes, queue) == 0 then -- the queue has ended meanwhi
 end
 if not redis.pcall('XGROUP', 'CREATE', stream, 'engines', '$', 'MKSTREAM').err then -- what was pending has gone with the group
   --- @include "fleet/time"
-  redis.pcall('HSET', subscription, 'cut', (fleet_time(clock))) -- also where it was gone before: the time to end begins again
+  -- Also where it was gone before: the time to end begins again.
+  redis.pcall('HSET', subscription, 'cut', (fleet_time(clock, clock_copy)))
   if redis.pcall('HEXISTS', busy, 'entries') == 0 then
     redis.call('HSET', busy, 'doubt', '1') -- there may be events that wait, see lib/queues/check_room.lua
   end

@@ -3,7 +3,7 @@ Ends a subscription for good, unless an engine hosts it: no event is queued for 
 removed by subscriptions/delete_queue.lua.
 
 KEYS  1 routes (hash)   2 routes_version (string)   3 routes_log (stream)   4 hold (string)   5 orphans (sorted set)
-      6 subscription (hash)   7 clock (hash)
+      6 subscription (hash)   7 clock (hash)   8 clock_copy (string)
 ARGV  1 engine: which lets it go, '' for a subscription whose retention may be over   2 queue
       3 early: '1' where it is to end before its retention is over, '2' also where that is for ever, if no engine hosts it
 
@@ -15,7 +15,7 @@ Reply: a word
 ]]
 
 local routes, routes_version, routes_log, hold, orphans, subscription = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local clock = KEYS[7]
+local clock, clock_copy = KEYS[7], KEYS[8]
 local engine, queue, early = ARGV[1], ARGV[2], ARGV[3]
 
 if redis.call('EXISTS', hold) == 1 then
@@ -27,7 +27,7 @@ if not fields[1] then
   return 'GONE'
 end
 --- @include "fleet/time"
-local now = fleet_time(clock)
+local now = fleet_time(clock, clock_copy)
 local own, is_ending, is_hosted = 'at:' .. engine, false, false
 for _, field in ipairs(fields) do
   is_ending = is_ending or field == 'ending'

@@ -40,7 +40,7 @@ redis.call('SCARD', scopes)
 local texts, ends, record = {}, {}, {}
 -- Busy key -> what it holds after the steps so far: lane -> outstanding, entries, bytes, doubt.
 local queued = {}
-local now, stands
+local now, stands, known
 local raw_bytes, stores, creates, removes = 0, false, false, false
 local both, watched, channel, scope_ends_at = {}, false, nil, false
 local logged -- the revision of the change log, once a step has been logged
@@ -66,14 +66,16 @@ local function prepare(KEYS, ARGV, kind)
     local lifetime = tonumber(string.match(ttl, '^%d+') or nil)
     if (deadline or lifetime) and not now then
       --- @include "fleet/time"
-      now, stands = fleet_time(clock)
+      local time = {fleet_time(clock)}
+      now, stands, known = time[1], time[2], time[4]
     end
-    if is_first and deadline and deadline <= now then
+    if is_first and deadline and known and deadline <= now then
       expired, old = old, false
     end
     if lifetime then
       redis.call('ZSCORE', deadlines, scope)
-      new_deadline = lifetime + (stands and math.max(now, tonumber(string.match(ttl, ' (%d+)$') or now)) or now)
+      local told = stands and tonumber(string.match(ttl, ' (%d+)$') or now) or now
+      new_deadline = lifetime + (known and math.max(now, told) or told)
     elseif ttl == 'keep' and old then
       new_deadline = deadline
     end

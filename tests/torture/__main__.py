@@ -2,7 +2,7 @@
 
 \b
     scripts/torture                           a minute, with three engines on one Redis
-    scripts/torture --adapter kv              an engine on a file; or bridge, attach, all
+    scripts/torture --adapter kv              an engine on a file; or cluster, bridge, attach, all (but cluster)
     scripts/torture --minutes 10 --seed 7     longer, with other faults and other writes
     scripts/torture --json                    the figures as JSON
     scripts/torture --long DIR                two hours over all adapters in turn, in 24 parts; goes on where it was stopped
@@ -35,7 +35,7 @@ from tests.support.sdk.workers import PYTHON_NEW, PYTHON_OLD
 from tests.torture.figures import figures_of, in_words
 from tests.torture.long import PARTS, call_parts, table, torture_parts
 from tests.torture.parts import Part, go_on
-from tests.torture.plan import PLANS
+from tests.torture.plan import IN_TURN, PLANS
 from tests.torture.run import run
 
 SECONDS_PER_LINE = 5.0
@@ -78,9 +78,7 @@ def main(
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that what it has started ends, too
     logging.getLogger("iii_state").setLevel(logging.CRITICAL)  # what the engine in this process says of planned faults
     adapters = (
-        list(PLANS)
-        if (adapter or ("all" if long_directory or calls_directory else "redis")) == "all"
-        else [str(adapter or "redis")]
+        IN_TURN if (adapter or ("all" if long_directory or calls_directory else "redis")) == "all" else [str(adapter or "redis")]
     )
     if long_directory is not None:
         _in_parts(torture_parts(parts or PARTS["torture"], minutes or 5.0, seed, adapters), long_directory)

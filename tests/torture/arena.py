@@ -18,6 +18,7 @@ from tests.support.sdk.workers import PYTHON_NEW, PYTHON_OLD
 from tests.torture.clocks import clock_in, set_for_a_while
 from tests.torture.journal import Journal
 from tests.torture.meddling import damage
+from tests.torture.nodes import PARTITIONS, HurtNodes
 from tests.torture.plan import CALL_TIMEOUT_SECONDS, TTL_SECONDS, Plan, PlannedFault
 from tests.torture.seats import OnLine, Running, Seat, WorkerSeat
 from tests.torture.subscriptions import HANDLE, HANDLE_AWAY, HANDLE_OLD, SPECS
@@ -48,7 +49,7 @@ def on_bridge(port: int) -> dict[str, Any]:
 
 class Arena:
     """All of it, for the length of an `async with`. `journal` is told of every fault. With `replicated`, there is a replica of the
-    Redis that can be failed over to."""
+    Redis that can be failed over to, and the writes to a cluster do not wait for its replicas."""
 
     def __init__(self, plan: Plan, seed: int, directory: Path, journal: Journal, *, replicated: bool = False) -> None:
         self.plan = plan
@@ -58,6 +59,7 @@ class Arena:
         self._stack = AsyncExitStack()
         self.replicated = replicated
         self.redis: RedisServer | None = None
+        self.nodes: HurtNodes
         self.own: Engine | None = None
         self.processes: dict[str, list[Seat]] = {"engine": []}
         self.proxies: list[Proxy] = []
@@ -104,6 +106,16 @@ class Arena:
         for number in range(self.plan.engines):
             await self._engine(number, on_redis((await self._proxy(server.port)).url, foreign_writes=True))
         await self._own_engine(on_redis((await self._proxy(server.port)).url, foreign_writes=True))
+
+    async def _start_cluster(self) -> None:
+        """Three engines on a Redis Cluster, and one in this process; each node is reached through a proxy."""
+        self.nodes = await HurtNodes.start(self._stack)
+        self.proxies += self.nodes.proxies
+        config = on_redis(self.nodes.url)
+        config["adapter"]["config"] |= {"partitions": PARTITIONS, "wait_replicas": 0 if self.replicated else 1}
+        for number in range(self.plan.engines):
+            await self._engine(number, config)
+        await self._own_engine(config)
 
     async def _start_kv(self) -> None:
         """An engine on a file (or several, each on its own), which workers reach through one proxy and writers through another."""
@@ -239,6 +251,8 @@ class Arena:
                 await self._note(fault, asyncio.Lock(), _break(verb, self.proxies[fault.target], seconds))
             case "redis", verb:
                 await self._note(fault, self._redis_lock, self._hurt_redis(verb, seconds))
+            case "node", verb:
+                await self._note(fault, self._redis_lock, self.nodes.hurt(verb, fault.target, seconds))
             case "clock", verb:
                 follows = self.plan.adapter != "redis"  # there all engines together know better
                 work = set_for_a_while(self.clock, verb, seconds, self.journal if follows else None)

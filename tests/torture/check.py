@@ -83,6 +83,11 @@ class Windows:
         count = bisect_left(self._begins, end + 1)
         return count > 0 and self._latest_ends[count - 1] >= begin
 
+    def over(self, begin: int) -> int:
+        """When what began then should be over: a moment later, or when the faults are that it fell into."""
+        count = bisect_left(self._begins, begin + GRACE_NS + 1)
+        return max(begin + GRACE_NS, self._latest_ends[count - 1] if count > 0 else 0)
+
 
 class _Gaps:
     """A broadcast's queue goes with its engine's process: what the next one is not sent is no loss."""
@@ -176,7 +181,7 @@ def _check_lane(
         is_dead = (spec.function_id, place, mark(step.old), mark(step.new)) in dead
         if any(delivery.ok for delivery in given) or is_dead:
             pass
-        elif gaps is not None and (not given or gaps.has_ended(given[-1].begun, given[-1].begun + GRACE_NS)):
+        elif gaps is not None and (not given or gaps.has_ended(given[-1].begun, windows.over(given[-1].begun))):
             pass  # what a broadcast has for an engine ends with it, whether a handler had begun or not
         elif spec.is_damaged:
             missing += 1

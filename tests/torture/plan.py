@@ -61,6 +61,17 @@ REDIS = {
 }
 
 
+NODES = {
+    "kill master": Kind("kill", "node", (0.0, 2.0)),
+    "stop master": Kind("stop", "node", (0.2, 0.6)),
+    "stop master for long": Kind("stop", "node", (4.0, 6.0)),
+    "fail over": Kind("fail over", "node", (0.0, 0.0)),
+    "move slot": Kind("move", "node", (0.2, 1.0)),
+    "move another slot": Kind("move", "node", (0.2, 1.0)),
+    "add node and empty it": Kind("add", "node", (0.5, 1.5)),
+    "flush scripts": Kind("flush", "node", (0.0, 0.0)),
+}
+
 CLOCKS = {
     "set clock ahead": Kind("ahead", "clock", (2.0, 5.0)),
     "set clock back": Kind("back", "clock", (2.0, 5.0)),
@@ -124,6 +135,20 @@ PLANS = {
             },
         ),
         Plan(
+            "cluster",
+            engines=3,
+            workers={HANDLE: (0, 1, 2), HANDLE_OLD: (0, 1), HANDLE_POISON: (0,), HANDLE_AWAY: (1,)},
+            groups={"node": 3, "connection": 6},
+            kinds={
+                **_processes("engine"),
+                "restart all engines": Kind("restart all", "engine", (0.5, 1.5)),
+                "kill the one that takes over": Kind("kill two", "engine", (TTL_SECONDS - 0.2, TTL_SECONDS + 0.6)),
+                **WORKERS,
+                **NODES,
+                **CONNECTIONS,
+            },
+        ),
+        Plan(
             "kv",
             engines=1,
             workers={HANDLE: (0, 0), HANDLE_OLD: (0,), HANDLE_POISON: (0,), HANDLE_AWAY: (0,)},
@@ -154,6 +179,9 @@ PLANS = {
     )
 }
 """By adapter."""
+
+IN_TURN = [adapter for adapter in PLANS if adapter != "cluster"]
+"""What `all` means, and the long runs: a run on a cluster is for itself."""
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ CALM_SECONDS = (1.0, 5.0)
 
 SAMPLE_SECONDS = 1.0
 MOST_PROBLEMS = 50
-SPARED = {"redis": 1, "kv": 1, "bridge": 1, "attach": 0}
+SPARED = {"redis": 1, "cluster": 1, "kv": 1, "bridge": 1, "attach": 0}
 """So many engines, the last ones, are never hurt themselves."""
 
 

@@ -11,10 +11,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from iii_state.cli import main, move
+from iii_state.cli import main
 from iii_state.cli.progress import Bar
 from iii_state.transfer.exporting import Exported
 from iii_state.transfer.importing import Imported
+from iii_state.transfer.moving.move import Moved
 
 
 class DeadlyBar(Bar):
@@ -32,6 +33,10 @@ class DeadlyBar(Bar):
         if self._what == "importing" and sum(done.outcomes.values()) >= self._values:
             os.kill(os.getpid(), signal.SIGKILL)
 
+    def moved(self, done: Moved) -> None:
+        if done.values + done.events >= self._values:
+            os.kill(os.getpid(), signal.SIGKILL)
+
 
 if __name__ == "__main__":
     values = int(sys.argv[1])
@@ -40,5 +45,6 @@ if __name__ == "__main__":
     def deadly(what: str) -> Iterator[Bar]:
         yield DeadlyBar(values, what)
 
-    setattr(move, "progress_bar", deadly)  # noqa: B010
+    for module in ("move", "moving"):
+        vars(sys.modules[f"iii_state.cli.{module}"])["progress_bar"] = deadly
     main(sys.argv[2:])

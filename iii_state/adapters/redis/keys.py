@@ -134,8 +134,18 @@ class Keys:
 
     @cached_property
     def clock(self) -> bytes:
-        """Hash: the time of the fleet, by Redis's clock (`lua/lib/fleet/time.lua`). Scripts keep a copy, a string: `clock:copy`."""
+        """Hash: the time of the fleet, by Redis's clock (`lua/lib/fleet/time.lua`)."""
         return self._own + b"clock"
+
+    @cached_property
+    def clock_copy(self) -> bytes:
+        """String: a copy of that, for when the hash has been damaged."""
+        return self._own + b"clock:copy"
+
+    @cached_property
+    def moving(self) -> bytes:
+        """Hash: how far a move of a store to here is (`iii-state move`); gone when it is complete."""
+        return self._own + b"moving"
 
     @cached_property
     def store(self) -> bytes:

@@ -57,7 +57,7 @@ class Listing:
 
     def now(self) -> Result[int]:
         """The time of the fleet, in milliseconds since 1970."""
-        return self._send(b"EVALSHA", self._scripts.of("deadlines/now").sha1, b"1", self._keys.clock)
+        return self._send(b"EVALSHA", self._scripts.of("deadlines/now").sha1, b"2", self._keys.clock, self._keys.clock_copy)
 
     def keys(self, scope: str, selection: KeySelection | None = None) -> Result[list[str]]:
         """The keys of a scope, or those that are asked for."""
@@ -162,7 +162,9 @@ class Listing:
         """The keys that a read of a scope has to look at: its values, and its deadlines where it has any."""
         encoded = scope.encode()
         name = self._keys.values(encoded)
-        return (name, self._keys.deadlines_of(encoded), self._keys.clock) if scope in self._routes.with_deadlines else (name,)
+        if scope not in self._routes.with_deadlines:
+            return (name,)
+        return name, self._keys.deadlines_of(encoded), self._keys.clock, self._keys.clock_copy
 
     async def _pages(
         self, names: tuple[bytes, ...], scope: str, *, with_ends: bool = False, selection: KeySelection | None = None
@@ -180,7 +182,7 @@ class Listing:
             if len(names) == 1:
                 words: tuple[bytes, ...] = (b"HSCAN", *names, cursor, *match, b"COUNT", b"%d" % count)
             else:
-                words = (b"EVALSHA", self._scripts.of("values/page").sha1, b"3", *names, cursor, b"%d" % count, *flag)
+                words = (b"EVALSHA", self._scripts.of("values/page").sha1, b"4", *names, cursor, b"%d" % count, *flag)
             cursor, page = await self._send(*words, scope=scope)
             yield page
             if cursor == b"0":

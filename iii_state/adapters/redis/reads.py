@@ -12,7 +12,8 @@ from iii_state.adapters.redis.scripts.packing import pack
 
 
 class Get(RedisCall[bytes | None]):
-    """Reads one value. `names` are its key in Redis, and those of its scope's deadlines and of the clock where it has any."""
+    """Reads one value. `names` are its key in Redis, and those of its scope's deadlines, of the clock and of
+    its copy where it has any."""
 
     __slots__ = ("_key", "_names", "_scripts")
 
@@ -27,7 +28,7 @@ class Get(RedisCall[bytes | None]):
     def command(self, session: bytes, epoch: int) -> bytes:
         if len(self._names) == 1:
             return pack((b"HGET", self._names[0], self._key.encode()))
-        return pack((b"EVALSHA", self._scripts.of("values/get").sha1, b"3", *self._names, self._key.encode()))
+        return pack((b"EVALSHA", self._scripts.of("values/get").sha1, b"4", *self._names, self._key.encode()))
 
     def result(self, reply: Reply) -> bytes | None:
         if reply is None or is_ours(reply):
@@ -80,7 +81,7 @@ class GetMany(RedisCall[list[bytes | None]]):
         keys = [key.encode() for key in self._keys]
         if len(self._names) == 1:
             return pack((b"HMGET", self._names[0], *keys))
-        return pack((b"EVALSHA", self._scripts.of("values/get_many").sha1, b"3", *self._names, *keys))
+        return pack((b"EVALSHA", self._scripts.of("values/get_many").sha1, b"4", *self._names, *keys))
 
     def result(self, reply: Reply) -> list[bytes | None]:
         pairs = zip(self._keys, reply, strict=True)

@@ -58,7 +58,8 @@ class RedisValues(Listing):
         logs = self._routes.logs
         if logs is not None and (log := logs.of(scope)) is not None:
             encoded, generation = scope.encode(), log.generation
-            names = (names[0], self._keys.deadlines_of(encoded), self._keys.clock, self._keys.revisions(encoded))
+            times = (self._keys.deadlines_of(encoded), self._keys.clock, self._keys.clock_copy)
+            names = (names[0], *times, self._keys.revisions(encoded))
         return self._call(Read(scope, key, names, self._scripts, generation))
 
     def get_many(self, scope: str, keys: Sequence[str]) -> Result[list[bytes | None]]:

@@ -2,11 +2,11 @@
 
 -- What is left of `found`, keys and values in turn, without the values whose deadline is over. With `with_deadlines`: keys, values
 -- and deadlines in turn, '' where there is none.
-local function unexpired(found, scope_deadlines, clock, with_deadlines)
+local function unexpired(found, scope_deadlines, clock, clock_copy, with_deadlines)
   if not found[1] then
     return found
   end
-  local now = fleet_time(clock)
+  local now = fleet_time(clock, clock_copy)
   if not with_deadlines and redis.call('ZCOUNT', scope_deadlines, '-inf', now) == 0 then
     return found
   end

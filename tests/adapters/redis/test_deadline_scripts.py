@@ -27,6 +27,8 @@ every_mutation = pytest.mark.parametrize("mutate", MUTATIONS.values(), ids=MUTAT
 def engine(client: redis.Redis) -> Engine:
     engine = Engine(client, session=b"engine")
     engine.with_deadlines = True
+    last = int(now(client))
+    client.hset(KEYS.clock.decode(), mapping={"offset": 0, "last": last, "until": last + 600_000})
     return engine
 
 
@@ -178,39 +180,39 @@ def test_the_bell_rings_for_a_deadline_that_comes_before_all_others(real: redis.
 
 
 def test_reads_leave_out_what_is_over(engine: Engine, client: redis.Redis) -> None:
-    names = (KEYS.values(b"s"), KEYS.deadlines_of(b"s"), KEYS.clock)
-    assert engine.call("deadlines/expired_scopes", b"3", *names, b"s") == [b"s"]
+    names = (KEYS.values(b"s"), KEYS.deadlines_of(b"s"), KEYS.clock, KEYS.clock_copy)
+    assert engine.call("deadlines/expired_scopes", b"4", *names, b"s") == [b"s"]
     put_over(engine, b"k0")
     put_over(engine, b"k1")
-    assert engine.call("values/get", b"3", *names, b"k0") is None
-    assert engine.call("values/snapshot", b"3", *names, b"2000", b"1000000") == []
-    assert engine.call("deadlines/expired_scopes", b"3", *names, b"s") == [b"s"]
+    assert engine.call("values/get", b"4", *names, b"k0") is None
+    assert engine.call("values/snapshot", b"4", *names, b"2000", b"1000000") == []
+    assert engine.call("deadlines/expired_scopes", b"4", *names, b"s") == [b"s"]
     client.hdel(KEYS.values(b"s").decode(), "k1")
     engine.put(b"s", b"k3", b"3")
-    assert engine.call("deadlines/expired_scopes", b"3", *names, b"s") == []
+    assert engine.call("deadlines/expired_scopes", b"4", *names, b"s") == []
     for number in range(4, 1300):
         engine.put(b"s", b"k%d" % number, b"%d" % number)
     client.zadd(DEADLINES, {b"k%d" % number: 1 for number in range(4, 1300, 2)})
     engine.set(b"s", b"k2", b"2", ttl=HOUR)
-    assert engine.call("values/get", b"3", *names, b"k2") == b"2"
-    assert engine.call("values/get", b"3", *names, b"k3") == b"3"
-    assert engine.call("values/get", b"3", *names, b"missing") is None
+    assert engine.call("values/get", b"4", *names, b"k2") == b"2"
+    assert engine.call("values/get", b"4", *names, b"k3") == b"3"
+    assert engine.call("values/get", b"4", *names, b"missing") is None
     expected = {b"k2": b"2", b"k3": b"3"} | {b"k%d" % number: b"%d" % number for number in range(5, 1300, 2)}
-    found = engine.call("values/snapshot", b"3", *names, b"2000", b"1000000")
+    found = engine.call("values/snapshot", b"4", *names, b"2000", b"1000000")
     assert dict(zip(found[::2], found[1::2], strict=True)) == expected
     cursor = b"0"
     paged: dict[bytes, bytes] = {}
     while True:
-        cursor, page = engine.call("values/page", b"3", *names, cursor, b"100")
+        cursor, page = engine.call("values/page", b"4", *names, cursor, b"100")
         paged.update(zip(page[::2], page[1::2], strict=True))
         if cursor == b"0":
             break
     assert paged == expected
     ends = {b"k2": b"%d" % int(client.zscore(DEADLINES, "k2") or 0)}
     expected_ends = {key: (text, ends.get(key, b"")) for key, text in expected.items()}
-    told = engine.call("values/snapshot", b"3", *names, b"2000", b"1000000", b"1")
+    told = engine.call("values/snapshot", b"4", *names, b"2000", b"1000000", b"1")
     assert dict(zip(told[::3], zip(told[1::3], told[2::3], strict=True), strict=True)) == expected_ends
-    _, page = engine.call("values/page", b"3", *names, b"0", b"2000", b"1")
+    _, page = engine.call("values/page", b"4", *names, b"0", b"2000", b"1")
     assert dict(zip(page[::3], zip(page[1::3], page[2::3], strict=True), strict=True)) == expected_ends
 
 
@@ -223,22 +225,22 @@ def test_what_is_due_can_be_read_past_what_is_stuck(engine: Engine, client: redi
 
 def test_a_scope_that_one_engine_has_claimed_is_left_alone_for_a_moment(engine: Engine, client: redis.Redis) -> None:
     client.zadd(INDEX, {b"s": 1000, b"t": 1000.5, b"later": now(client) + 100_000})
-    due, following = engine.call("deadlines/claim", b"2", KEYS.deadlines, KEYS.clock, b"10", b"60")
+    due, following = engine.call("deadlines/claim", b"3", KEYS.deadlines, KEYS.clock, KEYS.clock_copy, b"10", b"60")
     assert (sorted(due[::2]), {float(score) for score in due[1::2]}) == ([b"s", b"t"], {1000, 1000.5})
     assert 0 < following <= 60
-    assert engine.call("deadlines/claim", b"2", KEYS.deadlines, KEYS.clock, b"10", b"60")[0] == []
+    assert engine.call("deadlines/claim", b"3", KEYS.deadlines, KEYS.clock, KEYS.clock_copy, b"10", b"60")[0] == []
     until = time.monotonic() + 10
-    while len(engine.call("deadlines/claim", b"2", KEYS.deadlines, KEYS.clock, b"10", b"100000")[0]) < 4:
+    while len(engine.call("deadlines/claim", b"3", KEYS.deadlines, KEYS.clock, KEYS.clock_copy, b"10", b"100000")[0]) < 4:
         assert time.monotonic() < until, "a claim ends"
-    due, following = engine.call("deadlines/claim", b"2", KEYS.deadlines, KEYS.clock, b"10", b"60")
+    due, following = engine.call("deadlines/claim", b"3", KEYS.deadlines, KEYS.clock, KEYS.clock_copy, b"10", b"60")
     assert (due, 90_000 < following <= 100_000) == ([], True)
 
 
 def settle(engine: Engine, *, kept: bool = False, was_empty: bool = False) -> int:
     routes = (KEYS.routes, KEYS.routes_version, KEYS.routes_log)
-    names = (KEYS.deadlines, KEYS.deadlines_of(b"s"), *routes, KEYS.hold, KEYS.clock, KEYS.values(b"s"))
+    names = (KEYS.deadlines, KEYS.deadlines_of(b"s"), *routes, KEYS.hold, KEYS.clock, KEYS.clock_copy, KEYS.values(b"s"))
     words = (b"s", deadlines_setting(b"s"), b"1000000" if kept else b"0", b"1" if was_empty else b"", b"2000000", b"3000")
-    reply = engine.call("deadlines/reschedule", b"8", *names, *words)
+    reply = engine.call("deadlines/reschedule", b"9", *names, *words)
     assert isinstance(reply, int)
     return reply
 

@@ -20,6 +20,7 @@ from iii_state.history import LogRule, LogRules
 from iii_state.observe.doctor.redis import examine
 from iii_state.values.transactions import Step
 from tests.support.redis.adapters import INCREMENT
+from tests.support.redis.least_rights import least_rights
 from tests.support.redis.script_headers import ALIASES, header
 from tests.support.redis.server import RedisServer
 from tests.support.waiting import answer_of, until
@@ -107,9 +108,9 @@ async def listening(server: RedisServer) -> AsyncIterator[Calls]:
 
 
 @asynccontextmanager
-async def engine_on(server: RedisServer, limits: QueueLimits | None = None, **settings: Any) -> AsyncIterator[RedisAdapter]:
+async def engine_at(url: str, limits: QueueLimits | None = None, **settings: Any) -> AsyncIterator[RedisAdapter]:
     history = LogRules([LogRule(scope="s")])
-    adapter = RedisAdapter(RedisSettings(redis_url=server.url, heartbeat_ttl_ms=1000, **settings), limits=limits, history=history)
+    adapter = RedisAdapter(RedisSettings(redis_url=url, heartbeat_ttl_ms=1000, **settings), limits=limits, history=history)
     await adapter.start(lambda subscription_id: None)
     try:
         yield adapter
@@ -134,46 +135,63 @@ async def heard(calls: Calls, *commands: str, meanwhile: Callable[[], object] = 
 
 
 async def test_every_call_has_the_keys_that_the_header_of_its_script_names(own_server: RedisServer) -> None:
-    client = own_server.client
     async with listening(own_server) as calls:
-        async with engine_on(own_server, foreign_writes=True) as adapter:
-            await answer_of(adapter.queues.subscribe(ALL))
-            await use_values(adapter)
-            await heard(calls, "deadlines/claim", "deadlines/expire", "deadlines/reschedule", "fleet/swap_setting")
-            client.hset("state:s", "foreign", "1")
-            await heard(calls, "foreign/compare", "foreign/capture")
-            await answer_of(adapter.queues.ack(await answer_of(adapter.queues.take(ALL.id, 100))))
-            await use_queues(adapter, own_server.url)
-            await answer_of(adapter.succession.enter("worker", 1000))
-            client.hset(KEYS.engines.decode(), "dead", "100 1")
-            client.sadd(KEYS.hosts(b"dead").decode(), ALL.id)
-            await heard(calls, "fleet/fence", "fleet/takeover", "fleet/heartbeat", "queues/find_ready")
-        limits = QueueLimits(max_queue_length=2, on_full="drop_oldest", dead_letter_retention_ms=10)
-        async with engine_on(own_server, limits) as adapter:
-            await use_subscriptions(adapter)
-            client.hset("state:emptied", "k", "1")
-            client.sadd(KEYS.scopes.decode(), "emptied", "never")
-            await answer_of(adapter.values.scopes())
-            await answer_of(adapter.queues.subscribe(ALL))
-            await answer_of(adapter.values.set("s", "k", b"0"))
-            await answer_of(adapter.queues.dead_letter(await taken(adapter), FAILURE))
-            await heard(calls, "queues/drop_old_dead_letters")
-            await answer_of(adapter.values.set("s", "k", b"1"))
-            await answer_of(adapter.values.set("s", "k", b"2"))
-            await heard(calls, "repair/check_fleet", "repair/check_queues", "repair/check_waiting", "repair/requeue_entries")
-            await heard(calls, "repair/resume_lanes")
-            client.delete(KEYS.busy(ALL.id.encode()).decode())
-            await heard(calls, "repair/recount_lanes", "repair/check_pending")
-            client.xadd(KEYS.stream(ALL.id.encode()).decode(), {"no": "event"})
-            await heard(calls, "repair/drop_entries")
-            client.delete(KEYS.routes.decode())
-            client.delete(KEYS.later.decode())
-            client.set(KEYS.later.decode(), "in the way")
-            await heard(calls, "repair/move_aside", "fleet/restore_routes")
-    assert sorted(set(names()) - set(calls.heard)) == []
+        await use_everything(own_server, own_server.url, calls)
     for command, found in calls.heard.items():
         for keys in found:
             assert header(command).keys.fullmatch(keys), (command, keys)
+
+
+async def test_no_call_touches_a_key_that_it_does_not_name(own_server: RedisServer) -> None:
+    """A Cluster relies on it, and within a slot it would not notice. Every call runs as a user who may touch those keys only."""
+    async with listening(own_server) as calls, least_rights(own_server.port) as way:
+        try:
+            await use_everything(own_server, way.url, calls)
+        finally:
+            assert {COMMANDS[digest]: refused for digest, refused in way.refused.items()} == {}
+    assert {COMMANDS[digest] for digest in way.called} >= set(names())
+
+
+async def use_everything(server: RedisServer, url: str, calls: Calls) -> None:
+    """Have engines at a URL call every script, and do to their data what makes them."""
+    client = server.client
+    async with engine_at(url, foreign_writes=True) as adapter:
+        await answer_of(adapter.queues.subscribe(ALL))
+        await use_values(adapter)
+        client.delete(KEYS.clock.decode())  # scripts look at its copy then
+        await use_values(adapter)
+        await heard(calls, "deadlines/claim", "deadlines/expire", "deadlines/reschedule", "fleet/swap_setting")
+        client.hset("state:s", "foreign", "1")
+        await heard(calls, "foreign/compare", "foreign/capture")
+        await answer_of(adapter.queues.ack(await answer_of(adapter.queues.take(ALL.id, 100))))
+        await use_queues(adapter, url)
+        await answer_of(adapter.succession.enter("worker", 1000))
+        client.hset(KEYS.engines.decode(), "dead", "100 1")
+        client.sadd(KEYS.hosts(b"dead").decode(), ALL.id)
+        await heard(calls, "fleet/fence", "fleet/takeover", "fleet/heartbeat", "queues/find_ready")
+    limits = QueueLimits(max_queue_length=2, on_full="drop_oldest", dead_letter_retention_ms=10)
+    async with engine_at(url, limits) as adapter:
+        await use_subscriptions(adapter)
+        client.hset("state:emptied", "k", "1")
+        client.sadd(KEYS.scopes.decode(), "emptied", "never")
+        await answer_of(adapter.values.scopes())
+        await answer_of(adapter.queues.subscribe(ALL))
+        await answer_of(adapter.values.set("s", "k", b"0"))
+        await answer_of(adapter.queues.dead_letter(await taken(adapter), FAILURE))
+        await heard(calls, "queues/drop_old_dead_letters")
+        await answer_of(adapter.values.set("s", "k", b"1"))
+        await answer_of(adapter.values.set("s", "k", b"2"))
+        await heard(calls, "repair/check_fleet", "repair/check_queues", "repair/check_waiting", "repair/requeue_entries")
+        await heard(calls, "repair/resume_lanes")
+        client.delete(KEYS.busy(ALL.id.encode()).decode())
+        await heard(calls, "repair/recount_lanes", "repair/check_pending")
+        client.xadd(KEYS.stream(ALL.id.encode()).decode(), {"no": "event"})
+        await heard(calls, "repair/drop_entries")
+        client.delete(KEYS.routes.decode())
+        client.delete(KEYS.later.decode())
+        client.set(KEYS.later.decode(), "in the way")
+        await heard(calls, "repair/move_aside", "fleet/restore_routes")
+    assert sorted(set(names()) - set(calls.heard)) == []
 
 
 async def use_values(adapter: RedisAdapter) -> None:

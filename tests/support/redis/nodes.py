@@ -37,6 +37,7 @@ class Node(RedisServer):
 
     def __init__(self, *options: str, executable: str | None = None) -> None:
         self.timeout_ms = PATIENT_MS
+        self.announced = 0
         settings = ("--cluster-enabled", "yes", "--cluster-replica-validity-factor", "0")
         super().__init__(*settings, *options, port=_free_port(), executable=executable)
         self.id = str(self.client.execute_command("CLUSTER", "MYID"), "ascii")
@@ -45,6 +46,7 @@ class Node(RedisServer):
         """Start it again, as the node that it was."""
         super().start()
         self.set_timeout(self.timeout_ms)
+        self.client.config_set("cluster-announce-port", self.announced)
         with suppress(redis.ResponseError):  # 6.2 has it not; without, a node that has lost its slots becomes a replica
             self.client.config_set("cluster-allow-replica-migration", "no")
 
@@ -63,6 +65,11 @@ class Node(RedisServer):
             return False
         with open(f"/proc/{self.process.pid}/stat") as stat:
             return stat.read().rpartition(")")[2].split()[0] != "T"
+
+    def announce(self, port: int) -> None:
+        """Have all others, and clients, take this port for its own: that of a proxy, say."""
+        self.announced = port
+        self.client.config_set("cluster-announce-port", port)
 
     def pause(self) -> None:
         """Stop the process (SIGSTOP): its connections stay open, and nothing is answered."""

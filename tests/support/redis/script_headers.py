@@ -64,13 +64,13 @@ class Header(NamedTuple):
             return header("values/set").keys
         section = re.sub(r"\s+", " ", self.section("KEYS"))
         numbered = [r" \S+" if (self.command, name) in ANY_KEY else f" {name}" for name in self.numbered("KEYS").values()]
-        if "the last two where it has" in section:
-            numbered = [*numbered[:-2], f"(?:{''.join(numbered[-2:])})?"]
+        if "the last three where it has" in section:
+            numbered = [*numbered[:-3], f"(?:{''.join(numbered[-3:])})?"]
         pattern = "".join(numbered)
         for clause in re.split(r"(?=\bthen\b|\blast: )", section)[1:]:
             names = [name for name, _ in TYPED.findall(clause)]
             if clause.startswith("last: "):
-                pattern += f" {names[0]}"
+                pattern += "".join(f" {name}" for name in names)
             elif clause.startswith("then of each"):
                 pattern += f"(?:{''.join(f' {name}' for name in names)})*"
             elif clause.startswith("then, where"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from iii_state.adapters.redis.connection.checks import refuse_moving
 from iii_state.config.settings import MAX_PARTITIONS, PARTITIONS
 from iii_state.errors import ConfigError, StoreError
 
@@ -31,6 +32,7 @@ class Layout:
     def read(cls, text: bytes, where: str) -> Layout:
         """What is held in the key. Raises `StoreError` in words where that is none of this version's."""
         held = text.decode("utf-8", "replace")
+        refuse_moving(text, where)
         found = _WORDS.fullmatch(held)
         if found is None and held.isdigit():
             raise StoreError(

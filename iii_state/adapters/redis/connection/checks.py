@@ -32,8 +32,22 @@ async def check_permissions(socket: Carrier, keys: Keys, prefix: str, trial: byt
         raise StoreError(f"the user of redis_url may not use all that iii-state needs on Redis at {socket.address}: {listed}")
 
 
+MOVING = b"moving "
+"""With which the key of the format begins while a store is being moved there (`iii-state move`)."""
+
+
+def refuse_moving(held: bytes, where: str) -> None:
+    """Raises `StoreError` where a store has not been moved as a whole yet; `held` is its format."""
+    if held.startswith(MOVING):
+        raise StoreError(
+            f"a store is being moved to Redis at {where} (iii-state move), and is not there as a whole: run that command again, to "
+            "its end"
+        )
+
+
 def refuse_newer(address: Address, held: bytes) -> None:
     """Raises `StoreError` where the data has the format `held`, which this version does not know."""
+    refuse_moving(held, str(address))
     if not held.isdigit() or int(held) > LOG_FORMAT:
         raise StoreError(
             f"the data in Redis at {address} has format {held.decode('utf-8', 'replace')}, which a newer "

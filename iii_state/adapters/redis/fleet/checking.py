@@ -181,7 +181,7 @@ class Checking:
 
     async def _found(self, looked_at: Sequence[bytes], is_hosted: bytes) -> list[tuple[bytes, bytes, bytes]]:
         keys, engine = self._keys, self._engine.id
-        names = [keys.engines, keys.routes, keys.hosts(engine), keys.orphans, keys.dead_queues, keys.clock]
+        names = [keys.engines, keys.routes, keys.hosts(engine), keys.orphans, keys.dead_queues, keys.clock, keys.clock_copy]
         for queue in looked_at:
             names += [keys.stream(queue), keys.busy(queue), keys.subscription(queue), keys.dead(queue)]
         words = [word for queue in looked_at for word in (queue, is_hosted)]

@@ -107,7 +107,8 @@ class Mending:
     async def _read_page(self, queue: bytes, behind: bytes, entries: int) -> tuple[bytes, int, list[tuple[bytes, bytes, int]]]:
         """The last id, bytes, and of each event its id, lane and bytes."""
         keys = self._keys
-        names = (b"6", keys.stream(queue), keys.later, keys.routes, keys.subscription(queue), keys.clock, keys.busy(queue))
+        clock = (keys.clock, keys.clock_copy)
+        names = (b"7", keys.stream(queue), keys.later, keys.routes, keys.subscription(queue), *clock, keys.busy(queue))
         words = (queue, behind, b"%d" % entries, b"%d" % PAGE_BYTES)
         last, looked_at, ready, wrong, events = await self._run("repair/requeue_entries", [*names, *words])
         if ready:

@@ -77,7 +77,8 @@ class RedisDeadlines:
     async def sweep(self) -> int:
         """Remove what is over. Milliseconds until the next deadline is, -1 if there is none."""
         while True:
-            call = [b"2", self._keys.deadlines, self._keys.clock, b"%d" % SCOPES_AT_ONCE, b"%d" % CLAIM_MS]
+            names = (self._keys.deadlines, self._keys.clock, self._keys.clock_copy)
+            call = [b"3", *names, b"%d" % SCOPES_AT_ONCE, b"%d" % CLAIM_MS]
             due, following = await self._run("deadlines/claim", call)
             if not due:
                 return -1 if following < 0 else int(min(MAX_WAIT_MS, max(LOOK_MS, following)))
@@ -107,8 +108,8 @@ class RedisDeadlines:
         names = (self._keys.deadlines, times, self._keys.routes, self._keys.routes_version, self._keys.routes_log, self._keys.hold)
         words = (b"%d" % (RETRY_MS if kept else 0), b"1" if was_empty else b"")
         waits = (b"%d" % self._forget_ms, b"%d" % min(GONE_MS, self._forget_ms))
-        more = (self._keys.clock, self._keys.values(scope))
-        await self._run("deadlines/reschedule", [b"8", *names, *more, scope, deadlines_setting(scope), *words, *waits])
+        more = (self._keys.clock, self._keys.clock_copy, self._keys.values(scope))
+        await self._run("deadlines/reschedule", [b"9", *names, *more, scope, deadlines_setting(scope), *words, *waits])
 
     def _expire(self, scope: bytes, key: bytes) -> asyncio.Future[bytes | None]:
         return self._connection.call(Expire(self._fanout, scope.decode(), key.decode()))

@@ -86,9 +86,10 @@ class Scopes:
             call = (
                 b"EVALSHA",
                 self._scripts.of("deadlines/expired_scopes").sha1,
-                b"%d" % (len(names) + 1),
+                b"%d" % (len(names) + 2),
                 *names,
                 self._keys.clock,
+                self._keys.clock_copy,
                 *part,
             )
             over.update(scope.decode() for scope in await self._send(*call))

@@ -43,6 +43,11 @@ def deadlines_setting(scope: bytes) -> bytes:
     return _DEADLINES + scope
 
 
+def scope_with_deadlines(setting: bytes) -> bytes | None:
+    """The scope that a setting says to have deadlines; None for another setting."""
+    return setting[len(_DEADLINES) :] if setting.startswith(_DEADLINES) else None
+
+
 def wanted_of(subscription: Subscription) -> Wanted:
     """What a subscription wants."""
     return _wanted(subscription.scope, subscription.key, subscription.scope_prefix, subscription.key_prefix)

@@ -22,7 +22,7 @@ def join(
     """What follows the digest of join.lua in EVALSHA; `now_ms` is the time of the fleet by the engine's own clock, `stood` where it
     has stood still for as long as the script has said. `history` is the setting of the change logs, as found and as it is to be."""
     names = (keys.routes, keys.routes_version, keys.routes_log, keys.engines, keys.format)
-    more = (keys.engine(engine), keys.clock, keys.orphans, *(keys.engine(other) for other in others))
+    more = (keys.engine(engine), keys.clock, keys.clock_copy, keys.orphans, *(keys.engine(other) for other in others))
     words = (
         engine,
         b"%d" % ttl_ms,
@@ -53,13 +53,13 @@ def _optional(number: int | None) -> bytes:
 
 def heartbeat(keys: Keys, engine: bytes, ttl_ms: int, name: bytes, count: int = 0, now_ms: int | None = None) -> list[bytes]:
     """What follows the digest of fleet/heartbeat.lua in EVALSHA; `now_ms` is the time of the fleet by the engine's own clock."""
-    call = [b"3", keys.engines, keys.engine(engine), keys.clock, engine, b"%d" % ttl_ms, name]
+    call = [b"4", keys.engines, keys.engine(engine), keys.clock, keys.clock_copy, engine, b"%d" % ttl_ms, name]
     return [*call, heartbeat_text(ttl_ms, count), _optional(now_ms)]
 
 
 def join_succession(keys: Keys, worker: bytes, ttl_ms: int) -> list[bytes]:
     """What follows the digest of fleet/join_succession.lua in EVALSHA."""
-    return [b"2", keys.line, keys.clock, worker, b"%d" % ttl_ms]
+    return [b"3", keys.line, keys.clock, keys.clock_copy, worker, b"%d" % ttl_ms]
 
 
 def fence(keys: Keys, engine: bytes, seen: bytes = b"") -> list[bytes]:
@@ -70,4 +70,4 @@ def fence(keys: Keys, engine: bytes, seen: bytes = b"") -> list[bytes]:
 def takeover(keys: Keys, queue: bytes, engine: bytes, count: int) -> list[bytes]:
     """What follows the digest of fleet/takeover.lua in EVALSHA."""
     names = (keys.stream(queue), keys.engines, keys.busy(queue), keys.subscription(queue), keys.orphans, keys.hosts(engine))
-    return [b"7", *names, keys.clock, engine, queue, b"%d" % count]
+    return [b"8", *names, keys.clock, keys.clock_copy, engine, queue, b"%d" % count]

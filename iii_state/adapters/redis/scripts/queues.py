@@ -71,13 +71,13 @@ def ack(keys: Keys, queue: bytes, engine: bytes, entries: Sequence[Entry], want:
 
 def retry(keys: Keys, queue: bytes, engine: bytes, entry: Entry, delay_ms: int, *, crashed: bool = False) -> list[bytes]:
     """What follows the digest of queues/retry.lua in EVALSHA."""
-    call = [b"4", keys.stream(queue), keys.engines, keys.later, keys.clock]
+    call = [b"5", keys.stream(queue), keys.engines, keys.later, keys.clock, keys.clock_copy]
     return [*call, engine, queue, entry.id, b"%d" % delay_ms, b"%d" % crashed]
 
 
 def due(keys: Keys, times: bytes, count: int, leave_out: int = 0) -> list[bytes]:
     """What follows the digest of deadlines/due.lua in EVALSHA."""
-    return [b"2", times, keys.clock, b"%d" % count, b"%d" % leave_out]
+    return [b"3", times, keys.clock, keys.clock_copy, b"%d" % count, b"%d" % leave_out]
 
 
 def redeliver(keys: Keys, queue: bytes, entry_ids: Sequence[bytes]) -> list[bytes]:
@@ -95,9 +95,9 @@ def dead_letter(
 ) -> list[bytes]:
     """What follows the digest of queues/dead_letter.lua in EVALSHA."""
     names = (keys.stream(queue), keys.engines, keys.busy(queue), keys.wait(queue, entry.lane), keys.dead(queue), keys.dead_queues)
-    more = (keys.subscription(queue), keys.clock)
+    more = (keys.subscription(queue), keys.clock, keys.clock_copy)
     words = (engine, queue, entry.id, entry.lane, b"%d" % entry.size, b"%d" % attempts, error.encode(), function_id.encode())
-    return [b"9", *names, *more, keys.lineages(queue), *words, b"%d" % most]
+    return [b"10", *names, *more, keys.lineages(queue), *words, b"%d" % most]
 
 
 def dead_retry(keys: Keys, queue: bytes, entry_id: bytes, lane_name: bytes, limits: QueueLimits) -> list[bytes]:
@@ -114,8 +114,8 @@ def dead_drop(keys: Keys, queue: bytes, entry_id: bytes) -> list[bytes]:
 
 def drop_old_dead_letters(keys: Keys, queue: bytes, retention_ms: int) -> list[bytes]:
     """What follows the digest of queues/drop_old_dead_letters.lua in EVALSHA."""
-    names = (keys.dead(queue), keys.dead_queues, keys.subscription(queue), keys.clock)
-    return [b"4", *names, queue, b"%d" % retention_ms, b"%d" % DEAD_LETTERS_AT_ONCE]
+    names = (keys.dead(queue), keys.dead_queues, keys.subscription(queue), keys.clock, keys.clock_copy)
+    return [b"5", *names, queue, b"%d" % retention_ms, b"%d" % DEAD_LETTERS_AT_ONCE]
 
 
 def drop_oldest(

@@ -41,7 +41,7 @@ def subscribe(keys: Keys, engine: bytes, registrations: Sequence[Registration]) 
 
 def abandon(keys: Keys, queue: bytes, engine: bytes) -> list[bytes]:
     """What follows the digest of subscriptions/abandon.lua in EVALSHA."""
-    return [b"3", keys.subscription(queue), keys.orphans, keys.clock, engine, queue]
+    return [b"4", keys.subscription(queue), keys.orphans, keys.clock, keys.clock_copy, engine, queue]
 
 
 RETENTION_OVER, AT_ONCE, IN_ANY_CASE = 0, 1, 2
@@ -51,7 +51,7 @@ RETENTION_OVER, AT_ONCE, IN_ANY_CASE = 0, 1, 2
 def end_subscription(keys: Keys, queue: bytes, engine: bytes = b"", *, early: int = RETENTION_OVER) -> list[bytes]:
     """What follows the digest of subscriptions/end.lua in EVALSHA; without an engine, for what no engine hosts."""
     names = (keys.routes, keys.routes_version, keys.routes_log, keys.hold, keys.orphans, keys.subscription(queue))
-    return [b"7", *names, keys.clock, engine, queue, b"%d" % early]
+    return [b"8", *names, keys.clock, keys.clock_copy, engine, queue, b"%d" % early]
 
 
 def clear(keys: Keys, queue: bytes, lanes: Sequence[bytes]) -> list[bytes]:
