@@ -6,12 +6,14 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from iii_state.adapters.redis.connection.call import Command, Reply, ScriptCall
 from iii_state.adapters.redis.fleet.subscriptions import Subscriptions
 from iii_state.adapters.redis.mutations.foreign_text import check_event
 from iii_state.adapters.redis.scripts import queues
+from iii_state.adapters.redis.scripts.loader import Script
 from iii_state.adapters.redis.scripts.queues import Entry, is_fenced
 from iii_state.adapters.redis.shared import Shared
 from iii_state.errors import StoreError
@@ -51,6 +53,11 @@ class RedisQueues:
     def enable_events(self, enabled: bool) -> None:
         """Whether mutations have events from now on."""
         self._shared.fanout.enabled = enabled
+
+    def are_wanted(self, scope: str, key: str) -> bool:
+        """As the routes say that are known here."""
+        fanout = self._shared.fanout
+        return fanout.enabled and bool(fanout.routes.matching(scope, key))
 
     def offer(self, subscription_id: str, served: bool) -> None:
         """Nothing comes that is not taken."""
@@ -97,7 +104,7 @@ class RedisQueues:
         hosted = self._subscriptions.hosted.get(place.subscription_id)
         if hosted is not None and hosted.subscription.on_full == "drop_oldest":
             self._ask_for_dropped(hosted.subscription.id, place.queue)
-        call = _Taking(self, name, arguments, place, ended)
+        call = _Taking(self, self._connection.scripts.of(name), arguments, place, ended)
         self._connection.call(call).add_done_callback(call.over)
         return call.taken
 
@@ -217,6 +224,17 @@ class RedisQueues:
 
     # -- maintenance
 
+    def sweep(self) -> None:
+        """Look whether the next queues in turn have something that is ready: a wake-up may have been lost."""
+        streams = self._shared.wake_ups.next_streams()
+        if streams:
+            wake = partial(self._wake_ready, streams)
+            self._run("queues/find_ready", [b"%d" % len(streams), *streams], wake).add_done_callback(_log_not_swept)
+
+    def _wake_ready(self, streams: list[bytes], numbers: Reply) -> None:
+        for number in numbers:
+            self._shared.wake_ups.heard(streams[number - 1], None)
+
     def forget_all(self) -> None:
         """Nothing is pending here any more: the engine has begun afresh."""
         self._held.clear()
@@ -276,8 +294,8 @@ class _Taking(ScriptCall[None]):
 
     __slots__ = ("_ended", "_place", "_queues", "taken")
 
-    def __init__(self, owner: RedisQueues, name: str, arguments: list[bytes], place: _Place, ended: Sequence[Entry]) -> None:
-        super().__init__(name, arguments)
+    def __init__(self, owner: RedisQueues, script: Script, arguments: list[bytes], place: _Place, ended: Sequence[Entry]) -> None:
+        super().__init__(script, arguments)
         self.taken: asyncio.Future[list[Delivery]] = asyncio.get_running_loop().create_future()
         self._queues = owner
         self._place = place
@@ -311,6 +329,11 @@ class _Dropped(Command):
         if reply is not None:
             self._counts[self._subscription_id] = int(reply)
         return super().result(reply)
+
+
+def _log_not_swept(answer: asyncio.Future[None]) -> None:
+    if not answer.cancelled() and (error := answer.exception()) is not None:
+        logger.info("whether the queues have events that are ready could not be looked at: %s", error)
 
 
 def _entry(delivery: Delivery) -> Entry:

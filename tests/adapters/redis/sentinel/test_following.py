@@ -120,7 +120,7 @@ async def test_a_connection_that_finds_another_primary_has_all_others_leave_the_
 
 
 async def test_a_promotion_cuts_all_pauses_short(group: SentinelGroup, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("connection.pubsub", "connection.connection", "mutations.replicas"):
+    for module in ("connection.pubsub", "connection.connection", "mutations.confirming"):
         monkeypatch.setattr(f"iii_state.adapters.redis.{module}.BACKOFF_SECONDS", 3600)
         monkeypatch.setattr(f"iii_state.adapters.redis.{module}.MAX_BACKOFF_SECONDS", 3600, raising=False)
     async with adapter_on(group.url, wait_replicas=1, call_timeout_ms=20_000) as adapter:
