@@ -8,9 +8,13 @@ import re
 import time
 from pathlib import Path
 
-from tests.support.engines.processes import EngineProcess
+import aiohttp
+from playwright.async_api import Browser
+
+from tests.support.engines.processes import EngineProcess, running_engine
 from tests.support.engines.raw_worker import Port, RawWorker
-from tests.web.browser import SECONDS, Tab
+from tests.support.redis.server import RedisServer
+from tests.web.browser import SECONDS, Tab, base_of, tab
 from tests.web.measured import keep
 from tests.web.test_lists import walk
 from tests.web.workers import hears
@@ -117,13 +121,23 @@ async def test_what_the_page_changes_itself_is_marked(opened: Tab, port: Port) -
 
 
 async def test_what_is_left_out_adds_up_and_no_writer_fails(opened: Tab, port: Port) -> None:
+    await check_sums(opened, port, 40_000)
+
+
+async def test_what_is_left_out_of_a_redis_adds_up_too(browser: Browser) -> None:
+    with RedisServer() as server, running_engine(["--adapter", "redis", "--redis-url", server.url]) as engine:
+        async with aiohttp.ClientSession() as session, tab(browser, base_of(engine.url)) as opened:
+            await check_sums(opened, Port(session, "127.0.0.1", engine.port), 15_000)
+
+
+async def check_sums(opened: Tab, port: Port, count: int) -> None:
+    """Write much faster than a page can read, and count on both sides."""
     worker = await port.connect(name="w", runtime="x", pid=1)
     await opened.go("#/live?scope=s")
     await hears(opened, worker, "s")
     seen, left_out = await seen_and_left_out(opened)
     already = seen + left_out
     await worker.settled()
-    count = 40_000
     await write(worker, count)
     answer = await worker.call("state::set", {"scope": "s", "key": "last", "value": 1})
     assert "error" not in answer

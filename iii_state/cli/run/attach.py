@@ -33,6 +33,9 @@ from iii_state.guard import Guard
 from iii_state.state.module import StateModule
 from iii_state.state.tracing import Tracing
 
+Port = tuple[tuple[str, int] | None, EngineAddress | None]
+"""Where metrics are shown, and to which engine the page there leads; None for neither."""
+
 _ID = re.compile(r"[^\s:]+(::[^\s:]+)*")
 
 
@@ -94,8 +97,10 @@ def attach(
         config = load()
         _refuse_own_engine(config, url)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            page = engine_at(url) if ui else None
-            runner.run(_attach(load, config, config_path, partial(_attachment, config, url, prefix, name), (metrics, page), traces))
+            relayed = engine_at(url) if ui else None
+            runner.run(
+                _attach(load, config, config_path, partial(_attachment, config, url, prefix, name), (metrics, relayed), traces)
+            )
     except (ConfigError, StoreError, AttachRefused) as error:
         raise click.ClickException(str(error)) from None
     except OSError as error:
@@ -122,11 +127,11 @@ async def _attach(
     config: dict[str, Any],
     config_path: Path | None,
     attachment_with: Callable[[Tracing | None], tuple[StateModule, Attachment]],
-    metrics: tuple[tuple[str, int] | None, EngineAddress | None],
+    port: Port,
     traces: bool,
 ) -> None:
     async with tracing(traces) as tracer:
-        await _run(load, config, config_path, *attachment_with(tracer), *metrics)
+        await _run(load, config, config_path, *attachment_with(tracer), port)
 
 
 async def _run(
@@ -135,10 +140,10 @@ async def _run(
     config_path: Path | None,
     module: StateModule,
     attachment: Attachment,
-    metrics: tuple[str, int] | None,
-    page_of: EngineAddress | None,
+    port: Port,
 ) -> None:
     stopped = stopped_by_signals()
+    metrics, relayed = port
     guard = Guard(configuration.parse(config).server, token_of_environment()) if metrics is not None else None
 
     async def apply() -> Settings:
@@ -157,9 +162,9 @@ async def _run(
         async with AsyncExitStack() as stack:
             if metrics is not None and guard is not None:
                 probes = Probes(guard, attachment.health, attachment.readiness)
-                page = None if page_of is None else PageRelay(guard, page_of)
-                port = await stack.enter_async_context(MetricsPort(guard, probes, attachment.figures, page))
-                address = await port.listen(*metrics)
+                page = None if relayed is None else PageRelay(guard, relayed)
+                opened = await stack.enter_async_context(MetricsPort(guard, probes, attachment.figures, page))
+                address = await opened.listen(*metrics)
                 say(f"metrics at {address}")
                 if page is not None:
                     say(f"page at {address.removesuffix('metrics')}")

@@ -46,7 +46,6 @@ function shownPath(path) {
   return path.length ? visible(JSON.stringify(path), 200) : "the whole value";
 }
 
-/** A table of what differs, old beside new. */
 export function diffTable(before, after, words = ["Before", "After"]) {
   const found = changes(before, after);
   if (!found.isWhole && !found.changes.length)

@@ -16,7 +16,6 @@ export function h(tag, attributes, ...children) {
   return element;
 }
 
-/** An element of a drawing. */
 export function s(tag, attributes, ...children) {
   const element = document.createElementNS(SVG, tag);
   for (const [name, value] of Object.entries(attributes ?? {})) element.setAttribute(name, value);
@@ -111,7 +110,6 @@ function zone(ms) {
   return `UTC${minutes < 0 ? "-" : "+"}${two(Math.abs(minutes) / 60)}:${two(Math.abs(minutes) % 60)}`;
 }
 
-/** An instant in full, with its zone. */
 export function instant(ms) {
   const { day, time } = parts(ms);
   return `${day} ${time} ${zone(ms)}`;

@@ -20,7 +20,6 @@ export class Reply {
     this.span = span;
   }
 
-  /** As an object of JavaScript: for what holds no values of people. */
   get object() {
     return this.span ? JSON.parse(this.text.slice(...this.span)) : null;
   }
@@ -293,7 +292,6 @@ export class Engine extends EventTarget {
     };
   }
 
-  /** Closes the connection, when the page goes. */
   close() {
     this.#socket?.close();
   }

@@ -75,7 +75,6 @@ export function* parts(text, at) {
   }
 }
 
-/** How many parts it has. */
 export function count(text, at) {
   let found = 0;
   let depth = 0;
@@ -125,7 +124,6 @@ function walk(text, from, to, token) {
   }
 }
 
-/** The same without space between its tokens. */
 export function compact(text, from = 0, to = text.length) {
   const found = [];
   walk(text, from, to, (token) => found.push(token));

@@ -45,7 +45,6 @@ class Node {
     }
   }
 
-  /** Looks at 100 more of its parts. */
   more() {
     for (let taken = 0; taken < AT_ONCE; taken++) {
       const next = this.rest.next();
@@ -67,7 +66,6 @@ class Node {
   }
 }
 
-/** The tree of a JSON text. */
 export class Tree {
   constructor(text, label = "Value") {
     this.root = new Node(text, skip(text, 0), text.length, null, null);

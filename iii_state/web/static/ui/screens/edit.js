@@ -145,7 +145,6 @@ export class Editor {
     );
   }
 
-  /** Nobody said whether it was saved: look. */
   async look(draft, error) {
     try {
       const found = await read(this.scope, this.key);

@@ -14,6 +14,7 @@ const FRAME_MS = 100;
 const CHARACTERS_A_SECOND = 256 * 1024;
 const QUEUE = 1000;
 const BATCH = 50;
+const SHOWN_A_SECOND = 500;
 const KINDS = { "": "every kind", created: "created", updated: "updated", deleted: "deleted" };
 
 export function open(root, given) {
@@ -126,9 +127,13 @@ class Live {
     }
     replace(this.place);
     this.dropped = 0;
-    const config = { ...filter, retention_ms: 0, on_full: "drop_oldest", max_queue_length: QUEUE, concurrency: 1 };
+    // In a Redis a queue that is full slows every writer: there the page takes all there is at once, and leaves out itself.
+    this.takesAll = engine.about?.adapter !== "kv";
+    this.share = 0;
+    const times = this.takesAll ? 50 : 1;
+    const config = { ...filter, retention_ms: 0, on_full: "drop_oldest", max_queue_length: QUEUE * times, concurrency: 1 };
     if (this.kind.value) config.event_types = [`state:${this.kind.value}`];
-    if (narrows) config.batch = { max: BATCH, wait_ms: FRAME_MS };
+    if (narrows) config.batch = this.takesAll ? { max: 1000, wait_ms: 0 } : { max: BATCH, wait_ms: FRAME_MS };
     if (this.wasHidden) {
       this.rows.unshift({ gap: "the page was hidden, and did not listen", at: now() });
       this.list.show(this.rows, this.rows.length, this.list.chosen);
@@ -155,19 +160,32 @@ class Live {
       }
     } else events.push([data, metadata?.iii_state?.dropped ?? 0]);
     const at = now();
+    this.share = Math.min(SHOWN_A_SECOND, this.share + ((began - (this.began ?? 0)) / 1000) * SHOWN_A_SECOND);
+    this.began = began;
+    let over = 0;
     for (const [event, dropped] of events) {
       if (dropped > this.dropped) {
-        this.lost += dropped - this.dropped;
-        this.add({ gap: `${plural(dropped - this.dropped, "change")} left out: there were more than the page could take`, at, size: 0 });
+        this.gap(dropped - this.dropped, at);
         this.dropped = dropped;
       }
+      if (this.takesAll && this.share < 1) {
+        over++;
+        continue;
+      }
+      this.share--;
       this.seen++;
       this.add({ event, at, size: event.length });
     }
+    if (over) this.gap(over, at);
     if (!this.drawing) this.drawing = setTimeout(() => this.redraw(), FRAME_MS);
-    const share = Math.max(FRAME_MS, (text.length / CHARACTERS_A_SECOND) * 1000);
-    const left = share - (performance.now() - began);
-    if (fields.has("events") || text.length > 4096) await new Promise((go_) => setTimeout(go_, Math.max(0, left)));
+    if (this.takesAll && events.length > SHOWN_A_SECOND) return;
+    const share = this.takesAll ? FRAME_MS : Math.max(FRAME_MS, (text.length / CHARACTERS_A_SECOND) * 1000);
+    await new Promise((go_) => setTimeout(go_, share - (performance.now() - began)));
+  }
+
+  gap(count, at) {
+    this.lost += count;
+    this.add({ gap: `${plural(count, "change")} left out: there were more than are shown`, at });
   }
 
   add(row) {
@@ -214,7 +232,7 @@ class Live {
     if (this.isPaused === isPaused) return;
     this.isPaused = isPaused;
     if (!isPaused) {
-      if (this.cut) this.waiting.unshift({ gap: `${plural(this.cut, "change")} left out: more came while it was paused than are kept`, at: now(), size: 0 });
+      if (this.cut) this.waiting.unshift({ gap: `${plural(this.cut, "change")} left out: more came while it was paused than are kept`, at: now() });
       this.lost += this.cut;
       this.seen -= this.cut;
       this.cut = 0;

@@ -5,7 +5,7 @@ import { confirm } from "../parts/dialog.js";
 import { engine, poll } from "../parts/engine.js";
 import { parts } from "../parts/json.js";
 import { Tree } from "../parts/tree.js";
-import { go, keepDraft } from "../main.js";
+import { address, go, keepDraft } from "../main.js";
 
 export function open(root, given) {
   return new Triggers(root, given);
@@ -22,7 +22,6 @@ export async function subscriptions() {
   return rows.sort((a, b) => (a.oldest_at_ms ?? Infinity) - (b.oldest_at_ms ?? Infinity) || (a.function_id < b.function_id ? -1 : 1));
 }
 
-/** What a subscription wants, in words. */
 export function wants(row) {
   const place = [];
   if (row.scope !== null) place.push("scope ", name(row.scope, 100));
@@ -136,7 +135,7 @@ class Triggers {
     return h(
       "tr",
       { class: row.mark === this.id ? "chosen" : "" },
-      h("th", { scope: "row" }, h("a", { href: "#", "data-mark": row.mark, onclick: (event) => { event.preventDefault(); go("triggers", { q: this.search.value || undefined, id: row.mark }); } }, name(row.function_id, 100))),
+      h("th", { scope: "row" }, h("a", { href: address("triggers", { q: this.search.value || undefined, id: row.mark }), "data-mark": row.mark }, name(row.function_id, 100))),
       h("td", { "data-label": "Wants" }, wants(row)),
       h("td", { "data-label": "State" }, stateOf(row)),
       cell("Waiting", number(row.waiting), row.retrying ? ` (${number(row.retrying)} retrying)` : ""),

@@ -239,7 +239,6 @@ export class ValuePane {
   }
 }
 
-/** What is at a key: its text, and what else is known of it. */
 export async function read(scope, key) {
   const at = now();
   if (!engine.has("meta")) {
