@@ -243,8 +243,13 @@ class Queues(Protocol):
         """
         ...
 
-    def ack(self, deliveries: Sequence[Delivery], want: int = 0) -> Result[list[Delivery]]:
-        """These deliveries of one subscription are done; their lanes go on. Answers up to `want` further ones."""
+    def ack(self, deliveries: Sequence[Delivery], want: int = 0, *, ahead: bool = False) -> Result[list[Delivery]]:
+        """These deliveries of one subscription are done; their lanes go on. Answers up to `want` further ones.
+
+        Who says `ahead` starts also what is `following` a delivery, and so ahead of its acknowledgement. Such a one can be
+        acknowledged, retried, released and made a dead letter like any other, before it is pending here, too. It is answered here
+        where the one before it had `returned` already.
+        """
         ...
 
     def retry(self, delivery: Delivery, delay_ms: int, failure: Failure, *, crashed: bool = False) -> Result[None]:

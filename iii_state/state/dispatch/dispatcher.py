@@ -252,7 +252,7 @@ class Dispatcher:
             consumer.buffer.popleft()
             unasked -= delivery.event.size + EVENT_BYTES
             if consumer.is_narrowed and not consumer.subscription.still_wants(delivery.event):
-                consumer.done.append(delivery)
+                self._outcomes.finish(consumer, delivery)
                 self._schedule.add(consumer)
                 continue
             if delivery.event.lineage is not None and (refused := self.loops.refuses(consumer, delivery.event)) is not None:

@@ -1,0 +1,455 @@
+"""Runs: the events of a hot lane that are handled here one behind the other, ahead of their acknowledgements.
+
+An event that is acknowledged makes the next one of its lane ready, which costs a round trip for each event of a key. Where that
+next one was taken here in the same call, the lane is hot: from then on each acknowledgement also reads what waits behind it, and
+the dispatcher starts that (`Delivery.following`) as soon as the handler of the one before has returned here. What has been handled
+meanwhile is acknowledged together (lua/queues/ack_run.lua), one call of a lane in flight at a time.
+
+No other engine gets an event of a lane while one runs here: the first that has not been acknowledged is always pending here. Where
+that cannot be kept, since other lanes have something ready, the run is acknowledged at its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol, cast
+
+from iii_state.adapters.redis.connection.call import Reply, ScriptCall
+from iii_state.adapters.redis.connection.connection import RedisConnection
+from iii_state.adapters.redis.keys import Keys
+from iii_state.adapters.redis.mutations.foreign_text import check_event
+from iii_state.adapters.redis.scripts import queues as calls
+from iii_state.adapters.redis.scripts.queues import Entry, RunStep
+from iii_state.events import Delivery, Subscription
+from iii_state.tasks.results import Result
+
+MOST_AHEAD = 16
+"""So many events of a lane are known here at most, the first that has not been acknowledged among them."""
+
+MOST_RUNS = 16
+"""So many lanes are hot at a time: what waits in them is kept here as well."""
+
+MOST_ACKNOWLEDGED = 4
+"""A lane becomes hot where no more are acknowledged together with it: an engine that is busy with many gains nothing from it."""
+
+MOST_EVENT_BYTES = 8192
+"""Behind a larger event nothing is read, see lua/lib/queues/peek.lua."""
+
+
+class QueuePlace(NamedTuple):
+    """Where deliveries are taken: a subscription, its queue, and the engine at which they are pending."""
+
+    subscription_id: str
+    queue: bytes
+    engine: bytes
+
+
+class Taker(Protocol):
+    """Keeps what is pending at this engine."""
+
+    def take_in(self, reply: Reply, place: QueuePlace, ended: Sequence[Entry]) -> list[Delivery]:
+        """Note what a script has taken and ended."""
+        ...
+
+    def give_back(self, deliveries: Sequence[Delivery]) -> None:
+        """Make ready again what was taken."""
+        ...
+
+    def about_to_take(self, place: QueuePlace) -> Subscription | None:
+        """A script is to be called that takes. What is hosted there, None where nothing more is to be taken."""
+        ...
+
+    def dropped(self, place: QueuePlace) -> int:
+        """How many events of a queue are known to have been dropped."""
+        ...
+
+    def was_damaged(self) -> None:
+        """What was pending here is so no more."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Unhandled:
+    """What becomes of an event of a run that was not handled: `write` once it is pending here.
+
+    Where that cannot be, since other lanes have something ready, it is made ready after a pause, as the attempt given.
+    """
+
+    write: Callable[[], Result[None]]
+    delay_ms: int = 0
+    attempt: int = 0
+    crashes: int = 0
+    begun: bool = False
+    is_due: bool = False
+    """Whether it is to be made ready."""
+    timer: asyncio.TimerHandle | None = None
+    written: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    def settle(self, error: BaseException | None = None) -> None:
+        """It is written, or could not be."""
+        if self.timer is not None:
+            self.timer.cancel()
+        if self.written.done():
+            return
+        if error is None:
+            self.written.set_result(None)
+        else:
+            self.written.set_exception(error)
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """The events of one lane that are known here, the first that has not been acknowledged before all others."""
+
+    place: QueuePlace
+    lane: bytes
+    events: deque[Delivery]
+    handled: int = 0
+    """How many of them, from the first on, have been handled."""
+    want: int = 0
+    flight: Flight | None = None
+    """The call that is on its way."""
+    acknowledged: asyncio.Future[list[Delivery]] | None = None
+    """For the next call: it is set when what has been handled since is acknowledged."""
+    is_kept: bool = False
+    """Whether it is acknowledged at its end."""
+    is_cut: bool = False
+    """Whether it ends with what is known: what a call that is on its way reads does not follow that."""
+    is_lost: bool = False
+    """Whether the one event that is left runs here, and is in the queue no more."""
+    stray: Delivery | None = None
+    """The delivery that was taken instead of that."""
+    outcome: Unhandled | None = None
+
+    @property
+    def current(self) -> Delivery | None:
+        """The first that has not been handled."""
+        return self.events[self.handled] if self.handled < len(self.events) else None
+
+    def cut_behind(self, count: int) -> None:
+        """Forget all but the first events: the others are still in Redis."""
+        self.is_cut = True
+        while len(self.events) > count:
+            _disown(self.events.pop())
+        if self.events:
+            self.events[-1].following = None
+
+
+class Runs:
+    """Those of this engine."""
+
+    def __init__(self, keys: Keys, connection: RedisConnection, taker: Taker) -> None:
+        self._keys = keys
+        self._connection = connection
+        self._taker = taker
+        self._runs: dict[tuple[bytes, bytes], Run] = {}
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def begin(self, place: QueuePlace, ended: Sequence[Entry], taken: Sequence[Delivery]) -> None:
+        """Deliveries were ended together, and others taken in the same call: those of the same lanes are hot."""
+        if len(ended) > MOST_ACKNOWLEDGED or len(taken) > len(ended):
+            return
+        lanes = {entry.lane for entry in ended}
+        entries = [cast(Entry, delivery.token) for delivery in taken]
+        if all(entry.lane in lanes for entry in entries):
+            for delivery, entry in zip(taken, entries, strict=True):
+                lane = (place.queue, entry.lane)
+                if entry.size <= MOST_EVENT_BYTES and len(self._runs) < MOST_RUNS and lane not in self._runs:
+                    self._runs[lane] = Run(place, entry.lane, deque((delivery,)))
+
+    def of(self, delivery: Delivery) -> Run | None:
+        """The run of a delivery, if it is of one."""
+        entry = cast(Entry, delivery.token)
+        run = self._runs.get((entry.queue, entry.lane))
+        return run if run is not None and delivery in run.events else None
+
+    def among(self, deliveries: Sequence[Delivery]) -> tuple[list[tuple[Run, list[Delivery]]], list[Delivery]]:
+        """Of deliveries, those of each run, and those of none."""
+        of_runs: dict[Run, list[Delivery]] = {}
+        others: list[Delivery] = []
+        for delivery in deliveries:
+            run = self.of(delivery)
+            if run is None:
+                others.append(delivery)
+            else:
+                of_runs.setdefault(run, []).append(delivery)
+        return list(of_runs.items()), others
+
+    def forget_all(self) -> None:
+        """Nothing is pending here any more."""
+        for run in list(self._runs.values()):
+            self._forget(run)
+
+    def hurry(self, subscription_id: str) -> None:
+        """Its handler is not here any more: what waits for its next attempt here is made ready for others."""
+        for run in list(self._runs.values()):
+            if run.place.subscription_id == subscription_id and run.outcome is not None and run.outcome.timer is not None:
+                self._make_ready(run)
+
+    # --- what becomes of its events
+
+    def handled(self, run: Run, deliveries: Sequence[Delivery], want: int) -> Result[list[Delivery]]:
+        """These have been handled. Answers what may be started then."""
+        if run.is_lost:
+            return self._settled_elsewhere(run)
+        for delivery in deliveries:
+            if delivery is run.current:
+                run.handled += 1
+        run.want = max(run.want, want)
+        answer: Result[list[Delivery]] = []
+        if run.acknowledged is None:
+            answer = run.acknowledged = asyncio.get_running_loop().create_future()
+        self._go_on(run)
+        return answer
+
+    def ended(self, run: Run, delivery: Delivery, outcome: Unhandled) -> Result[None]:
+        """It was called, and was not handled. The run ends with it."""
+        if run.is_lost:
+            self._taker.give_back(self._settled_elsewhere(run))
+            return None
+        run.cut_behind(run.handled + 1)
+        if delivery is not run.current:
+            return None
+        if not run.handled and run.flight is None:
+            self._forget(run)
+            return outcome.write()
+        run.outcome = outcome
+        run.is_kept = False
+        self._go_on(run)
+        return outcome.written
+
+    def given_back(self, run: Run, delivery: Delivery) -> bool:
+        """It is not to be started. Whether it is pending here; else it is still in its list."""
+        is_pending = bool(cast(Entry, delivery.token).id)
+        run.cut_behind(run.events.index(delivery))
+        self._go_on(run)
+        return is_pending
+
+    def _settled_elsewhere(self, run: Run) -> list[Delivery]:
+        """The event that ran is in the queue no more: somebody has dropped it. What was taken in its place can go on now."""
+        self._forget(run)
+        return [] if run.stray is None else [run.stray]
+
+    def _forget(self, run: Run) -> None:
+        self._runs.pop((run.place.queue, run.lane), None)
+        for delivery in run.events:
+            _disown(delivery)
+        acknowledged, run.acknowledged = run.acknowledged, None
+        if acknowledged is not None and not acknowledged.done():
+            acknowledged.set_result([])
+        outcome, run.outcome = run.outcome, None
+        if outcome is not None:
+            outcome.settle()
+
+    # --- calls
+
+    def _go_on(self, run: Run) -> None:
+        """Acknowledge what has been handled, if that can be now."""
+        outcome = run.outcome
+        if run.flight is not None or run.is_lost:
+            return
+        if not run.handled:
+            if outcome is not None:
+                self._write(run, outcome)
+            elif not run.events:
+                self._forget(run)
+        elif outcome is not None and outcome.is_due:
+            self._fly(run, keep=False)
+        elif run.current is None or not run.is_kept:
+            self._fly(run, keep=run.current is not None)
+        elif outcome is not None and outcome.timer is None:
+            loop = asyncio.get_running_loop()
+            outcome.timer = loop.call_later(outcome.delay_ms / 1000, self._make_ready, run)
+
+    def _make_ready(self, run: Run) -> None:
+        if run.outcome is not None:
+            run.outcome.is_due = True
+            self._go_on(run)
+
+    def _write(self, run: Run, outcome: Unhandled) -> None:
+        run.outcome = None
+        self._forget(run)
+        try:
+            answer = outcome.write()
+        except Exception as error:
+            outcome.settle(error)
+            return
+        if isinstance(answer, asyncio.Future):
+            answer.add_done_callback(lambda written: outcome.settle(None if written.cancelled() else written.exception()))
+        else:
+            outcome.settle()
+
+    def _fly(self, run: Run, *, keep: bool) -> None:
+        head, *handled = [run.events[number] for number in range(run.handled)]
+        known = [run.events[number] for number in range(run.handled, len(run.events))]
+        subscription = self._taker.about_to_take(run.place)
+        want, run.want = 0 if subscription is None else run.want, 0
+        outcome = run.outcome
+        may_peek = outcome is None and not run.is_cut and (keep or want) and _may_run(subscription)
+        peek = MOST_AHEAD - max(1, len(known)) if may_peek else 0
+        step = RunStep(head, handled, known, want, keep, peek)
+        if outcome is not None and outcome.is_due:
+            step = step._replace(want=0, attempt=outcome.attempt, crashes=outcome.crashes, begun=outcome.begun, is_last=True)
+        acknowledged, run.acknowledged = run.acknowledged, None
+        run.flight = flight = Flight(self, run, step, calls.ack_run(self._keys, step), acknowledged)
+        self._connection.call(flight).add_done_callback(flight.over)
+
+    def landed(self, flight: Flight, reply: Reply) -> None:
+        """A call has been answered."""
+        run, step = flight.run, flight.step
+        run.flight = None
+        word = reply[0]
+        taken = self._taker.take_in(reply, run.place, [cast(Entry, step.head.token)] if word == b"OK" else [])
+        if self._runs.get((run.place.queue, run.lane)) is not run:
+            startable = taken
+        elif word == b"OK":
+            startable = self._acknowledged(run, step, reply, taken)
+        elif word == b"KEPT":
+            run.is_kept, startable = True, taken
+        else:
+            if word == b"GONE":
+                self._taker.was_damaged()
+            self._forget(run)
+            startable = taken
+        if flight.acknowledged is not None and not flight.acknowledged.done():
+            flight.acknowledged.set_result(startable)
+        elif startable:
+            for delivery in startable:
+                if (other := self.of(delivery)) is not None:
+                    self._forget(other)
+            self._taker.give_back(startable)
+        if self._runs.get((run.place.queue, run.lane)) is run:
+            self._go_on(run)
+
+    def failed(self, flight: Flight, error: BaseException) -> None:
+        """A call has failed: it is made again when that is asked for again."""
+        run = flight.run
+        run.flight = None
+        if "NOGROUP" in str(error):  # the queue is gone
+            self._forget(run)
+            error_told = None
+        else:
+            error_told = error
+        if flight.acknowledged is not None and not flight.acknowledged.done():
+            if error_told is None:
+                flight.acknowledged.set_result([])
+            else:
+                flight.acknowledged.set_exception(error_told)
+        outcome, run.outcome = run.outcome, None
+        if outcome is not None:
+            outcome.settle(error_told)
+
+    def _acknowledged(self, run: Run, step: RunStep, reply: Reply, taken: list[Delivery]) -> list[Delivery]:
+        """Go on with what is left of a run. Answers what may be started."""
+        for _ in range(1 + len(step.handled)):
+            run.events.popleft()
+        run.handled -= 1 + len(step.handled)
+        was_cut, run.is_cut = run.is_cut, False
+        if step.is_last:
+            self._forget(run)
+            return taken
+        promoted = next((delivery for delivery in taken if cast(Entry, delivery.token).lane == run.lane), None)
+        others = [delivery for delivery in taken if delivery is not promoted]
+        if not run.events:
+            if promoted is None:
+                self._forget(run)
+                return others
+            run.events.append(promoted)
+            run.is_kept = False
+            if not was_cut:
+                self._follow(run, reply)
+            return [*others, promoted]
+        if not self._adopted(run, promoted):
+            return [*others, *self._missed(run, promoted)]
+        return others if was_cut or run.outcome is not None else [*others, *self._follow(run, reply)]
+
+    def _adopted(self, run: Run, promoted: Delivery | None) -> bool:
+        """Whether the delivery that was taken is of an event that is known: it is the first from now on."""
+        if promoted is None:
+            return False
+        for number in range(min(run.handled + 1, len(run.events))):
+            known = run.events[number]
+            if known.event.write_id == promoted.event.write_id:
+                for _ in range(number):  # somebody has dropped those: they have been handled all the same
+                    run.events.popleft()
+                run.handled -= number
+                known.token = promoted.token
+                if not known.begun:
+                    known.fence = promoted.fence
+                return True
+        return False
+
+    def _missed(self, run: Run, promoted: Delivery | None) -> list[Delivery]:
+        """Another event than was expected is ready, or none: what is known of the lane counts no more."""
+        current = run.current
+        if current is None or not current.begun or current.returned or run.outcome is not None:
+            self._forget(run)
+            return [] if promoted is None else [promoted]
+        run.events, run.handled = deque((current,)), 0
+        current.following = None
+        run.is_lost, run.stray = True, promoted
+        return []
+
+    def _follow(self, run: Run, reply: Reply) -> list[Delivery]:
+        """Link what was read behind the last event that is known. Answers the first of it if it may be started."""
+        last, startable, dropped = run.events[-1], list[Delivery](), self._taker.dropped(run.place)
+        for delivery in calls.following(reply, last):
+            check_event(delivery.event)
+            delivery.dropped = dropped
+            run.events.append(delivery)
+            if last.returned:
+                startable.append(delivery)
+            else:
+                last.following = delivery
+            last = delivery
+        return startable
+
+
+class Flight(ScriptCall[None]):
+    """A call of queues/ack_run.lua. It is carried out to its end, also where `acknowledged` was cancelled meanwhile."""
+
+    __slots__ = ("_runs", "acknowledged", "run", "step")
+
+    def __init__(
+        self, runs: Runs, run: Run, step: RunStep, arguments: list[bytes], acknowledged: asyncio.Future[list[Delivery]] | None
+    ) -> None:
+        super().__init__("queues/ack_run", arguments)
+        self._runs = runs
+        self.run = run
+        self.step = step
+        self.acknowledged = acknowledged
+
+    def result(self, reply: Reply) -> None:
+        self._runs.landed(self, reply)
+
+    def over(self, call: asyncio.Future[None]) -> None:
+        """It has been answered, or has failed."""
+        if not call.cancelled() and (error := call.exception()) is not None:
+            self._runs.failed(self, error)
+
+
+def _may_run(subscription: Subscription | None) -> bool:
+    """Whether what waits may be handled ahead of what is acknowledged.
+
+    Not where it may still become another event, where several are handled together, and where one that fails must not be called
+    again (see `Unhandled`).
+    """
+    return (
+        subscription is not None
+        and not subscription.coalesce
+        and subscription.batch is None
+        and subscription.retry.max_attempts > 1
+    )
+
+
+def _disown(delivery: Delivery) -> None:
+    """It is of a run no more: where it is not pending here, it waits in its list, and is not this engine's to start."""
+    entry = cast(Entry, delivery.token)
+    delivery.following = None
+    if not entry.id:
+        delivery.token = entry._replace(engine=b"")

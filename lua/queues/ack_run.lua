@@ -1,0 +1,106 @@
+--[[
+Ends the delivery of a lane whose handler has returned, and events that waited behind it and have been handled at the same engine
+since; the next event of the lane becomes ready. Takes more, and reads on in the lane where its next event was taken.
+
+While an event of the lane runs there (`keep`), none of it is ever ready for another engine: the next one is taken in the same call,
+which nothing else may be ready for. Where something is, that is taken, and nothing is ended.
+
+KEYS  1 stream (stream)   2 engines (hash)   3 busy (hash)   4 lineages (hash)   5 wait (list of the lane)
+ARGV  1 engine   2 want: other deliveries to take   3 keep: '1' where the next event of the lane must be taken, else '0'
+      4 peek: how many events behind that to read   5 known: of those that wait, how many are known and not ended by this
+      6 id: of the entry   7 lane   8 size: bytes of the event   9 expected: write id of the first of those known, or ''
+      10 attempt: of that one, '' for the first   11 crashes   12 begun: '1' where its handler may still be running, else '0'
+      then of each further event that has been handled: write id, bytes of the event
+
+Reply, an array that begins with a word:
+  OK ended following entries fence     how many have been ended; what follows, as in lib/queues/peek.lua, the entry of the lane
+                                       in front of it; entries and fence as in queues/take.lua
+  KEPT ended following entries fence   something else was ready: only that was taken
+  GONE ended following entries fence   the entry is not pending at the engine: nothing has changed
+  FENCED                               the engine is not among the engines: nothing has changed
+
+A handled event that does not stand first in the list (somebody has dropped it) is passed over. A call that is made again answers
+the entry that it has taken already.
+]]
+
+local stream, engines, busy, lineages, wait = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local engine, want, keep, peek, known = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local id, lane, size, expected = ARGV[6], ARGV[7], tonumber(ARGV[8]), ARGV[9]
+local attempt, crashes, begun = ARGV[10], ARGV[11], ARGV[12]
+
+if redis.call('HEXISTS', engines, engine) == 0 then
+  return {'FENCED'}
+end
+
+local held = redis.call('HMGET', busy, 'entries', 'bytes', 'fence', lane)
+local entries, bytes, fence = tonumber(held[1] or 0), tonumber(held[2] or 0), tonumber(held[3] or 0)
+local outstanding, ended, ready = tonumber(held[4] or 0), 0, 0
+redis.call('LLEN', wait)
+if not redis.call('XPENDING', stream, 'engines', id, id, 1, engine)[1] then
+  for _, pending in ipairs(expected ~= '' and redis.call('XPENDING', stream, 'engines', '-', '+', 1000, engine) or {}) do
+    local entry = redis.call('XRANGE', stream, pending[1], pending[1])[1]
+    if entry and entry[2][2] == expected then
+      return {'OK', 1, {}, {entry}, fence}
+    end
+  end
+  return {'GONE', 0, {}, {}, fence}
+end
+
+local others = {}
+if keep == '1' then
+  local most = math.min(2, math.max(1, want))
+  --- @include "queues/take_ready"
+  if #taken == most then
+    return {'KEPT', 0, {}, taken, fence}
+  end
+  others = taken
+end
+
+--- @include "queues/next_waiting"
+local removed, gone = 0, {}
+for number = 13, #ARGV, 2 do
+  local write_id = ARGV[number]
+  if redis.call('LINDEX', wait, 6 * removed) == write_id then
+    removed, bytes = removed + 1, bytes - tonumber(ARGV[number + 1])
+    if string.byte(write_id) == 43 then
+      gone[#gone + 1] = write_id
+    end
+  end
+end
+if removed > 0 then
+  redis.call('LTRIM', wait, 6 * removed, -1)
+  outstanding, entries, ended = outstanding - removed, entries - removed, removed
+  if gone[1] then
+    redis.pcall('HDEL', lineages, unpack(gone))
+  end
+end
+--- @include "queues/end_delivery"
+--- @include "queues/store_counts"
+if begun == '1' then
+  fence = redis.call('HINCRBY', busy, 'fence', 1)
+end
+if attempt ~= '' and ready > 0 then
+  local entry = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
+  local fields = entry[2]
+  if fields[2] == expected then
+    fields[13], fields[14], fields[15], fields[16] = 'a', attempt, 'c', crashes
+    redis.call('XADD', stream, '*', unpack(fields))
+    redis.call('XDEL', stream, entry[1])
+  end
+end
+
+local most = keep == '1' and 1 or want
+--- @include "queues/take_ready" again
+if ready > 0 and keep ~= '1' and #taken == most then
+  redis.call('PUBLISH', stream, '')
+end
+local own = ready > 0 and taken[1] and taken[#taken][2]
+for _, entry in ipairs(others) do
+  taken[#taken + 1] = entry
+end
+if peek == 0 or not own or not is_of_lane({own[2], own[4], own[6], own[8], own[10], own[12]}, lane) then
+  return {'OK', ended, {}, taken, fence}
+end
+local at, scope, key = own[2] == expected and known - 1 or 0, own[4], own[6]
+--- @include "queues/peek"
+return {'OK', ended, following, taken, fence}
