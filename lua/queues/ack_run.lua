@@ -57,11 +57,11 @@ if keep == '1' then
 end
 
 --- @include "queues/next_waiting"
-local removed, gone = 0, {}
+local removed, removed_bytes, gone = 0, 0, {}
 for number = 13, #ARGV, 2 do
   local write_id = ARGV[number]
   if redis.call('LINDEX', wait, 6 * removed) == write_id then
-    removed, bytes = removed + 1, bytes - tonumber(ARGV[number + 1])
+    removed, removed_bytes = removed + 1, removed_bytes + tonumber(ARGV[number + 1])
     if string.byte(write_id) == 43 then
       gone[#gone + 1] = write_id
     end
@@ -69,11 +69,15 @@ for number = 13, #ARGV, 2 do
 end
 if removed > 0 then
   redis.call('LTRIM', wait, 6 * removed, -1)
-  outstanding, entries, ended = outstanding - removed, entries - removed, removed
+  ended = removed
+  if outstanding > 0 then -- else it is counted anew, without them
+    outstanding, entries, bytes = math.max(1, outstanding - removed), entries - removed, bytes - removed_bytes
+  end
   if gone[1] then
     redis.pcall('HDEL', lineages, unpack(gone))
   end
 end
+local next_id = redis.call('LINDEX', wait, 0)
 --- @include "queues/end_delivery"
 --- @include "queues/store_counts"
 if begun == '1' then
@@ -91,14 +95,15 @@ end
 
 local most = keep == '1' and 1 or want
 --- @include "queues/take_ready" again
-if ready > 0 and keep ~= '1' and #taken == most then
+local own = ready > 0 and taken[1] and taken[#taken][2]
+local is_taken = own and own[2] == next_id
+if ready > 0 and not is_taken then
   redis.call('PUBLISH', stream, '')
 end
-local own = ready > 0 and taken[1] and taken[#taken][2]
 for _, entry in ipairs(others) do
   taken[#taken + 1] = entry
 end
-if peek == 0 or not own or not is_of_lane({own[2], own[4], own[6], own[8], own[10], own[12]}, lane) then
+if peek == 0 or not is_taken then
   return {'OK', ended, {}, taken, fence}
 end
 local at, scope, key = own[2] == expected and known - 1 or 0, own[4], own[6]

@@ -12,7 +12,7 @@ from typing import Any
 from iii_state.adapters.redis.connection.call import Command, Reply, ScriptCall
 from iii_state.adapters.redis.fleet.subscriptions import Subscriptions
 from iii_state.adapters.redis.mutations.foreign_text import check_event
-from iii_state.adapters.redis.runs import Unhandled, QueuePlace, Runs
+from iii_state.adapters.redis.runs import QueuePlace, Runs, Unhandled
 from iii_state.adapters.redis.scripts import queues
 from iii_state.adapters.redis.scripts.queues import Entry, is_fenced
 from iii_state.adapters.redis.shared import Shared
@@ -91,7 +91,7 @@ class RedisQueues:
                     answers.append(self.ack(deliveries, 0, ahead=ahead))
                 return answers[0] if len(answers) == 1 else self._together(answers)
         engine = self._engine.id
-        entries = [entry for delivery in deliveries if (entry := _entry(delivery)).engine == engine]
+        entries = [entry for delivery in deliveries if (entry := _entry(delivery)).engine == engine and entry.id]
         subscription_id = deliveries[0].subscription_id if deliveries else ""
         if not entries:
             return self.take(subscription_id, want) if want else []

@@ -212,10 +212,9 @@ class Runs:
         if run.is_lost:
             self._taker.give_back(self._settled_elsewhere(run))
             return None
-        run.cut_behind(run.handled + 1)
-        if delivery is not run.current:
-            return None
-        if not run.handled and run.flight is None:
+        place = run.events.index(delivery)
+        run.cut_behind(place + 1)
+        if place == 0:
             self._forget(run)
             return outcome.write()
         run.outcome = outcome
@@ -253,16 +252,19 @@ class Runs:
         outcome = run.outcome
         if run.flight is not None or run.is_lost:
             return
+        if outcome is not None and len(run.events) == 1:
+            self._write(run, outcome)
+            return
         if not run.handled:
-            if outcome is not None:
-                self._write(run, outcome)
-            elif not run.events:
+            if not run.events:
                 self._forget(run)
-        elif outcome is not None and outcome.is_due:
+            return
+        is_next = outcome is not None and run.handled == len(run.events) - 1
+        if outcome is not None and is_next and outcome.is_due:
             self._fly(run, keep=False)
         elif run.current is None or not run.is_kept:
             self._fly(run, keep=run.current is not None)
-        elif outcome is not None and outcome.timer is None:
+        elif outcome is not None and is_next and outcome.timer is None:
             loop = asyncio.get_running_loop()
             outcome.timer = loop.call_later(outcome.delay_ms / 1000, self._make_ready, run)
 
@@ -293,7 +295,7 @@ class Runs:
         may_peek = outcome is None and not run.is_cut and (keep or want) and _may_run(subscription)
         peek = MOST_AHEAD - max(1, len(known)) if may_peek else 0
         step = RunStep(head, handled, known, want, keep, peek)
-        if outcome is not None and outcome.is_due:
+        if outcome is not None and not keep:
             step = step._replace(want=0, attempt=outcome.attempt, crashes=outcome.crashes, begun=outcome.begun, is_last=True)
         acknowledged, run.acknowledged = run.acknowledged, None
         run.flight = flight = Flight(self, run, step, calls.ack_run(self._keys, step), acknowledged)
@@ -372,12 +374,13 @@ class Runs:
         """Whether the delivery that was taken is of an event that is known: it is the first from now on."""
         if promoted is None:
             return False
-        for number in range(min(run.handled + 1, len(run.events))):
-            known = run.events[number]
+        for number, known in enumerate(run.events):
+            if not known.begun and number > run.handled:
+                break
             if known.event.write_id == promoted.event.write_id:
                 for _ in range(number):  # somebody has dropped those: they have been handled all the same
-                    run.events.popleft()
-                run.handled -= number
+                    _disown(run.events.popleft())
+                run.handled = max(0, run.handled - number)
                 known.token = promoted.token
                 if not known.begun:
                     known.fence = promoted.fence
@@ -386,12 +389,15 @@ class Runs:
 
     def _missed(self, run: Run, promoted: Delivery | None) -> list[Delivery]:
         """Another event than was expected is ready, or none: what is known of the lane counts no more."""
-        current = run.current
-        if current is None or not current.begun or current.returned or run.outcome is not None:
+        running = next((delivery for delivery in run.events if delivery.begun and not delivery.returned), None)
+        if running is None or run.outcome is not None:
             self._forget(run)
             return [] if promoted is None else [promoted]
-        run.events, run.handled = deque((current,)), 0
-        current.following = None
+        running.following = None
+        for delivery in run.events:
+            if delivery is not running:
+                _disown(delivery)
+        run.events, run.handled = deque((running,)), 0
         run.is_lost, run.stray = True, promoted
         return []
 

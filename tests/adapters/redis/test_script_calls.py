@@ -142,6 +142,7 @@ async def test_every_call_has_the_keys_that_the_header_of_its_script_names(own_s
             await heard(calls, "foreign/compare", "foreign/capture")
             await answer_of(adapter.queues.ack(await answer_of(adapter.queues.take(ALL.id, 100))))
             await use_queues(adapter)
+            await use_runs(adapter)
             await answer_of(adapter.succession.enter("worker", 1000))
             client.hset(KEYS.engines.decode(), "dead", "100 1")
             client.sadd(KEYS.hosts(b"dead").decode(), ALL.id)
@@ -200,6 +201,16 @@ async def use_queues(adapter: RedisAdapter) -> None:
         await answer_of(adapter.queues.dead_letter(await taken(adapter), FAILURE))
         (dead_letter,) = await answer_of(adapter.admin.dead_letters())
         await answer_of(use(dead_letter.id))
+
+
+async def use_runs(adapter: RedisAdapter) -> None:
+    while left := await answer_of(adapter.queues.take(ALL.id, 100)):
+        await answer_of(adapter.queues.ack(left))
+    for number in range(3):
+        await answer_of(adapter.values.set("s", "hot", b"%d" % number))
+    deliveries = [await taken(adapter)]
+    while deliveries:
+        deliveries = await answer_of(adapter.queues.ack(deliveries, 1, ahead=True))
 
 
 async def use_subscriptions(adapter: RedisAdapter) -> None:
