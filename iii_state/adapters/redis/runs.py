@@ -29,6 +29,12 @@ from iii_state.tasks.results import Result
 MOST_AHEAD = 16
 """So many events of a lane are known here at most, the first that has not been acknowledged among them."""
 
+LOW = MOST_AHEAD // 2
+"""Where more are known that wait to be handled, what has been handled is acknowledged together with what follows."""
+
+LATE_SECONDS = 0.005
+"""For so long at most."""
+
 MOST_RUNS = 16
 """So many lanes are hot at a time: what waits in them is kept here as well."""
 
@@ -123,6 +129,8 @@ class Run:
     stray: Delivery | None = None
     """The delivery that was taken instead of that."""
     outcome: Unhandled | None = None
+    late: asyncio.TimerHandle | None = None
+    """When it is acknowledged, however many are known."""
 
     @property
     def current(self) -> Delivery | None:
@@ -236,6 +244,8 @@ class Runs:
 
     def _forget(self, run: Run) -> None:
         self._runs.pop((run.place.queue, run.lane), None)
+        if run.late is not None:
+            run.late.cancel()
         for delivery in run.events:
             _disown(delivery)
         acknowledged, run.acknowledged = run.acknowledged, None
@@ -263,10 +273,19 @@ class Runs:
         if outcome is not None and is_next and outcome.is_due:
             self._fly(run, keep=False)
         elif run.current is None or not run.is_kept:
-            self._fly(run, keep=run.current is not None)
+            left = len(run.events) - run.handled
+            if left <= LOW or outcome is not None:
+                self._fly(run, keep=left > 0)
+            elif run.late is None:
+                run.late = asyncio.get_running_loop().call_later(LATE_SECONDS, self._acknowledge_late, run)
         elif outcome is not None and is_next and outcome.timer is None:
             loop = asyncio.get_running_loop()
             outcome.timer = loop.call_later(outcome.delay_ms / 1000, self._make_ready, run)
+
+    def _acknowledge_late(self, run: Run) -> None:
+        run.late = None
+        if run.flight is None and run.handled and not run.is_lost and not run.is_kept:
+            self._fly(run, keep=run.current is not None)
 
     def _make_ready(self, run: Run) -> None:
         if run.outcome is not None:
@@ -298,6 +317,9 @@ class Runs:
         if outcome is not None and not keep:
             step = step._replace(want=0, attempt=outcome.attempt, crashes=outcome.crashes, begun=outcome.begun, is_last=True)
         acknowledged, run.acknowledged = run.acknowledged, None
+        if run.late is not None:
+            run.late.cancel()
+            run.late = None
         run.flight = flight = Flight(self, run, step, calls.ack_run(self._keys, step), acknowledged)
         self._connection.call(flight).add_done_callback(flight.over)
 
