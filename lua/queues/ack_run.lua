@@ -16,11 +16,12 @@ Reply, an array that begins with a word:
   OK ended following entries fence     how many have been ended; what follows, as in lib/queues/peek.lua, the entry of the lane
                                        in front of it; entries and fence as in queues/take.lua
   KEPT ended following entries fence   something else was ready: only that was taken
+  OTHER ended following entries fence  another event than was expected is the next: only what else was ready was taken
   GONE ended following entries fence   the entry is not pending at the engine: nothing has changed
   FENCED                               the engine is not among the engines: nothing has changed
 
-A handled event that does not stand first in the list (somebody has dropped it) is passed over. A call that is made again answers
-the entry that it has taken already.
+A handled event that does not stand first in the list (somebody has dropped it) is passed over. Where an earlier call, whose reply
+got lost, has ended the delivery, this one goes on with what that has taken.
 ]]
 
 local stream, engines, busy, lineages, wait = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
@@ -36,14 +37,25 @@ local held = redis.call('HMGET', busy, 'entries', 'bytes', 'fence', lane)
 local entries, bytes, fence = tonumber(held[1] or 0), tonumber(held[2] or 0), tonumber(held[3] or 0)
 local outstanding, ended, ready = tonumber(held[4] or 0), 0, 0
 redis.call('LLEN', wait)
+local first = 13
 if not redis.call('XPENDING', stream, 'engines', id, id, 1, engine)[1] then
-  for _, pending in ipairs(expected ~= '' and redis.call('XPENDING', stream, 'engines', '-', '+', 1000, engine) or {}) do
+  local places, place = {[expected] = 0}, nil
+  for number = first, #ARGV, 2 do
+    places[ARGV[number]] = number
+  end
+  for _, pending in ipairs(redis.call('XPENDING', stream, 'engines', '-', '+', 1000, engine)) do
     local entry = redis.call('XRANGE', stream, pending[1], pending[1])[1]
-    if entry and entry[2][2] == expected then
+    place = entry and places[entry[2][2]]
+    if place == 0 then
       return {'OK', 1, {}, {entry}, fence}
+    elseif place then
+      id, size, first = entry[1], tonumber(ARGV[place + 1]), place + 2
+      break
     end
   end
-  return {'GONE', 0, {}, {}, fence}
+  if not place then
+    return {'GONE', 0, {}, {}, fence}
+  end
 end
 
 local others = {}
@@ -58,7 +70,7 @@ end
 
 --- @include "queues/next_waiting"
 local removed, removed_bytes, gone = 0, 0, {}
-for number = 13, #ARGV, 2 do
+for number = first, #ARGV, 2 do
   local write_id = ARGV[number]
   if redis.call('LINDEX', wait, 6 * removed) == write_id then
     removed, removed_bytes = removed + 1, removed_bytes + tonumber(ARGV[number + 1])
@@ -66,6 +78,10 @@ for number = 13, #ARGV, 2 do
       gone[#gone + 1] = write_id
     end
   end
+end
+local next_id = redis.call('LINDEX', wait, 6 * removed)
+if keep == '1' and next_id ~= expected then
+  return {'OTHER', 0, {}, others, fence}
 end
 if removed > 0 then
   redis.call('LTRIM', wait, 6 * removed, -1)
@@ -77,7 +93,6 @@ if removed > 0 then
     redis.pcall('HDEL', lineages, unpack(gone))
   end
 end
-local next_id = redis.call('LINDEX', wait, 0)
 --- @include "queues/end_delivery"
 --- @include "queues/store_counts"
 if begun == '1' then

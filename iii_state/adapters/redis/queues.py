@@ -335,7 +335,7 @@ class RedisQueues:
             held = self._held.get(queue, set())
             unknown = [entry[0] for entry in pending if entry[0] not in held]
             if unknown and engine == self._engine.id:
-                await self._give_back(queue, unknown)
+                await self._give_back(queue, unknown, begun=True)  # one may be of a run, whose handler runs already
 
     async def start_due_attempts(self) -> int:
         """Make ready what is due. Milliseconds until the next attempt is, -1 if there is none."""

@@ -124,10 +124,6 @@ class Run:
     """Whether it is acknowledged at its end."""
     is_cut: bool = False
     """Whether it ends with what is known: what a call that is on its way reads does not follow that."""
-    is_lost: bool = False
-    """Whether the one event that is left runs here, and is in the queue no more."""
-    stray: Delivery | None = None
-    """The delivery that was taken instead of that."""
     outcome: Unhandled | None = None
     late: asyncio.TimerHandle | None = None
     """When it is acknowledged, however many are known."""
@@ -203,8 +199,6 @@ class Runs:
 
     def handled(self, run: Run, deliveries: Sequence[Delivery], want: int) -> Result[list[Delivery]]:
         """These have been handled. Answers what may be started then."""
-        if run.is_lost:
-            return self._settled_elsewhere(run)
         for delivery in deliveries:
             if delivery is run.current:
                 run.handled += 1
@@ -217,9 +211,6 @@ class Runs:
 
     def ended(self, run: Run, delivery: Delivery, outcome: Unhandled) -> Result[None]:
         """It was called, and was not handled. The run ends with it."""
-        if run.is_lost:
-            self._taker.give_back(self._settled_elsewhere(run))
-            return None
         place = run.events.index(delivery)
         run.cut_behind(place + 1)
         if place == 0:
@@ -236,11 +227,6 @@ class Runs:
         run.cut_behind(run.events.index(delivery))
         self._go_on(run)
         return is_pending
-
-    def _settled_elsewhere(self, run: Run) -> list[Delivery]:
-        """The event that ran is in the queue no more: somebody has dropped it. What was taken in its place can go on now."""
-        self._forget(run)
-        return [] if run.stray is None else [run.stray]
 
     def _forget(self, run: Run) -> None:
         self._runs.pop((run.place.queue, run.lane), None)
@@ -260,7 +246,7 @@ class Runs:
     def _go_on(self, run: Run) -> None:
         """Acknowledge what has been handled, if that can be now."""
         outcome = run.outcome
-        if run.flight is not None or run.is_lost:
+        if run.flight is not None:
             return
         if outcome is not None and len(run.events) == 1:
             self._write(run, outcome)
@@ -284,7 +270,7 @@ class Runs:
 
     def _acknowledge_late(self, run: Run) -> None:
         run.late = None
-        if run.flight is None and run.handled and not run.is_lost and not run.is_kept:
+        if run.flight is None and run.handled and not run.is_kept:
             self._fly(run, keep=run.current is not None)
 
     def _make_ready(self, run: Run) -> None:
@@ -333,8 +319,11 @@ class Runs:
             startable = taken
         elif word == b"OK":
             startable = self._acknowledged(run, step, reply, taken)
-        elif word == b"KEPT":
+        elif word == b"KEPT" or word == b"OTHER":
             run.is_kept, startable = True, taken
+            if word == b"OTHER" and run.outcome is None:
+                # Somebody has dropped events. What runs here is let finish; the first is pending until then.
+                run.cut_behind(sum(delivery.begun or delivery.returned for delivery in run.events))
         else:
             if word == b"GONE":
                 self._taker.was_damaged()
@@ -388,40 +377,14 @@ class Runs:
             if not was_cut:
                 self._follow(run, reply)
             return [*others, promoted]
-        if not self._adopted(run, promoted):
-            return [*others, *self._missed(run, promoted)]
-        return others if was_cut or run.outcome is not None else [*others, *self._follow(run, reply)]
-
-    def _adopted(self, run: Run, promoted: Delivery | None) -> bool:
-        """Whether the delivery that was taken is of an event that is known: it is the first from now on."""
-        if promoted is None:
-            return False
-        for number, known in enumerate(run.events):
-            if not known.begun and number > run.handled:
-                break
-            if known.event.write_id == promoted.event.write_id:
-                for _ in range(number):  # somebody has dropped those: they have been handled all the same
-                    _disown(run.events.popleft())
-                run.handled = max(0, run.handled - number)
-                known.token = promoted.token
-                if not known.begun:
-                    known.fence = promoted.fence
-                return True
-        return False
-
-    def _missed(self, run: Run, promoted: Delivery | None) -> list[Delivery]:
-        """Another event than was expected is ready, or none: what is known of the lane counts no more."""
-        running = next((delivery for delivery in run.events if delivery.begun and not delivery.returned), None)
-        if running is None or run.outcome is not None:
+        known = run.events[0]
+        if promoted is None or promoted.event.write_id != known.event.write_id:  # its list was damaged just now
             self._forget(run)
-            return [] if promoted is None else [promoted]
-        running.following = None
-        for delivery in run.events:
-            if delivery is not running:
-                _disown(delivery)
-        run.events, run.handled = deque((running,)), 0
-        run.is_lost, run.stray = True, promoted
-        return []
+            return taken
+        known.token = promoted.token
+        if not known.begun:
+            known.fence = promoted.fence
+        return others if was_cut or run.outcome is not None else [*others, *self._follow(run, reply)]
 
     def _follow(self, run: Run, reply: Reply) -> list[Delivery]:
         """Link what was read behind the last event that is known. Answers the first of it if it may be started."""

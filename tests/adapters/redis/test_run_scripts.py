@@ -156,7 +156,18 @@ def test_a_delivery_that_is_pending_no_more_ends_nothing(hot: Lane) -> None:
     assert hot.client.llen(WAIT) == 12
 
 
-def test_what_somebody_has_dropped_is_passed_over_and_nothing_else_goes(hot: Lane) -> None:
+def test_what_an_earlier_call_has_taken_is_ended_by_the_next(hot: Lane) -> None:
+    hot.write(b"0", b"1", b"2", b"3", b"4")
+    (head,) = hot.take()
+    first, behind = hot.go_on(head)
+    hot.end(first, [], behind, keep=True)
+    reply = hot.end(first, behind[:2], behind[2:], keep=True)
+    assert reply[:2] == [b"OK", 2]
+    assert news(taken(reply, "id", b"q", b"e1")[0]) == [b"4"]
+    assert hot.client.hget(BUSY, LANE) == b"1"
+
+
+def test_what_somebody_has_dropped_after_it_was_handled_is_passed_over(hot: Lane) -> None:
     hot.write(b"0", b"1", b"2", b"3", b"4")
     (head,) = hot.take()
     first, behind = hot.go_on(head)
@@ -170,6 +181,17 @@ def test_what_somebody_has_dropped_is_passed_over_and_nothing_else_goes(hot: Lan
     stranger = behind[0]
     assert hot.end(last, [stranger], want=1)[:2] == [b"OK", 1]
     assert hot.client.llen(WAIT) == 6
+
+
+def test_where_somebody_has_dropped_what_runs_nothing_of_its_lane_becomes_ready(hot: Lane) -> None:
+    hot.write(b"0", b"1", b"2", b"3", b"4")
+    (head,) = hot.take()
+    first, behind = hot.go_on(head)
+    for _ in range(3):  # until nothing is left of the lane
+        hot.client.ltrim(WAIT, 6, -1)
+        assert hot.end(first, [], behind, keep=True)[:3] == [b"OTHER", 0, []]
+        assert hot.client.xpending(STREAM, "engines")["pending"] == 1
+        assert hot.take() == []
 
 
 @pytest.mark.parametrize(("size", "read"), [(10, 15), (2000, 15), (4000, 8), (5000, 1), (9000, 0)])
