@@ -23,6 +23,7 @@ from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.mutations.foreign_text import check_event
 from iii_state.adapters.redis.scripts import queues as calls
 from iii_state.adapters.redis.scripts.queues import Entry, RunStep
+from iii_state.errors import StoreError
 from iii_state.events import Delivery, Subscription
 from iii_state.tasks.results import Result
 
@@ -34,6 +35,9 @@ LOW = MOST_AHEAD // 2
 
 LATE_SECONDS = 0.005
 """For so long at most."""
+
+AGAIN_SECONDS = 0.5
+"""After so long an acknowledgement is made again that failed."""
 
 MOST_RUNS = 16
 """So many lanes are hot at a time: what waits in them is kept here as well."""
@@ -297,7 +301,8 @@ class Runs:
         subscription = self._taker.about_to_take(run.place)
         want, run.want = 0 if subscription is None else run.want, 0
         outcome = run.outcome
-        may_peek = outcome is None and not run.is_cut and (keep or want) and _may_run(subscription)
+        is_small = cast(Entry, run.events[-1].token).size <= MOST_EVENT_BYTES
+        may_peek = is_small and outcome is None and not run.is_cut and (keep or want) and _may_run(subscription)
         peek = MOST_AHEAD - max(1, len(known)) if may_peek else 0
         step = RunStep(head, handled, known, want, keep, peek)
         if outcome is not None and not keep:
@@ -307,7 +312,10 @@ class Runs:
             run.late.cancel()
             run.late = None
         run.flight = flight = Flight(self, run, step, calls.ack_run(self._keys, step), acknowledged)
-        self._connection.call(flight).add_done_callback(flight.over)
+        try:
+            self._connection.call(flight).add_done_callback(flight.over)
+        except StoreError as error:
+            self.failed(flight, error)
 
     def landed(self, flight: Flight, reply: Reply) -> None:
         """A call has been answered."""
@@ -340,22 +348,26 @@ class Runs:
             self._go_on(run)
 
     def failed(self, flight: Flight, error: BaseException) -> None:
-        """A call has failed: it is made again when that is asked for again."""
-        run = flight.run
+        """A call has failed: it is made again when that is asked for again, or, where nobody waits for it, after a pause."""
+        run, acknowledged = flight.run, flight.acknowledged
         run.flight = None
-        if "NOGROUP" in str(error):  # the queue is gone
+        is_gone = "NOGROUP" in str(error)  # the queue
+        if is_gone:
             self._forget(run)
-            error_told = None
-        else:
-            error_told = error
-        if flight.acknowledged is not None and not flight.acknowledged.done():
-            if error_told is None:
-                flight.acknowledged.set_result([])
+        if acknowledged is None:
+            asyncio.get_running_loop().call_later(AGAIN_SECONDS, self._again, run)
+        elif not acknowledged.done():
+            if is_gone:
+                acknowledged.set_result([])
             else:
-                flight.acknowledged.set_exception(error_told)
+                acknowledged.set_exception(error)
         outcome, run.outcome = run.outcome, None
         if outcome is not None:
-            outcome.settle(error_told)
+            outcome.settle(error)
+
+    def _again(self, run: Run) -> None:
+        if self._runs.get((run.place.queue, run.lane)) is run:
+            self._go_on(run)
 
     def _acknowledged(self, run: Run, step: RunStep, reply: Reply, taken: list[Delivery]) -> list[Delivery]:
         """Go on with what is left of a run. Answers what may be started."""
