@@ -12,7 +12,8 @@ from typing import Any
 from iii_state.adapters.redis.connection.call import Command, Reply, ScriptCall
 from iii_state.adapters.redis.fleet.subscriptions import Subscriptions
 from iii_state.adapters.redis.mutations.foreign_text import check_event
-from iii_state.adapters.redis.runs import QueuePlace, Runs, Unhandled
+from iii_state.adapters.redis.run import QueuePlace, Unhandled
+from iii_state.adapters.redis.runs import Runs
 from iii_state.adapters.redis.scripts import queues
 from iii_state.adapters.redis.scripts.queues import Entry, is_fenced
 from iii_state.adapters.redis.shared import Shared

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, cast
+from collections.abc import Sequence
+from typing import Protocol, cast
 
 from iii_state.adapters.redis.connection.call import Reply, ScriptCall
 from iii_state.adapters.redis.connection.connection import RedisConnection
 from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.mutations.foreign_text import check_event
+from iii_state.adapters.redis.run import QueuePlace, Run, Unhandled, disown
 from iii_state.adapters.redis.scripts import queues as calls
 from iii_state.adapters.redis.scripts.queues import Entry, RunStep
 from iii_state.errors import StoreError
@@ -49,14 +49,6 @@ MOST_EVENT_BYTES = 8192
 """Behind a larger event nothing is read, see lua/lib/queues/peek.lua."""
 
 
-class QueuePlace(NamedTuple):
-    """Where deliveries are taken: a subscription, its queue, and the engine at which they are pending."""
-
-    subscription_id: str
-    queue: bytes
-    engine: bytes
-
-
 class Taker(Protocol):
     """Keeps what is pending at this engine."""
 
@@ -79,71 +71,6 @@ class Taker(Protocol):
     def was_damaged(self) -> None:
         """What was pending here is so no more."""
         ...
-
-
-@dataclass(slots=True, eq=False)
-class Unhandled:
-    """What becomes of an event of a run that was not handled: `write` once it is pending here.
-
-    Where that cannot be, since other lanes have something ready, it is made ready after a pause, as the attempt given.
-    """
-
-    write: Callable[[], Result[None]]
-    delay_ms: int = 0
-    attempt: int = 0
-    crashes: int = 0
-    begun: bool = False
-    is_due: bool = False
-    """Whether it is to be made ready."""
-    timer: asyncio.TimerHandle | None = None
-    written: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-
-    def settle(self, error: BaseException | None = None) -> None:
-        """It is written, or could not be."""
-        if self.timer is not None:
-            self.timer.cancel()
-        if self.written.done():
-            return
-        if error is None:
-            self.written.set_result(None)
-        else:
-            self.written.set_exception(error)
-
-
-@dataclass(slots=True, eq=False)
-class Run:
-    """The events of one lane that are known here, the first that has not been acknowledged before all others."""
-
-    place: QueuePlace
-    lane: bytes
-    events: deque[Delivery]
-    handled: int = 0
-    """How many of them, from the first on, have been handled."""
-    want: int = 0
-    flight: Flight | None = None
-    """The call that is on its way."""
-    acknowledged: asyncio.Future[list[Delivery]] | None = None
-    """For the next call: it is set when what has been handled since is acknowledged."""
-    is_kept: bool = False
-    """Whether it is acknowledged at its end."""
-    is_cut: bool = False
-    """Whether it ends with what is known: what a call that is on its way reads does not follow that."""
-    outcome: Unhandled | None = None
-    late: asyncio.TimerHandle | None = None
-    """When it is acknowledged, however many are known."""
-
-    @property
-    def current(self) -> Delivery | None:
-        """The first that has not been handled."""
-        return self.events[self.handled] if self.handled < len(self.events) else None
-
-    def cut_behind(self, count: int) -> None:
-        """Forget all but the first events: the others are still in Redis."""
-        self.is_cut = True
-        while len(self.events) > count:
-            _disown(self.events.pop())
-        if self.events:
-            self.events[-1].following = None
 
 
 class Runs:
@@ -237,7 +164,7 @@ class Runs:
         if run.late is not None:
             run.late.cancel()
         for delivery in run.events:
-            _disown(delivery)
+            disown(delivery)
         acknowledged, run.acknowledged = run.acknowledged, None
         if acknowledged is not None and not acknowledged.done():
             acknowledged.set_result([])
@@ -250,7 +177,7 @@ class Runs:
     def _go_on(self, run: Run) -> None:
         """Acknowledge what has been handled, if that can be now."""
         outcome = run.outcome
-        if run.flight is not None:
+        if run.is_flying:
             return
         if outcome is not None and len(run.events) == 1:
             self._write(run, outcome)
@@ -274,7 +201,7 @@ class Runs:
 
     def _acknowledge_late(self, run: Run) -> None:
         run.late = None
-        if run.flight is None and run.handled and not run.is_kept:
+        if not run.is_flying and run.handled and not run.is_kept:
             self._fly(run, keep=run.current is not None)
 
     def _make_ready(self, run: Run) -> None:
@@ -311,7 +238,8 @@ class Runs:
         if run.late is not None:
             run.late.cancel()
             run.late = None
-        run.flight = flight = Flight(self, run, step, calls.ack_run(self._keys, step), acknowledged)
+        run.is_flying = True
+        flight = Flight(self, run, step, calls.ack_run(self._keys, step), acknowledged)
         try:
             self._connection.call(flight).add_done_callback(flight.over)
         except StoreError as error:
@@ -320,7 +248,7 @@ class Runs:
     def landed(self, flight: Flight, reply: Reply) -> None:
         """A call has been answered."""
         run, step = flight.run, flight.step
-        run.flight = None
+        run.is_flying = False
         word = reply[0]
         taken = self._taker.take_in(reply, run.place, [cast(Entry, step.head.token)] if word == b"OK" else [])
         if self._runs.get((run.place.queue, run.lane)) is not run:
@@ -350,7 +278,7 @@ class Runs:
     def failed(self, flight: Flight, error: BaseException) -> None:
         """A call has failed: it is made again when that is asked for again, or, where nobody waits for it, after a pause."""
         run, acknowledged = flight.run, flight.acknowledged
-        run.flight = None
+        run.is_flying = False
         is_gone = "NOGROUP" in str(error)  # the queue
         if is_gone:
             self._forget(run)
@@ -448,11 +376,3 @@ def _may_run(subscription: Subscription | None) -> bool:
         and subscription.batch is None
         and subscription.retry.max_attempts > 1
     )
-
-
-def _disown(delivery: Delivery) -> None:
-    """It is of a run no more: where it is not pending here, it waits in its list, and is not this engine's to start."""
-    entry = cast(Entry, delivery.token)
-    delivery.following = None
-    if not entry.id:
-        delivery.token = entry._replace(engine=b"")
