@@ -206,6 +206,7 @@ class Dispatcher:
         if self._acknowledging is consumer and wanted:  # at once: what has become ready meanwhile is among them
             consumer.buffer.extend(deliveries)
             consumer.more = len(deliveries) >= wanted
+            self._schedule.remove(consumer)
         elif deliveries:
             self._intake.receive(consumer, wanted, deliveries)
         else:
