@@ -203,6 +203,15 @@ class Module(Protocol):
 
 
 @runtime_checkable
+class Probed(Protocol):
+    """A module that knows whether it can be given work, beside whether all is well."""
+
+    async def readiness(self) -> str | None:
+        """None where it can, else why not, in words; answers within a second or two."""
+        ...
+
+
+@runtime_checkable
 class Measured(Protocol):
     """A module that has something to tell in the metrics of its engine."""
 

@@ -117,6 +117,15 @@ def read(text: bytes) -> Lineage | None:
     return Lineage(hops, traceparent, baggage) if traceparent is not None or baggage is not None else None
 
 
+def with_trace(text: bytes, traceparent: str) -> bytes:
+    """These members of a call, made within this trace in place of theirs: a span of ours has begun in between."""
+    try:
+        members = _members.decode(b"{%b}" % text[1:])
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return _text(traceparent, None)
+    return _text(traceparent, members.baggage if isinstance(members.baggage, str) else None)
+
+
 def before_delivery(lineage: Lineage | None) -> Lineage | None:
     """The lineage of the write whose event is delivered by a call that is made within `lineage`: one hop less."""
     if lineage is None or lineage.hops == 0:
@@ -160,20 +169,21 @@ def call_members(lineage: Lineage) -> bytes:
     return _text(lineage.traceparent, _with_hops(lineage.baggage, lineage.hops) if lineage.hops else lineage.baggage)
 
 
-def delivery_members(lineage: Lineage | None) -> tuple[bytes, str | None]:
+def delivery_members(lineage: Lineage | None) -> tuple[bytes, tuple[str, int] | None]:
     """The members of the call that delivers the event of a write of this lineage; and the trace that has to be remembered
-    (`begin`) for as long as it runs, None for none. What is written within that call is one hop further."""
+    (`begin`) for as long as it runs, with its hops, None for none. What is written within that call is one hop further."""
     if lineage is None:
         number = next(_numbers) & 0xFFFFFFFF
         return b',"traceparent":"00-6969697374610001%08x%08x-%08x%08x-01"' % (number, number, number, number | 1), None
     hops = min(lineage.hops + 1, MOST_HOPS)
     traceparent = lineage.traceparent
     if traceparent is not None and hops <= HOPS_IN_ONE_TRACE and not traceparent.startswith(_OURS):
-        return _text(traceparent, _with_hops(lineage.baggage, hops)), traceparent[3:35]
+        return _text(traceparent, _with_hops(lineage.baggage, hops)), (traceparent[3:35], hops)
     number = next(_numbers) & 0xFFFFFFFF
     is_ours = traceparent is not None and traceparent.startswith(_OURS)
     chain = lineage.chain if is_ours else f"{number:08x}"
-    return _text(f"{_OURS}{hops:04x}{chain}{number:08x}-{chain}{number | 1:08x}-01", lineage.baggage), None
+    flags = "01" if traceparent is None else traceparent[-2:]
+    return _text(f"{_OURS}{hops:04x}{chain}{number:08x}-{chain}{number | 1:08x}-{flags}", lineage.baggage), None
 
 
 def begin(trace: str, hops: int) -> None:

@@ -30,6 +30,13 @@ TAKE_MINUTES = ("torture", "upgrade", "powercut", "fuzz", "linearizability")
 """Folders that come first among the slow tests, so that nothing waits for them in the end."""
 
 
+TAKE_LONG = (
+    *("test_cli", "test_repair", "test_resuming", "test_redis_clocks", "test_kv_clocks", "test_connection", "test_hot_settings"),
+    *("test_conditions", "test_readme", "test_succession", "test_pairs", "test_cli_texts", "test_restarts", "test_following"),
+)
+"""Files of more than 25 s, most of it waiting, which come first among the other tests for the same reason."""
+
+
 @pytest.hookimpl(trylast=True)  # conftests of folders mark more tests
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     left_out = [] if config.getoption("--slow") else ["slow"]
@@ -39,6 +46,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.hook.pytest_deselected(items=deselected)
     if config.getoption("--slow"):
         items.sort(key=lambda item: item.path.parent.name not in TAKE_MINUTES)
+    else:
+        items.sort(key=lambda item: item.path.stem not in TAKE_LONG)
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, LoopFactory]:

@@ -15,7 +15,7 @@ def followed(lineage: Lineage | None, times: int) -> Lineage | None:
     for _ in range(times):
         text, trace = lineages.delivery_members(lineage)
         if trace is not None:
-            assert trace == TRACE[3:35]
+            assert trace == (TRACE[3:35], (0 if lineage is None else lineage.hops) + 1)
         lineage = lineages.read(text)
     return lineage
 

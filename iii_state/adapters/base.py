@@ -186,6 +186,10 @@ class Values(Protocol):
         """The keys of a scope, each once, in the adapter's own order, or those that are asked for."""
         ...
 
+    def count(self, scope: str) -> Result[int | None]:
+        """How many values lie in a scope, those that have just reached their deadline too; None where that is dear to say."""
+        ...
+
     def scopes(self) -> Result[list[str]]:
         """Scopes with at least one key, in any order, each once."""
         ...
@@ -208,6 +212,10 @@ class Queues(Protocol):
 
     def enable_events(self, enabled: bool) -> None:
         """Whether the mutations that are made through this adapter from now on have events (they do at first)."""
+        ...
+
+    def are_wanted(self, scope: str, key: str) -> bool:
+        """Whether a queue wants the events of this scope and key, as far as is known here now; over a bridge none does."""
         ...
 
     def subscribe(self, subscription: Subscription) -> Result[None]:
@@ -373,6 +381,10 @@ class Adapter(Protocol):
 
     async def stop(self) -> None:
         """Make durable what was acknowledged, give back what is pending, and close."""
+        ...
+
+    def absence(self) -> str | None:
+        """Why this engine takes no part in its fleet now, though the store may answer; None where it does, or there is no fleet."""
         ...
 
     async def health(self) -> str | None:

@@ -14,6 +14,7 @@ from iii_state.attach.leadership import Leadership
 from iii_state.client.about import About
 from iii_state.client.address import EngineAddress
 from iii_state.client.client import Client, Hooks
+from iii_state.engine.probes import ProbeResult
 from iii_state.errors import AttachRefused, Code, ConnectionLost, WorkerRejected
 from iii_state.figures import Figure, gauge
 from iii_state.state.module import StateModule
@@ -57,23 +58,46 @@ class Attachment:
         self._client: Client | None = None
         self._connected = asyncio.Event()
         self._check_now = asyncio.Event()
+        self._has_started = False
         self._stopping = False
 
     async def run(self, stopped: asyncio.Event) -> None:
         """Serve until `stopped`, then stop cleanly. Raises `AttachRefused`, and what the module's start raises."""
         await self._module.start(self._host)
+        self._has_started = True
         try:
             await first_of(self._attach(), self._host.availability.poll(self._functions_there), stopped.wait())
         finally:
             self._stopping = True
             await in_turn(self._retire, self._module.stop, self._close_client)
 
-    async def figures(self) -> list[Figure]:
-        """What its module has counted, and whether this process is the leader."""
+    @property
+    def _role(self) -> str:
         client = self._client
         is_connected = client is not None and client.connection.is_greeted
-        role = "leader" if self._host.serves else "standby" if is_connected else "waiting"
-        roles = [Figure(ATTACHED, int(role == each), (each,)) for each in ("leader", "standby", "waiting")]
+        return "leader" if self._host.serves else "standby" if is_connected else "waiting"
+
+    async def health(self) -> ProbeResult:
+        """Whether the store can be used, whatever the engine is."""
+        wrong = await self._module.health() if self._has_started else "it is being started"
+        return ProbeResult({} if wrong is None else {self._module.name: wrong}, {"role": self._role})
+
+    async def readiness(self) -> ProbeResult:
+        """A leader is ready when its module is; a standby when it could take over: it is connected, and has its store."""
+        wrong = {}
+        if self._stopping:
+            wrong["worker"] = "it is being stopped"
+        elif self._role == "waiting":
+            wrong["engine"] = f"there is no connection to {self._url}"
+        elif self._role == "standby" and not self._leadership.has_stood:
+            wrong["worker"] = "it is finding out whether to lead or to stand by"
+        if (reason := await self._module.readiness()) is not None:
+            wrong[self._module.name] = reason
+        return ProbeResult(wrong, {"role": self._role})
+
+    async def figures(self) -> list[Figure]:
+        """What its module has counted, and whether this process is the leader."""
+        roles = [Figure(ATTACHED, int(self._role == each), (each,)) for each in ("leader", "standby", "waiting")]
         return [*roles, *await self._module.figures()]
 
     async def _retire(self) -> None:

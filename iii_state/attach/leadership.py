@@ -79,6 +79,11 @@ class Leadership:
     # --- checks
 
     @property
+    def has_stood(self) -> bool:
+        """Whether it has been found out, on this connection, who leads."""
+        return bool(self._said)
+
+    @property
     def has_to_stand_by(self) -> bool:
         """Whether the next check is due at once."""
         return self._was_rejected and self._host.serves

@@ -1,4 +1,4 @@
-"""The port on which an attached worker shows its metrics: it has no other one."""
+"""The port on which an attached worker shows its metrics and answers probes: it has no other one."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ from iii_state.engine import http_log
 from iii_state.engine.admission import ASKED, asked, refusal
 from iii_state.engine.listening import HANDSHAKE_SECONDS, bind, resolve
 from iii_state.engine.metrics_page import answer_with_metrics
+from iii_state.engine.probes import Probes
 from iii_state.errors import AccessRefused
 from iii_state.figures import Figure
 from iii_state.guard import Guard
 
 
 class MetricsPort:
-    """Answers `GET /metrics` with these figures, to whom `guard` lets in."""
+    """Answers `GET /metrics` with these figures, and probes, to whom `guard` lets in."""
 
-    def __init__(self, guard: Guard, figures: Callable[[], Awaitable[list[Figure]]]) -> None:
+    def __init__(self, guard: Guard, probes: Probes, figures: Callable[[], Awaitable[list[Figure]]]) -> None:
         self._guard = guard
         self._figures = figures
         app = web.Application(middlewares=[self._check_place])
         app.router.add_get("/metrics", self._serve)
+        probes.add_to(app.router)
         self._runner = web.AppRunner(
             app, access_log=None, logger=http_log.logger, handle_signals=False, keepalive_timeout=HANDSHAKE_SECONDS
         )

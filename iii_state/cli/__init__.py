@@ -21,6 +21,7 @@ from iii_state.cli.move import backup, export, import_
 from iii_state.cli.operate import dead, triggers
 from iii_state.cli.run.attach import attach
 from iii_state.cli.run.serve import serve
+from iii_state.cli.systemd import systemd
 from iii_state.cli.terminal import OneLine, discard_output, printable_errors
 from iii_state.cli.token import token
 from iii_state.cli.watch import watch
@@ -80,6 +81,7 @@ for command in (
     backup,
     lua_load,
     metrics,
+    systemd,
     token,
     config,
     docs,

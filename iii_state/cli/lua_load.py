@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import NamedTuple
 
 import click
 
+from iii_state.adapters.redis.cluster.reading import is_sharded
 from iii_state.adapters.redis.connection.address import Address
+from iii_state.adapters.redis.connection.carrier import Carrier
+from iii_state.adapters.redis.connection.cluster.cluster import Cluster
+from iii_state.adapters.redis.connection.cluster.recognition import is_cluster
 from iii_state.adapters.redis.connection.explain import explain
 from iii_state.adapters.redis.connection.primary import Primary
-from iii_state.adapters.redis.connection.socket import Socket
-from iii_state.adapters.redis.scripts.loader import Script, names, script
+from iii_state.adapters.redis.scripts.loader import PLAIN, SHARDED, Script, Scripts, names
 from iii_state.cli.terminal import check_output
 from iii_state.config import RedisSettings
 from iii_state.errors import ConfigError, ScriptError, StoreError
@@ -35,37 +39,64 @@ TIMEOUT_SECONDS = 10
 def lua_load(urls: tuple[str, ...], check: bool, as_json: bool) -> None:
     """Load the Lua scripts into Redis, so that the first calls find them there.
 
-    Engines load by themselves what they miss; this does it before a rollout.
+    Engines load by themselves what they miss; this does it before a rollout. Of a Redis Cluster every master gets them.
 
     \b
     iii-state lua-load --redis-url redis://node-1:6379 --redis-url redis://node-2:6379
     """
     check_output()
     try:
-        scripts = [script(name) for name in names()]
+        commands = names()
+        PLAIN.load_commands()
     except ScriptError as error:
         raise click.ClickException(str(error)) from None
     missing, broken = False, []
     report = []
     for url in urls:
         try:
-            address = Address.parse(url)
-            there = asyncio.run(_load(address, scripts, check))
+            servers = asyncio.run(_servers(Address.parse(url)))
         except (ConfigError, StoreError) as error:
             broken.append(str(error))
             continue
-        missing = missing or not all(there)
-        if as_json:
-            rows = [_row(each, before, check) for each, before in zip(scripts, there, strict=True)]
-            report.append({"redis": str(address), "scripts": rows})
-        else:
-            _show(str(address), scripts, there, check)
+        for server in servers:
+            scripts = [server.scripts.of(name) for name in commands]
+            try:
+                there = asyncio.run(_load(server.address, scripts, check))
+            except StoreError as error:
+                broken.append(str(error))
+                continue
+            missing = missing or not all(there)
+            if as_json:
+                rows = [_row(each, before, check) for each, before in zip(scripts, there, strict=True)]
+                report.append({"redis": str(server.address), "scripts": rows})
+            else:
+                _show(str(server.address), scripts, there, check)
     if as_json:
         click.echo(json.dumps(report))
     for message in broken:
         click.secho(f"Error: {message}", fg="red", err=True)
     if broken or (check and missing):
         raise SystemExit(1)
+
+
+class _Server(NamedTuple):
+    """A server, and the scripts that it is to have."""
+
+    address: Address
+    scripts: Scripts
+
+
+async def _servers(address: Address) -> list[_Server]:
+    """All masters of a cluster, or the one server. Raises `ConfigError` and `StoreError` in words."""
+    if not await is_cluster(address, "auto", timeout_ms=TIMEOUT_SECONDS * 1000):
+        return [_Server(address, PLAIN)]
+    cluster = Cluster(address, call_timeout_ms=TIMEOUT_SECONDS * 1000)
+    try:
+        await cluster.start()
+        scripts = SHARDED if await is_sharded(cluster, RedisSettings().prefix) else PLAIN
+        return [_Server(server, scripts) for server in cluster.servers]
+    finally:
+        await cluster.stop()
 
 
 async def _load(address: Address, scripts: list[Script], check: bool) -> list[bool]:
@@ -82,7 +113,7 @@ async def _load(address: Address, scripts: list[Script], check: bool) -> list[bo
         raise StoreError(f"Redis at {address} has not answered within {TIMEOUT_SECONDS} s") from None
 
 
-async def _load_over(socket: Socket, scripts: list[Script], check: bool) -> list[bool]:
+async def _load_over(socket: Carrier, scripts: list[Script], check: bool) -> list[bool]:
     (there,) = await socket.ask([b"SCRIPT", b"EXISTS", *(each.sha1 for each in scripts)])
     if not isinstance(there, list):
         raise StoreError(explain(socket.address, str(there)))

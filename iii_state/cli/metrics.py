@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 
 import click
 
 from iii_state.cli.command_group import CommandGroup
+
+_URL = re.compile(r"https?://[\w.:\[\]/%~+-]+")
 
 
 @click.group(cls=CommandGroup, short_help="Alert rules for Prometheus, a dashboard for Grafana.")
@@ -15,9 +18,15 @@ def metrics() -> None:
 
 
 @metrics.command()
-def alerts() -> None:
+@click.option("--docs-url", metavar="URL", help="Where you keep these docs: each rule links to its section of the runbook there.")
+def alerts(docs_url: str | None) -> None:
     """Print alert rules, a file for `rule_files` of Prometheus."""
-    click.echo(brought("alerts.yml"), nl=False)
+    text = brought("alerts.yml")
+    if docs_url is not None:
+        if _URL.fullmatch(docs_url) is None:
+            raise click.BadParameter("it has to be an address that begins with https:// or http://", param_hint="--docs-url")
+        text = text.replace(b" runbook: ", f" runbook_url: {docs_url.rstrip('/')}/".encode())
+    click.echo(text, nl=False)
 
 
 @metrics.command()

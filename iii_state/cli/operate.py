@@ -12,7 +12,7 @@ import msgspec
 from click.core import ParameterSource
 
 from iii_state import values
-from iii_state.adapters.redis.admin import inspection
+from iii_state.adapters.redis.opening import inspection
 from iii_state.cli.calls import engine_at, request, run, url_option
 from iii_state.cli.command_group import CommandGroup
 from iii_state.cli.terminal import exact_name, is_terminal, name, print_line, show

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from iii_state.config.checks import (
     MAX_MS,
@@ -18,12 +18,13 @@ from iii_state.config.checks import (
     retention,
     secret,
     section,
+    shown,
     string,
     websocket_url,
 )
 from iii_state.config.history import history
 from iii_state.config.server import file_path, server
-from iii_state.config.settings import BridgeSettings, KvSettings, RedisSettings, RedisTls, Settings
+from iii_state.config.settings import MAX_PARTITIONS, BridgeSettings, KvSettings, RedisSettings, RedisTls, Settings
 from iii_state.errors import ConfigError
 from iii_state.events import DispatchLimits, QueueLimits, RetryPolicy
 
@@ -129,6 +130,21 @@ def _redis_tls(where: str, value: Any) -> RedisTls:
     return RedisTls(**given)
 
 
+def _redis_cluster(where: str, value: Any) -> bool | Literal["auto"]:
+    if isinstance(value, bool):
+        return value
+    if value == "auto":
+        return "auto"
+    raise ConfigError(f"{where} has to be auto, true or false, not {shown(value)}")
+
+
+def _redis(config: dict[str, Any]) -> RedisSettings:
+    settings = RedisSettings(**config)
+    if settings.cluster is False and settings.partitions is not None:
+        raise ConfigError("adapter.config.partitions is given, but adapter.config.cluster is false: only a cluster has partitions")
+    return settings
+
+
 def _bridge(config: dict[str, Any]) -> BridgeSettings:
     if "token" in config and "token_file" in config:
         raise ConfigError("adapter.config.token and adapter.config.token_file are both given; keep one")
@@ -152,6 +168,8 @@ _ADAPTER_CHECKS: dict[str, dict[str, Check]] = {
         "max_in_flight": integer(1, 1_000_000),
         "wait_replicas": integer(0, 1000),
         "tls": _redis_tls,
+        "cluster": _redis_cluster,
+        "partitions": integer(1, MAX_PARTITIONS),
     },
     "bridge": {
         "bridge_url": websocket_url,
@@ -174,6 +192,6 @@ def _kv(config: dict[str, Any]) -> KvSettings:
 
 _ADAPTERS: dict[str, Callable[[dict[str, Any]], KvSettings | RedisSettings | BridgeSettings]] = {
     "kv": _kv,
-    "redis": lambda config: RedisSettings(**config),
+    "redis": _redis,
     "bridge": _bridge,
 }

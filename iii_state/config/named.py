@@ -13,7 +13,7 @@ from iii_state.config.settings import BridgeSettings, KvSettings, RedisSettings,
 LIVE = ("triggers_enabled", "max_value_bytes", "save_interval_ms", "log_level", "server.")
 """Settings, and beginnings of names of settings, that are applied while it runs."""
 
-FIXED = ("server.host", "server.port")
+FIXED = ("server.host", "server.port", "server.metrics_scopes")
 """Those among them that need a restart all the same."""
 
 _ADAPTERS = {KvSettings: "kv", RedisSettings: "redis", BridgeSettings: "bridge"}

@@ -16,6 +16,9 @@ from iii_state.rights import TokenLimits
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
+MOST_SCOPES = 100
+"""So many scopes may have figures of their own."""
+
 
 class TlsFiles(msgspec.Struct, frozen=True):
     """The files of a server's TLS, in PEM. With `client_ca` a client has to show a certificate of that authority."""
@@ -43,7 +46,10 @@ class ServerLimits(msgspec.Struct, frozen=True):
 
 
 class ServerSettings(msgspec.Struct, frozen=True):
-    """Where an engine listens, and whom it lets in. `token_file` holds one plain token, `tokens_file` hashed ones with rights."""
+    """Where an engine listens, and whom it lets in. `token_file` holds one plain token, `tokens_file` hashed ones with rights.
+
+    `metrics_scopes` are those that have figures of their own.
+    """
 
     host: str = "127.0.0.1"
     port: int = 49134
@@ -55,6 +61,7 @@ class ServerSettings(msgspec.Struct, frozen=True):
     limits: ServerLimits = ServerLimits()
     insecure: bool = False
     metrics: bool = True
+    metrics_scopes: tuple[str, ...] = ()
 
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
@@ -90,6 +97,14 @@ def list_of(check: Check) -> Check:
         return tuple(check(f"{where}[{index}]", item) for index, item in enumerate(value))
 
     return check_all
+
+
+def scopes(where: str, value: Any) -> tuple[str, ...]:
+    """Scopes, each once; so many that a scrape stays small."""
+    found: tuple[str, ...] = tuple(dict.fromkeys(list_of(string)(where, value)))
+    if len(found) > MOST_SCOPES:
+        raise ConfigError(f"{where} has {len(found)} scopes, and may have {MOST_SCOPES}: each has lines of its own in every scrape")
+    return found
 
 
 def file_path(where: str, value: Any) -> Path:
@@ -140,6 +155,7 @@ CHECKS: Mapping[str, Check] = {
     "limits": _limits,
     "insecure": boolean,
     "metrics": boolean,
+    "metrics_scopes": scopes,
 }
 
 

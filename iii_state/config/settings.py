@@ -28,6 +28,12 @@ class RedisTls(msgspec.Struct, frozen=True):
     server_name: str | None = None
 
 
+PARTITIONS = 64
+"""Into so many parts the state in a Redis Cluster is divided where nothing else is said."""
+
+MAX_PARTITIONS = 1024
+
+
 class RedisSettings(msgspec.Struct, frozen=True):
     """The `redis` adapter."""
 
@@ -39,6 +45,10 @@ class RedisSettings(msgspec.Struct, frozen=True):
     max_in_flight: int = 1024
     wait_replicas: int = 0
     tls: RedisTls | None = None
+    cluster: bool | Literal["auto"] = "auto"
+    """Whether it is a Redis Cluster; "auto" where that is found out."""
+    partitions: int | None = None
+    """Of a cluster; None for as many as the store has, or `PARTITIONS` where it is new."""
 
     def __repr__(self) -> str:
         return f"<redis with the prefix {self.prefix!r}>"

@@ -20,6 +20,7 @@ from iii_state.engine.functions.registry import FunctionRegistry
 from iii_state.engine.introspection import Introspection
 from iii_state.engine.ledger import Ledger
 from iii_state.engine.modules import Modules
+from iii_state.engine.probes import ProbeResult, Probes
 from iii_state.engine.server import Server
 from iii_state.engine.triggers.binding import Binding
 from iii_state.engine.triggers.registry import TriggerRegistry, registration_error
@@ -94,7 +95,8 @@ class Engine:
             raise RuntimeError("an engine runs once: make another one")
         self._loop = asyncio.get_running_loop()
         self._tasks = PythonTasks(self._loop, self._call_timeout)
-        self._server = Server(self.workers, self.health, self.guard, self.figures)
+        probes = Probes(self.guard, self._health, self._readiness)
+        self._server = Server(self.workers, self.guard, probes, self.figures)
         host = self._modules.host("engine")
         Introspection(self.functions, self.triggers, self.workers, self).register(host)
         ChangeTriggers(self.functions, self.workers, self.triggers, self._notify).register(host)
@@ -208,6 +210,18 @@ class Engine:
     async def health(self) -> dict[str, str]:
         """What is wrong, by the names of modules; empty when all is well."""
         return await self._modules.health()
+
+    async def readiness(self) -> dict[str, str]:
+        """Why this engine is not to be given work now, by the names of modules and `engine`; empty where it is."""
+        wrong = await self._modules.readiness()
+        return {"engine": "it is being stopped", **wrong} if self._stopping.has_begun else wrong
+
+    async def _health(self) -> ProbeResult:
+        wrong = await self.health()
+        return ProbeResult(wrong, {} if wrong else {"workers": len(self.workers)})
+
+    async def _readiness(self) -> ProbeResult:
+        return ProbeResult(await self.readiness(), {"workers": len(self.workers)})
 
     async def figures(self) -> list[Figure]:
         """What this engine and its modules have counted, as `/metrics` shows it."""

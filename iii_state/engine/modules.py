@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 
 from iii_state.engine.functions.function import Function, Invocation
 from iii_state.engine.functions.registry import FunctionRegistry
@@ -13,7 +13,7 @@ from iii_state.engine.triggers.registry import TriggerRegistry
 from iii_state.engine.workers.workers import ConnectedWorker, Workers
 from iii_state.errors import Code, ConfigError, FunctionError, NotCarriedOut, own, words
 from iii_state.figures import Figure
-from iii_state.host import DEFAULT_NAMESPACE, Handler, Measured, Module, Runner, TriggerProvider
+from iii_state.host import DEFAULT_NAMESPACE, Handler, Measured, Module, Probed, Runner, TriggerProvider
 from iii_state.tasks.results import Result, result_of, then
 from iii_state.wire.messages import WORKER_GONE
 
@@ -72,9 +72,17 @@ class Modules:
 
     async def health(self) -> dict[str, str]:
         """What is wrong, by the names of modules; empty when all is well."""
-        looks = (asyncio.wait_for(module.health(), _HEALTH_SECONDS) for module, _ in self._running)
-        reasons = await asyncio.gather(*looks, return_exceptions=True)
+        return await self._reasons(lambda module: module.health())
+
+    async def readiness(self) -> dict[str, str]:
+        """Why work cannot be carried out now, by the names of modules; empty where it can."""
+        wrong = await self._reasons(lambda module: module.readiness() if isinstance(module, Probed) else module.health())
+        return {**wrong, **{module.name: "it is being started" for module in self._starting}}
+
+    async def _reasons(self, look: Callable[[Module], Awaitable[str | None]]) -> dict[str, str]:
         names = [module.name for module, _ in self._running]
+        looks = (asyncio.wait_for(look(module), _HEALTH_SECONDS) for module, _ in self._running)
+        reasons = await asyncio.gather(*looks, return_exceptions=True)
         return {
             name: words(reason) if isinstance(reason, BaseException) else reason
             for name, reason in zip(names, reasons, strict=True)

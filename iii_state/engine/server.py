@@ -16,6 +16,7 @@ from iii_state.engine.admission import ASKED, admit, asked, refusal
 from iii_state.engine.channels import Channels
 from iii_state.engine.listening import HANDSHAKE_SECONDS, Listener, bind, resolve
 from iii_state.engine.metrics_page import answer_with_metrics
+from iii_state.engine.probes import Probes
 from iii_state.engine.socket_traffic import SocketTraffic
 from iii_state.engine.unfinished import Unfinished
 from iii_state.engine.workers import worker
@@ -23,7 +24,7 @@ from iii_state.engine.workers.worker import Worker
 from iii_state.engine.workers.workers import Workers
 from iii_state.errors import AccessRefused
 from iii_state.figures import Figure
-from iii_state.guard import Asked, Guard
+from iii_state.guard import Guard
 from iii_state.guard.guard import bearer_protocols
 from iii_state.rights import Identity
 from iii_state.wire import handshake
@@ -38,12 +39,12 @@ quiet = QuietLog(log)
 
 _CLOSE_SECONDS = 2
 _WELCOME = """This is an iii engine: iii-state.
-Workers connect here with a WebSocket; GET /healthz tells whether all is well.
+Workers connect here with a WebSocket; GET /healthz tells whether all is well, /readyz whether it takes work.
 """
 
 
 class Server:
-    """Listens, takes connections, and lets them go. `health` tells what is wrong, by the names of modules.
+    """Listens, takes connections, and lets them go.
 
     `guard` decides who is let in: its answer comes before anything else is done for a request, on every path.
     """
@@ -51,13 +52,12 @@ class Server:
     def __init__(
         self,
         workers: Workers,
-        health: Callable[[], Awaitable[dict[str, str]]],
         guard: Guard,
+        probes: Probes,
         figures: Callable[[], Awaitable[list[Figure]]],
     ) -> None:
         self.guard = guard
         self._workers = workers
-        self._health = health
         self._figures = figures
         self.traffic = SocketTraffic()
         self._sockets: dict[WebSocket, _Held] = {}
@@ -71,7 +71,7 @@ class Server:
         self.app.router.add_get("/", self._serve_root)
         self.app.router.add_get("/otel", self._serve_telemetry)
         self.app.router.add_get("/ws/channels/{channel_id}", self._serve_channel)
-        self.app.router.add_get("/healthz", self._serve_health)
+        probes.add_to(self.app.router)
         self.app.router.add_get("/metrics", self._serve_metrics)
 
     def __len__(self) -> int:
@@ -235,14 +235,6 @@ class Server:
         is_limited = any(rate.per_second is not None for rate in rates)
         return RatedReceiver(held.receiver, socket, rates) if is_limited else held.receiver
 
-    async def _serve_health(self, request: web.Request) -> web.Response:
-        wrong = await self._health()
-        told: dict[str, object] = {"status": "failing" if wrong else "ok"}
-        if not self.guard.wants_tokens or _brings_token(request[ASKED]):
-            await admit(self.guard, request)
-            told |= {"reasons": wrong} if wrong else {"workers": len(self._workers)}
-        return web.json_response(told, status=503 if wrong else 200)
-
     async def _serve_metrics(self, request: web.Request) -> web.Response:
         """What has been counted, for operators."""
         if not self.guard.settings.metrics:
@@ -274,10 +266,6 @@ class _Held:
             self.leaves_in = _CLOSE_SECONDS
             socket.start(_Leaving(self.receiver))
             socket.close(SERVICE_RESTART, b"the token is good no more")
-
-
-def _brings_token(asked: Asked) -> bool:
-    return bool(asked.authorizations or asked.queried or asked.certificate_names)
 
 
 def _protocol(request: web.Request) -> str | None:

@@ -10,13 +10,13 @@ import msgspec
 
 from iii_state import config as configuration
 from iii_state import values
-from iii_state.adapters import open_adapter
+from iii_state.adapters import open_adapter, recognised
 from iii_state.adapters.base import Adapter
 from iii_state.adapters.kv import KvAdapter
 from iii_state.config import KvSettings
 from iii_state.errors import ConfigError
 from iii_state.figures import Figure
-from iii_state.host import Host
+from iii_state.host import Handler, Host
 from iii_state.state.dispatch import Dispatcher
 from iii_state.state.features import FEATURES
 from iii_state.state.functions.admin import AdminFunctions
@@ -29,6 +29,8 @@ from iii_state.state.functions.peers import PeerFunctions
 from iii_state.state.functions.snapshots import Snapshots
 from iii_state.state.functions.values import ValueFunctions
 from iii_state.state.queue_figures import QueueFigures
+from iii_state.state.scope_figures import ScopeFigures
+from iii_state.state.tracing import Tracing, place_of
 from iii_state.state.triggers import StateTriggers
 from iii_state.tasks.closing import Stopping, in_turn
 
@@ -39,25 +41,33 @@ class StateModule:
     """`state::*` and the trigger type `state`, for an engine.
 
     `config` is the `config` of the `iii-state` entry of an iii `config.yaml`, e.g. `{"adapter": {"name": "kv"}}`;
-    `adapter` one to use in place of the one that it names. Raises
+    `adapter` one to use in place of the one that it names; `tracing` a tracer, such as `iii_state.observe.traces.Traces()`. Raises
     `ConfigError` for a key or value that is not known; `start` raises `StoreError` when the store cannot be opened.
     """
 
     name = "iii-state"
 
-    def __init__(self, config: Mapping[str, Any] | None = None, *, adapter: Adapter | None = None) -> None:
+    def __init__(
+        self, config: Mapping[str, Any] | None = None, *, adapter: Adapter | None = None, tracing: Tracing | None = None
+    ) -> None:
         self._settings = configuration.parse(config)
-        self.adapter = adapter or open_adapter(self._settings)
-        self._snapshots = Snapshots(self.adapter)
-        self._functions = ValueFunctions(self.adapter)
-        self.triggers = StateTriggers(self.adapter, self._settings)
-        """The provider of the trigger type `state`."""
+        self._tracing = tracing
+        self._is_given = adapter is not None
         self._dispatcher: Dispatcher | None = None
         self._counted: dict[str, CountedFunction] = {}
-        self._queue_figures = QueueFigures(self.adapter)
+        self._use(adapter or open_adapter(self._settings))
         self._has_started = False
         self._stopping = Stopping(self._stop)
         self._apply_live_settings()
+
+    def _use(self, adapter: Adapter) -> None:
+        self.adapter = adapter
+        self._snapshots = Snapshots(adapter)
+        self._functions = ValueFunctions(adapter)
+        self.triggers = StateTriggers(adapter, self._settings)
+        """The provider of the trigger type `state`."""
+        self._queue_figures = QueueFigures(adapter)
+        self._scope_figures = ScopeFigures(adapter, self._settings.server.metrics_scopes)
 
     async def start(self, host: Host) -> None:
         """Open the store, and register the functions and the trigger type. When that fails, nothing is left open.
@@ -66,9 +76,11 @@ class StateModule:
         """
         if self._has_started:
             raise ConfigError("this state module has been started before, and cannot be used again: make another one")
-        dispatcher = Dispatcher(host, self.adapter, self._settings.dispatch)
         self._has_started = True
         try:
+            if not self._is_given:
+                await self._recognise()
+            dispatcher = Dispatcher(host, self.adapter, self._settings.dispatch, self._tracing)
             await self.adapter.start(dispatcher.wake)
         except BaseException:
             self._has_started = False
@@ -83,6 +95,13 @@ class StateModule:
             await self.stop()
             raise
 
+    async def _recognise(self) -> None:
+        """A Redis may turn out to be a cluster."""
+        adapter = await recognised(self._settings, self.adapter)
+        if adapter is not self.adapter:
+            self._use(adapter)
+            self._apply_live_settings()
+
     def _register_with(self, host: Host) -> None:
         groups: tuple[FunctionGroup, ...] = (
             self._functions,
@@ -95,11 +114,18 @@ class StateModule:
         for function_id, handler, description in (function for group in groups for function in group):
             metadata = self._about if function_id == "state::set" else None
             counted = self._counted[function_id] = CountedFunction(handler)
-            host.register_function(function_id, counted.call, description=description, metadata=metadata)
+            called = self._traced(function_id, self._scope_figures.counting(function_id, counted.call))
+            host.register_function(function_id, called, description=description, metadata=metadata)
         host.watch_workers(self._snapshots.end)
         host.register_trigger_type(
             "state", self.triggers, description="State trigger: a function runs after every change", reads_scope_prefix=True
         )
+
+    def _traced(self, function_id: str, handler: Handler) -> Handler:
+        if self._tracing is None or not function_id.startswith("state::"):
+            return handler
+        place = place_of(self._settings.adapter, self.adapter.name)
+        return self._tracing.traced(function_id, handler, place, self.adapter.queues.are_wanted)
 
     def _about(self) -> bytes:
         """Which store this is, and what can be asked of it, as it is now: one that has been emptied is another one."""
@@ -127,12 +153,23 @@ class StateModule:
         """None when the store answers, else why not."""
         return await self.adapter.health()
 
+    async def readiness(self) -> str | None:
+        """None when the store answers, this engine is one of its fleet, and the triggers that it was given are registered there."""
+        if self._dispatcher is None:
+            return "it is not running"
+        wrong = await self.adapter.health() or self.adapter.absence()
+        if wrong is None and (count := self.triggers.registering):
+            wrong = f"{count} {'trigger is' if count == 1 else 'triggers are'} being registered"
+        return wrong
+
     async def figures(self) -> list[Figure]:
         """What has been counted of calls, deliveries and the store, and, where this engine is to tell it, what the queues hold."""
         found = [figure for name, counted in self._counted.items() for figure in counted.figures(name, self.adapter.name)]
         if self._dispatcher is not None:
             found += self._dispatcher.tallies.figures()
-        return [*found, *self.adapter.figures(), *await self._queue_figures.figures()]
+        found += self.adapter.figures()
+        of_queues = await self._queue_figures.figures()
+        return [*found, *of_queues, *await self._scope_figures.figures(self._queue_figures.tells)]
 
     def reconfigure(self, config: Mapping[str, Any] | None) -> list[str]:
         """Apply `triggers_enabled`, `max_value_bytes` and `save_interval_ms` of a new configuration at once.

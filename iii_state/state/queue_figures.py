@@ -44,6 +44,8 @@ class QueueFigures:
         self._asked_at = 0.0
         self._known: list[Figure] = []
         self._lock = asyncio.Lock()
+        self.tells = False
+        """Whether this engine was the one to tell what belongs to the store, when it was asked last."""
 
     async def figures(self) -> list[Figure]:
         """By function; none where another engine tells them, or the store does not answer."""
@@ -53,10 +55,12 @@ class QueueFigures:
                 try:
                     async with asyncio.timeout(LIMIT_SECONDS):
                         queues: list[QueueStats] = []
-                        if await result_of(self._adapter.tells_of_queues()):
+                        self.tells = await result_of(self._adapter.tells_of_queues())
+                        if self.tells:
                             queues = await result_of(self._adapter.admin.stats())
                     self._known = queue_figures(queues, now_ms())
                 except (StateError, TimeoutError):
+                    self.tells = False
                     return []  # that the store does not answer is a figure of its own
                 self._asked_at = now
             return self._known

@@ -26,6 +26,8 @@ class StateTriggers:
         self._dispatcher: Dispatcher | None = None
         self._triggers: dict[str, dict[str, None]] = {}
         """Subscription id → ids of the triggers that are registered here for it."""
+        self.registering = 0
+        """How many registrations the store has not confirmed yet."""
 
     def begin(self, dispatcher: Dispatcher) -> None:
         """Let triggers be registered; their handlers run by this dispatcher."""
@@ -61,8 +63,10 @@ class StateTriggers:
             raise _registration_failure(str(error)) from None
         registered = then(answer, lambda _: dispatcher.add(subscription), lambda error: _registration_failure(str(error)))
         if isinstance(registered, asyncio.Future):
+            self.registering += 1
 
             def drop_if_refused(done: asyncio.Future[None]) -> None:
+                self.registering -= 1
                 if done.cancelled() or done.exception() is not None:
                     self._drop(subscription.id, trigger, disconnected=True)
 

@@ -19,9 +19,10 @@ Duty = Callable[[], Awaitable[int]]
 
 class Maintenance:
     """One task, that wakes at every sweep and whenever something is due before. What a duty raises is logged, and the next does
-    its work all the same."""
+    its work all the same. `following` tells, of the loop's clock, when the sweep after one is."""
 
-    def __init__(self) -> None:
+    def __init__(self, following: Callable[[float], float] | None = None) -> None:
+        self._following = following or _usual
         self._wake = asyncio.Event()
         self._next = 0.0
         """When the timer rings. Not asked of it: uvloop's has no time where that has come already."""
@@ -58,7 +59,7 @@ class Maintenance:
         swept_at = loop.time()
         while True:
             try:
-                async with asyncio.timeout_at(swept_at + SWEEP_SECONDS):
+                async with asyncio.timeout_at(self._following(swept_at)):
                     await self._wake.wait()
             except TimeoutError:
                 swept_at = loop.time()
@@ -74,3 +75,7 @@ class Maintenance:
                 else:
                     if following >= 0:
                         self.plan(following / 1000)
+
+
+def _usual(swept_at: float) -> float:
+    return swept_at + SWEEP_SECONDS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 
+from iii_state.adapters.redis.cluster.reading import ClusterReader
 from iii_state.adapters.redis.reading import RedisReader
 from iii_state.adapters.wall_clock import now_ms
 from iii_state.transfer.rows import ValueRow
@@ -13,7 +14,7 @@ from iii_state.transfer.seen import Seen
 class RedisSource:
     """See `rows.Source`."""
 
-    def __init__(self, reader: RedisReader) -> None:
+    def __init__(self, reader: RedisReader | ClusterReader) -> None:
         self._reader = reader
         self.name = f"Redis at {reader.address}"
         self.store = reader.store

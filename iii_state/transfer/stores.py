@@ -13,9 +13,8 @@ from iii_state.adapters.base import Adapter
 from iii_state.adapters.kv import KvAdapter
 from iii_state.adapters.kv.journal.file import FILE_NAME
 from iii_state.adapters.kv.journal.stopped import stopped_file
-from iii_state.adapters.redis import RedisAdapter
 from iii_state.adapters.redis.connection.address import Address
-from iii_state.adapters.redis.reading import reading
+from iii_state.adapters.redis.opening import open_redis, reading
 from iii_state.client.address import EngineAddress
 from iii_state.client.client import Client
 from iii_state.config import RedisSettings
@@ -91,7 +90,7 @@ async def _joining(settings: RedisSettings) -> Adapter:
     """An engine more for a Redis, which goes by what the others have agreed on, or had: it ends no change log."""
     async with reading(settings) as reader:
         settings = msgspec.structs.replace(settings, foreign_writes=reader.has_foreign_writes)
-    return RedisAdapter(settings, history=None)
+    return await open_redis(settings, history=None)
 
 
 def _opening(directory: Path | None) -> Adapter:

@@ -6,9 +6,10 @@ import json
 
 from click.testing import CliRunner, Result
 
-from iii_state.adapters.redis.scripts.loader import names, script
+from iii_state.adapters.redis.scripts.loader import SHARDED, names, script
 from iii_state.cli import main
 from tests.support.engines.processes import free_port
+from tests.support.redis.nodes import shared_nodes
 from tests.support.redis.server import shared_server
 
 
@@ -56,3 +57,16 @@ def test_a_url_that_is_none_is_an_error_without_its_password() -> None:
     assert result.exit_code == 1
     assert "redis_url" in result.stderr
     assert "secret" not in result.output
+
+
+def test_every_master_of_a_cluster_gets_the_scripts() -> None:
+    nodes = shared_nodes()
+    for master in nodes.masters():
+        master.client.script_flush()
+    assert lua_load("--redis-url", nodes.url, "--check").exit_code == 1
+    result = lua_load("--redis-url", nodes.seeds)
+    assert result.exit_code == 0, result.output
+    for master in nodes.masters():
+        assert f"127.0.0.1:{master.port}\n" in result.output
+        assert all(master.client.script_exists(*(SHARDED.of(name).sha1.decode() for name in names())))
+    assert lua_load("--redis-url", nodes.url, "--check").exit_code == 0

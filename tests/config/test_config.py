@@ -67,6 +67,18 @@ def test_every_key() -> None:
         ({"max_value_bytes": True}, "max_value_bytes has to be a whole number of at least 1, not bool True"),
         ({"save_interval_ms": 99}, "save_interval_ms has to be a whole number from 100 to 3600000, not int 99"),
         ({"triggers_enabled": "yes"}, "triggers_enabled has to be true or false, not str 'yes'"),
+        (
+            {"adapter": {"name": "redis", "config": {"cluster": "yes"}}},
+            "adapter.config.cluster has to be auto, true or false, not str 'yes'",
+        ),
+        (
+            {"adapter": {"name": "redis", "config": {"partitions": 0}}},
+            "adapter.config.partitions has to be a whole number from 1 to 1024, not int 0",
+        ),
+        (
+            {"adapter": {"name": "redis", "config": {"cluster": False, "partitions": 64}}},
+            "adapter.config.partitions is given, but adapter.config.cluster is false",
+        ),
         ({"dispatch": {"on_full": "wait"}}, "dispatch.on_full has to be one of reject, drop_oldest, not 'wait'"),
         ({"dispatch": {"retention_ms": "ever"}}, 'dispatch.retention_ms has to be a number of milliseconds or "forever"'),
         ({"dispatch": {}, "adapter": {"config": {"dispatch": {"prefetch": 1}}}}, None),
@@ -80,6 +92,12 @@ def test_what_is_not_known_is_named(given: dict[str, Any], message: str | None) 
     with pytest.raises(ConfigError) as raised:
         config.parse(given)
     assert str(raised.value).startswith(message)
+
+
+@pytest.mark.parametrize("given", ["auto", True, False])
+def test_whether_a_redis_is_a_cluster(given: Any) -> None:
+    adapter = config.parse({"adapter": {"name": "redis", "config": {"cluster": given}}}).adapter
+    assert adapter == config.RedisSettings(cluster=given)
 
 
 YAML = """

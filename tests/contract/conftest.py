@@ -12,7 +12,14 @@ from tests.support.loops import LOOPS, LoopFactory
 from tests.support.slow import slow
 from tests.support.stores import Store, opened
 
-ADAPTERS = ["kv-memory", "kv-file", "redis", "bridge-kv", *map(slow, ("fakeredis", "bridge-redis", "bridge-bridge-kv"))]
+ADAPTERS = [
+    "kv-memory",
+    "kv-file",
+    "redis",
+    "cluster",
+    "bridge-kv",
+    *map(slow, ("fakeredis", "parted", "cluster-valkey", "bridge-redis", "bridge-bridge-kv")),
+]
 
 ON_BOTH_LOOPS = {"kv-memory", "kv-file", "redis"}
 """The others are made of these, and of sockets that `tests/wire/test_websocket.py` tries on both."""

@@ -33,7 +33,18 @@ from tests.support.vectors import exact
 
 T = TypeVar("T")
 RULES = LogRules([LogRule(scope="logged")])
-EXAMPLES = {"kv-memory": 40, "kv-file": 20, "fakeredis": 6, "redis": 15, "bridge-kv": 10, "bridge-redis": 6, "bridge-bridge-kv": 4}
+EXAMPLES = {
+    "kv-memory": 40,
+    "kv-file": 20,
+    "fakeredis": 6,
+    "redis": 15,
+    "parted": 6,
+    "cluster": 6,
+    "cluster-valkey": 4,
+    "bridge-kv": 10,
+    "bridge-redis": 6,
+    "bridge-bridge-kv": 4,
+}
 
 SUBSCRIPTIONS = {
     "all": ALL,

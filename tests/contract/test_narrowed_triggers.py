@@ -47,7 +47,10 @@ async def test_a_prefix_wants_what_begins_so(store: Store, subscription: Subscri
     await store.subscribe(subscription)
     for scope, key in PLACES:
         await store.set(scope, key, b"1")
-    assert told(await drain(store, subscription)) == [("created", *PLACES[place]) for place in wanted]
+    found = told(await drain(store, subscription))
+    if store.is_parted:  # the order of events of several scopes is not told
+        found.sort(key=lambda event: PLACES.index(event[1:3]))
+    assert found == [("created", *PLACES[place]) for place in wanted]
     await store.unsubscribe(subscription.id)
     await until(store.has_no_queue)
     for scope, key in PLACES:

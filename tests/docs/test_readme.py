@@ -22,6 +22,7 @@ from tests.support import ROOT
 from tests.support.engines.attached import attached
 from tests.support.engines.processes import free_port, running_engine
 from tests.support.metrics import program
+from tests.support.redis.nodes import cluster_nodes
 from tests.support.redis.sentinels import sentinel_group
 from tests.support.redis.server import RedisServer
 
@@ -52,7 +53,7 @@ def test_the_first_example_prints_what_its_page_says(tmp_path: Path) -> None:
     assert printed == block("output", "orders.py").splitlines()
 
 
-@pytest.mark.parametrize("engines", ["engines", "sentinels"])
+@pytest.mark.parametrize("engines", ["engines", "sentinels", "nodes"])
 def test_the_second_example_two_engines_and_two_workers_are_one(engines: str, tmp_path: Path) -> None:
     if not SDK_PYTHON.exists():
         pytest.skip("the official SDK is not installed; scripts/test installs it")
@@ -60,6 +61,9 @@ def test_the_second_example_two_engines_and_two_workers_are_one(engines: str, tm
         if engines == "sentinels":
             sentinels = "redis+sentinel://localhost:26379,localhost:26380,localhost:26381/mymaster"
             places = {sentinels: running.enter_context(sentinel_group()).url}
+        elif engines == "nodes":
+            nodes = running.enter_context(cluster_nodes(replicas=0))
+            places = {"redis://localhost:7000,localhost:7001": nodes.seeds, "redis://localhost:7000": nodes.url}
         else:
             places = {"redis://localhost:6379": running.enter_context(RedisServer()).url}
         places["/tmp/orders/bin/python"] = str(SDK_PYTHON)
@@ -104,6 +108,11 @@ def test_the_attached_workers_print_what_their_page_says_and_serve_the_first_exa
 def test_the_embedded_example_prints_what_its_page_says(tmp_path: Path) -> None:
     printed = run(sys.executable, tmp_path / "embedded.py", block("example", "embedded.py"))
     assert printed == block("output", "embedded.py").splitlines()
+
+
+def test_the_traced_example_prints_what_its_page_says(tmp_path: Path) -> None:
+    printed = run(sys.executable, tmp_path / "traces.py", block("example", "traces.py"))
+    assert printed == block("output", "traces.py").splitlines()
 
 
 def test_the_typed_example_prints_what_its_page_says(tmp_path: Path) -> None:
@@ -193,7 +202,7 @@ def test_every_program_of_a_page_is_marked_and_run() -> None:
     here = [page for page in PAGES if not page.startswith(("# Guard", "# Recipes"))]
     marked = {found for page in here for found in re.findall(r"<!-- (\w+: [\w.]+) -->", page)}
     run_here = {f"{kind}: {name}" for kind, name in re.findall(r'block\("(\w+)", "([\w.]+)"\)', Path(__file__).read_text())}
-    assert marked == run_here | {f"commands: {name}" for name in ("engines", "sentinels", "fleet")}
+    assert marked == run_here | {f"commands: {name}" for name in ("engines", "sentinels", "nodes", "fleet")}
     for page in PAGES:
         assert len(re.findall(r"^```python$", page, re.MULTILINE)) == len(
             re.findall(r"<!-- example: .+ -->\n```python$", page, re.MULTILINE)

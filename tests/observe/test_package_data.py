@@ -107,12 +107,32 @@ def test_promtool_accepts_the_rules_and_they_fire_when_they_should(tmp_path: Pat
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_every_alert_has_its_section_in_the_runbook_and_leads_there() -> None:
+    page = (DOCS.parent / "running.md").read_text()
+    sections = re.findall(r"^### (\w+)\n\n(.+)", page.split("\n## Runbook\n")[1], re.MULTILINE)
+    assert [name for name, _ in sections] == [rule["alert"] for rule in rules()]
+    for rule in rules():
+        assert rule["annotations"]["runbook"] == f"running.md#{rule['alert'].lower()}"
+
+
+def test_the_rules_can_be_had_with_links_to_where_the_pages_are_kept() -> None:
+    done = CliRunner().invoke(main, ["metrics", "alerts", "--docs-url", "https://wiki.example.com/iii-state/"])
+    (group,) = yaml.safe_load(done.output)["groups"]
+    for rule, plain in zip(group["rules"], rules(), strict=True):
+        link = f"https://wiki.example.com/iii-state/{plain['annotations']['runbook']}"
+        assert rule["annotations"].pop("runbook_url") == link
+        del plain["annotations"]["runbook"]
+        assert rule == plain
+    wrong = CliRunner().invoke(main, ["metrics", "alerts", "--docs-url", "no address"])
+    assert wrong.exit_code == 2
+
+
 def test_every_alert_has_a_case_and_says_what_to_do() -> None:
     cases = yaml.safe_load((Path(__file__).parent / "alerts_test.yml").read_text())["tests"]
     tried = {case["alertname"] for test in cases for case in test.get("alert_rule_test", ()) if case["exp_alerts"]}
     assert tried == {rule["alert"] for rule in rules()}
     for rule in rules():
-        assert set(rule["annotations"]) == {"summary", "description"}
+        assert set(rule["annotations"]) == {"summary", "description", "runbook"}
         assert rule["labels"]["severity"] in ("critical", "warning")
 
 

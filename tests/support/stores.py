@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
 from iii_state import values
 from iii_state.adapters.base import Adapter
 from iii_state.adapters.bridge import BridgeAdapter
 from iii_state.adapters.kv import KvAdapter
 from iii_state.adapters.redis import RedisAdapter
+from iii_state.adapters.redis.cluster.adapter import ClusterAdapter
+from iii_state.adapters.redis.opening import cluster_of
 from iii_state.adapters.selection import KeySelection
 from iii_state.adapters.wall_clock import now_ms
 from iii_state.config import BridgeSettings, RedisSettings
@@ -24,9 +27,14 @@ from iii_state.history import NO_LOGS, LogRules
 from iii_state.state.module import StateModule
 from iii_state.tasks.results import result_of
 from iii_state.values.ops import Plan, compile_text
-from tests.support.redis.server import fake_server, shared_server
+from tests.support.redis.nodes import Nodes, shared_nodes
+from tests.support.redis.one_redis import parted
+from tests.support.redis.server import binary, fake_server, shared_server
 
 Opener = Callable[[QueueLimits], Adapter]
+
+PARTITIONS = 16
+"""Of a cluster: opening more takes longer."""
 
 LIMIT = values.MAX_VALUE_BYTES
 ALL = Subscription("all")
@@ -36,13 +44,22 @@ FAILED = Failure("invocation_failed", "boom")
 class Store:
     """An adapter under test: `await` works on every answer, and rung bells are counted.
 
-    `elapse(ms)` brings deadlines nearer by so many milliseconds, without a word to the adapter.
+    `elapse(ms)` brings deadlines nearer by so many milliseconds, without a word to the adapter. What is ready comes by itself where
+    it `is_remote`, and in parts where it `is_parted`.
     """
 
-    def __init__(self, open_adapter: Opener, elapse: Callable[[int], None] = lambda ms: None, *, is_remote: bool = False) -> None:
+    def __init__(
+        self,
+        open_adapter: Opener,
+        elapse: Callable[[int], None] = lambda ms: None,
+        *,
+        is_remote: bool = False,
+        is_parted: bool = False,
+    ) -> None:
         self._open = open_adapter
         self.elapse = elapse
         self.is_remote = is_remote
+        self.is_parted = is_parted
         self.bells: list[str] = []
         self.ring: Callable[[str], None] = self.bells.append
         self.adapter: Adapter
@@ -70,7 +87,7 @@ class Store:
         """What is ready, which is `count` deliveries: at once, or, of a remote's, as soon as it has come."""
         found: list[Delivery] = await self.take(subscription_id, at_most)
         async with asyncio.timeout(10):
-            while self.is_remote and len(found) < count:
+            while (self.is_remote or self.is_parted) and len(found) < count:
                 await asyncio.sleep(0.002)
                 found += await self.take(subscription_id, at_most - len(found))
         assert len(found) == count
@@ -117,10 +134,14 @@ async def engine_over(
     bounds = {} if limits is None else msgspec.structs.asdict(limits)
     async with AsyncExitStack() as stack:
         elapse: Callable[[int], None]
-        store: KvAdapter | None = None
+        store: Adapter | None = None
         if kind.startswith("bridge-"):
             url, elapse = await stack.enter_async_context(engine_over(kind.removeprefix("bridge-"), directory, limits, history))
             adapter = {"name": "bridge", "config": {"bridge_url": url}}
+        elif kind.startswith("cluster"):
+            nodes = await asyncio.to_thread(nodes_of, kind)
+            await asyncio.to_thread(nodes.empty, str(directory))
+            adapter, elapse = {"name": "redis", "config": {"redis_url": nodes.url, "partitions": PARTITIONS}}, nodes.elapse
         elif kind == "kv":
             clock, elapse = _clock()
             adapter, store = {"name": "kv"}, KvAdapter(limits=limits, clock=clock, history=history)
@@ -128,6 +149,8 @@ async def engine_over(
             server = await asyncio.to_thread(shared_server)
             await asyncio.to_thread(server.empty, str(directory))
             adapter, elapse = {"name": "redis", "config": {"redis_url": server.url}}, server.elapse
+            if kind == "parted":
+                store = parted(RedisSettings(redis_url=server.url), limits=limits, history=history)
         engine = await stack.enter_async_context(Engine())
         config: dict[str, Any] = {"adapter": adapter, "dispatch": bounds}
         if adapter["name"] != "bridge":
@@ -148,14 +171,32 @@ def _clock() -> tuple[Callable[[], int], Callable[[int], None]]:
     return lambda: now_ms() + ahead, go_ahead
 
 
+def nodes_of(kind: str) -> Nodes:
+    """The cluster of a kind of stores: `cluster`, or `cluster-valkey`."""
+    server = kind.removeprefix("cluster").removeprefix("-")
+    executable = binary(server) if server else None
+    if server and executable is None:
+        pytest.skip(f"no {server} here")
+    return shared_nodes(executable)
+
+
 async def new_store(kind: str, directory: Path, history: LogRules = NO_LOGS) -> Store:
     if kind.startswith("kv"):
         target = directory if kind == "kv-file" else None
         clock, elapse = _clock()
         return Store(lambda limits: KvAdapter(target, limits=limits, clock=clock, history=history), elapse)
+    if kind.startswith("cluster"):
+        nodes = await asyncio.to_thread(nodes_of, kind)
+        await asyncio.to_thread(nodes.empty, str(directory))
+        parts = RedisSettings(redis_url=nodes.url, partitions=PARTITIONS)
+        return Store(
+            lambda limits: ClusterAdapter(parts, cluster_of(parts), limits=limits, history=history), nodes.elapse, is_parted=True
+        )
     server = await asyncio.to_thread(fake_server if kind == "fakeredis" else shared_server)
     await asyncio.to_thread(server.empty, str(directory))
     settings = RedisSettings(redis_url=server.url)
+    if kind == "parted":
+        return Store(lambda limits: parted(settings, limits=limits, history=history), server.elapse, is_parted=True)
     return Store(lambda limits: RedisAdapter(settings, limits=limits, history=history), server.elapse)
 
 
@@ -196,7 +237,7 @@ async def drain(store: Store, subscription: Subscription) -> list[Delivery]:
             if taken := await store.take(subscription.id, 100):
                 everything.extend(taken)
                 await store.ack(taken)
-            elif not store.is_remote or await store.is_empty(subscription.id):
+            elif not (store.is_remote or store.is_parted) or await store.is_empty(subscription.id):
                 return everything
             else:
                 await asyncio.sleep(0.002)

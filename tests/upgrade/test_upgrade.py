@@ -11,16 +11,16 @@ import pytest
 
 from tests.support.redis.server import RedisServer
 from tests.support.waiting import until
-from tests.upgrade.traffic import Traffic
+from tests.upgrade.traffic import NEW_KINDS, Traffic
 from tests.upgrade.verdict import problems_of, troubles
-from tests.upgrade.versions import NEW, Seat, Version, attached, earlier, engine
+from tests.upgrade.versions import EARLIER, NEW, Seat, Version, attached, earlier, engine
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def old(tmp_path_factory: pytest.TempPathFactory) -> Version:
-    found = earlier(tmp_path_factory.mktemp("earlier"))
+@pytest.fixture(scope="module", params=list(EARLIER))
+def old(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Version:
+    found = earlier(request.param, tmp_path_factory.mktemp("earlier"))
     if isinstance(found, str):
         pytest.skip(found)
     return found
@@ -57,6 +57,7 @@ async def replace_in_turn(
         await until(is_settled, "the engines are not those that there are")
         await traffic.a_while()
     await traffic.end()
+    assert traffic.new_kinds() == set(NEW_KINDS), "what only this version can do was not tried"
 
 
 async def test_engines_of_one_redis(old: Version) -> None:

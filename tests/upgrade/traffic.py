@@ -25,6 +25,15 @@ from tests.upgrade.worker import ASIDE, SCOPE, TRIGGERS, Journal, Worker
 
 WRITERS = 4
 KEYS = ("k0", "k1", "k2", "k3")
+NEW_KINDS = {"transact": 15, "conditional": 15, "unmet": 10}
+"""The kinds of writes that the versions before do not know, and how often they are made at an engine of this one."""
+NEW_REFUSED = ("CONDITION_FAILED", "UNSUPPORTED")
+"""Codes that say of them that they were not made."""
+
+MET: dict[str, Any] = {"path": ["w"], "not_equals": "nobody"}
+UNMET: dict[str, Any] = {"path": ["w"], "equals": "nobody"}
+"""Conditions that always hold, and never. An engine of a version before passes over both."""
+
 SHARE = 12
 """So many calls of each handler that watches everything have to come through each engine before the next change of versions."""
 
@@ -57,6 +66,8 @@ class Traffic:
         """What the foreign writer has written to its own key, in order."""
         self.journal = Journal()
         self.journal.free.set()
+        self.unmet = 0
+        """How many writes a condition has refused."""
         self.workers: list[Worker] = []
         self._redis = redis
         self._state = state
@@ -182,7 +193,9 @@ class Traffic:
             await caller.close()
 
     async def _write_once(self, caller: TurningClient, chance: random.Random, mark: str) -> None:
-        kind = chance.choices(("set", "update", "delete", "brief"), (30, 45, 12, 13))[0]
+        client = await caller.connect()
+        kinds = {"set": 30, "update": 45, "delete": 12, "brief": 13} | (NEW_KINDS if self._is_new(client.url) else {})
+        kind = chance.choices(list(kinds), list(kinds.values()))[0]
         write = Write(mark, kind, chance.choice(KEYS))
         place: dict[str, Any] = {"scope": SCOPE, "key": write.key}
         request: dict[str, Any]
@@ -195,22 +208,41 @@ class Traffic:
             case "brief":
                 value = {"w": mark, "log": [], "ttl": True}
                 function_id, request = "state::set", {**place, "value": value, "ttl_ms": chance.randrange(20, 300)}
+            case "transact":
+                step = {"type": "set", "key": write.key, "value": {"w": mark, "log": []}, "if": [MET]}
+                function_id, request = "state::transact", {"scope": SCOPE, "steps": [step]}
+            case "conditional" | "unmet":
+                condition = MET if kind == "conditional" else UNMET
+                request = {**place, "value": {"w": mark, "log": []}, "if": [condition], "meta": True}
+                function_id = "state::set"
             case _:
                 function_id, request = "state::set", {**place, "value": {"w": mark, "log": []}}
-        client = await caller.connect()
         self.writes.append(write)
         try:
             answer = await client.call(function_id, json.dumps(request).encode())
         except FunctionError as error:
-            write.outcome = "refused" if error.code in REFUSED else "made" if error.code in MADE else "unknown"
-            caller.leave()
+            write.outcome = "refused" if error.code in (*REFUSED, *NEW_REFUSED) else "made" if error.code in MADE else "unknown"
+            if error.code == "CONDITION_FAILED":
+                self.unmet += 1
+            else:
+                caller.leave()
         except ConnectionLost as error:
             write.outcome = "unknown" if error.sent else "refused"
             caller.leave()
         else:
             write.outcome = "ok"
             result: Any = None if answer is None else json.loads(answer)
-            write.old = result if kind == "delete" else result["old_value"]
+            write.old = result if kind == "delete" else (result["results"][0] if kind == "transact" else result)["old_value"]
+
+    def _is_new(self, url: str) -> bool:
+        """Whether the engine there knows what the versions before do not, as far as can be said at this moment."""
+        told_by = self._state or next(seat for seat in self.seats if seat.url == url)
+        return told_by.version == "new"
+
+    def new_kinds(self) -> set[str]:
+        """Which of the kinds of writes that only this version knows have gone well; `unmet`, where a condition has refused one."""
+        made = {write.kind for write in self.writes if write.outcome == "ok"} & NEW_KINDS.keys()
+        return made - {"unmet"} | ({"unmet"} if self.unmet else set())
 
     async def _write_as_a_stranger(self, redis: RedisServer) -> None:
         """As `redis-cli` would: text of its own form, into a hash, without a word to any engine."""

@@ -17,8 +17,8 @@ from typing import Any
 from tests.support import ROOT
 from tests.support.engines.processes import STARTUP_SECONDS, Lines, free_port, started
 
-EARLIER = "b56f13c"
-"""The commit from which, and back to which, an upgrade is made: 0.2.0, and the event's member `cause` not there yet."""
+EARLIER = {"0.1.0": "6cededc", "0.2.0": "b56f13c"}
+"""The commits from which, and back to which, upgrades are made: neither has the event's member `cause` yet."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,12 @@ class Version:
 NEW = Version("new", ROOT)
 
 
-def earlier(directory: Path) -> Version | str:
-    """The earlier version, unpacked there; or why it cannot be had."""
-    done = subprocess.run(["git", "-C", str(ROOT), "archive", EARLIER, "iii_state", "lua"], capture_output=True, check=False)
+def earlier(number: str, directory: Path) -> Version | str:
+    """An earlier version, unpacked there; or why it cannot be had."""
+    commit = EARLIER[number]
+    done = subprocess.run(["git", "-C", str(ROOT), "archive", commit, "iii_state", "lua"], capture_output=True, check=False)
     if done.returncode != 0:
-        return f"NO UPGRADE IS TESTED: this clone does not have commit {EARLIER} ({done.stderr.decode().strip()}); fetch all of it"
+        return f"NO UPGRADE IS TESTED: this clone does not have commit {commit} ({done.stderr.decode().strip()}); fetch all of it"
     with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
         archive.extractall(directory, filter="data")
     return Version("old", directory)

@@ -73,6 +73,9 @@ class BridgeAdapter:
         await self.queues.close()
         await self._remote.stop()
 
+    def absence(self) -> str | None:
+        return None
+
     async def health(self) -> str | None:
         trouble = self._remote.link.trouble
         if trouble is not None:

@@ -99,6 +99,9 @@ class BridgeQueues:
     def enable_events(self, enabled: bool) -> None:
         self._enabled = enabled  # where they are not, what arrives counts as done
 
+    def are_wanted(self, scope: str, key: str) -> bool:
+        return False  # they become events at the remote
+
     def subscribe(self, subscription: Subscription) -> Result[None]:
         if self._is_known and (lacking := self._lacking(subscription)) is not None:
             raise StoreError(lacking)

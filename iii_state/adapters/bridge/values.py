@@ -174,6 +174,9 @@ class BridgeValues:
         data = b'{"scope":%b%b' % (values.encode_string(scope), _selected(selection))
         return self._call(self._list, data, feature="" if selection is None else "prefix")
 
+    def count(self, scope: str) -> None:
+        """The remote would send all the keys."""
+
     def scopes(self) -> Result[list[str]]:
         return self._call(self._list_groups, b"{")
 

@@ -121,6 +121,9 @@ class KvAdapter:
             journal = self._journal
             await in_turn(self._commits.drain, lambda: journal.close(self._clock()))
 
+    def absence(self) -> str | None:
+        return None
+
     async def health(self) -> str | None:
         if self._journal is None:
             return None

@@ -70,6 +70,9 @@ class Held:
         over = self._deadlines.over(scope)
         return [key for key in self._held.get(scope, ()) if key not in over]
 
+    def count(self, scope: str) -> int:
+        return len(self._held.get(scope, ()))
+
     def scopes(self) -> list[str]:
         return [scope for scope, held in self._held.items() if len(self._deadlines.over(scope)) < len(held)]
 

@@ -116,6 +116,9 @@ class KvQueues:
     def enable_events(self, enabled: bool) -> None:
         self.routes.enabled = enabled
 
+    def are_wanted(self, scope: str, key: str) -> bool:
+        return bool(self.routes.matching(scope, key))
+
     def subscribe(self, subscription: Subscription) -> None:
         queue = self._queues.get(subscription.id)
         if queue is None:

@@ -39,19 +39,29 @@ class RedisAdmin:
         self._run = connection.run
         self._send = connection.send
         self._limits = limits
+        self._connection = connection
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people."""
+        return str(self._connection.place)
 
     # -- queues
 
     async def stats(self) -> list[QueueStats]:
         """Every queue there is, hosted or waiting."""
+        return list((await self.stats_by_queue()).values())
+
+    async def stats_by_queue(self) -> dict[bytes, QueueStats]:
+        """The same, by the queues' ids."""
         routed = [field for field in await self._send(b"HKEYS", self._keys.routes) if not field.startswith(b":")]
         planned = await self._planned()
         names: dict[bytes, str] = {}
-        found: list[QueueStats] = []
+        found: dict[bytes, QueueStats] = {}
         for start in range(0, len(routed), QUEUES_AT_ONCE):
             part = routed[start : start + QUEUES_AT_ONCE]
             stats = await asyncio.gather(*(self._stats(queue, planned[queue], names) for queue in part))
-            found += [each for each in stats if each is not None]
+            found.update({queue: each for queue, each in zip(part, stats, strict=True) if each is not None})
         return found
 
     async def _planned(self) -> Counter[bytes]:
@@ -166,7 +176,7 @@ class RedisAdmin:
 
 
 @asynccontextmanager
-async def inspection(settings: RedisSettings) -> AsyncIterator[RedisAdmin]:
+async def redis_inspection(settings: RedisSettings) -> AsyncIterator[RedisAdmin]:
     """Look at a Redis without being one of its engines. Raises `StoreError` in words."""
     keys = Keys(settings.prefix.encode())
     address = Address.parse(settings.redis_url, settings.tls)

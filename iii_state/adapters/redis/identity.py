@@ -16,10 +16,10 @@ def steady() -> float:
 
 class EngineIdentity:
     """Who this engine is, and the time that it has. It gets a new id whenever it is declared dead; `instance` stays for as long
-    as the process."""
+    as the process, and is the same in all partitions of a cluster."""
 
-    def __init__(self) -> None:
-        self.instance = secrets.token_hex(6).encode()
+    def __init__(self, instance: bytes | None = None) -> None:
+        self.instance = instance or secrets.token_hex(6).encode()
         self.id = secrets.token_hex(6).encode()
         self.name = engine_name().encode()
         """What people know this process by."""

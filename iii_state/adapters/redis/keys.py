@@ -1,16 +1,14 @@
 """The names of everything that lies in Redis.
 
 Scopes and keys are any strings, so a name that holds both begins with the scope's length, and in a key's name the free part
-stands last. A `Keys` names what lies in one slot of a Redis Cluster; a `Partition` tells which `Keys` a scope belongs to.
+stands last. A `Keys` names what lies together: all of a single Redis, or one partition of a cluster (`cluster/tags.py`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from binascii import crc_hqx
 from functools import cached_property
-from typing import Protocol
 
 FORMAT = 1
 """The version of this layout, held in the key that `Keys.format` names. An engine refuses a newer one."""
@@ -38,8 +36,8 @@ def caller_session(session: str) -> bytes:
 class Keys:
     """The keys under one prefix and one hash tag. Ids of queues, sessions and engines are ours: short, and without surprises.
 
-    `tag` is empty, or the part in braces that puts all these keys into one slot of a Cluster. The values' keys take no
-    prefix: `state:<scope>` is the layout of the stock engine.
+    `tag` is empty, or the part in braces, with a colon, that puts all these keys into one slot of a cluster. The values' keys
+    take no prefix: `state:<scope>` is the layout of the stock engine.
     """
 
     def __init__(self, prefix: bytes = b"iii-state", tag: bytes = b"") -> None:
@@ -222,41 +220,3 @@ class Keys:
     def dead(self, queue: bytes) -> bytes:
         """Stream: events whose handler kept failing."""
         return b"%bdead:%b" % (self._own, queue)
-
-
-class Partition(Protocol):
-    """Which keys a scope's are."""
-
-    def of(self, scope: bytes) -> Keys:
-        """The keys of a scope."""
-        ...
-
-    def all(self) -> list[Keys]:
-        """Every part, for what spans scopes: subscriptions, sessions, the list of scopes."""
-        ...
-
-
-class Whole:
-    """One part for everything: a single Redis, or a primary with replicas."""
-
-    def __init__(self, prefix: bytes = b"iii-state") -> None:
-        self._keys = Keys(prefix)
-
-    def of(self, scope: bytes) -> Keys:
-        return self._keys
-
-    def all(self) -> list[Keys]:
-        return [self._keys]
-
-
-class Slots:
-    """A fixed number of parts, each in one slot of a Redis Cluster: `{iii-7}:state:users`. The number can never change."""
-
-    def __init__(self, prefix: bytes = b"iii-state", parts: int = 64) -> None:
-        self._parts = [Keys(prefix, b"{iii-%d}:" % part) for part in range(parts)]
-
-    def of(self, scope: bytes) -> Keys:
-        return self._parts[crc_hqx(scope, 0) % len(self._parts)]
-
-    def all(self) -> list[Keys]:
-        return list(self._parts)

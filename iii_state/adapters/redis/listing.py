@@ -9,7 +9,6 @@ from iii_state.adapters.base import Entries
 from iii_state.adapters.redis.keyspace.scopes import Scopes
 from iii_state.adapters.redis.mutations.foreign_text import checked, is_ours
 from iii_state.adapters.redis.reads import GetMany
-from iii_state.adapters.redis.scripts.loader import script
 from iii_state.adapters.redis.shared import Shared
 from iii_state.adapters.selection import KeySelection
 from iii_state.errors import StoreError
@@ -37,6 +36,7 @@ class Listing:
         self._keys = shared.keys
         self._call = shared.connection.call
         self._send = shared.connection.send
+        self._scripts = shared.connection.scripts
         self._routes = shared.fanout.routes
         self._background = shared.background
         self._scopes = scopes
@@ -57,11 +57,15 @@ class Listing:
 
     def now(self) -> Result[int]:
         """The time of the fleet, in milliseconds since 1970."""
-        return self._send(b"EVALSHA", script("deadlines/now").sha1, b"1", self._keys.clock)
+        return self._send(b"EVALSHA", self._scripts.of("deadlines/now").sha1, b"1", self._keys.clock)
 
     def keys(self, scope: str, selection: KeySelection | None = None) -> Result[list[str]]:
         """The keys of a scope, or those that are asked for."""
         return self._background.call(self._keys_of(scope) if selection is None else self._selected_keys(scope, selection))
+
+    def count(self, scope: str) -> Result[int | None]:
+        """The fields of its hash."""
+        return self._send(b"HLEN", self._keys.values(scope.encode()), scope=scope)
 
     def scopes(self) -> Result[list[str]]:
         """The scopes that have a key."""
@@ -90,7 +94,7 @@ class Listing:
         keys = await self._selected_keys(scope, selection)
         found: list[bytes] = []
         for first in range(0, len(keys), PAGE_VALUES):
-            texts = await self._call(GetMany(scope, keys[first : first + PAGE_VALUES], self._names_of(scope)))
+            texts = await self._call(GetMany(scope, keys[first : first + PAGE_VALUES], self._names_of(scope), self._scripts))
             found += [text for text in texts if text is not None]
         return found
 
@@ -115,7 +119,7 @@ class Listing:
         """A scope at one instant, as `_pages` has it; None for one that is too large for that."""
         names = self._names_of(scope)
         arguments = [b"%d" % INSTANT_VALUES, b"%d" % INSTANT_BYTES, *([b"1"] if with_ends else [])]
-        snapshot = script("values/snapshot").sha1
+        snapshot = self._scripts.of("values/snapshot").sha1
         page: list[bytes] | None = await self._send(b"EVALSHA", snapshot, b"%d" % len(names), *names, *arguments, scope=scope)
         return page
 
@@ -176,7 +180,7 @@ class Listing:
             if len(names) == 1:
                 words: tuple[bytes, ...] = (b"HSCAN", *names, cursor, *match, b"COUNT", b"%d" % count)
             else:
-                words = (b"EVALSHA", script("values/page").sha1, b"3", *names, cursor, b"%d" % count, *flag)
+                words = (b"EVALSHA", self._scripts.of("values/page").sha1, b"3", *names, cursor, b"%d" % count, *flag)
             cursor, page = await self._send(*words, scope=scope)
             yield page
             if cursor == b"0":

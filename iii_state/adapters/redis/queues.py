@@ -15,6 +15,7 @@ from iii_state.adapters.redis.mutations.foreign_text import check_event
 from iii_state.adapters.redis.run import QueuePlace, Unhandled
 from iii_state.adapters.redis.runs import Runs
 from iii_state.adapters.redis.scripts import queues
+from iii_state.adapters.redis.scripts.loader import Script
 from iii_state.adapters.redis.scripts.queues import Entry, is_fenced
 from iii_state.adapters.redis.shared import Shared
 from iii_state.errors import StoreError
@@ -55,6 +56,11 @@ class RedisQueues:
     def enable_events(self, enabled: bool) -> None:
         """Whether mutations have events from now on."""
         self._shared.fanout.enabled = enabled
+
+    def are_wanted(self, scope: str, key: str) -> bool:
+        """As the routes say that are known here."""
+        fanout = self._shared.fanout
+        return fanout.enabled and bool(fanout.routes.matching(scope, key))
 
     def offer(self, subscription_id: str, served: bool) -> None:
         """Nothing comes that is not taken. What cannot be called here any more waits here for no pause."""
@@ -140,7 +146,7 @@ class RedisQueues:
         self, name: str, arguments: list[bytes], place: QueuePlace, ended: Sequence[Entry] = (), *, ahead: bool = False
     ) -> asyncio.Future[list[Delivery]]:
         self.about_to_take(place)
-        call = _Taking(self, name, arguments, place, ended)
+        call = _Taking(self, self._connection.scripts.of(name), arguments, place, ended)
         call.ahead = ahead
         self._connection.call(call).add_done_callback(call.over)
         return call.taken
@@ -303,6 +309,17 @@ class RedisQueues:
 
     # -- maintenance
 
+    def sweep(self) -> None:
+        """Look whether the next queues in turn have something that is ready: a wake-up may have been lost."""
+        streams = self._shared.wake_ups.next_streams()
+        if streams:
+            wake = partial(self._wake_ready, streams)
+            self._run("queues/find_ready", [b"%d" % len(streams), *streams], wake).add_done_callback(_log_not_swept)
+
+    def _wake_ready(self, streams: list[bytes], numbers: Reply) -> None:
+        for number in numbers:
+            self._shared.wake_ups.heard(streams[number - 1], None)
+
     def forget_all(self) -> None:
         """Nothing is pending here any more: the engine has begun afresh."""
         self._held.clear()
@@ -355,8 +372,10 @@ class _Taking(ScriptCall[None]):
 
     __slots__ = ("_queues", "ahead", "ended", "place", "taken")
 
-    def __init__(self, owner: RedisQueues, name: str, arguments: list[bytes], place: QueuePlace, ended: Sequence[Entry]) -> None:
-        super().__init__(name, arguments)
+    def __init__(
+        self, owner: RedisQueues, script: Script, arguments: list[bytes], place: QueuePlace, ended: Sequence[Entry]
+    ) -> None:
+        super().__init__(script, arguments)
         self.taken: asyncio.Future[list[Delivery]] = asyncio.get_running_loop().create_future()
         self._queues = owner
         self.place = place
@@ -392,6 +411,11 @@ class _Dropped(Command):
         if reply is not None:
             self._counts[self._subscription_id] = int(reply)
         return super().result(reply)
+
+
+def _log_not_swept(answer: asyncio.Future[None]) -> None:
+    if not answer.cancelled() and (error := answer.exception()) is not None:
+        logger.info("whether the queues have events that are ready could not be looked at: %s", error)
 
 
 def _entry(delivery: Delivery) -> Entry:

@@ -22,8 +22,9 @@ class RedisReader:
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
-        self._scopes = Scopes(shared)
-        self.pages = Listing(shared, self._scopes).pages
+        self.index = Scopes(shared)
+        """Which scopes there are."""
+        self.pages = Listing(shared, self.index).pages
 
     @property
     def store(self) -> str | None:
@@ -42,8 +43,8 @@ class RedisReader:
 
     async def scopes(self) -> list[str]:
         """The scopes that have a key, those of other programs included."""
-        await self._scopes.scan()
-        return await self._scopes.all()
+        await self.index.scan()
+        return await self.index.all()
 
     async def count(self, scopes: Sequence[str]) -> int:
         """How many values these scopes hold, those included whose deadline is over and that have not gone yet."""
@@ -57,7 +58,7 @@ class RedisReader:
 
 
 @asynccontextmanager
-async def reading(settings: RedisSettings) -> AsyncIterator[RedisReader]:
+async def redis_reading(settings: RedisSettings) -> AsyncIterator[RedisReader]:
     """Read a Redis. Raises `StoreError` in words.
 
     Nothing is written but the index of scopes, a session that expires, and the id of the store where there is none.

@@ -77,7 +77,7 @@ class Runs:
     """Those of this engine."""
 
     def __init__(self, keys: Keys, connection: RedisConnection, taker: Taker) -> None:
-        self._keys = keys
+        self.keys = keys
         self._connection = connection
         self._taker = taker
         self._runs: dict[tuple[bytes, bytes], Run] = {}
@@ -239,7 +239,7 @@ class Runs:
             run.late.cancel()
             run.late = None
         run.is_flying = True
-        flight = Flight(self, run, step, calls.ack_run(self._keys, step), acknowledged)
+        flight = Flight(self, self._connection, run, step, acknowledged)
         try:
             self._connection.call(flight).add_done_callback(flight.over)
         except StoreError as error:
@@ -347,9 +347,9 @@ class Flight(ScriptCall[None]):
     __slots__ = ("_runs", "acknowledged", "run", "step")
 
     def __init__(
-        self, runs: Runs, run: Run, step: RunStep, arguments: list[bytes], acknowledged: asyncio.Future[list[Delivery]] | None
+        self, runs: Runs, connection: RedisConnection, run: Run, step: RunStep, acknowledged: asyncio.Future[list[Delivery]] | None
     ) -> None:
-        super().__init__("queues/ack_run", arguments)
+        super().__init__(connection.scripts.of("queues/ack_run"), calls.ack_run(runs.keys, step))
         self._runs = runs
         self.run = run
         self.step = step

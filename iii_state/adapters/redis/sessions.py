@@ -40,6 +40,10 @@ class RedisSessions:
         await answer
         await self._store.read()
 
+    def forget(self, session: str) -> asyncio.Future[Any]:
+        """Remove one that nobody has used."""
+        return self._connection.send(b"UNLINK", self._keys.session(caller_session(session)))
+
     def keep(self, session: str) -> None:
         """Keep a session from expiring while it is used, without a command more in each call."""
         now = asyncio.get_running_loop().time()

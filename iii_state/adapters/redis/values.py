@@ -50,7 +50,7 @@ class RedisValues(Listing):
 
     def get(self, scope: str, key: str) -> Result[bytes | None]:
         """The stored text, None for a missing key, and for one whose deadline is over."""
-        return self._call(Get(scope, key, self._names_of(scope)))
+        return self._call(Get(scope, key, self._names_of(scope), self._scripts))
 
     def read(self, scope: str, key: str) -> Result[Reading]:
         """The stored text, how long it has left, and its revision."""
@@ -59,11 +59,11 @@ class RedisValues(Listing):
         if logs is not None and (log := logs.of(scope)) is not None:
             encoded, generation = scope.encode(), log.generation
             names = (names[0], self._keys.deadlines_of(encoded), self._keys.clock, self._keys.revisions(encoded))
-        return self._call(Read(scope, key, names, generation))
+        return self._call(Read(scope, key, names, self._scripts, generation))
 
     def get_many(self, scope: str, keys: Sequence[str]) -> Result[list[bytes | None]]:
         """The stored texts at these keys, at one instant."""
-        return self._call(GetMany(scope, keys, self._names_of(scope))) if keys else []
+        return self._call(GetMany(scope, keys, self._names_of(scope), self._scripts)) if keys else []
 
     def set(
         self,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,12 +22,15 @@ from iii_state.cli.run.guard import token_of_environment
 from iii_state.cli.run.log_format import LoggedCommand, log_format_option, say
 from iii_state.cli.run.process import asks_for_level, collect_less, stopped_by_signals, why_not
 from iii_state.cli.run.reloading import Reloading
-from iii_state.cli.run.store import DEFAULT_PORTS, Load, bridge_leads_to, configured, store_options
+from iii_state.cli.run.store import DEFAULT_PORTS, Load, bridge_leads_to, configured, metrics_scopes_option, store_options
+from iii_state.cli.run.traces import traces_option, tracing
 from iii_state.client.address import shown
 from iii_state.config import Settings
+from iii_state.engine.probes import Probes
 from iii_state.errors import AttachRefused, ConfigError, StoreError
 from iii_state.guard import Guard
 from iii_state.state.module import StateModule
+from iii_state.state.tracing import Tracing
 
 _ID = re.compile(r"[^\s:]+(::[^\s:]+)*")
 
@@ -35,9 +40,13 @@ _ID = re.compile(r"[^\s:]+(::[^\s:]+)*")
 @store_options
 @click.option("--prefix", default="state", show_default=True, help="Serve PREFIX::set and so on, and the trigger type PREFIX.")
 @click.option("--name", default="state", show_default=True, help="What the worker is called; NAME-2, … where that is taken.")
-@click.option("--metrics-port", type=click.IntRange(0, 65535), help="Answer GET /metrics on this port; 0 takes a free one.")
+@click.option(
+    "--metrics-port", type=click.IntRange(0, 65535), help="Answer GET /metrics and probes on this port; 0 takes a free one."
+)
 @click.option("--metrics-host", default="127.0.0.1", show_default=True, help="The address of --metrics-port; 0.0.0.0 is every one.")
 @log_format_option
+@traces_option
+@metrics_scopes_option
 @click.argument("rest", nargs=-1, type=click.UNPROCESSED, metavar="")
 def attach(
     url: str,
@@ -50,6 +59,8 @@ def attach(
     name: str,
     metrics_port: int | None,
     metrics_host: str,
+    traces: bool,
+    metrics_scopes: str | None,
     rest: tuple[str, ...],
 ) -> None:
     """Serve state to an engine that has none of its own, as a worker of it.
@@ -71,12 +82,12 @@ def attach(
     if not metrics_host.strip():  # of a variable that is not set, say: it would be every address
         raise click.BadParameter("it is empty: name an address, or leave it out for 127.0.0.1", param_hint="'--metrics-host'")
     metrics = None if metrics_port is None else (metrics_host, metrics_port)
-    load = configured(config_path, adapter, {"kv": file_path, "redis": redis_url, "bridge": bridge_url})
+    load = configured(config_path, adapter, {"kv": file_path, "redis": redis_url, "bridge": bridge_url}, metrics_scopes)
     try:
         config = load()
         _refuse_own_engine(config, url)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_attach(load, config, config_path, url, prefix, name, metrics))
+            runner.run(_attach(load, config, config_path, partial(_attachment, config, url, prefix, name), metrics, traces))
     except (ConfigError, StoreError, AttachRefused) as error:
         raise click.ClickException(str(error)) from None
     except OSError as error:
@@ -93,11 +104,32 @@ def _refuse_own_engine(config: dict[str, Any], url: str) -> None:
         )
 
 
+def _attachment(config: dict[str, Any], url: str, prefix: str, name: str, tracer: Tracing | None) -> tuple[StateModule, Attachment]:
+    module = StateModule(config, tracing=tracer)
+    return module, Attachment(module, engine_at(url), prefix=prefix, name=name, say=say)
+
+
 async def _attach(
-    load: Load, config: dict[str, Any], config_path: Path | None, url: str, prefix: str, name: str, metrics: tuple[str, int] | None
+    load: Load,
+    config: dict[str, Any],
+    config_path: Path | None,
+    attachment_with: Callable[[Tracing | None], tuple[StateModule, Attachment]],
+    metrics: tuple[str, int] | None,
+    traces: bool,
+) -> None:
+    async with tracing(traces) as tracer:
+        await _run(load, config, config_path, *attachment_with(tracer), metrics)
+
+
+async def _run(
+    load: Load,
+    config: dict[str, Any],
+    config_path: Path | None,
+    module: StateModule,
+    attachment: Attachment,
+    metrics: tuple[str, int] | None,
 ) -> None:
     stopped = stopped_by_signals()
-    module = StateModule(config)
     guard = Guard(configuration.parse(config).server, token_of_environment()) if metrics is not None else None
 
     async def apply() -> Settings:
@@ -113,10 +145,10 @@ async def _attach(
     reloading.start()
     collect_less()
     try:
-        attachment = Attachment(module, engine_at(url), prefix=prefix, name=name, say=say)
         async with AsyncExitStack() as stack:
             if metrics is not None and guard is not None:
-                port = await stack.enter_async_context(MetricsPort(guard, attachment.figures))
+                probes = Probes(guard, attachment.health, attachment.readiness)
+                port = await stack.enter_async_context(MetricsPort(guard, probes, attachment.figures))
                 say(f"metrics at {await port.listen(*metrics)}")
             await attachment.run(stopped)
     finally:

@@ -18,7 +18,8 @@ from iii_state.cli.run.guard import guard_options, server_settings, token_of_env
 from iii_state.cli.run.log_format import LoggedCommand, log_format_option, say
 from iii_state.cli.run.process import asks_for_level, collect_less, stopped_by_signals, why_not
 from iii_state.cli.run.reloading import Reloading
-from iii_state.cli.run.store import Load, bridge_leads_to, configured, store_options
+from iii_state.cli.run.store import Load, bridge_leads_to, configured, metrics_scopes_option, store_options
+from iii_state.cli.run.traces import traces_option, tracing
 from iii_state.config import ServerSettings, Settings
 from iii_state.engine import Engine
 from iii_state.errors import ConfigError, StoreError
@@ -34,6 +35,8 @@ Duplicates = Literal["round-robin", "first-wins"]
 @store_options
 @guard_options
 @log_format_option
+@traces_option
+@metrics_scopes_option
 @click.option(
     "--duplicates",
     type=click.Choice(["round-robin", "first-wins"]),
@@ -50,6 +53,8 @@ def serve(
     bridge_url: str | None,
     duplicates: Duplicates,
     no_state: bool,
+    traces: bool,
+    metrics_scopes: str | None,
     **given: Any,
 ) -> None:
     """Run an engine: workers connect to ws://HOST:PORT.
@@ -58,11 +63,12 @@ def serve(
     one at once). SIGHUP, or a change of a file, applies tokens, certificates, origins, hosts and limits anew, and of the --config
     `triggers_enabled`, `max_value_bytes`, `save_interval_ms` and `log_level`.
     """
-    if no_state and any((config_path, adapter, file_path, redis_url, bridge_url)):
+    if no_state and any((config_path, adapter, file_path, redis_url, bridge_url, traces, metrics_scopes)):
         raise click.UsageError("--no-state leaves nothing to configure: give it without --config and the options of adapters.")
     if given["host"] is not None and not given["host"].strip():  # of a variable that is not set, say: it would be every address
         raise click.BadParameter("it is empty: name an address, or leave it out for 127.0.0.1", param_hint="'--host'")
-    load = None if no_state else configured(config_path, adapter, {"kv": file_path, "redis": redis_url, "bridge": bridge_url})
+    places = {"kv": file_path, "redis": redis_url, "bridge": bridge_url}
+    load = None if no_state else configured(config_path, adapter, places, metrics_scopes)
     where = ""
     try:
         config = None if load is None else load()
@@ -72,7 +78,7 @@ def serve(
             _refuse_own_address(config, settings.host, settings.port)
         guard = Guard(settings, token_of_environment())
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(load, config, config_path, guard, given, duplicates))
+            runner.run(_serve(load, config, config_path, guard, given, duplicates, traces))
     except (ConfigError, StoreError) as error:
         raise click.ClickException(str(error)) from None
     except OSError as error:
@@ -95,11 +101,12 @@ async def _serve(
     guard: Guard,
     given: Mapping[str, Any],
     duplicates: Duplicates,
+    traces: bool,
 ) -> None:
     stopped = stopped_by_signals()
-    module = None if config is None else StateModule(config)
     settings = guard.settings
-    async with Engine(duplicates=duplicates, guard=guard) as engine:
+    async with tracing(traces) as tracer, Engine(duplicates=duplicates, guard=guard) as engine:
+        module = None if config is None else StateModule(config, tracing=tracer)
         if module is not None:
             await engine.add_module(module)
         reloading = Reloading(

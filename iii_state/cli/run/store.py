@@ -35,12 +35,31 @@ def store_options(command: C) -> C:
     return command
 
 
-def configured(config_path: Path | None, adapter: str | None, places: dict[str, str | None]) -> Load:
+def with_metrics_scopes(config: dict[str, Any], scopes: str | None) -> dict[str, Any]:
+    """The configuration with these scopes, which commas separate, as those that have figures of their own."""
+    if scopes is None:
+        return config
+    server = config.get("server", {})
+    if not isinstance(server, dict):
+        return config  # whoever reads it says what is wrong
+    named = [scope for scope in (each.strip() for each in scopes.split(",")) if scope]
+    return {**config, "server": {**server, "metrics_scopes": named}}
+
+
+def metrics_scopes_option(command: C) -> C:
+    """`--metrics-scopes`."""
+    about = "Scopes that have figures of their own, separated by commas; 100 at most."
+    return click.option("--metrics-scopes", metavar="SCOPES", help=about)(command)
+
+
+def configured(
+    config_path: Path | None, adapter: str | None, places: dict[str, str | None], metrics_scopes: str | None = None
+) -> Load:
     """Reads the configuration that the options name; `places` are those of each adapter's store."""
 
     def load() -> dict[str, Any]:
         given = {} if config_path is None else configuration.load(config_path)
-        return _with_options(given, adapter, places)
+        return with_metrics_scopes(_with_options(given, adapter, places), metrics_scopes)
 
     return load
 

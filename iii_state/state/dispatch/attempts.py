@@ -32,6 +32,7 @@ class Attempts:
         self._outcomes = outcomes
         self._loops = loops
         self._batches = batches
+        self._tracing = context.tracing
 
     def start(self, consumer: Consumer, delivery: Delivery) -> None:
         """Hand a delivery to the workers whose turn it is."""
@@ -82,9 +83,12 @@ class Attempts:
         if consumer.timer is None:
             self._arm(consumer)
         attempt.payload = event_payload(event, consumer.subscription.payload)
-        attempt.trace, remembered = lineages.delivery_members(event.lineage)
-        if remembered is not None and event.lineage is not None:
-            attempt.remembered = (remembered, event.lineage.hops + 1)
+        if self._tracing is None:
+            attempt.trace, attempt.remembered = lineages.delivery_members(event.lineage)
+        else:
+            attempt.span = span = self._tracing.begin(consumer.function[1], attempt.deliveries, event)
+            attempt.trace, attempt.remembered = span.trace, span.remembered
+        if attempt.remembered is not None:
             lineages.begin(*attempt.remembered)
         self._loops.begin(attempt)
         if consumer.condition is None or attempt.batch:
@@ -143,8 +147,9 @@ class Attempts:
         runner: Runner | None,
         answered: Callable[[Attempt, bytes | None], None],
     ) -> None:
+        invoke = self._host.invoke if attempt.span is None else attempt.span.within(self._host.invoke)
         try:
-            answer = self._host.invoke(
+            answer = invoke(
                 function_id, attempt.payload, namespace=namespace, metadata=metadata, runner=runner, trace=attempt.trace
             )
         except Exception as error:
@@ -171,9 +176,9 @@ class Attempts:
     # --- the end of an attempt
 
     def _done(self, attempt: Attempt, result: bytes | None = None) -> None:
-        self._end(attempt)
+        failed = failed_ids(result) if attempt.batch else ()
+        self._end(attempt, FunctionError(Code.INVOCATION_FAILED, f"{len(failed)} of its events have failed") if failed else None)
         if attempt.batch:
-            failed = failed_ids(result)
             for each in attempt.each():
                 if each.delivery.event_id in failed:
                     self._outcomes.failed(each, FunctionError(Code.INVOCATION_FAILED, "its handler says that it has failed"))
@@ -183,7 +188,7 @@ class Attempts:
             self._outcomes.done(attempt)
 
     def _failed(self, attempt: Attempt, error: BaseException) -> None:
-        self._end(attempt)
+        self._end(attempt, error)
         if len(attempt.batch) > 1 and isinstance(error, NotCarriedOut) and error.code == Code.PAYLOAD_TOO_LARGE:
             for delivery in attempt.batch:  # they may be so only together
                 self.start_batch(attempt.consumer, [delivery])
@@ -197,9 +202,11 @@ class Attempts:
         if attempt.waiting_for is not None:
             attempt.waiting_for.cancel()
 
-    def _end(self, attempt: Attempt) -> None:
+    def _end(self, attempt: Attempt, error: BaseException | None = None) -> None:
         consumer = attempt.consumer
         del consumer.running[attempt]
+        if attempt.span is not None:
+            attempt.span.end(error)
         capacity = consumer.capacity
         self._isolation.end(attempt)
         self._loops.end(attempt)

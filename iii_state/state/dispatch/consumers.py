@@ -11,6 +11,7 @@ from iii_state import values
 from iii_state.events import BRIDGE_FUNCTIONS, Delivery, Subscription
 from iii_state.host import Host, Runner
 from iii_state.state.dispatch.tallies import Tally
+from iii_state.state.tracing import Span
 
 MAX_RUNNING_BYTES = 32 * 1024 * 1024
 """The handlers of one function have events of so many bytes at once, or a single larger one."""
@@ -158,6 +159,8 @@ class Attempt:
     has_written: bool = False
     """Whether its worker has meanwhile written the key of its event, without saying what that comes from."""
     waiting_for: asyncio.Future[bytes | None] | None = None
+    span: Span | None = None
+    """Where there is a tracer."""
 
     @property
     def deliveries(self) -> list[Delivery]:

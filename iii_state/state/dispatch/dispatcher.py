@@ -26,6 +26,7 @@ from iii_state.state.dispatch.outcomes import Outcomes
 from iii_state.state.dispatch.schedule import Context, Schedule
 from iii_state.state.dispatch.settling import Settling
 from iii_state.state.dispatch.tallies import Tallies
+from iii_state.state.tracing import Tracing
 from iii_state.tasks.background import stop_tasks
 
 logger = logging.getLogger(__name__)
@@ -43,13 +44,13 @@ SETTLE_SECONDS = 3.0
 class Dispatcher:
     """Runs the handlers of the subscriptions hosted here. All methods belong to the event loop."""
 
-    def __init__(self, host: Host, adapter: Adapter, limits: DispatchLimits) -> None:
+    def __init__(self, host: Host, adapter: Adapter, limits: DispatchLimits, tracing: Tracing | None = None) -> None:
         self._host = host
         self._adapter = adapter
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._schedule = Schedule(self._loop, self._run)
-        context = Context(host, adapter, limits, self._schedule, self._loop)
+        context = Context(host, adapter, limits, self._schedule, self._loop, tracing)
         self._settling = Settling(self._schedule)
         self._outcomes = Outcomes(context, self._settling)
         self._isolation = Isolation(context)

@@ -10,6 +10,7 @@ from iii_state.adapters.base import Adapter
 from iii_state.events import DispatchLimits
 from iii_state.host import Host
 from iii_state.state.dispatch.consumers import Consumer
+from iii_state.state.tracing import Tracing
 
 ADAPTER_RETRY_SECONDS = 0.5
 """How long to wait before asking an adapter again that could not be asked."""
@@ -84,3 +85,4 @@ class Context:
     limits: DispatchLimits
     schedule: Schedule
     loop: asyncio.AbstractEventLoop
+    tracing: Tracing | None = None

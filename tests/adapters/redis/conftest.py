@@ -14,6 +14,7 @@ from iii_state.config import RedisSettings
 from iii_state.events import QueueLimits
 from tests.support.redis.adapters import Open
 from tests.support.redis.cluster import Cluster
+from tests.support.redis.nodes import PATIENT_MS, Nodes, cluster_nodes, shared_nodes
 from tests.support.redis.proxy import Proxy, proxy_to
 from tests.support.redis.server import KINDS, RedisServer, binary, shared_server
 from tests.support.slow import slow
@@ -64,6 +65,23 @@ def own_server() -> Iterator[RedisServer]:
     """A server whose settings a test may change."""
     with RedisServer() as running_server:
         yield running_server
+
+
+@pytest.fixture
+def nodes() -> Nodes:
+    """The Redis Cluster of this test session, three masters with a replica each: whole and empty."""
+    nodes = shared_nodes()
+    nodes.set_timeout(PATIENT_MS)
+    nodes.revive()
+    nodes.empty()
+    return nodes
+
+
+@pytest.fixture
+def own_nodes() -> Iterator[Nodes]:
+    """One whose settings a test may change, that it may grow, and that it may break."""
+    with cluster_nodes() as running:
+        yield running
 
 
 @pytest.fixture

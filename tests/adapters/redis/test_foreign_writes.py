@@ -440,7 +440,7 @@ async def test_an_engine_that_disagrees_with_the_fleet_is_refused(server: RedisS
 async def test_the_setting_of_engines_that_have_died_binds_nobody(server: RedisServer, opened: Open) -> None:
     dying = await opened(heartbeat_ttl_ms=200)
     await dying._heartbeat.stop()  # its heart stops
-    await dying._takeover.stop()
+    await dying.takeover.stop()
     await until(lambda: not server.client.keys("iii-state:engine:*"))
     await opened(watch=False)
 

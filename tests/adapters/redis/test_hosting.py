@@ -249,7 +249,7 @@ async def test_what_cannot_be_moved_aside_refuses_a_subscription_in_the_end(
 ) -> None:
     monkeypatch.setattr(subscriptions, "DAMAGED_SECONDS", 0.3)
     adapter = await stack.enter_async_context(adapter_on(server.url))
-    await adapter._checking.stop()
+    await adapter.checking.stop()
     server.client.delete(f"{PREFIX}orphans")
     server.client.set(f"{PREFIX}orphans", "in the way")
     async with asyncio.timeout(20):

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import hashlib
+from binascii import crc_hqx
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iii_state.adapters.redis.keys import MAX_LANE_BYTES, Keys, Slots, Whole, lane
+from iii_state.adapters.redis.cluster.tags import SLOTS, partition_of, slot_of, tags
+from iii_state.adapters.redis.keys import MAX_LANE_BYTES, Keys, lane
 
 TEXTS = st.one_of(st.binary(max_size=8), st.binary(min_size=60, max_size=80))
 
@@ -36,17 +41,40 @@ def test_names_of_one_prefix_never_meet() -> None:
 
 @given(st.binary())
 def test_a_scope_is_found_again_in_its_key(scope: bytes) -> None:
-    for keys in (Whole().of(scope), Slots().of(scope)):
+    for keys in (Keys(), Keys(tag=tags(64)[7])):
         assert keys.scope_of(keys.values(scope)) == scope
         assert keys.scope_of(keys.scopes) is None
 
 
 @pytest.mark.parametrize("scope", [b"users", b"", b"{other}:x", b"}{"])
 def test_all_keys_of_a_part_have_one_hash_tag(scope: bytes) -> None:
-    keys = Slots(parts=8).of(scope)
+    keys = Keys(tag=tags(8)[partition_of(scope, 8)])
     tag = keys.scopes.split(b":")[0]
     assert tag.startswith(b"{iii-")
     assert tag.endswith(b"}")
     for name in (keys.values(scope), keys.session(b"e"), keys.stream(b"q"), keys.wait(b"q", lane(scope, b"k"))):
         assert name.startswith(tag + b":")
-    assert [part.scopes for part in Slots(parts=3).all()] == [b"{iii-%d}:iii-state:scopes" % part for part in range(3)]
+
+
+@pytest.mark.parametrize("partitions", [1, 3, 64, 256, 1000])
+def test_the_slots_of_the_partitions_are_evenly_spaced(partitions: int) -> None:
+    slots = [slot_of(tag + b"x") for tag in tags(partitions)]
+    assert slots == [(2 * number + 1) * SLOTS // (2 * partitions) for number in range(partitions)]
+
+
+def test_the_tags_of_64_partitions_never_change() -> None:
+    digest = hashlib.sha256(b"".join(tags(64))).hexdigest()
+    assert tags(64)[:2] == (b"{iii-2345}:", b"{iii-3241}:")
+    assert digest == "376f88bc2808a823a2d403aa9597fde583a41b5b241126f2d98637dac524770d"
+    assert [partition_of(scope, 64) for scope in (b"users", b"", "ä{x}".encode())] == [44, 0, 30]
+
+
+def test_slots_are_those_of_redis() -> None:
+    assert slot_of(b"foo") == 12182
+    assert slot_of(b"{user1000}.following") == slot_of(b"user1000")
+    assert slot_of(b"foo{}{bar}") == crc_hqx(b"foo{}{bar}", 0) % SLOTS
+
+
+def test_a_hundred_thousand_scopes_are_spread_evenly() -> None:
+    found = Counter(partition_of(b"tenant-%d" % number, 64) for number in range(100_000))
+    assert max(found.values()) <= 1.3 * 100_000 / 64

@@ -24,7 +24,7 @@ EMPTIED = "the database has been emptied"
 async def without_checking(opened: Open) -> RedisAdapter:
     """An engine that puts nothing right: as between two of its sweeps."""
     adapter = await opened()
-    await adapter._checking.stop()
+    await adapter.checking.stop()
     return adapter
 
 
@@ -121,7 +121,7 @@ async def test_an_old_version_that_is_brought_back_hides_no_change_made_since(op
     version = server.client.get(VERSION)
     await answer_of(other.queues.subscribe(ALL))
     server.client.set(VERSION, version)
-    other._checking.look_soon()
+    other.checking.look_soon()
     await until(lambda: server.client.get(VERSION) != version)
     await written([idle], "after")
     assert await keys_handled(other, ALL, 1) == ["after 0"]
@@ -137,7 +137,7 @@ async def test_nothing_is_written_down_again_in_a_database_that_has_been_emptied
     with caplog.at_level(logging.WARNING):
         server.client.flushall()
         for _ in range(3):
-            assert await adapter._checking._shared_keys.check()
+            assert await adapter.checking._shared_keys.check()
         assert server.client.exists(ROUTES, VERSION) == 0
         await answer_of(adapter.values.set("s", "k", b"1", ttl_ms=ttl_ms))
         await until(lambda: EMPTIED in caplog.text)

@@ -595,3 +595,25 @@ def test_dead_letters_that_go_for_their_number_are_counted(worker: Worker, engin
     bury(worker, b"q", most=1)
     assert client.xlen(KEYS.dead(b"q")) == 1
     assert client.hget(KEYS.subscription(b"q"), "dropped") == b"2"
+
+
+def test_queues_are_found_that_hold_what_no_engine_has_taken(worker: Worker, engine: Engine, client: redis.Redis) -> None:
+    engine.routes_version = worker.subscribe(b"idle")
+    queues = (b"none", b"idle", b"q", b"broken")
+    client.set(KEYS.stream(b"broken"), "no stream")  # taking from it says so
+
+    def found() -> list[bytes]:
+        streams = [KEYS.stream(queue) for queue in queues]
+        return [queues[number - 1] for number in worker.run("queues/find_ready", [b"%d" % len(streams), *streams])]
+
+    assert found() == [b"broken"]
+    for key in (b"1", b"2"):
+        engine.set(b"s", key, b"0")
+    assert found() == [b"q", b"broken"]
+    (first,) = worker.take(b"q", 1)
+    assert found() == [b"q", b"broken"]
+    (second,) = worker.take(b"q", 1)
+    assert found() == [b"broken"]
+    worker.ack(b"q", [first, second])
+    engine.set(b"s", b"1", b"1")
+    assert found() == [b"q", b"broken"]

@@ -56,7 +56,7 @@ async def drain(adapter: RedisAdapter, subscription: Subscription = ONE) -> dict
 
 async def three_are_out(adapter: RedisAdapter) -> None:
     """Of three lanes with two events each the first is being handled, and nobody looks for damage by himself."""
-    await adapter._checking.stop()
+    await adapter.checking.stop()
     await answer_of(adapter.queues.subscribe(ONE))
     await fill(adapter, 3, 2)
     out = await until(lambda: adapter.queues.take(ONE.id, 10))
@@ -93,7 +93,7 @@ async def test_what_is_lost_is_counted_and_told_once(
         await fill(adapter, 40, 3)
         with caplog.at_level(logging.WARNING):
             damage(server.client)
-            adapter._checking.look_soon()
+            adapter.checking.look_soon()
             held = "lost" if lost else "settings"
             await until(lambda: server.client.hexists(f"iii-state:sub:{QUEUE}", held))
             assert await drain(adapter) == ({f"k{lane}": left for lane in range(40)} if left else {})
@@ -123,7 +123,7 @@ async def test_where_the_stream_is_gone_no_event_begins_before_those_that_are_ou
         await until(lambda: server.client.hexists(f"iii-state:sub:{QUEUE}", "cut"))
         for adapter in (one, two):
             for _ in range(3):
-                await adapter._checking._check_queues(True)
+                await adapter.checking._check_queues(True)
         since = int(server.client.hget(f"iii-state:sub:{QUEUE}", "cut"))  # all engines wait from then on, also one that comes later
         assert since <= (two._shared.engine.own_now_ms() or 0)
         for adapter in (one, two):
@@ -153,7 +153,7 @@ async def test_a_stream_that_goes_after_the_queue_was_looked_at_is_one_that_is_g
         assert await mend.mend(QUEUE.encode(), was_counted=True)
         assert await answer_of(adapter.queues.take(ONE.id, 10)) == []
         monkeypatch.setattr(mending, "HANDLER_SECONDS", 0.0)
-        await adapter._checking._check_queues(True)
+        await adapter.checking._check_queues(True)
         assert await drain(adapter) == {f"k{lane}": [1] for lane in range(3)}
 
 
@@ -161,7 +161,7 @@ async def test_a_stream_that_goes_after_the_queue_was_looked_at_is_one_that_is_g
 async def test_no_event_overtakes_those_that_wait_where_stream_and_counts_are_gone(server: RedisServer, is_made_anew: str) -> None:
     """Other programs may remove both between two writes."""
     async with adapter_on(server.url) as adapter:
-        await adapter._checking.stop()
+        await adapter.checking.stop()
         await answer_of(adapter.queues.subscribe(ONE))
         await fill(adapter, 3, 4)
         server.client.delete(f"iii-state:busy:{QUEUE}", f"iii-state:q:{QUEUE}")
@@ -172,12 +172,12 @@ async def test_no_event_overtakes_those_that_wait_where_stream_and_counts_are_go
         elif is_made_anew:
             server.client.set(f"iii-state:busy:{QUEUE}", "in the way")
             await adapter._mending.look_at_page(QUEUE.encode())
-            await adapter._checking._aside.move(f"iii-state:busy:{QUEUE}".encode(), b"hash", counts=True)
+            await adapter.checking._aside.move(f"iii-state:busy:{QUEUE}".encode(), b"hash", counts=True)
         await answer_of(adapter.values.set("s", "another", b"1"))  # of which nothing waits
         for lane in range(3):
             await answer_of(adapter.values.set("s", f"k{lane}", b"4"))
         assert server.client.xlen(f"iii-state:q:{QUEUE}") == 0
-        adapter._checking.start()
+        adapter.checking.start()
         assert await drain(adapter) == {"another": [1], **{f"k{lane}": [1, 2, 3, 4] for lane in range(3)}}
 
 
@@ -188,7 +188,7 @@ async def test_a_stream_that_goes_again_gives_those_that_are_out_their_time_agai
         server.client.hset(f"iii-state:sub:{QUEUE}", "cut", long_ago)  # since an earlier time, and its lanes have not gone on yet
         server.client.delete(f"iii-state:q:{QUEUE}")
         for _ in range(3):
-            await adapter._checking._check_queues(True)
+            await adapter.checking._check_queues(True)
         assert int(server.client.hget(f"iii-state:sub:{QUEUE}", "cut")) > long_ago + 50_000
         assert await answer_of(adapter.queues.take(ONE.id, 10)) == []
 
@@ -200,7 +200,7 @@ async def test_a_queue_that_is_registered_again_gives_those_that_are_out_their_t
         server.client.delete(f"iii-state:q:{QUEUE}")
         await answer_of(adapter.queues.subscribe(ONE))
         for _ in range(3):
-            await adapter._checking._check_queues(True)
+            await adapter.checking._check_queues(True)
         assert await answer_of(adapter.queues.take(ONE.id, 10)) == []
 
 
@@ -244,21 +244,21 @@ async def test_while_those_that_are_out_have_time_to_end_lists_are_free_for_writ
 
 async def test_a_list_that_was_moved_aside_is_no_list_of_a_lane(server: RedisServer) -> None:
     async with adapter_on(server.url) as adapter:
-        await adapter._checking.stop()
+        await adapter.checking.stop()
         await answer_of(adapter.queues.subscribe(ONE))
         keys = adapter._shared.keys
         server.client.rpush(keys.aside(keys.wait(QUEUE.encode(), b"1:sk"), now_ms()), "in the way")
-        await adapter._checking._check_lists()
-        assert adapter._checking._lists_at == b"0"
+        await adapter.checking._check_lists()
+        assert adapter.checking._lists_at == b"0"
         assert not server.client.exists(keys.busy(QUEUE.encode()))
         server.client.rpush(keys.wait(QUEUE.encode(), b"1:sk"), "w", "s", "k", "created", "", "1")
-        await adapter._checking._check_lists()
+        await adapter.checking._check_lists()
         assert server.client.hget(keys.busy(QUEUE.encode()), "doubt") == b"1"
 
 
 async def test_where_the_counts_are_gone_no_event_overtakes_one_that_is_out(server: RedisServer) -> None:
     async with adapter_on(server.url) as adapter:
-        await adapter._checking.stop()
+        await adapter.checking.stop()
         await answer_of(adapter.queues.subscribe(ONE))
         await fill(adapter, 3, 2)
         out = await until(lambda: adapter.queues.take(ONE.id, 10))
@@ -313,8 +313,8 @@ async def test_a_queue_under_traffic_is_never_taken_for_a_damaged_one(
             while not is_over:
                 await adapter._mending.mend(queue, was_counted=True)
                 await adapter._mending.look_at_lanes(queue, everything=True)
-                await adapter._checking._check_lists()
-                found = await adapter._checking._found([queue], b"1")
+                await adapter.checking._check_lists()
+                found = await adapter.checking._found([queue], b"1")
                 assert {word for _, word, _ in found} <= {b"EVENTS"}, found
                 looked += 1
 
@@ -342,7 +342,7 @@ async def test_routes_that_were_removed_while_no_engine_ran_are_made_again(serve
     async with adapter_on(server.url) as adapter:
         async with asyncio.timeout(30):
             while not server.client.hexists("iii-state:routes", ":began"):
-                adapter._checking.look_soon()
+                adapter.checking.look_soon()
                 await asyncio.sleep(0.05)
         await until(lambda: adapter._shared.fanout.routes.queues() == [OFTEN.id.encode()])
         assert adapter._shared.fanout.routes.with_deadlines == {"t"}
@@ -384,8 +384,8 @@ async def test_many_subscriptions_that_nobody_serves_are_worth_a_warning(
             await asyncio.gather(*(answer_of(adapter.queues.abandon(subscription.id)) for subscription in many))
             await until(lambda: told(caplog))
             for _ in range(3):
-                adapter._checking.look_soon()
-                await until(lambda: not adapter._checking._is_urgent)
+                adapter.checking.look_soon()
+                await until(lambda: not adapter.checking._is_urgent)
         assert [line[:70] for line in told(caplog)] == [
             "60 subscriptions with scope 's' and key (any) are served by nobody, and "[:70]
         ]
@@ -395,7 +395,7 @@ async def test_looking_at_a_healthy_queue_reads_little_of_large_events(server: R
     """Reading keeps Redis from everything else: a page is bounded whatever was read before, and so are all pages together."""
     size, pages = 700_000, list[int]()
     async with adapter_on(server.url) as adapter:
-        await adapter._checking.stop()
+        await adapter.checking.stop()
         queues = [Subscription(f"q{number}", scope="s") for number in range(3)]
         for queue in queues:
             await answer_of(adapter.queues.subscribe(queue))
@@ -430,7 +430,7 @@ async def test_looking_at_a_healthy_queue_reads_little_of_large_events(server: R
 
 async def test_every_queue_with_events_has_its_turn(server: RedisServer) -> None:
     async with adapter_on(server.url) as adapter:
-        await adapter._checking.stop()
+        await adapter.checking.stop()
         names = [b"%d" % number for number in range(25)]
         await asyncio.gather(*(answer_of(adapter.queues.subscribe(Subscription(name.decode(), scope="s"))) for name in names))
         await fill(adapter, 2, 1)
@@ -451,7 +451,7 @@ async def test_entries_that_are_no_events_are_removed_counted_and_told_once(
     server: RedisServer, caplog: pytest.LogCaptureFixture, are_taken: bool
 ) -> None:
     async with adapter_on(server.url) as adapter:
-        await adapter._checking.stop()
+        await adapter.checking.stop()
         await answer_of(adapter.queues.subscribe(ONE))
         await fill(adapter, 2, 1)
         for fields in JUNK:
@@ -488,6 +488,6 @@ async def test_where_counts_and_lists_are_gone_no_event_overtakes_one_that_is_ou
         for name in server.client.keys(f"iii-state:wait:{QUEUE}:*"):
             server.client.delete(name)
             server.client.set(name, "in the way")
-        await adapter._checking._mending.mend(QUEUE.encode(), was_counted=False)
+        await adapter.checking._mending.mend(QUEUE.encode(), was_counted=False)
         await fill(adapter, 3, 1)
         assert await answer_of(adapter.queues.take(ONE.id, 10)) == []

@@ -146,7 +146,7 @@ async def test_every_call_has_the_keys_that_the_header_of_its_script_names(own_s
             await answer_of(adapter.succession.enter("worker", 1000))
             client.hset(KEYS.engines.decode(), "dead", "100 1")
             client.sadd(KEYS.hosts(b"dead").decode(), ALL.id)
-            await heard(calls, "fleet/fence", "fleet/takeover", "fleet/heartbeat")
+            await heard(calls, "fleet/fence", "fleet/takeover", "fleet/heartbeat", "queues/find_ready")
         limits = QueueLimits(max_queue_length=2, on_full="drop_oldest", dead_letter_retention_ms=10)
         async with engine_on(own_server, limits) as adapter:
             await use_subscriptions(adapter)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from iii_state.adapters.redis.scripts.loader import names, read, script
+from iii_state.adapters.redis.scripts.loader import PLAIN, SHARDED, names, read, script
 from iii_state.errors import ScriptError
 from tests.support import ROOT
 
@@ -83,3 +83,14 @@ def test_the_wheel_brings_the_scripts(tmp_path: Path) -> None:
     where, digest = shown.stdout.split()
     assert where == str(tmp_path / "installed" / "iii_state" / "lua")
     assert digest.encode() == script("values/update").sha1
+
+
+def test_the_sharded_scripts_publish_otherwise_and_are_the_same_in_all_else() -> None:
+    assert PLAIN.of("values/set") is script("values/set")
+    assert SHARDED.of("values/get") == script("values/get")
+    for name in names():
+        plain, sharded = PLAIN.of(name).source, SHARDED.of(name).source
+        assert b"'PUBLISH'" not in sharded
+        assert sharded.replace(b"'SPUBLISH'", b"'PUBLISH'") == plain
+        assert re.findall(rb"\bPUBLISH\b", re.sub(rb"--.*|--\[\[.*?\]\]", b"", sharded)) == []
+    assert [words[2] for words in SHARDED.load_commands()] == [SHARDED.of(name).source for name in names()]

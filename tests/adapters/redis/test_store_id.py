@@ -24,7 +24,7 @@ def stored_id(server: RedisServer) -> str | None:
 
 async def looked(*adapters: RedisAdapter) -> None:
     for adapter in adapters:
-        assert await adapter._checking._shared_keys.check()
+        assert await adapter.checking._shared_keys.check()
 
 
 async def test_a_database_that_has_been_emptied_is_another_store_to_all_engines(opened: Open, server: RedisServer) -> None:

@@ -172,7 +172,7 @@ class RedisServer:
 
     def elapse(self, ms: int) -> None:
         """Bring all deadlines of values nearer by so much; real time has to do with everything else, too."""
-        for name in self.client.scan_iter("iii-state:deadlines*"):
+        for name in self.client.scan_iter("*iii-state:deadlines*"):
             for member in cast("list[bytes]", self.client.zrange(name, 0, -1)):
                 self.client.zincrby(name, -ms, member)
 

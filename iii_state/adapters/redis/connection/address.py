@@ -25,7 +25,15 @@ logger = logging.getLogger(__name__)
 
 _KNOWN = frozenset({"host", "port", "path", "username", "password", "db", "connection_class"})
 _BEHIND_SENTINELS = re.compile(r"(rediss?)\+sentinel://", re.IGNORECASE)
+_SEVERAL = re.compile(
+    r"(?P<before>rediss?://(?:[^/?#]*@)?)(?P<hosts>[^/?#@]*,[^/?#@]*)(?P<behind>[/?#].*)?\Z", re.IGNORECASE | re.DOTALL
+)
+"""A URL with several hosts: what stands before these, the hosts, and what stands behind."""
 SENTINEL_PORT = 26379
+
+
+Place = tuple[str, int]
+"""Host and port of a server."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +41,7 @@ class Address:
     """One Redis server. `path` is that of a Unix socket; without it host and port count. `tls` is None for plain TCP.
 
     `server_name` is what its certificate is for, where that is not `host`. With `sentinels` it is the server that these name as the
-    primary of `name`, and has no host and port of its own.
+    primary of `name`, and with `seeds` a cluster: both have no host and port of their own.
     """
 
     host: str = "localhost"
@@ -48,17 +56,23 @@ class Address:
     """What Sentinels call it."""
     sentinels: tuple[Address, ...] = ()
     is_sentinel: bool = False
+    seeds: tuple[Address, ...] = ()
+    """Several nodes of a cluster, any of which tells of the others."""
+    is_node: bool | None = False
+    """Whether it is a node of a cluster; None where that is to be found out."""
 
     def __str__(self) -> str:
         if self.sentinels:
             return f"{self.name} (Sentinels: {', '.join(map(str, self.sentinels))})"
+        if self.seeds:
+            return ", ".join(map(str, self.seeds))
         if self.path is not None:
             return self.path
         place = f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
         return f"{place} ({self.name})" if self.name else place
 
     @property
-    def place(self) -> tuple[str, int]:
+    def place(self) -> Place:
         """Host and port."""
         return self.host, self.port
 
@@ -68,12 +82,14 @@ class Address:
     @classmethod
     def parse(cls, url: str, settings: RedisTls | None = None) -> Address:
         """Read redis://, rediss:// (with redis-py's `ssl_…` options, or with `settings`), unix:// and, for Sentinels,
-        redis+sentinel:// and rediss+sentinel:// URLs.
+        redis+sentinel:// and rediss+sentinel:// URLs. Several hosts, `redis://h1:p1,h2:p2`, are nodes of a cluster.
 
         Raises `ConfigError`, which never quotes the URL: it may hold a password.
         """
         if found := _BEHIND_SENTINELS.match(url):
             return _behind_sentinels(found[1].lower(), url, settings)
+        if found := _SEVERAL.match(url):
+            return _of_cluster(found, url, settings)
         try:
             given: dict[str, Any] = dict(parse_url(url))
         except ValueError as error:
@@ -96,8 +112,17 @@ class Address:
         return cls(tls=tls, server_name=server_name, **{name: given[name] for name in _KNOWN & set(given) - {"connection_class"}})
 
     def at(self, host: str, port: int) -> Address:
-        """The server that Sentinels have named."""
-        return replace(self, host=host, port=port, sentinels=())
+        """The server that Sentinels or a node of a cluster have named."""
+        return replace(self, host=host, port=port, path=None, sentinels=(), seeds=())
+
+    def of_cluster(self, is_one: bool | None = True) -> Address:
+        """The same as that of a cluster, or (None) of what may be one."""
+        return replace(self, is_node=is_one, seeds=tuple(replace(seed, is_node=is_one) for seed in self.seeds))
+
+    @property
+    def nodes(self) -> tuple[Address, ...]:
+        """The nodes of a cluster that it names."""
+        return self.seeds or (self,)
 
     async def connect(self, protocol: asyncio.Protocol) -> None:
         """Open a transport for `protocol`. Raises what the system raises."""
@@ -111,6 +136,18 @@ class Address:
         if connected is not None:
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+def _of_cluster(found: re.Match[str], url: str, settings: RedisTls | None) -> Address:
+    """Read `redis://[user:password@]host:port,host:port[?options]`: all of it goes for every node."""
+    _refuse_fragment(url)
+    hosts, behind = found["hosts"].split(","), found["behind"] or ""
+    if not all(hosts):
+        raise ConfigError(
+            "redis_url cannot be read: it lacks the host of a node; redis://HOST:PORT,HOST:PORT names nodes of a cluster"
+        )
+    seeds = tuple(Address.parse(f"{found['before']}{host}{behind}", settings) for host in hosts)
+    return replace(seeds[0], seeds=seeds)
 
 
 def _behind_sentinels(scheme: str, url: str, settings: RedisTls | None) -> Address:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
-from iii_state.adapters.redis.scripts.loader import script
+from iii_state.adapters.redis.scripts.loader import Script
 from iii_state.adapters.redis.scripts.packing import pack
 
 T = TypeVar("T")
@@ -28,6 +28,8 @@ class Again:
 
 
 AGAIN = Again()
+HELD = Again()
+"""The same for what is to be sent later: a node of a cluster does not take it at the moment."""
 
 
 class RedisCall(Generic[T]):
@@ -108,19 +110,19 @@ def as_it_is(reply: Reply) -> Any:
 
 
 class ScriptCall(RedisCall[T]):
-    """A call of the script of this name; `read` makes the result of its reply."""
+    """A call of a script; `read` makes the result of its reply."""
 
-    __slots__ = ("_arguments", "_name", "_read")
+    __slots__ = ("_arguments", "_read", "_script")
 
-    def __init__(self, name: str, arguments: Arguments, read: Callable[[Reply], T] = as_it_is) -> None:
+    def __init__(self, script: Script, arguments: Arguments, read: Callable[[Reply], T] = as_it_is) -> None:
         super().__init__(size=0 if callable(arguments) else sum(map(len, arguments)))
-        self._name = name
+        self._script = script
         self._arguments = arguments
         self._read = read
 
     def command(self, session: bytes, epoch: int) -> bytes:
         arguments = self._arguments
-        return pack((b"EVALSHA", script(self._name).sha1, *(arguments() if callable(arguments) else arguments)))
+        return pack((b"EVALSHA", self._script.sha1, *(arguments() if callable(arguments) else arguments)))
 
     def result(self, reply: Reply) -> T:
         return self._read(reply)

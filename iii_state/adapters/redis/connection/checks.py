@@ -7,17 +7,17 @@ from typing import cast
 from hiredis import ReplyError
 
 from iii_state.adapters.redis.connection.address import Address
+from iii_state.adapters.redis.connection.carrier import Carrier
 from iii_state.adapters.redis.connection.explain import explain
-from iii_state.adapters.redis.connection.socket import Socket
 from iii_state.adapters.redis.keys import LOG_FORMAT, Keys
-from iii_state.adapters.redis.scripts.loader import script
+from iii_state.adapters.redis.scripts.loader import Scripts
 from iii_state.errors import StoreError
 
 
-async def check_permissions(socket: Socket, keys: Keys, prefix: str, trial: bytes) -> None:
+async def check_permissions(socket: Carrier, keys: Keys, prefix: str, trial: bytes, scripts: Scripts) -> None:
     """Raises `StoreError` in words where the user may not use all that iii-state needs; `trial` is part of the names of keys that
     are made to find out, and removed."""
-    permissions = script("fleet/check_permissions")
+    permissions = scripts.of("fleet/check_permissions")
     names = (keys.values(b"iii-state trial " + trial), keys.session(b"trial:" + trial))
     replies = await socket.ask(
         (b"SCRIPT", b"LOAD", permissions.source), (b"EVALSHA", permissions.sha1, b"2", *names), (b"SCAN", b"0", b"COUNT", b"1")

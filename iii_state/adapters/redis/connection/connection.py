@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar, overload
 
 import hiredis
 
 from iii_state.adapters.redis.connection.address import Address
 from iii_state.adapters.redis.connection.call import Arguments, Command, Reply, ScriptCall, as_it_is
+from iii_state.adapters.redis.connection.carrier import Carrier, PrimaryServer
 from iii_state.adapters.redis.connection.explain import explain
 from iii_state.adapters.redis.connection.pipeline import Pipeline
 from iii_state.adapters.redis.connection.primary import Primary
 from iii_state.adapters.redis.connection.session import EngineSession
-from iii_state.adapters.redis.connection.socket import Socket
-from iii_state.adapters.redis.scripts.loader import load_commands
+from iii_state.adapters.redis.scripts.loader import PLAIN, Scripts
 from iii_state.errors import SessionLost, SessionTaken, StoreError
 from iii_state.sessions import SESSION_SECONDS
 from iii_state.tasks.background import Background
@@ -32,22 +32,31 @@ MAX_BACKOFF_SECONDS = 2.0
 
 
 class RedisConnection:
-    """Calls to one Redis. `session_key` names the hash of a session in Redis.
+    """Calls to one Redis, or to one slot of a cluster (`primary` is that slot's then). `session_key` names the hash of a session in
+    Redis.
 
     Raises `StoreError` from `start` when there is no way in; afterwards it reconnects by itself, and calls wait for that until
     their own time is over.
     """
 
     def __init__(
-        self, address: Address, session_key: Callable[[bytes], bytes], *, call_timeout_ms: int = 5000, max_in_flight: int = 1024
+        self,
+        address: Address,
+        session_key: Callable[[bytes], bytes],
+        *,
+        primary: PrimaryServer | None = None,
+        call_timeout_ms: int = 5000,
+        max_in_flight: int = 1024,
+        scripts: Scripts = PLAIN,
     ) -> None:
         self.address = address
-        self.primary = Primary(address)
+        self.primary: PrimaryServer = Primary(address) if primary is None else primary
         """Opens connections to this Redis."""
-        self.session = EngineSession(session_key)
+        self.scripts = scripts
+        self.session = EngineSession(session_key, scripts)
         self.restored = Signal()
         """Emitted when a broken connection has been replaced."""
-        self.prepare: Callable[[Socket], Awaitable[None]] = _nothing_to_prepare
+        self.prepare: Callable[[Carrier], Awaitable[None]] = _nothing_to_prepare
         """Awaited on every new connection but the first, before any call is sent: another server may answer by now."""
         self._timeout = call_timeout_ms / 1000
         self._pipeline = Pipeline(address, self.session, call_timeout_ms=call_timeout_ms, max_in_flight=max_in_flight)
@@ -63,6 +72,7 @@ class RedisConnection:
         self.primary.moved.connect(self._reconnecting.hurry)
         self._background = Background()
         self._keeps_session = True
+        self._place = address
 
     @property
     def is_up(self) -> bool:
@@ -70,9 +80,14 @@ class RedisConnection:
         return self._pipeline.socket is not None
 
     @property
+    def place(self) -> Address:
+        """The server that it leads to, or led to last."""
+        return self._place
+
+    @property
     def trouble(self) -> str:
-        """Why there is none, empty where there is one."""
-        return self._pipeline.trouble
+        """Why there is none, or why it takes no calls at the moment; empty where all is well."""
+        return self._pipeline.trouble or self._pipeline.held_for
 
     # -- calls
 
@@ -88,11 +103,11 @@ class RedisConnection:
 
     def run(self, name: str, arguments: Arguments, read: Callable[[Reply], Any] = as_it_is) -> asyncio.Future[Any]:
         """Call the script of this name; `read` makes the result of its reply."""
-        return self.call(ScriptCall(name, arguments, read))
+        return self.call(ScriptCall(self.scripts.of(name), arguments, read))
 
     # -- opening and closing
 
-    async def start(self, check: Callable[[Socket], Awaitable[None]] | None = None) -> None:
+    async def start(self, check: Callable[[Carrier], Awaitable[None]] | None = None) -> None:
         """Connect, let `check` look at the server before anything is written, and open the session.
 
         Raises `StoreError` in words.
@@ -121,7 +136,7 @@ class RedisConnection:
         await self.primary.stop()
         await self._pipeline.close()
 
-    async def _open(self, first: Callable[[Socket], Awaitable[None]] | None = None) -> Socket:
+    async def _open(self, first: Callable[[Carrier], Awaitable[None]] | None = None) -> Carrier:
         """A connection whose session is open and whose scripts are loaded."""
         try:
             async with asyncio.timeout(self._timeout):
@@ -131,6 +146,7 @@ class RedisConnection:
                         await first(socket)
                     await self._open_session(socket)
                     await self.prepare(socket)
+                    self._place = socket.address
                 except BaseException:
                     socket.abort()
                     raise
@@ -139,14 +155,18 @@ class RedisConnection:
             hint = "; does it speak TLS on this port?" if self.address.tls is not None else ""
             raise StoreError(f"Redis at {self.address} has not answered within {self._timeout * 1000:.0f} ms{hint}") from None
 
-    async def _open_session(self, socket: Socket) -> None:
+    async def _open_session(self, socket: Carrier) -> None:
         session = self.session
-        self._pipeline.traffic.script_loads += 1
         while True:
-            replies = await socket.ask(*load_commands(), session.opening())
+            loading: Sequence[tuple[bytes, ...]] = ()
+            if not socket.has_scripts:
+                self._pipeline.traffic.script_loads += 1
+                loading = self.scripts.load_commands()
+            replies = await socket.ask(*loading, session.opening())
             for refusal in replies:
                 if isinstance(refusal, hiredis.ReplyError):
                     raise StoreError(explain(socket.address, str(refusal)))
+            socket.has_scripts = True
             try:
                 session.opened(replies[-1])
                 return
@@ -165,7 +185,7 @@ class RedisConnection:
         socket = pipeline.socket
         if socket is None:
             socket = await self._open()
-            logger.info("connected to Redis at %s again", self.address)
+            logger.info("connected to Redis at %s again", socket.address)
             pipeline.traffic.reconnects += 1
             pipeline.adopt(socket)
             self.restored.emit()
@@ -173,7 +193,7 @@ class RedisConnection:
         if pipeline.has_answered:
             self._reconnecting.worked()
 
-    async def _refresh_until_closed(self, socket: Socket) -> None:
+    async def _refresh_until_closed(self, socket: Carrier) -> None:
         """Keep the session from expiring, for as long as the connection lasts."""
         while True:
             done, _ = await asyncio.wait((socket.closed,), timeout=SESSION_SECONDS / 5)
@@ -197,5 +217,5 @@ def _log_not_kept(kept: asyncio.Future[Any]) -> None:
         logger.warning("the session could not be kept: %s", error)
 
 
-async def _nothing_to_prepare(socket: Socket) -> None:
+async def _nothing_to_prepare(socket: Carrier) -> None:
     """Nothing has to be known of the server."""

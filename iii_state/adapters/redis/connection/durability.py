@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from iii_state.adapters.redis.connection.address import Address
-from iii_state.adapters.redis.connection.socket import Reply, Socket
+from iii_state.adapters.redis.connection.carrier import Carrier, Reply
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class Durability:
         self.warnings: list[str] = []
         """Of the server that was looked at last, in words."""
 
-    async def look_at(self, socket: Socket) -> None:
+    async def look_at(self, socket: Carrier) -> None:
         """Look, and warn. Refusals are no errors; raises `StoreError` when the connection breaks.
 
         Calls wait for it where a connection is made anew, so what is long, and does not change while a server runs, is asked for

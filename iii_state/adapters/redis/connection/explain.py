@@ -12,9 +12,13 @@ from iii_state.adapters.redis.connection.call import RedisCall
 from iii_state.errors import NoAnswer, OldValueUnknown, OutcomeUnknown, StoreError
 
 _TROUBLE = re.compile(
-    r"\b(WRONGPASS|NOAUTH|NOPERM|READONLY|OOM|LOADING|MASTERDOWN|BUSY|MISCONF|NOREPLICAS|WRONGTYPE|MOVED|ASK|CLUSTERDOWN|CROSSSLOT"
+    r"\b(WRONGPASS|NOAUTH|NOPERM|READONLY|OOM|LOADING|MASTERDOWN|BUSY|MISCONF|NOREPLICAS|WRONGTYPE|MOVED|ASK|TRYAGAIN|CLUSTERDOWN|CROSSSLOT"
     r"|DENIED|can't run this command|can't access at least one of the keys|ACL failure|max number of clients)\b"
 )
+
+
+REDIRECTIONS = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")
+"""How a node of a cluster refuses a call for the slot of its keys: it has looked at nothing else, and changed nothing."""
 
 
 def trouble_of(text: str) -> str:
@@ -23,6 +27,12 @@ def trouble_of(text: str) -> str:
     if found is None:
         return ""
     return "NOPERM" if found[0].startswith(("can't", "ACL")) else found[0]
+
+
+def redirection_of(text: str) -> str:
+    """The word with which a node of a cluster refuses a call for the slot of its keys; empty for any other error reply."""
+    word = text.partition(" ")[0]
+    return word if word in REDIRECTIONS else ""
 
 
 def explain(address: Address, text: str) -> str:
@@ -50,8 +60,12 @@ def explain(address: Address, text: str) -> str:
             return f"Redis at {address} cannot write its data to disk, and takes no writes until it can (MISCONF)"
         case "NOREPLICAS":
             return f"Redis at {address} has fewer replicas than it wants (min-replicas-to-write), and takes no writes"
-        case "MOVED" | "ASK" | "CLUSTERDOWN" | "CROSSSLOT":
-            return f"Redis at {address} is part of a Redis Cluster, which is not supported yet"
+        case "MOVED":
+            return f"Redis at {address} serves the slot no more; another node of the Redis Cluster does"
+        case "ASK" | "TRYAGAIN":
+            return f"the slot is being moved from Redis at {address} to another node of the Redis Cluster"
+        case "CLUSTERDOWN":
+            return f"the Redis Cluster is down, says Redis at {address}: {_cause(text)}"
         case "DENIED":
             return f"Redis at {address} is in protected mode: it has no password and takes no connections from other machines"
         case "max number of clients":
@@ -98,8 +112,14 @@ def is_of_another_server(text: str) -> bool:
 
 
 def is_of_former_primary(text: str) -> bool:
-    """Whether the server is a replica by now, or loads what its primary has sent: it has changed nothing, and the next may."""
-    return trouble_of(text) in ("READONLY", "MASTERDOWN", "LOADING")
+    """Whether the server is a replica by now, loads what its primary has sent, or serves the slot no more: it has changed nothing,
+    and the next may."""
+    return trouble_of(text) in ("READONLY", "MASTERDOWN", "LOADING") or redirection_of(text) == "MOVED"
+
+
+def is_of_moving_slot(text: str) -> bool:
+    """Whether a node of a cluster has changed nothing, and it or another one will take the call a little later."""
+    return redirection_of(text) in ("ASK", "TRYAGAIN", "CLUSTERDOWN")
 
 
 def refusal_of(address: Address, call: RedisCall[Any], text: str) -> StoreError:

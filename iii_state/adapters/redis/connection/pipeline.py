@@ -19,7 +19,8 @@ from typing import Any, TypeVar
 import hiredis
 
 from iii_state.adapters.redis.connection.address import Address
-from iii_state.adapters.redis.connection.call import AGAIN, Again, Command, RedisCall, Reply
+from iii_state.adapters.redis.connection.call import AGAIN, HELD, Again, Command, RedisCall, Reply
+from iii_state.adapters.redis.connection.carrier import Carrier
 from iii_state.adapters.redis.connection.explain import (
     carried_before,
     closed_before_an_answer,
@@ -27,15 +28,16 @@ from iii_state.adapters.redis.connection.explain import (
     is_damage,
     is_of_another_server,
     is_of_former_primary,
+    is_of_moving_slot,
     old_value_lost,
     record_lost,
+    redirection_of,
     refusal_of,
     too_late,
 )
+from iii_state.adapters.redis.connection.holding import Holding
 from iii_state.adapters.redis.connection.session import EngineSession
-from iii_state.adapters.redis.connection.socket import Socket
 from iii_state.adapters.redis.connection.traffic import Traffic
-from iii_state.adapters.redis.scripts.loader import load_commands
 from iii_state.errors import ConditionFailed, NoAnswer, OldValueUnknown, RequestFenced, SessionLost, StoreError
 from iii_state.tasks.signal import Signal
 
@@ -59,15 +61,16 @@ class Pipeline:
     def __init__(self, address: Address, session: EngineSession, *, call_timeout_ms: int, max_in_flight: int) -> None:
         self.address = address
         self.session = session
-        self.socket: Socket | None = None
+        self.socket: Carrier | None = None
         self.has_answered = False
         """Whether anything has come over the connection there is, or was last."""
         self.trouble = ""
         """Why there is no connection."""
         self.damaged = Signal()
         """Emitted when Redis holds something else than iii-state has left there."""
-        self.demoted: Callable[[Socket, str], None] = lambda socket, reason: None
-        """Called when the server of a connection has turned out to be no primary any more. The connection is replaced."""
+        self.demoted: Callable[[Carrier, str], None] = lambda socket, refusal: None
+        """Called when the server of a connection has turned out to be no primary any more, by the error reply that says so. The
+        connection is replaced."""
         self.timeout = call_timeout_ms / 1000
         self.is_closed = True
         self.traffic = Traffic()
@@ -81,22 +84,30 @@ class Pipeline:
         """To be sent before anything that waits; while there are any, nothing new is sent."""
         self._ahead: list[RedisCall[Any]] = []
         """To be sent before those."""
+        self._kept_back: deque[RedisCall[Any]] = deque()
+        """To be sent behind those, one after the other: see `Holding`."""
         self._must_load = False
         """Whether the scripts have to be loaded before that."""
         self._leave: str | None = None
         """Why the connection is to be replaced once everything in flight has been answered."""
+        self._has_moved = False
+        """Whether that is because the node serves the slot no more."""
+        self._holding = Holding(self._go_on)
         self._scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop
+        self._soon: Callable[[Callable[[], None]], object]
+        """Has a callback called at the end of this turn of the event loop."""
 
     # -- the connection
 
     def open(self) -> None:
         """Take calls from now on."""
         self._loop = asyncio.get_running_loop()
+        self._soon = self._loop.call_soon
         self.is_closed = False
 
-    def adopt(self, socket: Socket) -> None:
+    def adopt(self, socket: Carrier) -> None:
         """Go on over this connection, whose session is open and whose scripts are loaded."""
         self.has_answered = False
         if socket.closed.done():
@@ -104,20 +115,26 @@ class Pipeline:
         socket.received = self._received
         socket.lost = lambda: self.give_up(socket, socket.trouble)
         self.socket = socket
+        self._soon = socket.soon
         self._leave = None
+        self._has_moved = False
         self.trouble = ""
+        self._holding.end()
         self._send_again()
         self._flush()
 
-    def give_up(self, socket: Socket, reason: str) -> None:
+    def give_up(self, socket: Carrier, reason: str) -> None:
         """The connection is over: what it carried is sent again over the next one."""
         if self.socket is not socket:
             return
         self.socket = None
+        self._soon = self._loop.call_soon
+        self._holding.end()
         self.traffic.received_bytes += socket.received_bytes
         socket.abort()
         if not self.is_closed:
-            logger.warning("%s; %d calls were on it; connecting again", reason, len(self._in_flight))
+            level = logging.INFO if self._has_moved else logging.WARNING  # what is moved on purpose is no trouble
+            logger.log(level, "%s; %d calls were on it; connecting again", reason, len(self._in_flight))
         self.trouble = reason
         self._bytes_in_flight = 0
         for call in self._in_flight:
@@ -127,6 +144,8 @@ class Pipeline:
                 call.was_carried = call.mutates
                 self._again.append(call)
         self._in_flight.clear()
+        self._again += self._kept_back
+        self._kept_back.clear()
 
     def lose_session(self) -> None:
         """The record of what has been applied is gone, and with it the answer for what an earlier connection had carried."""
@@ -143,6 +162,7 @@ class Pipeline:
     async def close(self) -> None:
         """End the connection; what has not been answered fails."""
         self.is_closed = True
+        self._holding.end()
         if self._timer is not None:
             self._timer.cancel()
         if self.socket is not None:
@@ -150,7 +170,7 @@ class Pipeline:
             socket.lost = lambda: None
             socket.abort()
             await socket.closed
-        for calls in (self._again, self._in_flight, self._waiting):
+        for calls in (self._again, self._in_flight, self._kept_back, self._waiting):
             for call in calls:
                 was_sent = call.was_carried or (call.mutates and calls is self._in_flight)
                 self._fail(call, closed_before_an_answer(self.address, was_sent=was_sent))
@@ -158,7 +178,8 @@ class Pipeline:
 
     def current_traffic(self) -> Traffic:
         """What has been counted, and how many calls are on their way, or about to be sent."""
-        waiting, received = len(self._again) + len(self._waiting), 0 if self.socket is None else self.socket.received_bytes
+        waiting = len(self._again) + len(self._kept_back) + len(self._waiting)
+        received = 0 if self.socket is None else self.socket.received_bytes
         received += self.traffic.received_bytes
         return replace(self.traffic, in_flight=len(self._in_flight), waiting=waiting, received_bytes=received)
 
@@ -179,7 +200,7 @@ class Pipeline:
         self._waiting_bytes += call.size
         if not self._scheduled:
             self._scheduled = True
-            loop.call_soon(self._flush)
+            self._soon(self._flush)
         if self._timer is None:
             self._timer = loop.call_at(deadline - self.timeout / 2, self._look_at_the_clock)
         return future
@@ -188,11 +209,12 @@ class Pipeline:
         """Send what waits, as far as there is room."""
         self._scheduled = False
         socket = self.socket
-        if socket is None or self._again or self._leave is not None:
+        if socket is None or self._again or self._kept_back or self._leave is not None:
             return
         waiting, in_flight = self._waiting, self._in_flight
         packets = []
-        while waiting and len(in_flight) < self._max_in_flight and self._bytes_in_flight < MAX_BYTES_IN_FLIGHT:
+        most = self._max_in_flight if not self._holding.reason else 1
+        while waiting and len(in_flight) < most and self._bytes_in_flight < MAX_BYTES_IN_FLIGHT:
             call = waiting.popleft()
             self._waiting_bytes -= call.size
             if not call.future.done() and (packet := self._packed(call)):
@@ -203,13 +225,13 @@ class Pipeline:
         if packets:
             self._write(socket, packets)
 
-    def _write(self, socket: Socket, packets: list[bytes]) -> None:
+    def _write(self, socket: Carrier, packets: list[bytes]) -> None:
         data = b"".join(packets) if len(packets) > 1 else packets[0]
         traffic = self.traffic
         traffic.calls += len(packets)
         traffic.round_trips += 1
         traffic.sent_bytes += len(data)
-        socket.write(data)
+        socket.write(data, len(packets))
 
     def _send_again(self) -> None:
         again, self._again = self._again, deque()
@@ -220,8 +242,15 @@ class Pipeline:
         if self._must_load:
             self._must_load = False
             self.traffic.script_loads += 1
-            again.extendleft(reversed([self._leading(Command(words)) for words in load_commands()]))
-        packets = [packet for call in again if not self._dropped(call) and (packet := self._packed(call))]
+            again.extendleft(reversed([self._leading(Command(words)) for words in self.session.scripts.load_commands()]))
+        again += self._kept_back
+        self._kept_back.clear()
+        packets: list[bytes] = []
+        while again and not (packets and self._holding.reason):
+            call = again.popleft()
+            if not self._dropped(call) and (packet := self._packed(call)):
+                packets.append(packet)
+        self._kept_back = again
         if packets:
             assert self.socket is not None
             self._write(self.socket, packets)
@@ -261,6 +290,20 @@ class Pipeline:
             call.future.set_exception(error)
         self.session.release(call)
 
+    # -- calls that are held
+
+    @property
+    def held_for(self) -> str:
+        """Why calls are held over a connection that there is; empty where none are."""
+        return self._holding.reason if self._again or self._kept_back else ""
+
+    def _go_on(self) -> None:
+        """Send what is to be sent again, or the next of it, and, when all of that has been answered, what waits."""
+        self._send_again()
+        if not self._in_flight:
+            self._holding.settle()
+        self._flush()
+
     # -- replies
 
     def _received(self, replies: list[Reply]) -> None:
@@ -279,10 +322,13 @@ class Pipeline:
         if self._leave is not None:
             if not in_flight:
                 self.give_up(socket, self._leave)
-        elif self._again:
+        elif self._again or self._kept_back or self._holding.reason:
             if not in_flight:
-                self._send_again()
-                self._flush()
+                if self._holding.is_due:
+                    self._holding.pause()
+                else:
+                    self._holding.taken()
+                    self._go_on()
         elif self._waiting and not self._scheduled:
             self._flush()
 
@@ -293,6 +339,10 @@ class Pipeline:
             self._failed(call, failure)
             return
         if type(result) is Again:
+            if result is HELD:
+                if not self._dropped(call):
+                    self._again.append(call)
+                return
             self._ahead.extend(first for first in result.first if first not in self._ahead)
             self._try_again(call, None)
             return
@@ -339,14 +389,21 @@ class Pipeline:
             return AGAIN
         if is_damage(text):
             self.damaged.emit()
+        socket = self.socket
+        address = socket.address if socket is not None else self.address
         if is_of_another_server(text):
-            socket, is_news = self.socket, self._leave is None
-            self._leave = explain(socket.address if socket is not None else self.address, text)
+            is_news = self._leave is None
+            self._leave = explain(address, text)
+            self._has_moved = redirection_of(text) == "MOVED"
             if is_of_former_primary(text):
                 if is_news and socket is not None:
-                    self.demoted(socket, self._leave)
+                    self.demoted(socket, text)
                 return AGAIN
-        raise refusal_of(self.address, call, text)
+        elif is_of_moving_slot(text):
+            if self._holding.refused(explain(address, text)) and socket is not None:
+                self.demoted(socket, text)
+            return HELD
+        raise refusal_of(address, call, text)
 
     # -- time
 
@@ -354,29 +411,32 @@ class Pipeline:
         """Fail what has waited too long, and give up a connection that has been silent for half of that time."""
         self._timer = None
         now = self._loop.time()
-        socket = self.socket
+        socket, why = self.socket, self._silence()
         for call in self._in_flight:
             if call.deadline > now:
                 break
             if not call.future.done():
-                call.future.set_exception(too_late(call, self._silence(), sent=True))
-        for calls in (self._again, self._waiting):
+                call.future.set_exception(too_late(call, why, sent=True))
+        for calls in (self._again, self._kept_back, self._waiting):
             while calls and calls[0].deadline <= now:
                 call = calls.popleft()
                 if calls is self._waiting:
                     self._waiting_bytes -= call.size
-                self._fail(call, too_late(call, self._silence(), sent=call.was_carried))
+                self._fail(call, too_late(call, why, sent=call.was_carried))
         if socket is not None and self._in_flight:
             silent_since = max(socket.heard, self._in_flight[0].deadline - self.timeout)
             if now - silent_since >= self.timeout / 2:
-                self.give_up(socket, f"Redis at {self.address} has not answered for {self.timeout * 500:.0f} ms")
+                self.give_up(socket, f"Redis at {socket.address} has not answered for {self.timeout * 500:.0f} ms")
         self._set_timer(now)
 
     def _silence(self) -> str:
-        return f"{self.trouble or f'Redis at {self.address} does not answer'}; given up after {self.timeout * 1000:.0f} ms"
+        why = self.trouble or self.held_for or f"Redis at {self.address} does not answer"
+        return f"{why}; given up after {self.timeout * 1000:.0f} ms"
 
     def _set_timer(self, now: float) -> None:
-        deadlines = [call.deadline for calls in (self._again, self._waiting) for call in itertools.islice(calls, 1)]
+        deadlines = [
+            call.deadline for calls in (self._again, self._kept_back, self._waiting) for call in itertools.islice(calls, 1)
+        ]
         deadlines += [call.deadline for call in self._in_flight if not call.future.done()][:1]
         if self._in_flight:
             deadlines.append(now + self.timeout / 4)

@@ -12,10 +12,12 @@ import asyncio
 import logging
 from typing import Any
 
-from iii_state.adapters.redis.connection.address import Address
+from iii_state.adapters.redis.connection.address import Address, Place
+from iii_state.adapters.redis.connection.carrier import Carrier
+from iii_state.adapters.redis.connection.explain import explain
 from iii_state.adapters.redis.connection.pubsub import PubSub
 from iii_state.adapters.redis.connection.sentinel import find_primary
-from iii_state.adapters.redis.connection.socket import Socket, open_server
+from iii_state.adapters.redis.connection.socket import open_server
 from iii_state.errors import StoreError
 from iii_state.tasks.background import Background, stop_tasks
 from iii_state.tasks.signal import Signal
@@ -36,12 +38,12 @@ class Primary:
         self.address = address
         self.moved = Signal()
         """Emitted when another server has become the primary, or may have, and the connections to the one before are ending."""
-        self._place: tuple[str, int] | None = None
+        self._place: Place | None = None
         """Where it is, as far as is known."""
         self._ended_for = ""
         """Why connections were ended last."""
-        self._sockets: set[Socket] = set()
-        self._opening: set[asyncio.Task[Socket]] = set()
+        self._sockets: set[Carrier] = set()
+        self._opening: set[asyncio.Task[Carrier]] = set()
         self._watches: list[PubSub] = []
         self._background = Background()
 
@@ -58,7 +60,7 @@ class Primary:
         await asyncio.gather(*(watch.stop() for watch in self._watches))
         await self._background.stop()
 
-    async def open(self, name: str) -> Socket:
+    async def open(self, name: str) -> Carrier:
         """Connect to it; `name` is what `CLIENT LIST` shows. The caller bounds the time. Raises `StoreError` in words."""
         if not self.address.sentinels:
             return self._kept(await open_server(self.address, name))
@@ -77,22 +79,26 @@ class Primary:
             raise StoreError(self._ended_for)
         return opening.result()
 
-    async def _open(self, name: str) -> Socket:
+    async def open_alone(self, place: Place, name: str) -> Carrier:
+        """The same: no connection is shared."""
+        return await self.open(name)
+
+    async def _open(self, name: str) -> Carrier:
         found = await find_primary(self.address)
         self._is_at(found.place, asyncio.current_task())
         return self._kept(await open_server(found, name))
 
-    def _kept(self, socket: Socket) -> Socket:
+    def _kept(self, socket: Carrier) -> Carrier:
         self._sockets.add(socket)
         socket.closed.add_done_callback(lambda _: self._sockets.discard(socket))
         return socket
 
     # -- when it moves
 
-    def leave(self, found_by: Socket, reason: str) -> None:
-        """A server is no primary any more, as a connection has found that its owner replaces: leave it with all others, too. Where
-        a name stands for the primary, it may lead to another server by now."""
-        self._end(self._sockets - {found_by}, reason)
+    def leave(self, found_by: Carrier, refusal: str) -> None:
+        """A server is no primary any more, as an error reply says that came over a connection which its owner replaces: leave it
+        with all others, too. Where a name stands for the primary, it may lead to another server by now."""
+        self._end(self._sockets - {found_by}, explain(found_by.address, refusal))
 
     def _heard(self, channel: bytes, message: bytes | None) -> None:
         if message is None:  # whatever was published before is made up for
@@ -119,7 +125,7 @@ class Primary:
         else:
             self._is_at(found.place)
 
-    def _is_at(self, place: tuple[str, int], found_by: asyncio.Task[Any] | None = None) -> None:
+    def _is_at(self, place: Place, found_by: asyncio.Task[Any] | None = None) -> None:
         """The primary is there; an opening that has found it goes on."""
         elsewhere = {socket for socket in self._sockets if socket.address.place != place}
         known, self._place = self._place, place
@@ -132,7 +138,7 @@ class Primary:
             logger.warning(reason)
         self._end(elsewhere, reason, found_by)
 
-    def _end(self, sockets: set[Socket], reason: str, found_by: asyncio.Task[Any] | None = None) -> None:
+    def _end(self, sockets: set[Carrier], reason: str, found_by: asyncio.Task[Any] | None = None) -> None:
         self._ended_for = reason
         for opening in self._opening:
             if opening is not found_by:

@@ -6,15 +6,17 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
+from typing import Protocol
 
 from hiredis import ReplyError
 
-from iii_state.adapters.redis.connection.explain import explain
-from iii_state.adapters.redis.connection.socket import Reply, Socket
+from iii_state.adapters.redis.connection.carrier import Carrier, Reply
+from iii_state.adapters.redis.connection.explain import explain, redirection_of
 from iii_state.adapters.redis.scripts.packing import pack
 from iii_state.errors import StoreError
 from iii_state.tasks.background import Background
 from iii_state.tasks.reconnect import Backoff, Reconnecting
+from iii_state.tasks.signal import Signal
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +26,31 @@ CHANNELS_AT_ONCE = 1000
 
 Heard = Callable[[bytes, bytes | None], None]
 """Takes a channel and a message; None when listening has begun, also again after a break, for what may have been missed."""
+
+
+class Listens(Protocol):
+    """What listens at a Redis (`PubSub`), or at the node that serves a slot of a cluster (`SlotPubSub`)."""
+
+    prepare: Callable[[Carrier], Awaitable[None]] | None
+    """May talk to Redis on a new connection before anything is listened to on it."""
+
+    def start(self) -> None:
+        """Connect in the background, and stay connected."""
+
+    async def stop(self) -> None:
+        """Hear nothing more."""
+
+    def hurry(self) -> None:
+        """Connect at once, where this waits to connect again."""
+
+    def listen(self, channels: Iterable[bytes], heard: Heard) -> None:
+        """Hand over what is published on these from now on."""
+
+    def listen_to_all(self, pattern: bytes, heard: Heard) -> None:
+        """The same for all channels that match a pattern; `heard` takes None for the pattern, then the channels themselves."""
+
+    def ignore(self, channel: bytes) -> None:
+        """Hear this one no more."""
 
 
 class PubSub:
@@ -39,15 +66,19 @@ class PubSub:
     """
 
     def __init__(
-        self, open_as: Callable[[str], Awaitable[Socket]], *, silence_seconds: float, name: str = "iii-state:bells"
+        self, open_as: Callable[[str], Awaitable[Carrier]], *, silence_seconds: float, name: str = "iii-state:bells"
     ) -> None:
-        self.prepare: Callable[[Socket], Awaitable[None]] | None = None
+        self.prepare: Callable[[Carrier], Awaitable[None]] | None = None
+        self.unheard = Signal()
+        """Emitted when a node of a cluster says that it serves the slot of a channel no more."""
         self._open_as = open_as
         self._name = name
         self._silence = silence_seconds
         self._channels: dict[bytes, Heard] = {}
+        self._sharded: set[bytes] = set()
+        """Those of the channels that lie in a slot of a cluster."""
         self._patterns: dict[bytes, Heard] = {}
-        self._socket: Socket | None = None
+        self._socket: Carrier | None = None
         self._reconnecting = Reconnecting(
             self._keep_one, Backoff(BACKOFF_SECONDS, MAX_BACKOFF_SECONDS, at_once=True), failed=self._failed
         )
@@ -69,11 +100,13 @@ class PubSub:
             self._socket.abort()
             await self._socket.closed
 
-    def listen(self, channels: Iterable[bytes], heard: Heard) -> None:
-        """Hand over what is published on these from now on."""
+    def listen(self, channels: Iterable[bytes], heard: Heard, *, sharded: bool = False) -> None:
+        """Hand over what is published on these from now on; `sharded` ones are of one slot of a cluster."""
         new = [channel for channel in channels if channel not in self._channels]
         self._channels.update(dict.fromkeys(new, heard))
-        self._tell(b"SUBSCRIBE", new)
+        if sharded:
+            self._sharded.update(new)
+        self._tell(b"SSUBSCRIBE" if sharded else b"SUBSCRIBE", new)
 
     def listen_to_all(self, pattern: bytes, heard: Heard) -> None:
         """The same for all channels that match a pattern; `heard` takes None for the pattern, then the channels themselves."""
@@ -83,7 +116,13 @@ class PubSub:
     def ignore(self, channel: bytes) -> None:
         """Hear this one no more."""
         if self._channels.pop(channel, None) is not None:
-            self._tell(b"UNSUBSCRIBE", [channel])
+            self._tell(b"SUNSUBSCRIBE" if channel in self._sharded else b"UNSUBSCRIBE", [channel])
+            self._sharded.discard(channel)
+
+    def ignore_all(self, pattern: bytes) -> None:
+        """Hear what matches a pattern no more."""
+        if self._patterns.pop(pattern, None) is not None:
+            self._tell(b"PUNSUBSCRIBE", [pattern])
 
     def _tell(self, word: bytes, channels: list[bytes]) -> None:
         if self._socket is not None:
@@ -92,25 +131,29 @@ class PubSub:
 
     def _tell_everything(self) -> None:
         # Redis refuses a SUBSCRIBE as a whole: what one listener may not hear is kept apart from what another may.
-        channels: dict[Heard, list[bytes]] = {}
+        channels: dict[tuple[Heard, bool], list[bytes]] = {}
         for channel, heard in self._channels.items():
-            channels.setdefault(heard, []).append(channel)
-        for part in channels.values():
-            self._tell(b"SUBSCRIBE", part)
+            channels.setdefault((heard, channel in self._sharded), []).append(channel)
+        for (_, sharded), part in channels.items():
+            self._tell(b"SSUBSCRIBE" if sharded else b"SUBSCRIBE", part)
         for pattern in self._patterns:
             self._tell(b"PSUBSCRIBE", [pattern])
 
-    def _received(self, socket: Socket, replies: list[Reply]) -> None:
+    def _received(self, socket: Carrier, replies: list[Reply]) -> None:
         for reply in replies:
             match reply:
-                case [b"message", bytes(channel), bytes(message)] if heard := self._channels.get(channel):
+                case [b"message" | b"smessage", bytes(channel), bytes(message)] if heard := self._channels.get(channel):
                     heard(channel, message)
                 case [b"pmessage", bytes(pattern), bytes(channel), bytes(message)] if heard := self._patterns.get(pattern):
                     heard(channel, message)
-                case [b"subscribe", bytes(channel), _] if heard := self._channels.get(channel):
+                case [b"subscribe" | b"ssubscribe", bytes(channel), _] if heard := self._channels.get(channel):
                     heard(channel, None)
                 case [b"psubscribe", bytes(pattern), _] if heard := self._patterns.get(pattern):
                     heard(pattern, None)
+                case [b"sunsubscribe", bytes(channel), _] if channel in self._sharded:
+                    self.unheard.emit()
+                case ReplyError() as refusal if redirection_of(str(refusal)):
+                    self.unheard.emit()
                 case ReplyError() as refusal:
                     log = logger.debug if self._was_refused else logger.warning
                     self._was_refused = True
@@ -135,7 +178,7 @@ class PubSub:
         elif is_news:
             logger.info("nothing that is published is heard: %s; trying again", error or "no answer")
 
-    async def _open(self) -> Socket:
+    async def _open(self) -> Carrier:
         async with asyncio.timeout(self._silence):
             socket = await self._open_as(self._name)
         try:
@@ -147,7 +190,7 @@ class PubSub:
             raise
         return socket
 
-    async def _watch(self, socket: Socket) -> None:
+    async def _watch(self, socket: Carrier) -> None:
         """Returns when the connection is over, or has been silent for too long."""
         loop = asyncio.get_running_loop()
         while True:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from iii_state.adapters.redis.connection.call import RedisCall, Reply, SessionCommand
-from iii_state.adapters.redis.scripts.loader import script
+from iii_state.adapters.redis.scripts.loader import PLAIN, Scripts
 from iii_state.adapters.redis.scripts.mutations import opened
 from iii_state.sessions import SESSION_SECONDS
 
@@ -21,7 +21,8 @@ class EngineSession:
     `key` names the session's hash in Redis.
     """
 
-    def __init__(self, key: Callable[[bytes], bytes]) -> None:
+    def __init__(self, key: Callable[[bytes], bytes], scripts: Scripts = PLAIN) -> None:
+        self.scripts = scripts
         self._key = key
         self._sequences = itertools.count(1)
         self.renew()
@@ -44,7 +45,7 @@ class EngineSession:
         """
         self.epoch += 1
         key, epoch = self._key(self.name), b"%d" % self.epoch
-        return b"EVALSHA", script("sessions/open").sha1, b"1", key, b"%d" % self.held, epoch, SESSION_MS
+        return b"EVALSHA", self.scripts.of("sessions/open").sha1, b"1", key, b"%d" % self.held, epoch, SESSION_MS
 
     def opened(self, reply: Reply) -> None:
         """Take on the reply of `opening`. Raises `SessionLost` or `SessionTaken`."""

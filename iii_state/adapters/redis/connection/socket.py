@@ -10,12 +10,11 @@ from typing import cast
 import hiredis
 
 from iii_state.adapters.redis.connection.address import Address
+from iii_state.adapters.redis.connection.carrier import Reply, ask, ignore, nothing
 from iii_state.adapters.redis.connection.explain import explain, explain_failure
-from iii_state.adapters.redis.scripts.packing import pack
 from iii_state.errors import StoreError
 
-Reply = object
-"""What hiredis makes of a reply: bytes, int, None, a list of these, or a `hiredis.ReplyError`."""
+__all__ = ["Reply", "Socket", "open_server"]
 
 OLDEST = (6, 2)
 
@@ -25,15 +24,21 @@ class Socket(asyncio.Protocol):
 
     def __init__(self, address: Address) -> None:
         self.address = address
-        self.received: Callable[[list[Reply]], None] = _ignore
-        self.lost: Callable[[], None] = _nothing
+        self.received: Callable[[list[Reply]], None] = ignore
+        self.lost: Callable[[], None] = nothing
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.trouble = f"the connection to Redis at {address} was closed by the other side"
         self._reader = hiredis.Reader()
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
+        self.soon: Callable[[Callable[[], None]], object] = self._loop.call_soon
         self.heard = self._loop.time()
         self.received_bytes = 0
+        self.has_scripts = False
+        self.mode = ""
+        """What the server is: `standalone`, `cluster` or `sentinel`; empty for one that does not say."""
+        self.version: tuple[int, ...] = ()
+        """The first two numbers of the server's version."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's are of another class
@@ -61,7 +66,7 @@ class Socket(asyncio.Protocol):
             self.closed.set_result(None)
         self.lost()
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes, calls: int = 1) -> None:
         """Send, behind everything that was sent before. What is sent over a connection that has ended is lost, as `lost` will
         say: uvloop's transports would raise."""
         assert self._transport is not None
@@ -70,7 +75,7 @@ class Socket(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close at once; nothing more is received. What is on its way may still be executed."""
-        self.received = _ignore
+        self.received = ignore
         if self._transport is not None:
             self._transport.abort()
 
@@ -82,34 +87,7 @@ class Socket(asyncio.Protocol):
 
     async def ask(self, *commands: Sequence[bytes]) -> list[Reply]:
         """Send commands and wait for their replies, error replies included. Raises `StoreError` when the connection breaks."""
-        replies: list[Reply] = []
-        answered: asyncio.Future[None] = self._loop.create_future()
-
-        def collect(received: list[Reply]) -> None:
-            replies.extend(received)
-            if len(replies) >= len(commands) and not answered.done():
-                answered.set_result(None)
-
-        self.received = collect
-        self.write(b"".join([pack(tuple(command)) for command in commands]))
-        try:
-            await asyncio.wait((answered, self.closed), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            self.received = _ignore
-        if not answered.done():
-            for reply in replies:  # a refusal that came before the end says more than the end
-                if isinstance(reply, hiredis.ReplyError):
-                    raise StoreError(explain(self.address, str(reply)))
-            raise StoreError(self.trouble)
-        return replies
-
-
-def _ignore(replies: list[Reply]) -> None:
-    """Replies that come after a connection has been given up belong to no call."""
-
-
-def _nothing() -> None:
-    """The end of the connection changes nothing yet."""
+        return await ask(self, commands)
 
 
 async def open_server(address: Address, name: str) -> Socket:
@@ -159,9 +137,13 @@ async def _greet(socket: Socket, name: str) -> None:
         raise StoreError(f"what listens at {address} is a Sentinel: redis_url has to be redis+sentinel://{address}/NAME")
     if address.name and told.get(b"role") not in (b"master", None):
         raise StoreError(f"Redis at {address} is a replica by now, and its Sentinels do not know it yet")
-    if mode == b"cluster":
-        raise StoreError(f"Redis at {address} is part of a Redis Cluster, which is not supported yet")
-    if address.db:
+    if mode == b"cluster" and address.is_node is False:
+        raise StoreError(f"Redis at {address} is part of a Redis Cluster, and is to be used as a single server here")
+    if mode == b"standalone" and address.is_node:
+        raise StoreError(f"Redis at {address} is no part of a Redis Cluster")
+    socket.version = numbers
+    socket.mode = bytes(mode or b"").decode("ascii", "replace")
+    if address.db and mode != b"cluster":  # that has one only, as `is_cluster` says
         (selected,) = await socket.ask([b"SELECT", b"%d" % address.db])
         if isinstance(selected, hiredis.ReplyError):
             raise StoreError(f"Redis at {address} has no database {address.db}: {selected}")

@@ -23,11 +23,11 @@ from iii_state.adapters.redis.keyspace.scan import escaped
 from iii_state.adapters.redis.mutations.routes import Wanted, described
 from iii_state.adapters.redis.scripts import engines
 from iii_state.adapters.redis.shared import Shared
-from iii_state.tasks.maintenance import SWEEP_SECONDS, Maintenance
+from iii_state.tasks.maintenance import Maintenance
 
 logger = logging.getLogger(__name__)
 
-QUEUES_PER_SWEEP, QUEUES_AT_ONCE = 200, 50
+QUEUES_AT_ONCE = 50
 """Looking at one takes some 15 µs of Redis's time."""
 
 KEYS_PER_SWEEP = 1000
@@ -54,6 +54,7 @@ class Checking:
     ) -> None:
         self._keys = shared.keys
         self._engine = shared.engine
+        self._pace = shared.pace
         self._run = shared.connection.run
         self._send = shared.connection.send
         self._routes = shared.fanout.routes
@@ -63,7 +64,7 @@ class Checking:
         self._mending = mending
         self._aside = aside
         # Apart from the maintenance of the queues: that waits for Redis to be as it should be.
-        self._maintenance = Maintenance()
+        self._maintenance = Maintenance(lambda swept_at: shared.pace.after(swept_at, shared.pace.seconds))
         self._next = 0.0
         """When the next sweep is due."""
         self._not_before = 0.0
@@ -100,16 +101,18 @@ class Checking:
     async def _look(self) -> int:
         loop = asyncio.get_running_loop()
         now = loop.time()
-        if now < self._not_before or (now < self._next and not self._is_urgent):
-            return int(1000 * max(0.0, min(self._next, max(now, self._not_before)) - now)) + 1
+        due = self._not_before if self._is_urgent else max(self._next, self._not_before)
+        if now < due:
+            return int(1000 * (due - now)) + 1
         is_urgent, self._is_urgent = self._is_urgent, False
-        self._next, self._not_before = now + SWEEP_SECONDS, now + HASTE_SECONDS
+        self._next = self._pace.after(now, self._pace.seconds)
+        self._not_before = now + HASTE_SECONDS
         if await self._shared_keys.check():
             await self._shared_keys.check_deadlines()
             await self._check_queues(is_urgent)
-            if self._takeover.is_first():
+            if self._pace.is_alone and self._takeover.is_first():
                 await self._check_lists()
-        return int(1000 * (HASTE_SECONDS if self._is_urgent else SWEEP_SECONDS))
+        return int(1000 * HASTE_SECONDS) if self._is_urgent else -1
 
     # -- queues
 
@@ -119,8 +122,8 @@ class Checking:
         others = [queue for queue in self._routes.queues() if queue not in hosted_here] if self._takeover.is_first() else []
         if is_urgent:
             self._hosted_at = self._others_at = 0
-        part, self._hosted_at = _part(hosted, self._hosted_at)
-        rest, self._others_at = _part(others, self._others_at)
+        part, self._hosted_at = self._part(hosted, self._hosted_at)
+        rest, self._others_at = self._part(others, self._others_at)
         found = [each for some in batches(part, QUEUES_AT_ONCE) for each in await self._found(some, b"1")]
         found += [each for some in batches(rest, QUEUES_AT_ONCE) for each in await self._found(some, b"")]
         self._unserved = (self._unserved - set(rest)) & set(others)
@@ -193,9 +196,13 @@ class Checking:
 
     async def _check_lists(self) -> None:
         """Some of the keys of the database: lists of lanes that are not counted."""
-        beginning = self._keys.waiting(b"").removesuffix(b":")
-        pattern = escaped(beginning) + b"*"
+        pattern = escaped(self._keys.waiting(b"").removesuffix(b":")) + b"*"
         self._lists_at, page = await self._send(b"SCAN", self._lists_at, b"MATCH", pattern, b"COUNT", b"%d" % KEYS_PER_SWEEP)
+        await self.check_lists(page)
+
+    async def check_lists(self, page: Sequence[bytes]) -> None:
+        """Look at lists of lanes, by their names."""
+        beginning = self._keys.waiting(b"").removesuffix(b":")
         lanes: dict[bytes, list[bytes]] = {}
         for name in page:
             if self._keys.is_aside(name):
@@ -209,9 +216,9 @@ class Checking:
                 if await self._run("repair/check_waiting", [b"%d" % len(names), *names, queue, *part]):
                     self._is_urgent = True
 
-
-def _part(names: Sequence[bytes], at: int) -> tuple[Sequence[bytes], int]:
-    """What is to be looked at this time, and where to go on the next."""
-    if at >= len(names):
-        at = 0
-    return names[at : at + QUEUES_PER_SWEEP], at + QUEUES_PER_SWEEP
+    def _part(self, names: Sequence[bytes], at: int) -> tuple[Sequence[bytes], int]:
+        """What is to be looked at this time, and where to go on the next."""
+        if at >= len(names):
+            at = 0
+        following = at + self._pace.queues_per_sweep
+        return names[at:following], following

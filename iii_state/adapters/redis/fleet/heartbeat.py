@@ -47,6 +47,7 @@ class Heartbeat:
         self._fanout = shared.fanout
         self._store = shared.store
         self._ttl_ms = ttl_ms
+        self._pace = shared.pace
         self._foreign_writes = foreign_writes
         self._history = history
         self._background = Background()
@@ -126,7 +127,9 @@ class Heartbeat:
         began = loop.time()
         while True:
             try:
-                async with asyncio.timeout_at(began + self._ttl_ms / 3000):  # what a heartbeat takes does not put off the next one
+                async with asyncio.timeout_at(
+                    self._pace.after(began, self._ttl_ms / 3000)
+                ):  # what a heartbeat takes does not put off the next one
                     await engine.was_lost.wait()
             except TimeoutError:
                 pass

@@ -7,6 +7,7 @@ logs a sweep, of one engine of the fleet.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from iii_state.adapters.redis.fleet.takeover import Takeover
 from iii_state.adapters.redis.keyspace.scan import KEYS_PER_STEP, escaped, is_text
@@ -30,6 +31,7 @@ class LogRetention:
         self._routes = shared.fanout.routes
         self._engine = shared.engine
         self._takeover = takeover
+        self._is_alone = shared.pace.is_alone
         self._cursor = b"0"
         self._found: list[bytes] = []
         """Scopes whose logs are still to be looked at."""
@@ -54,13 +56,28 @@ class LogRetention:
 
     async def _scan(self, setting: LogSetting | None) -> None:
         """The scopes that are named, and of the others some."""
-        beginning = self._keys.history(b"")
-        pattern, count = escaped(beginning) + b"*", b"%d" % KEYS_PER_STEP
-        self._cursor, page = await self._send(b"SCAN", self._cursor, b"MATCH", pattern, b"COUNT", count, b"TYPE", b"stream")
-        if self._cursor == b"0":
-            self._rounds_without_logs = 0 if setting is not None else 1
+        page: list[bytes] = []
+        if self._is_alone:
+            pattern, count = escaped(self._keys.history(b"")) + b"*", b"%d" % KEYS_PER_STEP
+            self._cursor, page = await self._send(b"SCAN", self._cursor, b"MATCH", pattern, b"COUNT", count, b"TYPE", b"stream")
+            if self._cursor == b"0":
+                self.went_through()
         named = [] if setting is None else [rule.scope.encode() for rule in setting.rules.rules if rule.scope is not None]
-        self._found = list(dict.fromkeys((*(name[len(beginning) :] for name in page), *named)))
+        self.add(page)
+        self._found = list(dict.fromkeys((*self._found, *named)))
+
+    @property
+    def wants_names(self) -> bool:
+        """Whether the logs are to be gone through."""
+        return self._routes.logs is not None or not self._rounds_without_logs
+
+    def add(self, names: Sequence[bytes]) -> None:
+        """These logs are to be looked at."""
+        self._found += [name[len(self._keys.history(b"")) :] for name in names]
+
+    def went_through(self) -> None:
+        """All keys have been gone through."""
+        self._rounds_without_logs = 0 if self._routes.logs is not None else 1
 
     async def _look_at(self, scope: bytes, setting: LogSetting | None) -> None:
         found = setting.of(scope.decode()) if setting is not None and is_text(scope) else None

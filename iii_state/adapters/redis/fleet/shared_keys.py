@@ -140,4 +140,4 @@ class SharedKeys:
             earliest = await self._send(b"ZRANGE", self._keys.deadlines_of(name), b"0", b"0", b"WITHSCORES")
             if known and earliest:
                 await self._send(b"ZADD", self._keys.deadlines, b"NX", earliest[1], name)
-                await self._send(b"PUBLISH", self._keys.deadlines, b"")
+                await self._send(self._fanout.scripts.publish, self._keys.deadlines, b"")

@@ -17,9 +17,6 @@ from iii_state.tasks.background import Background
 logger = logging.getLogger(__name__)
 
 ENTRIES_AT_ONCE = 500
-SWEEPS_PER_LIFE = 10
-"""How often the heartbeats are looked at within one time to live; Redis tells of most that stop before."""
-
 _HEARTBEAT = re.compile(rb"(\d+) \d+")
 
 
@@ -42,6 +39,7 @@ class Takeover:
         self._fanout = shared.fanout
         self._notifications = notifications
         self._ttl_ms = ttl_ms
+        self._pace = shared.pace
         self.engines = self.deliveries = 0
         """How many engines were found dead here, and of how many deliveries they were relieved."""
         self._background = Background()
@@ -89,15 +87,17 @@ class Takeover:
     async def _sweep_for_ever(self) -> None:
         while True:
             self._look.clear()
-            pause = self._ttl_ms / SWEEPS_PER_LIFE / 1000
+            began, pause = asyncio.get_running_loop().time(), float("inf")
             try:
-                pause = min(pause, await self.sweep())
+                pause = await self.sweep()
             except StoreError as error:
                 logger.info("the other engines could not be looked at: %s", error)
             except Exception:
                 logger.exception("the other engines could not be looked at")
             try:
-                async with asyncio.timeout(pause):
+                # Redis tells of most hearts that stop before.
+                following = self._pace.after(began, self._ttl_ms / self._pace.looks_per_life / 1000)
+                async with asyncio.timeout_at(min(following, asyncio.get_running_loop().time() + pause)):
                     await self._look.wait()
             except TimeoutError:
                 pass

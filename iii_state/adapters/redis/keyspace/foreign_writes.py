@@ -154,7 +154,7 @@ class ForeignWrites:
             return False
         self._changed.pop(scope, None)
         try:
-            await self._send(b"PUBLISH", self._fanout.marks, b"+%b:%b" % (token, scope))
+            await self._send(self._fanout.scripts.publish, self._fanout.marks, b"+%b:%b" % (token, scope))
             await self._shadows.compare(shadows, scope, lock, b"~%b:%b" % (token, scope))
         except StoreError as error:
             if scope not in self._failing:
@@ -167,7 +167,7 @@ class ForeignWrites:
             raise
         else:
             self._failing.discard(scope)
-            await self._send(b"PUBLISH", self._fanout.marks, b"-%b:%b" % (token, scope))
+            await self._send(self._fanout.scripts.publish, self._fanout.marks, b"-%b:%b" % (token, scope))
         finally:
             self._shadows.release(lock)
         return True

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from hiredis import ReplyError
 
-from iii_state.adapters.redis.connection.socket import Reply, Socket
+from iii_state.adapters.redis.connection.carrier import Carrier, Reply
 from iii_state.adapters.redis.scripts.packing import pack
 from iii_state.adapters.redis.shared import Shared
 from iii_state.errors import StoreError
@@ -59,7 +59,7 @@ class Notifications:
 
     # -- seeing to it that Redis tells
 
-    async def _prepare(self, socket: Socket) -> None:
+    async def _prepare(self, socket: Carrier) -> None:
         """A restarted Redis may have forgotten the setting, so this is looked at on each connection."""
         (reply,) = await socket.ask((b"CONFIG", b"GET", SETTING))
         refusal = str(reply) if isinstance(reply, ReplyError) else ""
@@ -78,14 +78,14 @@ class Notifications:
             logger.warning(
                 "Redis at %s does not tell what happens to keys, and iii-state may not have it do so (%s): %s. To have it told:  "
                 "CONFIG SET notify-keyspace-events %s",
-                *(self._address, refusal or "CONFIG is not known there", self._without(), setting if told else self._needed),
+                *(socket.address, refusal or "CONFIG is not known there", self._without(), setting if told else self._needed),
             )
 
     def _without(self) -> str:
         found = "engines that die are noticed by looking only, a little later"
         return f"{found}; foreign writes are noticed at the start and after a reconnect only" if "h" in self._needed else found
 
-    async def _missing_in_trial(self, socket: Socket) -> str:
+    async def _missing_in_trial(self, socket: Carrier) -> str:
         """Where the setting cannot be read: the classes of events that are needed, if those of a key made for this do not come."""
         key = self._keys.session(b"trial:" + secrets.token_hex(6).encode())
         (refusal,) = await socket.ask((b"SUBSCRIBE", self.channel(key)))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 from iii_state.adapters.redis.keyspace.foreign_writes import ForeignWrites
 from iii_state.adapters.redis.keyspace.scan import KEYS_PER_STEP, all_scopes, hashes
-from iii_state.adapters.redis.scripts.loader import script
 from iii_state.adapters.redis.shared import Shared
 from iii_state.errors import StoreError
 from iii_state.tasks.background import Background
@@ -35,11 +35,14 @@ class Scopes:
         self._keys = keys
         self._routes = shared.fanout.routes
         self._send = shared.connection.send
+        self._scripts = shared.connection.scripts
         self._foreign_writes = foreign_writes
         self._scanned = keys.scopes + b":scanned"
         """Set when this database has been scanned for the first time."""
         self._scanning = keys.scopes + b":scanning"
         """Held, with a time to live, by the engine that scans, and through the pause that follows."""
+        self.scan_first: Callable[[], Coroutine[Any, Any, None]] = self.scan
+        """Looks at every key of a database that has never been looked at."""
         self._first: asyncio.Task[None] | None = None
         self._background = Background()
 
@@ -55,7 +58,7 @@ class Scopes:
         """Scopes with at least one key. Waits for the first scan of a database that has never been scanned."""
         if not await self._send(b"EXISTS", self._scanned):
             if self._first is None or self._first.done():
-                self._first = self._background.call(self._scan(0))
+                self._first = self._background.call(self.scan_first())
             await asyncio.shield(self._first)
         found: dict[bytes, None] = {}
         async for page in all_scopes(self._keys, self._send):
@@ -80,7 +83,14 @@ class Scopes:
         for start in range(0, len(scopes), KEYS_PER_STEP):
             part = [scope.encode() for scope in scopes[start : start + KEYS_PER_STEP]]
             names = [name for scope in part for name in (self._keys.values(scope), self._keys.deadlines_of(scope))]
-            call = (b"EVALSHA", script("deadlines/expired_scopes").sha1, b"%d" % (len(names) + 1), *names, self._keys.clock, *part)
+            call = (
+                b"EVALSHA",
+                self._scripts.of("deadlines/expired_scopes").sha1,
+                b"%d" % (len(names) + 1),
+                *names,
+                self._keys.clock,
+                *part,
+            )
             over.update(scope.decode() for scope in await self._send(*call))
         return over
 
@@ -97,17 +107,42 @@ class Scopes:
                 kept.extend(scope for scope, is_there in zip(part, there, strict=True) if is_there)
                 self._foreign_writes.changed([scope for scope, is_there in zip(part, there, strict=True) if not is_there])
             else:
-                digest = script("values/prune_scopes").sha1
+                digest = self._scripts.of("values/prune_scopes").sha1
                 gone = set(await self._send(b"EVALSHA", digest, b"%d" % (len(part) + 1), self._keys.scopes, *names, *part))
                 kept.extend(scope for scope in part if scope not in gone)
         return kept
 
     # -- scanning
 
+    async def begin_scan(self) -> bool:
+        """Whether this engine is the one that goes through the keys now."""
+        return bool(await self._send(b"SET", self._scanning, b"1", b"NX", b"PX", b"%d" % (PAUSE_SECONDS * 1000)))
+
+    async def go_on_scanning(self) -> None:
+        """Have the others wait for this one."""
+        await self._send(b"PEXPIRE", self._scanning, b"%d" % (PAUSE_SECONDS * 1000))
+
+    async def ended_scan(self) -> None:
+        """Have them wait until the pause is over."""
+        await self._send(b"SET", self._scanning, b"1", b"PX", b"%d" % (PAUSE_SECONDS * 1000))
+
+    async def add(self, names: Sequence[bytes]) -> None:
+        """Keys have been found: the scopes whose values they hold are there."""
+        scopes = [scope for name in names if (scope := self._keys.scope_of(name)) is not None]
+        if scopes and self._foreign_writes is not None:
+            known = await self._send(b"SMISMEMBER", self._keys.scopes, *scopes)
+            self._foreign_writes.changed([scope for scope, is_known in zip(scopes, known, strict=True) if not is_known])
+        if scopes:
+            await self._send(b"SADD", self._keys.scopes, *scopes)
+
+    async def were_scanned(self) -> None:
+        """All keys have been looked at."""
+        await self._send(b"SET", self._scanned, b"1")
+
     async def _scan_for_ever(self) -> None:
         while True:
             try:
-                if await self._send(b"SET", self._scanning, b"1", b"NX", b"PX", b"%d" % (PAUSE_SECONDS * 1000)):
+                if await self.begin_scan():
                     await self._scan(STEP_SECONDS)
             except StoreError as error:
                 logger.debug("the scan for scopes of other programs was interrupted: %s", error)
@@ -117,17 +152,12 @@ class Scopes:
         """Look at every key of the database, and add the scopes that are missing."""
         steps = 0
         async for names in hashes(self._send, self._keys.values(b"")):
-            scopes = [scope for name in names if (scope := self._keys.scope_of(name)) is not None]
-            if scopes and self._foreign_writes is not None:
-                known = await self._send(b"SMISMEMBER", self._keys.scopes, *scopes)
-                self._foreign_writes.changed([scope for scope, is_known in zip(scopes, known, strict=True) if not is_known])
-            if scopes:
-                await self._send(b"SADD", self._keys.scopes, *scopes)
+            await self.add(names)
             steps += 1
             if pause:
                 if steps % 100 == 0:
-                    await self._send(b"PEXPIRE", self._scanning, b"%d" % (PAUSE_SECONDS * 1000))
+                    await self.go_on_scanning()
                 await asyncio.sleep(pause)
-        await self._send(b"SET", self._scanned, b"1")
+        await self.were_scanned()
         if pause:
-            await self._send(b"SET", self._scanning, b"1", b"PX", b"%d" % (PAUSE_SECONDS * 1000))
+            await self.ended_scan()

@@ -61,7 +61,7 @@ class Shadows:
                 fields = max(10, min(MOST_FIELDS, fields * PAGE_BYTES // (looked_at + 1)))
                 await self._send(b"PEXPIRE", lock, LOCK_MS)
                 if sign_of_life:
-                    await self._send(b"PUBLISH", self._fanout.marks, sign_of_life)
+                    await self._send(self._fanout.scripts.publish, self._fanout.marks, sign_of_life)
                 await asyncio.sleep(pause)
 
     async def _capture(self, scope: bytes, keys: Sequence[bytes]) -> None:

@@ -37,13 +37,20 @@ class Fanout:
     """The routes and how they are kept current, the bounds of queues, and whether there are events at all."""
 
     def __init__(
-        self, keys: Keys, connection: RedisConnection, engine: EngineIdentity, wake_ups: WakeUps, limits: QueueLimits
+        self,
+        keys: Keys,
+        connection: RedisConnection,
+        engine: EngineIdentity,
+        wake_ups: WakeUps,
+        limits: QueueLimits,
+        deadlines: Maintenance | None = None,
     ) -> None:
         self.keys = keys
         self.wake_ups = wake_ups
         self.limits = limits
         self.marks = keys.marks(connection.address.db)
         """The channel on which the scripts that write values say so."""
+        self.scripts = connection.scripts
         self.routes = RedisRoutes()
         self.packing = Packing(keys)
         self.callers_packing = Packing(keys)
@@ -52,7 +59,7 @@ class Fanout:
         self.tells_lineages = False
         """Whether all engines have said that they read what a write was made within."""
         self.counts = Counts()
-        self.deadlines = Maintenance()
+        self.deadlines = deadlines or Maintenance()
         """Removes values whose deadline is over; planned here, since writes set deadlines."""
         self.was_emptied = False
         """Whether it has turned out that this is another database than before, or an emptied one."""

@@ -12,7 +12,6 @@ from iii_state.adapters.redis.keys import caller_session, lane
 from iii_state.adapters.redis.mutations.fanout import Fanout
 from iii_state.adapters.redis.mutations.room import EndOrphan, Room
 from iii_state.adapters.redis.mutations.route import Route, with_filters
-from iii_state.adapters.redis.scripts.loader import script
 from iii_state.adapters.redis.scripts.mutations import (
     NO_DEADLINE,
     ForeignText,
@@ -135,7 +134,7 @@ class Mutation(RedisCall[T], Generic[T]):
         if not wanted and ttl is None and not routes.takes_more:
             values_key, own, words = fanout.keys.values(scope), self._packed_own, len(self._own)
             return packing.mutation(
-                script(self.name), values_key, session, epoch, slot, sequence, routes.version, scope, key, own, words
+                fanout.scripts.of(self.name), values_key, session, epoch, slot, sequence, routes.version, scope, key, own, words
             )
         arguments: Sequence[bytes] = self._own
         is_narrowed = False
@@ -153,13 +152,13 @@ class Mutation(RedisCall[T], Generic[T]):
         lineage = b"" if self._lineage is None or not wanted or not fanout.tells_lineages else lineages.encode(self._lineage)
         known = (fanout.keys, request_id, routes.version, scope, key, targets, arguments, watched, ttl)
         call = mutation(*known, cause=self.cause, lineage=lineage, log=log)
-        return pack((b"EVALSHA", script(self.name).sha1, *call))
+        return pack((b"EVALSHA", fanout.scripts.of(self.name).sha1, *call))
 
     def _declare(self) -> bytes:
         """The call that makes known that the scope has deadlines, in place of this one."""
         arguments, self._is_told = self._fanout.declare(self.scope)
         self._is_declaring = True
-        return pack((b"EVALSHA", script("fleet/change_settings").sha1, *arguments))
+        return pack((b"EVALSHA", self._fanout.scripts.of("fleet/change_settings").sha1, *arguments))
 
     # -- reading the reply
 

@@ -10,7 +10,6 @@ from iii_state.adapters.redis.connection.call import RedisCall, Reply
 from iii_state.adapters.redis.keys import lane
 from iii_state.adapters.redis.mutations.fanout import Fanout
 from iii_state.adapters.redis.mutations.route import Route
-from iii_state.adapters.redis.scripts.loader import script
 from iii_state.adapters.redis.scripts.packing import pack
 from iii_state.adapters.redis.scripts.queues import drop_oldest
 from iii_state.adapters.redis.scripts.subscriptions import end_subscription
@@ -27,6 +26,7 @@ class Room:
     def __init__(self, fanout: Fanout, place: Victim) -> None:
         self.unbounded: set[bytes] = set()
         """Queues in which nothing is left to drop."""
+        self.scripts = fanout.scripts
         self._fanout = fanout
         self._place = place
         self._victims: dict[bytes, Victim] = {}
@@ -77,7 +77,7 @@ class DropOldest(RedisCall[None]):
         self._room = room
         self._queue = queue
         self._function_id = route.function_id
-        self._packet = pack((b"EVALSHA", script("queues/drop_oldest").sha1, *room.arguments(queue, route, size, events)))
+        self._packet = pack((b"EVALSHA", room.scripts.of("queues/drop_oldest").sha1, *room.arguments(queue, route, size, events)))
 
     def command(self, session: bytes, epoch: int) -> bytes:
         return self._packet
@@ -99,7 +99,7 @@ class EndOrphan(RedisCall[None]):
 
     def command(self, session: bytes, epoch: int) -> bytes:
         call = end_subscription(self._fanout.keys, self._queue, is_full=True)
-        return pack((b"EVALSHA", script("subscriptions/end").sha1, *call))
+        return pack((b"EVALSHA", self._fanout.scripts.of("subscriptions/end").sha1, *call))
 
     def result(self, reply: Reply) -> None:
         if reply == b"ENDED":

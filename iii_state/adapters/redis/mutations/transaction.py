@@ -12,7 +12,6 @@ from iii_state.adapters.redis.mutations.fanout import Fanout
 from iii_state.adapters.redis.mutations.foreign_text import checked
 from iii_state.adapters.redis.mutations.mutation import Mutation
 from iii_state.adapters.redis.mutations.route import Route, with_filters
-from iii_state.adapters.redis.scripts.loader import script
 from iii_state.adapters.redis.scripts.mutations import (
     KEEP_DEADLINE,
     NO_DEADLINE,
@@ -83,7 +82,11 @@ class Transact(Mutation[list[Done]]):
         log = None if routes.logs is None else fanout.log(self.scope)
         known = (fanout.keys, request_id, routes.version, scope, calls, watched)
         return pack(
-            (b"EVALSHA", script(self.name).sha1, *transaction(*known, has_deadlines=has_deadlines, lineage=lineage, log=log))
+            (
+                b"EVALSHA",
+                fanout.scripts.of(self.name).sha1,
+                *transaction(*known, has_deadlines=has_deadlines, lineage=lineage, log=log),
+            )
         )
 
     # -- reading the reply

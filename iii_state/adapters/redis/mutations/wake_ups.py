@@ -9,7 +9,7 @@ from iii_state.adapters.redis.connection.session import EngineSession
 from iii_state.adapters.redis.keys import Keys
 from iii_state.tasks.effects import Afterwards
 
-WAKE_UPS_PER_SWEEP = 500
+STREAMS_PER_SWEEP = 500
 """So many hosted queues are looked at in one sweep, the others in the next ones."""
 
 PLUS = ord("+")
@@ -57,14 +57,13 @@ class WakeUps:
         for subscription_id in list(self._ids.values()):
             self.wake(subscription_id)
 
-    def sweep(self) -> None:
-        """The next queues in turn may: this makes up for wake-ups that were lost."""
-        hosted = list(self._ids.values())
-        if self._swept >= len(hosted):
+    def next_streams(self) -> list[bytes]:
+        """The streams of the next queues in turn: looking at them makes up for wake-ups that were lost."""
+        if self._swept >= len(self._ids):
             self._swept = 0
-        for subscription_id in islice(hosted, self._swept, self._swept + WAKE_UPS_PER_SWEEP):
-            self.wake(subscription_id)
-        self._swept += WAKE_UPS_PER_SWEEP
+        streams = list(islice(self._ids, self._swept, self._swept + STREAMS_PER_SWEEP))
+        self._swept += STREAMS_PER_SWEEP
+        return streams
 
     def written(self, queue: bytes) -> None:
         """A write of this engine may add an event to a queue: what is taken now is taken behind it, on the same connection."""

@@ -48,7 +48,10 @@ def read(name: str, folder: Traversable) -> Script:
 
     Raises `ScriptError` for a missing file and for parts that include each other.
     """
-    source = _join(_file(folder, name), folder / _PARTS, (), set()).encode()
+    return _of_source(name, _join(_file(folder, name), folder / _PARTS, (), set()).encode())
+
+
+def _of_source(name: str, source: bytes) -> Script:
     return Script(name, source, hashlib.sha1(source, usedforsecurity=False).hexdigest().encode())
 
 
@@ -80,19 +83,47 @@ def _join(file: Traversable, library: Traversable, chain: tuple[str, ...], joine
 
 @cache
 def script(name: str) -> Script:
-    """The script of a command of this package, e.g. `script("values/update")`."""
+    """The script of a command of this package as its file has it, e.g. `script("values/update")`."""
     return read(name, directory())
+
+
+class Scripts:
+    """The scripts of one store: all the same but for what they publish with.
+
+    `sharded` ones do it with SPUBLISH, which only the nodes of a cluster hear that have the channel's slot; the text of the
+    others is that of the files. `publish` is the word for what is published without a script.
+    """
+
+    def __init__(self, *, sharded: bool = False) -> None:
+        self.is_sharded = sharded
+        self.publish = b"SPUBLISH" if sharded else b"PUBLISH"
+        self._known: dict[str, Script] = {}
+        self._loading: list[tuple[bytes, ...]] = []
+
+    def of(self, name: str) -> Script:
+        """The script of a command."""
+        known = self._known.get(name)
+        return self._known.setdefault(name, self._made(name)) if known is None else known
+
+    def _made(self, name: str) -> Script:
+        plain = script(name)
+        return _of_source(name, plain.source.replace(b"'PUBLISH'", b"'SPUBLISH'")) if self.is_sharded else plain
+
+    def load_commands(self) -> list[tuple[bytes, ...]]:
+        """What loads every script. They are small; a server that has them already compiles nothing."""
+        if not self._loading:
+            self._loading = [(b"SCRIPT", b"LOAD", self.of(name).source) for name in names()]
+        return self._loading
+
+
+PLAIN = Scripts()
+SHARDED = Scripts(sharded=True)
 
 
 def names() -> list[str]:
     """The commands there are scripts of, sorted."""
     folder = directory()
     return sorted(name for name in _files(folder) if not name.startswith(f"{_PARTS}/"))
-
-
-def load_commands() -> list[tuple[bytes, ...]]:
-    """What loads every script. They are small; a server that has them already compiles nothing."""
-    return [(b"SCRIPT", b"LOAD", script(name).source) for name in names()]
 
 
 def parts() -> list[str]:

@@ -111,7 +111,9 @@ async def test_sentinels_with_a_password_of_their_own() -> None:
         assert "secret" not in told
         async with adapter_on(f"{group.url}?sentinel_username=app&sentinel_password=open") as adapter:
             await answer_of(adapter.values.set("s", "k", b"1"))
-            watches = adapter._shared.connection.primary._watches
+            primary = adapter._shared.connection.primary
+            assert isinstance(primary, Primary)
+            watches = primary._watches
             await until(lambda: all(watch._socket is not None for watch in watches))
 
 

@@ -75,13 +75,17 @@ async def test_nothing_is_written_to_a_primary_while_a_replica_is_promoted_in_it
     async with adapter_on(group.url, call_timeout_ms=20_000) as adapter:
         await answer_of(adapter.values.set("s", "k", b"1"))
         await until(lambda: connected(group.first) == EVERYTHING - {"iii-state:replicas"})
-        group.sentinels[0].client.sentinel_set(NAME, "failover-timeout", 3000)
+        group.sentinels[0].client.sentinel_set(NAME, "failover-timeout", 5000)
         for replica in group.servers[1:]:
             replica.process.send_signal(signal.SIGSTOP)
         await asyncio.to_thread(group.fail_over)
         await until(lambda: connected(group.first) == set())
-        with pytest.raises(StoreError, match=f"the Sentinels of {NAME} have a replica promoted at this moment"):
-            await find_primary(Address.parse(group.url))
+        told = "has not answered within"
+        while "has not answered within" in told:  # Sentinels that share a busy machine may take longer than they are given
+            with pytest.raises(StoreError) as refused:
+                await find_primary(Address.parse(group.url))
+            told = str(refused.value)
+        assert told == f"the Sentinels of {NAME} have a replica promoted at this moment"
         written = asyncio.ensure_future(answer_of(adapter.values.set("s", "k", b"2")))
         assert group.first.client.hget("state:s", "k") == b"1"
         assert await written == b"1"
@@ -116,7 +120,7 @@ async def test_a_connection_that_finds_another_primary_has_all_others_leave_the_
 
 
 async def test_a_promotion_cuts_all_pauses_short(group: SentinelGroup, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("connection.pubsub", "connection.connection", "mutations.replicas"):
+    for module in ("connection.pubsub", "connection.connection", "mutations.confirming"):
         monkeypatch.setattr(f"iii_state.adapters.redis.{module}.BACKOFF_SECONDS", 3600)
         monkeypatch.setattr(f"iii_state.adapters.redis.{module}.MAX_BACKOFF_SECONDS", 3600, raising=False)
     async with adapter_on(group.url, wait_replicas=1, call_timeout_ms=20_000) as adapter:

@@ -1,0 +1,77 @@
+"""What operators look at in a cluster: queues, each the sum of its parts in the partitions, and the dead letters of all of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+
+from iii_state.adapters.base import Backup
+from iii_state.adapters.redis.admin import RedisAdmin
+from iii_state.adapters.redis.cluster.partitions import AT_ONCE, Partitions
+from iii_state.events import DeadLetter, QueueStats
+
+_ID = re.compile(r"(\d{1,4})/(.+)", re.DOTALL)
+"""Of a dead letter: its partition, and its id there."""
+
+
+class ClusterAdmin:
+    """See `base.Admin`. Where one partition does not answer there is no answer, but words that say which."""
+
+    def __init__(self, partitions: Partitions[RedisAdmin]) -> None:
+        self._partitions = partitions
+
+    async def stats(self) -> list[QueueStats]:
+        """Every queue there is, hosted or waiting."""
+        found: dict[bytes, QueueStats] = {}
+        for part in await self._partitions.gather(lambda admin: admin.stats_by_queue(), at_once=AT_ONCE):
+            for queue, stats in part.items():
+                found[queue] = _sum(found[queue], stats) if queue in found else stats
+        return list(found.values())
+
+    async def dead_letters(self, function_id: str | None = None) -> list[DeadLetter]:
+        """Dead letters, oldest first."""
+        found = await self._partitions.gather(lambda admin: admin.dead_letters(function_id), at_once=AT_ONCE)
+        told = [replace(dead, id=f"{number}/{dead.id}") for number, part in enumerate(found) for dead in part]
+        return sorted(told, key=lambda dead: dead.buried_at_ms)
+
+    async def dead_retry(self, dead_letter_id: str) -> bool:
+        """Deliver a dead letter again; False if it is not there."""
+        admin, own_id = self._place_of(dead_letter_id)
+        return admin is not None and await admin.dead_retry(own_id)
+
+    async def dead_drop(self, dead_letter_id: str) -> bool:
+        """Drop a dead letter; False if it is not there."""
+        admin, own_id = self._place_of(dead_letter_id)
+        return admin is not None and await admin.dead_drop(own_id)
+
+    async def backup(self, name: str) -> Backup:
+        """Redis sees to its own files."""
+        return await self._partitions.first.backup(name)
+
+    def _place_of(self, dead_letter_id: str) -> tuple[RedisAdmin | None, str]:
+        found = _ID.fullmatch(dead_letter_id)
+        if found is None or int(found[1]) >= len(self._partitions):
+            return None, ""
+        return self._partitions.all[int(found[1])], found[2]
+
+
+def _sum(one: QueueStats, other: QueueStats) -> QueueStats:
+    """What a queue has in two partitions."""
+    oldest = _known((one.oldest_at_ms, other.oldest_at_ms))
+    return replace(
+        one,
+        waiting=one.waiting + other.waiting,
+        pending=one.pending + other.pending,
+        retrying=one.retrying + other.retrying,
+        dead=one.dead + other.dead,
+        dropped=one.dropped + other.dropped,
+        hosts=sorted({*one.hosts, *other.hosts}),
+        oldest_at_ms=min(oldest, default=None),
+        is_looping=one.is_looping or other.is_looping,
+        ready=one.ready + other.ready,
+    )
+
+
+def _known(times: Iterable[int | None]) -> list[int]:
+    return [time for time in times if time is not None]
