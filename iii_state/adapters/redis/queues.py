@@ -174,7 +174,8 @@ class RedisQueues:
             self.give_back(deliveries)
             return
         if call.ahead and deliveries:
-            self._runs.begin(call.place, call.ended, deliveries)
+            hosted = self._subscriptions.hosted.get(call.place.subscription_id)
+            self._runs.begin(call.place, hosted and hosted.subscription, call.ended, deliveries)
         call.taken.set_result(deliveries)
 
     def take_in(self, reply: Reply, place: QueuePlace, ended: Sequence[Entry]) -> list[Delivery]:

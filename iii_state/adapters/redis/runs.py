@@ -85,9 +85,9 @@ class Runs:
     def __len__(self) -> int:
         return len(self._runs)
 
-    def begin(self, place: QueuePlace, ended: Sequence[Entry], taken: Sequence[Delivery]) -> None:
+    def begin(self, place: QueuePlace, hosted: Subscription | None, ended: Sequence[Entry], taken: Sequence[Delivery]) -> None:
         """Deliveries were ended together, and others taken in the same call: those of the same lanes are hot."""
-        if len(ended) > MOST_ACKNOWLEDGED or len(taken) > len(ended):
+        if len(ended) > MOST_ACKNOWLEDGED or len(taken) > len(ended) or not _may_run(hosted):
             return
         lanes = {entry.lane for entry in ended}
         entries = [cast(Entry, delivery.token) for delivery in taken]

@@ -325,3 +325,4 @@ async def test_nothing_runs_ahead_where_it_could_become_wrong(
     while taken:
         assert taken[0].following is None
         taken = await answer_of(adapter.queues.ack(taken, 1, ahead=True))
+        assert not len(adapter.queues._runs)
