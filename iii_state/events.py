@@ -264,6 +264,11 @@ class Delivery:
     """Whether it has been handed on to its handler or condition since it was taken."""
     dropped: int = 0
     """How many events of its queue had been dropped because it was full when it was taken, where the trigger bounds it so."""
+    returned: bool = False
+    """Whether its handler has returned here, or was not called since the event is not for it."""
+    following: Delivery | None = None
+    """The next event of its lane, where that may start here as soon as this one has `returned`, ahead of its acknowledgement. The
+    adapter says so as long as it has not."""
 
     @property
     def event_id(self) -> str:

@@ -265,8 +265,13 @@ class Queues(Protocol):
         """
         ...
 
-    def ack(self, deliveries: Sequence[Delivery], want: int = 0) -> Result[list[Delivery]]:
-        """These deliveries of one subscription are done; their lanes go on. Answers up to `want` further ones."""
+    def ack(self, deliveries: Sequence[Delivery], want: int = 0, *, ahead: bool = False) -> Result[list[Delivery]]:
+        """These deliveries of one subscription are done; their lanes go on. Answers up to `want` further ones.
+
+        Who says `ahead` also starts what is `following` a delivery, once that has `returned`: ahead of its acknowledgement. What
+        follows can be acknowledged, retried, released and made a dead letter like any other, also while it is not pending here
+        yet; then that is written when it is. It is answered here where the one before it had returned already.
+        """
         ...
 
     def retry(self, delivery: Delivery, delay_ms: int, failure: Failure, *, crashed: bool = False) -> Result[None]:

@@ -89,6 +89,32 @@ async def test_one_delivery_of_a_lane_is_out_at_a_time_and_lanes_are_independent
     assert sorted((d.event.key, d.event.new) for d in await drain(store, ALL)) == [("a", b"1"), ("a", b"2"), ("b", b"2")]
 
 
+async def test_what_follows_in_a_lane_may_be_started_ahead_and_comes_in_order_once(store: Store) -> None:
+    await store.subscribe(ALL)
+    for number in range(40):
+        await store.set("s", "a", b"%d" % number)
+    await store.set("s", "b", b"0")
+    handled: dict[str, list[bytes | None]] = {}
+    ready: list[Delivery] = []
+    async with asyncio.timeout(20):
+        while sum(map(len, handled.values())) < 41:
+            ready = ready or await store.take(ALL.id, 1)
+            done: list[Delivery] = []
+            while ready and len(done) < 5:
+                delivery = ready.pop(0)
+                assert store.adapter.queues.holds(delivery)
+                handled.setdefault(delivery.event.key, []).append(delivery.event.new)
+                delivery.begun = delivery.returned = True
+                following, delivery.following = delivery.following, None
+                if following is not None:
+                    ready.insert(0, following)
+                done.append(delivery)
+            if done:
+                ready += await store.ack(done, 0 if ready else 1, ahead=True)
+    assert handled == {"a": [b"%d" % number for number in range(40)], "b": [b"0"]}
+    assert await drain(store, ALL) == []
+
+
 async def test_a_retry_comes_later_as_the_next_attempt_and_holds_back_its_lane_only(store: Store) -> None:
     await store.subscribe(ALL)
     await store.set("s", "a", b"0")

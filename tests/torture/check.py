@@ -4,6 +4,8 @@ A *repeat* is a delivery of an event that had been delivered before, other than 
 allowed for what was in flight at a fault: from the beginning of the first delivery to that of the repeat lies (a part of) a fault.
 A delivery is *old* when one of a later event of its key began before it. An engine that was stopped between its last look at the
 clock and the write to the socket can send such a one; its fence is lower than that of what was handled meanwhile.
+A *run* is what an engine handles of one key ahead of its acknowledgements. When it dies that is repeated: from some event on,
+up to so many of them, in their order, with a fence that is higher than all before.
 """
 
 from __future__ import annotations
@@ -23,6 +25,9 @@ from tests.torture.subscriptions import Spec
 GRACE_NS = 5_000_000_000
 """What a fault has caused may be seen for so long after it: a time to live of a heartbeat, and a reconnect."""
 
+MOST_AHEAD = 16
+"""The events of a run, at most (iii_state/adapters/redis/runs.py)."""
+
 COUNTS = "1"
 """The target of damage to what lost events are counted by (see `meddling.PATTERNS`)."""
 
@@ -33,6 +38,7 @@ class Verdict:
 
     problems: list[str] = field(default_factory=list)
     repeats: int = 0
+    repeated_runs: int = 0
     old_by_fence: int = 0
     lost_and_counted: int = 0
     """Of a queue that was damaged: events that no handler was given, and that the engines had counted as lost."""
@@ -205,6 +211,10 @@ def _check_lane(
         if number >= newest:
             newest, newest_fence = number, max(newest_fence, delivery.fence or 0)
             continue
+        if delivery is not by_number[number][0] and (delivery.fence or 0) > newest_fence:
+            _count_run(where, by_number, number, newest, delivery, windows, verdict)
+            newest, newest_fence = number, delivery.fence or 0
+            continue
         known = delivery.fence is not None and delivery.fence < newest_fence
         if (known or spec.is_old or spec.is_damaged) and windows.touch(by_number[number][0].begun, delivery.begun):
             verdict.old_by_fence += 1
@@ -213,6 +223,24 @@ def _check_lane(
                 f"out of order: {where}: {mark(delivery.new)!r} (fence {delivery.fence}) after a later one (fence {newest_fence})"
             )
     return missing
+
+
+def _count_run(
+    where: str,
+    by_number: dict[int, list[Delivery]],
+    first: int,
+    newest: int,
+    delivery: Delivery,
+    windows: Windows,
+    verdict: Verdict,
+) -> None:
+    """A run is repeated from this event on. Of each of its events it is looked at as well when it was repeated."""
+    verdict.repeated_runs += 1
+    count = sum(number in by_number for number in range(first, newest + 1))
+    if count > MOST_AHEAD:
+        verdict.problems.append(f"repeated too much: {where}: {mark(delivery.new)!r} and {count - 1} events behind it")
+    if not windows.touch(by_number[first][0].begun, delivery.begun):
+        verdict.problems.append(f"repeated for no reason: {where}: a run from {mark(delivery.new)!r} on at {delivery.begun}")
 
 
 def _count_repeats(where: str, given: list[Delivery], windows: Windows, verdict: Verdict) -> None:

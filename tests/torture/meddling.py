@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from tests.torture.journal import Journal
 from tests.torture.writes import OTHER_KEYS, OUTSIDE, Op, applied
@@ -25,7 +27,7 @@ async def write_as_another_program(stopped: asyncio.Event, port: int, seed: int,
     """Set and delete values straight in Redis, one after the other."""
     chance = random.Random(f"{seed} another program")
     journal = Journal(directory / "writes-foreign.jsonl")
-    client = redis.Redis(port=port, socket_timeout=5)
+    client = redis.Redis(port=port, socket_timeout=5, retry=Retry(NoBackoff(), 0))  # made again, a write would be two
     number = 0
     while not stopped.is_set():
         await asyncio.sleep(chance.uniform(*PAUSE_SECONDS))

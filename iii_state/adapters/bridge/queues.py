@@ -327,7 +327,7 @@ class BridgeQueues:
         relay = self._relays.get(delivery.subscription_id)
         return relay is not None and relay.is_certain(delivery)
 
-    def ack(self, deliveries: Sequence[Delivery], want: int = 0) -> list[Delivery]:
+    def ack(self, deliveries: Sequence[Delivery], want: int = 0, *, ahead: bool = False) -> list[Delivery]:
         relay = self._relays.get(deliveries[0].subscription_id) if deliveries else None
         if relay is None:
             return []

@@ -289,7 +289,7 @@ class KvQueues:
     def holds(self, delivery: Delivery) -> bool:
         return delivery.subscription_id not in self._paused_subscriptions
 
-    def ack(self, deliveries: Sequence[Delivery], want: int = 0) -> Result[list[Delivery]]:
+    def ack(self, deliveries: Sequence[Delivery], want: int = 0, *, ahead: bool = False) -> Result[list[Delivery]]:
         queue = self._queues.get(deliveries[0].subscription_id) if deliveries else None
         if queue is None:
             return []

@@ -7,17 +7,19 @@ import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from iii_state.adapters.redis.connection.call import Command, Reply, ScriptCall
 from iii_state.adapters.redis.fleet.subscriptions import Subscriptions
 from iii_state.adapters.redis.mutations.foreign_text import check_event
+from iii_state.adapters.redis.run import QueuePlace, Unhandled
+from iii_state.adapters.redis.runs import Runs
 from iii_state.adapters.redis.scripts import queues
 from iii_state.adapters.redis.scripts.loader import Script
 from iii_state.adapters.redis.scripts.queues import Entry, is_fenced, is_paused
 from iii_state.adapters.redis.shared import Shared
 from iii_state.errors import StoreError
-from iii_state.events import Delivery, Failure
+from iii_state.events import Delivery, Failure, Subscription
 from iii_state.tasks.results import Result
 from iii_state.wire.quiet_log import QuietLog
 
@@ -49,6 +51,7 @@ class RedisQueues:
         shared.wake_ups.on_paused = self._heard_of_pause
         self._may_hold_more = False
         """Whether something may have been taken by a call whose reply got lost."""
+        self._runs = Runs(shared.keys, shared.connection, self)
         self.subscribe = subscriptions.subscribe
         self.unsubscribe = subscriptions.unsubscribe
         self.abandon = subscriptions.abandon
@@ -65,7 +68,9 @@ class RedisQueues:
         return fanout.enabled and bool(fanout.routes.matching(scope, key))
 
     def offer(self, subscription_id: str, served: bool) -> None:
-        """Nothing comes that is not taken."""
+        """Nothing comes that is not taken. What cannot be called here any more waits here for no pause."""
+        if not served:
+            self._runs.hurry(subscription_id)
 
     def note_loop(self, subscription_id: str) -> Result[None]:
         """Its handler has been seen to lead to itself."""
@@ -82,7 +87,7 @@ class RedisQueues:
         if queue is None or count <= 0 or not self._engine.is_alive():
             return []
         call = queues.take(self._keys, queue, engine, count)
-        return self._taking("queues/take", call, _Place(subscription_id, queue, engine), ())
+        return self._taking("queues/take", call, QueuePlace(subscription_id, queue, engine))
 
     def holds(self, delivery: Delivery) -> bool:
         """Whether it is pending here for certain."""
@@ -103,10 +108,17 @@ class RedisQueues:
 
         asking.add_done_callback(answered)
 
-    def ack(self, deliveries: Sequence[Delivery], want: int = 0) -> Result[list[Delivery]]:
+    def ack(self, deliveries: Sequence[Delivery], want: int = 0, *, ahead: bool = False) -> Result[list[Delivery]]:
         """These are done; answers up to `want` further ones."""
+        if len(self._runs):
+            in_runs, deliveries = self._runs.among(deliveries)
+            if in_runs:
+                answers = [self._runs.handled(run, handled, 0 if number else want) for number, (run, handled) in enumerate(in_runs)]
+                if deliveries:
+                    answers.append(self.ack(deliveries, 0, ahead=ahead))
+                return answers[0] if len(answers) == 1 else self._together(answers)
         engine = self._engine.id
-        entries = [entry for delivery in deliveries if (entry := _entry(delivery)).engine == engine]
+        entries = [entry for delivery in deliveries if (entry := _entry(delivery)).engine == engine and entry.id]
         subscription_id = deliveries[0].subscription_id if deliveries else ""
         if not entries:
             return self.take(subscription_id, want) if want else []
@@ -115,18 +127,58 @@ class RedisQueues:
             want = 0
         size = queues.DELIVERIES_AT_ONCE
         parts = [entries[start : start + size] for start in range(0, len(entries), size)]
-        place = _Place(subscription_id, queue, engine)
+        place = QueuePlace(subscription_id, queue, engine)
         for part in parts[:-1]:
             self._taking("queues/ack", queues.ack(self._keys, queue, engine, part, 0), place, part)
-        return self._taking("queues/ack", queues.ack(self._keys, queue, engine, parts[-1], want), place, parts[-1])
+        return self._taking("queues/ack", queues.ack(self._keys, queue, engine, parts[-1], want), place, parts[-1], ahead=ahead)
 
-    def _taking(self, name: str, arguments: list[bytes], place: _Place, ended: Sequence[Entry]) -> asyncio.Future[list[Delivery]]:
-        hosted = self._subscriptions.hosted.get(place.subscription_id)
-        if hosted is not None and hosted.subscription.on_full == "drop_oldest":
-            self._ask_for_dropped(hosted.subscription.id, place.queue)
+    def _together(self, answers: Sequence[Result[list[Delivery]]]) -> Result[list[Delivery]]:
+        """One answer for several. What was taken is given back where another part has failed: it is asked for again."""
+        together: asyncio.Future[list[Delivery]] = asyncio.get_running_loop().create_future()
+        futures = [answer for answer in answers if isinstance(answer, asyncio.Future)]
+        taken = [delivery for answer in answers if not isinstance(answer, asyncio.Future) for delivery in answer]
+        if not futures:
+            return taken
+        left, errors = len(futures), list[BaseException]()
+
+        def answered(answer: asyncio.Future[list[Delivery]]) -> None:
+            nonlocal left
+            left -= 1
+            if answer.cancelled():
+                together.cancel()
+            elif (error := answer.exception()) is not None:
+                errors.append(error)
+            else:
+                taken.extend(answer.result())
+            if left == 0 and (errors or together.done()):
+                self.release(taken)
+            if left == 0 and not together.done():
+                if errors:
+                    together.set_exception(errors[0])
+                else:
+                    together.set_result(taken)
+
+        for future in futures:
+            future.add_done_callback(answered)
+        return together
+
+    def _taking(
+        self, name: str, arguments: list[bytes], place: QueuePlace, ended: Sequence[Entry] = (), *, ahead: bool = False
+    ) -> asyncio.Future[list[Delivery]]:
+        self.about_to_take(place)
         call = _Taking(self, self._connection.scripts.of(name), arguments, place, ended)
+        call.ahead = ahead
         self._connection.call(call).add_done_callback(call.over)
         return call.taken
+
+    def about_to_take(self, place: QueuePlace) -> Subscription | None:
+        """A script is to be called that takes. What is hosted there."""
+        hosted = self._subscriptions.hosted.get(place.subscription_id)
+        if hosted is None:
+            return None
+        if hosted.subscription.on_full == "drop_oldest":
+            self._ask_for_dropped(hosted.subscription.id, place.queue)
+        return hosted.subscription
 
     def _ask_for_dropped(self, subscription_id: str, queue: bytes) -> None:
         """Ask, ahead of what is taken, how many events were dropped: who takes is told with what came after them."""
@@ -135,8 +187,19 @@ class RedisQueues:
         asking = _Dropped((b"HGET", self._keys.subscription(queue), b"dropped"), self._dropped, subscription_id)
         self._connection.call(asking).add_done_callback(asyncio.Future.exception)  # if it fails, so does the taking
 
-    def received(self, reply: Reply, place: _Place, ended: Sequence[Entry], taken: asyncio.Future[list[Delivery]]) -> None:
-        """A script has taken deliveries, and ended others. Nothing is pending here unknown: what comes too late is given back."""
+    def received(self, reply: Reply, call: _Taking) -> None:
+        """A script has taken deliveries, and ended others. What comes too late is given back."""
+        deliveries = self.take_in(reply, call.place, call.ended)
+        if call.taken.done():
+            self.give_back(deliveries)
+            return
+        if call.ahead and deliveries:
+            hosted = self._subscriptions.hosted.get(call.place.subscription_id)
+            self._runs.begin(call.place, hosted and hosted.subscription, call.ended, deliveries)
+        call.taken.set_result(deliveries)
+
+    def take_in(self, reply: Reply, place: QueuePlace, ended: Sequence[Entry]) -> list[Delivery]:
+        """Note what a script has taken and ended. Nothing is pending here unknown."""
         queue = place.queue
         deliveries, wrong = list[Delivery](), list[bytes]()
         if is_fenced(reply):
@@ -148,31 +211,39 @@ class RedisQueues:
             elif place.subscription_id not in self._asking:
                 self._paused.discard(place.subscription_id)
             if ended and reply[1] < len(ended):
-                self._connection.damaged.emit()  # another program has let go what was pending here
+                self.was_damaged()
         if wrong:
             self._drop(queue, wrong)
         held = self._held[queue]
         held.difference_update([entry.id for entry in ended])
         if place.engine != self._engine.id:
             deliveries = []
-        ids = [_entry(delivery).id for delivery in deliveries]
-        if taken.done():
-            self._give_back(queue, ids)
-            return
-        held.update(ids)
+        held.update([_entry(delivery).id for delivery in deliveries])
         if not held:
             del self._held[queue]
-        dropped = self._dropped.get(place.subscription_id, 0) if self._dropped else 0
+        dropped = self.dropped(place)
         for delivery in deliveries:
             check_event(delivery.event)
             delivery.dropped = dropped
-        taken.set_result(deliveries)
+        return deliveries
+
+    def dropped(self, place: QueuePlace) -> int:
+        """How many events of a queue are known to have been dropped."""
+        return self._dropped.get(place.subscription_id, 0) if self._dropped else 0
+
+    def was_damaged(self) -> None:
+        """Another program has let go what was pending here."""
+        self._connection.damaged.emit()
 
     def retry(self, delivery: Delivery, delay_ms: int, failure: Failure, *, crashed: bool = False) -> Result[None]:
         """Deliver it again when so much time has passed."""
         entry = _entry(delivery)
         if entry.engine != self._engine.id:
             return None
+        if len(self._runs) and (run := self._runs.of(delivery)) is not None:
+            again = partial(self.retry, delivery, delay_ms, failure, crashed=crashed)
+            attempt, crashes = delivery.attempt + (not crashed), delivery.crashes + crashed
+            return self._runs.ended(run, delivery, Unhandled(again, delay_ms, attempt, crashes))
         call = queues.retry(self._keys, entry.queue, entry.engine, entry, delay_ms, crashed=crashed)
 
         def planned(reply: Reply) -> None:
@@ -186,6 +257,9 @@ class RedisQueues:
         entry = _entry(delivery)
         if entry.engine != self._engine.id:
             return None
+        if len(self._runs) and (run := self._runs.of(delivery)) is not None:
+            again = partial(self.dead_letter, delivery, failure)
+            return self._runs.ended(run, delivery, Unhandled(again, attempt=delivery.attempt + 1, crashes=delivery.crashes))
         fanout = self._shared.fanout
         hosted = self._subscriptions.hosted.get(delivery.subscription_id)
         function_id = hosted.subscription.function_id if hosted is not None else fanout.routes.function_of(entry.queue)
@@ -203,14 +277,26 @@ class RedisQueues:
     def release(self, deliveries: Sequence[Delivery], *, begun: bool = False) -> Result[None]:
         """Give them back unfinished."""
         by_queue: dict[bytes, list[Entry]] = {}
+        answer: Result[None] = None
         for delivery in deliveries:
             entry = _entry(delivery)
-            if entry.engine == self._engine.id:
-                by_queue.setdefault(entry.queue, []).append(entry)
-        answer: Result[None] = None
+            if entry.engine != self._engine.id:
+                continue
+            if len(self._runs) and (run := self._runs.of(delivery)) is not None:
+                if begun:
+                    again = partial(self.release, [delivery], begun=True)
+                    answer = self._runs.ended(run, delivery, Unhandled(again, begun=True, is_due=True))
+                    continue
+                if not self._runs.given_back(run, delivery):
+                    continue
+            by_queue.setdefault(entry.queue, []).append(entry)
         for queue, entries in by_queue.items():  # of one subscription, as a rule
             answer = self._give_back(queue, [entry.id for entry in entries], begun=begun)
         return answer
+
+    def give_back(self, deliveries: Sequence[Delivery]) -> None:
+        """Make ready again what was taken."""
+        self.release(deliveries)
 
     def _give_back(self, queue: bytes, ids: Sequence[bytes], *, begun: bool = False) -> asyncio.Future[None]:
         engine = self._engine.id
@@ -262,6 +348,7 @@ class RedisQueues:
     def forget_all(self) -> None:
         """Nothing is pending here any more: the engine has begun afresh."""
         self._held.clear()
+        self._runs.forget_all()
 
     def _doubt(self, seconds: float) -> None:
         """A call may have taken something, and then failed or lost its reply: that is given back so much later."""
@@ -291,7 +378,7 @@ class RedisQueues:
             held = self._held.get(queue, set())
             unknown = [entry[0] for entry in pending if entry[0] not in held]
             if unknown and engine == self._engine.id:
-                await self._give_back(queue, unknown)
+                await self._give_back(queue, unknown, begun=True)  # one may be of a run, whose handler runs already
 
     async def start_due_attempts(self) -> int:
         """Make ready what is due. Milliseconds until the next attempt is, -1 if there is none."""
@@ -305,28 +392,24 @@ class RedisQueues:
         return 0 if len(due) >= DUE_AT_ONCE else int(following)
 
 
-class _Place(NamedTuple):
-    """Where deliveries are taken: a subscription, its queue, and the engine at which they are pending."""
-
-    subscription_id: str
-    queue: bytes
-    engine: bytes
-
-
 class _Taking(ScriptCall[None]):
     """A script that ends deliveries and takes others. It is carried out to its end, also where `taken` was cancelled meanwhile."""
 
-    __slots__ = ("_ended", "_place", "_queues", "taken")
+    __slots__ = ("_queues", "ahead", "ended", "place", "taken")
 
-    def __init__(self, owner: RedisQueues, script: Script, arguments: list[bytes], place: _Place, ended: Sequence[Entry]) -> None:
+    def __init__(
+        self, owner: RedisQueues, script: Script, arguments: list[bytes], place: QueuePlace, ended: Sequence[Entry]
+    ) -> None:
         super().__init__(script, arguments)
         self.taken: asyncio.Future[list[Delivery]] = asyncio.get_running_loop().create_future()
         self._queues = owner
-        self._place = place
-        self._ended = ended
+        self.place = place
+        self.ended = ended
+        self.ahead = False
+        """Whether its caller starts what is `following` a delivery."""
 
     def result(self, reply: Reply) -> None:
-        self._queues.received(reply, self._place, self._ended, self.taken)
+        self._queues.received(reply, self)
 
     def over(self, call: asyncio.Future[None]) -> None:
         """It has been answered, or has failed."""

@@ -65,6 +65,8 @@ class Dispatcher:
         self._capacities: WeakValueDictionary[FunctionName, Capacity] = WeakValueDictionary()
         self._by_function: dict[FunctionName, dict[str, Consumer]] = {}
         self._look_again: asyncio.TimerHandle | None = None
+        self._acknowledging: Consumer | None = None
+        """The one whose events are being acknowledged; behind that it is run."""
         host.watch_functions(self._function_changed)
 
     # --- what the module says
@@ -197,10 +199,16 @@ class Dispatcher:
             and consumer.is_served(self._host)
         ):
             want = consumer.within_bytes(self._limits.prefetch)
+        self._acknowledging = consumer
         self._outcomes.acknowledge(consumer, want, partial(self._received_more, consumer, want))
+        self._acknowledging = None
 
     def _received_more(self, consumer: Consumer, wanted: int, deliveries: list[Delivery]) -> None:
-        if deliveries:
+        if self._acknowledging is consumer and wanted:  # at once: what has become ready meanwhile is among them
+            consumer.buffer.extend(deliveries)
+            consumer.more = len(deliveries) >= wanted
+            self._schedule.remove(consumer)
+        elif deliveries:
             self._intake.receive(consumer, wanted, deliveries)
         else:
             self._schedule.progressed()
@@ -261,7 +269,7 @@ class Dispatcher:
             consumer.buffer.popleft()
             unasked -= delivery.event.size + EVENT_BYTES
             if consumer.is_narrowed and not consumer.subscription.still_wants(delivery.event):
-                consumer.done.append(delivery)
+                self._outcomes.finish(consumer, delivery)
                 self._schedule.add(consumer)
                 continue
             if delivery.event.lineage is not None and (refused := self.loops.refuses(consumer, delivery.event)) is not None:

@@ -34,12 +34,24 @@ class Outcomes:
         """The handler has returned, or its condition has said no: the event is acknowledged with the next ones of its consumer."""
         consumer = attempt.consumer
         consumer.capacity.tally.done += 1
-        consumer.done.append(attempt.delivery)
+        self.finish(consumer, attempt.delivery)
+
+    def finish(self, consumer: Consumer, delivery: Delivery) -> None:
+        """Nothing of an event is left to be done. What follows it in its lane may start now."""
+        delivery.returned = True
+        consumer.done.append(delivery)
+        following, delivery.following = delivery.following, None
+        if following is None:
+            return
+        if self._context.schedule.is_stopping or not consumer.hosted or not consumer.is_served(self._host):
+            self._settling.settle(partial(self._context.adapter.queues.release, [following]))
+        else:
+            consumer.buffer.appendleft(following)
 
     def acknowledge(self, consumer: Consumer, want: int, received: Callable[[list[Delivery]], None]) -> None:
         """Acknowledge all that is done, and ask for up to `want` further deliveries in the same call."""
         done, consumer.done = consumer.done, []
-        self._settling.settle(partial(self._context.adapter.queues.ack, done, want), received)
+        self._settling.settle(partial(self._context.adapter.queues.ack, done, want, ahead=True), received)
 
     def release(self, attempt: Attempt) -> None:
         """Give back an event whose handler may still be running."""

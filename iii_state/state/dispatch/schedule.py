@@ -39,6 +39,10 @@ class Schedule:
             self.is_planned = True
             self.loop.call_soon(self._run)
 
+    def remove(self, consumer: Consumer) -> None:
+        """What there is to do for a consumer is about to be done."""
+        self._ready.pop(consumer, None)
+
     def take(self) -> dict[Consumer, None]:
         """All that have been added since the last time."""
         self.is_planned = False

@@ -477,3 +477,17 @@ async def test_a_lane_behind_items_that_are_no_events_goes_on(
         server.client.lpush(f"iii-state:wait:{QUEUE}:1:sk0", *(["junk"] * junk))
         assert await drain(adapter) == {"k0": [0, 1, 2]}
         assert server.client.keys("iii-state:wait:*") == []
+
+
+async def test_where_counts_and_lists_are_gone_no_event_overtakes_one_that_is_out(server: RedisServer) -> None:
+    async with adapter_on(server.url) as adapter:
+        await three_are_out(adapter)
+        await answer_of(adapter.values.set("s", "alone", b"1"))
+        assert len(await answer_of(adapter.queues.take(ONE.id, 10))) == 1
+        server.client.delete(f"iii-state:busy:{QUEUE}")
+        for name in server.client.keys(f"iii-state:wait:{QUEUE}:*"):
+            server.client.delete(name)
+            server.client.set(name, "in the way")
+        await adapter.checking._mending.mend(QUEUE.encode(), was_counted=False)
+        await fill(adapter, 3, 1)
+        assert await answer_of(adapter.queues.take(ONE.id, 10)) == []

@@ -165,6 +165,7 @@ async def use_everything(server: RedisServer, url: str, calls: Calls) -> None:
         await heard(calls, "foreign/compare", "foreign/capture")
         await answer_of(adapter.queues.ack(await answer_of(adapter.queues.take(ALL.id, 100))))
         await use_queues(adapter, url)
+        await use_runs(adapter)
         await answer_of(adapter.succession.enter("worker", 1000))
         client.hset(KEYS.engines.decode(), "dead", "100 1")
         client.sadd(KEYS.hosts(b"dead").decode(), ALL.id)
@@ -227,6 +228,16 @@ async def use_queues(adapter: RedisAdapter, url: str) -> None:
     await answer_of(adapter._shared.connection.run("repair/recount_entries", recount_entries(KEYS, ALL.id.encode())))
     assert await adapter.admin.purge(ALL) > 0
     await adapter.admin.resume(ALL)
+
+
+async def use_runs(adapter: RedisAdapter) -> None:
+    while left := await answer_of(adapter.queues.take(ALL.id, 100)):
+        await answer_of(adapter.queues.ack(left))
+    for number in range(3):
+        await answer_of(adapter.values.set("s", "hot", b"%d" % number))
+    deliveries = [await taken(adapter)]
+    while deliveries:
+        deliveries = await answer_of(adapter.queues.ack(deliveries, 1, ahead=True))
 
 
 async def use_subscriptions(adapter: RedisAdapter) -> None:

@@ -52,7 +52,7 @@ class ClusterAdmin:
     # -- subscriptions in hand
 
     async def engines(self) -> list[EngineSeen]:
-        """The engines of the store: each is one of every partition's, and is shown as it is where it has been silent for longest."""
+        """The engines of the store: each is one of every partition's, and is shown where it has been silent for longest."""
         found: dict[str, EngineSeen] = {}
         for part in await self._partitions.gather(lambda admin: admin.engines(), at_once=AT_ONCE):
             for engine in part:

@@ -291,8 +291,8 @@ class ClusterQueues:
         """Whether it is pending here for certain."""
         return self._partitions.of(delivery.event.scope).queues.holds(delivery)
 
-    def ack(self, deliveries: Sequence[Delivery], want: int = 0) -> Result[list[Delivery]]:
-        """These are done; answers up to `want` further ones."""
+    def ack(self, deliveries: Sequence[Delivery], want: int = 0, *, ahead: bool = False) -> Result[list[Delivery]]:
+        """These are done; answers up to `want` further ones. Here nothing is `following` a delivery (see `runs`)."""
         if not deliveries:
             return []
         subscription_id = deliveries[0].subscription_id

@@ -198,10 +198,15 @@ class Mending:
         unknown = [event for event, count in zip(found, counted, strict=True) if count is None]
         if not unknown:
             return
-        names = [keys.stream(queue), keys.busy(queue), *(keys.wait(queue, name) for _, name, _ in unknown)]
-        words = [word for entry_id, name, size in unknown for word in (name, entry_id, b"%d" % size)]
-        for number in await self._run("repair/recount_lanes", [b"%d" % len(names), *names, *words]):
-            await self._aside.move(keys.wait(queue, unknown[number - 1][1]), b"list")
+        for _ in range(2):  # once more those whose list was in the way: a lane that is not counted would be overtaken
+            names = [keys.stream(queue), keys.busy(queue), *(keys.wait(queue, name) for _, name, _ in unknown)]
+            words = [word for entry_id, name, size in unknown for word in (name, entry_id, b"%d" % size)]
+            wrong = await self._run("repair/recount_lanes", [b"%d" % len(names), *names, *words])
+            unknown = [unknown[number - 1] for number in wrong]
+            for _, name, _ in unknown:
+                await self._aside.move(keys.wait(queue, name), b"list")
+            if not unknown:
+                break
 
     async def _is_being_handled(self, queue: bytes) -> bool:
         """Whether something is pending that is in no stream any more, or was so, perhaps, in a stream or group that somebody has

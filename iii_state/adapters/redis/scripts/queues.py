@@ -16,11 +16,11 @@ DELIVERIES_AT_ONCE = 1000
 DEAD_LETTERS_AT_ONCE = 100
 """At most this many in one call of queues/drop_old_dead_letters.lua, which reads them whole."""
 
-_EVENT_TYPES = frozenset((b"created", b"updated", b"deleted"))
+_EVENT_TYPES: dict[bytes, EventType] = {b"created": "state:created", b"updated": "state:updated", b"deleted": "state:deleted"}
 
 
 class Entry(NamedTuple):
-    """A delivery's place in its queue: the token of `Delivery`.
+    """A delivery's place in its queue: the token of `Delivery`. The id is empty while it is none: its event still waits.
 
     `size` is what the event counts against the queue's bounds, `engine` where the entry of `queue` is pending.
     """
@@ -67,6 +67,58 @@ def ack(keys: Keys, queue: bytes, engine: bytes, entries: Sequence[Entry], want:
     for entry in entries:
         call += (entry.id, entry.lane, b"%d" % entry.size)
     return call
+
+
+class RunStep(NamedTuple):
+    """What one call of queues/ack_run.lua is to do."""
+
+    head: Delivery
+    """The delivery of the lane."""
+    handled: Sequence[Delivery]
+    """Those that waited behind it, and have been handled, too."""
+    known: Sequence[Delivery]
+    """Those behind them."""
+    want: int
+    keep: bool
+    peek: int
+    attempt: int = 0
+    """Of the first of those that are known, as which it becomes ready; 0 for the first."""
+    crashes: int = 0
+    begun: bool = False
+    """Whether its handler may still be running."""
+    is_last: bool = False
+    """Whether the run ends with it."""
+
+
+def ack_run(keys: Keys, step: RunStep) -> list[bytes]:
+    """What follows the digest of queues/ack_run.lua in EVALSHA."""
+    entry = cast(Entry, step.head.token)
+    queue = entry.queue
+    names = (keys.stream(queue), keys.engines, keys.busy(queue), keys.lineages(queue), keys.wait(queue, entry.lane), keys.paused)
+    call = [b"6", *names]
+    call += (entry.engine, b"%d" % step.want, b"%d" % step.keep, b"%d" % step.peek, b"%d" % len(step.known))
+    call += (entry.id, entry.lane, b"%d" % entry.size, step.known[0].event.write_id.encode() if step.known else b"")
+    call += (b"%d" % step.attempt if step.attempt else b"", b"%d" % step.crashes, b"%d" % step.begun)
+    call.append(subscription_of(queue))
+    for delivery in step.handled:
+        call += (delivery.event.write_id.encode(), b"%d" % cast(Entry, delivery.token).size)
+    return call
+
+
+def following(reply: Reply, first: Delivery) -> list[Delivery]:
+    """What ack_run.lua answered of the events behind `first` in its lane: they are pending nowhere, and their entry has no id."""
+    place, scope, key, found = cast(Entry, first.token), first.event.scope, first.event.key, list[Delivery]()
+    names = len(scope.encode()) + len(key.encode())
+    for write, event_type, old, new, lineage in cast("list[list[bytes]]", reply[2]):
+        try:
+            event = Change(write.decode(), scope, key, _EVENT_TYPES[event_type], old or None, new or None)
+        except (ValueError, KeyError):
+            break
+        if lineage:
+            event.lineage = lineages.decode(lineage)
+        entry = Entry(b"", place.lane, names + len(old) + len(new), place.queue, place.engine)
+        found.append(Delivery(first.subscription_id, event, 1, cast(int, reply[4]), entry))
+    return found
 
 
 def retry(keys: Keys, queue: bytes, engine: bytes, entry: Entry, delay_ms: int, *, crashed: bool = False) -> list[bytes]:
