@@ -196,6 +196,11 @@ class ClusterAdapter:
                     *(found.decode("utf-8", "replace")[:200], str(layout)),
                 )
 
+    def repair_soon(self) -> None:
+        """Look for damage to what is kept in all partitions now, and not with the next sweep."""
+        for partition in self._partitions.all:
+            partition.repair_soon()
+
     # -- closing
 
     async def stop(self) -> None:

@@ -85,7 +85,7 @@ class ClusterReader:
 @asynccontextmanager
 async def cluster_reading(nodes: Nodes, prefix: str) -> AsyncIterator[ClusterReader]:
     """Read a cluster. Raises `StoreError` in words."""
-    async with _opened(nodes, prefix) as (parts, slots):
+    async with cluster_partitions(nodes, prefix) as (parts, slots):
         await asyncio.gather(*(_read_on(shared) for shared in parts))
         partitions = Partitions([PartReader(shared) for shared in parts])
         scan = ScopeScan(partitions, partial(nodes.masters, slots), tags(len(parts))) if parts else None
@@ -104,7 +104,7 @@ async def _read_on(shared: Shared) -> None:
 @asynccontextmanager
 async def cluster_inspection(nodes: Nodes, prefix: str) -> AsyncIterator[ClusterAdmin]:
     """Look at the queues of a cluster. Raises `StoreError` in words, also where no engine has ever begun there."""
-    async with _opened(nodes, prefix) as (parts, _):
+    async with cluster_partitions(nodes, prefix) as (parts, _):
         if not parts:
             raise StoreError(f"the Redis Cluster at {nodes.address} holds nothing of iii-state under the prefix {prefix}")
         yield ClusterAdmin(Partitions([RedisAdmin(shared.keys, shared.connection, QueueLimits()) for shared in parts]))
@@ -117,8 +117,8 @@ async def is_sharded(nodes: Nodes, prefix: str) -> bool:
 
 
 @asynccontextmanager
-async def _opened(nodes: Nodes, prefix: str) -> AsyncIterator[tuple[list[Shared], list[int]]]:
-    """The partitions that there are, each with its connection, and their slots."""
+async def cluster_partitions(nodes: Nodes, prefix: str) -> AsyncIterator[tuple[list[Shared], list[int]]]:
+    """The partitions that there are, each with its connection, and their slots; none where no engine has ever begun there."""
     async with AsyncExitStack() as stack:
         await nodes.start()
         stack.push_async_callback(nodes.stop)

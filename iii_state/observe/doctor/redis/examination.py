@@ -14,26 +14,25 @@ from iii_state.adapters.redis.connection.checks import check_permissions, refuse
 from iii_state.adapters.redis.connection.connection import RedisConnection
 from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.mutations.routes import FOREIGN_WRITES
+from iii_state.adapters.redis.opening import is_parted
 from iii_state.adapters.redis.scripts.loader import PLAIN
 from iii_state.config import RedisSettings
 from iii_state.errors import StoreError
 from iii_state.events import QueueLimits
 from iii_state.observe.doctor.findings import Finding, Progress
+from iii_state.observe.doctor.redis.cluster import examine_cluster
 from iii_state.observe.doctor.redis.fleet import of_engines, of_sessions
+from iii_state.observe.doctor.redis.joining import REPAIR_SECONDS, joining, nothing_there
 from iii_state.observe.doctor.redis.queues import QueueDamage, forget_lost, have_counted, of_queues
-from iii_state.observe.doctor.redis.server import of_scripts, of_server, of_share
+from iii_state.observe.doctor.redis.server import of_scripts, of_server, of_share, used_memory
 from iii_state.observe.doctor.redis.values import ValueLook
 from iii_state.observe.doctor.subscriptions import of_queues as of_subscriptions
 
-REPAIR_SECONDS = 120.0
-"""For so long a repair is waited for: lanes whose handler may still be running wait up to a minute."""
-
 
 async def examine(settings: RedisSettings, progress: Progress, *, values: bool = True, repair: bool = False) -> list[Finding]:
-    """What is to be known; without `values` these are not looked at. Raises `StoreError` where nothing can be looked at.
-
-    A Redis Cluster will be looked at part by part; this looks at the keys of one Redis.
-    """
+    """What is to be known; without `values` these are not looked at. Raises `StoreError` where nothing can be looked at."""
+    if await is_parted(settings):
+        return await examine_cluster(settings, progress, values=values, repair=repair)
     keys = Keys(settings.prefix.encode())
     address = Address.parse(settings.redis_url, settings.tls)
     connection = RedisConnection(address, keys.session, call_timeout_ms=settings.call_timeout_ms)
@@ -55,7 +54,7 @@ async def examine(settings: RedisSettings, progress: Progress, *, values: bool =
         progress("the server")
         found = [*refused, *await of_server(connection, foreign_writes=routed)]
         if held is None:
-            return [*found, _nothing(address, settings.prefix)]
+            return [*found, nothing_there(f"Redis at {address}", settings.prefix)]
         progress("engines and queues")
         found += [*await of_engines(connection, keys), *await of_sessions(connection, keys)]
         queues = await of_queues(connection, keys)
@@ -67,7 +66,7 @@ async def examine(settings: RedisSettings, progress: Progress, *, values: bool =
         if repair:
             await forget_lost(connection, keys, queues)
         info = await connection.send(b"INFO", b"memory")
-        found += of_share(queues.queued_bytes, _used(info))
+        found += of_share(queues.queued_bytes, used_memory(info))
         if not queues.has_other_types:
             found += of_subscriptions(await RedisAdmin(keys, connection, QueueLimits()).stats())
         if values:
@@ -79,7 +78,7 @@ async def examine(settings: RedisSettings, progress: Progress, *, values: bool =
 
 async def _repaired(settings: RedisSettings, connection: RedisConnection, keys: Keys, *, is_watching: bool) -> QueueDamage:
     """Join the fleet as an engine that serves nothing, until nothing is damaged any more: engines put right what they find."""
-    engine = RedisAdapter(_joining(settings, is_watching=is_watching), history=None)
+    engine = RedisAdapter(joining(settings, is_watching=is_watching), history=None)
     await engine.start(lambda subscription_id: None)
     try:
         with contextlib.suppress(TimeoutError):
@@ -92,15 +91,6 @@ async def _repaired(settings: RedisSettings, connection: RedisConnection, keys: 
         await engine.stop()
 
 
-def _joining(settings: RedisSettings, *, is_watching: bool) -> RedisSettings:
-    return RedisSettings(redis_url=settings.redis_url, prefix=settings.prefix, tls=settings.tls, foreign_writes=is_watching)
-
-
-def _used(info: bytes) -> int:
-    found = [line.partition(b":")[2] for line in info.splitlines() if line.startswith(b"used_memory:")]
-    return int(found[0]) if found else 0
-
-
 def _not_permitted(error: StoreError) -> Finding:
     return Finding(
         "warning",
@@ -108,14 +98,4 @@ def _not_permitted(error: StoreError) -> Finding:
         str(error),
         "Engines that use this user do not start.",
         "Grant it what is named (iii-state docs adapter-redis has an ACL line)",
-    )
-
-
-def _nothing(address: Address, prefix: str) -> Finding:
-    return Finding(
-        "warning",
-        "nothing-there",
-        f"Redis at {address} holds nothing of iii-state under the prefix {prefix}",
-        "No engine has used it yet, or it has been emptied, or the prefix (adapter.config.prefix) is another one.",
-        "Look at the address, and give --prefix",
     )

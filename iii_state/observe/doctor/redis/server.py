@@ -39,6 +39,13 @@ async def of_server(connection: RedisConnection, *, foreign_writes: bool) -> lis
     ]
 
 
+def used_memory(info: object) -> int:
+    """The bytes of memory that a server uses, by its INFO; 0 where that is not known."""
+    text = info if isinstance(info, bytes) else b""
+    found = [line.partition(b":")[2] for line in text.splitlines() if line.startswith(b"used_memory:")]
+    return int(found[0]) if found else 0
+
+
 async def _ask(connection: RedisConnection, *words: bytes) -> object:
     """The reply; None where the command is refused, or unknown."""
     try:
