@@ -15,7 +15,7 @@ from iii_state.adapters.redis.connection.cluster.cluster import Cluster
 from iii_state.adapters.redis.connection.cluster.recognition import is_cluster
 from iii_state.adapters.redis.connection.explain import explain
 from iii_state.adapters.redis.connection.primary import Primary
-from iii_state.adapters.redis.scripts.loader import PLAIN, SHARDED, Script, Scripts, names
+from iii_state.adapters.redis.scripts.loader import PARTED, PLAIN, SHARDED, Script, Scripts, names
 from iii_state.cli.terminal import check_output
 from iii_state.config import RedisSettings
 from iii_state.errors import ConfigError, ScriptError, StoreError
@@ -93,7 +93,7 @@ async def _servers(address: Address) -> list[_Server]:
     cluster = Cluster(address, call_timeout_ms=TIMEOUT_SECONDS * 1000)
     try:
         await cluster.start()
-        scripts = SHARDED if await is_sharded(cluster, RedisSettings().prefix) else PLAIN
+        scripts = SHARDED if await is_sharded(cluster, RedisSettings().prefix) else PARTED
         return [_Server(server, scripts) for server in cluster.servers]
     finally:
         await cluster.stop()

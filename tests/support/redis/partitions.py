@@ -19,7 +19,7 @@ from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.mutations.commands import Update
 from iii_state.adapters.redis.mutations.fanout import Fanout
 from iii_state.adapters.redis.mutations.wake_ups import WakeUps
-from iii_state.adapters.redis.scripts.loader import PLAIN, SHARDED
+from iii_state.adapters.redis.scripts.loader import PARTED, SHARDED
 from iii_state.events import QueueLimits
 from iii_state.sessions import Request
 from iii_state.values import MAX_VALUE_BYTES
@@ -41,7 +41,7 @@ class Partition:
     def __init__(self, cluster: Cluster, slot: int, *, sharded: bool = False) -> None:
         self.slot = slot
         self.keys = Keys(tag=tag_of(slot))
-        self.connection = cluster.connection(slot, self.keys, SHARDED if sharded else PLAIN)
+        self.connection = cluster.connection(slot, self.keys, SHARDED if sharded else PARTED)
         self.pubsub = cluster.pubsub(slot)
         self.connection.primary.moved.connect(self.pubsub.hurry)
         wake_ups = WakeUps(self.keys, self.connection.session)

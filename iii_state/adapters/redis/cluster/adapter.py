@@ -27,7 +27,7 @@ from iii_state.adapters.redis.cluster.values import ClusterValues
 from iii_state.adapters.redis.identity import EngineIdentity
 from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.pace import pace_of
-from iii_state.adapters.redis.scripts.loader import PLAIN, SHARDED
+from iii_state.adapters.redis.scripts.loader import PARTED, SHARDED
 from iii_state.adapters.redis.shared import Shared
 from iii_state.config import RedisSettings
 from iii_state.config.settings import PARTITIONS
@@ -142,7 +142,7 @@ class ClusterAdapter:
     def _make_partitions(self, layout: Layout) -> None:
         prefix, names = self._settings.prefix.encode(), tags(layout.partitions)
         instance, pace = secrets.token_hex(6).encode(), pace_of(layout.partitions)
-        scripts = SHARDED if layout.is_sharded else PLAIN
+        scripts = SHARDED if layout.is_sharded else PARTED
         slots = [slot_of(tag) for tag in names]
         made: list[RedisAdapter] = []
         for tag, slot in zip(names, slots, strict=True):

@@ -20,7 +20,7 @@ from iii_state.adapters.redis.cluster.tags import slot_of, tags
 from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.pace import pace_of
 from iii_state.adapters.redis.reading import RedisReader
-from iii_state.adapters.redis.scripts.loader import PLAIN, SHARDED
+from iii_state.adapters.redis.scripts.loader import PARTED, SHARDED
 from iii_state.adapters.redis.shared import Shared
 from iii_state.errors import StoreError
 from iii_state.events import QueueLimits
@@ -127,7 +127,7 @@ async def cluster_partitions(nodes: Nodes, prefix: str) -> AsyncIterator[tuple[l
             yield [], []
             return
         layout = Layout.read(held, str(nodes.address))
-        scripts = SHARDED if layout.is_sharded else PLAIN
+        scripts = SHARDED if layout.is_sharded else PARTED
         slots = [slot_of(tag) for tag in tags(layout.partitions)]
         parts: list[Shared] = []
         for tag, slot in zip(tags(layout.partitions), slots, strict=True):

@@ -87,15 +87,25 @@ def script(name: str) -> Script:
     return read(name, directory())
 
 
-class Scripts:
-    """The scripts of one store: all the same but for what they publish with.
+MUTATIONS = frozenset(
+    ("values/set", "values/delete", "values/update", "values/touch", "values/transact", "deadlines/expire", "foreign/capture")
+)
+"""The scripts whose calls bear the number that makes them recognisable: they are made by `mutation` and `transaction`."""
 
-    `sharded` ones do it with SPUBLISH, which only the nodes of a cluster hear that have the channel's slot; the text of the
-    others is that of the files. `publish` is the word for what is published without a script.
+_WITHOUT_GUARD = b"KEYS[#KEYS] = nil\n"
+
+
+class Scripts:
+    """The scripts of one store. Those of a single Redis have the text of the files.
+
+    `sharded` ones publish with SPUBLISH, which only the nodes of a cluster hear that have the channel's slot; `publish` is the word
+    for what is published without a script. In a cluster (`parted`) the mutations have a last key more, `Keys.guard`, which is there
+    for the server alone.
     """
 
-    def __init__(self, *, sharded: bool = False) -> None:
+    def __init__(self, *, sharded: bool = False, parted: bool = False) -> None:
         self.is_sharded = sharded
+        self._is_parted = parted
         self.publish = b"SPUBLISH" if sharded else b"PUBLISH"
         self._known: dict[str, Script] = {}
         self._loading: list[tuple[bytes, ...]] = []
@@ -106,8 +116,12 @@ class Scripts:
         return self._known.setdefault(name, self._made(name)) if known is None else known
 
     def _made(self, name: str) -> Script:
-        plain = script(name)
-        return _of_source(name, plain.source.replace(b"'PUBLISH'", b"'SPUBLISH'")) if self.is_sharded else plain
+        source = script(name).source
+        if self.is_sharded:
+            source = source.replace(b"'PUBLISH'", b"'SPUBLISH'")
+        if self._is_parted and name in MUTATIONS:
+            source = _WITHOUT_GUARD + source
+        return _of_source(name, source) if source != script(name).source else script(name)
 
     def load_commands(self) -> list[tuple[bytes, ...]]:
         """What loads every script. They are small; a server that has them already compiles nothing."""
@@ -117,7 +131,9 @@ class Scripts:
 
 
 PLAIN = Scripts()
-SHARDED = Scripts(sharded=True)
+"""Of a single Redis."""
+PARTED, SHARDED = Scripts(parted=True), Scripts(sharded=True, parted=True)
+"""Of a cluster."""
 
 
 def names() -> list[str]:

@@ -138,8 +138,9 @@ def mutation(
         extra = (*(watched or none), *((*none, keys.routes_version) if ttl is None else times))
         if log is not None:
             extra += (keys.history(scope), keys.revisions(scope))
+    guard = () if keys.guard is None else (keys.guard,)
     call = [
-        b"%d" % (5 + (4 if lineage else 3) * len(targets) + len(extra)),
+        b"%d" % (5 + (4 if lineage else 3) * len(targets) + len(extra) + len(guard)),
         keys.values(scope),
         keys.scopes,
         keys.session(request.session),
@@ -152,6 +153,7 @@ def mutation(
     call += extra
     if lineage:
         call += [keys.lineages(target.queue) for target in targets]
+    call += guard
     call += (b"%d" % request.epoch, b"%d" % request.slot, b"%d" % request.sequence, b"%d" % routes_version, scope, key)
     if targets:
         plain = b"%b-%d" % (request.session, request.sequence)

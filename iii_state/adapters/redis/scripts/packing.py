@@ -17,7 +17,8 @@ pack: Callable[[tuple[bytes, ...]], bytes] = hiredis.pack_command  # type: ignor
 """The bytes of a command."""
 
 FIXED_WORDS = 14
-"""Words of a mutation without queues before its own arguments: EVALSHA, digest, number of keys, 5 keys, 6 arguments."""
+"""Words of a mutation without queues before its own arguments: EVALSHA, digest, number of keys, 5 keys, 6 arguments. In a
+cluster there is one key more."""
 
 
 def packed(words: Sequence[bytes]) -> bytes:
@@ -32,6 +33,10 @@ class Packing:
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
+        guard = () if keys.guard is None else (keys.guard,)
+        self._guard = guard
+        self._words = FIXED_WORDS + len(guard)
+        self._count = b"%d" % (5 + len(guard))
         self._heads: dict[bytes, bytes] = {}
         self._slots: list[bytes] = []
         self._session = b""
@@ -56,16 +61,17 @@ class Packing:
         digest = script.sha1
         head = self._heads.get(digest)
         if head is None:
-            head = self._heads[digest] = packed((b"EVALSHA", digest, b"5"))
+            head = self._heads[digest] = packed((b"EVALSHA", digest, self._count))
         if epoch != self._epoch or session != self._session:
             self._session, self._epoch = session, epoch
             keys = self._keys
-            self._middle = packed((keys.scopes, keys.session(session), keys.routes_version, keys.routes_log, b"%d" % epoch))
+            names = (keys.scopes, keys.session(session), keys.routes_version, keys.routes_log, *self._guard)
+            self._middle = packed((*names, b"%d" % epoch))
         while slot >= len(self._slots):
             self._slots.append(packed((b"%d" % len(self._slots),)))
         number, version = b"%d" % sequence, b"%d" % routes_version
         return b"*%d\r\n%b$%d\r\n%b\r\n%b%b$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n%b" % (
-            FIXED_WORDS + own_words,
+            self._words + own_words,
             head,
             len(values_key),
             values_key,

@@ -64,6 +64,8 @@ def transaction(
     names += extra
     if lineage:
         names += [keys.lineages(target.queue) for step_call in steps for target in step_call.targets]
+    if keys.guard is not None:
+        names.append(keys.guard)
     numbers = (request.epoch, request.slot, request.sequence, routes_version)
     return [b"%d" % len(names), *names, *(b"%d" % each for each in numbers), scope, b"4" if lineage else b"3", *words]
 

@@ -15,6 +15,7 @@ from iii_state.values import MAX_VALUE_BYTES
 from iii_state.values.ops import compile_text
 from tests.support.redis.nodes import Node, Nodes
 from tests.support.redis.partitions import SCOPE, Partition, partitions_on
+from tests.support.redis.slot_moves import SlotMove
 from tests.support.waiting import until
 
 SLOTS = [128, 4224, 8320, 12416]
@@ -157,3 +158,21 @@ async def test_a_connection_that_breaks_while_its_slot_is_on_its_way_comes_back_
         await asyncio.to_thread(move.finish)
         await held
         assert await moving.count() == 2
+
+
+async def test_no_mutation_overtakes_another_when_a_slot_begins_to_move(nodes: Nodes) -> None:
+    """All of its keys are there, so the node would take it."""
+    async with partitions_on(nodes.url, SLOTS[:1]) as (_, (moving,)):
+        await append(moving, "k", 1)
+        await append(moving, "k", 2)
+        await moving.connection.send(b"SET", moving.keys.routes_version, b"0")
+        await moving.connection.send(b"XADD", moving.keys.routes_log, b"*", b"k", b"v")
+        source, target = (nodes.master(shard) for shard in (nodes.shard_of(moving.slot), another(nodes, moving.slot)))
+        move = SlotMove(moving.slot, source, target, nodes.masters())
+        move.begin()
+        held = [append(moving, "k", number) for number in (3, 4, 5)]
+        await until(lambda: bool(moving.connection.trouble))
+        assert not any(each.done() for each in held)
+        await asyncio.to_thread(move.finish)
+        await asyncio.gather(*held)
+        assert await numbers_in(moving, "k") == [1, 2, 3, 4, 5]
