@@ -10,6 +10,7 @@ from benchmarks import (
     clients,
     jobs,
     processes,
+    redis_cluster,
     redis_connection,
     redis_events,
     redis_failover,
@@ -266,5 +267,6 @@ SECTIONS: dict[str, Callable[[Plan], Report]] = {
     "redis-subscriptions": with_redis("redis-subscriptions", "Events beside idle subscriptions", redis_events.subscriptions),
     "redis-triggers": with_redis("redis-triggers", "Server time that triggers add to a write", redis_triggers.triggers),
     "redis-failover": with_redis("redis-failover", "An engine that is killed", redis_failover.failover),
+    "cluster": redis_cluster.cluster,
     "redis-backlog": with_redis("redis-backlog", "Memory of events that wait in Redis", redis_triggers.backlogs),
 }

@@ -76,6 +76,12 @@ class PrimaryServer(Protocol):
     def leave(self, found_by: Carrier, refusal: str) -> None:
         """A server is it no more, as an error reply says that came over a carrier which its owner replaces."""
 
+    def log_lost(self, level: int, reason: str, calls: int) -> None:
+        """Write into the log that a carrier is over, with so many calls on it; what several have alike is one line."""
+
+    def log_failed(self, reason: str) -> None:
+        """Write into the log that no carrier could be opened; likewise."""
+
 
 async def ask(carrier: Carrier, commands: Sequence[Sequence[bytes]]) -> list[Reply]:
     """Send commands over a carrier that carries nothing else, and wait for their replies, error replies included.

@@ -61,6 +61,7 @@ class RedisConnection:
         self._timeout = call_timeout_ms / 1000
         self._pipeline = Pipeline(address, self.session, call_timeout_ms=call_timeout_ms, max_in_flight=max_in_flight)
         self._pipeline.demoted = self.primary.leave
+        self._pipeline.log_lost = self.primary.log_lost
         self.damaged = self._pipeline.damaged
         """Emitted when Redis holds something else than iii-state has left there."""
         self.traffic = self._pipeline.current_traffic
@@ -208,7 +209,7 @@ class RedisConnection:
             logger.error("cannot connect to Redis at %s; trying again", self.address, exc_info=error)
             return
         if is_news and str(error) != self._pipeline.trouble:
-            logger.warning("%s; trying again", error)
+            self.primary.log_failed(str(error))
         self._pipeline.trouble = str(error)
 
 

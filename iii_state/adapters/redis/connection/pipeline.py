@@ -71,6 +71,8 @@ class Pipeline:
         self.demoted: Callable[[Carrier, str], None] = lambda socket, refusal: None
         """Called when the server of a connection has turned out to be no primary any more, by the error reply that says so. The
         connection is replaced."""
+        self.log_lost: Callable[[int, str, int], None] = lambda level, reason, calls: None
+        """Called at the end of a connection, for the log: at which level, why, and how many calls were on it."""
         self.timeout = call_timeout_ms / 1000
         self.is_closed = True
         self.traffic = Traffic()
@@ -134,7 +136,7 @@ class Pipeline:
         socket.abort()
         if not self.is_closed:
             level = logging.INFO if self._has_moved else logging.WARNING  # what is moved on purpose is no trouble
-            logger.log(level, "%s; %d calls were on it; connecting again", reason, len(self._in_flight))
+            self.log_lost(level, reason, len(self._in_flight))
         self.trouble = reason
         self._bytes_in_flight = 0
         for call in self._in_flight:

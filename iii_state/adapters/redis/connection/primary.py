@@ -95,6 +95,14 @@ class Primary:
 
     # -- when it moves
 
+    def log_lost(self, level: int, reason: str, calls: int) -> None:
+        """Say that a connection is over, with so many calls on it."""
+        logger.log(level, "%s; %d calls were on it; connecting again", reason, calls)
+
+    def log_failed(self, reason: str) -> None:
+        """Say why there is none."""
+        logger.warning("%s; trying again", reason)
+
     def leave(self, found_by: Carrier, refusal: str) -> None:
         """A server is no primary any more, as an error reply says that came over a connection which its owner replaces: leave it
         with all others, too. Where a name stands for the primary, it may lead to another server by now."""

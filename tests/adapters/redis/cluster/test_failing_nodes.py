@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import AsyncExitStack
 
 import pytest
@@ -236,3 +237,17 @@ async def test_nodes_are_known_by_the_names_that_they_announce(own_nodes: Nodes)
         await asyncio.to_thread(own_nodes.move, SLOTS[0], target, 1000)
         await partitions[0].increment()
         assert await partitions[0].count() == 2
+
+
+async def test_what_all_partitions_of_a_node_have_to_say_is_one_line(own_nodes: Nodes, caplog: pytest.LogCaptureFixture) -> None:
+    async with partitions_on(own_nodes.url, SLOTS) as (_, partitions):
+        for partition in partitions:
+            await partition.increment("k")
+        caplog.clear()
+        own_nodes.master(own_nodes.shard_of(SLOTS[0])).kill()
+        await until(lambda: all("refused" in partition.connection.trouble for partition in partitions[:2]))
+        said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+        assert [words.partition("; ")[2] for words in said if "connecting again" in words] == [
+            "0 calls of 2 partitions were on it; connecting again"
+        ]
+        assert len([words for words in said if "refused" in words]) == 1

@@ -107,6 +107,14 @@ class SlotPrimary:
         if self.lacks_connection:
             self._look()
 
+    def log_lost(self, level: int, reason: str, calls: int) -> None:
+        """All partitions of a node say the same at once."""
+        self._nodes.log_lost(level, reason, calls)
+
+    def log_failed(self, reason: str) -> None:
+        """All partitions of a node say the same, each in its time."""
+        self._nodes.log_failed(reason)
+
     # -- when it moves
 
     def leave(self, found_by: Carrier, refusal: str) -> None:

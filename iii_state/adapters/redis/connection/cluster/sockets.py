@@ -19,6 +19,9 @@ from iii_state.tasks.background import Background
 
 logger = logging.getLogger(__name__)
 
+AGAIN_SECONDS = 10.0
+"""What has not been said for so long is said again."""
+
 
 class NodeSockets:
     """Connections that are opened when they are first asked for. `look` is called when one is quiet, or over: another node may
@@ -35,6 +38,10 @@ class NodeSockets:
         self._open: dict[Place, SharedSocket] = {}
         self._opening: dict[Place, asyncio.Task[SharedSocket]] = {}
         self._alone: set[Socket] = set()
+        self._lost: dict[tuple[int, str], list[int]] = {}
+        """What has been lost in this turn of the event loop: the calls of each partition, by level and reason."""
+        self._failed: dict[str, float] = {}
+        """Why connections could not be opened, and when that was said."""
         self._background = Background()
 
     async def stop(self) -> None:
@@ -97,6 +104,30 @@ class NodeSockets:
             hint = "; does it speak TLS on this port?" if address.tls is not None else ""
             raise StoreError(f"Redis at {address} has not answered within {self._timeout * 1000:.0f} ms{hint}") from None
         return SharedSocket(socket, silence_seconds=self._timeout / 2, quiet=self._look)
+
+    # -- the log
+
+    def log_lost(self, level: int, reason: str, calls: int) -> None:
+        """A partition has lost its connection, with so many calls on it. Those of one turn that say the same are one line."""
+        if not self._lost:
+            asyncio.get_running_loop().call_soon(self._log_lost)
+        self._lost.setdefault((level, reason), []).append(calls)
+
+    def _log_lost(self) -> None:
+        lost, self._lost = self._lost, {}
+        for (level, reason), calls in lost.items():
+            about = "%s; %d calls of %d partitions were on it; connecting again"
+            logger.log(level, about, reason, sum(calls), len(calls))
+
+    def log_failed(self, reason: str) -> None:
+        """A partition could not connect. What was said just now is not said again."""
+        now = asyncio.get_running_loop().time()
+        self._failed = {words: at for words, at in self._failed.items() if now - at < AGAIN_SECONDS}
+        if reason not in self._failed:
+            logger.warning("%s; trying again", reason)
+        self._failed[reason] = now
+
+    # -- which are needed
 
     def keep(self, masters: Collection[Place]) -> None:
         """End the connections to all others: they are no masters any more."""
