@@ -18,7 +18,7 @@ ADAPTERS = [
     "redis",
     "cluster",
     "bridge-kv",
-    *map(slow, ("fakeredis", "parted", "cluster-valkey", "bridge-redis", "bridge-bridge-kv")),
+    *map(slow, ("fakeredis", "cluster-valkey", "bridge-redis", "bridge-bridge-kv")),
 ]
 
 ON_BOTH_LOOPS = {"kv-memory", "kv-file", "redis"}

@@ -38,7 +38,6 @@ EXAMPLES = {
     "kv-file": 20,
     "fakeredis": 6,
     "redis": 15,
-    "parted": 6,
     "cluster": 6,
     "cluster-valkey": 4,
     "bridge-kv": 10,

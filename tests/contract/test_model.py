@@ -21,7 +21,6 @@ EXAMPLES = {
     "kv-file": 100,
     "fakeredis": 25,
     "redis": 150,
-    "parted": 40,
     "cluster": 40,
     "cluster-valkey": 20,
     "bridge-kv": 60,

@@ -160,7 +160,7 @@ def test_everything_happens_once(kind: str, new_loop: LoopFactory) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=15 if kind.endswith(("redis", "parted", "cluster", "valkey")) else 40,
+            max_examples=15 if kind.endswith(("redis", "cluster", "valkey")) else 40,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),

@@ -173,7 +173,7 @@ async def test_a_store_has_an_id_that_lasts_with_its_data(kind: str, tmp_path: P
         async with opened(kind, tmp_path) as store:
             assert store.adapter.store
             ids.append(store.adapter.store)
-    assert (ids[0] == ids[1]) == (kind in ("kv-file", "parted") or kind.startswith("cluster") or kind.endswith("redis"))
+    assert (ids[0] == ids[1]) == (kind == "kv-file" or kind.startswith("cluster") or kind.endswith("redis"))
     async with opened(kind, tmp_path / "another") as store:
         assert store.adapter.store not in ids
 

@@ -28,7 +28,6 @@ from iii_state.state.module import StateModule
 from iii_state.tasks.results import result_of
 from iii_state.values.ops import Plan, compile_text
 from tests.support.redis.nodes import Nodes, shared_nodes
-from tests.support.redis.one_redis import parted
 from tests.support.redis.server import binary, fake_server, shared_server
 
 Opener = Callable[[QueueLimits], Adapter]
@@ -149,8 +148,6 @@ async def engine_over(
             server = await asyncio.to_thread(shared_server)
             await asyncio.to_thread(server.empty, str(directory))
             adapter, elapse = {"name": "redis", "config": {"redis_url": server.url}}, server.elapse
-            if kind == "parted":
-                store = parted(RedisSettings(redis_url=server.url), limits=limits, history=history)
         engine = await stack.enter_async_context(Engine())
         config: dict[str, Any] = {"adapter": adapter, "dispatch": bounds}
         if adapter["name"] != "bridge":
@@ -195,8 +192,6 @@ async def new_store(kind: str, directory: Path, history: LogRules = NO_LOGS) -> 
     server = await asyncio.to_thread(fake_server if kind == "fakeredis" else shared_server)
     await asyncio.to_thread(server.empty, str(directory))
     settings = RedisSettings(redis_url=server.url)
-    if kind == "parted":
-        return Store(lambda limits: parted(settings, limits=limits, history=history), server.elapse, is_parted=True)
     return Store(lambda limits: RedisAdapter(settings, limits=limits, history=history), server.elapse)
 
 
