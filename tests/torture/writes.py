@@ -208,4 +208,4 @@ def outcome_of(code: str) -> str:
     """What a failed write's code says of it: `refused` (nothing has changed), `unknown`, or `ok`, whatever it replaced."""
     if code in ("SET_ERROR", "UPDATE_ERROR", "DELETE_ERROR", "TRANSACT_ERROR", "CONDITION_FAILED", "function_not_found"):
         return "refused"
-    return "ok" if code in ("NOT_CONFIRMED", "OLD_VALUE_UNKNOWN") else "unknown"
+    return "ok" if code == "OLD_VALUE_UNKNOWN" else "unknown"  # what is NOT_CONFIRMED may be lost in a failover

@@ -11,6 +11,7 @@ from iii_state.adapters.redis.connection.connection import RedisConnection
 from iii_state.adapters.redis.identity import EngineIdentity
 from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.mutations.counts import Counts
+from iii_state.adapters.redis.mutations.full_queues import FullQueues
 from iii_state.adapters.redis.mutations.route import Route
 from iii_state.adapters.redis.mutations.routes import BEGAN, RedisRoutes, deadlines_setting
 from iii_state.adapters.redis.mutations.wake_ups import WakeUps
@@ -69,6 +70,7 @@ class Fanout:
         self._undeclared: dict[str, None] = {}
         """Scopes that are to have deadlines, and that no call has made known yet."""
         self._dropped: dict[bytes, int] = {}
+        self.full_queues = FullQueues(keys, connection.scripts, self.dropped)
         self._reload: ReloadRoutes | None = None
 
     # -- keeping the routes current

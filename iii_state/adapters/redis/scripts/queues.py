@@ -171,12 +171,14 @@ def drop_old_dead_letters(keys: Keys, queue: bytes, retention_ms: int) -> list[b
 
 
 def drop_oldest(
-    keys: Keys, queue: bytes, scope: bytes, key: bytes, lane_name: bytes, limits: QueueLimits, size: int
+    keys: Keys, queue: bytes, lanes: Sequence[tuple[bytes, bytes, bytes]], bounds: tuple[int, int, int], named: int
 ) -> list[bytes]:
-    """What follows the digest of queues/drop_oldest.lua in EVALSHA."""
-    names = (keys.stream(queue), keys.subscription(queue), keys.busy(queue), keys.wait(queue, lane_name))
-    bounds = (b"%d" % limits.max_queue_length, b"%d" % limits.max_queue_bytes, b"%d" % size)
-    return [b"5", *names, keys.lineages(queue), scope, key, lane_name, *bounds]
+    """What follows the digest of queues/drop_oldest.lua in EVALSHA. `lanes` are scope, key and lane of each; `bounds` are
+    most_entries, most_bytes and size."""
+    names = (keys.stream(queue), keys.subscription(queue), keys.busy(queue), keys.lineages(queue))
+    waits = [keys.wait(queue, name) for _, _, name in lanes]
+    words = [word for each in lanes for word in each]
+    return [b"%d" % (len(names) + len(waits)), *names, *waits, *(b"%d" % bound for bound in bounds), b"%d" % named, *words]
 
 
 def list_entries(keys: Keys, queue: bytes, start: bytes) -> list[bytes]:
