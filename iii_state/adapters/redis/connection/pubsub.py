@@ -24,6 +24,10 @@ BACKOFF_SECONDS = 0.05
 MAX_BACKOFF_SECONDS = 2.0
 CHANNELS_AT_ONCE = 1000
 
+UNHEARD_SECONDS = 0.2
+"""What a node of a cluster has refused is asked for again so much later, unless it is listened to elsewhere by then: a node may
+take over a slot after another one has said that it has."""
+
 Heard = Callable[[bytes, bytes | None], None]
 """Takes a channel and a message; None when listening has begun, also again after a break, for what may have been missed."""
 
@@ -84,6 +88,7 @@ class PubSub:
         )
         self._background = Background()
         self._was_refused = False
+        self._again: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Connect in the background, and stay connected."""
@@ -95,6 +100,8 @@ class PubSub:
 
     async def stop(self) -> None:
         """Hear nothing more."""
+        if self._again is not None:
+            self._again.cancel()
         await self._background.stop()
         if self._socket is not None:
             self._socket.abort()
@@ -129,13 +136,28 @@ class PubSub:
             for start in range(0, len(channels), CHANNELS_AT_ONCE):
                 self._socket.write(pack((word, *channels[start : start + CHANNELS_AT_ONCE])))
 
-    def _tell_everything(self) -> None:
+    def _tell_channels(self, *, sharded: bool) -> None:
         # Redis refuses a SUBSCRIBE as a whole: what one listener may not hear is kept apart from what another may.
-        channels: dict[tuple[Heard, bool], list[bytes]] = {}
+        channels: dict[Heard, list[bytes]] = {}
         for channel, heard in self._channels.items():
-            channels.setdefault((heard, channel in self._sharded), []).append(channel)
-        for (_, sharded), part in channels.items():
+            if (channel in self._sharded) == sharded:
+                channels.setdefault(heard, []).append(channel)
+        for part in channels.values():
             self._tell(b"SSUBSCRIBE" if sharded else b"SUBSCRIBE", part)
+
+    def _refused_shard(self) -> None:
+        """The node serves a slot no more, or not yet."""
+        self.unheard.emit()
+        if self._again is None:
+            self._again = asyncio.get_running_loop().call_later(UNHEARD_SECONDS, self._ask_again)
+
+    def _ask_again(self) -> None:
+        self._again = None
+        self._tell_channels(sharded=True)
+
+    def _tell_everything(self) -> None:
+        for sharded in (False, True):
+            self._tell_channels(sharded=sharded)
         for pattern in self._patterns:
             self._tell(b"PSUBSCRIBE", [pattern])
 
@@ -151,9 +173,9 @@ class PubSub:
                 case [b"psubscribe", bytes(pattern), _] if heard := self._patterns.get(pattern):
                     heard(pattern, None)
                 case [b"sunsubscribe", bytes(channel), _] if channel in self._sharded:
-                    self.unheard.emit()
+                    self._refused_shard()
                 case ReplyError() as refusal if redirection_of(str(refusal)):
-                    self.unheard.emit()
+                    self._refused_shard()
                 case ReplyError() as refusal:
                     log = logger.debug if self._was_refused else logger.warning
                     self._was_refused = True

@@ -51,10 +51,14 @@ class Heard:
         sent = b"SPUBLISH" if self.partition.connection.scripts.is_sharded else b"PUBLISH"
         await self.partition.connection.send(sent, self.wake_up, word)
         del self.messages[:]
-        await self.partition.connection.send(sent, self.wake_up, word + b"!")
         await self.partition.connection.send(b"HSET", self.partition.values_key, word, b"1")
         await self.partition.connection.send(b"HSET", self.partition.keys.values(b"other-1"), word, b"1")
-        await until(lambda: self.came(self.wake_up, word + b"!"))
+
+        async def is_woken() -> bool:  # a node may begin to serve a slot again just now: then listening has begun once more
+            await self.partition.connection.send(sent, self.wake_up, word + b"!")
+            return self.came(self.wake_up, word + b"!")
+
+        await until(is_woken)
         await until(lambda: self.came(self.keyspace, b"hset"))
         await until(lambda: self.came(b"__keyspace@0__:" + self.partition.keys.values(b"other-1"), b"hset"))
 
