@@ -14,16 +14,10 @@ from hiredis import ReplyError
 from msgspec import Struct
 
 from iii_state.adapters.redis.connection.address import Address
+from iii_state.adapters.redis.connection.asking import ASK_SECONDS, answers_of
 from iii_state.adapters.redis.connection.explain import explain
 from iii_state.adapters.redis.connection.socket import open_server
 from iii_state.errors import StoreError
-from iii_state.tasks.background import stop_tasks
-
-ASK_SECONDS = 1.0
-"""So long a Sentinel may take to answer."""
-
-REST_SECONDS = 0.1
-"""So long the others may take once more than half of them have answered: the one that knows of a failover may be among them."""
 
 _UNKNOWN = "No such master"
 _PROMOTING = ("send_slaveof_noone", "wait_promotion")
@@ -45,21 +39,9 @@ async def find_primary(address: Address) -> Address:
 
     Raises `StoreError` in words: no Sentinel answers, none knows the name, or the primary is down or being replaced.
     """
-    asked = {asyncio.create_task(_ask(sentinel, address.name)) for sentinel in address.sentinels}
-    left, patience = asked, ASK_SECONDS * 2
-    try:
-        while left and patience:
-            done, left = await asyncio.wait(left, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-            if not done:
-                break
-            answered = sum(task.done() and task.exception() is None for task in asked)
-            patience = REST_SECONDS if 2 * answered > len(asked) else patience
-    finally:
-        await stop_tasks(left)
-        troubles = [str(error) for task in asked if not task.cancelled() and (error := task.exception()) is not None]
-    answers = [task.result() for task in asked if not task.cancelled() and task.exception() is None]
+    answers, errors = await answers_of(_ask(sentinel, address.name) for sentinel in address.sentinels)
     if not answers:
-        raise StoreError(f"no Sentinel of {address.name} answers: {'; '.join(sorted(troubles))}")
+        raise StoreError(f"no Sentinel of {address.name} answers: {'; '.join(sorted(map(str, errors)))}")
     newest = max(answers, key=lambda answer: (answer.epoch, not answer.is_down))
     if newest.place is None:
         raise StoreError(f"the Sentinels of redis_url know no Redis by the name {address.name} ({_listed(address)})")

@@ -12,17 +12,11 @@ from msgspec import Struct
 from redis.cluster import parse_cluster_slots
 
 from iii_state.adapters.redis.connection.address import Address, Place
+from iii_state.adapters.redis.connection.asking import ASK_SECONDS, answers_of
 from iii_state.adapters.redis.connection.carrier import Carrier, Reply
 from iii_state.adapters.redis.connection.explain import explain
 from iii_state.adapters.redis.connection.socket import open_server
 from iii_state.errors import StoreError
-from iii_state.tasks.background import stop_tasks
-
-ASK_SECONDS = 1.0
-"""So long a node may take to answer."""
-
-REST_SECONDS = 0.1
-"""So long the others may take once more than half of them have answered: one that knows more may be among them."""
 
 NAME = "iii-state:topology"
 """Of connections that are made to ask only."""
@@ -113,22 +107,10 @@ def _place(server: Sequence[object]) -> Place:
 async def newest_of(asked: Iterable[Ask]) -> Topology:
     """Ask nodes, all at once, and choose the answer of the one that has seen most. Raises `StoreError` in words where none
     answers."""
-    tasks = {asyncio.ensure_future(one()) for one in asked}
-    left, patience = tasks, ASK_SECONDS * 2
-    try:
-        while left and patience:
-            done, left = await asyncio.wait(left, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-            if not done:
-                break
-            answered = sum(task.done() and task.exception() is None for task in tasks)
-            patience = REST_SECONDS if 2 * answered > len(tasks) else patience
-    finally:
-        await stop_tasks(left)
-        errors = [error for task in tasks if not task.cancelled() and (error := task.exception()) is not None]
+    answers, errors = await answers_of(one() for one in asked)
     for error in errors:
         if not isinstance(error, StoreError):
             raise error
-    answers = [task.result() for task in tasks if not task.cancelled() and task.exception() is None]
     if not answers:
         raise StoreError("; ".join(sorted({str(error) for error in errors})) or "no node answers")
     return newest(*answers)
