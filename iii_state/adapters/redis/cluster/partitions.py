@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from binascii import crc_hqx
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
+from iii_state.adapters.redis.cluster.tags import partition_of
 from iii_state.errors import StoreError
 from iii_state.tasks.results import result_of
 
@@ -42,7 +42,7 @@ class Partitions(Generic[P]):
         found = self.all
         if not found:
             raise StoreError("the redis adapter has not been started")
-        return found[crc_hqx(scope.encode(), 0) % len(found)]
+        return found[partition_of(scope.encode(), len(found))]
 
     @property
     def first(self) -> P:

@@ -53,7 +53,6 @@ class DropOldest(RedisCall[None]):
         "_largest",
         "_limits",
         "_owner",
-        "_place",
         "_places",
         "_size",
         "_unbounded",
@@ -69,8 +68,7 @@ class DropOldest(RedisCall[None]):
         self._function_id = function_id
         self._limits = limits
         self._events = self._size = self._largest = 0
-        self._place: Victim | None = None
-        self._places: set[Victim] = set()
+        self._places: dict[Victim, None] = {}
         self._unbounded: list[set[bytes]] = []
 
     def make_room(self, events: int, size: int, place: Victim, unbounded: set[bytes], *, coalesces: bool) -> None:
@@ -78,10 +76,9 @@ class DropOldest(RedisCall[None]):
         Of a queue that `coalesces`, those of one lane become one. It is added to `unbounded` where nothing is left to drop."""
         if not coalesces or place not in self._places:
             self._events += events
-        self._places.add(place)
+        self._places[place] = None
         self._size += size
         self._largest = max(self._largest, size)
-        self._place = self._place or place
         self._unbounded.append(unbounded)
 
     def command(self, session: bytes, epoch: int) -> bytes:
@@ -89,8 +86,7 @@ class DropOldest(RedisCall[None]):
         owner, limits = self._owner, self._limits
         events = min(self._events, limits.max_queue_length)
         size = min(self._size, max(self._largest, limits.max_queue_bytes))
-        first = owner.waiting.get(self.queue) or self._place
-        assert first is not None
+        first = owner.waiting.get(self.queue) or next(iter(self._places))
         lanes = list(dict.fromkeys((first, *owner.victims.get(self.queue, ()))))[:NAMED_AT_ONCE]
         most = limits.max_queue_length - events + 1
         call = drop_oldest(owner.keys, self.queue, lanes, (most, limits.max_queue_bytes, size), min(events, NAMED_AT_ONCE))
