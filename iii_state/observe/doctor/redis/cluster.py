@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from iii_state.adapters.redis.admin import RedisAdmin
@@ -13,16 +12,16 @@ from iii_state.adapters.redis.cluster.admin import ClusterAdmin
 from iii_state.adapters.redis.cluster.partitions import AT_ONCE, Partitions, ranges
 from iii_state.adapters.redis.cluster.reading import cluster_partitions
 from iii_state.adapters.redis.connection.connection import RedisConnection
+from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.keyspace.scan import KEYS_PER_STEP
 from iii_state.adapters.redis.mutations.routes import FOREIGN_WRITES
 from iii_state.adapters.redis.opening import cluster_of
-from iii_state.adapters.redis.shared import Shared
 from iii_state.config import RedisSettings
 from iii_state.errors import StoreError
 from iii_state.events import QueueLimits
 from iii_state.observe.doctor.findings import MOST_NAMED, Finding, Progress, named
 from iii_state.observe.doctor.redis.fleet import of_engines, of_sessions
-from iii_state.observe.doctor.redis.joining import REPAIR_SECONDS, joining, nothing_there
+from iii_state.observe.doctor.redis.joining import joining, nothing_there, run_repair
 from iii_state.observe.doctor.redis.queues import QueueDamage, forget_lost, have_counted, of_queues
 from iii_state.observe.doctor.redis.server import of_server, of_share, used_memory
 from iii_state.observe.doctor.redis.values import ValueLook
@@ -32,95 +31,82 @@ UNEVEN = 2.0
 """A master with so many times the partitions of another one is worth a note."""
 
 
-class PartFindings(NamedTuple):
-    """Findings of one partition."""
+class Partition(NamedTuple):
+    """A partition, as it is looked at."""
 
-    number: int
-    findings: list[Finding]
+    connection: RedisConnection
+    keys: Keys
+
+    @property
+    def place(self) -> str:
+        """Where it lies, for people."""
+        return str(self.connection.place)
 
 
 async def examine_cluster(settings: RedisSettings, progress: Progress, *, values: bool, repair: bool) -> list[Finding]:
     """What is to be known; without `values` these are not looked at. Raises `StoreError` where nothing can be looked at."""
     nodes = cluster_of(settings)
-    async with cluster_partitions(nodes, settings.prefix) as (parts, slots):
-        if not parts:
+    async with cluster_partitions(nodes, settings.prefix) as (opened, slots):
+        if not opened:
             return [nothing_there(f"the Redis Cluster at {nodes.address}", settings.prefix)]
+        parts = [Partition(part.connection, part.keys) for part in opened]
+        partitions = Partitions(parts)
         progress("the servers")
         masters = nodes.masters(slots)
-        is_watching = bool(await _send(parts[0], b"HEXISTS", parts[0].keys.routes, FOREIGN_WRITES))
+        is_watching = bool(await parts[0].connection.send(b"HEXISTS", parts[0].keys.routes, FOREIGN_WRITES))
         found: list[Finding] = [*await _of_state(parts[masters[0][0]].connection), *_of_shares(parts, masters)]
         for numbers in masters:
-            connection = parts[numbers[0]].connection
-            found += [_at(connection, each) for each in await of_server(connection, foreign_writes=is_watching)]
+            part = parts[numbers[0]]
+            found += [_at(part, each) for each in await of_server(part.connection, foreign_writes=is_watching)]
         progress("engines and queues")
-        found += _together(await _each(parts, _of_fleet), len(parts))
-        damage = dict(zip(range(len(parts)), await asyncio.gather(*map(_queues_of, parts)), strict=True))
-        if repair and any(each.damaged for each in damage.values()):
+        found += _together(await partitions.gather(_of_fleet, at_once=AT_ONCE))
+        damage = await partitions.gather(_queues_of, at_once=AT_ONCE)
+        if repair and any(each.damaged for each in damage):
             progress("repairing queues")
             await _repair(settings, parts, damage, is_watching=is_watching)
-            damage = dict(zip(range(len(parts)), await asyncio.gather(*map(_queues_of, parts)), strict=True))
-        found += _together([PartFindings(number, each.findings()) for number, each in damage.items()], len(parts))
+            damage = await partitions.gather(_queues_of, at_once=AT_ONCE)
+        found += _together([each.findings() for each in damage])
         if repair:
-            for number, each in damage.items():
-                await forget_lost(parts[number].connection, parts[number].keys, each)
+            for part, each in zip(parts, damage, strict=True):
+                await forget_lost(part.connection, part.keys, each)
         for numbers in masters:
-            connection = parts[numbers[0]].connection
+            part = parts[numbers[0]]
             with contextlib.suppress(StoreError):  # INFO may be refused
-                used = used_memory(await connection.send(b"INFO", b"memory"))
-                found += [_at(connection, each) for each in of_share(sum(damage[at].queued_bytes for at in numbers), used)]
-        if not any(each.has_other_types for each in damage.values()):
+                used = used_memory(await part.connection.send(b"INFO", b"memory"))
+                found += [_at(part, each) for each in of_share(sum(damage[at].queued_bytes for at in numbers), used)]
+        if not any(each.has_other_types for each in damage):
             admins = Partitions([RedisAdmin(part.keys, part.connection, QueueLimits()) for part in parts])
             found += of_subscriptions(await ClusterAdmin(admins).stats())
         if values:
-            found += _together(await _each(parts, lambda part: _of_values(part, progress)), len(parts))
+            found += _together(await partitions.gather(lambda part: _of_values(part, progress), at_once=AT_ONCE))
             for numbers in masters:
                 found += await _of_plain_keys(parts[numbers[0]].connection)
         return found
 
 
-async def _send(part: Shared, *words: bytes) -> object:
-    return await part.connection.send(*words)
-
-
-async def _each(parts: Sequence[Shared], look: Callable[[Shared], Awaitable[list[Finding]]]) -> list[PartFindings]:
-    """Look at each partition, at some of them at once."""
-    room = asyncio.Semaphore(AT_ONCE)
-
-    async def one(number: int, part: Shared) -> PartFindings:
-        async with room:
-            return PartFindings(number, await look(part))
-
-    return await asyncio.gather(*(one(number, part) for number, part in enumerate(parts)))
-
-
-async def _of_fleet(part: Shared) -> list[Finding]:
+async def _of_fleet(part: Partition) -> list[Finding]:
     return [*await of_engines(part.connection, part.keys), *await of_sessions(part.connection, part.keys)]
 
 
-async def _queues_of(part: Shared) -> QueueDamage:
+async def _queues_of(part: Partition) -> QueueDamage:
     return await of_queues(part.connection, part.keys)
 
 
-async def _of_values(part: Shared, progress: Progress) -> list[Finding]:
+async def _of_values(part: Partition, progress: Progress) -> list[Finding]:
     return await ValueLook(part.connection, part.keys, progress).look()
 
 
-async def _repair(settings: RedisSettings, parts: Sequence[Shared], damage: dict[int, QueueDamage], *, is_watching: bool) -> None:
-    """Join the fleet as an engine that serves nothing, until nothing is damaged any more: engines put right what they find."""
-    for number, each in damage.items():
+async def _repair(settings: RedisSettings, parts: Sequence[Partition], damage: Sequence[QueueDamage], *, is_watching: bool) -> None:
+    damaged = [part for part, each in zip(parts, damage, strict=True) if each.damaged]
+    for part, each in zip(parts, damage, strict=True):
         if each.damaged:
-            await have_counted(parts[number].connection, parts[number].keys, each)
+            await have_counted(part.connection, part.keys, each)
+
+    async def is_damaged() -> bool:
+        return any([(await _queues_of(part)).damaged for part in damaged])
+
     joined = joining(settings, is_watching=is_watching)
-    engine = ClusterAdapter(joined, cluster_of(joined), history=None)
-    await engine.start(lambda subscription_id: None)
-    try:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(REPAIR_SECONDS):
-                while any([(await _queues_of(parts[number])).damaged for number, each in damage.items() if each.damaged]):
-                    engine.repair_soon()
-                    await asyncio.sleep(0.2)
-    finally:
-        await engine.stop()
+    await run_repair(ClusterAdapter(joined, cluster_of(joined), history=None), is_damaged)
 
 
 # -- the cluster itself
@@ -147,7 +133,7 @@ async def _of_state(connection: RedisConnection) -> list[Finding]:
     ]
 
 
-def _of_shares(parts: Sequence[Shared], masters: Sequence[Sequence[int]]) -> Iterator[Finding]:
+def _of_shares(parts: Sequence[Partition], masters: Sequence[Sequence[int]]) -> Iterator[Finding]:
     """Whether the partitions are spread over the masters."""
     most, least = max(map(len, masters)), min(map(len, masters))
     if most > UNEVEN * least:
@@ -155,7 +141,7 @@ def _of_shares(parts: Sequence[Shared], masters: Sequence[Sequence[int]]) -> Ite
         yield Finding(
             "note",
             "partitions-uneven",
-            f"Redis at {parts[fullest[0]].connection.place} serves {most} of {len(parts)} partitions, another master {least}",
+            f"Redis at {parts[fullest[0]].place} serves {most} of {len(parts)} partitions, another master {least}",
             "It does that much more of the work, and is full first.",
             "redis-cli --cluster rebalance",
         )
@@ -187,17 +173,17 @@ async def _of_plain_keys(connection: RedisConnection) -> list[Finding]:
 # -- in one list
 
 
-def _at(connection: RedisConnection, finding: Finding) -> Finding:
-    return finding._replace(what=f"at {connection.place}: {finding.what}")
+def _at(part: Partition, finding: Finding) -> Finding:
+    return finding._replace(what=f"at {part.place}: {finding.what}")
 
 
-def _together(found: Iterable[PartFindings], count: int) -> list[Finding]:
+def _together(found: Sequence[Sequence[Finding]]) -> list[Finding]:
     """What several partitions have alike is told once, with their numbers."""
     places: dict[Finding, list[int]] = {}
-    for part in found:
-        for finding in part.findings:
-            places.setdefault(finding, []).append(part.number)
+    for number, findings in enumerate(found):
+        for finding in findings:
+            places.setdefault(finding, []).append(number)
     return [
-        finding if len(numbers) == count else finding._replace(what=f"{ranges(numbers)}: {finding.what}")
+        finding if len(numbers) == len(found) else finding._replace(what=f"{ranges(numbers)}: {finding.what}")
         for finding, numbers in places.items()
     ]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import secrets
+from functools import partial
 
 from iii_state.adapters.redis import RedisAdapter
 from iii_state.adapters.redis.admin import RedisAdmin
@@ -22,8 +21,8 @@ from iii_state.events import QueueLimits
 from iii_state.observe.doctor.findings import Finding, Progress
 from iii_state.observe.doctor.redis.cluster import examine_cluster
 from iii_state.observe.doctor.redis.fleet import of_engines, of_sessions
-from iii_state.observe.doctor.redis.joining import REPAIR_SECONDS, joining, nothing_there
-from iii_state.observe.doctor.redis.queues import QueueDamage, forget_lost, have_counted, of_queues
+from iii_state.observe.doctor.redis.joining import joining, nothing_there, run_repair
+from iii_state.observe.doctor.redis.queues import forget_lost, have_counted, of_queues
 from iii_state.observe.doctor.redis.server import of_scripts, of_server, of_share, used_memory
 from iii_state.observe.doctor.redis.values import ValueLook
 from iii_state.observe.doctor.subscriptions import of_queues as of_subscriptions
@@ -61,7 +60,9 @@ async def examine(settings: RedisSettings, progress: Progress, *, values: bool =
         if repair and queues.damaged:
             progress("repairing queues")
             await have_counted(connection, keys, queues)
-            queues = await _repaired(settings, connection, keys, is_watching=routed)
+            engine = RedisAdapter(joining(settings, is_watching=routed), history=None)
+            await run_repair(engine, partial(_is_damaged, connection, keys))
+            queues = await of_queues(connection, keys)
         found += queues.findings()
         if repair:
             await forget_lost(connection, keys, queues)
@@ -76,19 +77,8 @@ async def examine(settings: RedisSettings, progress: Progress, *, values: bool =
         await connection.stop()
 
 
-async def _repaired(settings: RedisSettings, connection: RedisConnection, keys: Keys, *, is_watching: bool) -> QueueDamage:
-    """Join the fleet as an engine that serves nothing, until nothing is damaged any more: engines put right what they find."""
-    engine = RedisAdapter(joining(settings, is_watching=is_watching), history=None)
-    await engine.start(lambda subscription_id: None)
-    try:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(REPAIR_SECONDS):
-                while (await of_queues(connection, keys)).damaged:
-                    engine.repair_soon()
-                    await asyncio.sleep(0.2)
-        return await of_queues(connection, keys)
-    finally:
-        await engine.stop()
+async def _is_damaged(connection: RedisConnection, keys: Keys) -> bool:
+    return bool((await of_queues(connection, keys)).damaged)
 
 
 def _not_permitted(error: StoreError) -> Finding:

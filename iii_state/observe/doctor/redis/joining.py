@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
 import msgspec
 
 from iii_state.config import RedisSettings
@@ -9,6 +14,29 @@ from iii_state.observe.doctor.findings import Finding
 
 REPAIR_SECONDS = 120.0
 """For so long a repair is waited for: lanes whose handler may still be running wait up to a minute."""
+
+
+class Repairing(Protocol):
+    """An engine's adapter, not started."""
+
+    async def start(self, wake: Callable[[str], None]) -> None: ...
+
+    def repair_soon(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+async def run_repair(engine: Repairing, is_damaged: Callable[[], Awaitable[bool]]) -> None:
+    """Join the fleet as an engine that serves nothing, until nothing is damaged any more: engines put right what they find."""
+    await engine.start(lambda subscription_id: None)
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(REPAIR_SECONDS):
+                while await is_damaged():
+                    engine.repair_soon()
+                    await asyncio.sleep(0.2)
+    finally:
+        await engine.stop()
 
 
 def joining(settings: RedisSettings, *, is_watching: bool) -> RedisSettings:
