@@ -17,6 +17,23 @@ from iii_state.tasks.results import Result
 logger = logging.getLogger(__name__)
 
 
+class KeptSessions:
+    """When sessions that are used were last kept from expiring by this engine."""
+
+    def __init__(self) -> None:
+        self._at: dict[str, float] = {}
+
+    def is_due(self, session: str) -> bool:
+        """Whether a session, which is used, is to be kept now; if so, it counts as kept from now on."""
+        now = asyncio.get_running_loop().time()
+        interval = SESSION_SECONDS / 5
+        if now - self._at.get(session, -interval) < interval:
+            return False
+        self._at = {name: at for name, at in self._at.items() if now - at < interval}
+        self._at[session] = now
+        return True
+
+
 class RedisSessions:
     """Opens them, and keeps them while they are used. What was done under them is recorded by the scripts of the mutations."""
 
@@ -25,8 +42,7 @@ class RedisSessions:
         self._connection = shared.connection
         self._store = shared.store
         self._background = shared.background
-        self._kept: dict[str, float] = {}
-        """Session → when it was last kept from expiring by this engine."""
+        self._kept = KeptSessions()
 
     def open(self, session: str, previous_epoch: int, epoch: int) -> Result[None]:
         """Open a session, or raise its epoch."""
@@ -46,12 +62,8 @@ class RedisSessions:
 
     def keep(self, session: str) -> None:
         """Keep a session from expiring while it is used, without a command more in each call."""
-        now = asyncio.get_running_loop().time()
-        interval = SESSION_SECONDS / 5
-        if now - self._kept.get(session, -interval) < interval:
+        if not self._kept.is_due(session):
             return
-        self._kept = {name: at for name, at in self._kept.items() if now - at < interval}
-        self._kept[session] = now
         self._connection.send(b"PEXPIRE", self._keys.session(caller_session(session)), SESSION_MS).add_done_callback(_log_not_kept)
 
 

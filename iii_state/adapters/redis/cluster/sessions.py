@@ -6,8 +6,8 @@ import asyncio
 
 from iii_state.adapters.redis.adapter import RedisAdapter
 from iii_state.adapters.redis.cluster.partitions import Partitions
+from iii_state.adapters.redis.sessions import KeptSessions
 from iii_state.errors import SessionError, SessionTaken, StoreError
-from iii_state.sessions import SESSION_SECONDS
 from iii_state.tasks.background import Background
 from iii_state.tasks.results import Result, result_of
 
@@ -18,8 +18,7 @@ class ClusterSessions:
     def __init__(self, partitions: Partitions[RedisAdapter], background: Background) -> None:
         self._partitions = partitions
         self._background = background
-        self._kept: dict[str, float] = {}
-        """Session → when it was last kept from expiring by this engine."""
+        self._kept = KeptSessions()
 
     def open(self, session: str, previous_epoch: int, epoch: int) -> Result[None]:
         """Open a session, or raise its epoch, in all partitions: when this has answered, it holds wherever it is needed."""
@@ -43,11 +42,7 @@ class ClusterSessions:
 
     def keep(self, session: str) -> None:
         """It is used: keep it from expiring, also where it is not used just now."""
-        now = asyncio.get_running_loop().time()
-        interval = SESSION_SECONDS / 5
-        if now - self._kept.get(session, -interval) < interval:
+        if not self._kept.is_due(session):
             return
-        self._kept = {name: at for name, at in self._kept.items() if now - at < interval}
-        self._kept[session] = now
         for partition in self._partitions.all:
             partition.sessions.keep(session)
