@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
+import logging
 import socket
 import ssl
 from collections.abc import Callable
 
+from iii_state.tasks.background import Background
+from iii_state.wire.quiet_log import QuietLog
+
+logger = logging.getLogger(__name__)
+quiet = QuietLog(logger)
+
 HANDSHAKE_SECONDS = 10.0
 BACKLOG = 1024
+_FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_FULL_SECONDS = 1.0
+"""How long is waited where the system has no room for one more connection."""
 
 Accepting = Callable[[], asyncio.Protocol]
 """Makes the protocol of a connection that has just been accepted."""
@@ -59,37 +68,50 @@ def _bound(family: socket.AddressFamily, address: tuple[str, int]) -> socket.soc
 
 
 class Listener:
-    """One socket that connections are taken from, until `stop`. `accepting` makes the protocol of each."""
+    """One socket that connections are taken from, until `stop`. `accepting` makes the protocol of each.
+
+    Not `asyncio.Server`: one that is replaced for other certificates forgets, on asyncio's own loop, what it accepted in that turn.
+    """
 
     def __init__(self, bound: socket.socket, accepting: Accepting) -> None:
         self._accepting = accepting
         self._socket = bound
-        self._server: asyncio.Server | None = None
+        self._tasks = Background()
         self._tls: ssl.SSLContext | None = None
         self.address: tuple[str, int] = bound.getsockname()[:2]
 
-    async def start(self, tls: ssl.SSLContext | None) -> None:
-        """Take connections, with this TLS or none; called again, with another one from now on. No connection is refused meanwhile.
-
-        The queue of connections that wait belongs to the socket: it outlives the server that is replaced.
-        """
-        before = self._server
-        if before is not None and tls is self._tls is None:
-            return
+    def start(self, tls: ssl.SSLContext | None) -> None:
+        """Take connections, with this TLS or none; called again, with another one from now on."""
         self._tls = tls
-        self._server = await asyncio.get_running_loop().create_server(
-            self._accepting,
-            sock=socket.socket(fileno=os.dup(self._socket.fileno())),
-            backlog=BACKLOG,
-            ssl=tls,
-            ssl_handshake_timeout=None if tls is None else HANDSHAKE_SECONDS,
-        )
-        if before is not None:
-            before.close()
+        if not self._tasks:
+            self._socket.listen(BACKLOG)
+            self._tasks.start(self._accept(), f"accepting at {self.address[0]}:{self.address[1]}")
 
-    def stop(self) -> None:
-        """Take no more."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        with self._socket:
+            while True:
+                try:
+                    connection, _ = await loop.sock_accept(self._socket)
+                except OSError as error:
+                    if is_full := error.errno in _FULL:
+                        quiet.error("no connection can be accepted at %s:%d: %s", *self.address, error)
+                    await asyncio.sleep(_FULL_SECONDS if is_full else 0)
+                    continue
+                self._tasks.start(self._take(connection), "a handshake of TLS")
+                await asyncio.sleep(0)  # many that wait are accepted without a pause otherwise
+
+    async def _take(self, connection: socket.socket) -> None:
+        tls = self._tls
+        seconds = None if tls is None else HANDSHAKE_SECONDS
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                self._accepting, connection, ssl=tls, ssl_handshake_timeout=seconds
+            )
+        except (OSError, EOFError):  # it has gone, is silent, or speaks no TLS
+            connection.close()
+
+    async def stop(self) -> None:
+        """Take no more, and let go of those whose handshake is under way."""
+        await self._tasks.stop()
         self._socket.close()

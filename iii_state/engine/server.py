@@ -100,7 +100,7 @@ class Server:
         opened = [Listener(bound, self._accept) for bound in bind(addresses)]
         self._listeners += opened
         for listener in opened:
-            await listener.start(self.guard.tls)
+            listener.start(self.guard.tls)
         return opened[0].address
 
     def _accept(self) -> RequestHandler:
@@ -112,9 +112,9 @@ class Server:
 
     async def stop_listening(self) -> None:
         """Take no new connections."""
-        for listener in self._listeners:
-            listener.stop()
-        self._listeners.clear()
+        listeners, self._listeners = self._listeners, []
+        for listener in listeners:
+            await listener.stop()
 
     async def stop(self) -> None:
         """Close every connection with 1012, drop those that do not answer within two seconds, and release the ports."""
@@ -142,7 +142,7 @@ class Server:
     async def apply_guard(self) -> None:
         """The guard has read its files again: new connections have its certificate, and who is let in no more has to go."""
         for listener in self._listeners:
-            await listener.start(self.guard.tls)
+            listener.start(self.guard.tls)
         for socket, held in list(self._sockets.items()):
             identity = held.identity
             now = None if identity is None else self.guard.renewed(identity)

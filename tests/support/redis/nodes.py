@@ -203,7 +203,7 @@ class Nodes:
             how: nothing for the orderly way, in which nothing is lost; FORCE or TAKEOVER do not ask the master.
         """
         replica = self.replica(shard)
-        replica.client.execute_command("CLUSTER", "FAILOVER", *how)
+        wait_until(lambda: _has_begun_to_take_over(replica, how), "it cannot reach its master")
         wait_until(lambda: [node for node in shard if node.is_running() and _is_master(node)] == [replica], "it has not taken over")
         return replica
 
@@ -292,6 +292,17 @@ class Nodes:
 
 def _is_master(node: Node) -> bool:
     return "master" in node.view()[node.id]["flags"].split(",")
+
+
+def _has_begun_to_take_over(replica: Node, how: tuple[str, ...]) -> bool:
+    """It refuses as long as its link to its master is broken, which a machine that is busy does to it now and then."""
+    try:
+        replica.client.execute_command("CLUSTER", "FAILOVER", *how)
+    except redis.ResponseError as error:
+        if "Master is down or failed" not in str(error):
+            raise
+        return False
+    return True
 
 
 def _comparable(view: dict[str, dict[str, Any]]) -> dict[str, Any]:
