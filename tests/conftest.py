@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import is_hypothesis_test
 
 from tests.support.clock import Clock, compile_shim
 from tests.support.loops import LOOPS, LoopFactory
@@ -22,7 +23,7 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[DEFAULT] = server
         default_binary()
     config.addinivalue_line("markers", "slow: run with --slow only (see tests/support/slow.py)")
-    config.addinivalue_line("markers", "untraced: not run under coverage, whose frames count among those that Python may nest")
+    config.addinivalue_line("markers", "untraced: not run under coverage, which costs too much or nests too deep there")
     config.addinivalue_line("markers", "both_loops: run on uvloop, and on asyncio's own event loop, which programs embed this in")
 
 
@@ -35,6 +36,12 @@ TAKE_LONG = (
     *("test_conditions", "test_readme", "test_succession", "test_pairs", "test_cli_texts", "test_restarts", "test_following"),
 )
 """Files of more than 25 s, most of it waiting, which come first among the other tests for the same reason."""
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Coverage makes a test of many made-up examples take twice as long, and the examples reach no lines that the others do not."""
+    if is_hypothesis_test(getattr(item, "obj", None)):
+        item.add_marker("untraced")
 
 
 @pytest.hookimpl(trylast=True)  # conftests of folders mark more tests
