@@ -159,7 +159,7 @@ class Measurer:
         stack.callback(self._process.terminate)
         self._decode = msgspec.json.Decoder(jobs.Answer).decode
 
-    def measure(self, job: jobs.Calls | jobs.Events | jobs.Drain | jobs.Failover) -> jobs.Measured:
+    def measure(self, job: jobs.Calls | jobs.Events | jobs.Drain | jobs.HotKey | jobs.Failover) -> jobs.Measured:
         """Do a job that measures. Raises RuntimeError where it could not be done."""
         self.begin(job)
         return self.measured()
