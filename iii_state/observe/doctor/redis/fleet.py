@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from iii_state.adapters.redis.connection.connection import RedisConnection
 from iii_state.adapters.redis.keys import Keys
 from iii_state.events import TRIGGERS_PAUSE
-from iii_state.observe.doctor.findings import Finding, named
+from iii_state.observe.doctor.findings import Finding, counted, named
 
 
 async def of_engines(connection: RedisConnection, keys: Keys) -> list[Finding]:
@@ -31,7 +31,7 @@ def _gone(gone: list[str], *, all_gone: bool) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "engines-gone",
-            f"{len(gone)} engines are gone without a word: {named(gone)}",
+            f"{counted(len(gone), 'engine is', 'engines are')} gone without a word: {named(gone)}",
             "What they had taken waits to be taken over"
             + (", and no engine lives that could do it." if all_gone else ", which the others do within seconds."),
             "Start an engine" if all_gone else "Look again; if they stay, the log of the other engines says why",
@@ -43,7 +43,7 @@ def _older(older: list[str], *, has_pauses: bool) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "engines-older",
-            f"{len(older)} engines know of no pause, and subscriptions are paused: {named(older)}",
+            f"{counted(len(older), 'engine knows', 'engines know')} of no pause, and subscriptions are paused: {named(older)}",
             "They deliver events of paused subscriptions.",
             "Bring them up to date, or stop them",
         )
@@ -51,7 +51,7 @@ def _older(older: list[str], *, has_pauses: bool) -> Iterator[Finding]:
         yield Finding(
             "note",
             "engines-older",
-            f"{len(older)} engines are of an earlier version: {named(older)}",
+            f"{counted(len(older), 'engine is', 'engines are')} of an earlier version: {named(older)}",
             "Until all are up to date the fleet does without what these do not know: pauses, narrowed triggers.",
             "Finish the rollout",
         )
