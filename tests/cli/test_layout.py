@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime, timedelta
 
 import click
 import pytest
 
+from iii_state.cli.changes import change_line
 from iii_state.cli.layout import laid_out, width_of, wrapped
 from iii_state.cli.sampling import Sample
 from iii_state.cli.sections import summary
@@ -75,6 +77,14 @@ def test_a_sentence_is_cut_between_words_alone() -> None:
     assert wrapped("To do: iii-state triggers remove FUNCTION", 22, "  ") == "  To do: iii-state\n  triggers remove\n  FUNCTION"
 
 
+def test_a_change_says_on_which_day_it_was_unless_that_is_today() -> None:
+    event = {"event_type": "state:created", "scope": "orders", "key": "o1", "old_value": None, "new_value": 1}
+    today = datetime.now()
+    assert click.unstyle(change_line(event, today)) == f"{today:%H:%M:%S} created  orders o1  1"
+    before = today - timedelta(days=1)
+    assert click.unstyle(change_line(event, before)) == f"{before:%Y-%m-%d %H:%M:%S} created  orders o1  1"
+
+
 def test_a_summary_leaves_out_whole_counts_where_it_does_not_fit() -> None:
     taken = Sample(0.0, [], [{"name": "vm:1"}], {})
     assert summary(taken) == "0 waiting, 0 out, 0 dead letters, 0 triggers, 1 engine"
@@ -88,12 +98,13 @@ async def test_commands_for_operators_fit_a_terminal_of_80_columns(running: Runn
     async with asyncio.timeout(20):
         while (await running.engine.trigger({"function_id": "iii-state::dead_list", "payload": {}}))["total"] < 2:
             await asyncio.sleep(0.02)
-    for command in (["stats"], ["triggers"], ["dead", "list"], ["doctor"]):
-        terminal = Terminal(*command, "--url", running.url)
+    by_url = [[*command, "--url", running.url] for command in (["stats"], ["triggers"], ["dead", "list"], ["doctor"])]
+    for command in (*by_url, ["lua-load", *running.redis[:2]]):
+        terminal = Terminal(*command)
         try:
             assert await terminal.ends() == 0
         finally:
             terminal.close()
         printed = click.unstyle(terminal.drawn.decode()).split("\r\n")
-        assert any("orders::changed" in line for line in printed), printed
+        assert any("orders::changed" in line or "values/set" in line for line in printed), printed
         assert max(map(width_of, printed)) <= 80, printed
