@@ -62,6 +62,10 @@ def error(*arguments: str, code: int) -> str:
         (("get", "--verbose", "s", "k"), "--verbose belongs before the command: iii-state --verbose get."),
         (("triggers", "pause", "-v", "f"), "-v belongs before the command: iii-state -v triggers."),
         (
+            ("move", "--from", "redis://localhost", "--to", "localhost:7000"),
+            "Invalid value for '--to': it has to begin with redis://, rediss://, redis+sentinel://, rediss+sentinel:// or unix://",
+        ),
+        (
             ("doctor", "--url", "redis://localhost:6379"),
             "Invalid value for '--url' (env var: 'III_STATE_URL'): it has to be an address like ws://127.0.0.1:49134, not "
             "'redis://localhost:6379'; a Redis is named with --redis-url, by commands that take one",
