@@ -47,9 +47,9 @@ async def _drain(engine: Any, job: jobs.Drain) -> jobs.Measured:
 
     engine.register_function(jobs.HANDLER, handle)
     clock = Clock([os.getpid()], job.store_pid)
-    clock.start()
     await engine.register_trigger({"type": "state", "function_id": jobs.HANDLER, "config": {"scope": job.scope}})
-    lost = await drained(lambda: handled, job, clock)
+    clock.start()
+    lost = await drained(lambda: handled, job.expected, clock, shared=job.shared)
     return clock.measured(handled, [], 0, lost)
 
 

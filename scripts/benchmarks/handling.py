@@ -41,19 +41,19 @@ async def events(job: jobs.Events) -> jobs.Measured:
         return await _Events(job, worker, writer).measure()
 
 
-async def drained(handled: Callable[[], int], job: jobs.Drain, clock: Clock) -> int:
-    """Stop the clock at the last event of a backlog, and return how many never came."""
+async def drained(handled: Callable[[], int], expected: int, clock: Clock, *, shared: bool = False) -> int:
+    """Stop the clock at the last event of a backlog, which others may share, and return how many never came."""
     seen, mark = -1, clock.now()
-    while (count := handled()) < job.expected:
+    while (count := handled()) < expected:
         if count > seen:
             seen, mark = count, clock.now()
-        elif time.perf_counter() - mark[0] > (_QUIET_SECONDS if job.shared and count else PATIENCE):
+        elif time.perf_counter() - mark[0] > (_QUIET_SECONDS if shared and count else PATIENCE):
             break
         await asyncio.sleep(_LOOK_SECONDS)
     else:
         mark = clock.now()
     clock.stop(mark)
-    return 0 if job.shared else job.expected - handled()
+    return 0 if shared else expected - handled()
 
 
 async def drain(job: jobs.Drain) -> jobs.Measured:
@@ -61,14 +61,28 @@ async def drain(job: jobs.Drain) -> jobs.Measured:
     async with AsyncExitStack() as stack:
         workers = [await stack.enter_async_context(_opened(url, Worker)) for url in job.urls]
         clock = Clock(job.pids, job.store_pid)
-        clock.start()
         await asyncio.gather(*(worker.register(job.scope) for worker in workers))
+        clock.start()
 
         def handled() -> int:
             return sum(worker.handled for worker in workers)
 
-        lost = await drained(handled, job, clock)
+        lost = await drained(handled, job.expected, clock, shared=job.shared)
         return clock.measured(handled(), [], 0, lost)
+
+
+async def hot_key(job: jobs.HotKey) -> jobs.Measured:
+    """Events of one key that wait, handled by a worker at the socket."""
+    scope = f"hot-{time.time_ns()}"
+    async with _opened(job.url, Worker) as worker, _opened(job.url, Caller) as writer:
+        await worker.register(scope)
+        clock = Clock([job.pid], job.store_pid)
+        writer.start(frames.ring("set", job.size, 256, 0, scope, keys=1), 256, job.events, timed=False)
+        lost = await writer.finished()
+        clock.start()
+        before = worker.handled
+        lost += await drained(lambda: worker.handled, job.events, clock)
+        return clock.measured(worker.handled - before, [], writer.errors, lost)
 
 
 async def failover(job: jobs.Failover) -> jobs.Measured:

@@ -61,7 +61,7 @@ class Events(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 class Drain(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """Serve `HANDLER` for a scope whose events wait already, until the last of them has been handled.
 
-    The time is from just before the trigger is registered to the last event.
+    The time is from when the trigger has been registered to the last event.
 
     Args:
         urls, pids: of the hosts, each with a worker of its own; none where an embedded engine is asked.
@@ -77,6 +77,22 @@ class Drain(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     urls: list[str] = []
     pids: list[int] = []
     shared: bool = False
+
+
+class HotKey(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Write one key many times, and handle what waits when that is done, one event after the other.
+
+    Args:
+        url, pid, store_pid: as of `Events`.
+        size: bytes of the value.
+        events: how many.
+    """
+
+    url: str
+    pid: int
+    size: int
+    events: int
+    store_pid: int | None = None
 
 
 class Failover(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -177,7 +193,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     reason: str
 
 
-Job = Calls | Events | Drain | Failover | OpenIdle | RegisterTriggers | Close
+Job = Calls | Events | Drain | HotKey | Failover | OpenIdle | RegisterTriggers | Close
 Answer = Measured | Ready | Failed
 
 HANDLER = "bench::handled"

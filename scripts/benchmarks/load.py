@@ -140,6 +140,8 @@ class Load:
                 return await handling.events(job)
             case jobs.Drain():
                 return await handling.drain(job)
+            case jobs.HotKey():
+                return await handling.hot_key(job)
             case jobs.Failover():
                 return await handling.failover(job)
             case jobs.OpenIdle():

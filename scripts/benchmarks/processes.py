@@ -29,6 +29,8 @@ ENVIRONMENT = {
 }
 _ADDRESS = re.compile(r"listening on (ws://\S+)")
 _ATTACHED = re.compile(r"attached to (\S+)")
+_CONNECTIONS = 100_000
+"""More than the idle ones and those that make calls."""
 _START_SECONDS = 30.0
 
 
@@ -122,7 +124,7 @@ def attached(url: str, *arguments: str) -> Iterator[Host]:
 @contextmanager
 def engine_in_memory() -> Iterator[Host]:
     """Ours, with kv in memory."""
-    with engine("ours, memory", "--adapter", "kv") as host:
+    with engine("ours, memory", "--adapter", "kv", "--limits", f"connections={_CONNECTIONS}") as host:
         yield host
 
 
@@ -159,7 +161,7 @@ class Measurer:
         stack.callback(self._process.terminate)
         self._decode = msgspec.json.Decoder(jobs.Answer).decode
 
-    def measure(self, job: jobs.Calls | jobs.Events | jobs.Drain | jobs.Failover) -> jobs.Measured:
+    def measure(self, job: jobs.Calls | jobs.Events | jobs.Drain | jobs.HotKey | jobs.Failover) -> jobs.Measured:
         """Do a job that measures. Raises RuntimeError where it could not be done."""
         self.begin(job)
         return self.measured()

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, ExitStack
 
 from benchmarks import (
     clients,
+    hot_key,
     jobs,
     processes,
     redis_cluster,
@@ -264,6 +265,7 @@ SECTIONS: dict[str, Callable[[Plan], Report]] = {
     "redis-engines": with_redis("redis-engines", "Several engines on one Redis", redis_sockets.engines),
     "redis-latency": with_redis("redis-latency", "From a write to its handler, over Redis", redis_events.latency),
     "redis-events": with_redis("redis-events", "Events over Redis", redis_events.events),
+    "hot-key": with_redis("hot-key", "Events of one key, which are handled one after the other", hot_key.hot_key),
     "redis-subscriptions": with_redis("redis-subscriptions", "Events beside idle subscriptions", redis_events.subscriptions),
     "redis-triggers": with_redis("redis-triggers", "Server time that triggers add to a write", redis_triggers.triggers),
     "redis-failover": with_redis("redis-failover", "An engine that is killed", redis_failover.failover),
