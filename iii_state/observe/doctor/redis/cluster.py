@@ -163,7 +163,8 @@ async def _of_plain_keys(connection: RedisConnection) -> list[Finding]:
         Finding(
             "warning",
             "plain-keys",
-            f"Redis at {connection.place} holds {counted(count, 'hash', 'hashes')} of values without a hash tag: {named(names, count)}",
+            f"Redis at {connection.place} holds {counted(count, 'hash', 'hashes')} of values without a hash tag: "
+            f"{named(names, count)}",
             "A stock engine, or another program, has written them. Engines of iii-state do not see them in a cluster.",
             "Write them through an engine (iii-state import), and remove them then",
         )
