@@ -15,6 +15,7 @@ from iii_state import config as configuration
 from iii_state import values
 from iii_state.cli.calls import engine_at, engine_options, request, run, url_option
 from iii_state.cli.progress import progress_bar
+from iii_state.cli.queues import QueuesJob, queues_option, refuse_parts, told_of_exported, told_of_ignored, told_of_imported
 from iii_state.cli.terminal import printable, show
 from iii_state.client.client import Client
 from iii_state.config import BridgeSettings, KvSettings, RedisSettings
@@ -23,8 +24,9 @@ from iii_state.transfer import stores
 from iii_state.transfer.exporting import Export, Exported
 from iii_state.transfer.files import STANDARD, compression_of
 from iii_state.transfer.iii_files import IiiFiles
-from iii_state.transfer.importing import ExportFile, Import, Imported, Rows, check
+from iii_state.transfer.importing import ExportFile, Import, Imported, check
 from iii_state.transfer.lines import Selection
+from iii_state.transfer.queue_stores import sources
 from iii_state.transfer.rows import OnConflict, RowOutcome
 from iii_state.transfer.stores import StorePlace
 
@@ -67,9 +69,12 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print what was 
 @click.argument("file")
 @place_options
 @selection_options
+@queues_option
 @click.option("--dry-run", is_flag=True, help="Write nothing; count what there is.")
 @_as_json
-def export(file: str, scopes: tuple[str, ...], prefixes: tuple[str, ...], dry_run: bool, as_json: bool, **where: Any) -> None:
+def export(
+    file: str, scopes: tuple[str, ...], prefixes: tuple[str, ...], queues: bool, dry_run: bool, as_json: bool, **where: Any
+) -> None:
     """Write the values of a store to FILE (- for standard output), one a line, with a checksum: .gz and .zst compress it.
 
     While it is not whole, the file is called FILE.part; an export that was cut off goes on when it is run again.
@@ -77,15 +82,17 @@ def export(file: str, scopes: tuple[str, ...], prefixes: tuple[str, ...], dry_ru
     \b
     iii-state export state.jsonl.gz --redis-url redis://localhost:6379
     """
+    refuse_parts(queues, scopes, prefixes)
     place = _place(where)
     begun = time.monotonic()
 
     async def action() -> None:
         with progress_bar("exporting") as bar:
-            async with stores.source(place) as source:
-                export = Export(source, file, Selection(scopes, prefixes), bar.exported)
+            async with sources(place, with_queues=queues) as (source, queue_source):
+                export = Export(source, file, Selection(scopes, prefixes), bar.exported, queue_source)
                 done = await (export.dry_run() if dry_run else export.run())
-        _tell_exported(done, file, time.monotonic() - begun, dry_run=dry_run, as_json=as_json)
+        more = told_of_exported(done, queue_source)
+        _tell_exported(done, more, file, time.monotonic() - begun, dry_run=dry_run, as_json=as_json)
 
     _run(action)
 
@@ -107,6 +114,7 @@ def export(file: str, scopes: tuple[str, ...], prefixes: tuple[str, ...], dry_ru
     show_default=True,
     help="Where another value is there already. The very value is no conflict.",
 )
+@queues_option
 @click.option("--events", is_flag=True, help="Fire the events of these changes; without it there are none.")
 @click.option("--dry-run", is_flag=True, help="Change nothing; check the file, and count what would become of its values.")
 @_as_json
@@ -116,6 +124,7 @@ def import_(
     scopes: tuple[str, ...],
     prefixes: tuple[str, ...],
     on_conflict: OnConflict,
+    queues: bool,
     events: bool,
     dry_run: bool,
     as_json: bool,
@@ -131,27 +140,37 @@ def import_(
     """
     if (file is None) == (from_iii is None):
         raise click.UsageError("give FILE, or --from-iii DIR: one of them.")
+    refuse_parts(queues, scopes, prefixes)
+    if queues and from_iii is not None:
+        raise click.UsageError("--queues is for FILE: the files of a stock engine hold no queues.")
+    if queues and events:
+        raise click.UsageError("--queues brings the events that waited, and --events makes others: give one of them.")
     place = _place(where)
     begun = time.monotonic()
-    source: Rows = IiiFiles(from_iii) if from_iii is not None else ExportFile(file or "")
+    source: IiiFiles | ExportFile = IiiFiles(from_iii) if from_iii is not None else ExportFile(file or "")
+    if queues and not source.can_be_read_again:
+        raise click.UsageError("--queues reads the export several times: save it to a file, and give its name.")
     note = Path(f"{file}.import") if from_iii is None and source.can_be_read_again else None
 
     async def action() -> None:
         with progress_bar("checking") as bar:
             all_values = check(source, bar.imported)
-        with progress_bar("importing") as bar:
-            async with stores.target(place, on_conflict, events=events, is_dry=dry_run) as target:
-                job = Import(
-                    source,
-                    target,
-                    on_conflict,
-                    Selection(scopes, prefixes),
-                    note if target.store is not None else None,
-                    all_values,
-                    bar.imported,
-                )
-                done = await job.run(is_dry=dry_run)
-        _tell_imported(done, time.monotonic() - begun, on_conflict, dry_run=dry_run, as_json=as_json)
+        job = QueuesJob(source, place, on_conflict) if queues and isinstance(source, ExportFile) else None
+        if job is not None:
+            await job.look(is_dry=dry_run)
+        done = Imported()
+        if job is None or job.plan.resumed is None:  # else the values are there, and no engine can start, nor an import be one
+            with progress_bar("importing") as bar:
+                async with stores.target(place, on_conflict, events=events, is_dry=dry_run) as target:
+                    kept = note if target.store is not None else None
+                    selection = Selection(scopes, prefixes)
+                    done = await Import(source, target, on_conflict, selection, kept, all_values, bar.imported).run(is_dry=dry_run)
+        more: Told = {}, []
+        if job is not None:
+            more = told_of_imported(job.would_put() if dry_run else await job.put())
+        elif isinstance(source, ExportFile) and (ignored := told_of_ignored(source)) is not None:
+            more = {}, [ignored]
+        _tell_imported(done, more, time.monotonic() - begun, on_conflict, dry_run=dry_run, as_json=as_json)
 
     _run(action)
 
@@ -223,23 +242,29 @@ def _run(action: Callable[[], Any]) -> None:
 # --- what is told
 
 
-def _tell_exported(done: Exported, file: str, seconds: float, *, dry_run: bool, as_json: bool) -> None:
+Told = tuple[dict[str, Any], list[str]]
+"""Of queues: for programs, and in words."""
+
+
+def _tell_exported(done: Exported, more: Told, file: str, seconds: float, *, dry_run: bool, as_json: bool) -> None:
     if dry_run:
         told: dict[str, Any] = {"scopes": done.all_scopes, "values": done.all_values}
         count = "" if done.all_values is None else f"{_many(done.all_values, 'value')} of "
         words = f"{count}{_many(done.all_scopes, 'scope')} would be exported"
+        more = {}, []
     else:
         told = {"scopes": done.scopes, "values": done.values, "resumed": done.resumed, "bytes": done.bytes, "seconds": seconds}
         before = f", {done.resumed:,} of them before it was cut off" if done.resumed else ""
         moved = f"{_many(done.values, 'value')} of {_many(done.scopes, 'scope')}{before}"
         packed = " before compression" if compression_of(file) else ""
+        moved = ", ".join((moved, *more[1]))
         words = f"exported {moved}: {_bytes(done.bytes)}{packed} in {seconds:.1f} s"
-    _tell(told, words, as_json=as_json, to_stderr=file == STANDARD)
+    _tell({**told, **more[0]}, words, as_json=as_json, to_stderr=file == STANDARD)
 
 
-def _tell_imported(done: Imported, seconds: float, on_conflict: str, *, dry_run: bool, as_json: bool) -> None:
+def _tell_imported(done: Imported, more: Told, seconds: float, on_conflict: str, *, dry_run: bool, as_json: bool) -> None:
     counts = {outcome.value: done.outcomes[outcome] for outcome in RowOutcome}
-    told = {**counts, "resumed": done.resumed, "left_out": done.left_out, "seconds": seconds}
+    told = {**counts, "resumed": done.resumed, "left_out": done.left_out, "seconds": seconds, **more[0]}
     taken = "have another value there" if dry_run else "left alone, since another value is there"
     if dry_run and on_conflict == "overwrite":
         taken = "would be overwritten"
@@ -255,6 +280,7 @@ def _tell_imported(done: Imported, seconds: float, on_conflict: str, *, dry_run:
         )
         if count
     ]
+    words += more[1]
     _tell(told, f"{', '.join(words)}: {seconds:.1f} s", as_json=as_json)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,7 +14,19 @@ import msgspec
 
 from iii_state.errors import StateError, TransferError
 from iii_state.transfer.files import Output, blocks, compression_of
-from iii_state.transfer.lines import FORMAT, End, Header, Selection, header_line, line_of, read_header, trailer_line
+from iii_state.transfer.lines import (
+    FORMAT,
+    QUEUES_FORMAT,
+    End,
+    Header,
+    Selection,
+    header_line,
+    line_of,
+    read_header,
+    trailer_line,
+)
+from iii_state.transfer.queues.lines import queue_line
+from iii_state.transfer.queues.rows import BuriedEvent, QueuedEvent, QueueHead, QueueItem, QueueSource
 from iii_state.transfer.rows import Source
 
 
@@ -27,6 +40,7 @@ class Exported:
     resumed: int = 0
     all_scopes: int = 0
     all_values: int | None = None
+    queues: Counter[type[QueueItem]] = field(default_factory=Counter)
 
 
 Progress = Callable[[Exported], None]
@@ -53,12 +67,16 @@ _place = msgspec.json.Decoder(_ScopeOnly)
 
 @dataclass(slots=True)
 class Export:
-    """An export of `source` into the file `name`, or standard output. `progress` hears of it after every part."""
+    """An export of `source` into the file `name`, or standard output. `progress` hears of it after every part.
+
+    `queues` are those of the same store, where they are to be in it.
+    """
 
     source: Source
     name: str
     selection: Selection = field(default_factory=Selection)
     progress: Progress = lambda exported: None
+    queues: QueueSource | None = None
 
     async def dry_run(self) -> Exported:
         """What would be exported, about."""
@@ -91,7 +109,16 @@ class Export:
             self._write(output, written, header_line(written.header))
         for scope in scopes:
             await self._export(scope, output, written, done)
-        end = End(scopes=written.scopes, values=written.values, sha256=written.sum.hexdigest())
+        if self.queues is not None:
+            await self._export_queues(self.queues, output, written, done)
+        end = End(
+            scopes=written.scopes,
+            values=written.values,
+            sha256=written.sum.hexdigest(),
+            queues=done.queues[QueueHead],
+            events=done.queues[QueuedEvent],
+            dead_letters=done.queues[BuriedEvent],
+        )
         output.write(trailer_line(end))
         output.finish()
         done.bytes = output.bytes
@@ -113,6 +140,13 @@ class Export:
         done.scopes += 1
         self.progress(done)
 
+    async def _export_queues(self, queues: QueueSource, output: Output, written: _Written, done: Exported) -> None:
+        """All of them, in an export that is gone on with, too."""
+        async for item in queues.items():
+            self._write(output, written, queue_line(item))
+            done.queues[type(item)] += 1
+            done.bytes = output.bytes
+
     @staticmethod
     def _write(output: Output, written: _Written, text: bytes) -> None:
         written.sum.update(text)
@@ -120,13 +154,14 @@ class Export:
 
     def _header(self) -> Header:
         return Header(
-            iii_state_export=FORMAT,
+            iii_state_export=FORMAT if self.queues is None else QUEUES_FORMAT,
             version=version("iii-state"),
             id=secrets.token_hex(8),
             origin=self.source.name,
             at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             store=self.source.store,
             selection=self.selection,
+            holds=["values"] if self.queues is None else ["values", "queues"],
         )
 
     def _written(self, output: Output) -> _Written:
@@ -138,10 +173,12 @@ class Export:
             return _Written(self._header(), hashlib.sha256())
         header, source = found.header, self.source
         is_same = header.store == source.store and (source.store is not None or header.origin == source.name)
-        if not is_same or header.selection != self.selection:
+        has_queues = "queues" in header.holds
+        if not is_same or header.selection != self.selection or has_queues != (self.queues is not None):
             raise TransferError(
                 f"{output.part} is what is left of an export of {header.origin} that was cut off, of another store or other "
-                "scopes: give the options that it was begun with, or remove it to begin anew"
+                f"scopes, or {'with' if has_queues else 'without'} --queues: "
+                "give the options that it was begun with, or remove it to begin anew"
             )
         return found
 

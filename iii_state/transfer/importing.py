@@ -17,6 +17,7 @@ from iii_state import values
 from iii_state.errors import StateError, TransferError
 from iii_state.transfer.files import STANDARD, Lines
 from iii_state.transfer.lines import End, LineReader, Selection
+from iii_state.transfer.queues.rows import QueueItem
 from iii_state.transfer.rows import PART_BYTES, PART_ROWS, OnConflict, RowOutcome, Target, ValueRow
 
 logger = logging.getLogger(__name__)
@@ -76,8 +77,23 @@ class ExportFile:
         self._file = name
         self.can_be_read_again = name != STANDARD and not Path(name).is_fifo()
         self.id: str | None = None
+        self.end: End | None = None
+        """The trailer, once it has been read."""
+        self.has_queues = False
+        """Whether the header says so, once it has been read."""
 
     def read(self, told: Callable[[int, int | None], None]) -> Iterator[tuple[str, ValueRow]]:
+        for place, row in self._read(told):
+            if isinstance(row, ValueRow):
+                yield place, row
+
+    def queue_items(self) -> Iterator[QueueItem]:
+        """What it holds of queues. Raises `TransferError`."""
+        for _, item in self._read(lambda position, size: None):
+            if not isinstance(item, ValueRow):
+                yield item
+
+    def _read(self, told: Callable[[int, int | None], None]) -> Iterator[tuple[str, ValueRow | QueueItem]]:
         lines, reading = Lines(self._file), LineReader()
         try:
             for line in lines:
@@ -90,7 +106,8 @@ class ExportFile:
                         told(lines.position, lines.size)
                     yield f"line {reading.number}", row
             try:
-                end: End = reading.finish()
+                self.end = end = reading.finish()
+                self.has_queues = reading.header is not None and "queues" in reading.header.holds
             except TransferError as error:
                 raise TransferError(f"{self.name}: {error}") from None
             self.id = end.sha256

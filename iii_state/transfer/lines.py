@@ -12,15 +12,20 @@ SHA-256 of all lines before the trailer, with their newlines.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 
 import msgspec
 from msgspec import Raw
 
 from iii_state import values
 from iii_state.errors import MAX_VALUE_BYTES, InvalidValue, TransferError
+from iii_state.transfer.queues.lines import is_queue_line, item_of
+from iii_state.transfer.queues.rows import BuriedEvent, QueuedEvent, QueueHead, QueueItem
 from iii_state.transfer.rows import ValueRow
 
 FORMAT = 1
+QUEUES_FORMAT = 2
+"""That of an export which holds queues, too: behind the values, as `queues/lines.py` has them."""
 MAX_LINE_BYTES = 96 * 1024 * 1024
 """The longest line that is read: a value of 16 MiB, and a scope and a key that fit into a frame of 64 MiB."""
 
@@ -49,12 +54,15 @@ class Header(msgspec.Struct, omit_defaults=True):
     selection: Selection = Selection()
 
 
-class End(msgspec.Struct):
+class End(msgspec.Struct, omit_defaults=True):
     """What the trailer says."""
 
     scopes: int
     values: int
     sha256: str
+    queues: int = 0
+    events: int = 0
+    dead_letters: int = 0
 
 
 class _Trailer(msgspec.Struct, forbid_unknown_fields=True):
@@ -100,10 +108,10 @@ def read_header(line: bytes) -> Header:
         header = _header.decode(line)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         raise TransferError("line 1 is no header of an export of iii-state; look whether this is the right file") from None
-    if header.iii_state_export > FORMAT:
+    if header.iii_state_export > QUEUES_FORMAT:
         raise TransferError(
             f"line 1: the export has format {header.iii_state_export}, written by iii-state {header.version}; "
-            f"this version reads up to {FORMAT}: use a newer one"
+            f"this version reads up to {QUEUES_FORMAT}: use a newer one"
         )
     return header
 
@@ -111,7 +119,7 @@ def read_header(line: bytes) -> Header:
 class LineReader:
     """Reads lines in turn, and checks them, counts and checksum against the trailer.
 
-    `take` gives the row of each line, None for header and trailer; `finish` makes sure that there was a trailer.
+    `take` gives the row or queue item of each line, None for header and trailer; `finish` makes sure that there was a trailer.
     """
 
     def __init__(self) -> None:
@@ -120,11 +128,15 @@ class LineReader:
         """Of the last line that was taken."""
         self.values = 0
         self.scopes = 0
+        self.queues = Counter[type[QueueItem]]()
+        """How many of each kind were taken."""
         self.end: End | None = None
+        self._queue = ""
+        self._is_ended = False
         self._scope: str | None = None
         self._sum = hashlib.sha256()
 
-    def take(self, line: bytes) -> ValueRow | None:
+    def take(self, line: bytes) -> ValueRow | QueueItem | None:
         """Read the next line. Raises `TransferError`."""
         self.number += 1
         if self.end is not None:
@@ -139,7 +151,14 @@ class LineReader:
         if line.startswith(b'{"end":'):
             self._end(line)
             return None
+        if is_queue_line(line):
+            item = self._item(line)
+            self._sum.update(line)
+            self.queues[type(item)] += 1
+            return item
         row = self._row(line)
+        if self._queue:
+            raise TransferError(f"line {self.number}: a value stands behind the queues; the values of an export come before them")
         self._sum.update(line)
         self.values += 1
         if row.scope != self._scope:
@@ -168,6 +187,21 @@ class LineReader:
             raise TransferError(f"line {self.number}: deadline_ms is {read.deadline_ms}; it has to be milliseconds since 1970")
         return ValueRow(read.scope, read.key, text, read.deadline_ms)
 
+    def _item(self, line: bytes) -> QueueItem:
+        try:
+            line.decode()
+            item = item_of(line)
+        except (TransferError, msgspec.MsgspecError, UnicodeError, InvalidValue, RecursionError) as error:
+            raise TransferError(f"line {self.number}: {self._why(line, error)}") from None
+        if isinstance(item, QueueHead):
+            if item.id <= self._queue:
+                raise TransferError(f"line {self.number}: the queue {item.id!r} has been there, or stands in a wrong place")
+            self._queue = item.id
+            self._is_ended = item.subscription is None
+        elif not self._queue or (self._is_ended and isinstance(item, QueuedEvent)):
+            raise TransferError(f"line {self.number}: it stands behind no queue that it could be of")
+        return item
+
     @staticmethod
     def _why(line: bytes, error: Exception) -> str:
         if isinstance(error, UnicodeDecodeError | RecursionError):
@@ -186,6 +220,13 @@ class LineReader:
             raise TransferError(
                 f"line {self.number}: the trailer counts {end.values} values of {end.scopes} scopes, and the file has "
                 f"{self.values} of {self.scopes}: lines are missing, or were added"
+            )
+        told = (end.queues, end.events, end.dead_letters)
+        there = (self.queues[QueueHead], self.queues[QueuedEvent], self.queues[BuriedEvent])
+        if told != there:
+            raise TransferError(
+                f"line {self.number}: it counts {told[0]} queues with {told[1]} events and {told[2]} dead letters, and the "
+                f"file has {there[0]} with {there[1]} and {there[2]}: lines are missing, or were added"
             )
         if end.sha256 != found:
             raise TransferError(

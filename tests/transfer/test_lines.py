@@ -83,8 +83,8 @@ def test_a_bad_line_is_named(row: bytes, words: str) -> None:
         (b"", "the file is empty"),
         (b'{"a":1}\n', "line 1 is no header"),
         (
-            whole(*ROWS, header=HEADER.replace(b":1,", b":2,")),
-            "line 1: the export has format 2, written by iii-state 0.2.0; .*newer",
+            whole(*ROWS, header=HEADER.replace(b":1,", b":3,")),
+            "line 1: the export has format 3, written by iii-state 0.2.0; .*newer",
         ),
         (whole(*ROWS, values=3), "line 4: the trailer counts 3 values of 2 scopes, and the file has 2 of 2"),
         (whole(*ROWS, scopes=1), "line 4: the trailer counts 2 values of 1 scopes"),

@@ -44,6 +44,11 @@ class Filling:
         commands, self._commands, self._size = self._commands, [], 0
         await self.part.all(commands)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether what is appended is ready."""
+        return self._is_open
+
     async def open(self) -> None:
         """What has been appended so far was handed out; what comes is ready."""
         if not self._is_open:

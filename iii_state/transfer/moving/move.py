@@ -16,6 +16,7 @@ from iii_state.adapters.redis.keys import FORMAT, LOG_FORMAT
 from iii_state.adapters.redis.mutations.logs import LogSetting
 from iii_state.adapters.redis.mutations.routes import BEGAN, FOREIGN_WRITES, HISTORY, scope_with_deadlines
 from iii_state.errors import StateError, TransferError
+from iii_state.transfer.moving.clocks import fleet_now, redis_now
 from iii_state.transfer.moving.counting import StoreCount, count
 from iii_state.transfer.moving.finding import Found, find, pairs
 from iii_state.transfer.moving.part import Part
@@ -180,12 +181,12 @@ class Move:
             self._note, self._done.resumed = _Note(clocks), False
             await self._remove(found, shares)
         await self._write_note()
-        now = dict(zip((part.number for part in target.parts), await asyncio.gather(*map(_redis_now, target.parts)), strict=True))
+        now = dict(zip((part.number for part in target.parts), await asyncio.gather(*map(redis_now, target.parts)), strict=True))
         for part in source.parts:
-            fleet_now, passed = await _fleet_now(part)
-            own = await _redis_now(target.parts[0])
+            source_now, passed = await fleet_now(part)
+            own = await redis_now(target.parts[0])
             for number in now:
-                shift = now[number] + (own - now[0]) - fleet_now
+                shift = now[number] + (own - now[0]) - source_now
                 self._shifts[part.number, number] = (shift if abs(shift) > SAME_CLOCK_MS else 0, passed)
         return shares
 
@@ -250,7 +251,7 @@ class Move:
 
     async def _move_queue(self, queue: bytes, found: Found) -> None:
         shifts = {number: shift for (number, target), shift in self._shifts.items() if target == 0}
-        move = QueueMove(queue, self._source, self._target, found, shifts, await _redis_now(self._target.parts[0]))
+        move = QueueMove(queue, self._source, self._target, found, shifts, await redis_now(self._target.parts[0]))
         await move.run()
         self._done.events += move.events
         self._done.skipped += move.skipped
@@ -292,7 +293,7 @@ class Move:
         logged = [part for part in target.parts if await part.ask(b"HEXISTS", part.keys.routes, HISTORY)]
         layout = b"%d" % (LOG_FORMAT if logged else FORMAT)
         for part in target.parts:
-            now = await _redis_now(part)
+            now = await redis_now(part)
             clock = (b"offset", b"0", b"last", b"%d" % now, b"until", b"%d" % now)
             await part.all(
                 [
@@ -313,17 +314,3 @@ def _logs(text: bytes | None) -> LogSetting | None:
 async def _clock_of(part: Part) -> str:
     """When an engine lived there last."""
     return (await part.ask(b"HGET", part.keys.clock, b"last") or b"").decode("utf-8", "replace")
-
-
-async def _redis_now(part: Part) -> int:
-    seconds, microseconds = await part.ask(b"TIME")
-    return int(seconds) * 1000 + int(microseconds) // 1000
-
-
-async def _fleet_now(part: Part) -> tuple[int, int]:
-    """The time of the fleet there, and how many milliseconds no engine has lived."""
-    offset, last = await part.ask(b"HMGET", part.keys.clock, b"offset", b"last")
-    now = await _redis_now(part)
-    if offset is None or last is None:
-        return now, 0
-    return now + int(offset), max(0, now - int(last))

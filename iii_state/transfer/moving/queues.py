@@ -149,7 +149,7 @@ class QueueMove:
                 self.events += 1
 
     async def _move_stream(self, parts: Sequence[Part]) -> None:
-        async for part, wanted, entry_id, fields in _merged(parts, self.queue, is_dead=False):
+        async for part, wanted, entry_id, fields in merged(parts, self.queue, is_dead=False):
             if entry_id in self.found.planned.get((part.number, self.queue), {}):
                 continue
             if not self._is_event(fields):
@@ -188,7 +188,7 @@ class QueueMove:
         return {write_id: text for write_id, text in zip(kept, told, strict=True) if text is not None}
 
     async def _move_dead(self, parts: Sequence[Part]) -> None:
-        async for _, wanted, _, fields in _merged(parts, self.queue, is_dead=True):
+        async for _, wanted, _, fields in merged(parts, self.queue, is_dead=True):
             if len(fields) < 4:
                 self.skipped += 1
                 continue
@@ -218,7 +218,7 @@ def _scope_of(lane: bytes, items: Sequence[bytes]) -> bytes:
     return lane[length.end() :][: int(length[1])] if length is not None else b""
 
 
-async def _merged(parts: Sequence[Part], queue: bytes, *, is_dead: bool) -> AsyncIterator[tuple[Part, EntryId, bytes, list[bytes]]]:
+async def merged(parts: Sequence[Part], queue: bytes, *, is_dead: bool) -> AsyncIterator[tuple[Part, EntryId, bytes, list[bytes]]]:
     """The entries of a queue's streams, or of its dead letters, in all parts in the order of their ids."""
     waiting: list[tuple[EntryId, int, bytes, list[bytes]]] = []
     pages = [entries_of(KeyPlace(part, part.keys.dead(queue) if is_dead else part.keys.stream(queue))) for part in parts]

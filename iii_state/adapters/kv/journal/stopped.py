@@ -12,6 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from iii_state.adapters.kv.journal.file import FILE_NAME, check_format, close_file, connected, end_log, in_words
+from iii_state.adapters.kv.journal.stopped_queues import StoppedQueues
 from iii_state.adapters.wall_clock import now_ms
 from iii_state.errors import StoreError
 from iii_state.events import Subscription
@@ -138,6 +139,12 @@ class StoppedFile:
             self._connection.execute(_NO_DEADLINE, place)
         else:
             self._connection.execute(_SET_DEADLINE, (*place, deadline_ms + self._ahead))
+
+    @contextmanager
+    def reading_queues(self) -> Iterator[StoppedQueues]:
+        """Its queues; they are changed within `transaction`. Raises `StoreError`."""
+        with self._in_words():
+            yield StoppedQueues(self._connection, self._ahead)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

@@ -40,8 +40,8 @@ def refuse_moving(held: bytes, where: str) -> None:
     """Raises `StoreError` where a store has not been moved as a whole yet; `held` is its format."""
     if held.startswith(MOVING):
         raise StoreError(
-            f"a store is being moved to Redis at {where} (iii-state move), and is not there as a whole: run that command again, to "
-            "its end"
+            f"a store is being moved to Redis at {where} (iii-state move, or import --queues), and is not there as a whole: run "
+            "that command again, to its end"
         )
 
 
