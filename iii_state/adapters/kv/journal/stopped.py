@@ -176,7 +176,7 @@ def stopped_file(directory: Path, *, is_written: bool) -> Iterator[StoppedFile]:
     path = directory / FILE_NAME
     if not is_written and not path.exists():
         hint = "; *.bin are files of a stock engine: iii-state import --from-iii reads them" if any(directory.glob("*.bin")) else ""
-        raise StoreError(f"there is no store in {directory} ({path} is missing){hint}")
+        raise StoreError(f"there is no store in {directory} ({path} is missing): give the file_path of its engine{hint}")
     try:
         connection = connected(path)
         try:
