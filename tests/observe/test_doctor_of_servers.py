@@ -8,13 +8,16 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from iii_state import Engine, StateModule
+from iii_state.guard import Guard
 from iii_state.observe.doctor.redis import server as server_look
+from tests.support.certificates import Authority
 from tests.support.clock import HOUR, Clock, compile_shim
 from tests.support.doctor import findings, found_in
 from tests.support.redis.server import RedisServer
@@ -68,7 +71,8 @@ async def test_replicas_that_lag_and_primaries_that_are_gone_are_told(monkeypatc
 async def test_a_disk_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
-    with RedisServer("--dir", str(folder), "--save", "3600 1") as server:
+    with RedisServer("--dir", str(folder)) as server:
+        server.client.config_set("save", "3600 1")
         await used_by_an_engine(server)
         assert set(await found_in(server)) == set()
         shutil.rmtree(folder)
@@ -157,3 +161,45 @@ async def test_a_disk_that_is_nearly_full_is_told(tmp_path: Path) -> None:
         found = await findings("--file-path", str(folder))
         assert set(found) == {"disk-nearly-full"}
         assert f"the disk of {folder} has" in found["disk-nearly-full"]["what"]
+
+
+async def test_certificates_that_end_soon_or_are_not_trusted_are_told(tmp_path: Path) -> None:
+    authority, other = Authority(tmp_path), Authority(tmp_path, "other")
+    certificate, key = authority.issue("localhost", not_after=datetime.now(UTC) + timedelta(days=5))
+    async with Engine(guard=Guard.of({"tls": {"cert": str(certificate), "key": str(key)}})) as engine:
+        await engine.add_module(StateModule())
+        _, port = await engine.serve("127.0.0.1", 0)
+        url = f"wss://localhost:{port}"
+        found = await findings("--url", url, "--ca-file", str(authority.file))
+        assert set(found) == {"certificate-expires"}
+        assert f"localhost:{port} ends on" in found["certificate-expires"]["what"]
+        found = await findings("--url", url, "--ca-file", str(other.file))
+        assert set(found) == {"certificate-refused"}
+        assert "--ca-file" in found["certificate-refused"]["remedy"]
+
+
+async def test_a_function_that_leads_to_itself_is_told() -> None:
+    with RedisServer("--appendonly", "yes") as server:
+        async with Engine() as engine:
+            await engine.add_module(StateModule(config_of(server)))
+            is_over = False
+
+            async def counts(event: Any) -> None:
+                if not is_over:
+                    value = {"scope": "orders", "key": "k", "ops": [{"type": "increment", "path": "n", "by": 1}]}
+                    await engine.trigger({"function_id": "state::update", "payload": value})
+
+            engine.register_function("orders::counts", counts)
+            await engine.register_trigger({"type": "state", "function_id": "orders::counts", "config": {"scope": "orders"}})
+            await engine.trigger({"function_id": "state::set", "payload": {"scope": "orders", "key": "k", "value": {"n": 0}}})
+
+            async def is_looping() -> bool:
+                rows = (await engine.trigger({"function_id": "iii-state::triggers", "payload": {}}))["triggers"]
+                return bool(rows[0].get("looping"))
+
+            await until(is_looping, "the loop is not seen")
+            is_over = True
+            found = await found_in(server)
+            assert set(found) == {"function-looping"}
+            assert "orders::counts" in found["function-looping"]["what"]
+            assert "dispatch.loop_limit" in found["function-looping"]["remedy"]
