@@ -41,6 +41,7 @@ class Replace(Mutation[bytes | None]):
 
     __slots__ = ()
     name = "values/set"
+    kind = b"s"
 
     def applied(self, reply: Reply) -> bytes | None:
         """The text that was replaced; nothing where that is no JSON, so that a broken value can be repaired."""
@@ -52,6 +53,7 @@ class Remove(Replace):
 
     __slots__ = ()
     name = "values/delete"
+    kind = b"d"
 
 
 class Conditional(Mutation[T], Generic[T]):
@@ -145,6 +147,7 @@ class Update(Mutation[Updated]):
 
     __slots__ = ("_ops", "_plan", "limit")
     name = "values/update"
+    kind = b"u"
     ttl = KEEP_DEADLINE
 
     def __init__(
@@ -167,6 +170,7 @@ class UpdateIf(Update):
     """Applies a plan where conditions hold, as a whole or not at all if it is `strict`."""
 
     __slots__ = ("_conditions", "_meta")
+    kind = b""
 
     def __init__(
         self,

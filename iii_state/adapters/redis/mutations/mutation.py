@@ -26,7 +26,7 @@ from iii_state.adapters.redis.scripts.mutations import (
     previous,
     refusal,
 )
-from iii_state.adapters.redis.scripts.packing import pack, packed
+from iii_state.adapters.redis.scripts.packing import PlainChange, pack, packed
 from iii_state.errors import RequestFenced, StoreError
 from iii_state.events import Cause
 from iii_state.sessions import Request
@@ -75,6 +75,9 @@ class Mutation(RedisCall[T], Generic[T]):
     """The most bytes that a result may have, where a script computes one."""
     cause: Cause | None = None
     """What its event comes from, where that is no call: a foreign write was made before, and this one only makes its event."""
+
+    kind = b""
+    """What it is called among the changes of `values/change_many`; empty where it is none."""
 
     scope: str
 
@@ -153,6 +156,29 @@ class Mutation(RedisCall[T], Generic[T]):
         known = (fanout.keys, request_id, routes.version, scope, key, targets, arguments, watched, ttl)
         call = mutation(*known, cause=self.cause, lineage=lineage, log=log)
         return pack((b"EVALSHA", fanout.scripts.of(self.name).sha1, *call))
+
+    def can_join(self) -> bool:
+        """Whether it is a plain one: without an event, a deadline, a log, or a request id of its caller's."""
+        fanout = self._fanout
+        routes = fanout.routes
+        return (
+            bool(self.kind)
+            and self.in_session
+            and self.ttl_ms is None
+            and not routes.takes_more
+            and self.scope not in routes.with_deadlines
+            and not (fanout.enabled and routes.matching(self.scope, self.key))
+        )
+
+    def joint_command(self, calls: Sequence[RedisCall[Any]], session: bytes, epoch: int) -> bytes:
+        fanout = self._fanout
+        changes: list[PlainChange] = []
+        for call in calls:
+            assert isinstance(call, Mutation)
+            call._wanted = []
+            changes.append((call.kind, *call._place, call.slot, call.sequence, call._packed_own, len(call._own)))
+        script = fanout.scripts.of("values/change_many")
+        return fanout.packing.changes(script, session, epoch, fanout.routes.version, changes)
 
     def _declare(self) -> bytes:
         """The call that makes known that the scope has deadlines, in place of this one."""
