@@ -22,6 +22,7 @@ from iii_state.adapters.redis.scripts.mutations import (
     update_arguments,
     updated,
 )
+from iii_state.adapters.redis.scripts.packing import packed
 from iii_state.errors import RequestFenced, StoreError
 from iii_state.sessions import Request
 from iii_state.values.conditions import Conditions
@@ -153,9 +154,11 @@ class Update(Mutation[Updated]):
     def __init__(
         self, fanout: Fanout, scope: str, key: str, change: tuple[Plan, int], request: Request | None, ttl_ms: int | None
     ) -> None:
-        self._plan, self.limit = change
-        self._ops = plan_arguments(self._plan)
-        super().__init__(fanout, scope, key, update_arguments(self._ops, self.limit), request, ttl_ms)
+        self._plan, self.limit = plan, limit = change
+        known = _arguments.get((plan.text, limit)) or _arguments_of(plan, limit)
+        super().__init__(fanout, scope, key, (), request, ttl_ms)
+        self._ops, self._own, self._packed_own = known
+        self.size = len(self._packed_own)
 
     def applied(self, reply: Reply) -> Updated:
         return updated(reply, self._plan)
@@ -164,6 +167,25 @@ class Update(Mutation[Updated]):
         """The stored text is another writer's: it is checked here, and given to the script with its stored form."""
         self.give(update_arguments(self._ops, self.limit, text, checked(self.scope, self.key, text)))
         return AGAIN
+
+
+_arguments: dict[tuple[bytes, int], tuple[list[bytes], list[bytes], bytes]] = {}
+"""Of plans and limits that have been asked for: the ops, with the limit, and those packed. Many updates have the same ops."""
+
+MOST_KNOWN = 1024
+KNOWN_BYTES = 512
+"""So many are kept, of op lists with so many bytes at most."""
+
+
+def _arguments_of(plan: Plan, limit: int) -> tuple[list[bytes], list[bytes], bytes]:
+    ops = plan_arguments(plan)
+    own = update_arguments(ops, limit)
+    found = ops, own, packed(own)
+    if len(plan.text) <= KNOWN_BYTES:
+        if len(_arguments) >= MOST_KNOWN:
+            _arguments.clear()
+        _arguments[plan.text, limit] = found
+    return found
 
 
 class UpdateIf(Update):
