@@ -144,6 +144,23 @@ async def test_changes_of_a_turn_go_to_redis_as_few_calls(server: RedisServer, o
     assert server.client.hlen("state:s") == len(made)
 
 
+async def test_changes_of_large_values_go_one_by_one(server: RedisServer, opened: Open) -> None:
+    adapter = await opened()
+    large = b'"%b"' % (b"x" * 100_000)
+
+    async def calls_of(text: bytes) -> int:
+        server.client.config_resetstat()
+        made = [adapter.values.set("s", str(number), text) for number in range(CALLS_PER_JOINT)]
+        made += [adapter.values.set("other", str(number), text) for number in range(CALLS_PER_JOINT)]
+        assert len({await answer_of(change) for change in made}) == 1
+        return int(server.client.info("commandstats")["cmdstat_evalsha"]["calls"])
+
+    assert await calls_of(large) == 2 * CALLS_PER_JOINT
+    assert await calls_of(b"1") < CALLS_PER_JOINT  # nothing is known of them yet: what they find is large
+    assert await calls_of(b"2") == 2 * CALLS_PER_JOINT
+    assert await calls_of(b"3") < CALLS_PER_JOINT
+
+
 async def test_all_kinds_of_calls_keep_their_order(server: RedisServer, opened: Open) -> None:
     adapter = await opened()
     await answer_of(adapter.sessions.open("caller", 0, 1))

@@ -158,12 +158,14 @@ class Mutation(RedisCall[T], Generic[T]):
         return pack((b"EVALSHA", fanout.scripts.of(self.name).sha1, *call))
 
     def can_join(self) -> bool:
-        """Whether it is a plain one: without an event, a deadline, a log, or a request id of its caller's."""
+        """Whether it is a plain one: without an event, a deadline, a log, or a request id of its caller's, and of small values as
+        far as is known."""
         fanout = self._fanout
         routes = fanout.routes
         return (
             bool(self.kind)
             and self.in_session
+            and self.scope not in fanout.large.scopes
             and self.ttl_ms is None
             and not routes.takes_more
             and self.scope not in routes.with_deadlines
@@ -193,6 +195,8 @@ class Mutation(RedisCall[T], Generic[T]):
             return self._declared(reply)
         if is_applied(reply):
             applied = self.applied(reply)
+            if self.kind:
+                self._fanout.large.found(self.scope, reply[1])
             if reply[0] != b"OK":
                 self._fanout.counts.recognised += 1
             if self.ttl_ms is not None:
