@@ -123,6 +123,7 @@ class Mutation(RedisCall[T], Generic[T]):
         ttl = None
         if self.scope in routes.with_deadlines:
             ttl = self._ttl if self.ttl_ms is None else fanout.lifetime(self.ttl_ms)
+            self._is_declaring = False  # it was, where the connection broke before that was answered
         elif self.ttl_ms is not None:
             return self._declare()
         request = self.request
