@@ -21,9 +21,11 @@ from iii_state.errors import SessionLost, SessionTaken, StoreError
 from iii_state.sessions import SESSION_SECONDS
 from iii_state.tasks.background import Background
 from iii_state.tasks.reconnect import Backoff, Reconnecting
+from iii_state.tasks.repeats import Repeats
 from iii_state.tasks.signal import Signal
 
 logger = logging.getLogger(__name__)
+repeats = Repeats(logger)
 
 T = TypeVar("T")
 
@@ -172,7 +174,7 @@ class RedisConnection:
                 session.opened(replies[-1])
                 return
             except SessionLost:
-                logger.warning("the session is gone from Redis at %s (was it flushed?); beginning a new one", self.address)
+                repeats.warning("the session is gone from Redis at %s (was it flushed?); beginning a new one", socket.address)
                 self._pipeline.lose_session()
             except SessionTaken:
                 if not session.held:  # an attempt of ours got through unheard
@@ -215,7 +217,7 @@ class RedisConnection:
 
 def _log_not_kept(kept: asyncio.Future[Any]) -> None:
     if not kept.cancelled() and (error := kept.exception()) is not None:
-        logger.warning("the session could not be kept: %s", error)
+        repeats.warning("the session could not be kept: %s", error)
 
 
 async def _nothing_to_prepare(socket: Carrier) -> None:
