@@ -239,6 +239,17 @@ async def test_nodes_are_known_by_the_names_that_they_announce(own_nodes: Nodes)
         assert await partitions[0].count() == 2
 
 
+async def test_a_node_that_is_to_be_known_by_name_and_has_none_is_reached_at_its_address(own_nodes: Nodes) -> None:
+    async with partitions_on(own_nodes.url, SLOTS) as (cluster, partitions):
+        for node in own_nodes.nodes:
+            node.client.config_set("cluster-preferred-endpoint-type", "hostname")
+        assert own_nodes.nodes[0].client.execute_command("CLUSTER SLOTS")[0][2][0] == b"?"
+        target = next(shard for shard in own_nodes.shards if shard is not own_nodes.shard_of(SLOTS[0]))
+        await asyncio.to_thread(own_nodes.move, SLOTS[0], target, 1000)
+        await asyncio.gather(*(partition.increment() for partition in partitions))
+        assert {server.host for server in cluster.servers} == {"127.0.0.1"}
+
+
 async def test_what_all_partitions_of_a_node_have_to_say_is_one_line(own_nodes: Nodes, caplog: pytest.LogCaptureFixture) -> None:
     async with partitions_on(own_nodes.url, SLOTS) as (_, partitions):
         for partition in partitions:
