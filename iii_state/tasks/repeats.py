@@ -10,23 +10,30 @@ SECONDS = 10.0
 
 
 class Repeats:
-    """A logger. A line that `of` has said within the last ten seconds is counted, and the next one tells how many were."""
+    """A logger. A line that `of` has said within the last ten seconds is counted, and the next one tells how many were.
+
+    Lines are the same that have the same words, or that are said to be `alike`, whatever they name.
+    """
 
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
         self._said: dict[tuple[object, str], tuple[float, int]] = {}
         """When a line was said, and how often it has been held back since."""
 
-    def warning(self, message: str, *details: object, of: object = None, ids: Mapping[str, object] | None = None) -> None:
+    def warning(
+        self, message: str, *details: object, of: object = None, alike: str = "", ids: Mapping[str, object] | None = None
+    ) -> None:
         """Log a warning, or count it."""
-        self._log(logging.WARNING, message, details, of, ids)
+        self._log(logging.WARNING, message, details, (of, alike or message % details), ids)
 
-    def error(self, message: str, *details: object, of: object = None, ids: Mapping[str, object] | None = None) -> None:
+    def error(self, message: str, *details: object, of: object = None) -> None:
         """Log an error, or count it."""
-        self._log(logging.ERROR, message, details, of, ids)
+        self._log(logging.ERROR, message, details, (of, message % details), None)
 
-    def _log(self, level: int, message: str, details: tuple[object, ...], of: object, ids: Mapping[str, object] | None) -> None:
-        now, line = time.monotonic(), (of, message % details if details else message)
+    def _log(
+        self, level: int, message: str, details: tuple[object, ...], line: tuple[object, str], ids: Mapping[str, object] | None
+    ) -> None:
+        now = time.monotonic()
         said_at, held_back = self._said.get(line, (float("-inf"), 0))
         if now - said_at < SECONDS:
             self._said[line] = (said_at, held_back + 1)

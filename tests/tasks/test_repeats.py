@@ -18,13 +18,16 @@ def test_a_line_that_was_just_said_is_counted_and_the_next_one_tells(
         told.warning("no heartbeat: %s", "away", of="one")
     told.warning("no heartbeat: %s", "away", of="two")
     told.warning("no heartbeat: %s", "slow", of="one")
-    told.error("100 % gone")
+    told.error("gone")
+    for name in ("a", "b"):
+        told.warning("%s is away", name, alike="away")
     monkeypatch.setattr(repeats, "SECONDS", 0.0)
     told.warning("no heartbeat: %s", "away", of="one")
     assert [record.getMessage() for record in caplog.records] == [
         "no heartbeat: away",
         "no heartbeat: away",
         "no heartbeat: slow",
-        "100 % gone",
+        "gone",
+        "a is away",
         "no heartbeat: away (and 20 times more since it was said last)",
     ]

@@ -58,6 +58,10 @@ class Carrier(Protocol):
 class PrimaryServer(Protocol):
     """The server that is written to, whichever that is at the moment: of a Redis, or of a slot of a cluster."""
 
+    @property
+    def address(self) -> Address:
+        """Where it is looked for."""
+
     moved: Signal
     """Emitted when another server has become it, or may have, and what leads to the one before is ending."""
 

@@ -156,7 +156,8 @@ class RedisConnection:
                 return socket
         except TimeoutError:
             hint = "; does it speak TLS on this port?" if self.address.tls is not None else ""
-            raise StoreError(f"Redis at {self.address} has not answered within {self._timeout * 1000:.0f} ms{hint}") from None
+            told = f"Redis at {self.primary.address} has not answered within {self._timeout * 1000:.0f} ms{hint}"
+            raise StoreError(told) from None
 
     async def _open_session(self, socket: Carrier) -> None:
         session = self.session

@@ -436,7 +436,7 @@ class Pipeline:
         self._set_timer(now)
 
     def _silence(self) -> str:
-        why = self.trouble or self.held_for or f"Redis at {self.address} does not answer"
+        why = self.trouble or self._holding.reason or f"Redis at {self._server} does not answer"
         return f"{why}; given up after {self.timeout * 1000:.0f} ms"
 
     def _set_timer(self, now: float) -> None:

@@ -127,8 +127,10 @@ class Takeover:
             if await self._run("fleet/fence", calls.fence(self._keys, engine, seen)):
                 self.engines += 1
                 name = engine.decode(errors="replace")
+                # An engine of a cluster has an id in each partition.
+                alike = "gone" if self._keys.is_parted else ""
                 about, ids = "the engine %s is gone; its work is taken over", {"engine": name}
-                repeats.warning(about, name, of=self._engine.instance, ids=ids)
+                repeats.warning(about, name, of=self._engine.instance, alike=alike, ids=ids)
         self._seen = {engine: seen for engine, seen in self._seen.items() if engine in engines}
         for engine in await self._send(b"SMEMBERS", self._keys.fenced):
             await self._take_over(engine)

@@ -15,6 +15,7 @@ from iii_state.sessions import Request
 from tests.support.redis.nodes import Node, Nodes
 from tests.support.redis.partitions import Partition, partitions_on, tag_of
 from tests.support.redis.proxy import proxy_to
+from tests.support.redis.stores_in_clusters import store_on
 from tests.support.waiting import until
 
 SLOTS = [128, 4224, 8320, 12416]
@@ -262,3 +263,23 @@ async def test_what_all_partitions_of_a_node_have_to_say_is_one_line(own_nodes: 
             "0 calls of 2 partitions were on it; connecting again"
         ]
         assert len([words for words in said if "refused" in words]) == 1
+
+
+async def test_what_all_partitions_say_of_heartbeats_and_of_an_engine_that_is_gone_is_one_line(
+    own_nodes: Nodes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with store_on(own_nodes.url, heartbeat_ttl_ms=600, call_timeout_ms=500) as adapter:
+        node = own_nodes.master(own_nodes.shard_of(SLOTS[0]))
+        lying_there = [partition for partition in adapter._partitions.all if str(node.port) in partition.place]
+        assert len(lying_there) > 1
+        for partition in adapter._partitions.all:
+            await partition.send(b"HSET", partition._shared.keys.engines, b"dead%d" % id(partition), b"1 1")
+        await until(lambda: "is gone; its work is taken over" in caplog.text)
+        await asyncio.to_thread(node.pause)
+        await until(lambda: "no heartbeat" in caplog.text)
+        await until(lambda: all(partition.absence() for partition in lying_there))
+        said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+        node.resume()
+        for part in ("is gone; its work", "no heartbeat"):
+            assert len({words for words in said if part in words}) == len([words for words in said if part in words])
+        assert len([words for words in said if "is gone; its work" in words]) == 1

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from redis.exceptions import MovedError
 
-from iii_state.adapters.redis.connection.address import Place
+from iii_state.adapters.redis.connection.address import Address, Place
 from iii_state.adapters.redis.connection.carrier import Carrier
 from iii_state.adapters.redis.connection.cluster.channel import SharedChannel, SharedSocket
 from iii_state.adapters.redis.connection.cluster.sockets import NodeSockets
@@ -59,6 +59,11 @@ class SlotPrimary:
         """Done when the slot is served by another node than an opening expects."""
         self._sent_on = 0
         self._sent_on_at = 0.0
+
+    @property
+    def address(self) -> Address:
+        """The node that serves the slot, as far as is known; else all that the configuration names."""
+        return self._nodes.address if self.place is None else self._nodes.address.at(*self.place)
 
     def start(self) -> None:
         """See to it that the cluster is looked at while there is no connection."""
