@@ -265,6 +265,24 @@ async def test_what_all_partitions_of_a_node_have_to_say_is_one_line(own_nodes: 
         assert len([words for words in said if "refused" in words]) == 1
 
 
+async def test_nodes_of_which_only_some_are_asked_each_time_are_not_told_of_each_time(
+    own_nodes: Nodes, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("iii_state.adapters.redis.connection.cluster.cluster.ASKED_AT_ONCE", 2)
+    monkeypatch.setattr("iii_state.tasks.repeats.SECONDS", 1000.0)
+    async with partitions_on(own_nodes.url, SLOTS) as (cluster, _):
+        for node in own_nodes.nodes:
+            node.kill()
+        told = set[str]()
+
+        def are_different() -> bool:
+            told.add(cluster.trouble)
+            return len(told) > 2
+
+        await until(are_different)
+        assert caplog.text.count("serves which slot cannot be seen") == 1
+
+
 async def test_what_all_partitions_say_of_heartbeats_and_of_an_engine_that_is_gone_is_one_line(
     own_nodes: Nodes, caplog: pytest.LogCaptureFixture
 ) -> None:

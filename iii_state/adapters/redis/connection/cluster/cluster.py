@@ -33,10 +33,12 @@ from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.scripts.loader import Scripts
 from iii_state.errors import StoreError
 from iii_state.tasks.background import Background
+from iii_state.tasks.repeats import Repeats
 
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
+repeats = Repeats(logger)
 
 LOOK_SECONDS = 0.1
 """Between two looks at the nodes while a partition has no connection, or a node is quiet."""
@@ -201,7 +203,10 @@ class Cluster:
                 self._take_on(await self._read(), asked_at)
             except StoreError as error:
                 if str(error) != self.trouble:
-                    logger.warning("which node of the Redis Cluster serves which slot cannot be seen: %s", error)
+                    # Others are asked each time where there are many nodes, and what these say is another text.
+                    repeats.warning(
+                        "which node of the Redis Cluster serves which slot cannot be seen: %s", error, of=self, alike="seen"
+                    )
                 self.trouble = str(error)
             except Exception:
                 logger.exception("what the nodes of the Redis Cluster say cannot be used; asking again")
