@@ -65,6 +65,10 @@ class PrimaryServer(Protocol):
     moved: Signal
     """Emitted when another server has become it, or may have, and what leads to the one before is ending."""
 
+    @property
+    def is_moving(self) -> bool:
+        """Whether what was sent on opening has just been refused for where it was sent: it may be taken a little later."""
+
     def start(self) -> None:
         """Notice from now on when another server becomes it."""
 

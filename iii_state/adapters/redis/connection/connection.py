@@ -32,6 +32,9 @@ T = TypeVar("T")
 BACKOFF_SECONDS = 0.1
 MAX_BACKOFF_SECONDS = 2.0
 
+AGAIN_SECONDS = 0.1
+"""Between two attempts at the first connection, while the slot is being moved."""
+
 
 class RedisConnection:
     """Calls to one Redis, or to one slot of a cluster (`primary` is that slot's then). `session_key` names the hash of a session in
@@ -111,15 +114,27 @@ class RedisConnection:
     # -- opening and closing
 
     async def start(self, check: Callable[[Carrier], Awaitable[None]] | None = None) -> None:
-        """Connect, let `check` look at the server before anything is written, and open the session.
+        """Connect, let `check` look at the server before anything is written, and open the session. What is refused because a slot
+        of a cluster is being moved is tried again, as calls are, within the time of a call.
 
         Raises `StoreError` in words.
         """
-        socket = await self._open(check)
+        socket = await self._open_first(check)
         self._pipeline.open()
         self._pipeline.adopt(socket)
         self.primary.start()
         self._background.start(self._reconnecting.run(), "iii-state redis connection")
+
+    async def _open_first(self, check: Callable[[Carrier], Awaitable[None]] | None) -> Carrier:
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + self._timeout
+        while True:
+            try:
+                return await self._open(check)
+            except StoreError:
+                if not self.primary.is_moving or loop.time() >= give_up:
+                    raise
+            await asyncio.sleep(AGAIN_SECONDS)
 
     def forget_session(self) -> None:
         """Redis does not answer: let the session expire."""

@@ -23,6 +23,9 @@ SENT_ON = 3
 
 SENT_ON_SECONDS = 0.05
 
+MOVING_SECONDS = 1.0
+"""So long after a refusal a slot is taken to be on its way."""
+
 
 class SlotPrimary:
     """The master of a slot, whichever node that is at the moment; a `PrimaryServer`.
@@ -59,6 +62,7 @@ class SlotPrimary:
         """Done when the slot is served by another node than an opening expects."""
         self._sent_on = 0
         self._sent_on_at = 0.0
+        self._refused_at = -MOVING_SECONDS
 
     @property
     def address(self) -> Address:
@@ -77,6 +81,11 @@ class SlotPrimary:
     def lacks_connection(self) -> bool:
         """Whether there is none and there is to be one."""
         return self.is_used and not self.channels
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether a node has just refused what was sent to it, since the slot is not there, or the cluster is down."""
+        return asyncio.get_running_loop().time() - self._refused_at < MOVING_SECONDS
 
     async def open(self, name: str) -> Carrier:
         """A channel to the node that serves the slot. The caller bounds the time. Raises `StoreError` in words."""
@@ -127,10 +136,11 @@ class SlotPrimary:
         self._noticed(refusal, found_by)
 
     def _noticed(self, refusal: str, found_by: Carrier | None = None) -> None:
-        word = redirection_of(refusal)
+        word, now = redirection_of(refusal), asyncio.get_running_loop().time()
+        if word:
+            self._refused_at = now
         if word == "MOVED":
             moved = MovedError(refusal.partition(" ")[2])
-            now = asyncio.get_running_loop().time()
             self._sent_on = self._sent_on + 1 if now - self._sent_on_at < 1 else 1
             self._sent_on_at = now
             host = moved.host or (found_by.address.host if found_by is not None else self._host())
