@@ -149,7 +149,7 @@ class Engine:
             await asyncio.sleep(_SWEEP_SECONDS)
             try:
                 self.sweep()
-                self.server.tick(_SWEEP_SECONDS)
+                await self.server.tick(_SWEEP_SECONDS)
             except Exception:
                 log.exception("the engine's sweep failed; it goes on")
 

@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 quiet = QuietLog(log)
 
 _CLOSE_SECONDS = 2
+_AT_ONCE = 32
+"""Connections that are looked after in one turn of the event loop."""
 _WELCOME = """This is an iii engine: iii-state.
 Workers connect here with a WebSocket; GET /healthz tells whether all is well, /readyz whether it takes work.
 """
@@ -127,17 +129,22 @@ class Server:
         if self._runner is not None:
             await self._runner.cleanup()
 
-    def tick(self, seconds: int) -> None:
-        """Called about once a second: pings, silent peers, channels that nobody joined, handshakes that take too long."""
+    async def tick(self, seconds: int) -> None:
+        """Called about once a second: pings, silent peers, channels that nobody joined, handshakes that take too long.
+
+        Ten thousand pings at once would keep every caller waiting for half a second, so others have their turn in between.
+        """
         self._unfinished.tick(seconds)
-        for socket, held in list(self._sockets.items()):
+        self.channels.tick(seconds)
+        for number, (socket, held) in enumerate(list(self._sockets.items()), start=1):
             if held.leaves_in is None:
                 socket.tick(seconds)
             elif held.leaves_in <= 0:
                 socket.abort()
             else:
                 held.leaves_in -= seconds
-        self.channels.tick(seconds)
+            if number % _AT_ONCE == 0:
+                await asyncio.sleep(0)
 
     async def apply_guard(self) -> None:
         """The guard has read its files again: new connections have its certificate, and who is let in no more has to go."""

@@ -12,6 +12,7 @@ What is measured, by section:
 | redis-socket, redis-engines | `redis_sockets` | calls through the socket, to one engine on Redis and to several |
 | redis-latency, redis-events, redis-subscriptions | `redis_events` | events over Redis, from a write to its handler |
 | redis-triggers, redis-backlog | `redis_triggers` | what triggers add to a write, what waiting events take |
+| hot-key | `hot_key` | events of one key, beside calls made one at a time |
 | redis-failover | `redis_failover` | how long events wait when an engine is killed |
 | cluster | `redis_cluster` | a cluster beside a single Redis, the reach of its masters, a failover of one |
 

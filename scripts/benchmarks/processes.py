@@ -29,6 +29,8 @@ ENVIRONMENT = {
 }
 _ADDRESS = re.compile(r"listening on (ws://\S+)")
 _ATTACHED = re.compile(r"attached to (\S+)")
+_CONNECTIONS = 100_000
+"""More than the idle ones and those that make calls."""
 _START_SECONDS = 30.0
 
 
@@ -122,7 +124,7 @@ def attached(url: str, *arguments: str) -> Iterator[Host]:
 @contextmanager
 def engine_in_memory() -> Iterator[Host]:
     """Ours, with kv in memory."""
-    with engine("ours, memory", "--adapter", "kv") as host:
+    with engine("ours, memory", "--adapter", "kv", "--limits", f"connections={_CONNECTIONS}") as host:
         yield host
 
 

@@ -34,7 +34,7 @@ async def test_a_slow_handshake_is_dropped() -> None:
         for second in range(20):
             if not slow.writer.is_closing():
                 slow.writer.write(f"X-{second}: y\r\n".encode())
-            engine.server.tick(1)
+            await engine.server.tick(1)
             await asyncio.sleep(0)
         assert len(unfinished(engine)) == 0
         assert await slow.is_over()
@@ -63,7 +63,7 @@ async def test_a_connection_that_goes_away_in_the_handshake_is_forgotten() -> No
         await until(lambda: len(unfinished(engine)) == 1)
         gone.close()
         for _ in range(12):
-            engine.server.tick(1)
+            await engine.server.tick(1)
         assert len(unfinished(engine)) == 0
 
 

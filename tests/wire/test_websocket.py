@@ -8,6 +8,7 @@ import re
 import struct
 from collections.abc import AsyncIterator
 
+import aiohttp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -198,16 +199,30 @@ async def test_telemetry_is_taken_and_other_paths_are_not(port: Port) -> None:
 
 async def test_a_silent_peer_is_pinged_after_ten_seconds_and_dropped_after_twenty(raw: RawSocket, engine: Engine) -> None:
     tick = engine.server.tick
-    tick(9)
-    tick(1)
+    await tick(9)
+    await tick(1)
     assert await raw.next() == (PING, b"")
     raw.writer.write(frame(b"", PONG) + frame(b"?", PING))
     assert await raw.next() == (PONG, b"?")
-    tick(10)
+    await tick(10)
     assert await raw.next() == (PING, b"")
     assert len(engine.workers) == 1
-    tick(10)
+    await tick(10)
     assert len(engine.workers) == 0
+
+
+async def test_pings_of_many_connections_let_others_have_their_turn(port: Port, engine: Engine) -> None:
+    connections = [await port.session.ws_connect(f"{port.url}/", autoping=False) for _ in range(200)]
+    ticking = asyncio.ensure_future(engine.server.tick(10))
+    turns = 0
+    while not ticking.done():
+        turns += 1
+        await asyncio.sleep(0)
+    assert turns > 5
+    for connection in connections:
+        while (message := await connection.receive()).type is not aiohttp.WSMsgType.PING:
+            assert message.type is aiohttp.WSMsgType.TEXT
+        await connection.close()
 
 
 async def test_a_dead_half_is_probed_when_its_worker_comes_back(raw: RawSocket, worker: RawWorker, engine: Engine) -> None:
@@ -216,7 +231,7 @@ async def test_a_dead_half_is_probed_when_its_worker_comes_back(raw: RawSocket, 
     await worker.send("registerfunction", id="f")
     await worker.settled()
     assert await raw.next() == (PING, b"")
-    engine.server.tick(5)
+    await engine.server.tick(5)
     assert len(engine.workers) == 1
     await worker.settled()
 
@@ -268,13 +283,13 @@ async def test_a_worker_that_reads_nothing_is_dropped_and_its_calls_have_stopped
     raw: RawSocket, worker: RawWorker, engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     link, calls = await behind(raw, worker, engine)
-    engine.server.tick(1)
+    await engine.server.tick(1)
     unsent = link.unsent
     for seconds in (10, 8):
-        engine.server.tick(seconds)
+        await engine.server.tick(seconds)
         assert len(engine.workers) == 2
         await worker.settled()
-    engine.server.tick(2)
+    await engine.server.tick(2)
     assert len(engine.workers) == 1
     (line,) = [record.getMessage() for record in caplog.records if "dropping" in record.getMessage()]
     found = re.search(r"it has read nothing for \d+ s, and (\d+) bytes wait for it", line)
@@ -293,9 +308,9 @@ async def test_a_worker_that_goes_on_reading_is_not_dropped_however_slowly(
     await worker.send("invokefunction", function_id="f", data="x" * 40_000_000)
     await worker.settled()
     (link,) = (known.link for known in engine.workers if known.function_ids == ["f"])
-    engine.server.tick(1)
+    await engine.server.tick(1)
     for _ in range(4):
-        engine.server.tick(12)
+        await engine.server.tick(12)
         await worker.settled()
         assert len(engine.workers) == 2
         left = link.left

@@ -140,6 +140,7 @@ async def test_calls_wait_while_there_is_no_primary_and_say_so_when_their_time_i
         group.set_down_after()
         for server in reversed(group.servers):
             await asyncio.to_thread(server.kill)
+        await until(lambda: all(sentinel.client.sentinel_master(NAME)["is_sdown"] for sentinel in group.sentinels))
         down = f"the primary of {NAME}, Redis at 127.0.0.1:{group.first.port} ({NAME}), is down"
         with pytest.raises(NoAnswer) as raised:
             await answer_of(adapter.values.set("s", "k", b"2"))
