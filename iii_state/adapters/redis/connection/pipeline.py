@@ -425,13 +425,13 @@ class Pipeline:
         """What a failure means for a call that an earlier connection may have carried."""
         if isinstance(error, RequestFenced):
             if call.in_session:
-                self._try_again(call, f"another connection has taken over the session at {self.address}")
+                self._try_again(call, f"another connection has taken over the session at {self._server}")
                 return
         elif isinstance(error, SessionLost):
             if call.was_carried:
                 error = record_lost(self.address)
             elif call.in_session:
-                self._try_again(call, f"the session is gone from Redis at {self.address}")
+                self._try_again(call, f"the session is gone from Redis at {self._server}")
                 return
         elif isinstance(error, OldValueUnknown):
             if call.in_session:
@@ -440,6 +440,11 @@ class Pipeline:
             error = carried_before(self.address, error)  # an earlier connection's calls are not fenced, see `RequestId`
         self._fail(call, error)
 
+    @property
+    def _server(self) -> Address:
+        """The one that answers, as far as there is one."""
+        return self.address if self.socket is None else self.socket.address
+
     def _try_again(self, call: RedisCall[Any], leave: str | None) -> None:
         """Keep a call that changed nothing; with `leave`, for the next connection."""
         if leave is not None:
@@ -447,7 +452,7 @@ class Pipeline:
         call.tries += 1
         if call.tries > MAX_TRIES:
             why = self._leave or "its scripts were lost, its routes changed, or another program wrote the same value, each time"
-            told = f"Redis at {self.address} has put this call off {MAX_TRIES} times: {why}; nothing was changed"
+            told = f"Redis at {self._server} has put this call off {MAX_TRIES} times: {why}; nothing was changed"
             self._fail(call, NoAnswer(told))
         elif not self._dropped(call):
             self._again.append(call)
@@ -459,8 +464,7 @@ class Pipeline:
             return AGAIN
         if is_damage(text):
             self.damaged.emit()
-        socket = self.socket
-        address = socket.address if socket is not None else self.address
+        socket, address = self.socket, self._server
         if is_of_another_server(text):
             is_news = self._leave is None
             self._leave = explain(address, text)
@@ -500,7 +504,7 @@ class Pipeline:
         self._set_timer(now)
 
     def _silence(self) -> str:
-        why = self.trouble or self.held_for or f"Redis at {self.address} does not answer"
+        why = self.trouble or self._holding.reason or f"Redis at {self._server} does not answer"
         return f"{why}; given up after {self.timeout * 1000:.0f} ms"
 
     def _set_timer(self, now: float) -> None:
