@@ -56,10 +56,6 @@ async def accept(
         writer = await response.prepare(request)
     except ConnectionError:
         writer = None
-    except RuntimeError:  # what uvloop says of a connection that is closed, which aiohttp may not have been told yet
-        if request.transport is not None and not request.transport.is_closing():
-            raise
-        writer = None
     if writer is None or request.transport is None:
         return response  # whoever asked has gone: nothing to serve, and nothing to report
     socket = WebSocket(request.protocol, request.transport, writer, request.remote, masks=False, backlog=backlog)
