@@ -13,6 +13,9 @@ import msgspec
 
 from iii_state.errors import Compacted, InvalidValue, StoreError
 
+MOST_NAMED = 5
+"""So many scopes are named in a line of the log."""
+
 MAX_LENGTH = 10_000
 """So many changes of a scope are kept where nothing else is said."""
 
@@ -118,3 +121,10 @@ def check_kept(after: Position, store: str | None, first: int, last: int) -> Non
         raise Compacted(f"there has been no revision {after.revision} yet; the latest is {last}: read the values again")
     if after.revision + 1 < first:
         raise Compacted(f"not all that came after revision {after.revision} is kept; the oldest is {first}: read the values again")
+
+
+def ended_in_words(scopes: Sequence[str]) -> str:
+    """What is said of scopes whose changes have gone, since the setting names them no more."""
+    more = f" and {len(scopes) - MOST_NAMED:,} more" if len(scopes) > MOST_NAMED else ""
+    named = ", ".join(map(repr, scopes[:MOST_NAMED]))
+    return f"the setting `history` does not name {named}{more} any more: what their change logs held is gone (values are not)"

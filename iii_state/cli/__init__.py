@@ -46,9 +46,29 @@ class Commands(CommandGroup):
         with printable_errors():
             return super().make_context(*arguments, **named)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Where an option of a command stands before it, the error says where it belongs."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if any(error.option_name in option.opts for command in self.commands.values() for option in command.params):
+                raise click.UsageError(
+                    f"{error.option_name} belongs behind the command: iii-state COMMAND {error.option_name}.", ctx
+                ) from None
+            raise
+
     def invoke(self, ctx: click.Context) -> Any:
+        """Where an option of all commands stands behind one, the error says where it belongs."""
         with printable_errors():
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            except click.NoSuchOption as error:
+                if any(error.option_name in option.opts for option in self.params):
+                    raise click.UsageError(
+                        f"{error.option_name} belongs before the command: iii-state {error.option_name} {ctx.invoked_subcommand}.",
+                        error.ctx,
+                    ) from None
+                raise
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -31,7 +31,8 @@ def an_address(context: click.Context, option: click.Parameter, url: str) -> str
     except ValueError:
         usable = False
     if not usable:
-        raise click.BadParameter(f"it has to be an address like {DEFAULT_URL}, not {shown(url)!r}")
+        hint = "; a Redis is named with --redis-url, by commands that take one" if "redis" in url.partition("://")[0] else ""
+        raise click.BadParameter(f"it has to be an address like {DEFAULT_URL}, not {shown(url)!r}{hint}")
     return url
 
 
@@ -114,7 +115,7 @@ def json_text(name: str, text: str) -> bytes:
 
 def _is_word(name: str, text: str) -> bool:
     """Whether a value was meant as a string, most likely."""
-    return name == "VALUE" and text.replace("_", "").replace("-", "").isalnum()
+    return name in ("VALUE", "--if-equals") and text.replace("_", "").replace("-", "").isalnum()
 
 
 def _standard_input(name: str) -> bytes:

@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
+from iii_state.cli.layout import columns, wrapped
 from iii_state.cli.terminal import check_output, is_terminal
 
 if TYPE_CHECKING:
@@ -88,7 +89,8 @@ def _show_names(found: dict[str, str]) -> None:
     width = max(map(len, found))
     for name, page in found.items():
         if is_terminal():
-            click.echo(f"{click.style(name.ljust(width), bold=True)}  {first_line(page)}")
+            about = wrapped(first_line(page), columns() - 1, " " * (width + 2)).strip()
+            click.echo(f"{click.style(name.ljust(width), bold=True)}  {about}")
         else:
             click.echo(f"{name}\t{first_line(page)}".encode())
 

@@ -11,6 +11,7 @@ import click
 
 from iii_state import values
 from iii_state.cli.calls import engine_at, run, url_option
+from iii_state.cli.layout import columns, wrapped
 from iii_state.cli.sources import is_typed
 from iii_state.cli.tables import counted, print_table
 from iii_state.cli.terminal import is_terminal, printable, show
@@ -77,11 +78,11 @@ def _print(found: list[Finding], as_json: bool) -> None:
         click.secho("nothing is wrong, as far as can be seen", fg="green")
     else:
         for finding in found:
-            click.secho(printable(f"{finding.severity}: {finding.what}"), fg=_COLOURS[finding.severity], bold=True)
-            click.echo(f"  {printable(finding.meaning)}")
-            click.echo(
-                f"  {click.style('To do:', dim=True)} {printable(finding.remedy)} {click.style(f'[{finding.id}]', dim=True)}\n"
-            )
+            what = wrapped(printable(f"{finding.severity}: {finding.what}"), columns())
+            click.secho(what, fg=_COLOURS[finding.severity], bold=True)
+            click.echo(wrapped(printable(finding.meaning), columns(), "  "))
+            click.echo(wrapped(printable(f"To do: {finding.remedy}"), columns(), "  "))
+            click.secho(f"  [{finding.id}]\n", dim=True)
         numbers = [(severity, sum(finding.severity == severity for finding in found)) for severity in SEVERITIES]
         click.echo(", ".join(counted(count, severity) for severity, count in numbers if count))
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from iii_state.cli.layout import WORDS, width_of
 from iii_state.cli.sampling import Sample, sample
 from iii_state.cli.sections import Section, sections, summary
 from iii_state.cli.sources import Ask
@@ -55,7 +56,7 @@ def _screen(console: Console, samples: list[Sample], title: str, trouble: str) -
 
     seconds = samples[-1].at - samples[0].at if len(samples) > 1 else None
     taken = samples[-1].since(samples[0]) if len(samples) > 1 else samples[-1]
-    lines: list[RenderableType] = [_line(f"iii-state top  {title}", "bold"), _line(summary(taken, seconds))]
+    lines: list[RenderableType] = [_line(f"iii-state top  {title}", "bold"), _line(summary(taken, seconds, console.width))]
     if trouble:
         lines.append(_line(name(trouble), "red"))
     shown_sections = sections(taken, seconds)
@@ -89,15 +90,14 @@ def _table(section: Section, rows: int, width: int) -> RenderableType:
     from rich.text import Text
 
     shown_rows = [[name(cell) for cell in row] for row in section.rows[:rows]]
-    widths = [max(map(len, column)) for column in zip(section.head, *shown_rows, strict=True)]
+    widths = [max(map(width_of, column)) for column in zip(section.head, *shown_rows, strict=True)]
     for_names = max(LEAST_NAME, width - sum(each + 1 for each in widths[1:]) - 1)
     more = len(section.rows) - rows
     title = section.title + (f" ({more:,} more)" if more > 0 else "")
     table = Table(box=None, padding=(0, 1, 0, 0), title=title, title_justify="left", title_style="bold cyan", header_style="dim")
     for number, head in enumerate(section.head):
-        is_text = number == 0 or head == "STATE"
         widest = min(widths[number], for_names) if number == 0 else widths[number]
-        table.add_column(head, justify="left" if is_text else "right", no_wrap=True, overflow="ellipsis", max_width=widest)
+        table.add_column(head, justify="left" if head in WORDS else "right", no_wrap=True, overflow="ellipsis", max_width=widest)
     for row in shown_rows:
         table.add_row(*(Text(cell, style=_style(cell), overflow="ellipsis") for cell in row))
     return table

@@ -16,11 +16,15 @@ from iii_state.adapters.redis.connection.cluster.recognition import is_cluster
 from iii_state.adapters.redis.connection.explain import explain
 from iii_state.adapters.redis.connection.primary import Primary
 from iii_state.adapters.redis.scripts.loader import PARTED, PLAIN, SHARDED, Script, Scripts, names
-from iii_state.cli.terminal import check_output
+from iii_state.cli.layout import columns
+from iii_state.cli.terminal import check_output, is_terminal
 from iii_state.config import RedisSettings
 from iii_state.errors import ConfigError, ScriptError, StoreError
 
 TIMEOUT_SECONDS = 10
+
+SHA1, SHORT_SHA1 = 40, 10
+"""So many of its digits are shown: all, or, where a terminal has no room for them, the first. `--json` has all."""
 
 
 @click.command("lua-load", short_help="Load the Lua scripts into Redis ahead of a rollout.")
@@ -137,8 +141,9 @@ def _was(before: bool, check: bool) -> str:
 def _show(where: str, scripts: list[Script], there: list[bool], check: bool) -> None:
     click.secho(where, bold=True)
     width = max(len(each.name) for each in scripts)
-    click.secho(f"  {'script':<{width}}  {'SHA-1':<40}  {'bytes':>6}", dim=True)
+    sha1 = SHA1 if not is_terminal() or columns() >= width + SHA1 + len("      bytes  missing") else SHORT_SHA1
+    click.secho(f"  {'script':<{width}}  {'SHA-1':<{sha1}}  {'bytes':>6}", dim=True)
     for each, before in zip(scripts, there, strict=True):
         was = _was(before, check)
         colour = {"there": None, "loaded": "green", "missing": "red"}[was]
-        click.echo(f"  {each.name:<{width}}  {each.sha1.decode()}  {len(each.source):>6}  {click.style(was, fg=colour)}")
+        click.echo(f"  {each.name:<{width}}  {each.sha1.decode()[:sha1]}  {len(each.source):>6}  {click.style(was, fg=colour)}")

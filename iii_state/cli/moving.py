@@ -8,20 +8,49 @@ from typing import Any
 
 import click
 
+from iii_state.adapters.redis.connection.address import Address
 from iii_state.cli.calls import run
 from iii_state.cli.progress import progress_bar
 from iii_state.cli.terminal import printable
 from iii_state.config import RedisSettings
 from iii_state.config.settings import MAX_PARTITIONS
+from iii_state.errors import ConfigError
 from iii_state.transfer.moving.move import Move, Moved
 from iii_state.transfer.moving.parted import opened
 
 DEFAULT_PREFIX = RedisSettings().prefix
 
 
+def _a_redis(context: click.Context, option: click.Parameter, url: str) -> str:
+    """The URL of a Redis; the error of one that cannot be read says which option has it."""
+    try:
+        Address.parse(url)
+    except ConfigError as error:
+        raise click.BadParameter(str(error).removeprefix("redis_url cannot be read: ")) from None
+    return url
+
+
+_from = click.option(
+    "--from",
+    "source",
+    required=True,
+    metavar="URL",
+    callback=_a_redis,
+    help="The Redis, or any node of the cluster, to move from.",
+)
+_to = click.option(
+    "--to",
+    "target",
+    required=True,
+    metavar="URL",
+    callback=_a_redis,
+    help="The Redis, or any node of the cluster, to move to.",
+)
+
+
 @click.command(short_help="Move all of a stopped fleet's state to another Redis, or into a cluster.")
-@click.option("--from", "source", required=True, metavar="URL", help="The Redis, or any node of the cluster, to move from.")
-@click.option("--to", "target", required=True, metavar="URL", help="The Redis, or any node of the cluster, to move to.")
+@_from
+@_to
 @click.option("--from-prefix", default=DEFAULT_PREFIX, show_default=True, help="Of our keys there.")
 @click.option("--to-prefix", default=DEFAULT_PREFIX, show_default=True, help="Of our keys there.")
 @click.option(

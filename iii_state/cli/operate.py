@@ -50,7 +50,7 @@ def dead_list(function_id: str | None, limit: int, url: str, redis_url: str | No
         ]
         print_table(("ID", "FUNCTION", "SCOPE", "KEY", "EVENT", "ATTEMPTS", "SINCE", "ERROR"), rows, "there are no dead letters")
         if found["total"] > len(rows):
-            click.secho(f"{found['total'] - len(rows)} more; --limit shows up to {MAX_SHOWN}", dim=True, err=True)
+            click.secho(f"{found['total'] - len(rows):,} more; --limit shows up to {MAX_SHOWN}", dim=True, err=True)
 
     run(action)
 
@@ -71,7 +71,10 @@ def dead_show(
         if as_json:
             show(answer, as_json)
             return
-        for dead_letter in msgspec.json.decode(values.members(answer or b"{}")["dead"], type=list[msgspec.Raw]):
+        found = msgspec.json.decode(values.members(answer or b"{}")["dead"], type=list[msgspec.Raw])
+        if not found and is_terminal():
+            click.secho("there are no such dead letters: iii-state dead list shows all", dim=True)
+        for dead_letter in found:
             show(dead_letter, as_json)
 
     run(action)
@@ -107,7 +110,7 @@ def dead_drop(
             if is_terminal() and not yes:
                 found = await ask("iii-state::dead_list", request(function_id=function_id, id=dead_letter_id, limit=1))
                 count = values.decode(found or b"{}")["total"]
-                click.confirm(f"Drop {count} dead letters of {name(function_id)}?", abort=True)
+                click.confirm(f"Drop {counted(count, 'dead letter')} of {name(function_id)}, for good?", abort=True)
             answer = await ask("iii-state::dead_drop", request(function_id=function_id, id=dead_letter_id))
         _print_count(answer, as_json, "dropped", "dropped")
 

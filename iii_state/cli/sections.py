@@ -34,8 +34,8 @@ def sections(taken: Sample, seconds: float | None = None) -> list[Section]:
     return found
 
 
-def summary(taken: Sample, seconds: float | None = None) -> str:
-    """The whole in one line."""
+def summary(taken: Sample, seconds: float | None = None, columns: int | None = None) -> str:
+    """The whole in one line; where it has to fit into so many columns, without what does not, the tables' own lengths first."""
     waiting, out, dead = (sum(row[name] for row in taken.rows) for name in ("waiting", "pending", "dead"))
     told = [f"{waiting:,} waiting", f"{out:,} out", counted(dead, "dead letter"), counted(len(taken.rows), "trigger")]
     if taken.engines:
@@ -45,6 +45,8 @@ def summary(taken: Sample, seconds: float | None = None) -> str:
         calls = sum(each.done + each.failed for each in taken.calls.values())
         handled = sum(each.done for each in taken.handlers.values())
         told = [f"{calls / per:,.0f} calls/s", f"{handled / per:,.0f} handled/s", *told]
+    while columns is not None and len(told) > 1 and len(", ".join(told)) > columns:
+        told.pop()
     return ", ".join(told)
 
 

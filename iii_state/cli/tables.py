@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from iii_state import values
+from iii_state.cli.layout import columns, laid_out
 from iii_state.cli.terminal import exact_name, is_terminal, name, print_line
 from iii_state.events import known_cause
 
@@ -84,7 +85,7 @@ def age(since_ms: int) -> str:
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], empty: str) -> None:
-    """Columns on a terminal, tab-separated lines with a head in a pipe."""
+    """Columns that fit on a terminal, tab-separated lines with a head in a pipe."""
     cells = [[name(cell) if is_terminal() else exact_name(cell) for cell in row] for row in rows]
     if not is_terminal():
         for row in (head, *cells):
@@ -93,7 +94,5 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], empty: str) 
     if not cells:
         click.secho(empty, dim=True)
         return
-    widths = [max(len(row[column]) for row in (head, *cells)) for column in range(len(head))]
-    for number, row in enumerate((head, *cells)):
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        click.secho(line, dim=number == 0)
+    for line in laid_out(head, cells, columns()):
+        click.echo(line)

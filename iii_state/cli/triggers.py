@@ -43,7 +43,7 @@ def triggers(context: click.Context, url: str, redis_url: str | None, prefix: st
         if as_json:
             show(answer, as_json)
             return
-        print_table(TRIGGER_HEAD, [trigger_cells(row) for row in by_name(answer)], "nobody wants any events")
+        print_table(TRIGGER_HEAD, [trigger_cells(row) for row in by_name(answer)], "there are no triggers")
 
     run(action)
 

@@ -27,8 +27,3 @@ How it is measured:
 - `clock` and `cpu` read the time and the CPU time of processes; `bare` is the least that events over Redis can cost; `backlog` puts
   events into Redis that wait there; `delay` is a network that takes its time.
 """
-
-import logging
-
-# The benchmark's Redis keeps nothing on disk, and each of fifty engines would say so.
-logging.getLogger("iii_state.adapters.redis.connection.durability").setLevel(logging.ERROR)

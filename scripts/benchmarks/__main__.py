@@ -22,6 +22,7 @@ import click
 from rich.console import Console
 
 from benchmarks.frames import OPS
+from benchmarks.jobs import log_less
 from benchmarks.plan import Plan
 from benchmarks.report import Report, Target, show
 from benchmarks.sections import SECTIONS
@@ -127,4 +128,5 @@ def _open_files(wanted: int) -> tuple[int, str | None]:
 
 
 if __name__ == "__main__":
+    log_less()
     main(prog_name="scripts/bench")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from collections.abc import Awaitable, Callable
 
@@ -200,8 +201,14 @@ HANDLER = "bench::handled"
 """The function that handles events, wherever it is served."""
 
 
+def log_less() -> None:
+    """The benchmark's Redis keeps nothing on disk, and each of fifty engines would say so."""
+    logging.getLogger("iii_state.adapters.redis.connection.durability").setLevel(logging.ERROR)
+
+
 async def serve(do: Callable[[Job], Awaitable[Answer]]) -> None:
     """Do the jobs that come on stdin, one after another, until it ends; each answer goes to stdout."""
+    log_less()
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     decode = msgspec.json.Decoder(Job).decode

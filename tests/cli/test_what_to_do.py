@@ -51,6 +51,25 @@ def error(*arguments: str, code: int) -> str:
             "ws://***@127.0.0.1:1",
         ),
         (("attach", "there"), "unexpected argument there"),
+        (
+            ("delete", "s", "k", "--if-equals", "ada"),
+            "Invalid value for --if-equals: 'ada' is no JSON: invalid character (byte 0). "
+            """A string needs quotes of its own: '"ada"'.""",
+        ),
+        (("--url", "ws://there", "get", "s", "k"), "--url belongs behind the command: iii-state COMMAND --url."),
+        (("--nope", "get", "s", "k"), "No such option '--nope'."),
+        (("serve", "-v"), "-v belongs before the command: iii-state -v serve."),
+        (("get", "--verbose", "s", "k"), "--verbose belongs before the command: iii-state --verbose get."),
+        (("triggers", "pause", "-v", "f"), "-v belongs before the command: iii-state -v triggers."),
+        (
+            ("move", "--from", "redis://localhost", "--to", "localhost:7000"),
+            "Invalid value for '--to': it has to begin with redis://, rediss://, redis+sentinel://, rediss+sentinel:// or unix://",
+        ),
+        (
+            ("doctor", "--url", "redis://localhost:6379"),
+            "Invalid value for '--url' (env var: 'III_STATE_URL'): it has to be an address like ws://127.0.0.1:49134, not "
+            "'redis://localhost:6379'; a Redis is named with --redis-url, by commands that take one",
+        ),
     ],
 )
 def test_wrong_usage(arguments: tuple[str, ...], line: str) -> None:
@@ -89,7 +108,7 @@ def test_a_path_that_an_engine_does_not_serve(engine: EngineProcess) -> None:
 def test_a_port_that_is_taken(engine: EngineProcess) -> None:
     for host in ("127.0.0.1", "localhost"):
         assert error("serve", "--host", host, "--port", str(engine.port), code=1) == (
-            f"cannot listen on {host}:{engine.port}: another program listens there; stop it, or name another port with --port "
+            f"cannot listen on {host}:{engine.port}: another program has this port; stop it, or name another one with --port "
             "(0 takes a free one)"
         )
 

@@ -291,8 +291,12 @@ def test_every_command_and_option_exists(path: Path) -> None:
 SCRIPTS = {"--coverage", "--redis", "--slow"}
 """Of scripts/test."""
 
-OF_OTHERS = {"--strict"}
-"""Of mypy."""
+OF_REDIS = {"--appendonly", "--daemonize", "--dir", "--replicaof", "--sentinel", "--cluster", "--cluster-enabled"}
+OF_REDIS |= {"--cluster-node-timeout", "--cluster-replicas", "--cluster-yes"}
+"""Of redis-server and redis-cli, with which the lines for a desk start servers; these are run (`test_readme.py`)."""
+
+OF_OTHERS = {"--strict"} | OF_REDIS
+"""Of mypy, and of Redis."""
 
 
 def test_the_options_of_scripts_test_exist() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import shlex
+import socket
 import subprocess
 import sys
 from asyncio.subprocess import PIPE
@@ -81,6 +82,40 @@ def test_the_second_example_two_engines_and_two_workers_are_one(engines: str, tm
         shell = ["bash", "-ec", "\n".join(commands("fleet"))]
         workers = subprocess.run(shell, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path)
     assert (workers.returncode, sorted(workers.stdout.splitlines())) == (0, block("output", "fleet.py").splitlines()), workers
+
+
+@pytest.mark.parametrize("desk", ["sentinels", pytest.param("nodes", marks=pytest.mark.slow)])
+def test_what_a_page_starts_on_a_desk_is_what_its_commands_want(desk: str, tmp_path: Path) -> None:
+    script = block("shell", "sentinels") if desk == "sentinels" else block("shell", "nodes")
+    ports = {port: str(port_with_a_bus()) for port in dict.fromkeys(re.findall(r"\b(?:263|638|700)\d+\b", script))}
+    here = {**ports, "/tmp/sentinels": str(tmp_path), "/tmp/cluster": str(tmp_path)}
+
+    def elsewhere(text: str) -> str:
+        return re.sub("|".join(map(re.escape, here)), lambda found: here[found[0]], text)
+
+    try:
+        done = subprocess.run(["bash", "-ec", elsewhere(script)], capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done
+        for command in block("commands", desk).splitlines():
+            url = shlex.split(elsewhere(command))[2]
+            with running_engine(["--redis-url", url]) as engine:
+                written = CliRunner().invoke(main, ["set", "orders", "o1", "1", "--url", engine.url])
+            assert written.exit_code == 0, written.output
+    finally:
+        for port in ports.values():
+            subprocess.run(["redis-cli", "-p", port, "shutdown", "nosave"], capture_output=True, timeout=20, check=False)
+
+
+def port_with_a_bus() -> int:
+    """A free port of a node, whose bus, 10,000 further on, is free as well."""
+    while True:
+        port = free_port()
+        with socket.socket() as bus:
+            try:
+                bus.bind(("127.0.0.1", port + 10_000))
+            except OSError:
+                continue
+        return port
 
 
 def test_the_attached_workers_print_what_their_page_says_and_serve_the_first_example(tmp_path: Path) -> None:

@@ -83,4 +83,4 @@ def test_a_port_that_is_taken_is_an_error() -> None:
         assert isinstance(engine, EngineProcess)
         with attached(engine.url, "--metrics-port", str(engine.port)) as worker:
             assert worker.wait() == 1
-            assert f"cannot listen on 127.0.0.1:{engine.port}: another program listens there" in worker.stderr.text()
+            assert f"cannot listen on 127.0.0.1:{engine.port}: another program has this port" in worker.stderr.text()

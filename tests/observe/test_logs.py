@@ -110,7 +110,7 @@ def test_why_a_process_cannot_start_is_an_object_too() -> None:
             assert worker.wait() == 1
             (line,) = lines(worker)
             assert line["level"] == "critical"
-            assert f"cannot listen on 127.0.0.1:{taken}: another program listens there" in line["message"]
+            assert f"cannot listen on 127.0.0.1:{taken}: another program has this port" in line["message"]
 
 
 def test_an_attached_worker_logs_objects() -> None:

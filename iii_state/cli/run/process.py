@@ -58,7 +58,7 @@ def collect_less() -> None:
 def why_not(error: OSError) -> str:
     """Why nothing can listen at an address, and what to do; asyncio's own text has the address once more."""
     if error.errno == errno.EADDRINUSE:
-        return "another program listens there; stop it, or name another port with --port (0 takes a free one)"
+        return "another program has this port; stop it, or name another one with --port (0 takes a free one)"
     if error.errno == errno.EADDRNOTAVAIL:
         return "this machine has no such address"
     known = error.errno is not None and error.errno > 0

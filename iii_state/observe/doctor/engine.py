@@ -13,7 +13,7 @@ from iii_state.client.client import Client
 from iii_state.errors import Code, FunctionError
 from iii_state.events import QueueStats, Subscription
 from iii_state.observe.doctor import certificates
-from iii_state.observe.doctor.findings import Finding, Progress
+from iii_state.observe.doctor.findings import Finding, Progress, counted
 from iii_state.observe.doctor.subscriptions import of_queues
 from iii_state.state.features import FEATURES, announced
 
@@ -102,7 +102,7 @@ async def _figures(client: Client) -> list[Finding]:
             Finding(
                 "fault",
                 "events-lost",
-                f"{lost:,.0f} events have been lost since the engine was started",
+                f"{counted(int(lost), 'event has', 'events have')} been lost since the engine was started",
                 "Another program has removed them from the store before they were handled.",
                 "iii-state doctor --redis-url says of which queues; find the program, and bring in line what the handlers keep",
             )

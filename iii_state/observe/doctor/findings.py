@@ -27,6 +27,11 @@ class Finding(NamedTuple):
     remedy: str
 
 
+def counted(count: int, one: str, many: str) -> str:
+    """So many things and what they do: "1 queue is", "2 queues are"."""
+    return f"{count:,} {one if count == 1 else many}"
+
+
 def named(names: Sequence[str], count: int | None = None) -> str:
     """The first of some things, by name, and how many others there are."""
     shown = ", ".join(names[:MOST_NAMED])

@@ -12,7 +12,7 @@ import msgspec
 from iii_state import values
 from iii_state.adapters.kv.journal.stopped import StoppedFile, stopped_file
 from iii_state.errors import InvalidValue, StoreError
-from iii_state.observe.doctor.findings import Finding, Progress, named, size
+from iii_state.observe.doctor.findings import Finding, Progress, counted, named, size
 from iii_state.observe.doctor.subscriptions import of_dead_letters
 
 LARGE_BYTES = 1024 * 1024
@@ -94,7 +94,7 @@ def _subscriptions(file: StoppedFile) -> Iterator[Finding]:
         yield Finding(
             "note",
             "backlog",
-            f"{waiting.total():,} events wait to be handled: {named(shown)}",
+            f"{counted(waiting.total(), 'event waits', 'events wait')} to be handled: {named(shown)}",
             "They are handled when an engine is started, and the workers of these functions come.",
             "If a worker does not come back: iii-state triggers remove FUNCTION, when an engine runs",
         )
@@ -106,7 +106,7 @@ def _subscriptions(file: StoppedFile) -> Iterator[Finding]:
         yield Finding(
             "note",
             "subscription-paused",
-            f"{len(paused):,} subscriptions are paused: {named(paused)}",
+            f"{counted(len(paused), 'subscription is', 'subscriptions are')} paused: {named(paused)}",
             "Their events wait until an operator lets them go on.",
             "iii-state triggers resume FUNCTION",
         )
@@ -134,7 +134,7 @@ def _values(file: StoppedFile, progress: Progress) -> list[Finding]:
             Finding(
                 "fault",
                 "values-unreadable",
-                f"{len(unreadable):,} values are no JSON: {named(unreadable)}",
+                f"{counted(len(unreadable), 'value is', 'values are')} no JSON: {named(unreadable)}",
                 "Another program has written them, or the disk has damaged them.",
                 "Set or delete them when an engine runs; or put a backup in the file's place",
             )
@@ -145,7 +145,8 @@ def _values(file: StoppedFile, progress: Progress) -> list[Finding]:
             Finding(
                 "warning",
                 "values-large",
-                f"{len(large):,} values are larger than {size(LARGE_BYTES)}: {named([name for _, name in large])}",
+                f"{counted(len(large), 'value is', 'values are')} larger than {size(LARGE_BYTES)}: "
+                f"{named([name for _, name in large])}",
                 "Each update writes the whole value, and its event holds it twice.",
                 "Split them into several keys; max_value_bytes bounds them",
             )

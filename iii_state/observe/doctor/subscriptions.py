@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from iii_state.events import QueueLimits, QueueStats
-from iii_state.observe.doctor.findings import Finding, named
+from iii_state.observe.doctor.findings import Finding, counted, named
 
 NEARLY_FULL = 0.8
 
@@ -19,7 +19,7 @@ def of_queues(queues: Sequence[QueueStats], limits: QueueLimits | None = None) -
         yield Finding(
             "warning",
             "backlog-unserved",
-            f"{events:,} events wait for functions that no engine serves: {_functions(waiting)}",
+            f"{counted(events, 'event waits', 'events wait')} for functions that no engine serves: {_functions(waiting)}",
             'Nobody handles them. They go when the subscription\'s retention_ms is over, or, with "forever", fill its queue until '
             "writes are refused.",
             "Start the worker that registers the function; or end the subscription: iii-state triggers remove FUNCTION",
@@ -29,7 +29,7 @@ def of_queues(queues: Sequence[QueueStats], limits: QueueLimits | None = None) -
         yield Finding(
             "warning",
             "subscription-unserved",
-            f"{len(stale):,} subscriptions are served by no engine: {_functions(stale)}",
+            f"{counted(len(stale), 'subscription is', 'subscriptions are')} served by no engine: {_functions(stale)}",
             "Each write that they want pays for them, and their events wait for a worker that may never come back.",
             "If it does not come back: iii-state triggers remove FUNCTION",
         )
@@ -38,7 +38,7 @@ def of_queues(queues: Sequence[QueueStats], limits: QueueLimits | None = None) -
         yield Finding(
             "note",
             "subscription-paused",
-            f"{len(paused):,} subscriptions are paused: {_functions(paused)}",
+            f"{counted(len(paused), 'subscription is', 'subscriptions are')} paused: {_functions(paused)}",
             "Their events wait until an operator lets them go on.",
             "iii-state triggers resume FUNCTION",
         )
@@ -47,7 +47,7 @@ def of_queues(queues: Sequence[QueueStats], limits: QueueLimits | None = None) -
         yield Finding(
             "warning",
             "function-looping",
-            f"{len(looping):,} functions lead to themselves: {_functions(looping)}",
+            f"{counted(len(looping), 'function leads to itself', 'functions lead to themselves')}: {_functions(looping)}",
             "What the function writes makes the event that it is called with next: this goes on for ever.",
             "Have it write only what differs, or narrow its trigger; dispatch.loop_limit ends such chains",
         )
@@ -56,7 +56,7 @@ def of_queues(queues: Sequence[QueueStats], limits: QueueLimits | None = None) -
         yield Finding(
             "warning",
             "queue-nearly-full",
-            f"{len(full):,} queues are nearly full: {_functions(full)}",
+            f"{counted(len(full), 'queue is', 'queues are')} nearly full: {_functions(full)}",
             "When one is full, writes that it wants an event of are refused (on_full: reject), or its oldest events are dropped.",
             "Let more handlers run (concurrency), mend the handler, or raise max_queue_length",
         )
@@ -70,10 +70,11 @@ def of_queues(queues: Sequence[QueueStats], limits: QueueLimits | None = None) -
 
 def of_dead_letters(counts: Counter[str]) -> Finding:
     """That there are dead letters, of these functions."""
+    functions = named([f"{name} ({count:,})" for name, count in counts.most_common()])
     return Finding(
         "warning",
         "dead-letters",
-        f"{counts.total():,} events are dead letters: {named([f'{name} ({count:,})' for name, count in counts.most_common()])}",
+        f"{counted(counts.total(), 'event is a dead letter', 'events are dead letters')}: {functions}",
         "Their handlers failed at every attempt, and nobody tries again.",
         "iii-state dead list says why; then iii-state dead retry FUNCTION, or iii-state dead drop FUNCTION",
     )

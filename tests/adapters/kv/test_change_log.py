@@ -109,13 +109,16 @@ async def test_the_file_forgets_what_is_too_much_or_too_old(tmp_path: Path) -> N
         assert (await page(adapter, scope="old")).first == 301
 
 
-async def test_a_log_that_was_off_does_not_go_on_as_if_nothing_had_been(tmp_path: Path) -> None:
+async def test_a_log_that_was_off_does_not_go_on_as_if_nothing_had_been(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with opened(tmp_path) as adapter:
         await answer_of(adapter.values.set("s", "k", b"1"))
         before = await page(adapter)
     async with opened(tmp_path, NOTHING) as adapter:
         with pytest.raises(StoreError, match="has no change log"):
             await page(adapter)
+    assert caplog.messages == [
+        "the setting `history` does not name 's' any more: what their change logs held is gone (values are not)"
+    ]
     for _ in range(2):  # it begins anew once
         async with opened(tmp_path) as adapter:
             with pytest.raises(Compacted):

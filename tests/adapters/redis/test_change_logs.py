@@ -84,7 +84,9 @@ async def test_engines_that_do_not_know_of_it_refuse_to_start_while_a_scope_has_
         assert server.client.get("iii-state:format") == b"1"
 
 
-async def test_a_log_that_was_off_does_not_go_on_as_if_nothing_had_been(server: RedisServer) -> None:
+async def test_a_log_that_was_off_does_not_go_on_as_if_nothing_had_been(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
     async with engine_on(server) as engine:
         await answer_of(engine.values.set("s", "k", b"1"))
         before = await page(engine)
@@ -98,6 +100,7 @@ async def test_a_log_that_was_off_does_not_go_on_as_if_nothing_had_been(server: 
             await page(engine)
         await answer_of(engine.values.set("s", "k", b"3"))
         await until(lambda: not server.client.exists(STREAM))
+        await until(lambda: any("`history` does not name 's' any more" in line for line in caplog.messages))
     async with engine_on(server) as engine:
         with pytest.raises(Compacted):
             await page(engine, before.next_after)

@@ -11,7 +11,7 @@ from pathlib import Path
 from iii_state.adapters.kv.journal.space import rewrite_if_mostly_free
 from iii_state.adapters.kv.journal.transaction import CLOCK_HEAD, CLOCK_ROW, CLOCK_TAIL, Row
 from iii_state.errors import StoreError
-from iii_state.history import NO_LOGS, LogRules
+from iii_state.history import NO_LOGS, LogRules, ended_in_words
 
 logger = logging.getLogger(__name__)
 
@@ -245,12 +245,16 @@ def _note_opening(connection: sqlite3.Connection, path: Path, now: int, history:
 def _end_logs(connection: sqlite3.Connection, history: LogRules) -> None:
     """Forget the changes of scopes that have no change log any more. One that has one again begins behind a revision that is no
     change: it stands for what was not logged meanwhile, and who has read up to there before is told so."""
+    ended = []
     for scope, is_kept in connection.execute("SELECT scope, is_kept FROM log").fetchall():
         has_log = history.of(scope.decode()) is not None
         if is_kept and not has_log:
+            ended.append(scope.decode())
             end_log(connection, scope)
         elif has_log and not is_kept:
             connection.execute("UPDATE log SET is_kept=1, last=last+1 WHERE scope=?", (scope,))
+    if ended:
+        logger.warning("%s", ended_in_words(ended))
 
 
 def end_log(connection: sqlite3.Connection, scope: bytes) -> None:

@@ -292,7 +292,7 @@ class ClusterQueues:
         return self._partitions.of(delivery.event.scope).queues.holds(delivery)
 
     def ack(self, deliveries: Sequence[Delivery], want: int = 0, *, ahead: bool = False) -> Result[list[Delivery]]:
-        """These are done; answers up to `want` further ones. Here nothing is `following` a delivery (see `runs`)."""
+        """These are done; answers up to `want` further ones. A hot lane is of one partition, and so is a run of it (see `runs`)."""
         if not deliveries:
             return []
         subscription_id = deliveries[0].subscription_id
@@ -302,7 +302,7 @@ class ClusterQueues:
             want = 0
         if len(by_place) == 1 and not self._settled:
             ((place, part),) = by_place.items()
-            answer = self._queues(place).ack(part, want)
+            answer = self._queues(place).ack(part, want, ahead=ahead)
             if gathering is None or want == 0:
                 return self._going_on(gathering, place, answer)
             return then(answer, partial(self._took_with_ack, subscription_id, gathering, place, want))

@@ -89,7 +89,7 @@ def explain_failure(address: Address, error: Exception) -> str:
     if isinstance(error, socket.gaierror):
         return f"Connection to Redis at {address} failed: there is no host of this name ({error.strerror})"
     if isinstance(error, ConnectionRefusedError) or "Errno 111" in text or "Errno 61]" in text:
-        return f"Connection to Redis at {address} refused: nobody listens there"
+        return f"Connection to Redis at {address} refused: nobody listens there (is it running, on that port?)"
     if isinstance(error, FileNotFoundError):
         return f"Connection to Redis at {address} failed: there is no such socket"
     if isinstance(error, ConnectionError):

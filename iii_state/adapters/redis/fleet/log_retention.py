@@ -14,6 +14,7 @@ from iii_state.adapters.redis.keyspace.scan import KEYS_PER_STEP, escaped, is_te
 from iii_state.adapters.redis.mutations.logs import LogSetting
 from iii_state.adapters.redis.shared import Shared
 from iii_state.errors import StoreError
+from iii_state.history import ended_in_words
 
 logger = logging.getLogger(__name__)
 
@@ -46,12 +47,16 @@ class LogRetention:
             return -1
         if not self._found:
             await self._scan(setting)
+        ended = []
         for _ in range(min(LOGS_PER_SWEEP, len(self._found))):
             scope = self._found.pop()
             try:
-                await self._look_at(scope, setting)
+                if await self._is_ended(scope, setting):
+                    ended.append(scope.decode(errors="replace"))
             except StoreError as error:
                 logger.info("the change log of scope %r could not be trimmed: %s", scope.decode(errors="replace"), error)
+        if ended:
+            logger.warning("%s", ended_in_words(ended))
         return -1
 
     async def _scan(self, setting: LogSetting | None) -> None:
@@ -79,12 +84,14 @@ class LogRetention:
         """All keys have been gone through."""
         self._rounds_without_logs = 0 if self._routes.logs is not None else 1
 
-    async def _look_at(self, scope: bytes, setting: LogSetting | None) -> None:
+    async def _is_ended(self, scope: bytes, setting: LogSetting | None) -> bool:
+        """Let go what is too old; all of it, which is told, where the scope has no log any more."""
         found = setting.of(scope.decode()) if setting is not None and is_text(scope) else None
         if found is None:
-            await self._send(b"UNLINK", self._keys.history(scope))
-        elif found.rule.max_age_ms is not None and (own_now_ms := self._engine.own_now_ms()) is not None:
+            return bool(await self._send(b"UNLINK", self._keys.history(scope)))
+        if found.rule.max_age_ms is not None and (own_now_ms := self._engine.own_now_ms()) is not None:
             await self._trim(scope, own_now_ms - found.rule.max_age_ms)
+        return False
 
     async def _trim(self, scope: bytes, oldest_ms: int) -> None:
         """Let all go that was made up to a moment."""

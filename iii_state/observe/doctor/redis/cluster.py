@@ -19,7 +19,7 @@ from iii_state.adapters.redis.opening import cluster_of
 from iii_state.config import RedisSettings
 from iii_state.errors import StoreError
 from iii_state.events import QueueLimits
-from iii_state.observe.doctor.findings import MOST_NAMED, Finding, Progress, named
+from iii_state.observe.doctor.findings import MOST_NAMED, Finding, Progress, counted, named
 from iii_state.observe.doctor.redis.fleet import of_engines, of_sessions
 from iii_state.observe.doctor.redis.joining import joining, nothing_there, run_repair
 from iii_state.observe.doctor.redis.queues import QueueDamage, forget_lost, have_counted, of_queues
@@ -85,7 +85,7 @@ async def examine_cluster(settings: RedisSettings, progress: Progress, *, values
 
 
 async def _of_fleet(part: Partition) -> list[Finding]:
-    return [*await of_engines(part.connection, part.keys), *await of_sessions(part.connection, part.keys)]
+    return [*await of_engines(part.connection, part.keys, is_partition=True), *await of_sessions(part.connection, part.keys)]
 
 
 async def _queues_of(part: Partition) -> QueueDamage:
@@ -163,7 +163,8 @@ async def _of_plain_keys(connection: RedisConnection) -> list[Finding]:
         Finding(
             "warning",
             "plain-keys",
-            f"Redis at {connection.place} holds {count:,} hashes of values without a hash tag: {named(names, count)}",
+            f"Redis at {connection.place} holds {counted(count, 'hash', 'hashes')} of values without a hash tag: "
+            f"{named(names, count)}",
             "A stock engine, or another program, has written them. Engines of iii-state do not see them in a cluster.",
             "Write them through an engine (iii-state import), and remove them then",
         )

@@ -7,11 +7,15 @@ from collections.abc import Iterator
 from iii_state.adapters.redis.connection.connection import RedisConnection
 from iii_state.adapters.redis.keys import Keys
 from iii_state.events import TRIGGERS_PAUSE
-from iii_state.observe.doctor.findings import Finding, named
+from iii_state.observe.doctor.findings import Finding, counted, named
 
 
-async def of_engines(connection: RedisConnection, keys: Keys) -> list[Finding]:
-    """Engines that are gone and have not been taken over, and older ones where something is paused."""
+async def of_engines(connection: RedisConnection, keys: Keys, *, is_partition: bool = False) -> list[Finding]:
+    """Engines that are gone and have not been taken over, and older ones where something is paused.
+
+    In a partition of a cluster those that are gone have ids of their own: they are counted, and not named, so that what all
+    partitions have alike is told once.
+    """
     engines = await connection.send(b"HKEYS", keys.engines)
     table = await connection.send(b"HGETALL", keys.features)
     features = dict(zip(table[::2], table[1::2], strict=True))
@@ -23,15 +27,15 @@ async def of_engines(connection: RedisConnection, keys: Keys) -> list[Finding]:
         for engine, name in alive.items()
         if name is not None and TRIGGERS_PAUSE.encode() not in features.get(engine, b"").split()
     ]
-    return [*_gone(gone, all_gone=len(gone) == len(engines)), *_older(older, has_pauses=has_pauses)]
+    return [*_gone(gone, is_partition=is_partition, all_gone=len(gone) == len(engines)), *_older(older, has_pauses=has_pauses)]
 
 
-def _gone(gone: list[str], *, all_gone: bool) -> Iterator[Finding]:
+def _gone(gone: list[str], *, is_partition: bool, all_gone: bool) -> Iterator[Finding]:
     if gone:
         yield Finding(
             "warning",
             "engines-gone",
-            f"{len(gone)} engines are gone without a word: {named(gone)}",
+            f"{counted(len(gone), 'engine is', 'engines are')} gone without a word" + ("" if is_partition else f": {named(gone)}"),
             "What they had taken waits to be taken over"
             + (", and no engine lives that could do it." if all_gone else ", which the others do within seconds."),
             "Start an engine" if all_gone else "Look again; if they stay, the log of the other engines says why",
@@ -43,7 +47,7 @@ def _older(older: list[str], *, has_pauses: bool) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "engines-older",
-            f"{len(older)} engines know of no pause, and subscriptions are paused: {named(older)}",
+            f"{counted(len(older), 'engine knows', 'engines know')} of no pause, and subscriptions are paused: {named(older)}",
             "They deliver events of paused subscriptions.",
             "Bring them up to date, or stop them",
         )
@@ -51,7 +55,7 @@ def _older(older: list[str], *, has_pauses: bool) -> Iterator[Finding]:
         yield Finding(
             "note",
             "engines-older",
-            f"{len(older)} engines are of an earlier version: {named(older)}",
+            f"{counted(len(older), 'engine is', 'engines are')} of an earlier version: {named(older)}",
             "Until all are up to date the fleet does without what these do not know: pauses, narrowed triggers.",
             "Finish the rollout",
         )

@@ -8,7 +8,7 @@ from iii_state.adapters.redis.connection.connection import RedisConnection
 from iii_state.adapters.redis.fleet.batches import batches
 from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.scripts import inspections
-from iii_state.observe.doctor.findings import Finding, named
+from iii_state.observe.doctor.findings import Finding, counted, named
 
 MOST_LANES = 10_000
 """A queue with more is not added up: reading its lanes would keep other callers waiting."""
@@ -45,7 +45,7 @@ class QueueDamage:
                 Finding(
                     "fault",
                     "queues-damaged",
-                    f"{len(self.damaged):,} queues are damaged: {named(shown)}",
+                    f"{counted(len(self.damaged), 'queue is', 'queues are')} damaged: {named(shown)}",
                     "Another program has removed, cut or replaced what iii-state keeps in Redis: events may be lost, or wait for "
                     "ever.",
                     "Engines that run repair it within seconds; else: iii-state doctor --repair. Find the program (CLIENT LIST)",
@@ -57,7 +57,7 @@ class QueueDamage:
                 Finding(
                     "fault",
                     "events-lost",
-                    f"{sum(self.lost.values()):,} events have been lost, of the queues {named(shown)}",
+                    f"{counted(sum(self.lost.values()), 'event has', 'events have')} been lost, of the queues {named(shown)}",
                     "Another program has removed them before they were handled. The values themselves are not touched by this.",
                     "Find the program (CLIENT LIST, ACL LOG), and bring in line what the handlers keep; "
                     "iii-state doctor --repair forgets the count",

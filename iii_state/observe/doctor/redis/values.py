@@ -8,7 +8,7 @@ from iii_state.adapters.redis.keyspace.scan import hashes
 from iii_state.adapters.redis.mutations.foreign_text import stored_form
 from iii_state.adapters.redis.scripts.inspections import inspect_values
 from iii_state.errors import InvalidValue, StoreError
-from iii_state.observe.doctor.findings import Finding, Progress, named, size
+from iii_state.observe.doctor.findings import Finding, Progress, counted, named, size
 
 LARGE_BYTES = 1024 * 1024
 READ_BYTES = 4 * 1024 * 1024
@@ -80,7 +80,7 @@ class ValueLook:
                 Finding(
                     "fault",
                     "values-unreadable",
-                    f"{len(self.unreadable):,} values are no JSON: {named(self.unreadable)}",
+                    f"{counted(len(self.unreadable), 'value is', 'values are')} no JSON: {named(self.unreadable)}",
                     "Another program has written them, or damaged them: get, list and update of them fail.",
                     "Set or delete them (iii-state set, iii-state delete); find the program (CLIENT LIST)",
                 )
@@ -101,7 +101,8 @@ class ValueLook:
                 Finding(
                     "warning",
                     "values-large",
-                    f"{len(self.large):,} values are larger than {size(LARGE_BYTES)}: {named([name for _, name in self.large])}",
+                    f"{counted(len(self.large), 'value is', 'values are')} larger than {size(LARGE_BYTES)}: "
+                    f"{named([name for _, name in self.large])}",
                     "Each update moves the whole value, its event holds it twice, and all other callers of Redis wait meanwhile.",
                     "Split them into several keys; max_value_bytes bounds them",
                 )

@@ -80,6 +80,39 @@ async def test_each_event_of_all_scopes_is_handled_once_and_in_the_order_of_its_
         assert (stats.waiting, stats.pending, len(stats.hosts)) == (0, 0, 1)
 
 
+@pytest.mark.parametrize("scope", ["s", None])
+async def test_what_follows_in_a_hot_lane_may_start_before_the_acknowledgement_is_written(nodes: Nodes, scope: str | None) -> None:
+    subscription = Subscription("hot", scope=scope)
+    seen: list[bytes | None] = []
+    ahead = 0
+    async with store_on(nodes.url) as adapter:
+        queues = adapter.queues
+        await answer_of(queues.subscribe(subscription))
+        for number in range(40):
+            await answer_of(adapter.values.set("s", "k", stored(number)))
+        ready = await until(lambda: answer_of(queues.take(subscription.id, 1)))
+        acknowledged: list[asyncio.Future[list[Delivery]]] = []
+        while len(seen) < 40:
+            if not ready:
+                ready = await answer_of(acknowledged.pop(0)) if acknowledged else await answer_of(queues.take(subscription.id, 1))
+                continue
+            delivery = ready.pop(0)
+            assert queues.holds(delivery)
+            delivery.begun = delivery.returned = True
+            seen.append(delivery.event.new)
+            following, delivery.following = delivery.following, None
+            acknowledged.append(asyncio.ensure_future(answer_of(queues.ack([delivery], 1, ahead=True))))
+            if following is not None:
+                ahead += 1
+                ready = [following]
+        for answer in acknowledged:
+            assert await answer == []
+        assert seen == [stored(number) for number in range(40)]
+        assert ahead > 20
+        (stats,) = await adapter.admin.stats()
+        assert (stats.waiting, stats.pending) == (0, 0)
+
+
 def scope_at(nodes: Nodes, master: int) -> str:
     """A scope whose partition lies at a master, as the cluster began."""
     return next(name for name in map("scope {}".format, range(100)) if partition_of(name.encode(), PARTITIONS) // 6 == master)

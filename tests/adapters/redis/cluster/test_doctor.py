@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from iii_state.adapters.redis.cluster.tags import partition_of
 from iii_state.cli import main
+from tests.support.engines.processes import running_engine
 from tests.support.redis.nodes import Nodes
 from tests.support.redis.stores_in_clusters import keys_of, store_on
 from tests.support.stores import ALL, PARTITIONS, stored
@@ -40,11 +41,19 @@ async def test_nothing_is_wrong_with_a_healthy_fleet(nodes: Nodes) -> None:
         assert all(what.startswith("at 127.0.0.1:") for what in found.values())
 
 
+async def test_an_engine_that_was_killed_is_told_of_once_for_all_partitions(nodes: Nodes) -> None:
+    with running_engine(["--redis-url", nodes.url]) as engine:
+        engine.kill()
+        async with asyncio.timeout(30):  # until its heartbeats are over, in each partition
+            while (await findings(nodes, "--no-values")).get("engines-gone") != "1 engine is gone without a word":
+                await asyncio.sleep(0.2)
+
+
 async def test_values_that_engines_do_not_see_are_told(nodes: Nodes) -> None:
     async with store_on(nodes.url) as adapter:
         await answer_of(adapter.values.set("s", "k", stored(1)))
     nodes.client().hset("state:plain", "k", "1")
-    assert "1 hashes of values without a hash tag: state:plain" in (await findings(nodes))["plain-keys"]
+    assert "1 hash of values without a hash tag: state:plain" in (await findings(nodes))["plain-keys"]
     assert "plain-keys" not in await findings(nodes, "--no-values")
 
 

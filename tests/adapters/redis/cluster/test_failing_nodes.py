@@ -181,7 +181,7 @@ async def test_a_cluster_that_is_down_holds_calls_and_says_so(nodes: Nodes) -> N
             NoAnswer, match=r"the Redis Cluster is down, says Redis at .*; given up after 3000 ms; nothing was changed"
         ):
             await partitions[2].increment()
-        with pytest.raises(NoAnswer, match="nobody listens there; given up after 3000 ms; nothing was changed"):
+        with pytest.raises(NoAnswer, match=r"nobody listens there .*; given up after 3000 ms; nothing was changed"):
             await partitions[0].increment()
         with pytest.raises(StoreError, match=r"down|nobody listens"):
             async with partitions_on(nodes.url, SLOTS, call_timeout_ms=1000):
@@ -220,7 +220,7 @@ async def test_a_seed_that_is_away_and_one_that_says_nothing_are_passed_over(nod
     url = f"redis://127.0.0.1:{gone.port},127.0.0.1:{silent.port},127.0.0.1:{nodes.masters()[2].port}"
     async with partitions_on(url, SLOTS) as (_, partitions):
         await asyncio.gather(*(partition.increment() for partition in partitions))
-    with pytest.raises(StoreError, match=r"refused: nobody listens there; Redis at .* has not answered within 1 s"):
+    with pytest.raises(StoreError, match=r"refused: nobody listens there .*; Redis at .* has not answered within 1 s"):
         async with partitions_on(f"redis://127.0.0.1:{gone.port},127.0.0.1:{silent.port}", SLOTS):
             pass
 

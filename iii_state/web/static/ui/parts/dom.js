@@ -104,8 +104,8 @@ function parts(ms) {
 }
 
 function zone(ms) {
-  if (clock.utc) return "UTC";
-  const minutes = -new Date(ms).getTimezoneOffset();
+  const minutes = clock.utc ? 0 : -new Date(ms).getTimezoneOffset();
+  if (!minutes) return "UTC";
   const two = (value) => String(Math.floor(value)).padStart(2, "0");
   return `UTC${minutes < 0 ? "-" : "+"}${two(Math.abs(minutes) / 60)}:${two(Math.abs(minutes) % 60)}`;
 }
