@@ -121,4 +121,7 @@ def _print_count(answer: bytes | None, as_json: bool, member: str, word: str) ->
     if as_json:
         show(answer, as_json)
     else:
-        click.echo(f"{counted(values.decode(answer or b'{}')[member], 'dead letter')} {word}")
+        count = values.decode(answer or b"{}")[member]
+        click.echo(f"{counted(count, 'dead letter')} {word}")
+        if not count:
+            click.secho("there are no such dead letters: iii-state dead list shows all", dim=True, err=True)

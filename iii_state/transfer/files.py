@@ -228,4 +228,7 @@ def _in_words(path: Path | None, what: str) -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise TransferError(f"cannot {what} {path or 'standard output'}: {error.strerror or error}") from None
+        why = error.strerror or str(error)
+        if isinstance(error, FileNotFoundError) and path is not None and not path.parent.is_dir():
+            why = f"there is no directory {path.parent}"
+        raise TransferError(f"cannot {what} {path or 'standard output'}: {why}") from None

@@ -133,6 +133,12 @@ def test_a_configuration_that_cannot_be_read_is_one_line(text: str | None, words
         assert (done.exit_code, words in done.stderr, done.stderr.count("\n")) == (1, True, 1), done.stderr
 
 
+def test_a_directory_that_is_missing_is_named(store: Path, tmp_path: Path) -> None:
+    for command in ("export", "import"):
+        done = typed(command, tmp_path / "nodir" / "all.jsonl", "--file-path", store)
+        assert (done.exit_code, f"there is no directory {tmp_path / 'nodir'}" in done.stderr) == (1, True), done.stderr
+
+
 def test_an_export_tells_the_size_of_all_that_it_has_written(store: Path, tmp_path: Path) -> None:
     for chosen in ((), ("--scope", "nosuch")):
         file = tmp_path / f"{len(chosen)}.jsonl"

@@ -134,6 +134,8 @@ async def test_dead_letters_are_listed_shown_retried_and_dropped(running: Runnin
     retried = await running.ask(source, "dead", "retry", "orders::changed")
     assert retried.stdout == "2 dead letters delivered again\n"
     await running.waiting_dead(0)
+    none = await running.ask(source, "dead", "retry", "no::such")
+    assert (none.stdout, "iii-state dead list shows all" in none.stderr) == ("0 dead letters delivered again\n", True)
     gone = await running.ask(source, "dead", "retry", "orders::changed", "--id", ids["a"])
     assert (gone.exit_code, "there is no dead letter" in gone.stderr) == (1, True)
 
