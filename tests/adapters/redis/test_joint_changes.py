@@ -155,9 +155,9 @@ async def test_changes_of_large_values_go_one_by_one(server: RedisServer, opened
         assert len({await answer_of(change) for change in made}) == 1
         return int(server.client.info("commandstats")["cmdstat_evalsha"]["calls"])
 
-    assert await calls_of(large) == 2 * CALLS_PER_JOINT
+    assert await calls_of(large) >= 2 * CALLS_PER_JOINT  # and a heartbeat now and then
     assert await calls_of(b"1") < CALLS_PER_JOINT  # nothing is known of them yet: what they find is large
-    assert await calls_of(b"2") == 2 * CALLS_PER_JOINT
+    assert await calls_of(b"2") >= 2 * CALLS_PER_JOINT  # and a heartbeat now and then
     assert await calls_of(b"3") < CALLS_PER_JOINT
 
 
