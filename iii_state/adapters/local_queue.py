@@ -7,6 +7,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator
 
+from iii_state.adapters.oldest_waiting import OldestWaiting
 from iii_state.adapters.wall_clock import now_ms
 from iii_state.events import LOOPING_SECONDS, Change, Delivery, QueueLimits, Subscription
 
@@ -43,6 +44,8 @@ class Queue:
         self._ready: deque[Delivery] = deque()
         self._pending: dict[int, Delivery] = {}
         self._timers: dict[int, asyncio.TimerHandle] = {}
+        self._oldest: OldestWaiting | None = None
+        """None as long as nothing had to be dropped."""
 
     def take_settings(self, subscription: Subscription) -> None:
         """The subscription has been registered, again perhaps, and with other settings."""
@@ -122,6 +125,8 @@ class Queue:
         event = delivery.event
         delivery.queued_at_ms = now_ms()
         self._deliveries[number] = delivery
+        if self._oldest is not None:
+            self._oldest.add(number, len(self._deliveries))
         self._bytes += event.size
         lane = (event.scope, event.key)
         waiting = self._lanes.get(lane)
@@ -165,7 +170,7 @@ class Queue:
     def retry(self, delivery: Delivery, delay_ms: int, *, crashed: bool = False) -> None:
         """The next attempt of a pending delivery, or the same after a crash, when `delay_ms` have passed; its lane waits."""
         number = number_of(delivery)
-        del self._pending[number]
+        self._take_back(number)
         if crashed:
             delivery.crashes += 1
         else:
@@ -174,7 +179,7 @@ class Queue:
 
     def release(self, delivery: Delivery) -> None:
         """Give a pending delivery back to the front of what is ready."""
-        del self._pending[number_of(delivery)]
+        self._take_back(number_of(delivery))
         self._ready.appendleft(delivery)
         if self.hosted:
             self._wake(self.id)
@@ -198,7 +203,9 @@ class Queue:
 
     def drop_oldest(self) -> Delivery | None:
         """Drop the oldest delivery that is not out, if there is one."""
-        number = next((number for number in self._deliveries if number not in self._pending), None)
+        if self._oldest is None:
+            self._oldest = OldestWaiting(list(self._deliveries), self._waits)
+        number = self._oldest.next()
         if number is None:
             return None
         delivery = self._deliveries[number]
@@ -218,6 +225,14 @@ class Queue:
         """Tell the dispatcher if anything is ready."""
         if self._ready and self.hosted:
             self._wake(self.id)
+
+    def _waits(self, number: int) -> bool:
+        return number in self._deliveries and number not in self._pending
+
+    def _take_back(self, number: int) -> None:
+        del self._pending[number]
+        if self._oldest is not None:
+            self._oldest.give_back(number, len(self._deliveries))
 
     def _forget(self, number: int) -> None:
         delivery = self._deliveries.pop(number)

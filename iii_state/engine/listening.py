@@ -77,6 +77,8 @@ class Listener:
         self._accepting = accepting
         self._socket = bound
         self._tasks = Background()
+        self._handing_over = Background()
+        """What ends by itself within a turn of the event loop or two."""
         self._tls: ssl.SSLContext | None = None
         self.address: tuple[str, int] = bound.getsockname()[:2]
 
@@ -103,6 +105,13 @@ class Listener:
 
     async def _take(self, connection: socket.socket) -> None:
         tls = self._tls
+        if tls is not None:
+            await self._hand_over(connection, tls)
+        else:
+            # Cancelled when the protocol has it already, uvloop would close it beneath the protocol, which is not told.
+            await asyncio.shield(self._handing_over.call(self._hand_over(connection, None)))
+
+    async def _hand_over(self, connection: socket.socket, tls: ssl.SSLContext | None) -> None:
         seconds = None if tls is None else HANDSHAKE_SECONDS
         try:
             await asyncio.get_running_loop().connect_accepted_socket(

@@ -109,6 +109,7 @@ local function prepare(KEYS, ARGV, kind)
       if strict then
         ops_at = ops_at + 2
       end
+      local ops_last = #ARGV
       --- @include "values/apply_ops"
       if strict and (failures ~= '' or ARGV[ops_at - 1] == '1') then
         return {'OP_FAILED', failures}

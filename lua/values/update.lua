@@ -38,6 +38,7 @@ local strict = ARGV[ops_at] == 'x'
 if strict then
   ops_at = ops_at + 2
 end
+local ops_last = #ARGV
 --- @include "values/apply_ops"
 if strict and (failures ~= '' or ARGV[ops_at - 1] == '1') then
   return {'OP_FAILED', failures}

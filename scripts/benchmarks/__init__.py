@@ -6,6 +6,7 @@ What is measured, by section:
 |---|---|---|
 | socket, in-process, events, idle | `sections` | calls, events and idle connections, values in memory and on file |
 | clients, remote | `clients`, `remote` | our client beside the SDK; a bridge, an attached worker |
+| long-list | `long_list` | how long a `list` of 100,000 values keeps other callers waiting |
 | redis-scripts | `redis_scripts` | server time of the scripts, beside the least and beside cjson |
 | redis-calls, redis-far | `redis_connection` | one connection to Redis, beside redis-benchmark and redis-py |
 | redis-memory | `redis_memory` | what a value takes of Redis's memory |

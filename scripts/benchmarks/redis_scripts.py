@@ -8,7 +8,8 @@ at a time, and written together, where everything is warm in the processor's cac
 - `cjson`: decode, add, encode, store, with the cjson that Redis brings (which loses empty arrays and digits on the way). What
   it costs goes with the number of values in a document: from 4 times ours with long strings to 37 with arrays of digits;
 - `set`, `delete`, `update`: ours, with the check of the routes and the record for retries, without and with one queue, and where
-  foreign writes are watched.
+  foreign writes are watched;
+- `set ×16`, `update ×16`: what an engine sends for 16 made in one turn of its event loop (`values/change_many`), per change.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import redis
 from benchmarks.plan import Plan
 from benchmarks.report import Report, Table, Target, bar, number
 from iii_state import values
+from iii_state.adapters.redis.connection.pipeline import CALLS_PER_JOINT
 from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.scripts.loader import script
 from iii_state.adapters.redis.scripts.mutations import BoundedQueue, RequestId, mutation, plan_arguments, update_arguments
@@ -43,8 +45,13 @@ KEYS = Keys()
 WATCHED = (KEYS.shadow(b"1", SCOPE), KEYS.marks(0))
 UNBOUNDED = BoundedQueue(QUEUE, 2**53, 2**53)
 SIZES = (100, 1000, 10_000, 100_000, 500_000)
+TOGETHER = {100: 1.9, 1000: 1.8}
+"""Sizes of values that engines change several of in one call, and how many times the bare script that may cost."""
 MOST_CALLS, MOST_BYTES = 50, 500_000
 """Of one script in one round; of large documents, fewer calls."""
+
+JOINT = {b"u": "update", b"s": "set"}
+"""What is measured of several changes in one call."""
 
 _POSITIONS = ("update first", "update middle", "update last")
 
@@ -70,11 +77,12 @@ def document(size: int) -> tuple[dict[str, Any], list[str]]:
 
 
 class Candidate(NamedTuple):
-    """A script to be measured; `arguments(n)` is what follows the digest in its call number n, `prepare` runs before a batch."""
+    """A script to be measured; `arguments(n)` is what follows the digest in its call number n, which makes so many changes."""
 
     name: str
     source: bytes
     arguments: Callable[[int], list[bytes]]
+    changes: int = 1
 
 
 def candidates(size: int) -> list[Candidate]:
@@ -91,6 +99,19 @@ def candidates(size: int) -> list[Candidate]:
         sequence = 1 + int(call[0]) + 2
         return lambda number: [*call[:sequence], b"%d" % number, *call[sequence + 1 :]]
 
+    def joint(kind: bytes, own: list[bytes]) -> Candidate:
+        keys = [KEYS.scopes, KEYS.session(b"bench"), KEYS.routes_version, KEYS.routes_log, KEYS.values(SCOPE)]
+        head = [b"5", *keys, b"1", b"0", b"%d" % CALLS_PER_JOINT, SCOPE]
+
+        def arguments(number: int) -> list[bytes]:
+            words = list(head)
+            for slot in range(CALLS_PER_JOINT):
+                words += (kind, b"%d" % (100 + slot), b"%d" % number, b"1", KEY, b"%d" % len(own), *own)
+            return words
+
+        source = script("values/change_many").source
+        return Candidate(f"{JOINT[kind]} ×{CALLS_PER_JOINT}", source, arguments, CALLS_PER_JOINT)
+
     def increment(member: str) -> list[bytes]:
         plan = compile_text(values.encode([{"type": "increment", "path": member, "by": 1}]))
         return update_arguments(plan_arguments(plan), LIMIT)
@@ -105,6 +126,8 @@ def candidates(size: int) -> list[Candidate]:
     result.append(Candidate("delete", remove, ours([], [])))
     result.append(Candidate("update last, watched", update, ours(increment("last"), [], WATCHED)))
     result.append(Candidate("set, watched", put, ours([stored], [], WATCHED)))
+    if size in TOGETHER:
+        result += (joint(b"u", increment("last")), joint(b"s", [stored]))
     if size >= 1000:
         result.append(Candidate("cjson last", CJSON.encode(), lambda number: [*bare, b"last"]))
     return result
@@ -147,7 +170,7 @@ def measure(client: redis.Redis, size: int, rounds: int) -> Times:
                 for _ in range(calls // batch):
                     _call(client, candidate, digest, range(count, count + batch), stored)
                     count += batch
-                microseconds = float(client.info("commandstats")["cmdstat_evalsha"]["usec"]) / calls
+                microseconds = float(client.info("commandstats")["cmdstat_evalsha"]["usec"]) / calls / candidate.changes
                 lowest[candidate.name] = min(lowest.get(candidate.name, float("inf")), microseconds)
     return Times(len(stored), alone, together)
 
@@ -165,7 +188,8 @@ def _call(client: redis.Redis, candidate: Candidate, digest: str, numbers: range
             pipeline.delete(KEYS.stream(QUEUE), KEYS.busy(QUEUE))
     step = 3 if candidate.name.endswith(("queue", "watched")) else 2
     for reply in pipeline.execute()[1::step]:
-        if not candidate.name.startswith(("bare", "cjson")) and reply[0] != b"OK":
+        first = reply if candidate.changes == 1 else reply[0]
+        if not candidate.name.startswith(("bare", "cjson")) and first[0] != b"OK":
             raise RuntimeError(f"{candidate.name} answered {reply!r:.200}")
 
 
@@ -199,6 +223,11 @@ def scripts(plan: Plan, report: Report, server: RedisServer) -> None:
         for op, names in (("update", _POSITIONS), ("set", ("set",)), ("delete", ("delete",))):
             got, figures = times.ratio(names, "bare"), times.figures(names, "bare")
             report.targets.append(Target(f"{op}, {size:,} bytes", wanted, got, "of bare", at_most=True, figures=figures))
+        for op in JOINT.values() if size in TOGETHER else ():
+            joint = (f"{op} ×{CALLS_PER_JOINT}",)
+            got, figures = times.ratio(joint, "bare"), times.figures(joint, "bare")
+            told = f"{op} of {size:,} bytes, {CALLS_PER_JOINT} made together"
+            report.targets.append(Target(told, TOGETHER[size], got, "of bare", at_most=True, figures=figures))
         if size >= 10_000:
             got, figures = times.ratio(_POSITIONS, "cjson last"), times.figures(_POSITIONS, "cjson last")
             report.targets.append(

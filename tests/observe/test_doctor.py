@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -13,17 +12,13 @@ from typing import Any
 
 import pytest
 import redis
-from click.testing import CliRunner, Result
 
 from iii_state import Engine, StateModule
-from iii_state.cli import main
 from iii_state.cli.doctor import doctor as command
 from tests.support import ROOT
+from tests.support.doctor import FAULTS, ask, findings, found_in
 from tests.support.redis.server import RedisServer
 from tests.support.waiting import until
-
-FAULTS = {"eviction-policy", "values-unreadable", "queues-damaged", "events-lost", "file-damaged"}
-"""What the exit code 1 is for, and nothing else."""
 
 
 @pytest.fixture(scope="module")
@@ -56,27 +51,6 @@ async def call(engine: Engine, function_id: str, /, **payload: Any) -> Any:
 async def subscribe(engine: Engine, function_id: str, handler: Callable[[Any], Any], **config: Any) -> None:
     engine.register_function(function_id, handler)
     await engine.register_trigger({"type": "state", "function_id": function_id, "config": {"scope": "orders", **config}})
-
-
-def ask(*arguments: str) -> Result:
-    return CliRunner().invoke(main, ["doctor", *arguments])
-
-
-async def findings(*arguments: str) -> dict[str, dict[str, str]]:
-    """What is found, by its id; the exit code says whether one is a fault."""
-    result = await asyncio.to_thread(ask, *arguments, "--json")
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.output
-    found = {finding["id"]: finding for finding in json.loads(result.stdout)["findings"]}
-    faults = {name for name, finding in found.items() if finding["severity"] == "fault"}
-    assert faults == FAULTS & set(found), result.output
-    assert result.exit_code == (1 if faults else 0)
-    for finding in found.values():
-        assert all(finding[member] for member in ("what", "meaning", "remedy"))
-    return found
-
-
-async def found_in(server: RedisServer, *arguments: str) -> dict[str, dict[str, str]]:
-    return await findings("--redis-url", server.url, *arguments)
 
 
 async def is_idle(engine: Engine) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from datetime import datetime
 from pathlib import Path
 
 import trustme
@@ -19,10 +20,10 @@ class Authority:
         self.file = folder / f"{name}.pem"
         self._ca.cert_pem.write_to_path(str(self.file))
 
-    def issue(self, *names: str, common_name: str | None = None) -> tuple[Path, Path]:
+    def issue(self, *names: str, common_name: str | None = None, not_after: datetime | None = None) -> tuple[Path, Path]:
         """A certificate for these names, and its key."""
         self._issued += 1
-        made = self._ca.issue_cert(*names, common_name=common_name)
+        made = self._ca.issue_cert(*names, common_name=common_name, not_after=not_after)
         certificate = self._folder / f"{self._name}-{self._issued}.pem"
         key = self._folder / f"{self._name}-{self._issued}.key"
         made.private_key_pem.write_to_path(str(key))

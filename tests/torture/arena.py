@@ -73,7 +73,8 @@ class Arena:
         self._redis_lock = asyncio.Lock()
         self._clock_lock = asyncio.Lock()
         self.clock = clock_in(directory)
-        """That of whoever keeps deadlines: Redis, or the engine with the file."""
+        """That of whoever keeps deadlines: Redis, or the engine with the file. In a cluster that of the engines: nodes that have
+        voted by a clock which was ahead vote for nobody else until that time has come, which is Redis's own fault."""
         self._by_clock = self.clock.environment if self.clock else {}
 
     @property
@@ -111,7 +112,7 @@ class Arena:
         """Three engines on a Redis Cluster, and one in this process; each node is reached through a proxy."""
         self.nodes = await HurtNodes.start(self._stack)
         self.proxies += self.nodes.proxies
-        config = on_redis(self.nodes.url)
+        config = on_redis(self.nodes.url, foreign_writes=True)
         config["adapter"]["config"] |= {"partitions": PARTITIONS, "wait_replicas": 0 if self.replicated else 1}
         for number in range(self.plan.engines):
             await self._engine(number, config)
@@ -166,7 +167,7 @@ class Arena:
         """Its port."""
         port = free_port()
         arguments = ["--no-state"] if config is None else []
-        environment = self._by_clock if self.plan.adapter == "kv" else {}
+        environment = self._by_clock if self.plan.adapter in ("kv", "cluster") else {}
         await self._seat(
             "engine",
             lambda heard: EngineProcess(arguments, config=config, port=port, environment=environment, on_line=heard),
@@ -254,15 +255,13 @@ class Arena:
             case "node", verb:
                 await self._note(fault, self._redis_lock, self.nodes.hurt(verb, fault.target, seconds))
             case "clock", verb:
-                follows = self.plan.adapter != "redis"  # there all engines together know better
+                follows = self.plan.adapter not in ("redis", "cluster")  # there all engines together know better
                 work = set_for_a_while(self.clock, verb, seconds, self.journal if follows else None)
                 await self._note(fault, self._clock_lock, work)
             case "key", verb:
-                assert self.redis is not None
                 hurt = next(spec for spec in SPECS[self.plan.adapter] if spec.is_damaged)
-                await self._note(
-                    fault, self._redis_lock, asyncio.to_thread(damage, self.redis.client, verb, fault.target, hurt.function_id)
-                )
+                work = asyncio.to_thread(self._damage, verb, fault.target, hurt.function_id)
+                await self._note(fault, self._redis_lock, work)
             case group, "restart all":
                 await asyncio.gather(*[self._note(fault, seat.lock, seat.restart(seconds)) for seat in self.processes[group]])
             case group, "kill two":
@@ -285,6 +284,12 @@ class Arena:
             begun = time.monotonic_ns()
             await work
         self.journal.note(fault=fault.kind, target=str(fault.target), begun=begun)
+
+    def _damage(self, verb: str, target: int, function_id: str) -> None:
+        if self.redis is None:
+            self.nodes.damage(verb, target, function_id)
+        else:
+            damage(self.redis.client, verb, target, function_id)
 
     async def _hurt_redis(self, verb: str, seconds: float) -> None:
         assert self.redis is not None

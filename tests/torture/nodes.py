@@ -6,11 +6,14 @@ import asyncio
 from contextlib import AsyncExitStack, ExitStack
 from itertools import count
 
+import redis
+
 from iii_state.adapters.redis.cluster.tags import partition_of, slot_of, tags
 from tests.support.redis.nodes import Node, Nodes
 from tests.support.redis.proxy import Proxy, proxy_to
 from tests.support.redis.server import default_binary
-from tests.torture.writes import SCOPES
+from tests.torture.meddling import PREFIX, client_of, counted_as_lost, damage, hset_or_hdel
+from tests.torture.writes import HURT, OUTSIDE, SCOPES
 
 PARTITIONS = 16
 """Of the torture: four engines with 64 each would be busy with themselves on two cores."""
@@ -77,8 +80,8 @@ class HurtNodes:
 
     async def lose(self, scope: str, seconds: float) -> None:
         """Let the replica of a scope's master fall behind for so long, kill the master, and have the replica take its place."""
-        nodes, number = self.nodes, partition_of(scope.encode(), PARTITIONS)
-        shard = await asyncio.to_thread(nodes.shard_of, slot_of(tags(PARTITIONS)[number]))
+        nodes = self.nodes
+        shard = await asyncio.to_thread(nodes.shard_of, _slot_of(scope))
         master, replica = await asyncio.to_thread(lambda: (nodes.master(shard), nodes.replica(shard)))
         replica.client.config_set("masterauth", "none that would be let in")
         master.client.execute_command("CLIENT", "KILL", "TYPE", "replica")
@@ -87,6 +90,33 @@ class HurtNodes:
         await asyncio.to_thread(nodes.wait_for_takeover, shard, master)
         replica.client.config_set("masterauth", "")
         await asyncio.to_thread(nodes.revive)
+
+    # -- what other programs do
+
+    def write(self, key: str, text: str | None) -> bool:
+        """Write as another program does, past the engines. True where a replica has it, too: it will not be lost then."""
+        name = self._prefix_of(OUTSIDE) + f"state:{OUTSIDE}"
+        try:
+            master = self._master_of(OUTSIDE)
+        except AssertionError as error:  # there is none just now, or two say that they are
+            raise redis.ConnectionError(str(error)) from None
+        with client_of(master.port).client() as client:
+            hset_or_hdel(client, name, key, text)
+            return bool(client.wait(1, 1000) >= 1)
+
+    def damage(self, verb: str, target: int, function_id: str) -> None:
+        """Damage keys of the queue of a function, whose scope is `HURT`."""
+        damage(self._master_of(HURT).client, verb, target, function_id, self._prefix_of(HURT) + PREFIX)
+
+    def counted_as_lost(self) -> dict[str, int]:
+        """Of each function whose scope is `HURT`, how many of its events the engines say are lost."""
+        return counted_as_lost(self._master_of(HURT).client, self._prefix_of(HURT) + PREFIX)
+
+    def _master_of(self, scope: str) -> Node:
+        return self.nodes.master(self.nodes.shard_of(_slot_of(scope)))
+
+    def _prefix_of(self, scope: str) -> str:
+        return tags(PARTITIONS)[partition_of(scope.encode(), PARTITIONS)].decode()
 
     async def _move(self, seconds: float) -> None:
         """Move the slot of one of the scopes to another shard, and, a moment later, back."""
@@ -124,5 +154,8 @@ class HurtNodes:
 
 def _slots() -> list[int]:
     """Those of the scopes that are written to, each once."""
-    names = tags(PARTITIONS)
-    return list(dict.fromkeys(slot_of(names[partition_of(scope.encode(), PARTITIONS)]) for scope in SCOPES["cluster"]))
+    return list(dict.fromkeys(map(_slot_of, SCOPES["cluster"])))
+
+
+def _slot_of(scope: str) -> int:
+    return slot_of(tags(PARTITIONS)[partition_of(scope.encode(), PARTITIONS)])

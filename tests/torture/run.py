@@ -15,11 +15,11 @@ from tests.torture.ending import NotSettled, bring_to_rest, note_dead_letters, n
 from tests.torture.history import History, load
 from tests.torture.journal import Journal
 from tests.torture.looks import EngineLook, Look, RedisLook
-from tests.torture.meddling import counted_as_lost, write_as_another_program
+from tests.torture.meddling import counted_as_lost, write_as_another_program, writing_to
 from tests.torture.plan import PLANS, PlannedFault, faults
 from tests.torture.subscriptions import SPECS
 from tests.torture.writers import Caller, EmbeddedCaller, SocketCaller, write_until
-from tests.torture.writes import OUTSIDE, SCOPES, Source
+from tests.torture.writes import HURT, OUTSIDE, SCOPES, Source
 
 SOCKET_WRITERS = 6
 EMBEDDED_WRITERS = 2
@@ -71,12 +71,18 @@ async def _hurt(
             trouble.append(f"not at rest {error}")
         await note_what_there_is(look, journal)
         await note_dead_letters(through_engine, journal)
-        if arena.redis is not None:
-            for function_id, count in (await asyncio.to_thread(counted_as_lost, arena.redis.client)).items():
-                journal.note(subscription=function_id.partition("::")[2], lost=count)
+        for function_id, count in (await asyncio.to_thread(_lost_in, arena)).items():
+            journal.note(subscription=function_id.partition("::")[2], lost=count)
         for seat in arena.seats:
             trouble += seat.tracebacks[:1]
     return trouble
+
+
+def _lost_in(arena: Arena) -> dict[str, int]:
+    """Of each function, how many of its events the engines say are lost, where damage is done."""
+    if HURT not in SCOPES[arena.plan.adapter]:
+        return {}
+    return arena.nodes.counted_as_lost() if arena.redis is None else counted_as_lost(arena.redis.client)
 
 
 @asynccontextmanager
@@ -90,8 +96,9 @@ async def writing(arena: Arena, seed: int, directory: Path, prefix: str = "w") -
             caller: Caller = EmbeddedCaller(arena.own) if embedded and arena.own else SocketCaller(arena.writer_urls, number, name)
             journal = Journal(directory / f"writes-{name}.jsonl")
             tasks.create_task(write_until(stopped, Source(seed, name, arena.plan.adapter), caller, journal))
-        if OUTSIDE in SCOPES[arena.plan.adapter] and arena.redis is not None and not arena.replicated:
-            tasks.create_task(write_as_another_program(stopped, arena.redis.port, seed, directory))
+        if OUTSIDE in SCOPES[arena.plan.adapter] and not arena.replicated:
+            write = arena.nodes.write if arena.redis is None else writing_to(arena.redis.port)
+            tasks.create_task(write_as_another_program(stopped, write, seed, directory))
         try:
             yield
         finally:

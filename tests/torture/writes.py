@@ -45,7 +45,7 @@ TTLS_MS = (200, 3_000)
 
 SCOPES = {
     "redis": (MAIN, SIDE, FADING, LARGE, POISON, OUTSIDE, HURT),
-    "cluster": (MAIN, SIDE, FADING, LARGE, POISON),
+    "cluster": (MAIN, SIDE, FADING, LARGE, POISON, OUTSIDE, HURT),
     "kv": (MAIN, SIDE, FADING, LARGE, POISON),
     "bridge": (MAIN, SIDE, FADING, LARGE, POISON),
     "attach": (MAIN, SIDE, FADING, LARGE, POISON),

@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import msgspec
 
@@ -65,8 +66,9 @@ class RedisAdmin:
         found: dict[bytes, QueueStats] = {}
         for start in range(0, len(routed), QUEUES_AT_ONCE):
             part = routed[start : start + QUEUES_AT_ONCE]
-            stats = await asyncio.gather(*(self._stats(queue, planned[queue], names) for queue in part))
-            found.update({queue: each for queue, each in zip(part, stats, strict=True) if each is not None})
+            for queue, told in zip(part, await self._run("queues/stats", queues.stats(self._keys, part)), strict=True):
+                if told is not None and (stats := await self._stats(told, planned[queue], names)) is not None:
+                    found[queue] = stats
         for each in found.values():
             if (pause := paused.get(each.subscription.id)) is not None:
                 each.paused_at_ms = pause[1]
@@ -84,25 +86,12 @@ class RedisAdmin:
             if cursor == b"0":
                 return planned
 
-    async def _stats(self, queue: bytes, planned: int, names: dict[bytes, str]) -> QueueStats | None:
-        keys = self._keys
-        try:
-            fields, counted, pending, there, dead, oldest = await asyncio.gather(
-                self._send(b"HGETALL", keys.subscription(queue)),
-                self._send(b"HGET", keys.busy(queue), b"entries"),
-                self._send(b"XPENDING", keys.stream(queue), b"engines"),
-                self._send(b"XLEN", keys.stream(queue)),
-                self._send(b"XLEN", keys.dead(queue)),
-                self._send(b"XRANGE", keys.stream(queue), b"-", b"+", b"COUNT", b"1"),
-            )
-        except StoreError as error:
-            if "NOGROUP" in str(error):
-                return None
-            raise
+    async def _stats(self, told: list[Any], planned: int, names: dict[bytes, str]) -> QueueStats | None:
+        """What `queues/stats` tells of one queue."""
+        fields, counted, out, there, dead, oldest = told
         held = dict(zip(fields[::2], fields[1::2], strict=True))
         if b"settings" not in held:
             return None
-        out = int(pending[0])
         hosts = [await self._name(field[3:], names) for field in held if field.startswith(b"at:")]
         return QueueStats(
             subscription=_subscription.decode(held[b"settings"]),
@@ -112,7 +101,7 @@ class RedisAdmin:
             dead=dead,
             dropped=int(held.get(b"dropped", 0)),
             hosts=sorted(hosts),
-            oldest_at_ms=_time_of(oldest[0][0]) if oldest else None,
+            oldest_at_ms=_time_of(oldest) if oldest else None,
             is_looping=b"looped" in held and await self._now() - float(held[b"looped"]) < LOOPING_SECONDS,
             ready=max(0, there - out),
         )

@@ -41,7 +41,7 @@ class Keys:
     """
 
     def __init__(self, prefix: bytes = b"iii-state", tag: bytes = b"") -> None:
-        self._is_parted = bool(tag)
+        self.is_parted = bool(tag)
         self._values = b"%bstate:" % tag
         self._own = b"%b%b:" % (tag, prefix)
 
@@ -57,7 +57,7 @@ class Keys:
     def guard(self) -> bytes | None:
         """Of a cluster: a key that never is there, the last one of each mutation. So a node refuses all mutations of a slot from
         the moment at which it begins to move, and not only those that miss a key: none overtakes one that was made before it."""
-        return self._own + b"guard" if self._is_parted else None
+        return self._own + b"guard" if self.is_parted else None
 
     @cached_property
     def scopes(self) -> bytes:

@@ -12,9 +12,11 @@ from iii_state.adapters.redis.keys import caller_session
 from iii_state.adapters.redis.scripts.mutations import opened
 from iii_state.adapters.redis.shared import Shared
 from iii_state.sessions import SESSION_SECONDS
+from iii_state.tasks.repeats import Repeats
 from iii_state.tasks.results import Result
 
 logger = logging.getLogger(__name__)
+repeats = Repeats(logger)
 
 
 class KeptSessions:
@@ -73,4 +75,4 @@ def _opened(reply: Reply) -> None:
 
 def _log_not_kept(answer: asyncio.Future[Any]) -> None:
     if not answer.cancelled() and (error := answer.exception()) is not None:
-        logger.warning("the session of a caller could not be kept: %s", error)
+        repeats.warning("the session of a caller could not be kept: %s", error)

@@ -19,6 +19,7 @@ class StoreId:
         self._began = b""
         """What the routes began with when this was the id. What the engine knows of the routes may be newer already."""
         self._names = (b"4", keys.store, keys.routes, keys.routes_version, keys.engines)
+        self._is_parted = keys.is_parted
         self._run = connection.run
 
     async def read(self) -> None:
@@ -28,4 +29,7 @@ class StoreId:
         before, self.id = self.id, found.decode("utf-8", "replace")
         self._began = began or (self._began if self.id == before else b"")
         if before not in (None, self.id):
-            logger.warning("the id of the store was %s, and is %s now", before, self.id)
+            level = (
+                logging.INFO if self._is_parted else logging.WARNING
+            )  # of many partitions that are emptied at once, each says so
+            logger.log(level, "the id of the store was %s, and is %s now", before, self.id)

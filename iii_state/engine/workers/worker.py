@@ -186,9 +186,10 @@ class Worker:
         except BaseException as error:
             self._answering.fail(invocation_id, function.id_text, contained(error))
             return
-        if type(answer) is bytes and invocation_id is not ABSENT:
+        direct_bytes = self._answering.direct_bytes
+        if type(answer) is bytes and invocation_id is not ABSENT and len(answer) <= direct_bytes:  # a large one is copied once
             frame = function.result_reply % (invocation_id, answer)
-            if len(frame) <= self._answering.direct_bytes and frame[_ID_AT] != _NULL:
+            if len(frame) <= direct_bytes and frame[_ID_AT] != _NULL:
                 self._send(frame)
                 return
         self._answering.settle(invocation_id, function.id_text, answer, len(message), decoded.data)

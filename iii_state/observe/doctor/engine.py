@@ -58,6 +58,8 @@ async def examine(address: EngineAddress, progress: Progress) -> list[Finding]:
     if context is not None and parts.hostname:
         progress("the certificate")
         found += await certificates.of_server(parts.hostname, parts.port or _PORTS[parts.scheme], context)
+    if any(finding.id == "certificate-refused" for finding in found):
+        return found  # nor would it be accepted by what asks the engine
     progress(str(address))
     async with Client(address) as client:
         found += await _features(client)

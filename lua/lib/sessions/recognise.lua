@@ -15,18 +15,6 @@ do
   if held[1] ~= epoch then
     return {held[1] and 'FENCED' or 'LOST'}
   end
-  local recorded = held[2] and string.match(held[2], '^%d+')
-  if recorded and tonumber(recorded) >= tonumber(sequence) then
-    local mark = string.sub(held[2], #recorded + 1, #recorded + 1)
-    if recorded == '0' .. sequence then
-      local found = mark == '+' and redis.call('HGET', session, slot .. ':old')
-      return {'UNMET', string.sub(held[2], #recorded + 2), found, mark == '!' and 'unrecorded'}
-    elseif recorded ~= sequence then
-      return {'FENCED'}
-    elseif mark == '!' then
-      return {'FORGOTTEN'}
-    end
-    local old = mark == '+' and redis.call('HGET', session, slot .. ':old')
-    return {'AGAIN', old, string.sub(held[2], #recorded + 2)}
-  end
+  local recorded = held[2]
+  --- @include "sessions/recognise_slot"
 end

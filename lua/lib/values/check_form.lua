@@ -5,7 +5,6 @@
 -- Known to be in stored form are a framed object, which only this module writes, and texts so simple that a look decides.
 -- Anything else has to be checked by who can: the caller.
 
---- @include "values/flat_array"
 local ops_at = own + 1
 do
   local checked_text, its_form
@@ -23,6 +22,7 @@ do
     elseif old == 'null' or old == 'true' or old == 'false' or old == '[]' then
       known = true
     elseif first == 91 then
+      --- @include "values/flat_array" again
       known = is_flat_array(old)
     else
       local digits, rest = string.match(old, '^%-?(%d+)(.*)$')

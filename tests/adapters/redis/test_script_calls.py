@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from iii_state import values
@@ -155,6 +155,7 @@ async def test_no_call_touches_a_key_that_it_does_not_name(own_server: RedisServ
 async def use_everything(server: RedisServer, url: str, calls: Calls) -> None:
     """Have engines at a URL call every script, and do to their data what makes them."""
     client = server.client
+    await use_plain_values(url)
     async with engine_at(url, foreign_writes=True) as adapter:
         await answer_of(adapter.queues.subscribe(ALL))
         await use_values(adapter)
@@ -193,6 +194,23 @@ async def use_everything(server: RedisServer, url: str, calls: Calls) -> None:
         client.set(KEYS.later.decode(), "in the way")
         await heard(calls, "repair/move_aside", "fleet/restore_routes")
     assert sorted(set(names()) - set(calls.heard)) == []
+
+
+async def use_plain_values(url: str) -> None:
+    """Without events, deadlines and change logs, in one turn of the event loop."""
+    adapter = RedisAdapter(RedisSettings(redis_url=url))
+    await adapter.start(lambda subscription_id: None)
+    try:
+        for make in (
+            partial(adapter.values.set, value=b"1"),
+            partial(adapter.values.update, plan=INCREMENT, limit=values.MAX_VALUE_BYTES),
+            adapter.values.delete,
+        ):
+            made = [make(scope, key="k") for scope in ("plain", "too")]
+            for change in made:
+                await answer_of(change)
+    finally:
+        await adapter.stop()
 
 
 async def use_values(adapter: RedisAdapter) -> None:

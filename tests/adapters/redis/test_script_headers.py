@@ -14,7 +14,7 @@ from tests.support.redis.script_headers import ALIASES, ANY_KEY, header, text_of
 
 MOST_COLUMNS = 132
 
-GLOBALS = {"redis", "KEYS", "ARGV", "string", "table", "math", "tonumber", "tostring", "type", "ipairs", "unpack"}
+GLOBALS = {"redis", "KEYS", "ARGV", "string", "table", "math", "tonumber", "tostring", "type", "ipairs", "unpack", "pcall"}
 MUTATIONS = "values/name_arguments"
 """The part that names what all mutations take; the header of values/set.lua describes it."""
 

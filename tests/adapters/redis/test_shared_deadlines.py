@@ -10,7 +10,9 @@ import pytest
 
 from iii_state.adapters.base import Updated
 from iii_state.adapters.redis import RedisAdapter
+from iii_state.adapters.redis.mutations.commands import Replace
 from iii_state.adapters.redis.mutations.routes import deadlines_setting
+from iii_state.adapters.redis.scripts.packing import pack
 from iii_state.config import RedisSettings
 from iii_state.events import Delivery
 from tests.support.redis.adapters import Open, drain
@@ -146,6 +148,19 @@ async def test_connections_that_break_lose_no_deadline_and_apply_nothing_twice(p
     assert await answer_of(other.values.get("s", "n")) == stored({"n": 200})
     assert sum(event[0] == "deleted" for event in came) == 200
     assert (await answer_of(other.values.entries("s"))).rows == [("n", stored({"n": 200}))]
+
+
+async def test_a_first_deadline_whose_connection_breaks_before_it_is_made_known_is_applied_once(opened: Open) -> None:
+    """Another call may have made it known when it is sent again: then it is sent as what it is, and its reply is that of this."""
+    adapter = await opened()
+    fanout = adapter.values._fanout
+    change = Replace(fanout, "s", "k", (b"1",), ttl_ms=LONG)
+    change.can_be_held = True
+    known = pack((b"EVALSHA", fanout.scripts.of("fleet/change_settings").sha1))[len(b"*2\r\n") :]
+    assert known in change.command(b"session", 1)
+    fanout.routes.with_deadlines.add("s")
+    assert known not in change.command(b"session", 1)
+    assert change.result([b"OK", None]) is None
 
 
 async def test_a_scope_without_deadlines_is_forgotten_and_can_have_some_again(opened: Open, server: RedisServer) -> None:

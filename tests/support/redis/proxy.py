@@ -8,6 +8,8 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from iii_state.adapters.redis.scripts.loader import PLAIN
+
 
 class Pair:
     """One connection through the proxy. `held` is what has been read from the client and not been passed on."""
@@ -58,7 +60,7 @@ class Proxy:
 
     def calls_held(self) -> int:
         """How many mutations are kept back; whole ones or parts."""
-        return sum(pair.held.count(b"EVALSHA") for pair in self.pairs)
+        return sum(map(_mutations, self.pairs))
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -155,3 +157,13 @@ async def proxy_to(port: int) -> AsyncIterator[Proxy]:
         for pair in proxy.pairs:
             pair.client.transport.abort()
             pair.redis.transport.abort()
+
+
+def _mutations(pair: Pair) -> int:
+    """How many calls of scripts a client has sent that are kept back; of `values/change_many`, how many changes that makes."""
+    count = 0
+    for call in bytes(pair.held).split(b"$7\r\nEVALSHA\r\n")[1:]:
+        words = call.split(b"\r\n")[1::2]
+        behind_keys = 2 + int(words[1]) if words[0] == PLAIN.of("values/change_many").sha1 and len(words) > 1 else len(words)
+        count += int(words[behind_keys + 2]) if behind_keys + 2 < len(words) else 1
+    return count

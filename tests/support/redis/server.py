@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -59,6 +60,15 @@ def default_binary() -> str:
     if found is None:
         raise FileNotFoundError(f"there is no Redis server {kind!r} here (--redis is one of {', '.join(KINDS)}, or a path)")
     return found
+
+
+@cache
+def default_version() -> tuple[int, ...]:
+    """The first two numbers of the version of that server."""
+    told = subprocess.run([default_binary(), "--version"], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"v=(\d+)\.(\d+)", told)
+    assert found is not None, told
+    return int(found[1]), int(found[2])
 
 
 _FAKE = """

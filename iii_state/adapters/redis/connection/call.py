@@ -38,7 +38,19 @@ class RedisCall(Generic[T]):
     Kinds of calls say what is sent, each time anew (`command`), and what the reply means (`result`). The rest is for the pipeline.
     """
 
-    __slots__ = ("deadline", "future", "in_session", "mutates", "scope", "sequence", "size", "slot", "tries", "was_carried")
+    __slots__ = (
+        "deadline",
+        "future",
+        "in_session",
+        "joint",
+        "mutates",
+        "scope",
+        "sequence",
+        "size",
+        "slot",
+        "tries",
+        "was_carried",
+    )
 
     future: asyncio.Future[T]
     deadline: float
@@ -56,9 +68,20 @@ class RedisCall(Generic[T]):
         self.tries = 0
         self.was_carried = False
         """Whether an earlier connection broke with this mutation on it."""
+        self.joint = 0
+        """How many calls it has been sent together with, as the first of them; the reply is for all of these."""
 
     def command(self, session: bytes, epoch: int) -> bytes:
         """The bytes to send; `slot` and `sequence` are set where the call is recognised by the session."""
+        raise NotImplementedError
+
+    def can_join(self) -> bool:
+        """Whether it can be sent in one call with others that can (`joint_command`)."""
+        return False
+
+    def joint_command(self, calls: Sequence[RedisCall[Any]], session: bytes, epoch: int) -> bytes:
+        """The bytes of one call that stands for all of these, of which it is one. The reply is an array: of each what is its reply,
+        or `ERROR` and the text of an error reply. What begins with a word is the reply of each."""
         raise NotImplementedError
 
     def result(self, reply: Reply) -> T | Again:

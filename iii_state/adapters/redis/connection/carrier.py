@@ -58,8 +58,16 @@ class Carrier(Protocol):
 class PrimaryServer(Protocol):
     """The server that is written to, whichever that is at the moment: of a Redis, or of a slot of a cluster."""
 
+    @property
+    def address(self) -> Address:
+        """Where it is looked for."""
+
     moved: Signal
     """Emitted when another server has become it, or may have, and what leads to the one before is ending."""
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether what was sent on opening has just been refused for where it was sent: it may be taken a little later."""
 
     def start(self) -> None:
         """Notice from now on when another server becomes it."""

@@ -21,14 +21,19 @@ from iii_state.errors import SessionLost, SessionTaken, StoreError
 from iii_state.sessions import SESSION_SECONDS
 from iii_state.tasks.background import Background
 from iii_state.tasks.reconnect import Backoff, Reconnecting
+from iii_state.tasks.repeats import Repeats
 from iii_state.tasks.signal import Signal
 
 logger = logging.getLogger(__name__)
+repeats = Repeats(logger)
 
 T = TypeVar("T")
 
 BACKOFF_SECONDS = 0.1
 MAX_BACKOFF_SECONDS = 2.0
+
+AGAIN_SECONDS = 0.1
+"""Between two attempts at the first connection, while the slot is being moved."""
 
 
 class RedisConnection:
@@ -109,15 +114,27 @@ class RedisConnection:
     # -- opening and closing
 
     async def start(self, check: Callable[[Carrier], Awaitable[None]] | None = None) -> None:
-        """Connect, let `check` look at the server before anything is written, and open the session.
+        """Connect, let `check` look at the server before anything is written, and open the session. What is refused because a slot
+        of a cluster is being moved is tried again, as calls are, within the time of a call.
 
         Raises `StoreError` in words.
         """
-        socket = await self._open(check)
+        socket = await self._open_first(check)
         self._pipeline.open()
         self._pipeline.adopt(socket)
         self.primary.start()
         self._background.start(self._reconnecting.run(), "iii-state redis connection")
+
+    async def _open_first(self, check: Callable[[Carrier], Awaitable[None]] | None) -> Carrier:
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + self._timeout
+        while True:
+            try:
+                return await self._open(check)
+            except StoreError:
+                if not self.primary.is_moving or loop.time() >= give_up:
+                    raise
+            await asyncio.sleep(AGAIN_SECONDS)
 
     def forget_session(self) -> None:
         """Redis does not answer: let the session expire."""
@@ -154,7 +171,8 @@ class RedisConnection:
                 return socket
         except TimeoutError:
             hint = "; does it speak TLS on this port?" if self.address.tls is not None else ""
-            raise StoreError(f"Redis at {self.address} has not answered within {self._timeout * 1000:.0f} ms{hint}") from None
+            told = f"Redis at {self.primary.address} has not answered within {self._timeout * 1000:.0f} ms{hint}"
+            raise StoreError(told) from None
 
     async def _open_session(self, socket: Carrier) -> None:
         session = self.session
@@ -172,7 +190,7 @@ class RedisConnection:
                 session.opened(replies[-1])
                 return
             except SessionLost:
-                logger.warning("the session is gone from Redis at %s (was it flushed?); beginning a new one", self.address)
+                repeats.warning("the session is gone from Redis at %s (was it flushed?); beginning a new one", socket.address)
                 self._pipeline.lose_session()
             except SessionTaken:
                 if not session.held:  # an attempt of ours got through unheard
@@ -215,7 +233,7 @@ class RedisConnection:
 
 def _log_not_kept(kept: asyncio.Future[Any]) -> None:
     if not kept.cancelled() and (error := kept.exception()) is not None:
-        logger.warning("the session could not be kept: %s", error)
+        repeats.warning("the session could not be kept: %s", error)
 
 
 async def _nothing_to_prepare(socket: Carrier) -> None:

@@ -48,6 +48,11 @@ T = TypeVar("T")
 CALLS_PER_WRITE = 64
 """So many are written at once; Redis begins with them while the next are put together."""
 
+CALLS_PER_JOINT = 16
+BYTES_PER_JOINT = 16 * 1024
+"""So many calls, with so many bytes of their own, are sent as one at most where they can be: nearly all of what that spares is
+spared by so many, and Redis does nothing else until all of them are done."""
+
 MAX_BYTES_IN_FLIGHT = 32 * 1024 * 1024
 MAX_WAITING_BYTES = 256 * 1024 * 1024
 MAX_WAITING_PER_CALL_IN_FLIGHT = 64
@@ -140,6 +145,7 @@ class Pipeline:
         self.trouble = reason
         self._bytes_in_flight = 0
         for call in self._in_flight:
+            call.joint = 0
             if call.future.done():
                 self.session.release(call)
             else:
@@ -213,21 +219,44 @@ class Pipeline:
         socket = self.socket
         if socket is None or self._again or self._kept_back or self._leave is not None:
             return
-        waiting, in_flight = self._waiting, self._in_flight
-        packets = []
-        most = self._max_in_flight if not self._holding.reason else 1
-        while waiting and len(in_flight) < most and self._bytes_in_flight < MAX_BYTES_IN_FLIGHT:
-            call = waiting.popleft()
-            self._waiting_bytes -= call.size
-            if not call.future.done() and (packet := self._packed(call)):
-                packets.append(packet)
-                if len(packets) == CALLS_PER_WRITE:
-                    self._write(socket, packets)
-                    packets.clear()
-        if packets:
+        while packets := self._next_packets():
             self._write(socket, packets)
 
+    def _next_packets(self) -> list[bytes]:
+        """The bytes of what waits, as far as there is room, and as much as is written at once."""
+        waiting, in_flight = self._waiting, self._in_flight
+        packets: list[bytes] = []
+        joint: list[RedisCall[Any]] = []
+        joint_size = calls = 0
+        room = (self._max_in_flight if not self._holding.reason else 1) - len(in_flight)
+        room = min(room, CALLS_PER_WRITE)
+        while waiting and calls < room and self._bytes_in_flight < MAX_BYTES_IN_FLIGHT:
+            call = waiting.popleft()
+            self._waiting_bytes -= call.size
+            if call.future.done():
+                continue
+            calls += 1
+            can_join = call.size <= BYTES_PER_JOINT and call.can_join()
+            if joint and not (can_join and joint_size + call.size <= BYTES_PER_JOINT):
+                packets.append(self._joined(joint))
+                joint, joint_size = [], 0
+            if not can_join:
+                packets.append(self._packed(call))
+                continue
+            joint.append(call)
+            joint_size += call.size
+            if len(joint) == CALLS_PER_JOINT:
+                packets.append(self._joined(joint))
+                joint, joint_size = [], 0
+        if joint:
+            packets.append(self._joined(joint))
+        return packets
+
     def _write(self, socket: Carrier, packets: list[bytes]) -> None:
+        """Send the calls whose bytes these are; those that could not be built have none."""
+        packets = [packet for packet in packets if packet]
+        if not packets:
+            return
         data = b"".join(packets) if len(packets) > 1 else packets[0]
         traffic = self.traffic
         traffic.calls += len(packets)
@@ -287,6 +316,28 @@ class Pipeline:
         self._in_flight.append(call)
         return packet
 
+    def _joined(self, calls: list[RedisCall[Any]]) -> bytes:
+        """The bytes of one call for all of these, which count as in flight from now on; none if it could not be built."""
+        first = calls[0]
+        if len(calls) == 1:
+            return self._packed(first)
+        session = self.session
+        for call in calls:
+            if call.slot < 0:
+                session.number(call)
+        try:
+            packet = first.joint_command(calls, session.name, session.epoch)
+        except Exception as error:
+            for call in calls:
+                self._fail(call, error)
+            return b""
+        first.joint = len(calls)
+        first.size = len(packet)  # that of the others is not asked for again
+        self._bytes_in_flight += first.size
+        self._in_flight += calls
+        self.traffic.calls += len(calls) - 1
+        return packet
+
     def _fail(self, call: RedisCall[Any], error: Exception) -> None:
         if not call.future.done():
             call.future.set_exception(error)
@@ -317,7 +368,10 @@ class Pipeline:
                 break
             call = in_flight.popleft()
             self._bytes_in_flight -= call.size
-            self._answered(call, reply)
+            if call.joint:
+                self._joint_answered(call, reply)
+            else:
+                self._answered(call, reply)
         socket = self.socket
         if socket is None:
             return
@@ -333,6 +387,20 @@ class Pipeline:
                     self._go_on()
         elif self._waiting and not self._scheduled:
             self._flush()
+
+    def _joint_answered(self, first: RedisCall[Any], reply: Reply) -> None:
+        """The reply of a call that stands for several: of each its own, or one that is that of all."""
+        next_in_flight = self._in_flight.popleft
+        calls = [first]
+        for _ in range(first.joint - 1):
+            calls.append(next_in_flight())
+        first.joint = 0
+        if type(reply) is not list or len(reply) != len(calls) or type(reply[0]) is bytes:
+            for call in calls:
+                self._answered(call, reply)
+            return
+        for call, own in zip(calls, reply, strict=True):
+            self._answered(call, hiredis.ReplyError(own[1].decode("utf-8", "replace")) if own[0] == b"ERROR" else own)
 
     def _answered(self, call: RedisCall[Any], reply: Reply) -> None:
         try:
@@ -357,13 +425,13 @@ class Pipeline:
         """What a failure means for a call that an earlier connection may have carried."""
         if isinstance(error, RequestFenced):
             if call.in_session:
-                self._try_again(call, f"another connection has taken over the session at {self.address}")
+                self._try_again(call, f"another connection has taken over the session at {self._server}")
                 return
         elif isinstance(error, SessionLost):
             if call.was_carried:
                 error = record_lost(self.address)
             elif call.in_session:
-                self._try_again(call, f"the session is gone from Redis at {self.address}")
+                self._try_again(call, f"the session is gone from Redis at {self._server}")
                 return
         elif isinstance(error, OldValueUnknown):
             if call.in_session:
@@ -372,6 +440,11 @@ class Pipeline:
             error = carried_before(self.address, error)  # an earlier connection's calls are not fenced, see `RequestId`
         self._fail(call, error)
 
+    @property
+    def _server(self) -> Address:
+        """The one that answers, as far as there is one."""
+        return self.address if self.socket is None else self.socket.address
+
     def _try_again(self, call: RedisCall[Any], leave: str | None) -> None:
         """Keep a call that changed nothing; with `leave`, for the next connection."""
         if leave is not None:
@@ -379,7 +452,7 @@ class Pipeline:
         call.tries += 1
         if call.tries > MAX_TRIES:
             why = self._leave or "its scripts were lost, its routes changed, or another program wrote the same value, each time"
-            told = f"Redis at {self.address} has put this call off {MAX_TRIES} times: {why}; nothing was changed"
+            told = f"Redis at {self._server} has put this call off {MAX_TRIES} times: {why}; nothing was changed"
             self._fail(call, NoAnswer(told))
         elif not self._dropped(call):
             self._again.append(call)
@@ -391,8 +464,7 @@ class Pipeline:
             return AGAIN
         if is_damage(text):
             self.damaged.emit()
-        socket = self.socket
-        address = socket.address if socket is not None else self.address
+        socket, address = self.socket, self._server
         if is_of_another_server(text):
             is_news = self._leave is None
             self._leave = explain(address, text)
@@ -432,7 +504,7 @@ class Pipeline:
         self._set_timer(now)
 
     def _silence(self) -> str:
-        why = self.trouble or self.held_for or f"Redis at {self.address} does not answer"
+        why = self.trouble or self._holding.reason or f"Redis at {self._server} does not answer"
         return f"{why}; given up after {self.timeout * 1000:.0f} ms"
 
     def _set_timer(self, now: float) -> None:

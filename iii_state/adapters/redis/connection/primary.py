@@ -47,6 +47,11 @@ class Primary:
         self._watches: list[PubSub] = []
         self._background = Background()
 
+    @property
+    def is_moving(self) -> bool:
+        """A single Redis does not refuse what belongs elsewhere."""
+        return False
+
     def start(self) -> None:
         """Listen to the Sentinels."""
         for sentinel in self.address.sentinels:

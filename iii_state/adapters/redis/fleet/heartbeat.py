@@ -15,9 +15,11 @@ from iii_state.errors import ConfigError, StoreError
 from iii_state.events import TRIGGERS_PAUSE, TRIGGERS_V2
 from iii_state.history import NO_LOGS, LogRules
 from iii_state.tasks.background import Background
+from iii_state.tasks.repeats import Repeats
 from iii_state.tasks.signal import Signal
 
 logger = logging.getLogger(__name__)
+repeats = Repeats(logger)
 
 LINEAGES = b"lineages"
 """Reads in a queue's entry what its write was made within."""
@@ -46,6 +48,7 @@ class Heartbeat:
         self._keys = shared.keys
         self._engine = shared.engine
         self._run = shared.connection.run
+        self._server = shared.connection
         self._send = shared.connection.send
         self._fanout = shared.fanout
         self._store = shared.store
@@ -143,7 +146,7 @@ class Heartbeat:
             except (StoreError, ConfigError) as error:
                 if not engine.is_member.is_set():
                     engine.was_lost.set()
-                logger.warning("no heartbeat: %s", error)
+                repeats.warning("no heartbeat: %s", error, of=engine.instance)
                 await asyncio.sleep(self._ttl_ms / 10_000)
 
     async def _beat(self) -> bool:
@@ -175,13 +178,19 @@ class Heartbeat:
         await self._store.read()
         if was_emptied:
             self._fanout.was_emptied = False
-            logger.error(
-                "the database has been emptied (FLUSHDB?) or replaced, and with it went all values, triggers, dead letters, and "
-                "events that had not been delivered: what they were is not known; this engine begins afresh"
+            repeats.error(
+                "the database has been emptied (FLUSHDB?) or replaced%s, and with it went all values, triggers, dead letters, and "
+                "events that had not been delivered: what they were is not known; this engine begins afresh",
+                self._where(),
+                of=engine.instance,
             )
         else:
-            logger.warning("this engine has been taken for dead (was it stopped?); it begins afresh")
+            repeats.warning("this engine has been taken for dead (was it stopped?); it begins afresh", of=engine.instance)
         self.began_afresh.emit()
+
+    def _where(self) -> str:
+        """At which of several servers, for people; empty where there is one."""
+        return f" on Redis at {self._server.place}" if self._keys.is_parted else ""
 
     def _heartbeat(self) -> list[bytes]:
         """The next one, as it is sent."""

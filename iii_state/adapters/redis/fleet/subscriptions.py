@@ -20,8 +20,10 @@ from iii_state.adapters.redis.shared import Shared
 from iii_state.errors import NoAnswer, StoreError
 from iii_state.events import FOREVER, Subscription
 from iii_state.tasks.background import Background
+from iii_state.tasks.repeats import Repeats
 
 logger = logging.getLogger(__name__)
+repeats = Repeats(logger)
 
 BROADCAST_RETENTION_MS = 300_000
 
@@ -138,7 +140,7 @@ class Subscriptions:
         ]
         for error in await asyncio.gather(*answers, return_exceptions=True):
             if isinstance(error, StoreError):
-                logger.warning("a trigger could not be registered again: %s; trying again", error)
+                repeats.warning("a trigger could not be registered again: %s; trying again", error)
                 break
         return -1
 
@@ -182,7 +184,7 @@ class Subscriptions:
             try:
                 await self._carry_out(batch)
             except NoAnswer as error:
-                logger.warning("triggers can be neither registered nor let go: %s; trying again", error)
+                repeats.warning("triggers can be neither registered nor let go: %s; trying again", error)
                 self._requests.extendleft(reversed(batch))
                 await asyncio.sleep(PAUSE_SECONDS)
             except Exception as error:

@@ -13,8 +13,10 @@ from iii_state.adapters.redis.scripts import engines as calls
 from iii_state.adapters.redis.shared import Shared
 from iii_state.errors import StoreError
 from iii_state.tasks.background import Background
+from iii_state.tasks.repeats import Repeats
 
 logger = logging.getLogger(__name__)
+repeats = Repeats(logger)
 
 ENTRIES_AT_ONCE = 500
 _HEARTBEAT = re.compile(rb"(\d+) \d+")
@@ -125,7 +127,10 @@ class Takeover:
             if await self._run("fleet/fence", calls.fence(self._keys, engine, seen)):
                 self.engines += 1
                 name = engine.decode(errors="replace")
-                logger.warning("the engine %s is gone; its work is taken over", name, extra={"engine": name})
+                # An engine of a cluster has an id in each partition.
+                alike = "gone" if self._keys.is_parted else ""
+                about, ids = "the engine %s is gone; its work is taken over", {"engine": name}
+                repeats.warning(about, name, of=self._engine.instance, alike=alike, ids=ids)
         self._seen = {engine: seen for engine, seen in self._seen.items() if engine in engines}
         for engine in await self._send(b"SMEMBERS", self._keys.fenced):
             await self._take_over(engine)

@@ -22,6 +22,7 @@ from iii_state.adapters.redis.scripts.mutations import (
     update_arguments,
     updated,
 )
+from iii_state.adapters.redis.scripts.packing import packed
 from iii_state.errors import RequestFenced, StoreError
 from iii_state.sessions import Request
 from iii_state.values.conditions import Conditions
@@ -41,6 +42,7 @@ class Replace(Mutation[bytes | None]):
 
     __slots__ = ()
     name = "values/set"
+    kind = b"s"
 
     def applied(self, reply: Reply) -> bytes | None:
         """The text that was replaced; nothing where that is no JSON, so that a broken value can be repaired."""
@@ -52,6 +54,7 @@ class Remove(Replace):
 
     __slots__ = ()
     name = "values/delete"
+    kind = b"d"
 
 
 class Conditional(Mutation[T], Generic[T]):
@@ -145,14 +148,17 @@ class Update(Mutation[Updated]):
 
     __slots__ = ("_ops", "_plan", "limit")
     name = "values/update"
+    kind = b"u"
     ttl = KEEP_DEADLINE
 
     def __init__(
         self, fanout: Fanout, scope: str, key: str, change: tuple[Plan, int], request: Request | None, ttl_ms: int | None
     ) -> None:
-        self._plan, self.limit = change
-        self._ops = plan_arguments(self._plan)
-        super().__init__(fanout, scope, key, update_arguments(self._ops, self.limit), request, ttl_ms)
+        self._plan, self.limit = plan, limit = change
+        known = _arguments.get((plan.text, limit)) or _arguments_of(plan, limit)
+        super().__init__(fanout, scope, key, (), request, ttl_ms)
+        self._ops, self._own, self._packed_own = known
+        self.size = len(self._packed_own)
 
     def applied(self, reply: Reply) -> Updated:
         return updated(reply, self._plan)
@@ -163,10 +169,30 @@ class Update(Mutation[Updated]):
         return AGAIN
 
 
+_arguments: dict[tuple[bytes, int], tuple[list[bytes], list[bytes], bytes]] = {}
+"""Of plans and limits that have been asked for: the ops, with the limit, and those packed. Many updates have the same ops."""
+
+MOST_KNOWN = 1024
+KNOWN_BYTES = 512
+"""So many are kept, of op lists with so many bytes at most."""
+
+
+def _arguments_of(plan: Plan, limit: int) -> tuple[list[bytes], list[bytes], bytes]:
+    ops = plan_arguments(plan)
+    own = update_arguments(ops, limit)
+    found = ops, own, packed(own)
+    if len(plan.text) <= KNOWN_BYTES:
+        if len(_arguments) >= MOST_KNOWN:
+            _arguments.clear()
+        _arguments[plan.text, limit] = found
+    return found
+
+
 class UpdateIf(Update):
     """Applies a plan where conditions hold, as a whole or not at all if it is `strict`."""
 
     __slots__ = ("_conditions", "_meta")
+    kind = b""
 
     def __init__(
         self,

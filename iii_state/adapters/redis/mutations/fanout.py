@@ -34,6 +34,26 @@ MAX_WAIT_MS = 60_000
 _watching = Afterwards("planning the end of a value with a deadline")
 
 
+class LargeValues:
+    """The scopes in which a change found a large value last: several changes of such values in one call would cost Redis more
+    than they do one by one, and keep it from everything else for long."""
+
+    BYTES = 4096
+    MOST = 10_000
+
+    def __init__(self) -> None:
+        self.scopes: set[str] = set()
+
+    def found(self, scope: str, old: bytes | None) -> None:
+        """A change has found this text, or nothing."""
+        if old is not None and len(old) > self.BYTES:
+            if len(self.scopes) >= self.MOST:
+                self.scopes.clear()
+            self.scopes.add(scope)
+        elif self.scopes:
+            self.scopes.discard(scope)
+
+
 class Fanout:
     """The routes and how they are kept current, the bounds of queues, and whether there are events at all."""
 
@@ -60,6 +80,7 @@ class Fanout:
         self.tells_lineages = False
         """Whether all engines have said that they read what a write was made within."""
         self.counts = Counts()
+        self.large = LargeValues()
         self.deadlines = deadlines or Maintenance()
         """Removes values whose deadline is over; planned here, since writes set deadlines."""
         self.was_emptied = False

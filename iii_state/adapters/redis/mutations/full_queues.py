@@ -14,6 +14,9 @@ from iii_state.events import QueueLimits
 NAMED_AT_ONCE = 200
 """So many lanes take part in one call."""
 
+AHEAD = 50
+"""So many events more are dropped than have to be, a twentieth of the room at most: the next writes find room at once."""
+
 Victim = tuple[bytes, bytes, bytes]
 """Scope, key and lane of what is dropped next."""
 
@@ -88,8 +91,10 @@ class DropOldest(RedisCall[None]):
         size = min(self._size, max(self._largest, limits.max_queue_bytes))
         first = owner.waiting.get(self.queue) or next(iter(self._places))
         lanes = list(dict.fromkeys((first, *owner.victims.get(self.queue, ()))))[:NAMED_AT_ONCE]
-        most = limits.max_queue_length - events + 1
-        call = drop_oldest(owner.keys, self.queue, lanes, (most, limits.max_queue_bytes, size), min(events, NAMED_AT_ONCE))
+        ahead = min(AHEAD, limits.max_queue_length // 20, limits.max_queue_length - events)
+        most = limits.max_queue_length - events - ahead + 1
+        named = min(events + ahead, NAMED_AT_ONCE)
+        call = drop_oldest(owner.keys, self.queue, lanes, (most, limits.max_queue_bytes, size), named)
         return pack((b"EVALSHA", owner.scripts.of("queues/drop_oldest").sha1, *call))
 
     def result(self, reply: Reply) -> None:
@@ -102,7 +107,7 @@ class DropOldest(RedisCall[None]):
                 owner.victims[queue] = _victims(names)
             case [b"LANE", bytes(name), _]:
                 owner.waiting[queue] = (b"", b"", name)
-            case [b"NONE", _]:
+            case [b"NONE", 0]:
                 for unbounded in self._unbounded:
                     unbounded.add(queue)
             case _:

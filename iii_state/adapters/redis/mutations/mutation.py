@@ -26,7 +26,7 @@ from iii_state.adapters.redis.scripts.mutations import (
     previous,
     refusal,
 )
-from iii_state.adapters.redis.scripts.packing import pack, packed
+from iii_state.adapters.redis.scripts.packing import PlainChange, pack, packed
 from iii_state.errors import RequestFenced, StoreError
 from iii_state.events import Cause
 from iii_state.sessions import Request
@@ -76,6 +76,9 @@ class Mutation(RedisCall[T], Generic[T]):
     cause: Cause | None = None
     """What its event comes from, where that is no call: a foreign write was made before, and this one only makes its event."""
 
+    kind = b""
+    """What it is called among the changes of `values/change_many`; empty where it is none."""
+
     scope: str
 
     def __init__(
@@ -120,6 +123,7 @@ class Mutation(RedisCall[T], Generic[T]):
         ttl = None
         if self.scope in routes.with_deadlines:
             ttl = self._ttl if self.ttl_ms is None else fanout.lifetime(self.ttl_ms)
+            self._is_declaring = False  # it was, where the connection broke before that was answered
         elif self.ttl_ms is not None:
             return self._declare()
         request = self.request
@@ -154,6 +158,31 @@ class Mutation(RedisCall[T], Generic[T]):
         call = mutation(*known, cause=self.cause, lineage=lineage, log=log)
         return pack((b"EVALSHA", fanout.scripts.of(self.name).sha1, *call))
 
+    def can_join(self) -> bool:
+        """Whether it is a plain one: without an event, a deadline, a log, or a request id of its caller's, and of small values as
+        far as is known."""
+        fanout = self._fanout
+        routes = fanout.routes
+        return (
+            bool(self.kind)
+            and self.in_session
+            and self.scope not in fanout.large.scopes
+            and self.ttl_ms is None
+            and not routes.takes_more
+            and self.scope not in routes.with_deadlines
+            and not (fanout.enabled and routes.matching(self.scope, self.key))
+        )
+
+    def joint_command(self, calls: Sequence[RedisCall[Any]], session: bytes, epoch: int) -> bytes:
+        fanout = self._fanout
+        changes: list[PlainChange] = []
+        for call in calls:
+            assert isinstance(call, Mutation)
+            call._wanted = []
+            changes.append((call.kind, *call._place, call.slot, call.sequence, call._packed_own, len(call._own)))
+        script = fanout.scripts.of("values/change_many")
+        return fanout.packing.changes(script, session, epoch, fanout.routes.version, changes)
+
     def _declare(self) -> bytes:
         """The call that makes known that the scope has deadlines, in place of this one."""
         arguments, self._is_told = self._fanout.declare(self.scope)
@@ -167,6 +196,8 @@ class Mutation(RedisCall[T], Generic[T]):
             return self._declared(reply)
         if is_applied(reply):
             applied = self.applied(reply)
+            if self.kind:
+                self._fanout.large.found(self.scope, reply[1])
             if reply[0] != b"OK":
                 self._fanout.counts.recognised += 1
             if self.ttl_ms is not None:

@@ -88,9 +88,12 @@ def script(name: str) -> Script:
 
 
 MUTATIONS = frozenset(
-    ("values/set", "values/delete", "values/update", "values/touch", "values/transact", "deadlines/expire", "foreign/capture")
+    (
+        *("values/set", "values/delete", "values/update", "values/touch", "values/transact", "values/change_many"),
+        *("deadlines/expire", "foreign/capture"),
+    )
 )
-"""The scripts whose calls bear the number that makes them recognisable: they are made by `mutation` and `transaction`."""
+"""The scripts whose calls bear numbers that make them recognisable: they are made by `mutation`, `transaction` and `Packing`."""
 
 _WITHOUT_GUARD = b"KEYS[#KEYS] = nil\n"
 

@@ -28,6 +28,11 @@ def packed(words: Sequence[bytes]) -> bytes:
     return pack(tuple(words))[len(b"*%d\r\n" % len(words)) :] if words else b""
 
 
+PlainChange = tuple[bytes, bytes, bytes, int, int, bytes, int]
+"""One of the changes of `values/change_many`: its letter, scope, key, slot, sequence number, and its own arguments, packed, with
+how many they are."""
+
+
 class Packing:
     """Puts calls of one engine together. Not for calls whose event goes to queues."""
 
@@ -87,3 +92,28 @@ class Packing:
             key,
             own,
         )
+
+    def changes(self, script: Script, session: bytes, epoch: int, routes_version: int, changes: Sequence[PlainChange]) -> bytes:
+        """The bytes of EVALSHA of `values/change_many`."""
+        keys, slots = self._keys, self._slots
+        places: dict[bytes, bytes] = {}
+        words = 6 * len(changes)
+        parts = []
+        for kind, scope, key, slot, sequence, own, own_words in changes:
+            if (place := places.get(scope)) is None:
+                place = places[scope] = packed((b"%d" % (len(places) + 1),))
+            while slot >= len(slots):
+                slots.append(packed((b"%d" % len(slots),)))
+            number, count = b"%d" % sequence, b"%d" % own_words
+            parts.append(
+                b"$1\r\n%b\r\n%b$%d\r\n%b\r\n%b$%d\r\n%b\r\n$%d\r\n%b\r\n%b"
+                % (kind, slots[slot], len(number), number, place, len(key), key, len(count), count, own)
+            )
+            words += own_words
+        head = (
+            *(b"EVALSHA", script.sha1, b"%d" % (4 + len(places) + len(self._guard))),
+            *(keys.scopes, keys.session(session), keys.routes_version, keys.routes_log),
+            *(*map(keys.values, places), *self._guard),
+            *(b"%d" % epoch, b"%d" % routes_version, b"%d" % len(changes), *places),
+        )
+        return b"*%d\r\n%b%b" % (len(head) + words, packed(head), b"".join(parts))

@@ -193,6 +193,12 @@ def purge(keys: Keys, queue: bytes, entries: Sequence[tuple[bytes, bytes]], most
     return [b"%d" % len(names), *names, queue, b"%d" % most, *(word for entry in entries for word in entry)]
 
 
+def stats(keys: Keys, names: Sequence[bytes]) -> list[bytes]:
+    """What follows the digest of queues/stats.lua in EVALSHA. `names` are the queues'."""
+    found = [key for name in names for key in (keys.subscription(name), keys.busy(name), keys.stream(name), keys.dead(name))]
+    return [b"%d" % len(found), *found]
+
+
 def note_loop(keys: Keys, queue: bytes) -> list[bytes]:
     """What follows the digest of queues/note_loop.lua in EVALSHA."""
     return [b"1", keys.subscription(queue)]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
+from typing import Any, Protocol
+
+from hiredis import ReplyError
 
 from iii_state.adapters.redis.connection.carrier import Carrier
-from iii_state.adapters.redis.connection.connection import RedisConnection
 from iii_state.adapters.redis.connection.durability import SETTINGS, Findings
+from iii_state.adapters.redis.connection.explain import explain
 from iii_state.adapters.redis.keyspace.notifications import ALL_CLASSES, SETTING
 from iii_state.adapters.redis.scripts.loader import names, script
 from iii_state.errors import StoreError
@@ -23,7 +26,27 @@ _LINE = re.compile(r"^(\w+):(.*?)\r?$", re.MULTILINE)
 _REPLICA = re.compile(r"lag=(\d+)")
 
 
-async def of_server(connection: RedisConnection, *, foreign_writes: bool) -> list[Finding]:
+class Sending(Protocol):
+    """What a command is sent with; it raises `StoreError` for what is refused."""
+
+    def send(self, *words: bytes) -> Awaitable[Any]: ...
+
+
+class SendingBefore:
+    """Sends commands before a session is open, which needs a server that takes writes."""
+
+    def __init__(self, socket: Carrier) -> None:
+        self._socket = socket
+
+    async def send(self, *words: bytes) -> Any:
+        """The reply."""
+        (reply,) = await self._socket.ask(words)
+        if isinstance(reply, ReplyError):
+            raise StoreError(explain(self._socket.address, str(reply)))
+        return reply
+
+
+async def of_server(connection: Sending, *, foreign_writes: bool) -> list[Finding]:
     """What is to be known of the server."""
     text = await _ask(connection, b"INFO")
     info = dict(_LINE.findall(text.decode("utf-8", "replace"))) if isinstance(text, bytes) else {}
@@ -46,7 +69,7 @@ def used_memory(info: object) -> int:
     return int(found[0]) if found else 0
 
 
-async def _ask(connection: RedisConnection, *words: bytes) -> object:
+async def _ask(connection: Sending, *words: bytes) -> object:
     """The reply; None where the command is refused, or unknown."""
     try:
         return await connection.send(*words)
@@ -159,7 +182,7 @@ def _replication(info: Mapping[str, str]) -> Iterator[Finding]:
             )
 
 
-async def _notifications(connection: RedisConnection, needed: str) -> list[Finding]:
+async def _notifications(connection: Sending, needed: str) -> list[Finding]:
     told = await _ask(connection, b"CONFIG", b"GET", SETTING)
     if not isinstance(told, list) or len(told) != 2:
         return []
@@ -178,7 +201,7 @@ async def _notifications(connection: RedisConnection, needed: str) -> list[Findi
     ]
 
 
-async def _clock(connection: RedisConnection) -> list[Finding]:
+async def _clock(connection: Sending) -> list[Finding]:
     before = time.time()
     seconds, microseconds = await connection.send(b"TIME")
     theirs = int(seconds) + int(microseconds) / 1_000_000

@@ -15,10 +15,16 @@ from iii_state.sessions import Request
 from tests.support.redis.nodes import Node, Nodes
 from tests.support.redis.partitions import Partition, partitions_on, tag_of
 from tests.support.redis.proxy import proxy_to
+from tests.support.redis.server import default_version
+from tests.support.redis.stores_in_clusters import store_on
 from tests.support.waiting import until
 
 SLOTS = [128, 4224, 8320, 12416]
 """Of four partitions; the first two lie at one node, each of the others at another."""
+
+are_announced = pytest.mark.skipif(
+    default_version() < (7, 0), reason="nodes announce names, and other ports while they run, since Redis 7.0"
+)
 
 
 class Counting:
@@ -146,6 +152,7 @@ async def test_scripts_that_a_node_has_lost_are_loaded_again(nodes: Nodes) -> No
         assert [await partition.count() for partition in partitions] == [11] * 4
 
 
+@are_announced
 async def test_a_node_that_is_slow_delays_only_its_partitions(own_nodes: Nodes) -> None:
     async with AsyncExitStack() as stack:
         slow = own_nodes.master(own_nodes.shard_of(SLOTS[0]))
@@ -225,6 +232,7 @@ async def test_a_seed_that_is_away_and_one_that_says_nothing_are_passed_over(nod
             pass
 
 
+@are_announced
 async def test_nodes_are_known_by_the_names_that_they_announce(own_nodes: Nodes) -> None:
     for node in own_nodes.nodes:
         node.client.config_set("cluster-announce-hostname", "localhost")
@@ -239,6 +247,18 @@ async def test_nodes_are_known_by_the_names_that_they_announce(own_nodes: Nodes)
         assert await partitions[0].count() == 2
 
 
+@are_announced
+async def test_a_node_that_is_to_be_known_by_name_and_has_none_is_reached_at_its_address(own_nodes: Nodes) -> None:
+    async with partitions_on(own_nodes.url, SLOTS) as (cluster, partitions):
+        for node in own_nodes.nodes:
+            node.client.config_set("cluster-preferred-endpoint-type", "hostname")
+        assert own_nodes.nodes[0].client.execute_command("CLUSTER SLOTS")[0][2][0] == b"?"
+        target = next(shard for shard in own_nodes.shards if shard is not own_nodes.shard_of(SLOTS[0]))
+        await asyncio.to_thread(own_nodes.move, SLOTS[0], target, 1000)
+        await asyncio.gather(*(partition.increment() for partition in partitions))
+        assert {server.host for server in cluster.servers} == {"127.0.0.1"}
+
+
 async def test_what_all_partitions_of_a_node_have_to_say_is_one_line(own_nodes: Nodes, caplog: pytest.LogCaptureFixture) -> None:
     async with partitions_on(own_nodes.url, SLOTS) as (_, partitions):
         for partition in partitions:
@@ -251,3 +271,41 @@ async def test_what_all_partitions_of_a_node_have_to_say_is_one_line(own_nodes: 
             "0 calls of 2 partitions were on it; connecting again"
         ]
         assert len([words for words in said if "refused" in words]) == 1
+
+
+async def test_nodes_of_which_only_some_are_asked_each_time_are_not_told_of_each_time(
+    own_nodes: Nodes, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("iii_state.adapters.redis.connection.cluster.cluster.ASKED_AT_ONCE", 2)
+    monkeypatch.setattr("iii_state.tasks.repeats.SECONDS", 1000.0)
+    async with partitions_on(own_nodes.url, SLOTS) as (cluster, _):
+        for node in own_nodes.nodes:
+            node.kill()
+        told = set[str]()
+
+        def are_different() -> bool:
+            told.add(cluster.trouble)
+            return len(told) > 2
+
+        await until(are_different)
+        assert caplog.text.count("serves which slot cannot be seen") == 1
+
+
+async def test_what_all_partitions_say_of_heartbeats_and_of_an_engine_that_is_gone_is_one_line(
+    own_nodes: Nodes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with store_on(own_nodes.url, heartbeat_ttl_ms=600, call_timeout_ms=500) as adapter:
+        node = own_nodes.master(own_nodes.shard_of(SLOTS[0]))
+        lying_there = [partition for partition in adapter._partitions.all if str(node.port) in partition.place]
+        assert len(lying_there) > 1
+        for partition in adapter._partitions.all:
+            await partition.send(b"HSET", partition._shared.keys.engines, b"dead%d" % id(partition), b"1 1")
+        await until(lambda: "is gone; its work is taken over" in caplog.text)
+        await asyncio.to_thread(node.pause)
+        await until(lambda: "no heartbeat" in caplog.text)
+        await until(lambda: all(partition.absence() for partition in lying_there))
+        said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+        node.resume()
+        for part in ("is gone; its work", "no heartbeat"):
+            assert len({words for words in said if part in words}) == len([words for words in said if part in words])
+        assert len([words for words in said if "is gone; its work" in words]) == 1

@@ -57,6 +57,19 @@ async def test_calls_go_on_in_their_order_at_the_node_to_which_their_slot_has_mo
         assert [4224] not in [[SLOTS[each] for each in together] for together in cluster.masters(SLOTS) if 0 in together]
 
 
+async def test_an_engine_that_starts_while_a_slot_moves_waits_for_it(nodes: Nodes) -> None:
+    async with partitions_on(nodes.url, []) as (cluster, _):
+        partition = Partition(cluster, SLOTS[0])
+        with nodes.moving(SLOTS[0], another(nodes, SLOTS[0])):
+            starting = asyncio.create_task(partition.start())
+            await until(lambda: partition.connection.primary.is_moving)
+        await starting
+        try:
+            await append(partition, "k", 1)
+        finally:
+            await partition.connection.stop()
+
+
 async def test_a_slot_that_moves_to_and_fro_under_traffic_loses_and_repeats_nothing(nodes: Nodes) -> None:
     async with partitions_on(nodes.url, SLOTS[:2]) as (_, partitions):
         moving, staying = partitions

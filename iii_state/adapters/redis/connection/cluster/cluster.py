@@ -17,7 +17,15 @@ from iii_state.adapters.redis.connection.cluster.channel import SharedSocket
 from iii_state.adapters.redis.connection.cluster.listening import Listening, SlotPubSub
 from iii_state.adapters.redis.connection.cluster.slot import SlotPrimary
 from iii_state.adapters.redis.connection.cluster.sockets import NodeSockets
-from iii_state.adapters.redis.connection.cluster.topology import Topology, ask_node, ask_over, newest, newest_of, version_of
+from iii_state.adapters.redis.connection.cluster.topology import (
+    Topology,
+    agreed_on,
+    ask_node,
+    ask_over,
+    newest,
+    newest_of,
+    version_of,
+)
 from iii_state.adapters.redis.connection.connection import RedisConnection
 from iii_state.adapters.redis.connection.explain import redirection_of
 from iii_state.adapters.redis.connection.socket import open_server
@@ -25,10 +33,12 @@ from iii_state.adapters.redis.keys import Keys
 from iii_state.adapters.redis.scripts.loader import Scripts
 from iii_state.errors import StoreError
 from iii_state.tasks.background import Background
+from iii_state.tasks.repeats import Repeats
 
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
+repeats = Repeats(logger)
 
 LOOK_SECONDS = 0.1
 """Between two looks at the nodes while a partition has no connection, or a node is quiet."""
@@ -74,7 +84,7 @@ class Cluster:
 
     async def start(self) -> None:
         """Read which node serves which slot, and follow that from now on. Raises `StoreError` in words where no node answers."""
-        self._take_on(await newest_of(partial(ask_node, seed) for seed in self.address.nodes), 0.0)
+        self._take_on(await agreed_on((partial(ask_node, seed) for seed in self.address.nodes), str(self.address)), 0.0)
         self._background.start(self._watch(), "iii-state redis cluster")
 
     async def stop(self) -> None:
@@ -171,6 +181,9 @@ class Cluster:
         self._wanted.set()
 
     def _found_elsewhere(self, primary: SlotPrimary, place: Place) -> None:
+        if place not in self._topology.masters | self._topology.replicas:
+            self.look()  # it may have been added, or who says so may have gone to another cluster: the nodes that are known know
+            return
         self._found[primary.slot] = asyncio.get_running_loop().time()
         if primary.is_at(place):
             logger.info("slot %d of the Redis Cluster is served by Redis at %s now", primary.slot, self.address.at(*place))
@@ -190,7 +203,10 @@ class Cluster:
                 self._take_on(await self._read(), asked_at)
             except StoreError as error:
                 if str(error) != self.trouble:
-                    logger.warning("which node of the Redis Cluster serves which slot cannot be seen: %s", error)
+                    # Others are asked each time where there are many nodes, and what these say is another text.
+                    repeats.warning(
+                        "which node of the Redis Cluster serves which slot cannot be seen: %s", error, of=self, alike="seen"
+                    )
                 self.trouble = str(error)
             except Exception:
                 logger.exception("what the nodes of the Redis Cluster say cannot be used; asking again")
@@ -206,24 +222,29 @@ class Cluster:
         found, words = None, ""
         if live:
             try:
-                found = await newest_of(partial(_ask_over, node) for node in live)
+                found = await newest_of((partial(_ask_over, node) for node in live), self._topology)
             except StoreError as error:
                 words = str(error)
-        if found is not None and found.is_up and found.ranges:
+        if found is not None and found.is_up and found.ranges and found.is_of(self._topology):
             return found
         known = {*self._topology.masters, *self._topology.replicas} - {node.address.place for node in live}
         others = {*_some(known), *(seed.place for seed in self.address.nodes)}
         try:
-            told = await newest_of(partial(ask_node, self.address.at(*place)) for place in others)
+            told = await newest_of((partial(ask_node, self.address.at(*place)) for place in others), self._topology)
         except StoreError as error:
             if found is None:
                 raise StoreError("; ".join(filter(None, (words, str(error))))) from None
             return found
-        return told if found is None else newest(found, told)
+        return told if found is None else newest(found, told, known=self._topology)
 
     def _take_on(self, topology: Topology, asked_at: float) -> None:
         if not topology.ranges:
             raise StoreError(f"no node of the Redis Cluster {self.address} serves any slot; has it been created?")
+        if not topology.is_of(self._topology):
+            raise StoreError(
+                f"the nodes of the Redis Cluster {self.address} that answer belong to another cluster: nothing is written there. "
+                "Where all nodes have been replaced, this engine has to be started again"
+            )
         is_up_again = topology.is_up and (not self._topology.is_up or bool(self.trouble))
         self._topology = topology
         self.trouble = "" if topology.is_up else f"the Redis Cluster {self.address} is down, as its nodes say"

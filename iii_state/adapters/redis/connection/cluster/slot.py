@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from redis.exceptions import MovedError
 
-from iii_state.adapters.redis.connection.address import Place
+from iii_state.adapters.redis.connection.address import Address, Place
 from iii_state.adapters.redis.connection.carrier import Carrier
 from iii_state.adapters.redis.connection.cluster.channel import SharedChannel, SharedSocket
 from iii_state.adapters.redis.connection.cluster.sockets import NodeSockets
@@ -22,6 +22,9 @@ SENT_ON = 3
 """So many times in a row a partition is sent on at once; then it pauses each time, since nodes disagree."""
 
 SENT_ON_SECONDS = 0.05
+
+MOVING_SECONDS = 1.0
+"""So long after a refusal a slot is taken to be on its way."""
 
 
 class SlotPrimary:
@@ -59,6 +62,12 @@ class SlotPrimary:
         """Done when the slot is served by another node than an opening expects."""
         self._sent_on = 0
         self._sent_on_at = 0.0
+        self._refused_at = -MOVING_SECONDS
+
+    @property
+    def address(self) -> Address:
+        """The node that serves the slot, as far as is known; else all that the configuration names."""
+        return self._nodes.address if self.place is None else self._nodes.address.at(*self.place)
 
     def start(self) -> None:
         """See to it that the cluster is looked at while there is no connection."""
@@ -72,6 +81,11 @@ class SlotPrimary:
     def lacks_connection(self) -> bool:
         """Whether there is none and there is to be one."""
         return self.is_used and not self.channels
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether a node has just refused what was sent to it, since the slot is not there, or the cluster is down."""
+        return asyncio.get_running_loop().time() - self._refused_at < MOVING_SECONDS
 
     async def open(self, name: str) -> Carrier:
         """A channel to the node that serves the slot. The caller bounds the time. Raises `StoreError` in words."""
@@ -122,10 +136,11 @@ class SlotPrimary:
         self._noticed(refusal, found_by)
 
     def _noticed(self, refusal: str, found_by: Carrier | None = None) -> None:
-        word = redirection_of(refusal)
+        word, now = redirection_of(refusal), asyncio.get_running_loop().time()
+        if word:
+            self._refused_at = now
         if word == "MOVED":
             moved = MovedError(refusal.partition(" ")[2])
-            now = asyncio.get_running_loop().time()
             self._sent_on = self._sent_on + 1 if now - self._sent_on_at < 1 else 1
             self._sent_on_at = now
             host = moved.host or (found_by.address.host if found_by is not None else self._host())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import cast
+from typing import Any, cast
 
 from hiredis import ReplyError
 from msgspec import Struct
@@ -34,6 +34,8 @@ class Topology(Struct, frozen=True):
     """Whether the cluster takes calls, as this node sees it; true where that may not be asked."""
     epoch: int
     """Raised by each failover and each move of a slot; -1 where it may not be asked."""
+    ids: frozenset[str] = frozenset()
+    """Of all these nodes."""
 
     def master_of(self, slot: int) -> Place | None:
         """Where the master of a slot is; None where no node serves it."""
@@ -46,6 +48,19 @@ class Topology(Struct, frozen=True):
     def masters(self) -> frozenset[Place]:
         """The places of all masters that serve slots."""
         return frozenset(place for _, _, place in self.ranges)
+
+    def is_of(self, known: Topology) -> bool:
+        """Whether this is the cluster that is known, as far as can be told: at least half of its nodes are here, by id or by place.
+
+        A node that has left it for another one tells of that one. Nodes that have been renamed have their ids; nodes that have
+        been started anew where the ones before were are taken for the same cluster, emptied.
+        """
+        found = ((self.ids & known.ids, known.ids), (self._places & known._places, known._places))
+        return not known.ranges or any(there and len(both) * 2 >= len(there) for both, there in found)
+
+    @property
+    def _places(self) -> frozenset[Place]:
+        return self.masters | self.replicas
 
 
 Ask = Callable[[], Awaitable[Topology]]
@@ -89,7 +104,9 @@ async def version_of(address: Address) -> tuple[int, ...]:
 
 
 def _read(address: Address, slots: list[Reply], info: Reply) -> Topology:
-    found = parse_cluster_slots(slots, current_host=address.host)
+    ranges = cast("list[list[Any]]", slots)
+    named = [[first, last, *map(_named, servers)] for first, last, *servers in ranges]
+    found = parse_cluster_slots(named, current_host=address.host)
     text = info if isinstance(info, bytes) else b""
     state, epoch = _STATE.search(text), _EPOCH.search(text)
     return Topology(
@@ -97,26 +114,58 @@ def _read(address: Address, slots: list[Reply], info: Reply) -> Topology:
         replicas=frozenset(_place(replica) for of in found.values() for replica in of["replicas"]),
         is_up=state is None or state[1] == b"ok",
         epoch=int(epoch[1]) if epoch is not None else -1,
+        ids=frozenset(_text(server[2]) for _, _, *servers in ranges for server in servers if server[2:]),
     )
+
+
+def _named(server: list[Any]) -> list[Any]:
+    """A node that is to be known by its name, and has announced none (`?`), is reached at its address, which Redis 7 tells, too;
+    without one where the node is that has been asked."""
+    if server[0] not in (b"?", "?"):
+        return server
+    more = server[3] if server[3:] else []
+    return [dict(zip(more[::2], more[1::2], strict=False)).get(b"ip", b""), *server[1:]]
+
+
+def _text(text: bytes | str) -> str:
+    return text if isinstance(text, str) else text.decode("ascii", "replace")
 
 
 def _place(server: Sequence[object]) -> Place:
     return str(server[0]), int(cast(int, server[1]))
 
 
-async def newest_of(asked: Iterable[Ask]) -> Topology:
-    """Ask nodes, all at once, and choose the answer of the one that has seen most. Raises `StoreError` in words where none
-    answers."""
+async def agreed_on(asked: Iterable[Ask], seeds: str) -> Topology:
+    """Ask the nodes that a URL names, and choose the answer of the one that has seen most. Raises `StoreError` in words where none
+    answers, and where they belong to several clusters: which of them is meant is not to be guessed."""
+    answers = await _answers(asked)
+    found = newest(*answers)
+    if any(answer.ranges and not answer.is_of(found) for answer in answers):
+        raise StoreError(f"the nodes at {seeds} belong to different Redis Clusters: redis_url has to name nodes of one")
+    return found
+
+
+async def newest_of(asked: Iterable[Ask], known: Topology | None = None) -> Topology:
+    """Ask nodes, all at once, and choose the answer of the one that has seen most of the cluster that is known. Raises
+    `StoreError` in words where none answers."""
+    return newest(*await _answers(asked), known=known)
+
+
+async def _answers(asked: Iterable[Ask]) -> list[Topology]:
     answers, errors = await answers_of(one() for one in asked)
     for error in errors:
         if not isinstance(error, StoreError):
             raise error
     if not answers:
         raise StoreError("; ".join(sorted({str(error) for error in errors})) or "no node answers")
-    return newest(*answers)
+    return answers
 
 
-def newest(*answers: Topology) -> Topology:
+def newest(*answers: Topology, known: Topology | None = None) -> Topology:
     """The answer of the node that has seen most: one that is cut off says that the cluster is down, and each failover and each
-    move of a slot raises the cluster's epoch."""
-    return max(answers, key=lambda answer: (bool(answer.ranges), answer.is_up, answer.epoch))
+    move of a slot raises the cluster's epoch. One of another cluster than the one that is known is the last to be believed."""
+
+    def seen(answer: Topology) -> tuple[bool, bool, bool, int]:
+        return bool(answer.ranges), known is None or answer.is_of(known), answer.is_up, answer.epoch
+
+    return max(answers, key=seen)
