@@ -38,9 +38,15 @@ SHA1, SHORT_SHA1 = 40, 10
     show_envvar=True,
     help="A Redis; may be given several times.",
 )
+@click.option(
+    "--prefix",
+    default=RedisSettings().prefix,
+    show_default=True,
+    help="Of the keys of the fleet, which say what scripts it has in a cluster.",
+)
 @click.option("--check", is_flag=True, help="Change nothing; exit with 1 if a script is missing somewhere.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON list instead of tables.")
-def lua_load(urls: tuple[str, ...], check: bool, as_json: bool) -> None:
+def lua_load(urls: tuple[str, ...], prefix: str, check: bool, as_json: bool) -> None:
     """Load the Lua scripts into Redis, so that the first calls find them there.
 
     Engines load by themselves what they miss; this does it before a rollout. Of a Redis Cluster every master gets them.
@@ -58,7 +64,7 @@ def lua_load(urls: tuple[str, ...], check: bool, as_json: bool) -> None:
     report = []
     for url in urls:
         try:
-            servers = asyncio.run(_servers(Address.parse(url)))
+            servers = asyncio.run(_servers(Address.parse(url), prefix))
         except (ConfigError, StoreError) as error:
             broken.append(str(error))
             continue
@@ -90,14 +96,14 @@ class _Server(NamedTuple):
     scripts: Scripts
 
 
-async def _servers(address: Address) -> list[_Server]:
+async def _servers(address: Address, prefix: str) -> list[_Server]:
     """All masters of a cluster, or the one server. Raises `ConfigError` and `StoreError` in words."""
     if not await is_cluster(address, "auto", timeout_ms=TIMEOUT_SECONDS * 1000):
         return [_Server(address, PLAIN)]
     cluster = Cluster(address, call_timeout_ms=TIMEOUT_SECONDS * 1000)
     try:
         await cluster.start()
-        scripts = SHARDED if await is_sharded(cluster, RedisSettings().prefix) else PARTED
+        scripts = SHARDED if await is_sharded(cluster, prefix) else PARTED
         return [_Server(server, scripts) for server in cluster.servers]
     finally:
         await cluster.stop()

@@ -6,7 +6,8 @@ import json
 
 from click.testing import CliRunner, Result
 
-from iii_state.adapters.redis.scripts.loader import SHARDED, names, script
+from iii_state.adapters.redis.cluster.layout import Layout
+from iii_state.adapters.redis.scripts.loader import PARTED, SHARDED, names, script
 from iii_state.cli import main
 from tests.support.engines.processes import free_port
 from tests.support.redis.nodes import shared_nodes
@@ -70,3 +71,18 @@ def test_every_master_of_a_cluster_gets_the_scripts() -> None:
         assert f"127.0.0.1:{master.port}\n" in result.output
         assert all(master.client.script_exists(*(SHARDED.of(name).sha1.decode() for name in names())))
     assert lua_load("--redis-url", nodes.url, "--check").exit_code == 0
+
+
+def test_a_fleet_gets_the_scripts_of_its_kind_of_wake_ups() -> None:
+    nodes = shared_nodes()
+    client = nodes.client()
+    client.set("other:format", str(Layout(16, is_sharded=False)))
+    try:
+        for prefix, scripts in (("other", PARTED), ("iii-state", SHARDED)):
+            for master in nodes.masters():
+                master.client.script_flush()
+            assert lua_load("--redis-url", nodes.url, "--prefix", prefix).exit_code == 0
+            for master in nodes.masters():
+                assert all(master.client.script_exists(*(scripts.of(name).sha1.decode() for name in names())))
+    finally:
+        client.delete("other:format")
