@@ -18,7 +18,7 @@ if events[1] then
     tail = ahead.tails and ahead.tails[lane]
   end
   local outstanding, entries, bytes = tonumber(held[1] or 0), tonumber(held[2] or 0), tonumber(held[3] or 0)
-  local doubt = held[4] or not held[2] and (length > 0 or redis.call('EXISTS', stream) == 0)
+  local doubt = held[4] or not held[2] and (length > 0 or redis.call('EXISTS', stream) == 0 or items > 0)
   if doubt and outstanding == 0 then
     outstanding = 1 + waiting
     entries, doubted = entries + outstanding, outstanding

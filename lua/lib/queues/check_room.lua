@@ -6,9 +6,9 @@
 --
 -- A queue is three keys: stream, busy, wait. `busy` is a hash: lane -> how many of its events are outstanding, and `entries`
 -- and `bytes` of the whole queue (a lane begins with a digit or `~`, so the names cannot meet). A stream that is
--- not empty, or not there, where there are no `entries` tells that somebody has removed `busy`: until that has been made good,
--- `doubt` stands there, and every lane of which nothing is known counts as one with an event in the stream, so that no event
--- overtakes another.
+-- not empty, or not there, or a list of the lane where there are no `entries` tells that somebody has removed `busy`: until that
+-- has been made good, `doubt` stands there, and every lane of which nothing is known counts as one with an event in the stream,
+-- so that no event overtakes another.
 --
 -- Nothing is written here, and keys of a wrong type fail here. The first write of a script may fail for that itself, which
 -- is why the first queue's stream or list is looked at only with `all_checked`.
@@ -34,7 +34,8 @@ if queue_count > 0 then
         held = {ahead[lane] or held[1], ahead.entries, ahead.bytes, ahead.doubt}
       end
       local outstanding, entries, bytes = tonumber(held[1] or 0), tonumber(held[2] or 0), tonumber(held[3] or 0)
-      local doubt = held[4] or not held[2] and (redis.call('XLEN', stream) > 0 or redis.call('EXISTS', stream) == 0)
+      local doubt = held[4]
+        or not held[2] and (redis.call('XLEN', stream) > 0 or redis.call('EXISTS', stream) == 0 or redis.call('LLEN', wait) > 0)
       if doubt and outstanding == 0 then
         outstanding = 1 + math.floor(redis.call('LLEN', wait) / 6)
         entries, bytes = entries + outstanding, bytes + outstanding * size

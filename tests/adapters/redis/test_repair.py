@@ -181,6 +181,22 @@ async def test_no_event_overtakes_those_that_wait_where_stream_and_counts_are_go
         assert await drain(adapter) == {"another": [1], **{f"k{lane}": [1, 2, 3, 4] for lane in range(3)}}
 
 
+async def test_no_event_overtakes_those_that_wait_where_the_counts_go_after_the_stream(server: RedisServer) -> None:
+    """The stream has been made anew by then, and is empty: what waits goes on when those that were out have had their time."""
+    async with adapter_on(server.url) as adapter:
+        await adapter.checking.stop()
+        await answer_of(adapter.queues.subscribe(ONE))
+        await fill(adapter, 3, 4)
+        server.client.delete(f"iii-state:q:{QUEUE}")
+        await adapter._mending.look_at_page(QUEUE.encode())
+        server.client.delete(f"iii-state:busy:{QUEUE}")
+        for lane in range(3):
+            await answer_of(adapter.values.set("s", f"k{lane}", b"4"))
+        assert server.client.xlen(f"iii-state:q:{QUEUE}") == 0
+        adapter.checking.start()
+        assert await drain(adapter) == {f"k{lane}": [1, 2, 3, 4] for lane in range(3)}
+
+
 async def test_a_stream_that_goes_again_gives_those_that_are_out_their_time_again(server: RedisServer) -> None:
     async with adapter_on(server.url) as adapter:
         await three_are_out(adapter)
