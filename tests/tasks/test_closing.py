@@ -133,9 +133,11 @@ async def test_a_module_that_could_not_be_started_in_time_leaves_nothing_behind(
             adding = asyncio.create_task(engine.add_module(StateModule(config)))
             for _ in range(turns):
                 await asyncio.sleep(0)
-            adding.cancel()
+            was_under_way = adding.cancel()  # a file may have been opened by then
             await asyncio.wait([adding])
-            assert adding.cancelled()
+            assert adding.cancelled() == was_under_way
+            if not was_under_way:
+                break
     await before.nothing_is_left()
     await works(config)
 
