@@ -58,13 +58,7 @@ local function change(kind, slot, sequence, recorded, values, scope, key, own, o
     --- @include "values/apply_ops"
     local most_bytes = tonumber(ARGV[own])
     new, skipped = document, failures
-    if #new > most_bytes then
-      --- @include "values/compact_size"
-      local size = compact_size(new)
-      if size > most_bytes then
-        return {'TOO_LARGE', size}
-      end
-    end
+    --- @include "values/check_size"
   end
   if new then
     local is_new_scope = not old and redis.call('SISMEMBER', scopes, scope) == 0

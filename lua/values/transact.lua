@@ -116,12 +116,7 @@ local function prepare(KEYS, ARGV, kind)
       end
       new, skipped = document, failures
       local most_bytes = tonumber(ARGV[own])
-      if #new > most_bytes then
-        local size = compact_size(new)
-        if size > most_bytes then
-          return {'TOO_LARGE', size}
-        end
-      end
+      --- @include "values/check_size"
     end
   end
 

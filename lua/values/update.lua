@@ -45,13 +45,7 @@ if strict and (failures ~= '' or ARGV[ops_at - 1] == '1') then
 end
 
 local new, most_bytes = document, tonumber(ARGV[own])
-if #new > most_bytes then
-  --- @include "values/compact_size"
-  local size = compact_size(new)
-  if size > most_bytes then
-    return {'TOO_LARGE', size}
-  end
-end
+--- @include "values/check_size"
 --- @include "values/store"
 if revision then
   return {'OK', old, new, failures, revision}
