@@ -13,7 +13,7 @@ from statistics import median
 from benchmarks import frames, processes
 from benchmarks.callers import Caller
 from benchmarks.plan import Plan
-from benchmarks.processes import ENVIRONMENT, Host, NotStarted
+from benchmarks.processes import ENVIRONMENT, Host
 from benchmarks.report import Report, Table, Target, bar, number
 from benchmarks.sockets import Socket, connect
 from tests.support.redis.server import RedisServer
@@ -29,21 +29,8 @@ _QUIET_SECONDS = 0.3
 """For so long the other caller is alone before the list begins, and after it has ended."""
 
 
-def long_list(plan: Plan) -> Report:
+def long_list(plan: Plan, report: Report, stack: ExitStack) -> None:
     """A caller that makes one `get` after the other, and another that lists."""
-    report = Report("long-list", "Others beside a list of a large scope")
-    if not plan.ours:
-        report.skipped = "only the sketch was asked for"
-        return report
-    try:
-        with ExitStack() as stack:
-            _measure(plan, report, stack)
-    except NotStarted as why:
-        report.skipped = f"ours does not start: {(str(why).splitlines() or ['it said nothing'])[-1]}"
-    return report
-
-
-def _measure(plan: Plan, report: Report, stack: ExitStack) -> None:
     many = _VALUES if plan.runs > 1 else _VALUES_QUICKLY
     stores: dict[str, AbstractContextManager[Host]] = {"kv": processes.engine_in_memory()}
     if shutil.which("redis-server"):

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from benchmarks import processes
 from benchmarks.plan import Plan, Runs, client_us, p50_ms, p99_ms, rate, server_us
-from benchmarks.processes import Host, NotStarted, load_client
+from benchmarks.processes import Host, load_client
 from benchmarks.report import Report, Table, Target, bar, number
 from tests.support.redis.server import RedisServer
 
@@ -22,21 +22,8 @@ _BRIDGE, _ATTACHED = 0.8, 0.5
 """Of the calls per second straight at the engine that has the store."""
 
 
-def remote(plan: Plan) -> Report:
+def remote(plan: Plan, report: Report, stack: ExitStack) -> None:
     """The same store straight at its engine, through a bridge to that engine, and served by an attached worker."""
-    report = Report("remote", "Calls to an engine whose state is elsewhere")
-    if not plan.ours:
-        report.skipped = "only the sketch was asked for"
-        return report
-    try:
-        with ExitStack() as stack:
-            _measure(plan, report, stack)
-    except NotStarted as why:
-        report.skipped = f"ours does not start: {(str(why).splitlines() or ['it said nothing'])[-1]}"
-    return report
-
-
-def _measure(plan: Plan, report: Report, stack: ExitStack) -> None:
     load = load_client(stack)
     stores: dict[str, list[str]] = {"memory": ["--adapter", "kv"]}
     if shutil.which("redis-server"):

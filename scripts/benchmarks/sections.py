@@ -34,16 +34,41 @@ _SMALL = 100
 _EVENTS_IN_FLIGHT = 64
 
 
+_NOT_WANTED = "only the sketch was asked for"
+
+
 def _start(report: Report, stack: ExitStack, plan: Plan, hosts: Sequence[Callable[[], AbstractContextManager[Host]]]) -> list[Host]:
     """Start ours in several forms; none, and a reason in the report, where that is not wanted or not possible."""
     if not plan.ours:
-        report.skipped = "only the sketch was asked for"
+        report.skipped = _NOT_WANTED
         return []
     try:
         return [stack.enter_context(host()) for host in hosts]
     except processes.NotStarted as why:
-        report.skipped = f"ours does not start: {(str(why).splitlines() or ['it said nothing'])[-1]}"
+        report.skipped = _not_started(why)
         return []
+
+
+def _with_ours(name: str, title: str, measure: Callable[[Plan, Report, ExitStack], None]) -> Callable[[Plan], Report]:
+    """A section whose `measure` starts ours on a stack; skipped, with the reason, where that is not wanted or not possible."""
+
+    def section(plan: Plan) -> Report:
+        report = Report(name, title)
+        if not plan.ours:
+            report.skipped = _NOT_WANTED
+            return report
+        try:
+            with ExitStack() as stack:
+                measure(plan, report, stack)
+        except processes.NotStarted as why:
+            report.skipped = _not_started(why)
+        return report
+
+    return section
+
+
+def _not_started(why: processes.NotStarted) -> str:
+    return f"ours does not start: {(str(why).splitlines() or ['it said nothing'])[-1]}"
 
 
 def socket(plan: Plan) -> Report:
@@ -257,8 +282,8 @@ SECTIONS: dict[str, Callable[[Plan], Report]] = {
     "events": events,
     "idle": idle,
     "clients": clients.clients,
-    "remote": remote.remote,
-    "long-list": long_list.long_list,
+    "remote": _with_ours("remote", "Calls to an engine whose state is elsewhere", remote.remote),
+    "long-list": _with_ours("long-list", "Others beside a list of a large scope", long_list.long_list),
     "redis-scripts": with_redis("redis-scripts", "Server time of the scripts in Redis", redis_scripts.scripts),
     "redis-calls": with_redis("redis-calls", "Calls through one connection to Redis", redis_connection.calls),
     "redis-far": with_redis("redis-far", "The same on a Redis that is far away", redis_connection.far),
