@@ -21,7 +21,7 @@ from iii_state.adapters.redis.cluster.tags import tags
 from iii_state.adapters.redis.opening import open_redis
 from iii_state.config import RedisSettings
 from iii_state.errors import ConfigError, StateError, StoreError, TransferError
-from iii_state.events import Delivery, Failure, RetryPolicy, Subscription
+from iii_state.events import Failure, RetryPolicy, Subscription
 from iii_state.history import LogRule, LogRules
 from iii_state.transfer.moving.move import Move, Moved
 from iii_state.transfer.moving.parted import opened
@@ -30,6 +30,7 @@ from tests.support.redis.server import shared_server
 from tests.support.slow import slow
 from tests.support.stores import stored
 from tests.support.waiting import answer_of, until
+from tests.transfer.adapters import running, taken
 
 HOUR_MS = 3_600_000
 RULES = LogRules([LogRule(scope_prefix="logged")])
@@ -67,22 +68,8 @@ def empty() -> None:
 @asynccontextmanager
 async def adapter_of(settings: RedisSettings) -> AsyncIterator[Adapter]:
     adapter = await open_redis(settings, history=RULES)
-    await adapter.start(lambda subscription_id: None)
-    try:
+    async with running(adapter):
         yield adapter
-    finally:
-        await adapter.stop()
-
-
-async def taken(adapter: Adapter, subscription: Subscription, count: int) -> list[Delivery]:
-    found: list[Delivery] = []
-
-    async def take() -> bool:
-        found.extend(await answer_of(adapter.queues.take(subscription.id, count - len(found))))
-        return len(found) >= count
-
-    await until(take)
-    return found
 
 
 async def fill(settings: RedisSettings) -> None:

@@ -21,7 +21,7 @@ from iii_state.adapters.redis.opening import open_redis
 from iii_state.cli import main
 from iii_state.config import RedisSettings
 from iii_state.errors import StoreError, TransferError
-from iii_state.events import Delivery, Failure, Subscription
+from iii_state.events import Failure, Subscription
 from iii_state.lineages import Lineage, call_members, inside
 from iii_state.transfer.importing import ExportFile, check
 from iii_state.transfer.queue_stores import queue_target
@@ -31,6 +31,7 @@ from tests.support.redis.nodes import shared_nodes
 from tests.support.redis.server import shared_server
 from tests.support.stores import stored
 from tests.support.waiting import answer_of, until
+from tests.transfer.adapters import running, taken
 
 KINDS = ["file", "redis", "cluster"]
 FAILURE = Failure("FAILED", "it failed")
@@ -87,22 +88,8 @@ async def refused(*arguments: str) -> str:
 @asynccontextmanager
 async def adapter_of(place: StorePlace) -> AsyncIterator[Adapter]:
     adapter: Adapter = KvAdapter(place.directory) if place.redis is None else await open_redis(place.redis)
-    await adapter.start(lambda subscription_id: None)
-    try:
+    async with running(adapter):
         yield adapter
-    finally:
-        await adapter.stop()
-
-
-async def taken(adapter: Adapter, subscription: Subscription, count: int) -> list[Delivery]:
-    found: list[Delivery] = []
-
-    async def take() -> bool:
-        found.extend(await answer_of(adapter.queues.take(subscription.id, count - len(found))))
-        return len(found) >= count
-
-    await until(take)
-    return found
 
 
 async def fill(place: StorePlace) -> None:
